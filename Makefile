@@ -1,0 +1,39 @@
+# make demo   the whole lineage on the embedded synthetic sample
+# make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
+# make test   linters, types and all tests
+# make .venv  only the environment
+
+PYTHON ?= python3
+PORT ?= 3000
+BIN := .venv/bin
+OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
+
+.PHONY: .venv demo ui test weights
+.DEFAULT_GOAL := demo
+
+.venv: .venv/.complete
+
+.venv/.complete: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[jp2,dev]'
+# mmcv and mmseg depend on the GUI build of OpenCV, which needs libGL. The headless build of the same version brings the
+# same module without it. To go when they accept opencv-python-headless.
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==$(OPENCV)
+	touch $@
+
+demo: .venv
+	$(BIN)/python -m mars_assets.demo
+
+ui: .venv
+	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+test: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+# Makes mars_assets/sample/weights again: an hour on two cores.
+weights: .venv
+	$(BIN)/python -m mars_assets.sample.pretrain

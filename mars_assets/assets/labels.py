@@ -1,0 +1,77 @@
+"""Labels: the exports in the inbox, and one table of labelled crops made of them."""
+
+import dagster as dg
+
+from mars_assets.assets.imagery import crops
+from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
+from mars_assets.resources import LakeResource
+
+GROUP = "labels"
+
+
+@dg.observable_source_asset(group_name=GROUP, tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""})
+def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.ObserveResult:
+    """Roboflow exports in the lake's `inbox/`: COCO segmentation or folder classification, as zips.
+
+    Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same
+    zip under another name is nothing new.
+    """
+    import pandas as pd
+
+    from mars_assets.labels.exports import export_identity, exports_in_force, label_version
+    from mars_assets.lake import sha256_file
+
+    with mendable():
+        inbox = lake.open().inbox
+        shas = {path: sha256_file(path) for path in exports_in_force(inbox)}
+    rows = pd.DataFrame(
+        [
+            {
+                "file": path.name,
+                "project": export_identity(path)[0],
+                "version": export_identity(path)[1],
+                "sha256": sha[:16],
+            }
+            for path, sha in shas.items()
+        ],
+        columns=["file", "project", "version", "sha256"],
+    )
+    return dg.ObserveResult(
+        data_version=dg.DataVersion(label_version(list(shas.values()))[:16]),
+        metadata={"exports": table(rows), "count": len(rows), "inbox": where(inbox)},
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"parquet", "png"}, code_version="1", deps=[roboflow_exports, crops])
+def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
+
+    Pixels come from the lake's own lossless crop where the image's original name is one, else from the export. Masks are
+    written filled and as rims of 5 and 15 pixels. A broken export fails this step and the last table stays in force.
+    """
+    import pandas as pd
+
+    from mars_assets.labels.figures import label_sheet
+    from mars_assets.labels.table import COLUMNS, build_labelled_crops
+
+    with mendable():
+        here = lake.open()
+        rows, report = build_labelled_crops(here, progress_of(context))
+    leaks = pd.DataFrame([{"group": group, "splits": ", ".join(splits)} for group, splits in report.leaks.items()])
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(rows),
+            "labelled": picture(label_sheet(here, rows), "labelled crops with their outlines"),
+            "counts": table(pd.DataFrame(report.counts)),
+            "exports": table(pd.DataFrame(report.exports)),
+            "label version": report.version,
+            "new": report.new,
+            "changed": report.changed,
+            "removed": report.removed,
+            "groups in more than one split": table(leaks) if len(leaks) else "none",
+            "conflicts": "; ".join(report.conflicts) or "none",
+            "dagster/column_schema": columns(COLUMNS, rows),
+            "file": where(here.labelled_crops),
+        },
+        data_version=dg.DataVersion(report.version[:16]),
+    )

@@ -1,0 +1,141 @@
+"""The fine-tuned models. They are trained here and validated on their own; judging them is `evaluation`'s."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from mars_assets.assets.configuration import config_class, recipe_from
+from mars_assets.assets.foundation import prithvi_weights
+from mars_assets.assets.labels import labelled_crops
+from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.resources import ComputeResource, LakeResource
+from mars_assets.resources.compute import GPU_POOL
+from mars_assets.segmentation.recipe import SegRecipe
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from mars_assets.compute import Compute
+    from mars_assets.datasets import Dataset
+    from mars_assets.lake import Lake
+
+GROUP = "models"
+STAGE = "imputed_post_norm"
+"""The tensors that models are trained on: the imputation that reconstructs Mars best."""
+
+_INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key]
+
+ClsModelConfig = config_class("ClsModelConfig", ClsRecipe)
+SegModelConfig = config_class("SegModelConfig", SegRecipe)
+
+
+@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
+def cls_model(
+    context: dg.AssetExecutionContext,
+    config: ClsModelConfig,  # type: ignore[valid-type]
+    lake: LakeResource,
+    compute: ComputeResource,
+) -> dg.MaterializeResult:
+    """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
+
+    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. The same recipe on the same labels, tensors,
+    weights and seed is one version and is not trained twice; a killed training continues. The state of the lowest
+    validation loss is kept.
+    """
+    from mars_assets.classification.figures import training_curves
+    from mars_assets.classification.train import train_classifier
+    from mars_assets.datasets import classification_dataset
+
+    with mendable():
+        here, recipe = lake.open(), recipe_from(config, ClsRecipe)
+        return _train(
+            context,
+            here,
+            "cls_model",
+            recipe,
+            compute.choose(),
+            lambda statistics: classification_dataset(here, STAGE, statistics),
+            lambda *arguments: train_classifier(recipe, *arguments),
+            training_curves,
+        )
+
+
+@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
+def seg_model(
+    context: dg.AssetExecutionContext,
+    config: SegModelConfig,  # type: ignore[valid-type]
+    lake: LakeResource,
+    compute: ComputeResource,
+) -> dg.MaterializeResult:
+    """Crater segmentation: Prithvi's encoder, a neck and a head through MMSegmentation, fine-tuned on the outlined crops.
+
+    The configuration is a recipe; `recipes/seg_paper_*.yaml` are the paper's six. `model.pth` and `config.py` of a
+    version are an ordinary MMSegmentation checkpoint and configuration. Versions and resumption as in `cls_model`; the
+    state of the highest validation mIoU is kept.
+    """
+    from mars_assets.datasets import segmentation_dataset
+    from mars_assets.lake import read_table
+    from mars_assets.segmentation.figures import training_figure
+    from mars_assets.segmentation.train import train_segmentation
+
+    with mendable():
+        here, recipe = lake.open(), recipe_from(config, SegRecipe)
+        return _train(
+            context,
+            here,
+            "seg_model",
+            recipe,
+            compute.choose(),
+            lambda statistics: segmentation_dataset(here, STAGE, recipe.annotation, statistics),
+            lambda *arguments: train_segmentation(recipe, *arguments),
+            lambda folder: training_figure(read_table(folder / "history.parquet", "seg_model")),
+        )
+
+
+def _train(
+    context: dg.AssetExecutionContext,
+    lake: "Lake",
+    name: str,
+    recipe: "BaseModel",
+    compute: "Compute",
+    dataset_for: Callable[[Any], "Dataset"],
+    train: Callable[..., dict[str, Any]],
+    curves: Callable[[Path], Any],
+) -> dg.MaterializeResult:
+    """Trains a version, or finds it, and puts it into use."""
+    import pandas as pd
+
+    from mars_assets.models import CONFIG, current_weights, make_current, start_version, version_of
+    from mars_assets.prithvi.weights import open_weights
+    from mars_assets.provenance import software
+
+    weights, sha256 = current_weights(lake)
+    dataset = dataset_for(open_weights(weights).config.statistics)
+    version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed)
+    found = (lake.model(name) / version / CONFIG).exists()
+    progress = progress_of(context)
+    progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
+    folder = start_version(lake, name, version, dataset.images)
+    provenance = {**dataset.provenance, "weights": weights.name, "weights_sha256": sha256, "software": software()}
+    report = train(dataset.images, weights, folder, compute, provenance, progress)
+    make_current(lake, name, version, report["best"])
+    counts = dataset.images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "trained in this run": not found,
+            "curves": picture(curves(folder), f"training of {name}"),
+            "best validation": table(pd.DataFrame([report["best"]])),
+            "images": table(counts.reset_index()),
+            "recipe": dg.MetadataValue.json(recipe.model_dump()),
+            "encoder": weights.name,
+            "label version": dataset.provenance["label_version"],
+            "device": compute.describe()["device"],
+            "folder": where(folder),
+            **{key: value for key, value in report["best"].items() if isinstance(value, float)},
+        },
+        data_version=dg.DataVersion(version),
+    )

@@ -1,0 +1,165 @@
+"""From 8-bit RGB to the six HLS bands that Prithvi takes: scaling to reflectance units and imputation of the missing three.
+
+The formulas are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). All arithmetic is float32 unless
+``truncate`` asks for the published code's integer truncation. Arrays are channel-first; "B, G, R" is the order of the
+first three HLS bands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import MarsError
+
+HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
+"""Prithvi's bands in order: HLS B02, B03, B04, B05 (Landsat) or B8A (Sentinel-2), B06 / B11, B07 / B12."""
+
+ImputationMethod = Literal["means", "pre_norm", "post_norm"]
+IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """Per-band normalisation statistics in HLS reflectance units (reflectance x 10000).
+
+    Args:
+        name: what they are called in provenance, e.g. ``v1``.
+        means, stds: one value a band, in ``HLS_BANDS`` order.
+    """
+
+    name: str
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.means) != len(HLS_BANDS) or len(self.stds) != len(HLS_BANDS):
+            raise MarsError(
+                f"statistics {self.name!r} need {len(HLS_BANDS)} means and stds, one for each of {HLS_BANDS}"
+            )
+        if not (np.isfinite(self.means).all() and np.isfinite(self.stds).all() and min(self.stds) > 0):
+            raise MarsError(f"statistics {self.name!r}: means must be finite and stds positive")
+
+    @property
+    def mean(self) -> Float32:
+        """Means, float32, shape (6, 1, 1)."""
+        return np.asarray(self.means, np.float32)[:, None, None]
+
+    @property
+    def std(self) -> Float32:
+        """Standard deviations, float32, shape (6, 1, 1)."""
+        return np.asarray(self.stds, np.float32)[:, None, None]
+
+    @property
+    def white(self) -> Float32:
+        """The reflectance that 8-bit 255 stands for, ``mean + 2 * std`` of B, G, R: float32, shape (3, 1, 1)."""
+        values = [mean + 2 * std for mean, std in zip(self.means[:3], self.stds[:3], strict=True)]
+        return np.asarray(values, np.float32)[:, None, None]
+
+
+PRITHVI_V1 = BandStatistics(
+    "v1",
+    (
+        775.2290211032589,
+        1080.992780391705,
+        1228.5855250417867,
+        2497.2022620507532,
+        2204.2139147975554,
+        1610.8324823273745,
+    ),
+    (
+        1281.526139861424,
+        1270.0297974547493,
+        1399.4802505642526,
+        1368.3446143747644,
+        1291.6764008585435,
+        1154.505683480695,
+    ),
+)
+"""Published with Prithvi-EO-1.0-100M."""
+
+PRITHVI_V2 = BandStatistics(
+    "v2",
+    (1087.0, 1342.0, 1433.0, 2734.0, 1958.0, 1363.0),
+    (2248.0, 2179.0, 2178.0, 1850.0, 1242.0, 1049.0),
+)
+"""Published with Prithvi-EO-2.0."""
+
+STATISTICS = {statistics.name: statistics for statistics in (PRITHVI_V1, PRITHVI_V2)}
+
+
+def scale_to_reflectance(
+    rgb: npt.NDArray[np.uint8], statistics: BandStatistics = PRITHVI_V1, truncate: bool = False
+) -> Float32:
+    """8-bit RGB to B, G, R in HLS reflectance units: channel i times ``(mean_i + 2 * std_i) / 255``.
+
+    Args:
+        rgb: uint8, shape (H, W, 3), in R, G, B order as image files have it.
+        statistics: the statistics of the weights that will see the chip.
+        truncate: drop the fraction, as the published code did by computing in uint16.
+
+    Returns:
+        float32, shape (3, H, W), in B, G, R order.
+
+    Raises:
+        MarsError: the array is not 8-bit RGB.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise MarsError(f"an 8-bit RGB image has dtype uint8 and shape (H, W, 3); this one is {rgb.dtype} {rgb.shape}")
+    bgr = rgb[..., ::-1].transpose(2, 0, 1)
+    # The factor is rounded once, from double: 255 then maps to float32(white) to within an ulp.
+    scaled = bgr.astype(np.float32) * (statistics.white / np.float32(255))
+    return np.floor(scaled) if truncate else scaled
+
+
+def reflectance_to_rgb(bgr: Float32, statistics: BandStatistics = PRITHVI_V1) -> npt.NDArray[np.uint8]:
+    """The inverse of :func:`scale_to_reflectance`, for display: (3 or more, H, W) B, G, R first -> uint8 (H, W, 3)."""
+    rgb = bgr[2::-1] / statistics.white[::-1] * 255
+    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def normalize(chip: Float32, statistics: BandStatistics) -> Float32:
+    """``(chip - mean) / std`` per band: what the model takes. float32, shape (6, H, W)."""
+    return (chip - statistics.mean) / statistics.std
+
+
+def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = PRITHVI_V1) -> Float32:
+    """Fills NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R.
+
+    ``means``: the bands' own means, so that they are 0 after normalisation.
+    ``pre_norm``: B, G, R again, in reflectance units.
+    ``post_norm``: what gives B, G, R again after normalisation: ``(x_j - mean_j) / std_j * std_{j+3} + mean_{j+3}``.
+
+    Args:
+        bgr: float32, shape (3, H, W), reflectance units.
+        method: one of ``IMPUTATION_METHODS``.
+        statistics: those that ``bgr`` was scaled with and the model's input is normalised with.
+
+    Returns:
+        float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it is the
+        method's tensor: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's resolution of
+        the stored reflectance.
+
+    Raises:
+        MarsError: an unknown method, or an array of another shape or type.
+    """
+    if bgr.dtype != np.float32 or bgr.ndim != 3 or bgr.shape[0] != 3:
+        raise MarsError(f"B, G, R reflectance is float32 of shape (3, H, W); this is {bgr.dtype} {bgr.shape}")
+    mean, std = statistics.mean, statistics.std
+    match method:
+        case "means":
+            rest = np.broadcast_to(mean[3:], bgr.shape)
+        case "pre_norm":
+            rest = bgr
+        case "post_norm":
+            # In double, so that the only rounding is that of the stored value.
+            ratio = (bgr.astype(np.float64) - mean[:3]) / std[:3]
+            rest = (ratio * std[3:] + mean[3:]).astype(np.float32)
+        case _:
+            raise MarsError(f"unknown imputation method {method!r}: choose from {', '.join(IMPUTATION_METHODS)}")
+    return np.concatenate([bgr, rest])

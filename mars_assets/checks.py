@@ -1,0 +1,125 @@
+"""Asset checks. Blocking ones stop what is below when data is wrong; warnings point a person to a number worth a look."""
+
+from typing import Any
+
+import dagster as dg
+
+from mars_assets.assets.evaluation import cls_evaluation, reconstruction_metrics, seg_evaluation
+from mars_assets.assets.imagery import crops
+from mars_assets.assets.labels import labelled_crops
+from mars_assets.assets.tensors import imputed_assets, reflectance
+from mars_assets.bands import IMPUTATION_METHODS, ImputationMethod
+from mars_assets.resources import LakeResource
+
+MIN_BALANCED_ACCURACY = 0.8
+MIN_CRATER_IOU = 0.3
+
+
+def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=not problems,
+        severity=severity,
+        description="; ".join(problems[:20]) or f"{looked_at} looked at, nothing wrong",
+        metadata={"looked at": looked_at, "problems": len(problems)},
+    )
+
+
+@dg.asset_check(asset=crops, blocking=True)
+def crops_are_whole(lake: LakeResource) -> dg.AssetCheckResult:
+    """Every crop of every manifest is there, an 8-bit RGB image of the size that the manifest says."""
+    from mars_assets.imagery.checks import crop_problems
+
+    problems, count = crop_problems(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+
+
+@dg.asset_check(asset=labelled_crops, blocking=True)
+def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
+    """Ids are unique, splits and classes known, files there; every task has train and valid images."""
+    from mars_assets.labels.checks import schema_problems
+
+    problems, count = schema_problems(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+
+
+@dg.asset_check(asset=labelled_crops, blocking=True)
+def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
+    """Every mask has its image's size and only 0 and 1, and is empty if and only if no crater is labelled."""
+    from mars_assets.labels.checks import mask_problems
+
+    problems, count = mask_problems(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+
+
+@dg.asset_check(asset=labelled_crops)
+def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
+    """No observation, and no original image, lies in more than one split."""
+    from mars_assets.labels.checks import leaking_groups
+
+    problems, count = leaking_groups(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+
+
+@dg.asset_check(asset=reflectance, blocking=True)
+def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
+    """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""
+    from mars_assets.tensors import chip_problems
+
+    problems, count = chip_problems(lake.open(), "reflectance")
+    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+
+
+def _imputed_check(asset: dg.AssetsDefinition, method: ImputationMethod) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset,
+        blocking=True,
+        name="bands_hold",
+        description=f"Chips have the six HLS bands in order, are finite, and normalised are what {method} says.",
+    )
+    def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
+        from mars_assets.tensors import chip_problems
+
+        problems, count = chip_problems(lake.open(), f"imputed_{method}")
+        return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+
+    return bands_hold
+
+
+imputed_checks = [
+    _imputed_check(asset, method) for asset, method in zip(imputed_assets, IMPUTATION_METHODS, strict=True)
+]
+
+
+@dg.asset_check(asset=reconstruction_metrics)
+def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
+    """The paper's finding: of all methods, post_norm has the lowest RGB loss."""
+    rows = _metrics(lake, "reconstruction")
+    best = min(rows, key=lambda row: row["rgb_loss"])["method"]
+    problems = [] if best == "post_norm" else [f"{best} has the lowest RGB loss"]
+    return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
+
+
+def _bound_check(asset: dg.AssetsDefinition, metric: str, bound: float) -> dg.AssetChecksDefinition:
+    name = asset.key.to_user_string()
+
+    @dg.asset_check(
+        asset=asset, name=f"{metric}_above_bound", description=f"The last row's {metric} is at least {bound}."
+    )
+    def above(lake: LakeResource) -> dg.AssetCheckResult:
+        last = _metrics(lake, name)[-1]
+        value = last[metric]
+        low = value is None or value < bound
+        problems = [f"{metric} is {value} on {last['split']}, below {bound}"] if low else []
+        return _outcome(problems, dg.AssetCheckSeverity.WARN, 1)
+
+    return above
+
+
+cls_bound = _bound_check(cls_evaluation, "balanced_accuracy", MIN_BALANCED_ACCURACY)
+seg_bound = _bound_check(seg_evaluation, "iou_crater", MIN_CRATER_IOU)
+
+
+def _metrics(lake: LakeResource, name: str) -> list[dict[str, Any]]:
+    from mars_assets.lake import read_json
+
+    return read_json(lake.open().metrics(name).with_suffix(".json"))

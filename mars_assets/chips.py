@@ -1,0 +1,110 @@
+"""Chips on disk: float32 GeoTIFFs that QGIS, TorchGeo and TerraTorch open, with the band names as descriptions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mars_assets.bands import Float32
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import atomic_path
+
+_FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
+
+
+def write_chip(
+    path: Path,
+    chip: Float32,
+    bands: Sequence[str],
+    *,
+    crs: Any = None,
+    transform: Any = None,
+    fingerprint: str = "",
+) -> None:
+    """Writes a chip, losslessly compressed (ZSTD 1 without predictor: values of 8-bit origin repeat).
+
+    Args:
+        path: where to; written whole or not at all.
+        chip: float32, shape (bands, H, W).
+        bands: a name for each band.
+        crs: rasterio's, where the source is georeferenced.
+        transform: rasterio's, likewise.
+        fingerprint: of what the chip was made from; travels in the file, see :func:`read_fingerprint`.
+
+    Raises:
+        MarsError: another shape or type, or values that are not finite.
+    """
+    rasterio = _rasterio()
+    if chip.dtype != np.float32 or chip.ndim != 3 or chip.shape[0] != len(bands):
+        raise MarsError(f"{path}: a chip is float32 of shape ({len(bands)}, H, W), not {chip.dtype} {chip.shape}")
+    if not np.isfinite(chip).all():
+        raise MarsError(f"{path}: a chip's values must be finite")
+    count, height, width = chip.shape
+    with (
+        atomic_path(path) as temporary,
+        rasterio.open(
+            temporary,
+            "w",
+            driver="GTiff",
+            count=count,
+            height=height,
+            width=width,
+            dtype="float32",
+            crs=crs,
+            transform=transform,
+            compress="zstd",
+            zstd_level=1,
+            interleave="band",
+        ) as file,
+    ):
+        file.write(chip)
+        file.descriptions = tuple(bands)
+        file.update_tags(**{_FINGERPRINT: fingerprint})
+
+
+def read_chip(path: Path, bands: Sequence[str]) -> Float32:
+    """Reads a chip, float32, shape (bands, H, W).
+
+    Raises:
+        DamagedFileError: it is missing, unreadable, or has other bands or another order of bands.
+    """
+    from rasterio.errors import RasterioError
+
+    rasterio = _rasterio()
+    try:
+        with rasterio.open(path) as file:
+            if tuple(file.descriptions) != tuple(bands):
+                raise DamagedFileError(
+                    f"{path} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
+                )
+            return file.read(out_dtype="float32")
+    except RasterioError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+
+def read_fingerprint(path: Path) -> str | None:
+    """The fingerprint a chip was written with; None where the file cannot be read or has none."""
+    from rasterio.errors import RasterioError
+
+    rasterio = _rasterio()
+    try:
+        with rasterio.open(path) as file:
+            return file.tags().get(_FINGERPRINT)
+    except RasterioError:
+        return None
+
+
+def _rasterio() -> Any:
+    """rasterio, without its warning that a chip has no georeference: crops of browse products have none.
+
+    Set for the process, since chips are read by threads and ``warnings.catch_warnings`` is not for them.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    return rasterio

@@ -1,0 +1,88 @@
+"""A finished classifier on disk: ``model.safetensors``, ``history.parquet`` and, written last, ``config.json``.
+
+``config.json`` says all that opening the model takes, and marks the folder as complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mars_assets.classification.model import CraterClassifier
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.errors import DamagedFileError, MissingInputError
+from mars_assets.lake import atomic_path, read_json, sha256_file
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.model import PrithviEncoder
+
+MODEL = "model.safetensors"
+CONFIG = "config.json"
+HISTORY = "history.parquet"
+
+
+def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
+    """A recipe's classifier around an encoder, its linear unit random."""
+    return CraterClassifier(encoder, recipe.pooling, recipe.dropout, recipe.mask_ratio)
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    with atomic_path(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """
+    Raises:
+        DamagedFileError: the file is missing or is no safetensors file.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}): delete its folder and make 'cls_model' again"
+        ) from error
+
+
+def open_classifier(folder: Path) -> tuple[CraterClassifier, dict[str, Any]]:
+    """Opens a finished classifier, in evaluation mode on the CPU.
+
+    Returns:
+        The classifier and its ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance, compute,
+        report.
+
+    Raises:
+        MissingInputError: the folder holds no finished classifier.
+        DamagedFileError: its files do not fit together.
+    """
+    _require_finished(folder)
+    config = read_json(folder / CONFIG)
+    classifier = build_classifier(
+        ClsRecipe(**config["recipe"]), PrithviEncoder(PrithviConfig.from_dict(config["prithvi"]))
+    )
+    try:
+        classifier.load_state_dict(load_weights(folder / MODEL))
+    except RuntimeError as error:
+        raise DamagedFileError(
+            f"{folder / MODEL} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"
+        ) from error
+    return classifier.eval(), config
+
+
+def model_sha256(folder: Path) -> str:
+    """What tells one finished classifier from another.
+
+    Raises:
+        MissingInputError: the folder holds no finished classifier.
+    """
+    _require_finished(folder)
+    return sha256_file(folder / MODEL)
+
+
+def _require_finished(folder: Path) -> None:
+    if not (folder / CONFIG).exists():
+        raise MissingInputError("cls_model", folder / CONFIG)

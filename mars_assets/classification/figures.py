@@ -1,0 +1,161 @@
+"""What a scientist looks at: curves, confusion, calibration, how the training went, and the most confident mistakes."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import HLS_BANDS
+from mars_assets.classification.recipe import CLASSES
+from mars_assets.evaluation.figures import new_figure
+from mars_assets.lake import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mars_assets.classification.evaluate import Evaluation
+
+
+def evaluation_figure(evaluation: Evaluation) -> Figure:
+    """ROC and precision-recall curves, confusion matrix and reliability diagram of one split."""
+    figure, axes = new_figure(9, 8.5, rows=2, columns=2)
+    row = evaluation.row
+    figure.suptitle(f"{row['split']}: {row['n']} images, {row['n_craters']} with a crater")
+    _roc(axes[0, 0], evaluation)
+    _precision_recall(axes[0, 1], evaluation)
+    _confusion(axes[1, 0], evaluation)
+    _reliability(axes[1, 1], evaluation)
+    return figure
+
+
+def training_curves(folder: Path) -> Figure:
+    """Loss and accuracy over the steps of a finished training; a dashed line where the kept state is.
+
+    Raises:
+        MissingInputError: the folder holds no finished classifier.
+    """
+    history = read_table(folder / "history.parquet", "cls_model")
+    figure, axes = new_figure(9, 3.8, columns=2)
+    _curves(axes[0, 0], history, {"train_loss": "train", "valid_loss": "validation"}, "cross entropy")
+    accuracies = {"valid_accuracy": "accuracy", "valid_balanced_accuracy": "balanced accuracy"}
+    _curves(axes[0, 1], history, accuracies, "validation")
+    return figure
+
+
+def confident_mistakes(images: pd.DataFrame, most: int = 12) -> pd.DataFrame:
+    """The wrongly classified images, the most confident first: often it is the label that is wrong.
+
+    Args:
+        images: ``label, probability`` and whatever else is to be kept.
+        most: how many at most.
+
+    Returns:
+        Rows of ``images`` with ``confidence``, the probability of the class that was said.
+    """
+    said = images["probability"] >= 0.5
+    confidence = np.where(said, images["probability"], 1 - images["probability"])
+    wrong = images.assign(confidence=confidence)[said != images["label"].astype(bool)]
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(most).reset_index(drop=True)
+
+
+def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
+    """The most confident mistakes as pictures with their ids, labels and probabilities.
+
+    Args:
+        images: ``image_id, chip (path), label, probability``.
+        most: how many at most.
+
+    Raises:
+        DamagedFileError: a chip cannot be read.
+    """
+    shown = confident_mistakes(images, most)
+    columns = 4
+    rows = max(1, -(-len(shown) // columns))
+    figure, axes = new_figure(2.6 * columns, 3.0 * rows + 0.4, rows, columns)
+    figure.suptitle("most confident mistakes, contrast stretched" if len(shown) else "no mistakes")
+    places: list[Axes] = axes.ravel().tolist()
+    for axis in places:
+        axis.set_axis_off()
+    for axis, mistake in zip(places, shown.to_dict("records"), strict=False):
+        axis.imshow(_stretched(Path(mistake["chip"])))
+        said = f"label {CLASSES[mistake['label']]}, p(crater) {mistake['probability']:.3f}"
+        axis.set_title("\n".join([*textwrap.wrap(mistake["image_id"], 36), said]), fontsize=7)
+    return figure
+
+
+def _stretched(chip: Path) -> npt.NDArray[np.float32]:
+    """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
+    from mars_assets.chips import read_chip
+
+    rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
+    low, high = np.percentile(rgb, [1, 99], axis=(0, 1)).astype(np.float32)
+    return ((rgb - low) / np.maximum(high - low, np.float32(1e-6))).clip(0, 1)
+
+
+def _score(evaluation: Evaluation, name: str, label: str) -> str:
+    """A score with its interval, for a title."""
+    row = evaluation.row
+    if row[name] is None:
+        return f"{label} undefined"
+    return f"{label} {row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _unit_square(axis: Axes, x: str, y: str, title: str) -> None:
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=x, ylabel=y, aspect="equal")
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+
+
+def _roc(axis: Axes, evaluation: Evaluation) -> None:
+    axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+    axis.plot(evaluation.roc["false_positive_rate"], evaluation.roc["true_positive_rate"])
+    _unit_square(axis, "false positive rate", "true positive rate", _score(evaluation, "auroc", "AUROC"))
+
+
+def _precision_recall(axis: Axes, evaluation: Evaluation) -> None:
+    row = evaluation.row
+    axis.axhline(row["n_craters"] / row["n"], color="0.7", linestyle="--", linewidth=1)
+    curve = evaluation.precision_recall
+    axis.plot(curve["recall"], curve["precision"], drawstyle="steps-pre")
+    _unit_square(axis, "recall", "precision", _score(evaluation, "average_precision", "average precision"))
+
+
+def _confusion(axis: Axes, evaluation: Evaluation) -> None:
+    from sklearn.metrics import confusion_matrix
+
+    images = evaluation.images
+    counts = confusion_matrix(images["label"], images["probability"] >= 0.5, labels=[0, 1])
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (label, said), count in np.ndenumerate(counts):
+        text = f"{count}\n{shares[label, said]:.0%}"
+        axis.text(said, label, text, ha="center", va="center", color="white" if shares[label, said] > 0.5 else "black")
+    axis.set(xticks=[0, 1], yticks=[0, 1], xticklabels=CLASSES, yticklabels=CLASSES, xlabel="said", ylabel="label")
+    axis.set_title(_score(evaluation, "balanced_accuracy", "balanced accuracy"), fontsize=10)
+
+
+def _reliability(axis: Axes, evaluation: Evaluation) -> None:
+    bins = evaluation.calibration
+    axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+    size = 20 + 180 * bins["n"] / bins["n"].max()
+    axis.scatter(bins["mean_probability"], bins["crater_fraction"], s=size, alpha=0.7)
+    _unit_square(
+        axis, "predicted probability", "fraction with a crater", _score(evaluation, "ece", "calibration error")
+    )
+
+
+def _curves(axis: Axes, history: pd.DataFrame, names: dict[str, str], title: str) -> None:
+    for name, label in names.items():
+        axis.plot(history["step"], history[name], marker=".", label=label)
+    kept = history["step"].to_numpy()[history["valid_loss"].argmin()]
+    axis.axvline(float(kept), color="0.7", linestyle="--", linewidth=1)
+    axis.set(xlabel="step")
+    axis.set_title(title, fontsize=10)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)

@@ -1,0 +1,88 @@
+"""Probabilities of a finished classifier for images, each computed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from mars_assets.classification.checkpoint import model_sha256, open_classifier
+from mars_assets.classification.data import load_chip
+from mars_assets.lake import read_provenance, read_table, write_table
+from mars_assets.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from mars_assets.compute import Compute
+
+_BATCH = 32
+_SAVE_EVERY = 32
+"""Batches after which what is predicted so far is written, so that a killed run loses no more than these."""
+
+
+def predict(
+    model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
+) -> pd.DataFrame:
+    """The probability of a crater on each image.
+
+    Args:
+        model_folder: of a finished classifier.
+        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one: another one is another image.
+        cache: Parquet file of earlier predictions; grows by what is new, and starts anew with another model.
+        compute: where to compute.
+        progress: of the new images.
+
+    Returns:
+        ``image_id, probability`` (float64), in the order of ``images``.
+
+    Raises:
+        MissingInputError: the folder holds no finished classifier.
+        DamagedFileError: a chip or the model cannot be read.
+    """
+    keys = ["image_id", *(["chip_sha"] if "chip_sha" in images else [])]
+    model = {"model_sha256": model_sha256(model_folder)}
+    known = _cached(cache, keys, model)
+    new = images.merge(known, on=keys, how="left")
+    new = new[new["probability"].isna()]
+    if len(new):
+        known = _predict_new(model_folder, new, known, keys, cache, model, compute, progress)
+    return images[keys].merge(known, on=keys, how="left", validate="one_to_one")[["image_id", "probability"]]
+
+
+def _cached(cache: Path, keys: list[str], model: dict[str, str]) -> pd.DataFrame:
+    """Predictions of the same model under the same keys; an empty table where there are none."""
+    if cache.exists() and read_provenance(cache) == model:
+        known = read_table(cache, "cls_evaluation")
+        if [*keys, "probability"] == list(known.columns):
+            return known
+    return pd.DataFrame({key: pd.Series(dtype="str") for key in keys} | {"probability": pd.Series(dtype="float64")})
+
+
+def _predict_new(
+    model_folder: Path,
+    new: pd.DataFrame,
+    known: pd.DataFrame,
+    keys: list[str],
+    cache: Path,
+    model: dict[str, str],
+    compute: Compute,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Predicts, and writes the cache with the new rows. Returns all rows."""
+    classifier, config = open_classifier(model_folder)
+    classifier.to(compute.device)
+    counter = progress.counter("predicting images", len(new), "images")
+    image_size = config["recipe"]["image_size"]
+    for number, start in enumerate(range(0, len(new), _BATCH), start=1):
+        rows = new.iloc[start : start + _BATCH]
+        chips = [load_chip(Path(chip), classifier.encoder.config, image_size) for chip in rows["chip"]]
+        with torch.inference_mode(), compute.autocast():
+            logits = classifier(torch.stack(chips).to(compute.device))
+        rows = rows[keys].assign(probability=logits.double().sigmoid().cpu().numpy())
+        known = pd.concat([known, rows], ignore_index=True) if len(known) else rows
+        if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):
+            write_table(cache, known, model)
+        counter.advance(len(rows))
+    counter.close()
+    return known

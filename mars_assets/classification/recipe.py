@@ -1,0 +1,67 @@
+"""What decides a classification run, besides its data, its weights and its seed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CLASSES = ("NoCrater", "Crater")
+"""Names of label 0 and label 1."""
+
+
+class ClsRecipe(BaseModel):
+    """A fine-tuning recipe. The defaults are this project's; the paper's are in ``recipes/cls_paper.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: Literal["prithvi_weights", "random"] = Field(
+        "prithvi_weights",
+        description="Start from the asset prithvi_weights, or from random weights of its architecture.",
+    )
+    pooling: Literal["class_token", "mean"] = Field(
+        "mean", description="What the linear unit sees: the class token, or the mean of the patch tokens."
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout between the pooled token and the linear unit.")
+    mask_ratio: float = Field(
+        0.375,
+        ge=0,
+        lt=1,
+        description="Part of the patches removed at random in training; they are not encoded. None are in validation.",
+    )
+    frozen: bool = Field(False, description="Train only the linear unit; the encoder keeps its weights.")
+    image_size: int = Field(
+        224, ge=1, description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased."
+    )
+    augment: Literal["none", "flips", "full"] = Field(
+        "full",
+        description="flips: mirror images and quarter turns. full: also any angle, scale, brightness and contrast.",
+    )
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
+    lr: float = Field(5e-4, gt=0, description="Peak learning rate, that of the linear unit.")
+    layer_decay: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Each block's learning rate is this times that of the block above it; 1: all equal.",
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of the matrices; biases and norms have none.")
+    label_smoothing: float = Field(
+        0.05, ge=0, lt=1, description="Targets are 0 and 1 drawn towards 0.5 by this; in training only."
+    )
+    batch_size: int = Field(16, ge=1, description="Images a step.")
+    steps: int = Field(400, ge=1, description="Steps of the optimizer.")
+    warmup_steps: int = Field(40, ge=0, description="Steps over which the learning rate rises linearly from 0.")
+    schedule: Literal["constant", "cosine"] = Field(
+        "cosine", description="After the warm-up: constant, or a half cosine to 0 at the last step."
+    )
+    average_weights: float = Field(
+        0.98,
+        ge=0,
+        lt=1,
+        description="Decay of the exponential average of the weights that is validated and kept; 0: off.",
+    )
+    evaluate_every: int = Field(40, ge=1, description="Steps between two validations; each leaves a checkpoint.")
+    patience: int = Field(
+        0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
+    )

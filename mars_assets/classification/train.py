@@ -1,0 +1,435 @@
+"""Fine-tuning of the classifier: validated as it goes, resumed where it stopped, the best state kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.optim import param_groups_layer_decay
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+
+from mars_assets.classification.checkpoint import (
+    CONFIG,
+    HISTORY,
+    MODEL,
+    build_classifier,
+    load_weights,
+    save_weights,
+)
+from mars_assets.classification.data import BatchesOfSteps, Chips, LabelledChips, augment
+from mars_assets.classification.evaluate import scores
+from mars_assets.classification.model import CraterClassifier
+from mars_assets.classification.recipe import CLASSES, ClsRecipe
+from mars_assets.errors import MarsError, ProvenanceError
+from mars_assets.lake import atomic_path, fingerprint, read_json, sweep, write_json, write_table
+from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.prithvi.weights import load_encoder, open_weights
+from mars_assets.progress import SILENT, Counter, Progress
+
+if TYPE_CHECKING:
+    from mars_assets.compute import Compute
+
+Batch = tuple[Tensor, Tensor]
+History = list[dict[str, float]]
+
+LAST = "last.ckpt"
+
+VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
+"""Which of the validation's scores the history keeps, as ``valid_NAME``."""
+
+
+def learning_rate_factor(recipe: ClsRecipe, step: int) -> float:
+    """What the peak learning rate is multiplied with at a step, counted from 0.
+
+    The warm-up's n-th step has n / warmup_steps, so its last one has the peak.
+    """
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    if recipe.schedule == "constant":
+        return 1.0
+    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross entropy with logits, (B,) and (B,) -> scalar, against targets drawn towards 0.5."""
+    targets = labels * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+
+
+def best_of(history: History) -> dict[str, float]:
+    """The validation of lowest loss; the earliest of equals.
+
+    The loss and not the accuracy: a validation split of a hundred images gives accuracy in steps of a percent, so that
+    its maximum is mostly luck, while the loss uses every probability and is proper, i.e. rewards calibration.
+    """
+    return min(history, key=lambda row: row["valid_loss"])
+
+
+def is_over(history: History, recipe: ClsRecipe) -> bool:
+    """Whether a training with this history takes no further step."""
+    if not history:
+        return False
+    since_best = len(history) - 1 - history.index(best_of(history))
+    return history[-1]["step"] >= recipe.steps or 0 < recipe.patience <= since_best
+
+
+class FineTuning(lightning.LightningModule):
+    """A training of the classifier. An epoch of Lightning's is the stretch of steps between two validations.
+
+    Every random number of a step (augmentation, masking, dropout, choice of images) follows from the seed and the step's
+    number, so that a resumed training is the unbroken one.
+
+    Args:
+        classifier: what is trained, in place.
+        recipe: how.
+        seed: of every random number.
+    """
+
+    def __init__(self, classifier: CraterClassifier, recipe: ClsRecipe, seed: int) -> None:
+        super().__init__()
+        # Loaded weights come in evaluation mode, and Lightning leaves the mode as it finds it.
+        self.classifier = classifier.train()
+        self.recipe = recipe
+        self.seed = seed
+        self.averaged = (
+            AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_weights))
+            if recipe.average_weights
+            else None
+        )
+        classifier.encoder.requires_grad_(not recipe.frozen)
+        self.history: History = []
+        self._losses: list[Tensor] = []
+        self._validated: list[Batch] = []
+
+    @property
+    def kept(self) -> CraterClassifier:
+        """The classifier that is validated and kept: the averaged one, where weights are averaged."""
+        return cast(CraterClassifier, self.averaged.module) if self.averaged is not None else self.classifier
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        recipe = self.recipe
+        groups = param_groups_layer_decay(
+            self.classifier,
+            weight_decay=recipe.weight_decay,
+            no_weight_decay_list=("encoder.cls_token",),
+            layer_decay=recipe.layer_decay,
+        )
+        for group in groups:
+            group["lr"] = recipe.lr * group.pop("lr_scale")
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(groups, lr=recipe.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(int(np.random.default_rng([self.seed, self.global_step]).integers(2**63)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        chips, labels = batch
+        logits = self.classifier(augment(chips, self.recipe.augment))
+        loss = classification_loss(logits, labels, self.recipe.label_smoothing)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.classifier)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        chips, labels = batch
+        self._validated.append((self.kept(chips), labels))
+
+    def on_validation_epoch_end(self) -> None:
+        logits, labels = (torch.cat(parts).double().cpu() for parts in zip(*self._validated, strict=True))
+        train_loss = float(torch.stack(self._losses).mean())
+        self._losses.clear()
+        self._validated.clear()
+        if not (math.isfinite(train_loss) and logits.isfinite().all()):
+            raise MarsError(
+                f"the loss is not finite before step {self.global_step}: the training diverged. "
+                f"Take a lower lr than {self.recipe.lr:g} or a longer warm-up"
+            )
+        values = scores(labels.long().numpy(), logits.sigmoid().numpy())
+        row = {"step": float(self.global_step), "train_loss": train_loss}
+        self.history.append(row | {f"valid_{name}": values[name] for name in VALIDATED})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint["history"]
+
+
+class _Data(lightning.LightningDataModule):
+    """The batches of a :class:`FineTuning`."""
+
+    def __init__(self, train: Subset[Batch], valid: Subset[Batch], recipe: ClsRecipe, seed: int) -> None:
+        super().__init__()
+        self._train = train
+        self._valid = valid
+        self._recipe = recipe
+        self._seed = seed
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        done, recipe = self.trainer.global_step, self._recipe
+        steps = range(done, min(done + recipe.evaluate_every, recipe.steps))
+        return DataLoader(
+            self._train, batch_sampler=BatchesOfSteps(len(self._train), recipe.batch_size, steps, self._seed)
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return DataLoader(self._valid, batch_size=max(32, self._recipe.batch_size))
+
+
+class _Keeper(lightning.Callback):
+    """After each validation: says how it went, keeps the best weights, leaves a checkpoint to resume from."""
+
+    def __init__(self, scratch: Path, progress: Progress) -> None:
+        self._scratch = scratch
+        self._progress = progress
+        self._counter: Counter | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        assert isinstance(task, FineTuning)
+        if trainer.global_step:
+            self._progress.say(f"training goes on after step {trainer.global_step}")
+        self._counter = self._progress.counter("training", task.recipe.steps - trainer.global_step, "steps")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        assert self._counter is not None
+        self._counter.advance()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        assert isinstance(task, FineTuning)
+        row = task.history[-1]
+        self._progress.say(
+            f"step {row['step']:.0f}/{task.recipe.steps}: train loss {row['train_loss']:.4f}, validation loss "
+            f"{row['valid_loss']:.4f}, accuracy {row['valid_accuracy']:.3f}"
+        )
+        best = best_of(task.history)
+        if row is best:
+            save_weights(_weights_of(best, self._scratch), task.kept.state_dict())
+        with atomic_path(self._scratch / LAST) as temporary:
+            trainer.save_checkpoint(temporary)
+        for weights in self._scratch.glob("best-*.safetensors"):
+            if weights != _weights_of(best, self._scratch):
+                weights.unlink()
+        trainer.should_stop = is_over(task.history, task.recipe)
+
+    def on_train_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
+        assert self._counter is not None
+        self._counter.close()
+
+
+def train_classifier(
+    recipe: ClsRecipe,
+    images: pd.DataFrame,
+    weights: Path,
+    folder: Path,
+    compute: Compute,
+    provenance: dict[str, Any],
+    progress: Progress = SILENT,
+    *,
+    memory_gb: float = 2.0,
+) -> dict[str, Any]:
+    """Trains a classifier into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
+
+    While it trains, ``folder/training`` holds the last checkpoint and the best weights. The result is
+    ``model.safetensors`` (the state of the lowest validation loss), ``history.parquet`` (one row a validation) and
+    ``config.json``, written last.
+
+    Args:
+        recipe: how to train.
+        images: ``image_id, split (train, valid, ...), chip (path), label (0 or 1), observation``, and ``chip_sha`` if the
+            chips have one. Their order does not matter.
+        weights: folder of the encoder's weights.
+        folder: of this one training.
+        compute: device, precision and seed.
+        provenance: is put into ``config.json`` as it is.
+        progress: of the steps.
+        memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
+
+    Returns:
+        JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
+        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``parameters``, ``trained_parameters``.
+
+    Raises:
+        MarsError: there are no images to train or validate on, or one class only, or the training diverged.
+        ProvenanceError: the folder holds a training of other settings.
+    """
+    images = _checked(images)
+    published = open_weights(weights)
+    settings = _settings(recipe, images, published.sha256, compute.seed)
+    scratch = folder / "training"
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG)
+        _refuse_others(config["settings"], settings, folder)
+        shutil.rmtree(scratch, ignore_errors=True)
+        return config["report"]
+    if (scratch / "settings.json").exists():
+        _refuse_others(read_json(scratch / "settings.json"), settings, folder)
+    else:
+        write_json(scratch / "settings.json", settings)
+    for place in (folder, scratch):
+        sweep(place)
+
+    compute.seed_everything()
+    encoder = PrithviEncoder(published.config) if recipe.encoder == "random" else load_encoder(weights)
+    task = FineTuning(build_classifier(recipe, encoder), recipe, compute.seed)
+    history = _fit(task, images, scratch, compute, progress, memory_gb)
+
+    write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
+    save_weights(folder / MODEL, load_weights(_weights_of(best_of(history), scratch)))
+    report = _report(task, history, images)
+    write_json(
+        folder / CONFIG,
+        {
+            "recipe": recipe.model_dump(),
+            "seed": compute.seed,
+            "classes": CLASSES,
+            "bands": encoder.config.bands,
+            "statistics": encoder.config.to_dict()["statistics"],
+            "prithvi": encoder.config.to_dict(),
+            "provenance": provenance,
+            "compute": compute.describe(),
+            "settings": settings,
+            "report": report,
+        },
+    )
+    shutil.rmtree(scratch)
+    return report
+
+
+def _weights_of(row: dict[str, float], scratch: Path) -> Path:
+    """Where the weights of a validation are kept: named by its step, so that they are those that the history tells of."""
+    return scratch / f"best-{row['step']:.0f}.safetensors"
+
+
+def _fit(
+    task: FineTuning, images: pd.DataFrame, scratch: Path, compute: Compute, progress: Progress, memory_gb: float
+) -> History:
+    """Trains to the end and returns the history."""
+    recipe, last = task.recipe, scratch / LAST
+    if last.exists():
+        history = torch.load(last, map_location="cpu", weights_only=True)["history"]
+        if is_over(history, recipe):  # killed between the last checkpoint and the result
+            return history
+    chips = Chips([Path(chip) for chip in images["chip"]], task.classifier.encoder.config, recipe.image_size, memory_gb)
+    labelled = LabelledChips(chips, images["label"].tolist())
+    train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator="gpu" if compute.device == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
+            max_epochs=math.ceil(recipe.steps / recipe.evaluate_every),
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            callbacks=[_Keeper(scratch, progress)],
+            default_root_dir=scratch,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        data = _Data(train, valid, recipe, compute.seed)
+        trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    return task.history
+
+
+def _checked(images: pd.DataFrame) -> pd.DataFrame:
+    """The images of train and valid, ordered by id.
+
+    Raises:
+        MarsError: see :func:`train_classifier`.
+    """
+    images = images[images["split"].isin(["train", "valid"])].sort_values("image_id", ignore_index=True)
+    if not images["label"].isin([0, 1]).all():
+        raise MarsError(
+            f"labels are 0 ({CLASSES[0]}) and 1 ({CLASSES[1]}); these are {sorted(images['label'].unique())}"
+        )
+    for split in ("train", "valid"):
+        if not (images["split"] == split).any():
+            raise MarsError(
+                f"no image with a class is in the split '{split}': put an export with one into the lake's inbox, or some "
+                "observations into that split, and make 'labelled_crops' again"
+            )
+    present = images.loc[images["split"] == "train", "label"].unique()
+    if len(present) < 2:
+        raise MarsError(
+            f"all training images are of class {CLASSES[present[0]]}: a classifier needs both. Label some images of class "
+            f"{CLASSES[1 - present[0]]}, or move observations between the splits"
+        )
+    return images
+
+
+def _settings(recipe: ClsRecipe, images: pd.DataFrame, weights: str, seed: int) -> dict[str, Any]:
+    """What a training must have in common with one that it continues."""
+    columns = [name for name in ("image_id", "split", "label", "chip_sha") if name in images]
+    described = fingerprint(images[columns].to_numpy().tolist())
+    return {**recipe.model_dump(), "seed": seed, "weights": weights, "images": described}
+
+
+def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    different = [
+        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
+    if different:
+        raise ProvenanceError(
+            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
+        )
+
+
+def _report(task: FineTuning, history: History, images: pd.DataFrame) -> dict[str, Any]:
+    splits = {split: images.loc[images["split"] == split, "label"] for split in ("train", "valid")}
+    parameters = list(task.classifier.parameters())
+    best, last = best_of(history), history[-1]
+    return {
+        "steps": int(last["step"]),
+        "best_step": int(best["step"]),
+        "stopped_early": last["step"] < task.recipe.steps,
+        "best": _json_able(best),
+        "last": _json_able(last),
+        **{f"n_{split}": len(labels) for split, labels in splits.items()},
+        **{f"n_{split}_craters": int(labels.sum()) for split, labels in splits.items()},
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def _json_able(row: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning without its greetings and advice: what a person needs to know, ``Progress`` says."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

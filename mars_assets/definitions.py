@@ -1,0 +1,32 @@
+"""The definitions that Dagster loads. Nothing is computed or imported here that a step alone needs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from mars_assets import automation, checks
+from mars_assets.assets import evaluation, foundation, imagery, labels, models, tensors
+from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """All assets, checks, jobs and resources.
+
+    Args:
+        resource_overrides: resources to take the place of the default ones, by key: ``lake``, ``compute``, ``archive``.
+    """
+    resources = {"lake": LakeResource(), "compute": ComputeResource(), "archive": ArchiveResource()}
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([imagery, labels, tensors, foundation, models, evaluation]),
+        asset_checks=dg.load_asset_checks_from_modules([checks]),
+        jobs=automation.jobs,
+        sensors=automation.sensors,
+        schedules=automation.schedules,
+        resources={**resources, **(resource_overrides or {})},
+        # One process a run: torch is imported once, not by every step. The pool "gpu" orders steps across runs.
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,151 @@
+"""The whole lineage on the embedded sample: ``make demo``.
+
+Runs the commands that the README names, as a person would, on a loopback archive of synthetic Mars; then says what came
+out of it. Everything is asked of Dagster again on every run; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mars_assets.errors import MarsError
+from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.progress import Progress
+from mars_assets.resources.lake import DEFAULT_LAKE
+from mars_assets.sample.archive import serve
+from mars_assets.sample.make import make_sample
+
+# Dagster's console lines: time - logger - LEVEL - job - run - …
+_LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
+_MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
+
+
+def run_demo(lake: Lake) -> None:
+    """Makes the sample, materializes everything on it and prints the results.
+
+    Raises:
+        MarsError: the lake holds observations of somebody's own, or a command failed.
+    """
+    start = time.monotonic()
+    say = Progress(print, every=10)
+    print("SYNTHETIC MARS: terrain, craters and labels below are computed, nothing is an image of Mars.\n")
+    archive = lake.root / "sample"
+    make_sample(archive, lake.inbox, lake.observations_csv, progress=say)
+    log = lake.root / "demo.log"
+    log.unlink(missing_ok=True)
+    with serve(archive) as base_url:
+        surroundings = {**os.environ, "MARS_LAKE": str(lake.root), "MARS_HIRISE_ARCHIVE": base_url, "MARS_CONTACT": "demo"}
+        materialize(["observations"], surroundings, log)
+        keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
+        materialize(["hirise_images", "crops"], surroundings, log, "--partition-range", f"{keys[0]}...{keys[-1]}")
+        materialize(
+            ["labelled_crops", "reflectance", "imputed_means", "imputed_pre_norm", "imputed_post_norm"],
+            surroundings,
+            log,
+        )
+        materialize(
+            ["prithvi_weights", "reconstruction_metrics", "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"],
+            surroundings,
+            log,
+        )
+    print_results(lake)
+    print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
+    print("Look at it in a browser: make ui, then http://127.0.0.1:3000")
+
+
+def materialize(assets: Sequence[str], surroundings: dict[str, str], log: Path, *options: str) -> None:
+    """Runs ``dagster asset materialize`` and shows what its steps say of themselves; all of it goes to the log."""
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    selection = ",".join(assets)
+    print(f"\n$ dagster asset materialize --select {selection} {' '.join(options)}".rstrip(), flush=True)
+    command = [dagster, "asset", "materialize", "-m", "mars_assets.definitions", "--select", selection, *options]
+    with open(log, "a") as file:
+        process = subprocess.Popen(  # noqa: S603 - our own command, no shell
+            command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        shown = False
+        for line in process.stdout:
+            file.write(line)
+            match = _LINE.match(line)
+            if match:
+                shown = match["level"] in ("INFO", "WARNING", "ERROR", "CRITICAL")
+                if shown:
+                    message = _MESSAGE.match(match["text"])
+                    print("  " + (message["text"] if message else match["text"]), flush=True)
+            elif line.startswith("Stack Trace:"):
+                shown = False
+            elif shown and line.strip():
+                print("  " + line.rstrip(), flush=True)
+    if process.wait() != 0:
+        raise MarsError(f"the command above failed (exit code {process.returncode}); its whole log is {log}")
+
+
+def print_results(lake: Lake) -> None:
+    """The reconstruction table, the scores of both models and where all files lie."""
+    import pandas as pd
+
+    def rows(name: str) -> Any:
+        return pd.DataFrame(read_json(lake.metrics(name).with_suffix(".json")))
+
+    def with_interval(table: Any, name: str) -> Any:
+        return [
+            f"{v:.3f} ({low:.3f} … {high:.3f})" for v, low, high in table[[name, f"{name}_low", f"{name}_high"]].values
+        ]
+
+    def show(title: str, table: Any) -> None:
+        print(f"\n{title}\n{table.to_string(index=False)}")
+
+    table = rows("reconstruction")
+    losses = {name: with_interval(table, name) for name in ("model_loss", "rgb_loss")}
+    show(
+        "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; normalised units)",
+        pd.DataFrame({"method": table["method"], **losses, "images": table["n_images"]}),
+    )
+    for name, title, metrics in (
+        (
+            "cls_evaluation",
+            "Crater or no crater, on observations never trained on",
+            ("accuracy", "balanced_accuracy", "auroc"),
+        ),
+        ("seg_evaluation", "Crater segmentation, on observations never trained on", ("iou_crater", "miou", "f1")),
+    ):
+        table = rows(name)
+        table = table[table["measured"] == table["measured"].max()]
+        scores = {metric: with_interval(table, metric) for metric in metrics}
+        show(title, pd.DataFrame({"split": table["split"], "images": table["n"], **scores}))
+    print("\nWhere the files lie")
+    for what, path in (
+        ("images and crops", lake.root / "imagery"),
+        ("labels and masks", lake.labels),
+        ("six-band chips", lake.root / "tensors"),
+        ("models", lake.root / "models"),
+        ("tables and figures", lake.metrics("reconstruction").parent),
+    ):
+        print(f"  {what:20} {path}")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--lake", default=os.environ.get("MARS_LAKE") or DEFAULT_LAKE, help="default: MARS_LAKE or data_lake"
+    )
+    try:
+        run_demo(Lake.at(parser.parse_args().lake))
+    except MarsError as error:
+        print(f"\nmake demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

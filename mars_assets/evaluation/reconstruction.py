@@ -1,0 +1,518 @@
+"""Masked reconstruction of Mars by an untouched Prithvi, for each way of filling its missing bands.
+
+The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model paints them
+from the rest, and two losses are taken over the removed patches in normalised units: over all six channels ("model
+loss") and over blue, green and red ("RGB loss"). One mask an image, the same for every method, makes the comparison
+paired. Of an image larger than the model's input, the centre is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import Float32, normalize, reflectance_to_rgb
+from mars_assets.chips import read_chip
+from mars_assets.compute import Compute
+from mars_assets.errors import MarsError, ProvenanceError
+from mars_assets.evaluation.figures import new_figure, to_png
+from mars_assets.evaluation.history import record
+from mars_assets.evaluation.statistics import bootstrap_intervals
+from mars_assets.lake import Lake, fingerprint, read_table, write_table
+from mars_assets.models import current_weights
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.weights import open_weights
+from mars_assets.progress import SILENT, Progress
+from mars_assets.tensors import read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from mars_assets.prithvi.model import PrithviMAE
+
+ASSET = "reconstruction_metrics"
+PAPER = {"means": (0.0174, 0.0610), "pre_norm": (0.0298, 0.1040), "post_norm": (0.0190, 0.0493)}
+"""Model loss and RGB loss in the paper: v1_100, mask ratio 0.5, 259 other images."""
+
+_COMPUTATION = "reconstruction 1"
+"""Name of the computation, part of every row's recipe: raise the number when the arithmetic changes."""
+
+_SAVE_EVERY = 30.0
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ReconstructionResult:
+    """What :func:`reconstruction_table` made.
+
+    Args:
+        summary: one row a method, see :func:`summarise`.
+        per_image: one row an image and method, see :func:`reconstruct`.
+        bars: both losses of each method, with intervals (the paper's Figure 2).
+        examples: originals, masked, and each method's reconstruction (the paper's Figure 3).
+        computed: how many chips were reconstructed in this run; the other rows were there.
+    """
+
+    summary: pd.DataFrame
+    per_image: pd.DataFrame
+    bars: Figure
+    examples: Figure
+    computed: int
+
+
+def reconstruction_table(
+    lake: Lake,
+    methods: Sequence[str],
+    *,
+    n_images: int,
+    mask_ratio: float = 0.5,
+    batch_size: int = 32,
+    compute: Compute,
+    progress: Progress = SILENT,
+) -> ReconstructionResult:
+    """Reconstructs the lake's imputed chips with its current weights, and writes tables and figures.
+
+    ``metrics/reconstruction.parquet`` keeps a row for each method, weights, mask ratio, seed and label version;
+    ``metrics/reconstruction_images.parquet`` a row for each image, from which only what is new is computed.
+
+    Args:
+        lake: where chips and weights are, and tables go.
+        methods: imputation methods.
+        n_images: how many images, drawn by their ids: the same ids give the same images, others join at random.
+        mask_ratio: share of the patches to remove.
+        batch_size: chips a batch.
+        compute: device, precision, and the seed of the masks.
+        progress: takes lines.
+
+    Raises:
+        MissingInputError: weights or chips have not been made.
+        ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
+    """
+    import pandas as pd
+
+    folder, _ = current_weights(lake)
+    config = open_weights(folder).config
+    chips, label_version = _chips(lake, methods, config, n_images)
+    path = lake.metrics("reconstruction_images")
+    known = read_table(path, ASSET) if path.exists() else None
+
+    def save(rows: pd.DataFrame) -> None:
+        keys = ["image_id", "method", "recipe"]
+        every = rows if known is None else pd.concat([rows, known]).drop_duplicates(keys, ignore_index=True)
+        write_table(path, every)
+
+    per_image = reconstruct(
+        chips,
+        folder,
+        mask_ratio=mask_ratio,
+        batch_size=batch_size,
+        compute=compute,
+        known=known,
+        save=save,
+        progress=progress,
+    )
+    computed = int(per_image.pop("computed").sum())
+    save(per_image)
+    summary = summarise(per_image, label_version)
+    record(
+        lake.metrics("reconstruction"),
+        _records(summary),
+        ["method", "weights", "mask_ratio", "seed", "label_version"],
+        ASSET,
+    )
+    chosen = chips[chips["image_id"].isin(typical_images(per_image))]
+    examples = draw_examples(
+        reconstruct_examples(chosen, folder, mask_ratio=mask_ratio, compute=compute), config.variant, mask_ratio
+    )
+    bars = draw_losses(summary, PAPER if config.variant == "v1_100" and mask_ratio == 0.5 else None)
+    to_png(bars, lake.metrics("reconstruction").with_name("reconstruction_losses.png"))
+    to_png(examples, lake.metrics("reconstruction").with_name("reconstruction_examples.png"))
+    return ReconstructionResult(summary, per_image, bars, examples, computed)
+
+
+def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: int) -> tuple[pd.DataFrame, str]:
+    """Chips of the drawn images for :func:`reconstruct`, and the label version that they were made for."""
+    import pandas as pd
+
+    stages = {method: read_manifest(lake, f"imputed_{method}") for method in methods}
+    first, (manifest, provenance) = next(iter(stages.items()))
+    problems = []
+    for method, (table, settings) in stages.items():
+        if settings["statistics"] != config.statistics.name:
+            problems.append(
+                f"imputed_{method} was made with the statistics {settings['statistics']!r}, and the weights "
+                f"{config.variant} want {config.statistics.name!r}"
+            )
+        if settings["label_version"] != provenance["label_version"]:
+            problems.append(f"imputed_{method} and imputed_{first} were made for different labels")
+        elif set(table["image_id"]) != set(manifest["image_id"]):
+            problems.append(f"imputed_{method} and imputed_{first} hold different images")
+    if problems:
+        raise ProvenanceError("; ".join(problems) + ": make reflectance and its imputations again")
+    drawn = sorted(manifest["image_id"], key=lambda image: hashlib.sha256(image.encode()).digest())[:n_images]
+    chips = pd.concat(table.assign(method=method) for method, (table, _) in stages.items())
+    chips = chips[chips["image_id"].isin(drawn)]
+    chips = chips.assign(path=chips["file"].map(lake.inside))
+    return chips[["image_id", "method", "path", "chip_sha"]], provenance["label_version"]
+
+
+def reconstruct(
+    chips: pd.DataFrame,
+    weights: Path,
+    *,
+    mask_ratio: float = 0.5,
+    batch_size: int = 32,
+    compute: Compute,
+    known: pd.DataFrame | None = None,
+    save: Callable[[pd.DataFrame], object] = lambda rows: None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """Losses of every chip. A row of ``known`` that is of the same chip, weights and settings is taken over.
+
+    Args:
+        chips: one row an image and method: image_id, method, path of the six-band chip in reflectance units, chip_sha.
+        weights: folder of the weights.
+        mask_ratio: share of the patches to remove.
+        batch_size: chips a batch.
+        compute: device, precision, and the seed of the masks.
+        known: rows of an earlier run.
+        save: called with the finished rows every half minute, so that a killed run loses no more than that.
+        progress: takes lines.
+
+    Returns:
+        One row a chip, images in order: image_id, method, model_loss, rgb_loss, chip_sha, mask_ratio, seed, weights
+        (sha256), precision, recipe (names all settings), computed (in this run).
+
+    Raises:
+        MarsError: the ratio removes nothing or all, a chip is smaller than a patch, or the model's loss is of another
+            kind (``norm_pix_loss``).
+        DamagedFileError: a chip cannot be read.
+    """
+    import pandas as pd
+
+    config, sha256, load = open_weights(weights)
+    if not 0 < mask_ratio < 1:
+        raise MarsError(f"mask_ratio={mask_ratio}: reconstruction needs a share between 0 and 1, both excluded")
+    if config.norm_pix_loss:
+        raise MarsError(f"{weights} predicts patches normalised one by one, which have no loss in the bands' units")
+    settings: dict[str, Any] = {
+        "mask_ratio": mask_ratio,
+        "seed": compute.seed,
+        "weights": sha256,
+        "precision": compute.precision,
+    }
+    settings["recipe"] = fingerprint(_COMPUTATION, config.to_dict(), settings)
+    done = _taken_over(chips, known, settings["recipe"])
+    rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
+    todo = [row for row in rows if (row["image_id"], row["method"]) not in done]
+
+    def table(of: Iterable[dict[str, Any]]) -> pd.DataFrame:
+        columns = ["image_id", "method", "model_loss", "rgb_loss", "chip_sha", *settings, "computed"]
+        return pd.DataFrame(
+            [{**row, **done[row["image_id"], row["method"]], **settings} for row in of], columns=columns
+        )
+
+    if todo:
+        mae, last = load().to(compute.device), time.monotonic()
+        counter = progress.counter("reconstructing chips", len(todo))
+        for batch in _batches(todo, config, batch_size):
+            losses = _losses(_predict(mae, batch, mask_ratio, compute))
+            for row, (model_loss, rgb_loss) in zip(batch.rows, losses.tolist(), strict=True):
+                done[row["image_id"], row["method"]] = {
+                    "model_loss": model_loss,
+                    "rgb_loss": rgb_loss,
+                    "computed": True,
+                }
+            counter.advance(len(batch.rows))
+            if time.monotonic() - last > _SAVE_EVERY:
+                save(table(row for row in rows if (row["image_id"], row["method"]) in done).drop(columns="computed"))
+                last = time.monotonic()
+        counter.close()
+    return table(rows)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _taken_over(chips: pd.DataFrame, known: pd.DataFrame | None, recipe: str) -> dict[tuple[str, str], dict[str, Any]]:
+    if known is None:
+        return {}
+    known = known[known["recipe"] == recipe]
+    same = chips[["image_id", "method", "chip_sha"]].merge(known, on=["image_id", "method", "chip_sha"])
+    return {
+        (row["image_id"], row["method"]): {key: row[key] for key in ("model_loss", "rgb_loss")} | {"computed": False}
+        for row in _records(same)
+    }
+
+
+class _Batch(NamedTuple):
+    """Rows of the chips table with their normalised centres, float32 (B, C, H, W)."""
+
+    rows: list[dict[str, Any]]
+    windows: Float32
+
+
+def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: int) -> Iterator[_Batch]:
+    """Reads ahead in threads; a batch holds windows of one size."""
+    pending: list[tuple[dict[str, Any], Float32]] = []
+
+    def flush() -> _Batch:
+        batch = _Batch([row for row, _ in pending], np.stack([window for _, window in pending]))
+        pending.clear()
+        return batch
+
+    windows = _ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
+    for row, window in zip(rows, windows, strict=True):
+        if pending and (len(pending) == batch_size or pending[0][1].shape != window.shape):
+            yield flush()
+        pending.append((row, window))
+    if pending:
+        yield flush()
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """``map`` in threads, in order, at most ``ahead`` results before the consumer."""
+    with ThreadPoolExecutor(4) as pool:
+        pending: deque[Any] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def centre_window(path: Path, config: PrithviConfig) -> Float32:
+    """The centre of a chip, normalised: the model's input size, or the most patches that a smaller chip holds.
+
+    Returns:
+        float32, shape (bands, H, W).
+
+    Raises:
+        DamagedFileError: it cannot be read, or has other bands.
+        MarsError: it is smaller than a patch.
+    """
+    chip = read_chip(path, config.bands)
+    height, width = chip.shape[1:]
+    patch_rows, patch_columns = config.patch_size[1:]
+    rows = min(config.img_size, height // patch_rows * patch_rows)
+    columns = min(config.img_size, width // patch_columns * patch_columns)
+    if not rows or not columns:
+        raise MarsError(f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return normalize(chip[:, top : top + rows, left : left + columns], config.statistics)
+
+
+def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
+    """The noise that orders an image's patches for masking: of the image and the seed alone. float64, shape (patches,).
+
+    In double precision, since a tie, likely once in a thousand images in single, would be broken differently by device.
+    """
+    digest = hashlib.sha256(f"{seed} {image_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big")).random(patches)
+
+
+class _Predicted(NamedTuple):
+    """Patches on the device, float32 (B, L, pixels, channels) each, and the mask (B, L), 1 where removed."""
+
+    target: Tensor
+    pred: Tensor
+    mask: Tensor
+
+
+def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, compute: Compute) -> _Predicted:
+    import torch
+
+    x = torch.from_numpy(batch.windows).to(compute.device)
+    target = mae.patchify(x)
+    noise = np.stack([mask_noise(row["image_id"], compute.seed, target.shape[1]) for row in batch.rows])
+    with torch.inference_mode(), compute.autocast():
+        _, pred, mask = mae(x, mask_ratio, torch.from_numpy(noise).to(compute.device))
+    channels = mae.config.in_chans
+    return _Predicted(target.unflatten(2, (-1, channels)), pred.float().unflatten(2, (-1, channels)), mask)
+
+
+def _losses(predicted: _Predicted) -> Tensor:
+    """Model loss and RGB loss of each image: (B, 2)."""
+    import torch
+
+    target, pred, mask = predicted
+    error = (pred - target).square()
+    patches = torch.stack([error.mean(dim=(2, 3)), error[..., :3].mean(dim=(2, 3))], dim=-1)
+    return (patches * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def summarise(per_image: pd.DataFrame, label_version: str, resamples: int = 2000) -> pd.DataFrame:
+    """Means over the images with 95 % intervals, from one paired bootstrap over the images.
+
+    Args:
+        per_image: from :func:`reconstruct`, of one weights, mask ratio and seed.
+        label_version: which labels the images came with.
+        resamples: of the bootstrap.
+
+    Returns:
+        One row a method, best RGB loss first: method, model_loss and rgb_loss with ``_low`` and ``_high``,
+        rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first row's method), n_images, mask_ratio,
+        seed, weights, precision, label_version.
+
+    Raises:
+        MarsError: rows of several settings, or a method that lacks an image.
+    """
+    import pandas as pd
+
+    if per_image["recipe"].nunique() != 1:
+        raise MarsError(
+            "reconstruction is summarised for one setting of weights, mask ratio, seed and precision at a time"
+        )
+    model_loss = per_image.pivot(index="image_id", columns="method", values="model_loss")
+    rgb_loss = per_image.pivot(index="image_id", columns="method", values="rgb_loss")
+    if rgb_loss.isna().any(axis=None):
+        lacking = [(image, method) for method in rgb_loss for image in rgb_loss.index[rgb_loss[method].isna()]]
+        image, method = lacking[0]
+        raise MarsError(f"the comparison is paired: {method} lacks {len(lacking)} images, e.g. {image}")
+    methods = list(rgb_loss.mean().sort_values().index)
+    values = {
+        "model_loss": model_loss[methods].to_numpy(),
+        "rgb_loss": rgb_loss[methods].to_numpy(),
+        "rgb_minus_best": rgb_loss[methods].sub(rgb_loss[methods[0]], axis=0).to_numpy(),
+    }
+
+    def means(images: npt.NDArray[np.intp]) -> dict[str, float]:
+        return {
+            f"{method} {name}": mean
+            for name, value in values.items()
+            for method, mean in zip(methods, value[images].mean(axis=0).tolist(), strict=True)
+        }
+
+    everything = means(np.arange(len(rgb_loss)))
+    intervals = bootstrap_intervals(means, len(rgb_loss), resamples=resamples)
+    settings = per_image.iloc[0][["mask_ratio", "seed", "weights", "precision"]].to_dict()
+    rows = []
+    for method in methods:
+        row: dict[str, Any] = {"method": method}
+        for name in values:
+            low, high = intervals[f"{method} {name}"]
+            row |= {name: everything[f"{method} {name}"], f"{name}_low": low, f"{name}_high": high}
+        rows.append(row | {"n_images": len(rgb_loss), **settings, "label_version": label_version})
+    return pd.DataFrame(rows)
+
+
+def typical_images(per_image: pd.DataFrame, count: int = 3) -> list[str]:
+    """Ids of images to show: from easy to hard by their mean RGB loss, without the extremes."""
+    ranked = per_image.groupby("image_id")["rgb_loss"].mean().sort_values()
+    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked)) + 2)[1:-1]
+    return list(dict.fromkeys(ranked.index[np.rint(places).astype(int)]))
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and what each method made of it, in natural colour: uint8 (H, W, 3).
+
+    Args:
+        image_id: which image.
+        original: the centre of the chip.
+        masked: the same, removed patches in grey.
+        reconstructions: by method; removed patches as predicted, kept ones as they are.
+    """
+
+    image_id: str
+    original: UInt8
+    masked: UInt8
+    reconstructions: dict[str, UInt8]
+
+
+def reconstruct_examples(
+    chips: pd.DataFrame, weights: Path, *, mask_ratio: float = 0.5, compute: Compute
+) -> list[Example]:
+    """Reconstructs a few images for showing. Arguments as for :func:`reconstruct`; the masks are the same."""
+    import torch
+
+    mae = open_weights(weights).load().to(compute.device)
+    config = mae.config
+    examples = []
+    for image_id, rows in chips.groupby("image_id", sort=True):
+        shown: dict[str, UInt8] = {}
+        for batch in _batches(_records(rows), config, 1):
+            (target,), (pred,), (mask,) = _predict(mae, batch, mask_ratio, compute)
+            removed = mask.bool()[:, None, None].expand_as(target)
+            height, width = batch.windows.shape[2:]
+            grid = (1, height // config.patch_size[1], width // config.patch_size[2])
+            patches = torch.stack([target, torch.where(removed, pred, target), removed.float()]).flatten(2)
+            original, painted, hidden = mae.unpatchify(patches, grid)[:, :, 0].cpu().numpy()
+            rgb = _natural_colour(original, config)
+            shown[batch.rows[0]["method"]] = _natural_colour(painted, config)
+        masked = np.where(hidden[0, ..., None] > 0, np.uint8(128), rgb)
+        examples.append(Example(str(image_id), rgb, masked, shown))
+    return examples
+
+
+def _natural_colour(normalised: Float32, config: PrithviConfig) -> UInt8:
+    statistics = config.statistics
+    return reflectance_to_rgb(normalised * statistics.std + statistics.mean, statistics)
+
+
+def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] | None = None) -> Figure:
+    """Both losses of each method with their intervals: the paper's Figure 2.
+
+    Args:
+        summary: from :func:`summarise`.
+        paper: model loss and RGB loss of the paper by method, drawn beside as the paper's.
+    """
+    figure, axes = new_figure(7, 4)
+    axis = axes[0, 0]
+    places = np.arange(len(summary))
+    for offset, name, label in ((-0.2, "model_loss", "model loss, 6 channels"), (0.2, "rgb_loss", "RGB loss")):
+        value = summary[name].to_numpy()
+        error = np.stack([value - summary[f"{name}_low"], summary[f"{name}_high"] - value])
+        axis.bar(places + offset, value, 0.38, yerr=error, capsize=4, label=label)
+    marks = [
+        (place + offset, paper[method][which])
+        for place, method in enumerate(summary["method"])
+        if paper and method in paper
+        for which, offset in ((0, -0.2), (1, 0.2))
+    ]
+    if marks:
+        axis.plot(*zip(*marks, strict=True), "kD", fillstyle="none", label="the paper's, on other images")
+    axis.set_xticks(places, summary["method"])
+    axis.set_ylabel("mean squared error, normalised units")
+    first = summary.iloc[0]
+    axis.set_title(f"Reconstruction of {first['n_images']} images, {first['mask_ratio']:.0%} masked (95 % intervals)")
+    axis.legend()
+    return figure
+
+
+def draw_examples(examples: Sequence[Example], variant: str, mask_ratio: float) -> Figure:
+    """Original, masked, and each method's reconstruction side by side: the paper's Figure 3.
+
+    Args:
+        examples: one a row.
+        variant: the weights' name, for the title.
+        mask_ratio: for the title.
+    """
+    methods = list(examples[0].reconstructions)
+    figure, axes = new_figure(2.2 * (2 + len(methods)), 2.3 * len(examples) + 0.4, len(examples), 2 + len(methods))
+    for row, example in zip(axes, examples, strict=True):
+        pictures = {"original": example.original, "masked": example.masked, **example.reconstructions}
+        for axis, (title, image) in zip(row, pictures.items(), strict=True):
+            axis.imshow(image, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if example is examples[0]:
+                axis.set_title(title)
+        row[0].set_ylabel(example.image_id[-28:], fontsize=7)
+    figure.suptitle(f"{variant}, {mask_ratio:.0%} of the patches removed")
+    return figure

@@ -1,0 +1,496 @@
+"""Fetches HiRISE products: politely, resumably, and so that a file with its final name is whole.
+
+A file grows as ``NAME.part`` beside ``NAME.part.json``, which remembers what the part is a part of. A resumed transfer asks
+for the part's last bytes again and compares them, because a server may answer a range request with other bytes than those
+asked for. Only a verified file gets its name, and ``ledger.json`` remembers its sha256, address and validators.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import hashlib
+import importlib.metadata
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.products import ProductFiles
+from mars_assets.imagery.verify import verify_file
+from mars_assets.lake import read_json, sha256_file, write_json
+from mars_assets.progress import SILENT, Counter, Progress
+
+if TYPE_CHECKING:
+    import requests
+
+LEDGER = "ledger.json"
+
+_OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
+_CHUNK = 1 << 20
+_MEGABYTE = 1_000_000
+_LONGEST_RETRY_AFTER = 3600.0
+_REDIRECTS = 5
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A HiRISE archive tree behind HTTP.
+
+    Args:
+        base_url: what the products' addresses are relative to, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
+        contact: an e-mail address or web page in the User-Agent, so that the archive's people can write before they block.
+        timeouts: seconds to connect, and seconds without a byte received.
+        retries: further attempts after the first; every megabyte of progress earns them anew.
+        backoff: seconds before the first retry, doubled each time up to ``longest_backoff``, with jitter.
+        connections: transfers at a time from this archive, over all processes of this machine.
+        lock_folder: where those processes meet; a folder of the user's own in the system's temporary folder by default.
+    """
+
+    base_url: str
+    contact: str
+    timeouts: tuple[float, float] = (10.0, 60.0)
+    retries: int = 6
+    backoff: float = 1.0
+    longest_backoff: float = 60.0
+    connections: int = 2
+    lock_folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise MarsError(f"the archive's base address {self.base_url!r} must begin with https:// or http://")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise MarsError("the archive's base address must have no user, password, query or fragment")
+
+    def address(self, relative: str) -> str:
+        """
+        Raises:
+            MarsError: the relative address is not a plain path below the base.
+        """
+        if not all(_SEGMENT.fullmatch(segment) for segment in relative.split("/")):
+            raise MarsError(f"{relative!r} is not an address below the archive's base")
+        return f"{self.base_url.rstrip('/')}/{relative}"
+
+    @property
+    def user_agent(self) -> str:
+        """
+        Raises:
+            MarsError: no contact was given. What is downloaded already needs none.
+        """
+        if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
+            raise MarsError(
+                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
+                "archive resource's contact, to your e-mail address or web page"
+            )
+        return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
+        from filelock import FileLock, Timeout
+
+        user = os.getuid() if hasattr(os, "getuid") else "user"
+        folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        host = hashlib.sha256(urlsplit(self.base_url).netloc.lower().encode()).hexdigest()[:16]
+        while True:
+            for place in range(self.connections):
+                lock = FileLock(folder / f"{host}-{place}.lock")
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    continue
+                try:
+                    yield
+                finally:
+                    lock.release()
+                return
+            time.sleep(random.uniform(0.02, 0.2))
+
+
+@dataclass(frozen=True)
+class DownloadedFile:
+    """A verified file and where it came from."""
+
+    path: Path
+    address: str
+    bytes: int
+    sha256: str
+    etag: str | None
+    last_modified: str | None
+
+
+class _AttemptError(Exception):
+    """This attempt failed and another may succeed."""
+
+    def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
+        super().__init__(cause)
+        self.after = after
+        self.discard = discard
+        self.spurn_ranges = spurn_ranges
+
+
+def fetch_product(
+    archive: Archive, files: ProductFiles, folder: Path, progress: Progress = SILENT
+) -> list[DownloadedFile]:
+    """Makes a product's files present and verified: image first, then its label if it has one.
+
+    What is there already is not fetched again. What an earlier run left half-done is continued.
+
+    Args:
+        archive: where from.
+        files: the product's addresses.
+        folder: the observation's own folder.
+        progress: told of every transfer, its rate and every failed attempt.
+
+    Raises:
+        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
+            names the address and the last cause.
+    """
+    from filelock import FileLock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # One writer a folder, so that two runs do not append to the same part.
+    with FileLock(folder / ".lock"):
+        return [
+            _fetch_file(archive, relative, folder, progress)
+            for relative in (files.image, files.label)
+            if relative is not None
+        ]
+
+
+def recorded_sha256(path: Path) -> str:
+    """A file's sha256: from the ledger beside it where size and time still agree, else computed."""
+    entry = _ledger(path.parent).get(path.name)
+    if entry is not None and _unchanged(path, entry):
+        return str(entry["sha256"])
+    return sha256_file(path)
+
+
+def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
+    """Names of the fetched files whose size or validators at the archive differ from those in the ledger.
+
+    To get the new version, delete the named file and fetch the product again.
+
+    Raises:
+        MarsError: the archive does not answer.
+    """
+    import requests
+
+    changed = []
+    ledger = _ledger(folder)
+    for relative in (files.image, files.label):
+        entry = ledger.get(Path(relative).name) if relative else None
+        if relative is None or entry is None:
+            continue
+        address = archive.address(relative)
+        try:
+            with archive.connection(), _open(archive, "HEAD", address, {}) as response:
+                if response.status_code != 200:
+                    raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
+                headers = response.headers
+        except requests.RequestException as error:
+            raise MarsError(f"{address}: {_cause(error, archive)}") from error
+        now = {"etag": headers.get("ETag"), "last_modified": headers.get("Last-Modified"), "bytes": _length(headers)}
+        if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
+            changed.append(Path(relative).name)
+    return changed
+
+
+def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progress) -> DownloadedFile:
+    address = archive.address(relative)
+    name = relative.rsplit("/", 1)[-1]
+    target = folder / name
+    part, state_path = folder / f"{name}.part", folder / f"{name}.part.json"
+
+    if (found := _finished(target, state_path, progress)) is not None:
+        return found
+
+    failures, best, use_ranges = 0, 0, True
+    while True:
+        try:
+            with archive.connection():
+                _transfer(archive, address, part, state_path, use_ranges, progress)
+            _verify_part(part, name)
+            break
+        except _AttemptError as failure:
+            if failure.discard:
+                part.unlink(missing_ok=True)
+            use_ranges = use_ranges and not failure.spurn_ranges
+            size = part.stat().st_size if part.exists() else 0
+            if size >= best + _MEGABYTE:
+                failures, best = 0, size
+            failures += 1
+            if failures > archive.retries:
+                raise MarsError(
+                    f"{address} could not be fetched in {failures} attempts. The last one failed because {failure}. "
+                    "Run again later: what was received is kept"
+                ) from failure
+            # "Full jitter": processes that failed together do not come back together.
+            wait = random.uniform(0, min(archive.longest_backoff, archive.backoff * 2 ** (failures - 1)))
+            wait = max(failure.after, wait)
+            progress.say(f"{name}: {failure}; attempt {failures + 1} in {wait:.1f} s")
+            time.sleep(wait)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise MarsError(
+                    f"no space left for {target}: free some and run again; what was received is kept"
+                ) from error
+            raise
+
+    state = read_json(state_path)
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+    stat = part.stat()
+    entry = {
+        "address": address,
+        "bytes": stat.st_size,
+        "sha256": sha256_file(part),
+        "etag": state["etag"],
+        "last_modified": state["last_modified"],
+        "mtime_ns": stat.st_mtime_ns,
+        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # The entry waits in the state file while the part becomes the file: a run killed here is recognised by _finished.
+    write_json(state_path, {**state, "entry": entry})
+    os.replace(part, target)
+    return _enter(target, state_path, entry)
+
+
+def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
+    """The file if it is there and is the one that was verified."""
+    if not target.is_file():
+        return None
+    entries = [_ledger(target.parent).get(target.name)]
+    if state_path.exists():
+        entries.append(read_json(state_path).get("entry"))
+    sha256 = None
+    for entry in filter(None, entries):
+        if _unchanged(target, entry):
+            return _enter(target, state_path, entry)
+        sha256 = sha256 or sha256_file(target)
+        if sha256 == entry["sha256"]:
+            return _enter(target, state_path, {**entry, "mtime_ns": target.stat().st_mtime_ns})
+    progress.say(f"{target} is not what {LEDGER} says was fetched: fetching it again")
+    return None
+
+
+def _unchanged(path: Path, entry: dict[str, Any]) -> bool:
+    stat = path.stat()
+    return bool(stat.st_size == entry["bytes"] and stat.st_mtime_ns == entry["mtime_ns"])
+
+
+def _ledger(folder: Path) -> dict[str, Any]:
+    path = folder / LEDGER
+    return read_json(path)["files"] if path.exists() else {}
+
+
+def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedFile:
+    files = _ledger(target.parent)
+    if files.get(target.name) != entry:
+        write_json(target.parent / LEDGER, {"files": {**files, target.name: entry}})
+    state_path.unlink(missing_ok=True)
+    return DownloadedFile(
+        target, entry["address"], entry["bytes"], entry["sha256"], entry["etag"], entry["last_modified"]
+    )
+
+
+def _verify_part(part: Path, name: str) -> None:
+    try:
+        verify_file(part, name)
+    except DamagedFileError as error:
+        raise _AttemptError(str(error), discard=True) from error
+
+
+def _transfer(
+    archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
+) -> None:
+    """One attempt: asks for the file, or for the rest of it, and writes what comes."""
+    import requests
+    import urllib3
+
+    state = read_json(state_path) if state_path.exists() and part.exists() else {}
+    have = part.stat().st_size if state.get("address") == address else 0
+    start = max(0, have - _OVERLAP) if use_ranges else 0
+    headers = {}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+        # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
+        validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
+        if validator:
+            headers["If-Range"] = validator
+    try:
+        with _open(archive, "GET", address, headers) as response:
+            _refuse_errors(response, address, start)
+            total: int | None
+            if response.status_code == 206:
+                total = _check_range(response, start, state)
+            else:
+                start, total = 0, _length(response.headers)
+                part.unlink(missing_ok=True)
+                write_json(
+                    state_path,
+                    {
+                        "address": address,
+                        "bytes": total,
+                        "etag": response.headers.get("ETag"),
+                        "last_modified": response.headers.get("Last-Modified"),
+                    },
+                )
+            _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _AttemptError(_cause(error, archive)) from error
+    if total is not None and part.stat().st_size != total:
+        raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+
+
+def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
+    """Asks, and follows redirects as long as they stay on the archive's host."""
+    import requests
+
+    home = urlsplit(archive.base_url)
+    headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
+    for _ in range(_REDIRECTS):
+        response = requests.request(
+            method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
+        )
+        location = response.headers.get("Location")
+        if not response.is_redirect or location is None:
+            return response
+        response.close()
+        there = urljoin(address, location)
+        parts = urlsplit(there)
+        same = (parts.hostname, parts.port) == (home.hostname, home.port) and parts.username is None
+        if not same or parts.scheme not in (home.scheme, "https"):
+            raise MarsError(
+                f"{address} redirects to another host, {parts.scheme}://{parts.hostname}. That is not followed: "
+                "if the archive has moved, set its new base address"
+            )
+        address = there
+    raise MarsError(f"{address}: more than {_REDIRECTS} redirects. Check the archive's base address")
+
+
+def _refuse_errors(response: requests.Response, address: str, start: int) -> None:
+    status = response.status_code
+    if status in (408, 425, 429) or status >= 500:
+        after = _retry_after(response.headers.get("Retry-After"))
+        if after > _LONGEST_RETRY_AFTER:
+            raise MarsError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
+        raise _AttemptError(f"the archive answers {status} {response.reason}", after)
+    if status == 416 and start:
+        raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)
+    if status in (404, 410):
+        raise MarsError(
+            f"{address}: the archive has no such file ({status}). Check the observation's id and product in "
+            "observations.csv: not every observation has colour products"
+        )
+    if status == 206 and not start:
+        raise _AttemptError("the archive sent a part where the whole was asked for")
+    if status not in (200, 206):
+        raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise _AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+    if "html" in response.headers.get("Content-Type", "").lower():
+        raise _AttemptError("the archive sent a web page in the file's place")
+
+
+def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
+    """The file's whole length by a 206 answer, which must continue the very file that the part is of."""
+    text = response.headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
+    if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
+        raise _AttemptError(
+            f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
+        )
+    total = int(match[3])
+    etag = response.headers.get("ETag")
+    if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
+        raise _AttemptError("the file has changed at the archive since its first part was received", discard=True)
+    return total
+
+
+def _receive(
+    response: requests.Response, part: Path, start: int, have: int, total: int | None, name: str, progress: Progress
+) -> None:
+    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it."""
+    overlap = b""
+    if start:
+        with open(part, "rb") as file:
+            file.seek(start)
+            overlap = file.read(have - start)
+    counter = _megabytes(name, total, start, progress)
+    position = start
+    with open(part, "ab" if start else "wb") as file:
+        # read1 hands over what has arrived: a connection that breaks loses nothing of it.
+        while chunk := response.raw.read1(_CHUNK, decode_content=False):
+            if position == 0 and chunk.lstrip()[:1] == b"<":
+                raise _AttemptError("the archive sent a web page in the file's place", discard=True)
+            known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
+            if chunk[: len(known)] != known:
+                raise _AttemptError(
+                    "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
+                )
+            file.write(chunk[len(known) :])
+            position += len(chunk)
+            counter.advance(position // _MEGABYTE - counter.done)
+    counter.close()
+
+
+def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:
+    counter = progress.counter(f"fetching {name}", None if total is None else total // _MEGABYTE, "MB")
+    counter.done = start // _MEGABYTE
+    return counter
+
+
+def _length(headers: Any) -> int | None:
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
+    if value is None:
+        return 0.0
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _cause(error: Exception, archive: Archive) -> str:
+    """What went wrong, in words that hold no header and no proxy's password, as the libraries' own may."""
+    import requests
+    import urllib3
+
+    connect, read = archive.timeouts
+    match error:
+        case requests.ConnectTimeout():
+            return f"no connection was made within {connect:g} s"
+        case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
+            return f"nothing arrived for {read:g} s"
+        case requests.exceptions.SSLError():
+            return "the host's certificate is not accepted"
+        case requests.exceptions.ProxyError():
+            return "the proxy cannot be reached or refuses"
+        case urllib3.exceptions.ProtocolError() | requests.exceptions.ChunkedEncodingError():
+            return "the connection broke in the middle of the file"
+        case requests.ConnectionError():
+            return "the host cannot be reached or closed the connection"
+        case _:
+            return f"the transfer failed ({type(error).__name__})"

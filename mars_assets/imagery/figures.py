@@ -1,0 +1,106 @@
+"""Pictures of a scene and its crops for the UI."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mars_assets.errors import MarsError
+from mars_assets.imagery.crops import rgb_composite, to_8bit
+from mars_assets.imagery.products import parse_product
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
+
+_KEPT = (64, 220, 120)
+_SKIPPED = {"no data": (255, 80, 80), "band missing": (255, 0, 255), "saturated": (255, 200, 0)}
+_MARGIN = 2
+
+
+def contact_sheet(
+    manifest: pd.DataFrame, folder: Path, columns: int = 6, thumbnail: int = 128, most: int = 24
+) -> Image:
+    """Thumbnails of the kept crops in the manifest's order; of more than ``most``, evenly spaced ones.
+
+    Args:
+        manifest: the crops' manifest.
+        folder: where they lie.
+        columns: thumbnails a row.
+        thumbnail: their edge in pixels.
+        most: how many at most.
+    """
+    from PIL import Image, ImageDraw
+
+    names = manifest.loc[manifest["kept"].astype(bool), "file"].tolist()
+    if not names:
+        sheet = Image.new("RGB", (2 * thumbnail, thumbnail // 2), "white")
+        ImageDraw.Draw(sheet).text((8, 8), "no crop was kept", fill="black")
+        return sheet
+    if len(names) > most:
+        names = [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
+    columns = min(columns, len(names))
+    step = thumbnail + _MARGIN
+    rows = math.ceil(len(names) / columns)
+    sheet = Image.new("RGB", (columns * step + _MARGIN, rows * step + _MARGIN), "white")
+    for i, name in enumerate(names):
+        with Image.open(folder / name) as crop:
+            small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
+        sheet.paste(small, (i % columns * step + _MARGIN, i // columns * step + _MARGIN))
+    return sheet
+
+
+def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image:
+    """The whole scene with the grid drawn in: kept cells in green, skipped ones in a colour for each reason, and a legend.
+
+    Args:
+        image: the product that the crops were cut from.
+        manifest: its crops' manifest.
+        longest: the picture's longer edge in pixels, at most.
+
+    Raises:
+        MarsError: the manifest is empty.
+        DamagedFileError: the image does not open.
+    """
+    from PIL import Image, ImageDraw
+
+    from mars_assets.imagery.scene import open_scene
+
+    if manifest.empty:
+        raise MarsError(f"no cell of {image} is in the manifest")
+    first = manifest.iloc[0]
+    with open_scene(image) as scene:
+        lines, samples = scene.info.lines, scene.info.samples
+        rgb = rgb_composite(parse_product(first["product"]), scene.overview(scene.info.overview_factor))
+    scale = min(1.0, longest / max(lines, samples))
+    size = (max(1, round(samples * scale)), max(1, round(lines * scale)))
+    picture = Image.fromarray(to_8bit(rgb, first["stretch_low"], first["stretch_high"]))
+    picture = picture.resize(size, Image.Resampling.BOX)
+
+    draw = ImageDraw.Draw(picture)
+    # Kept cells last, so that a skipped neighbour does not paint over their outline.
+    for cell in manifest.sort_values("kept").to_dict("records"):
+        left, top = cell["col"] * scale, cell["row"] * scale
+        box = (left, top, left + cell["width"] * scale - 1, top + cell["height"] * scale - 1)
+        draw.rectangle(box, outline=_KEPT if cell["kept"] else _SKIPPED[cell["reason"]])
+    return _with_legend(picture, manifest)
+
+
+def _with_legend(picture: Image, manifest: pd.DataFrame) -> Image:
+    from PIL import Image, ImageDraw
+
+    counts = manifest.loc[~manifest["kept"], "reason"].value_counts()
+    entries = [(_KEPT, f"kept: {int(manifest['kept'].sum())}")]
+    entries += [(_SKIPPED[str(reason)], f"{reason}: {count}") for reason, count in counts.items()]
+    line = 16
+    result = Image.new("RGB", (max(picture.width, 140), picture.height + line * len(entries) + 4), "white")
+    result.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(result)
+    for i, (colour, text) in enumerate(entries):
+        top = picture.height + 4 + i * line
+        draw.rectangle([4, top, 14, top + 10], fill=colour)
+        draw.text((20, top - 1), text, fill="black")
+    return result

@@ -1,0 +1,123 @@
+"""The detached PDS3 labels of HiRISE products: size, bands, special values and the scaling to I/F."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mars_assets.errors import DamagedFileError
+
+
+@dataclass(frozen=True)
+class ProductLabel:
+    """What a product's label says of its pixels. ``I/F = DN * scaling_factor + offset``.
+
+    Args:
+        observation: the observation's id.
+        lines, samples, bands: the image's height and width in pixels, and how many bands it has.
+        band_names: the filters, in the image's order, e.g. ``("NEAR-INFRARED", "RED", "BLUE-GREEN")``.
+        wavelengths_nm: the filters' central wavelengths in nanometres; empty where the label has none.
+        sample_bits: bits a sample is stored in.
+        significant_bits: bits that carry a value: 10 of 16 in HiRISE's RDR products.
+        scaling_factor, offset: of all bands, to I/F.
+        core_null: the DN that means no data.
+        low_saturation, high_saturation: the DN that mean a value below or above what could be recorded or represented.
+        incidence_angle: between the sun and the surface's normal, degrees.
+        map_scale: metres a pixel; None for a product that is not map projected.
+    """
+
+    observation: str
+    lines: int
+    samples: int
+    bands: int
+    band_names: tuple[str, ...]
+    wavelengths_nm: tuple[float, ...]
+    sample_bits: int
+    significant_bits: int
+    scaling_factor: float
+    offset: float
+    core_null: int
+    low_saturation: tuple[int, ...]
+    high_saturation: tuple[int, ...]
+    incidence_angle: float
+    map_scale: float | None
+
+
+def read_label(path: Path) -> ProductLabel:
+    """
+    Raises:
+        DamagedFileError: the file is no PDS3 label, lacks a keyword, or contradicts itself.
+    """
+    import pvl
+    from pvl.exceptions import LexerError, ParseError, QuantityError
+
+    try:
+        text = path.read_bytes().decode("latin-1")
+        if text.rstrip()[-4:].strip() != "END":
+            raise ValueError("it lacks the closing END")
+        label = pvl.loads(text)
+        image = label["UNCOMPRESSED_FILE"]["IMAGE"]
+        projection = label.get("IMAGE_MAP_PROJECTION")
+        read = ProductLabel(
+            observation=str(label["OBSERVATION_ID"]),
+            lines=int(image["LINES"]),
+            samples=int(image["LINE_SAMPLES"]),
+            bands=int(image["BANDS"]),
+            band_names=tuple(str(name) for name in _several(image["FILTER_NAME"])),
+            wavelengths_nm=tuple(_number(value) for value in _several(image.get("CENTER_FILTER_WAVELENGTH", []))),
+            sample_bits=int(image["SAMPLE_BITS"]),
+            significant_bits=_significant_bits(image),
+            scaling_factor=_of_all_bands(image, "SCALING_FACTOR"),
+            offset=_of_all_bands(image, "OFFSET"),
+            core_null=int(_of_all_bands(image, "CORE_NULL")),
+            low_saturation=_saturation(image, "LOW"),
+            high_saturation=_saturation(image, "HIGH"),
+            incidence_angle=_number(label["VIEWING_PARAMETERS"]["INCIDENCE_ANGLE"]),
+            map_scale=None if projection is None else _number(projection["MAP_SCALE"]),
+        )
+    except (KeyError, TypeError, ValueError, LexerError, ParseError, QuantityError, StopIteration) as error:
+        raise DamagedFileError(
+            f"{path} is not the PDS3 label of a HiRISE image ({type(error).__name__}: {error}). Fetch it again"
+        ) from error
+
+    if min(read.lines, read.samples, read.bands) < 1 or len(read.band_names) != read.bands:
+        raise DamagedFileError(
+            f"{path} contradicts itself: {read.lines} x {read.samples} pixels, {read.bands} bands, "
+            f"filters {', '.join(read.band_names)}. Fetch it again"
+        )
+    if not (read.scaling_factor > 0 and 0 <= read.incidence_angle <= 180):
+        raise DamagedFileError(
+            f"{path}: scaling factor {read.scaling_factor} and incidence angle {read.incidence_angle} cannot be. "
+            "Fetch it again"
+        )
+    return read
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    # A value with a unit is a named tuple in pvl; a sequence of values is a list.
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _number(value: Any) -> float:
+    """The number of a value that may carry a unit, ``0.5 <METERS/PIXEL>``."""
+    return float(getattr(value, "value", value))
+
+
+def _of_all_bands(image: Mapping[str, Any], key: str) -> float:
+    values = {_number(value) for value in _several(image[key])}
+    if len(values) != 1:
+        raise ValueError(f"{key} differs between the bands: {sorted(values)}")
+    return values.pop()
+
+
+def _significant_bits(image: Mapping[str, Any]) -> int:
+    if "SAMPLE_BIT_MASK" not in image:
+        return int(image["SAMPLE_BITS"])
+    return int(_of_all_bands(image, "SAMPLE_BIT_MASK")).bit_length()
+
+
+def _saturation(image: Mapping[str, Any], side: str) -> tuple[int, ...]:
+    keys = (f"CORE_{side}_REPR_SATURATION", f"CORE_{side}_INSTR_SATURATION")
+    return tuple(sorted(int(_of_all_bands(image, key)) for key in keys if key in image))

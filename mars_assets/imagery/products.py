@@ -1,0 +1,184 @@
+"""Which HiRISE products there are, what they are called and where the archive keeps them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from mars_assets.errors import MarsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ProductType = Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"]
+PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
+DEFAULT_PRODUCT: ProductType = "RGB.NOMAP.browse"
+
+PHASES = ("INT", "CAL", "ATL", "KSC", "LAU", "CRU", "APR", "AEB", "TRA", "PSP", "ESP")
+"""Mission phases that begin an observation id, from integration and test (INT) to the extended science phase (ESP)."""
+
+_OBSERVATION = re.compile(rf"(?P<phase>{'|'.join(PHASES)})_(?P<orbit>[0-9]{{6}})_(?P<target>[0-9]{{4}})")
+_COLUMNS = ("id", "product", "note")
+_EXAMPLE = "id,product,note\nESP_011472_1225,RGB.NOMAP.browse,crater field\nESP_013951_1955,COLOR,\n"
+
+
+@dataclass(frozen=True, order=True)
+class ObservationId:
+    """A HiRISE observation id, ``PHASE_ORBIT_TARGET``.
+
+    Args:
+        phase: one of ``PHASES``.
+        orbit: MRO's orbit number, 0 to 999999.
+        target: ten times the orbit angle in degrees from the descending node, 0 to 3599. It is not a latitude.
+    """
+
+    phase: str
+    orbit: int
+    target: int
+
+    def __str__(self) -> str:
+        return f"{self.phase}_{self.orbit:06d}_{self.target:04d}"
+
+    @property
+    def orbit_folder(self) -> str:
+        """The archive's folder of a hundred orbits, e.g. ``ORB_011400_011499``."""
+        first = self.orbit // 100 * 100
+        return f"ORB_{first:06d}_{first + 99:06d}"
+
+
+@dataclass(frozen=True)
+class ProductFiles:
+    """The files of one product, as addresses relative to the archive's base.
+
+    Args:
+        image: the JPEG or JP2.
+        label: the detached PDS3 label, None where the archive has none (everything under EXTRAS).
+    """
+
+    image: str
+    label: str | None
+
+
+def parse_observation_id(text: str) -> ObservationId:
+    """
+    Raises:
+        MarsError: the text is not exactly an observation id of Mars's surface.
+    """
+    match = _OBSERVATION.fullmatch(text)
+    if match is None:
+        raise MarsError(
+            f"{text!r} is not a HiRISE observation id: write PHASE_ORBIT_TARGET such as ESP_011472_1225, "
+            f"with a phase of {', '.join(PHASES)}, six digits of orbit and four of target"
+        )
+    observation = ObservationId(match["phase"], int(match["orbit"]), int(match["target"]))
+    if observation.target >= 3600:
+        raise MarsError(
+            f"{text!r}: target {match['target']} is no orbit angle (0000 to 3599): it is not Mars's surface"
+        )
+    return observation
+
+
+def observation_of(name: str) -> str | None:
+    """The observation id at the start of an image file's name, e.g. of ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``."""
+    match = _OBSERVATION.match(name)
+    if match is None or name[match.end() :][:1].isdigit() or int(match["target"]) >= 3600:
+        return None
+    return match.group()
+
+
+def parse_product(text: str) -> ProductType:
+    """
+    Raises:
+        MarsError: an unknown product, or an annotated one.
+    """
+    for product in PRODUCT_TYPES:
+        if text == product:
+            return product
+    if "abrowse" in text.lower():
+        raise MarsError(
+            f"{text!r} is annotated: its id and scale bar are drawn into the picture and would be learned. "
+            f"Choose from {', '.join(PRODUCT_TYPES)}"
+        )
+    raise MarsError(f"unknown product {text!r}: choose from {', '.join(PRODUCT_TYPES)}")
+
+
+def product_files(observation: ObservationId | str, product: ProductType) -> ProductFiles:
+    """Where the archive keeps a product.
+
+    Raises:
+        MarsError: not an observation id, or an unknown product.
+    """
+    if isinstance(observation, str):
+        observation = parse_observation_id(observation)
+    product = parse_product(product)
+    folder = f"RDR/{observation.phase}/{observation.orbit_folder}/{observation}"
+    if product in ("COLOR", "RED"):
+        stem = f"{folder}/{observation}_{product}"
+        return ProductFiles(f"{stem}.JP2", f"{stem}.LBL")
+    suffix = ".jpg" if product == "RGB.NOMAP.browse" else ".JP2"
+    return ProductFiles(f"EXTRAS/{folder}/{observation}_{product}{suffix}", None)
+
+
+def read_observations_csv(path: Path) -> pd.DataFrame:
+    """The observations that people chose: a CSV with the column ``id`` and optionally ``product`` and ``note``.
+
+    Returns:
+        columns ``observation``, ``product`` (``RGB.NOMAP.browse`` where none is given) and ``note`` (may be empty), all
+        str, in the file's order.
+
+    Raises:
+        MarsError: no such file, unknown columns, or bad rows: all of them in one message, with their line numbers.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise MarsError(f"there is no {path}. Write the observations into it, one a line, for example:\n{_EXAMPLE}")
+    try:
+        # Excel writes a byte-order mark.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
+
+    reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
+    columns = [(name or "").strip() for name in reader.fieldnames or ()]
+    if "id" not in columns or len(set(columns)) != len(columns) or not set(columns) <= set(_COLUMNS):
+        raise MarsError(
+            f"{path}: the first line must name the columns: id, and optionally product and note, separated by commas. "
+            f"It is {','.join(columns)!r}. For example:\n{_EXAMPLE}"
+        )
+    reader.fieldnames = columns
+
+    rows: list[dict[str, str]] = []
+    first_line: dict[str, int] = {}
+    problems: list[str] = []
+    try:
+        for record in reader:
+            line = reader.line_num
+            if None in record:
+                problems.append(f"line {line}: more cells than columns (put a note with a comma into double quotes)")
+                continue
+            cells = {name: (value or "").strip() for name, value in record.items()}
+            if not any(cells.values()):
+                continue
+            try:
+                observation = str(parse_observation_id(cells["id"]))
+                product = parse_product(cells.get("product") or DEFAULT_PRODUCT)
+            except MarsError as error:
+                problems.append(f"line {line}: {error}")
+                continue
+            if observation in first_line:
+                problems.append(f"line {line}: {observation} is in line {first_line[observation]} already")
+                continue
+            first_line[observation] = line
+            rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: {error}")
+    if problems:
+        raise MarsError(f"{path} has {len(problems)} bad rows. Mend them:\n" + "\n".join(problems))
+    if not rows:
+        raise MarsError(f"{path} names no observation. For example:\n{_EXAMPLE}")
+    return pd.DataFrame(rows, columns=["observation", "product", "note"], dtype=object).astype("str")

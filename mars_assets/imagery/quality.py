@@ -1,0 +1,103 @@
+"""Which pixels of a HiRISE image are good: tests for no data, missing bands and saturation.
+
+A labelled product names its special values. The rest has none, so they are inferred: 0 is no data in a lossless file; in a
+JPEG, where exact values are smeared, only dark areas of at least a JPEG block are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.imagery.labels import ProductLabel
+from mars_assets.imagery.scene import Pixels, SceneInfo
+
+GOOD, NO_DATA, BAND_MISSING, SATURATED = range(4)
+REASONS = {NO_DATA: "no data", BAND_MISSING: "band missing", SATURATED: "saturated"}
+
+Quality = npt.NDArray[np.uint8]
+
+_BLOCK = 8  # a JPEG block
+_BLACK = 4  # of 255: what JPEG makes of 0 beside something else
+_BRIGHT_PIXEL, _MISSING_PIXEL = 48, 0.1  # a band is missing where it has a tenth of the brightest, which is this bright
+# Over a whole row noise averages out, so that a darker and a less pure row can be told. In real scenes the darkest band's
+# mean is at least 0.4 of the brightest's.
+_BRIGHT_ROW, _MISSING_ROW = 16, 0.15
+
+
+@dataclass(frozen=True)
+class QualityRules:
+    """What tells good pixels from others in one product.
+
+    Args:
+        bits: significant bits a sample.
+        lossy: the image is a JPEG.
+        null: the DN of no data.
+        saturated: the DN that stand for values beyond the scale.
+    """
+
+    bits: int
+    lossy: bool
+    null: int
+    saturated: tuple[int, ...]
+
+    @classmethod
+    def of(cls, info: SceneInfo, label: ProductLabel | None) -> QualityRules:
+        """The rules of a product, by its label if it has one."""
+        if label is None:
+            return cls(info.bits, info.lossy, 0, (2**info.bits - 1,))
+        return cls(info.bits, info.lossy, label.core_null, label.low_saturation + label.high_saturation)
+
+
+def judge(pixels: Pixels, rules: QualityRules) -> Quality:
+    """The quality of every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED`` in any band.
+
+    Args:
+        pixels: shape (rows, columns, bands). Of a JPEG whole rows: a row's mean is part of the test.
+        rules: the product's.
+
+    Returns:
+        uint8, shape (rows, columns).
+    """
+    quality = np.full(pixels.shape[:2], GOOD, np.uint8)
+    special = np.asarray([*rules.saturated, *([] if rules.lossy else [rules.null])])
+    middle = 2 ** (rules.bits - 1)
+    low, high = int(special[special < middle].max(initial=-1)), int(special[special >= middle].min(initial=1 << 16))
+    # Two comparisons find the few rows that need a closer look.
+    rows = ((pixels <= low) | (pixels >= high)).any(axis=(1, 2))
+    if rows.any():
+        quality[rows] = _by_special_values(pixels[rows], rules)
+    if rules.lossy:
+        brightest, darkest = pixels.max(axis=2), pixels.min(axis=2)
+        quality[_areas((brightest >= _BRIGHT_PIXEL) & (darkest < _MISSING_PIXEL * brightest))] = BAND_MISSING
+        quality[_areas(brightest <= _BLACK)] = NO_DATA
+        quality[_rows_without_a_band(pixels)] = BAND_MISSING
+    return quality
+
+
+def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
+    null = np.zeros(pixels.shape, bool) if rules.lossy else pixels == rules.null
+    quality = np.full(pixels.shape[:2], GOOD, np.uint8)
+    quality[np.isin(pixels, rules.saturated, kind="table").any(axis=2)] = SATURATED
+    quality[null.any(axis=2)] = BAND_MISSING
+    quality[null.all(axis=2)] = NO_DATA
+    return quality
+
+
+def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """What of a mask is at least a JPEG block across: a single dark pixel is a shadow."""
+    from scipy.ndimage import binary_opening
+
+    return np.asarray(binary_opening(mask, np.ones((_BLOCK, _BLOCK), bool)))
+
+
+def _rows_without_a_band(pixels: Pixels) -> npt.NDArray[np.bool_]:
+    means = pixels.mean(axis=1, dtype=np.float32)
+    brightest = means.max(axis=1)
+    missing = (brightest >= _BRIGHT_ROW) & (means.min(axis=1) < _MISSING_ROW * brightest)
+    # Reducing the scene to a browse product blended the last missing row with the first good one.
+    missing[1:] |= missing[:-1]
+    missing[:-1] |= missing[1:]
+    return missing

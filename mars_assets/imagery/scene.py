@@ -1,0 +1,285 @@
+"""Reads HiRISE images in parts: an overview of the whole, and full-resolution strips in bounded memory.
+
+HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times what
+OpenJPEG's own area reads cost, so glymur reads them where it finds an OpenJPEG library; GDAL reads the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import math
+import os
+import tempfile
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.imagery.labels import read_label
+from mars_assets.progress import SILENT, Progress
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_OVERVIEW_PIXELS = 4_000_000
+_GDAL_CACHE = 512 * 1024 * 1024  # rasterio takes bytes here, not the megabytes of GDAL's own setting
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """An image's shape and position.
+
+    Args:
+        lines, samples, bands: height and width in pixels, and the number of bands.
+        bits: significant bits a sample.
+        lossy: coded by JPEG, which smears exact values such as "no data".
+        crs: coordinate reference system as WKT; None where the image is not map projected.
+        transform: from (sample, line) to map coordinates, as ``affine.Affine``'s first six numbers; None like ``crs``.
+    """
+
+    lines: int
+    samples: int
+    bands: int
+    bits: int
+    lossy: bool
+    crs: str | None
+    transform: tuple[float, ...] | None
+
+    @property
+    def overview_factor(self) -> int:
+        """The power of two by which an overview of at most four megapixels is reduced; 1 for a small image."""
+        ratio = self.lines * self.samples / _OVERVIEW_PIXELS
+        return 1 if ratio <= 1 else 2 ** math.ceil(math.log2(ratio) / 2)
+
+
+class Scene(ABC):
+    """An open image. Arrays are (rows, columns, bands), uint8 or uint16. Use it as a context manager."""
+
+    reader: str
+
+    def __init__(self, path: Path, info: SceneInfo) -> None:
+        self.path = path
+        self.info = info
+
+    @abstractmethod
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
+        """The pixels of ``rows[0] <= row < rows[1]`` and likewise columns."""
+
+    @abstractmethod
+    def overview(self, factor: int) -> Pixels:
+        """The whole image, reduced by a power of two: shape (ceil(lines / factor), ceil(samples / factor), bands)."""
+
+    def close(self) -> None:  # noqa: B027 - a scene in memory has nothing to close
+        """Frees the file."""
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _JpegScene(Scene):
+    """A JPEG, decoded whole: browse products have a few megapixels."""
+
+    reader = "pillow"
+
+    def __init__(self, path: Path) -> None:
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as image:
+                    self._pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DamagedFileError(f"{path} does not decode as JPEG ({error}): fetch it again") from error
+        if self._pixels.ndim == 2:
+            self._pixels = self._pixels[..., None]
+        lines, samples, bands = self._pixels.shape
+        super().__init__(path, SceneInfo(lines, samples, bands, 8, True, None, None))
+
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
+        return self._pixels[slice(*rows), slice(*cols)]
+
+    def overview(self, factor: int) -> Pixels:
+        return self._pixels[::factor, ::factor]
+
+
+class _GdalScene(Scene):
+    reader = "gdal"
+
+    def __init__(self, path: Path, label: Path | None) -> None:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+        self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            try:
+                with self._environment:
+                    self._dataset = rasterio.open(path)
+            except RasterioError as error:
+                raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
+            dataset = self._dataset
+            nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+            bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
+            if dataset.dtypes[0] not in ("uint8", "uint16"):
+                raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
+            crs, transform = _position(dataset, label)
+        super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
+
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
+        return self._read(window=(rows, cols))
+
+    def overview(self, factor: int) -> Pixels:
+        shape = (self.info.bands, math.ceil(self.info.lines / factor), math.ceil(self.info.samples / factor))
+        return self._read(out_shape=shape)
+
+    def _read(self, **what: Any) -> Pixels:
+        from rasterio.errors import RasterioError
+
+        try:
+            with self._environment:
+                return np.ascontiguousarray(np.moveaxis(self._dataset.read(**what), 0, -1))
+        except RasterioError as error:
+            raise DamagedFileError(f"{self.path} does not decode ({error}): fetch it again") from error
+
+    def close(self) -> None:
+        self._dataset.close()
+
+
+class _SingleTileScene(Scene):
+    """A single-tile JPEG 2000: header and overview through GDAL, strips through glymur."""
+
+    def __init__(self, gdal: _GdalScene, codec: Any, reader: str) -> None:
+        super().__init__(gdal.path, gdal.info)
+        self._gdal, self._codec, self.reader = gdal, codec, reader
+
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
+        try:
+            pixels: Pixels = self._codec[slice(*rows), slice(*cols)]
+        except (OSError, ValueError) as error:
+            raise DamagedFileError(f"{self.path} does not decode ({error}): fetch it again") from error
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+
+    def overview(self, factor: int) -> Pixels:
+        return self._gdal.overview(factor)
+
+    def close(self) -> None:
+        self._gdal.close()
+
+
+def open_scene(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
+    """Opens a product for reading in parts.
+
+    Args:
+        image: JPEG, JPEG 2000 or another raster that GDAL reads.
+        label: its detached label, which tells where on the map it lies.
+        progress: told when a slower reader has to do.
+
+    Raises:
+        DamagedFileError: the image does not open, or is not the one that the label describes.
+    """
+    if image.suffix.lower() in (".jpg", ".jpeg"):
+        scene: Scene = _JpegScene(image)
+    else:
+        scene = _GdalScene(image, label)
+        if image.suffix.lower() == ".jp2":
+            scene = _by_area_reads(scene, progress)
+    if label is not None:
+        said = read_label(label)
+        if (said.lines, said.samples, said.bands) != (scene.info.lines, scene.info.samples, scene.info.bands):
+            scene.close()
+            raise DamagedFileError(
+                f"{image} has {scene.info.lines} x {scene.info.samples} pixels and {scene.info.bands} bands, its label "
+                f"{label.name} says {said.lines} x {said.samples} and {said.bands}. Fetch both again"
+            )
+        if said.map_scale is not None and scene.info.crs is None:
+            progress.say(f"{image.name}: the label says it is map projected, but neither file says where it lies")
+    return scene
+
+
+def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
+    """CRS and transform from the label, by GDAL's PDS driver, else from the image's own header."""
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    if label is not None:
+        # The driver wants the image under the name in the label; of a renamed product the image's own header has to do.
+        with contextlib.suppress(RasterioIOError), rasterio.open(label, driver="PDS") as labelled:
+            if labelled.crs is not None and labelled.shape == dataset.shape:
+                return labelled.crs.to_wkt(), tuple(labelled.transform[:6])
+    if dataset.crs is not None and not dataset.transform.is_identity:
+        return dataset.crs.to_wkt(), tuple(dataset.transform[:6])
+    return None, None
+
+
+def _by_area_reads(scene: _GdalScene, progress: Progress) -> Scene:
+    """The same scene read by glymur if it is a single tile and there is a glymur."""
+    glymur = _load_glymur()
+    if glymur is None:
+        progress.say(f"{scene.path.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
+        return scene
+    codec = glymur.Jp2k(str(scene.path))
+    size = next(marker for marker in codec.get_codestream(header_only=True).segment if marker.marker_id == "SIZ")
+    if size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz:
+        return scene
+    return _SingleTileScene(scene, codec, f"glymur {glymur.__version__}, OpenJPEG {glymur.version.openjpeg_version}")
+
+
+def _load_glymur() -> ModuleType | None:
+    """The module glymur with a working OpenJPEG, or None.
+
+    glymur looks for the library once, while it is imported: in its configuration file, then among the system's. Where
+    neither has one, a configuration file for just that moment names the library inside rasterio's wheel.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            before = os.environ.get("XDG_CONFIG_HOME")
+            bundled = None if _has_own_openjpeg() else _bundled_openjpeg()
+            if bundled is not None:
+                (Path(folder) / "glymur").mkdir()
+                (Path(folder) / "glymur" / "glymurrc").write_text(f"[library]\nopenjp2: {bundled}\n")
+                os.environ["XDG_CONFIG_HOME"] = folder
+            try:
+                with warnings.catch_warnings():
+                    # It warns of a library that does not load; the version then says so too.
+                    warnings.simplefilter("ignore", UserWarning)
+                    import glymur
+            finally:
+                if before is None:
+                    os.environ.pop("XDG_CONFIG_HOME", None)
+                else:
+                    os.environ["XDG_CONFIG_HOME"] = before
+    except ImportError:
+        return None
+    # 2.3 is the first with several threads and area reads that glymur relies on.
+    if glymur.version.openjpeg_version_tuple < (2, 3):
+        return None
+    glymur.set_option("lib.num_threads", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    module: ModuleType = glymur
+    return module
+
+
+def _has_own_openjpeg() -> bool:
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "glymur" / "glymurrc"
+    return configuration.exists() or Path("glymurrc").exists() or ctypes.util.find_library("openjp2") is not None
+
+
+def _bundled_openjpeg() -> Path | None:
+    import rasterio
+
+    package = Path(rasterio.__file__).parent
+    for folder in (package.parent / "rasterio.libs", package / ".dylibs"):
+        for library in sorted(folder.glob("libopenjp2*")):
+            return library
+    return None

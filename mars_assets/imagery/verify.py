@@ -1,0 +1,105 @@
+"""Is a downloaded file whole and what its name says? Looks at its start, its own end marker, and opens it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.imagery.labels import read_label
+
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JP2_START, _JP2_END = b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\xd9"
+
+
+def verify_file(path: Path, name: str) -> None:
+    """Checks a file of the archive before it gets its name.
+
+    Args:
+        path: where it lies now.
+        name: what it is to be called; the format follows from its ending.
+
+    Raises:
+        DamagedFileError: it is truncated, of another format, or does not open.
+    """
+    match Path(name).suffix.lower():
+        case ".jpg":
+            _verify_jpeg(path)
+        case ".jp2":
+            _verify_jp2(path)
+        case ".lbl":
+            read_label(path)
+        case suffix:
+            raise DamagedFileError(f"{name}: the archive's products end in .jpg, .JP2 or .LBL, not {suffix!r}")
+
+
+def _verify_jpeg(path: Path) -> None:
+    from PIL import Image
+
+    start, end = _ends(path, len(_JPEG_START), len(_JPEG_END))
+    if start != _JPEG_START:
+        raise DamagedFileError(f"it is no JPEG: it begins with {start!r}")
+    if end != _JPEG_END:
+        raise DamagedFileError("the JPEG lacks its end-of-image marker: it is truncated")
+    try:
+        with warnings.catch_warnings():
+            # A browse product is larger than what Pillow expects of pictures from strangers.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DamagedFileError(f"the JPEG does not decode ({error})") from error
+
+
+def _verify_jp2(path: Path) -> None:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    start, _ = _ends(path, len(_JP2_START), 0)
+    if start != _JP2_START:
+        raise DamagedFileError(f"it is no JPEG 2000: it begins with {start!r}")
+    with open(path, "rb") as file:
+        file.seek(_codestream_end(path) - len(_JP2_END))
+        if file.read(len(_JP2_END)) != _JP2_END:
+            raise DamagedFileError("the JPEG 2000 codestream lacks its end marker: it is truncated")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="JP2OpenJPEG") as dataset:
+                dataset.profile  # noqa: B018 - reads the header
+    except RasterioError as error:
+        raise DamagedFileError(f"the JPEG 2000 does not open ({error})") from error
+
+
+def _ends(path: Path, first: int, last: int) -> tuple[bytes, bytes]:
+    with open(path, "rb") as file:
+        start = file.read(first)
+        file.seek(max(0, path.stat().st_size - last))
+        return start, file.read(last)
+
+
+def _codestream_end(path: Path) -> int:
+    """Where the contiguous codestream box ends, by walking the file's boxes (ISO/IEC 15444-1, I.4).
+
+    The boxes must fill the file exactly: a file cut short or with something appended is found here.
+    """
+    size = path.stat().st_size
+    position = 0
+    codestream = None
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            length, kind = int.from_bytes(header[:4]), header[4:8]
+            if length == 1:
+                length = int.from_bytes(header[8:16])
+            elif length == 0:
+                length = size - position
+            if length < 8 or position + length > size or not kind.isascii() or not kind.decode().isprintable():
+                raise DamagedFileError(f"the JPEG 2000 box at byte {position} of {size} is cut short or no box")
+            position += length
+            if kind == b"jp2c":
+                codestream = position
+    if codestream is None:
+        raise DamagedFileError("the JPEG 2000 holds no codestream")
+    return codestream

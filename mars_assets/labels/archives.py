@@ -1,0 +1,113 @@
+"""Zip files from outside, read entry by entry and never extracted, so that no name in them can reach the file system."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from mars_assets.errors import DamagedFileError
+
+MAX_ENTRIES = 50_000
+MAX_ENTRY_BYTES = 256 * 2**20
+MAX_TOTAL_BYTES = 16 * 2**30
+MAX_RATIO = 200
+"""Compressed to uncompressed. JPEG and PNG do not compress, JSON and text do by ten or twenty."""
+
+
+class ExportArchive:
+    """An opened zip whose entries have been looked at: plain files with harmless names and believable sizes."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path = path
+        self._archive = archive
+        self._sizes: dict[str, int] = {}
+        entries = archive.infolist()
+        if len(entries) > MAX_ENTRIES:
+            raise DamagedFileError(
+                f"{path.name} has {len(entries)} entries, more than the {MAX_ENTRIES} an export may have: split the project"
+            )
+        total = 0
+        for entry in entries:
+            if entry.is_dir():
+                continue
+            self._refuse_hostile(entry)
+            if entry.filename in self._sizes:
+                raise DamagedFileError(f"{path.name} has the entry {entry.filename!r} twice: export it again")
+            self._sizes[entry.filename] = entry.file_size
+            total += entry.file_size
+        if total > MAX_TOTAL_BYTES:
+            raise DamagedFileError(
+                f"{path.name} unpacks to {total / 2**30:.1f} GiB, more than {MAX_TOTAL_BYTES >> 30} GiB"
+            )
+
+    def _refuse_hostile(self, entry: zipfile.ZipInfo) -> None:
+        name, where = entry.filename, f"{self.path.name}: the entry {entry.filename!r}"
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")) or "\x00" in name:
+            raise DamagedFileError(f"{where} leads out of the archive: this is no Roboflow export")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise DamagedFileError(f"{where} is a link: this is no Roboflow export")
+        if entry.flag_bits & 0x1:
+            raise DamagedFileError(f"{where} is encrypted: export it without a password")
+        if entry.file_size > MAX_ENTRY_BYTES:
+            raise DamagedFileError(
+                f"{where} unpacks to {entry.file_size >> 20} MiB, more than {MAX_ENTRY_BYTES >> 20} MiB"
+            )
+        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
+            raise DamagedFileError(
+                f"{where} unpacks to {entry.file_size // max(entry.compress_size, 1)} times its size"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all files, in the archive's order."""
+        return list(self._sizes)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sizes
+
+    def read(self, name: str) -> bytes:
+        """An entry's content, checked against its CRC.
+
+        Raises:
+            DamagedFileError: the entry is damaged or larger than it says.
+        """
+        try:
+            with self._archive.open(name) as file:
+                content = file.read(self._sizes[name] + 1)
+        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
+            raise DamagedFileError(
+                f"{self.path.name}: the entry {name!r} is damaged ({error}): copy the zip again"
+            ) from error
+        if len(content) != self._sizes[name]:
+            raise DamagedFileError(f"{self.path.name}: the entry {name!r} is not as long as it says")
+        return content
+
+    def text(self, name: str) -> str:
+        """An entry as UTF-8 text, with or without a byte order mark."""
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DamagedFileError(f"{self.path.name}: {name!r} is not UTF-8 text ({error})") from error
+
+
+@contextmanager
+def open_export(path: Path) -> Iterator[ExportArchive]:
+    """Opens a zip.
+
+    Raises:
+        DamagedFileError: not a zip, half-copied, or with entries that no export has.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DamagedFileError(
+            f"{path} cannot be opened as a zip ({error}): it may be half-copied. Copy it again under another name and "
+            "rename it into place"
+        ) from error
+    with archive:
+        yield ExportArchive(path, archive)

@@ -1,0 +1,63 @@
+"""What must hold of the table of labelled crops before anything is trained on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mars_assets.labels.exports import SPLITS
+from mars_assets.labels.masks import ANNOTATIONS
+from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
+from mars_assets.lake import Lake
+
+
+def schema_problems(lake: Lake) -> tuple[list[str], int]:
+    """What is wrong with the table itself, and how many rows there are."""
+    rows = read_labelled_crops(lake)
+    problems = [f"the column {column} is missing" for column in COLUMNS if column not in rows]
+    if problems:
+        return problems, len(rows)
+    problems += [f"{image} occurs twice" for image in rows.loc[rows["image_id"].duplicated(), "image_id"]]
+    problems += [f"unknown split {split!r}" for split in set(rows["split"]) - set(SPLITS)]
+    problems += [f"unknown class {label!r}" for label in set(rows["label"].dropna()) - {"crater", "no_crater"}]
+    unlabelled = rows["label"].isna() & rows["n_craters"].isna()
+    problems += [f"{image} has neither a class nor outlines" for image in rows.loc[unlabelled, "image_id"]]
+    problems += [f"{file} is missing" for file in rows["file"] if not lake.inside(file).exists()]
+    for task, labelled in (("classified", rows["label"].notna()), ("outlined", rows["n_craters"].notna())):
+        splits = set(rows.loc[labelled, "split"])
+        problems += [f"no {task} image in {split}" for split in ("train", "valid") if splits and split not in splits]
+    return problems, len(rows)
+
+
+def mask_problems(lake: Lake) -> tuple[list[str], int]:
+    """What is wrong with the masks, and how many images have some."""
+    from PIL import Image, UnidentifiedImageError
+
+    rows = read_labelled_crops(lake)
+    rows = rows[rows["n_craters"].notna()]
+    problems = []
+    for row in rows.itertuples():
+        for annotation in ANNOTATIONS:
+            path = mask_path(lake, annotation, row.image_id)
+            try:
+                with Image.open(path) as file:
+                    mask = np.asarray(file)
+            except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+                problems.append(f"{path.name} ({annotation}) cannot be read: {error}")
+                continue
+            if mask.shape != (row.height, row.width) or mask.max(initial=0) > 1:
+                problems.append(
+                    f"{path.name} ({annotation}) is no mask of {row.width} x {row.height} pixels with 0 and 1"
+                )
+            elif mask.any() != (row.n_craters > 0):
+                problems.append(
+                    f"{path.name} ({annotation}) is {'not ' if mask.any() else ''}empty for {row.n_craters} craters"
+                )
+    if len(rows) and not (rows["n_craters"] > 0).any():
+        problems.append("not one outlined crater in any image")
+    return problems, len(rows)
+
+
+def leaking_groups(lake: Lake) -> tuple[list[str], int]:
+    """Groups whose images lie in several splits, and how many groups there are."""
+    splits = read_labelled_crops(lake).groupby("group")["split"].unique()
+    return [f"{group}: {', '.join(sorted(values))}" for group, values in splits.items() if len(values) > 1], len(splits)

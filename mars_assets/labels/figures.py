@@ -1,0 +1,60 @@
+"""Labelled images as people labelled them: a sheet with outlines and classes drawn in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mars_assets.labels.table import mask_path
+from mars_assets.lake import Lake
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL.Image import Image
+
+_TILE = 160
+_CRATER = (255, 213, 74)
+_NO_CRATER = (120, 200, 255)
+
+
+def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image:
+    """A sheet of up to ``each`` outlined and ``each`` classified images, chosen evenly over the table.
+
+    Crater outlines and frames of images classified as craters are yellow, frames of those without are blue.
+    """
+    from PIL import Image
+
+    outlined = _evenly(rows[rows["n_craters"].fillna(0) > 0], each)
+    classified = _evenly(rows[rows["label"].notna()], each)
+    tiles = [_tile(lake, row) for row in [*outlined, *classified]]
+    height = max(1, -(-len(tiles) // columns))
+    sheet = Image.new("RGB", (columns * (_TILE + 6), height * (_TILE + 6)), "white")
+    for index, tile in enumerate(tiles):
+        sheet.paste(tile, (index % columns * (_TILE + 6) + 3, index // columns * (_TILE + 6) + 3))
+    return sheet
+
+
+def _evenly(rows: pd.DataFrame, count: int) -> list[Any]:
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
+    return list(rows.iloc[chosen].itertuples())
+
+
+def _tile(lake: Lake, row: Any) -> Image:
+    from PIL import Image, ImageDraw
+
+    with Image.open(lake.inside(row.file)) as file:
+        image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+    if row.label is None or row.label != row.label:
+        with Image.open(mask_path(lake, "instances", row.image_id)) as file:
+            labels = np.asarray(file.resize((_TILE, _TILE), Image.Resampling.NEAREST))
+        edges = np.zeros(labels.shape, bool)
+        edges[:-1] |= labels[:-1] != labels[1:]
+        edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+        pixels = np.array(image)
+        pixels[edges] = _CRATER
+        return Image.fromarray(pixels)
+    ImageDraw.Draw(image).rectangle(
+        (0, 0, _TILE - 1, _TILE - 1), outline=_CRATER if row.label == "crater" else _NO_CRATER, width=4
+    )
+    return image

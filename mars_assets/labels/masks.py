@@ -1,0 +1,115 @@
+"""Crater outlines to masks: filled, and as rims of a given width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.labels.exports import Outline
+
+Annotation = Literal["filled", "outline_5", "outline_15"]
+ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
+_RIM_WIDTHS: dict[Annotation, int] = {"outline_5": 5, "outline_15": 15}
+
+Mask = npt.NDArray[np.uint8]
+
+
+def instance_mask(outline: Outline, height: int, width: int) -> Mask:
+    """One crater's pixels, uint8 0 / 1, shape (height, width). All rings of a polygon count; what lies outside is clipped.
+
+    Raises:
+        DamagedFileError: a run-length mask of another size, or one that cannot be decoded.
+    """
+    from pycocotools import mask as coco
+
+    if "polygons" in outline:
+        return coco.decode(coco.merge(coco.frPyObjects(outline["polygons"], height, width)))
+    rle = outline["rle"]
+    if list(rle["size"]) != [height, width]:
+        raise DamagedFileError(
+            f"a run-length mask of size {rle['size']} in an image of {height} x {width}: export it again"
+        )
+    if isinstance(rle["counts"], list):
+        counts = rle["counts"]
+        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
+            raise DamagedFileError("a run-length mask whose runs do not add up to its image: export it again")
+        return coco.decode(coco.frPyObjects(rle, height, width))
+    return _decode_compressed(rle["counts"], height, width)
+
+
+def _decode_compressed(counts: str, height: int, width: int) -> Mask:
+    """COCO's compressed run lengths, decoded here because the C decoder trusts them to add up.
+
+    Source: the format as documented in pycocotools' maskApi (LEB128-like, 5 bits a character, deltas from the run
+    before the last).
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        code = ord(character) - 48
+        if not 0 <= code < 64 or shift > 30:
+            raise DamagedFileError("a run-length mask with characters that none has: export it again")
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if not code & 0x20:
+            if code & 0x10:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    if shift or any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise DamagedFileError("a run-length mask whose runs do not add up to its image: export it again")
+    flags = np.arange(len(runs)) % 2
+    return np.repeat(flags, runs).astype(np.uint8).reshape(width, height).T
+
+
+def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """All craters of an image, uint8 0 / 1, shape (craters, height, width). Outlines that cover no pixel are dropped."""
+    masks = [instance_mask(outline, height, width) for outline in outlines]
+    kept = [mask for mask in masks if mask.any()]
+    return np.stack(kept) if kept else np.zeros((0, height, width), np.uint8)
+
+
+def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) -> Mask:
+    """The training mask of an image, uint8 0 background / 1 crater, shape (height, width)."""
+    _, height, width = instances.shape
+    if annotation == "filled":
+        return np.any(instances, axis=0, keepdims=False).astype(np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    for instance in instances:
+        mask |= rim(instance, _RIM_WIDTHS[annotation])
+    return mask
+
+
+def rim(instance: Mask, width: int) -> Mask:
+    """A line along a mask's outline, uint8 0 / 1: the outer ``ceil(width / 2)`` pixels of it and ``width // 2`` around it.
+
+    A crater cut by the image's border has no rim there: the mask is continued past the border before it is outlined.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = np.flatnonzero(instance.any(axis=1)), np.flatnonzero(instance.any(axis=0))
+    line = np.zeros_like(instance)
+    if not rows.size:
+        return line
+    # Only the crater's surroundings: the distance of a pixel to the outline is of interest up to half the width.
+    top, left = max(rows[0] - width, 0), max(columns[0] - width, 0)
+    window = (slice(top, rows[-1] + width + 1), slice(left, columns[-1] + width + 1))
+    padded = np.pad(instance[window], width, mode="edge").astype(bool)
+    inside, outside = distance_transform_edt(padded), distance_transform_edt(~padded)
+    near = np.where(padded, inside <= (width + 1) // 2, outside <= width // 2)
+    line[window] = near[width:-width, width:-width]
+    return line
+
+
+def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
+    """Crater numbers 1… in one image, uint16, 0 is background. Where craters overlap, the smaller lies on top."""
+    _, height, width = instances.shape
+    labels = np.zeros((height, width), np.uint16)
+    order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
+    for number, index in enumerate(order, start=1):
+        labels[instances[index] > 0] = number
+    return labels

@@ -1,0 +1,312 @@
+"""One row per labelled image: which pixels, which class or craters, which split, where it comes from.
+
+Pixels: where the image's original name is a crop that this lake cut itself, the lake's lossless crop; otherwise the image
+of the export. An image is identified by its name and the bytes of its source, so that the same image delivered again in a
+newer version of its project keeps its identity, its tensors and its predictions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.products import observation_of
+from mars_assets.labels.archives import ExportArchive, open_export
+from mars_assets.labels.exports import Export, ExportedImage, exports_in_force, label_version, read_export
+from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
+from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sha256_file, write_bytes, write_table
+from mars_assets.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ASSET = "labelled_crops"
+COLUMNS = {
+    "image_id": "name and content of the source: the same image keeps it across label versions",
+    "project": "the Roboflow project, or the two that labelled the same image",
+    "split": "train, valid or test, as exported",
+    "observation": "the HiRISE observation that the image's name begins with, if any",
+    "group": "what must not straddle splits: the observation, else the original name",
+    "original": "the name it was uploaded under",
+    "origin": "'crop': the lake's own lossless crop; 'export': the image in the zip",
+    "file": "the pixels, relative to the lake",
+    "height": "pixels",
+    "width": "pixels",
+    "label": "crater or no_crater where the image was classified",
+    "n_craters": "outlined craters where the image was segmented (0 is a labelled negative)",
+    "crater_fraction": "share of pixels inside craters",
+    "labels_sha": "of the label itself: changes when somebody corrects it",
+    "pixels_sha": "sha256 of the file",
+}
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a label version holds, for people.
+
+    Args:
+        version: sha256 over the exports in force.
+        exports: a row for each: project, version, format, images, warnings.
+        counts: a row for each project and split.
+        new, changed, removed: images against the last version.
+        leaks: groups whose images lie in more than one split.
+        conflicts: images that two projects label differently; left out of the table.
+    """
+
+    version: str
+    exports: list[dict[str, Any]]
+    counts: list[dict[str, Any]]
+    new: int
+    changed: int
+    removed: int
+    leaks: dict[str, list[str]]
+    conflicts: list[str]
+
+
+def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
+    """Reads the exports in force, writes images and masks that are new, and the table.
+
+    Raises:
+        MarsError: the inbox is empty.
+        DamagedFileError: an export is broken: the message says which and how. The last table stays in force.
+    """
+    import pandas as pd
+
+    paths = exports_in_force(lake.inbox)
+    if not paths:
+        raise MarsError(
+            f"no export in {lake.inbox}: put the zip of a Roboflow export there (COCO segmentation or folder "
+            "classification), named as Roboflow names it (PROJECT.vN.FORMAT.zip)"
+        )
+    exports = [read_export(path) for path in paths]
+    version = label_version([export.sha256 for export in exports])
+    before = read_table(lake.labelled_crops, ASSET) if lake.labelled_crops.exists() else None
+    known = {} if before is None else dict(zip(before["image_id"], before["labels_sha"], strict=True))
+    own = _own_crops(lake)
+
+    rows: list[dict[str, Any]] = []
+    for export in exports:
+        with open_export(export.path) as archive:
+            for image in progress.track(export.images, f"reading {export.path.name}"):
+                rows.append(_row(lake, export, archive, image, own, known))
+    merged, conflicts = _merge(rows)
+    table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
+    table["n_craters"] = table["n_craters"].astype("Int32")
+    report = _report(version, exports, table, known, conflicts)
+    write_table(
+        lake.labelled_crops,
+        table,
+        {
+            "label_version": version,
+            "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
+        },
+    )
+    return table, report
+
+
+def current_label_version(lake: Lake) -> str:
+    """The label version of the table in force."""
+    read_table(lake.labelled_crops, ASSET, ["image_id"])
+    return str(read_provenance(lake.labelled_crops)["label_version"])
+
+
+def read_labelled_crops(lake: Lake) -> pd.DataFrame:
+    """The table in force.
+
+    Raises:
+        MissingInputError: ``labelled_crops`` has not been made.
+    """
+    return read_table(lake.labelled_crops, ASSET)
+
+
+def mask_path(lake: Lake, annotation: str, image_id: str) -> Path:
+    """A mask's address; ``annotation`` is one of ``ANNOTATIONS`` or ``instances`` (crater numbers, uint16)."""
+    return lake.labels / "masks" / annotation / f"{image_id}.png"
+
+
+def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
+    """crop_id -> (file, height, width) of every crop this lake cut."""
+    crops: dict[str, tuple[Path, int, int]] = {}
+    if not lake.all_crops.is_dir():
+        return crops
+    for manifest in sorted(lake.all_crops.glob("*/crops.parquet")):
+        table = read_table(manifest, "crops", ["crop_id", "file", "height", "width", "kept"])
+        for row in table[table["kept"]].itertuples():
+            crops[row.crop_id] = (manifest.parent / row.file, int(row.height), int(row.width))
+    return crops
+
+
+def _row(
+    lake: Lake,
+    export: Export,
+    archive: ExportArchive,
+    image: ExportedImage,
+    own: Mapping[str, tuple[Path, int, int]],
+    known: Mapping[str, str],
+) -> dict[str, Any]:
+    content = archive.read(image.entry)
+    height, width = _image_size(content, f"{export.path.name}: {image.entry}")
+    if image.size is not None and image.size != (height, width):
+        raise DamagedFileError(
+            f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
+            f"{image.size[1]} x {image.size[0]}: export it again"
+        )
+    crop = own.get(image.original)
+    if crop is not None and crop[1:] == (height, width):
+        file, origin, pixels_sha = crop[0], "crop", sha256_file(crop[0])
+        image_id = f"{image.original}-{pixels_sha[:8]}"
+    else:
+        origin, pixels_sha = "export", hashlib.sha256(content).hexdigest()
+        image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
+        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        if not file.exists():
+            write_bytes(file, content)
+    observation = observation_of(image.original)
+    labels_sha = fingerprint(image.label, image.outlines)
+    row: dict[str, Any] = {
+        "image_id": image_id,
+        "project": export.project,
+        "split": image.split,
+        "observation": observation,
+        "group": observation or image.original,
+        "original": image.original,
+        "origin": origin,
+        "file": lake.relative(file),
+        "height": height,
+        "width": width,
+        "label": image.label,
+        "n_craters": None,
+        "crater_fraction": None,
+        "labels_sha": labels_sha,
+        "pixels_sha": pixels_sha,
+    }
+    if image.outlines is not None:
+        row["n_craters"], row["crater_fraction"] = _masks(
+            lake, image, image_id, height, width, known.get(image_id) == labels_sha
+        )
+    return row
+
+
+def _masks(
+    lake: Lake, image: ExportedImage, image_id: str, height: int, width: int, unchanged: bool
+) -> tuple[int, float]:
+    """Writes an image's masks unless they are there for the same label. Returns crater count and covered share."""
+    from PIL import Image
+
+    paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
+    if unchanged and all(path.exists() for path in paths.values()):
+        with Image.open(paths["instances"]) as file:
+            labels = np.asarray(file)
+        return int(labels.max()), float((labels > 0).mean())
+    instances = instance_masks(image.outlines or (), height, width)
+    labels = label_image(instances)
+    for annotation in ANNOTATIONS:
+        write_bytes(paths[annotation], _png(annotation_mask(instances, annotation)))
+    write_bytes(paths["instances"], _png(labels))
+    return int(labels.max()), float((labels > 0).mean())
+
+
+def _png(array: npt.NDArray[Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _safe(name: str) -> str:
+    """An original name as part of a file name: what is not a letter, digit, '.', '_' or '-' becomes '_'."""
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
+
+
+def _image_size(content: bytes, where: str) -> tuple[int, int]:
+    """(height, width) of an image that decodes as a whole.
+
+    Raises:
+        DamagedFileError: it does not, or is larger than any crop.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if max(width, height) > 16384 or width * height > 2**26:
+                raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
+            image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DamagedFileError(f"{where} does not decode as JPEG or PNG ({error}): export it again") from error
+    return height, width
+
+
+def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row an image. Two projects may add to each other (one classifies, one outlines), never contradict."""
+    merged: dict[str, dict[str, Any]] = {}
+    conflicts: dict[str, str] = {}
+    for row in rows:
+        first = merged.setdefault(row["image_id"], row)
+        if first is row:
+            continue
+        for column in ("split", "label", "n_craters"):
+            old, new = first[column], row[column]
+            if (
+                old is not None
+                and new is not None
+                and (old != new or (column == "n_craters" and first["labels_sha"] != row["labels_sha"]))
+            ):
+                conflicts[row["image_id"]] = (
+                    f"{row['original']}: {column} {old} ({first['project']}) or {new} ({row['project']})"
+                )
+        combined = {key: first[key] if first[key] is not None else row[key] for key in first}
+        if first["project"] != row["project"]:
+            combined["project"] = f"{first['project']}+{row['project']}"
+            combined["labels_sha"] = fingerprint(first["labels_sha"], row["labels_sha"])
+        merged[row["image_id"]] = combined
+    return [row for key, row in merged.items() if key not in conflicts], sorted(conflicts.values())
+
+
+def _report(
+    version: str, exports: Sequence[Export], table: pd.DataFrame, known: Mapping[str, str], conflicts: list[str]
+) -> LabelReport:
+    now = dict(zip(table["image_id"], table["labels_sha"], strict=True))
+    splits = table.groupby("group")["split"].agg(lambda values: sorted(set(values)))
+    counts = (
+        table.groupby(["project", "split"])
+        .agg(
+            images=("image_id", "size"),
+            crater=("label", lambda v: int((v == "crater").sum())),
+            no_crater=("label", lambda v: int((v == "no_crater").sum())),
+            outlined=("n_craters", lambda v: int(v.notna().sum())),
+            craters=("n_craters", lambda v: int(v.fillna(0).sum())),
+            groups=("group", "nunique"),
+        )
+        .reset_index()
+    )
+    return LabelReport(
+        version=version,
+        exports=[
+            {
+                "file": e.path.name,
+                "project": e.project,
+                "version": e.version,
+                "format": e.format,
+                "images": len(e.images),
+                "sha256": e.sha256[:12],
+                "warnings": "; ".join(e.warnings),
+            }
+            for e in exports
+        ],
+        counts=counts.to_dict("records"),
+        new=len(now.keys() - known.keys()),
+        changed=sum(1 for key in now.keys() & known.keys() if now[key] != known[key]),
+        removed=len(known.keys() - now.keys()),
+        leaks={group: values for group, values in splits.items() if len(values) > 1},
+        conflicts=conflicts,
+    )

@@ -1,0 +1,257 @@
+"""The lake: the one place that knows where a file lies, and how it is written so that it is whole or absent.
+
+Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
+leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``) and swept up by the next writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Lake:
+    """Addresses below one folder.
+
+    Args:
+        root: the lake's folder, ``MARS_LAKE`` or ``data_lake``.
+    """
+
+    root: Path
+
+    @classmethod
+    def at(cls, address: str | Path) -> Lake:
+        """The lake at an address.
+
+        Raises:
+            MarsError: the address is not a folder of this machine's file system.
+        """
+        if "://" in str(address):
+            raise MarsError(
+                f"MARS_LAKE={address}: the lake is a local folder. Mount the bucket, or copy it, and name the folder"
+            )
+        path = Path(address).expanduser().resolve()
+        if path.exists() and not path.is_dir():
+            raise MarsError(f"MARS_LAKE={address} is a file. Name a folder")
+        return cls(path)
+
+    # what people put in
+    @property
+    def observations_csv(self) -> Path:
+        return self.root / "observations.csv"
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    # imagery
+    @property
+    def observations(self) -> Path:
+        return self.root / "imagery" / "observations.parquet"
+
+    def products(self, observation: str) -> Path:
+        """The folder of an observation's downloaded files and their ledger."""
+        return self.root / "imagery" / "hirise" / observation
+
+    @property
+    def all_crops(self) -> Path:
+        return self.root / "imagery" / "crops"
+
+    def crops(self, observation: str) -> Path:
+        """The folder of an observation's crops; ``crops.parquet`` in it is their manifest."""
+        return self.all_crops / observation
+
+    # labels
+    @property
+    def labels(self) -> Path:
+        return self.root / "labels"
+
+    @property
+    def labelled_crops(self) -> Path:
+        return self.labels / "labelled_crops.parquet"
+
+    # tensors
+    def tensors(self, stage: str) -> Path:
+        """The folder of a tensor stage (``reflectance``, ``imputed_means``, …); ``manifest.parquet`` in it lists its chips."""
+        return self.root / "tensors" / stage
+
+    # weights and models
+    def foundation(self, variant: str) -> Path:
+        return self.root / "foundation" / variant
+
+    @property
+    def current_foundation(self) -> Path:
+        """``current.json``: which variant ``prithvi_weights`` made last."""
+        return self.root / "foundation" / "current.json"
+
+    def model(self, name: str) -> Path:
+        return self.root / "models" / name
+
+    def metrics(self, table: str) -> Path:
+        """A metrics table's Parquet file; its twins share the stem."""
+        return self.root / "metrics" / f"{table}.parquet"
+
+    def relative(self, path: Path) -> str:
+        """A path as stored in tables and metadata: relative to the lake, with forward slashes."""
+        return path.resolve().relative_to(self.root).as_posix()
+
+    def inside(self, relative: str) -> Path:
+        """The path of a stored relative address.
+
+        Raises:
+            MarsError: it leads out of the lake.
+        """
+        path = (self.root / relative).resolve()
+        if not path.is_relative_to(self.root):
+            raise MarsError(f"{relative!r} leads out of the lake {self.root}")
+        return path
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """A temporary path beside ``target`` that becomes ``target`` when the block ends without an exception.
+
+    The temporary keeps the target's suffix, since writers (GDAL, Pillow) choose the format by it.
+
+    Raises:
+        MarsError: the disk is full or the folder may not be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MarsError(
+                f"no space left to write {target}: free some and run again; what was finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
+            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
+        raise
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that takes ``target``'s place when the block ends without an exception; an old one is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            old = target.with_name(f".{target.name}{_TEMPORARY}old-{uuid.uuid4().hex[:8]}")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> int:
+    """Removes what killed runs left half-written in ``folder``. Returns how many. Only for a folder with one writer."""
+    count = 0
+    if not folder.is_dir():
+        return 0
+    for path in folder.iterdir():
+        if path.name.startswith(".") and _TEMPORARY in path.name:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            count += 1
+    return count
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(target: Path, content: Any) -> None:
+    """Writes JSON for people to read. NaN and infinity, which JSON lacks, are refused."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    write_bytes(target, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """
+    Raises:
+        DamagedFileError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DamagedFileError(f"{path} is not valid JSON ({error}): delete it and make its asset again") from error
+
+
+def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> None:
+    """Writes a Parquet file, with ``provenance`` as JSON in the file's own metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    if provenance is not None:
+        metadata = dict(arrow.schema.metadata or {})
+        metadata[b"mars_assets"] = json.dumps(provenance, default=str).encode()
+        arrow = arrow.replace_schema_metadata(metadata)
+    with atomic_path(target) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+
+
+def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.DataFrame:
+    """Reads a table that ``asset`` wrote.
+
+    Raises:
+        MissingInputError: it is not there.
+        DamagedFileError: it cannot be read as Parquet.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    if not path.exists():
+        raise MissingInputError(asset, path)
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): make '{asset}' again") from error
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance that ``write_table`` put into a Parquet file; empty where there is none."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    return json.loads(metadata.get(b"mars_assets", b"{}"))
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """A stable sha256 over JSON-able values: the same settings and inputs give the same fingerprint in every process."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

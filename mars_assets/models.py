@@ -1,0 +1,114 @@
+"""Versions of models in the lake: named by what made them, so that the same settings on the same inputs are one version.
+
+``models/NAME/VERSION/`` holds a version; ``models/NAME/current.json`` names the one in use. Training goes on in the
+version's own folder, so a killed run is continued by running it again, and a finished one is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.errors import MissingInputError
+from mars_assets.lake import Lake, fingerprint, read_json, read_table, write_json, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIG = "config.json"
+"""Written last in a version's folder: a version without it is not finished."""
+
+IMAGES = "images.parquet"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A finished version of a model.
+
+    Args:
+        name: ``cls_model`` or ``seg_model``.
+        version: see :func:`version_of`.
+        folder: where its files lie.
+        config: its ``config.json``.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    config: dict[str, Any]
+
+
+def version_of(recipe: Mapping[str, Any], images: pd.DataFrame, weights_sha256: str, seed: int) -> str:
+    """The name of the version that these settings make: twelve hexadecimal digits.
+
+    Args:
+        recipe: the recipe's values.
+        images: a dataset's images; their identity, split, chips and labels count, their paths do not.
+        weights_sha256: of the encoder that training starts from.
+        seed: of training.
+    """
+    rows = images[["image_id", "split", "chip_sha", "labels_sha"]].sort_values("image_id").to_dict("list")
+    return fingerprint(dict(recipe), rows, weights_sha256, seed)[:12]
+
+
+def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
+    """The version's folder, with the list of the images it is made from."""
+    folder = lake.model(name) / version
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(folder / IMAGES, images[["image_id", "split", "observation"]])
+    return folder
+
+
+def make_current(lake: Lake, name: str, version: str, metrics: Mapping[str, Any]) -> None:
+    """Puts a finished version into use."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(lake.model(name) / "current.json", {"version": version, "since": since, "metrics": dict(metrics)})
+
+
+def current_model(lake: Lake, name: str) -> ModelVersion:
+    """The version in use.
+
+    Raises:
+        MissingInputError: none is.
+    """
+    pointer = lake.model(name) / "current.json"
+    if not pointer.exists():
+        raise MissingInputError(name, pointer)
+    version = str(read_json(pointer)["version"])
+    folder = lake.model(name) / version
+    if not (folder / CONFIG).exists():
+        raise MissingInputError(name, folder / CONFIG)
+    return ModelVersion(name, version, folder, read_json(folder / CONFIG))
+
+
+def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The images that the model may be judged on, and how many were left out.
+
+    Left out are images of the present training split, and those that the model was trained on or whose observation it
+    was trained on, whatever split the labels put them in now.
+    """
+    made_from = read_table(model.folder / IMAGES, model.name)
+    trained = made_from[made_from["split"] == "train"]
+    candidates = images[images["split"] != "train"]
+    seen = candidates["image_id"].isin(trained["image_id"]) | candidates["observation"].isin(trained["observation"])
+    return candidates[~seen], int(seen.sum())
+
+
+def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:
+    """Names the foundation weights in use."""
+    write_json(lake.current_foundation, {"variant": folder.name, "sha256": sha256})
+
+
+def current_weights(lake: Lake) -> tuple[Path, str]:
+    """Folder and sha256 of the foundation weights in use.
+
+    Raises:
+        MissingInputError: there are none.
+    """
+    if not lake.current_foundation.exists():
+        raise MissingInputError("prithvi_weights", lake.current_foundation)
+    pointer = read_json(lake.current_foundation)
+    return lake.foundation(pointer["variant"]), str(pointer["sha256"])

@@ -1,0 +1,1 @@
+"""Prithvi: the masked autoencoder, its published variants and their weights."""

@@ -1,0 +1,368 @@
+"""Prithvi's masked autoencoder, in reading order: patchify, mask, encode, decode, loss.
+
+The architecture is that of Jakubik et al. 2023 (arXiv:2310.18660), after He et al. 2022 (arXiv:2111.06377): a ViT over
+space-time patches with fixed 3-D sine-cosine positions. Parameter names are the published files', so that their state
+dicts load strictly. Letters in shapes: B batch, C channels, T frames, H x W pixels, L patches, D embedding width, and
+(t, h, w) the grid of patches with L = t * h * w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from mars_assets.errors import MarsError
+from mars_assets.prithvi.config import PrithviConfig
+
+Grid = tuple[int, int, int]
+
+
+class Encoded(NamedTuple):
+    """What the encoder returns.
+
+    Args:
+        tokens: (B, 1 + L_keep, D), the class token first.
+        mask: float32 (B, L), 1 where a patch was removed, 0 where it was kept.
+        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    ids_restore: Tensor
+
+
+class Reconstruction(NamedTuple):
+    """What the autoencoder returns.
+
+    Args:
+        loss: scalar, the mean squared error of the removed patches.
+        pred: (B, L, s*p*q*C), every patch as the decoder sees it.
+        mask: float32 (B, L), 1 where a patch was removed.
+    """
+
+    loss: Tensor
+    pred: Tensor
+    mask: Tensor
+
+
+def patchify(x: Tensor, patch_size: Grid) -> Tensor:
+    """Cuts images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
+    b, c, frames, height, width = x.shape
+    s, p, q = patch_size
+    x = x.reshape(b, c, frames // s, s, height // p, p, width // q, q)
+    return x.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(b, -1, s * p * q * c)
+
+
+def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
+    """Puts patches together: (B, L, s*p*q*C) -> (B, C, T, H, W). The inverse of :func:`patchify`."""
+    b = patches.shape[0]
+    (s, p, q), (t, h, w) = patch_size, grid
+    x = patches.reshape(b, t, h, w, s, p, q, -1)
+    return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, -1, t * s, h * p, w * q)
+
+
+def sincos(positions: Tensor, dim: int) -> Tensor:
+    """(L,) positions -> float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
+    omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
+    angles = positions.double()[:, None] * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def position_table(dim: int, grid: Grid) -> Tensor:
+    """Fixed positions of a grid, on CPU: float32 (1, 1 + t*h*w, dim).
+
+    6/16 of the width tell the column, 6/16 the row and 4/16 the frame; the class token's row is zero.
+    """
+    t, h, w = (torch.arange(size, device="cpu") for size in grid)  # explicit: real values also in a meta-device context
+    t, h, w = (axis.flatten() for axis in torch.meshgrid(t, h, w, indexing="ij"))
+    spatial = dim // 16 * 6
+    table = torch.cat([sincos(w, spatial), sincos(h, spatial), sincos(t, dim - 2 * spatial)], dim=1)
+    return F.pad(table, (0, 0, 1, 0)).float()[None]
+
+
+def resized_position_table(dim: int, published: Grid, grid: Grid) -> Tensor:
+    """The positions of ``grid`` as published weights know them.
+
+    Another number of frames is computed anew; another image size interpolates the published rows and columns, bicubic
+    with aligned corners, as the authors' code does.
+    """
+    t, h, w = grid
+    table = position_table(dim, (t, *published[1:]))
+    if (h, w) == published[1:]:
+        return table
+    patches = table[0, 1:].reshape(t, *published[1:], dim).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=(h, w), mode="bicubic", align_corners=True)
+    patches = patches.permute(0, 2, 3, 1).reshape(1, t * h * w, dim)
+    return torch.cat([table[:, :1], patches], dim=1)
+
+
+class Positions:
+    """Position tables by grid. They are functions of the grid, not parameters, so each is computed once and kept."""
+
+    def __init__(self, dim: int, published: Grid) -> None:
+        self._dim = dim
+        self._published = published
+        self._tables: dict[tuple[Grid, torch.device], Tensor] = {}
+
+    def at(self, grid: Grid, device: torch.device) -> Tensor:
+        """float32 (1, 1 + L, D) on ``device``."""
+        key = (grid, device)
+        if key not in self._tables:
+            # A table made in inference mode could not take part in a later training step.
+            with torch.inference_mode(False):
+                self._tables[key] = resized_position_table(self._dim, self._published, grid).to(device)
+        return self._tables[key]
+
+
+def random_masking(x: Tensor, mask_ratio: float, noise: Tensor) -> Encoded:
+    """Keeps the patches of smallest noise, in the order of their noise.
+
+    Args:
+        x: (B, L, D).
+        mask_ratio: share to remove; int(L * (1 - mask_ratio)) patches are kept.
+        noise: (B, L).
+    """
+    _, length, dim = x.shape
+    keep = int(length * (1 - mask_ratio))
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    ids_keep = ids_shuffle[:, :keep, None].expand(-1, -1, dim)
+    mask = (ids_restore >= keep).float()
+    return Encoded(x.gather(1, ids_keep), mask, ids_restore)
+
+
+class PatchEmbed(nn.Module):
+    """A linear map of each patch, with the weights kept as the published files have them: a 3-D convolution's."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.proj = nn.Conv3d(config.in_chans, config.embed_dim, config.patch_size, config.patch_size)
+        nn.init.xavier_uniform_(self.proj.weight.view(config.embed_dim, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, L, D)."""
+        # Patches do not overlap, so the convolution is a product of matrices; 3-D convolutions are slow in bf16.
+        weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
+        return F.linear(patchify(x, self.patch_size), weight, self.proj.bias)
+
+
+def _blocks(dim: int, depth: int, heads: int, config: PrithviConfig) -> nn.ModuleList:
+    norm: Any = partial(nn.LayerNorm, eps=config.layer_norm_eps)
+    return nn.ModuleList(Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers as in He et al. 2022."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+class PrithviEncoder(nn.Module):
+    """The Vision Transformer: the part that is kept for downstream tasks."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
+        # In the published layout the table of the published grid is a buffer; the forward pass takes `positions`.
+        self.register_buffer("pos_embed", position_table(config.embed_dim, config.grid))
+        self.positions = Positions(config.embed_dim, config.grid)
+        self.blocks = _blocks(config.embed_dim, config.depth, config.num_heads, config)
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.apply(_initialise)
+        nn.init.normal_(self.cls_token, std=0.02)
+
+    def grid(self, x: Tensor) -> Grid:
+        """The grid of patches (t, h, w) of an input (B, C, T, H, W).
+
+        Raises:
+            MarsError: channels are not the bands, or the patch does not divide the size.
+        """
+        bands = self.config.bands
+        if x.ndim != 5 or x.shape[1] != len(bands):
+            raise MarsError(
+                f"Prithvi takes (B, {len(bands)}, T, H, W) or (B, {len(bands)}, H, W), bands {', '.join(bands)}; "
+                f"this input is {tuple(x.shape)}"
+            )
+        size, patch = x.shape[2:], self.config.patch_size
+        if any(side % step or side == 0 for side, step in zip(size, patch, strict=True)):
+            padded = [max(math.ceil(side / step), 1) * step for side, step in zip(size, patch, strict=True)]
+            raise MarsError(
+                f"patches of {_by(patch)} do not divide an input of {_by(size)} (frames x rows x columns): "
+                f"pad it to {_by(padded)}"
+            )
+        t, h, w = (side // step for side, step in zip(size, patch, strict=True))
+        return t, h, w
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T, H, W) -> patches with their positions (B, L, D), and the class token with its own (1, 1, D)."""
+        positions = self.positions.at(self.grid(x), x.device)
+        return self.patch_embed(x) + positions[:, 1:], self.cls_token + positions[:, :1]
+
+    def forward(self, x: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None) -> Encoded:
+        """Encodes the patches that random masking keeps; the removed ones cost nothing.
+
+        Args:
+            x: normalised input, (B, C, T, H, W) or (B, C, H, W).
+            mask_ratio: share of the patches to remove, in [0, 1). At 0 without noise the tokens keep their order
+                (t, h, w), w fastest; otherwise they come in the order of their noise.
+            noise: (B, L), drawn from U[0, 1) if not given.
+
+        Raises:
+            MarsError: a size the patch does not divide, other channels, a ratio out of range, noise of another shape.
+        """
+        x = with_frames(x)
+        patches, cls_token = self.embed(x)
+        b, length, _ = patches.shape
+        if not 0 <= mask_ratio < 1:
+            raise MarsError(f"mask_ratio={mask_ratio} is not in [0, 1)")
+        if noise is not None and noise.shape != (b, length):
+            raise MarsError(
+                f"mask noise for this input is {(b, length)}, one value a patch; it is {tuple(noise.shape)}"
+            )
+        if mask_ratio == 0 and noise is None:
+            kept = patches
+            mask = patches.new_zeros(b, length, dtype=torch.float32)
+            ids_restore = torch.arange(length, device=x.device).expand(b, -1)
+        else:
+            if noise is None:
+                noise = torch.rand(b, length, device=x.device)
+            kept, mask, ids_restore = random_masking(patches, mask_ratio, noise)
+        tokens = torch.cat([cls_token.expand(b, -1, -1), kept], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return Encoded(self.norm(tokens), mask, ids_restore)
+
+    def features(self, x: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
+        """Feature maps for dense prediction: the unmasked patch tokens, as images, without the class token.
+
+        Args:
+            x: normalised input, (B, C, T, H, W) or (B, C, H, W).
+            layers: blocks after which to take a map, counted from 0, negative from the end; the last one if None.
+
+        Returns:
+            For each layer (B, T*D, H/p, W/p), frames along the channels. The final norm is applied to the last block's.
+
+        Raises:
+            MarsError: as in :meth:`forward`, or a layer that is not there.
+        """
+        depth = len(self.blocks)
+        wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
+        if outside := [layer for layer in wanted if not 0 <= layer < depth]:
+            raise MarsError(f"layers {outside} of an encoder with {depth} blocks")
+        x = with_frames(x)
+        patches, cls_token = self.embed(x)
+        tokens = torch.cat([cls_token.expand(len(x), -1, -1), patches], dim=1)
+        maps = {}
+        for layer, block in enumerate(self.blocks[: max(wanted) + 1]):
+            tokens = block(tokens)
+            if layer in wanted:
+                out = self.norm(tokens) if layer == depth - 1 else tokens
+                maps[layer] = self._as_map(out[:, 1:], self.grid(x))
+        return [maps[layer] for layer in wanted]
+
+    @staticmethod
+    def _as_map(patches: Tensor, grid: Grid) -> Tensor:
+        t, h, w = grid
+        return patches.unflatten(1, (t, h * w)).permute(0, 1, 3, 2).reshape(len(patches), -1, h, w)
+
+
+class PrithviDecoder(nn.Module):
+    """The lighter transformer that paints every patch from the kept ones; used in pretraining and reconstruction only."""
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        dim = config.decoder_embed_dim
+        self.decoder_embed = nn.Linear(config.embed_dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_buffer("decoder_pos_embed", position_table(dim, config.grid))
+        self.positions = Positions(dim, config.grid)
+        self.decoder_blocks = _blocks(dim, config.decoder_depth, config.decoder_num_heads, config)
+        self.decoder_norm = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.decoder_pred = nn.Linear(dim, math.prod(config.patch_size) * config.in_chans)
+        self.apply(_initialise)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, ids_restore: Tensor, grid: Grid) -> Tensor:
+        """(B, 1 + L_keep, D) and (B, L) -> patches (B, L, s*p*q*C)."""
+        x = self.decoder_embed(tokens)
+        b, kept, dim = x.shape
+        length = ids_restore.shape[1]
+        removed = self.mask_token.to(x.dtype).expand(b, length + 1 - kept, -1)
+        patches = torch.cat([x[:, 1:], removed], dim=1).gather(1, ids_restore[..., None].expand(-1, -1, dim))
+        x = torch.cat([x[:, :1], patches], dim=1) + self.positions.at(grid, x.device)
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+
+
+class PrithviMAE(nn.Module):
+    """The masked autoencoder as it was pretrained.
+
+    Args:
+        config: the architecture.
+    """
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = PrithviEncoder(config)
+        self.decoder = PrithviDecoder(config)
+
+    def patchify(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) or (B, C, H, W) -> (B, L, s*p*q*C)."""
+        return patchify(with_frames(x), self.config.patch_size)
+
+    def unpatchify(self, patches: Tensor, grid: Grid) -> Tensor:
+        """(B, L, s*p*q*C) -> (B, C, T, H, W)."""
+        return unpatchify(patches, self.config.patch_size, grid)
+
+    def loss(self, x: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error of the removed patches, over their pixels and channels; NaN where none was removed.
+
+        Args:
+            x: normalised input, (B, C, T, H, W) or (B, C, H, W).
+            pred: (B, L, s*p*q*C).
+            mask: (B, L), 1 where a patch was removed.
+        """
+        target = self.patchify(x).float()
+        if self.config.norm_pix_loss:
+            variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+            target = (target - mean) / (variance + 1e-6).sqrt()
+        error = (pred.float() - target).square().mean(dim=-1)
+        return (error * mask).sum() / mask.sum()
+
+    def forward(self, x: Tensor, mask_ratio: float | None = None, noise: Tensor | None = None) -> Reconstruction:
+        """Removes patches, encodes the rest, and reconstructs all of them.
+
+        Args:
+            x: normalised input, (B, C, T, H, W) or (B, C, H, W).
+            mask_ratio: share of the patches to remove; the configuration's if None. 0 means 0.
+            noise: (B, L), drawn from U[0, 1) if not given.
+
+        Raises:
+            MarsError: as in :meth:`PrithviEncoder.forward`.
+        """
+        x = with_frames(x)
+        tokens, mask, ids_restore = self.encoder(x, self.config.mask_ratio if mask_ratio is None else mask_ratio, noise)
+        pred = self.decoder(tokens, ids_restore, self.encoder.grid(x))
+        return Reconstruction(self.loss(x, pred, mask), pred, mask)
+
+
+def with_frames(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 1, H, W); anything else as it is."""
+    return x.unsqueeze(2) if x.ndim == 4 else x
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in sizes)

@@ -1,0 +1,469 @@
+"""Weights: fetched, accounted for key by key, and kept in the lake beside the configuration that they belong to.
+
+A folder of weights holds ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
+``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256, and what became of every key).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+from mars_assets.lake import Lake, atomic_folder, atomic_path, read_json, sha256_file, write_bytes, write_json
+from mars_assets.prithvi.config import VARIANTS, PrithviConfig
+from mars_assets.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from mars_assets.prithvi.model import PrithviEncoder, PrithviMAE
+
+WeightsSource = Literal["huggingface", "file", "sample"]
+Layout = Literal["prefixed", "flat"]
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+REPORT = "load_report.json"
+SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
+
+_WRAPPERS = ("model", "state_dict")
+_TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
+_FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key of a file and of a model. Keys are in the prefixed layout.
+
+    Args:
+        layout: how the file names its keys.
+        loaded: taken from the file.
+        recomputed: fixed position tables, computed for the input at hand instead of taken from the file.
+        unused: in the file and not needed: coordinate scales of TL variants; the decoder, where only the encoder is wanted.
+        missing: needed and not in the file. Loading fails unless this is empty.
+        notes: what a reader should know of the file, one sentence each.
+    """
+
+    layout: Layout
+    loaded: tuple[str, ...]
+    recomputed: tuple[str, ...]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, memory-mapped where the format allows it. Code in it is never run.
+
+    Args:
+        path: ``.safetensors``, or a file of ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
+
+    Raises:
+        MarsError: there is no such file, or it holds something else than tensors.
+        DamagedFileError: it is neither format, or truncated.
+    """
+    import pickle
+    import zipfile
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MarsError(f"there is no checkpoint {path}")
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise MarsError(
+            f"{path} holds more than tensors, and unpickling that could run code: refused. "
+            "Save its state dict alone, best as safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
+    return _unwrap(content, path)
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            return _unwrap(content[wrapper], path)
+    if not isinstance(content, Mapping):
+        raise MarsError(f"{path} holds a {type(content).__name__}, not a state dict")
+    if others := [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]:
+        raise MarsError(f"{path}: a state dict holds tensors only; these keys hold something else: {', '.join(others)}")
+    return dict(content)
+
+
+def layout_of(keys: Mapping[str, Any]) -> Layout:
+    """``prefixed`` if any key starts with ``encoder.`` or ``decoder.``. The file's name tells nothing: both were published."""
+    return "prefixed" if any(key.startswith(("encoder.", "decoder.")) for key in keys) else "flat"
+
+
+def with_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in the prefixed layout, whichever it is in."""
+    if layout_of(state) == "prefixed":
+        return dict(state)
+    return {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": value for key, value in state.items()}
+
+
+def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
+    """The autoencoder with the weights of a state dict, float32, in eval mode.
+
+    Args:
+        config: the architecture that the weights are of.
+        state: from :func:`read_checkpoint`, in either layout.
+
+    Raises:
+        MarsError: anything is missing, unknown, of another shape or type, or not finite; all of it is listed.
+    """
+    import torch
+
+    from mars_assets.prithvi.model import PrithviMAE
+
+    with torch.device("meta"):
+        model = PrithviMAE(config)
+    return model.eval(), _load(model, "", config, state)
+
+
+def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviEncoder, LoadReport]:
+    """The encoder alone, float32, in eval mode; the state may or may not have a decoder. Raises as :func:`load_mae`."""
+    import torch
+
+    from mars_assets.prithvi.model import PrithviEncoder
+
+    with torch.device("meta"):
+        model = PrithviEncoder(config)
+    return model.eval(), _load(model, "encoder.", config, state)
+
+
+def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]) -> LoadReport:
+    """Loads what lies under ``prefix`` into ``model``; the rest of a known layout is unused."""
+    import torch
+
+    given = with_prefixes(state)
+    own = {prefix + key: value for key, value in model.state_dict().items()}
+    tables = {key: own[key] for key in own if key in _TABLES}
+    missing = [key for key in own if key not in given and key not in tables]
+    loaded = [key for key in own if key in given and key not in tables]
+    known = {*own, *_TABLES}
+    unused = [key for key in given if key not in known and (_is_scale(key) or (prefix and key.startswith("decoder.")))]
+    unused += [key for key in given if key in _TABLES and key not in own]
+
+    problems = [f"{key} is missing" for key in missing]
+    problems += [f"{key} is not a key of this architecture" for key in given if key not in known and key not in unused]
+    for key in loaded:
+        value, shape = given[key], tuple(own[key].shape)
+        if tuple(value.shape) != shape:
+            problems.append(f"{key} has shape {tuple(value.shape)}, the architecture needs {shape}")
+        elif not value.is_floating_point():
+            problems.append(f"{key} is {value.dtype}, not floating point")
+        elif not all(bound.isfinite() for bound in torch.aminmax(value)):  # aminmax passes NaN on
+            problems.append(f"{key} has values that are not finite")
+    if problems:
+        listed = "\n  ".join(problems)
+        raise MarsError(f"these weights are not those of {config.variant!r}: {len(problems)} problems\n  {listed}")
+
+    weights = {key: given[key].float() for key in loaded} | tables
+    model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
+    notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
+    return LoadReport(layout_of(state), tuple(loaded), tuple(tables), tuple(unused), (), tuple(notes))
+
+
+def _is_scale(key: str) -> bool:
+    """The learnt scales of time and location that TL variants add; Mars has neither in Earth's terms."""
+    return key.startswith(("encoder.", "decoder.")) and key.endswith(".scale")
+
+
+def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
+    """Says so where the file's positions are not the fixed table that replaces them."""
+    rows = min(stored.shape[1], table.shape[1]) if stored.ndim == 3 and stored.shape[2] == table.shape[2] else 0
+    # The frame varies slowest, so tables of different frame counts agree in their common rows.
+    difference = float((stored[:, :rows].float() - table[:, :rows]).abs().max()) if rows else float("inf")
+    if difference < 1e-2:  # bfloat16's resolution
+        return None
+    return (
+        f"{key} of the file is not the fixed sine-cosine table that replaces it (largest difference {difference:.3g})"
+    )
+
+
+class Fetched(NamedTuple):
+    """A checkpoint file at hand, and the configuration that belongs to it."""
+
+    path: Path
+    config: PrithviConfig
+
+
+def fetch(
+    variant: str,
+    source: WeightsSource,
+    *,
+    path: Path | None = None,
+    revision: str | None = None,
+    progress: Progress = SILENT,
+) -> Fetched:
+    """Makes a checkpoint available as a local file.
+
+    Args:
+        variant: a key of ``VARIANTS``.
+        source: ``huggingface`` downloads it into Hugging Face's cache, or finds it there; a broken download is resumed.
+            A token is taken from ``HF_TOKEN`` only. ``file`` takes ``path``; ``sample`` what this package ships.
+        path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
+        revision: for ``huggingface``: a commit, tag or branch; the newest if None.
+        progress: takes a line.
+
+    Raises:
+        MarsError: the settings contradict each other, the network cannot be reached, or there is no such file.
+    """
+    if variant not in VARIANTS:
+        raise MarsError(f"unknown Prithvi variant {variant!r}: choose from {', '.join(VARIANTS)}")
+    if source not in get_args(WeightsSource):
+        raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
+    if (path is None) == (source == "file"):
+        raise MarsError(f"source 'file' needs a path and the others take none; this is source={source!r}, path={path}")
+    if source != "file" and (variant == "sample") != (source == "sample"):
+        raise MarsError(
+            f"variant {variant!r} does not come from source {source!r}: variant 'sample' is shipped with this package "
+            "(source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a local file"
+        )
+    if source == "huggingface":
+        return Fetched(_download(variant, revision, progress), VARIANTS[variant].config)
+    if source == "sample":
+        path = SAMPLE
+        if not (SAMPLE / WEIGHTS).exists():
+            raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are not there: this installation is incomplete")
+    assert path is not None
+    if path.is_dir():
+        config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
+        if config.variant != variant:
+            raise MarsError(f"{path} holds weights of variant {config.variant!r}, not {variant!r}")
+        return Fetched(_present(path / WEIGHTS), config)
+    return Fetched(_present(path), VARIANTS[variant].config)
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise MarsError(f"there is no {path}: correct the path of the weights")
+    return path
+
+
+def _download(name: str, revision: str | None, progress: Progress) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    variant = VARIANTS[name]
+    assert variant.repository is not None
+    assert variant.file is not None
+    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face, or from its cache")
+    what = f"{variant.file} of https://huggingface.co/{variant.repository} at revision {revision or 'main'}"
+    # False, not None: None would fall back to a token saved on this machine.
+    token = os.environ.get("HF_TOKEN") or False
+    try:
+        return Path(hf_hub_download(variant.repository, variant.file, revision=revision, token=token))
+    except GatedRepoError as error:
+        raise MarsError(f"{what} needs permission: ask for it on that page and set HF_TOKEN") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
+        raise MarsError(f"{what} does not exist, or needs HF_TOKEN: check the revision") from error
+    except HfHubHTTPError as error:
+        raise MarsError(f"{what} was refused ({_first_line(error)}): try again later") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HTTPError) as error:
+        raise MarsError(
+            f"{what} cannot be reached, and is not in the cache ({_first_line(error)}). Connect this machine to the "
+            "network, or download the file elsewhere and set source 'file' and its path"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def install(
+    lake: Lake,
+    variant: str,
+    source: WeightsSource,
+    *,
+    path: Path | str | None = None,
+    revision: str | None = None,
+    progress: Progress = SILENT,
+) -> Path:
+    """Brings weights into the lake, verified and in one layout. Nothing is done where they are there already.
+
+    Args:
+        lake: where to.
+        variant: a key of ``VARIANTS``; names the folder.
+        source: see :func:`fetch`.
+        path: see :func:`fetch`; empty is none.
+        revision: see :func:`fetch`; empty is none.
+        progress: takes lines.
+
+    Returns:
+        The folder of weights, whole.
+
+    Raises:
+        MarsError: as :func:`fetch` and :func:`load_mae`; or the published file is not one whose sha256 is known.
+    """
+    revision = revision or None
+    folder = lake.foundation(variant)
+    if source == "huggingface" and _is_fetched(folder, variant, revision):
+        progress.say(f"weights {variant} are in {folder} already")
+        return folder
+    file, config = fetch(variant, source, path=Path(path) if path else None, revision=revision, progress=progress)
+    progress.say(f"verifying {file}")
+    sha256 = sha256_file(file)
+    if source == "huggingface":
+        _check_sha256(variant, file, sha256)
+    report = _installed(folder, config)
+    if report and report["sha256"] == sha256:
+        progress.say(f"weights {variant} are in {folder} already")
+        return folder
+    mae, load_report = load_mae(config, read_checkpoint(file))
+    progress.say(f"writing {folder}")
+    origin = {"source": source, "file": file.name, "bytes": file.stat().st_size, "revision": revision, "sha256": sha256}
+    save_weights(folder, mae, origin | asdict(load_report))
+    return folder
+
+
+def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
+    """Whether the lake holds what Hugging Face would give, as far as can be said without asking."""
+    report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
+    if report is None:
+        return False
+    pinned = revision is not None and (report.get("source"), report.get("revision")) == ("huggingface", revision)
+    return pinned or report["sha256"] in VARIANTS[variant].sha256
+
+
+def _check_sha256(variant: str, file: Path, sha256: str) -> None:
+    known = VARIANTS[variant].sha256
+    if known and sha256 not in known:
+        raise DamagedFileError(
+            f"{file} has sha256 {sha256}, and {variant} was published as {' or '.join(known)}: delete the file from "
+            "Hugging Face's cache and fetch it again; to use it all the same, take it as a local file (source 'file')"
+        )
+
+
+def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
+    """The load report of a folder that holds weights of this very configuration."""
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+        return None
+    same = read_json(folder / CONFIG) == json.loads(config.to_json())
+    return read_json(folder / REPORT) if same else None
+
+
+def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
+    """Writes a folder of weights; an old one is replaced as a whole.
+
+    Args:
+        folder: where to.
+        mae: the weights and their configuration.
+        report: written to ``load_report.json``; its ``sha256`` names the weights in provenance, and is that of the
+            written ``model.safetensors`` if the report has none.
+        dtype: of the stored tensors; float16 halves the file, and loading widens it to float32 again.
+    """
+    with atomic_folder(folder) as temporary:
+        with atomic_path(temporary / WEIGHTS) as file:
+            _save_tensors(_storable(mae, "", dtype), file)
+        write_bytes(temporary / CONFIG, (mae.config.to_json() + "\n").encode())
+        sha256 = report.get("sha256") or sha256_file(temporary / WEIGHTS)
+        parameters = sum(parameter.numel() for parameter in mae.parameters())
+        names = {"variant": mae.config.variant, "parameters": parameters}
+        write_json(temporary / REPORT, names | dict(report) | {"sha256": sha256})
+
+
+def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
+    """Writes an encoder in the published prefixed layout, for TerraTorch and other tools.
+
+    Args:
+        encoder: pretrained or fine-tuned.
+        path: ``.pt`` for tools that read ``torch.save`` (TerraTorch does), or ``.safetensors``.
+
+    Raises:
+        MarsError: another suffix.
+    """
+    import torch
+
+    state = _storable(encoder, "encoder.", None)
+    if path.suffix not in (".pt", ".safetensors"):
+        raise MarsError(f"{path}: an encoder is written as .pt or .safetensors")
+    with atomic_path(path) as temporary:
+        if path.suffix == ".pt":
+            torch.save(state, temporary)
+        else:
+            _save_tensors(state, temporary)
+
+
+def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(state, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes files that only their owner may read
+
+
+def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """A state dict on CPU, each tensor contiguous and owning its memory, as safetensors requires."""
+    state = {}
+    for key, value in model.state_dict().items():
+        stored = value.detach().cpu().to(dtype if dtype is not None and prefix + key not in _TABLES else value.dtype)
+        shared = stored.untyped_storage().nbytes() != stored.nbytes
+        state[prefix + key] = stored.clone() if shared else stored.contiguous()
+    return state
+
+
+class OpenedWeights(NamedTuple):
+    """A folder of weights, not yet read.
+
+    Args:
+        config: architecture, bands and statistics.
+        sha256: what names these weights in provenance: of the published file, or of what the folder was made from.
+        load: reads the autoencoder, float32 on CPU, in eval mode.
+    """
+
+    config: PrithviConfig
+    sha256: str
+    load: Callable[[], PrithviMAE]
+
+
+def open_weights(folder: Path) -> OpenedWeights:
+    """Reads what a folder of weights says of itself.
+
+    Raises:
+        MissingInputError: it is not there, or not whole.
+        DamagedFileError: its JSON cannot be read.
+        MarsError: its configuration is not one.
+    """
+    for name in (WEIGHTS, CONFIG, REPORT):
+        if not (folder / name).exists():
+            raise MissingInputError("prithvi_weights", folder / name)
+    config = PrithviConfig.from_dict(read_json(folder / CONFIG))
+    return OpenedWeights(config, read_json(folder / REPORT)["sha256"], lambda: load_mae_from(folder))
+
+
+def load_mae_from(folder: Path) -> PrithviMAE:
+    """The autoencoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
+    config = open_weights(folder).config
+    return load_mae(config, read_checkpoint(folder / WEIGHTS))[0]
+
+
+def load_encoder(folder: Path) -> PrithviEncoder:
+    """The encoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
+    config = open_weights(folder).config
+    return load_encoder_state(config, read_checkpoint(folder / WEIGHTS))[0]

@@ -1,0 +1,36 @@
+"""What made a result: the versions of code and packages."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import mars_assets
+
+PACKAGES = (
+    "torch",
+    "timm",
+    "lightning",
+    "onedl-mmsegmentation",
+    "numpy",
+    "rasterio",
+    "scikit-learn",
+    "pycocotools",
+    "dagster",
+)
+
+
+def software() -> dict[str, Any]:
+    """Versions of this package, Python and what numbers depend on. JSON-able."""
+    return {"mars_assets": mars_assets.__version__, "python": platform.python_version(), **_packages()}
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,19 @@
+"""The lake as a resource."""
+
+import os
+
+import dagster as dg
+from pydantic import Field
+
+from mars_assets.lake import Lake
+
+DEFAULT_LAKE = "data_lake"
+
+
+class LakeResource(dg.ConfigurableResource):
+    """Where all files lie."""
+
+    root: str = Field(default="", description="The lake's folder. Empty: the variable MARS_LAKE, or else data_lake.")
+
+    def open(self) -> Lake:
+        return Lake.at(self.root or os.environ.get("MARS_LAKE") or DEFAULT_LAKE)

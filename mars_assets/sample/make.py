@@ -1,0 +1,245 @@
+"""Makes the embedded sample: an archive tree to download from, label exports in an inbox, and the list of observations.
+
+The labels lie on crops that the project's own cutting makes of the archive's files, so the lake finds its own crops again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mars_assets.errors import MarsError
+from mars_assets.imagery.crops import cut_crops, read_crops
+from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
+from mars_assets.lake import read_json, write_bytes, write_json, write_table
+from mars_assets.progress import SILENT, Progress
+from mars_assets.sample.exports import (
+    SEGMENTATION_ZIP,
+    SPLITS,
+    TILES_ZIP,
+    LabelledCrop,
+    Split,
+    write_segmentation_export,
+    write_tiles_export,
+)
+from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
+from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+"""Raised when the same seed gives other files."""
+
+SEED = 2024
+MARKER = "sample.json"
+GROUND_TRUTH = "ground_truth.parquet"
+
+_README = f"""{NOTE}.
+
+Everything below this folder was computed by mars_assets.sample. Terrain, craters and labels are invented; only the file
+formats are those of HiRISE's archive. The observation ids are valid by form, but their orbits ({FIRST_ORBIT} and on) were
+never flown. {GROUND_TRUTH} lists every crater: x and y in pixels of the COLOR product (x along samples), diameter in
+pixels and metres, degradation from 0 (fresh) to 1.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large the sample is.
+
+    Args:
+        train, valid, test: labelled scenes in each split.
+        unlabelled: further scenes, of which the browse product is chosen.
+        height, width: of a scene, pixels. Slanted margins take some: the default leaves 12 crops of 512.
+    """
+
+    train: int = 7
+    valid: int = 2
+    test: int = 3
+    unlabelled: int = 1
+    height: int = 2688
+    width: int = 2176
+
+    @property
+    def splits(self) -> tuple[Split | None, ...]:
+        """Of every scene; None where it has no labels."""
+        counts = (self.train, self.valid, self.test)
+        labelled = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
+        return (*labelled, *[None] * self.unlabelled)
+
+
+@dataclass(frozen=True)
+class PlannedScene:
+    """A scene to make.
+
+    Args:
+        spec: what to render.
+        longitude: where it is said to lie, degrees east.
+        split: of its labels, None where it has none.
+    """
+
+    spec: SceneSpec
+    longitude: float
+    split: Split | None
+
+
+def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
+    """The sample's scenes. Scenes share nothing, neither terrain nor random numbers."""
+    scenes = []
+    for index, split in enumerate(plan.splits):
+        rng = np.random.default_rng([seed, index])
+        # Day side, between 50 degrees south and north, and targets in steps of half a degree, as the archive has them.
+        observation = f"ESP_{FIRST_ORBIT + 137 * (index + 1):06d}_{5 * int(rng.integers(260, 461)):04d}"
+        spec = draw_spec(rng, observation, plan.height, plan.width)
+        # Few scenes have to hold enough craters to learn from.
+        spec = replace(spec, crater_density=1.5 * spec.crater_density)
+        scenes.append(PlannedScene(spec, float(rng.uniform(0, 359)), split))
+    return scenes
+
+
+def make_sample(
+    archive: Path,
+    inbox: Path,
+    observations_csv: Path,
+    seed: int = SEED,
+    plan: Plan = Plan(),
+    progress: Progress = SILENT,
+) -> bool:
+    """Writes the sample unless it is there already.
+
+    Args:
+        archive: becomes the root of an archive tree, with the ground truth beside it.
+        inbox: gets the two label exports.
+        observations_csv: gets the list of observations.
+        seed: of everything random in the sample.
+        plan: how large it is.
+        progress: of the scenes.
+
+    Returns:
+        whether anything had to be made.
+
+    Raises:
+        MarsError: ``observations_csv`` lists real observations, which would be lost.
+    """
+    made = {"version": VERSION, "seed": seed, "plan": asdict(plan)}
+    outputs = [inbox / SEGMENTATION_ZIP, inbox / TILES_ZIP, observations_csv, archive / GROUND_TRUTH]
+    marker = archive / MARKER
+    if marker.exists() and read_json(marker) == made and all(path.exists() for path in outputs):
+        progress.say(f"the sample is there: {archive}")
+        return False
+    _refuse_real_observations(observations_csv)
+    marker.unlink(missing_ok=True)
+    write_bytes(archive / "SYNTHETIC.txt", _README.encode())
+    scenes = plan_scenes(seed, plan)
+    with tempfile.TemporaryDirectory(prefix="mars-sample-") as scratch:
+        truths = _make_scenes(archive, Path(scratch), scenes, progress)
+        crops = [
+            crop
+            for scene, craters in zip(scenes, truths, strict=True)
+            if scene.split is not None
+            for crop in _labelled_crops(Path(scratch) / scene.spec.observation, scene.split, craters)
+        ]
+    write_segmentation_export(inbox / SEGMENTATION_ZIP, crops)
+    write_tiles_export(inbox / TILES_ZIP, crops, seed)
+    write_table(archive / GROUND_TRUTH, _ground_truth(scenes, truths), made)
+    write_bytes(observations_csv, _observations(scenes).encode())
+    write_json(marker, made)
+    return True
+
+
+def _make_scenes(
+    archive: Path, scratch: Path, scenes: Sequence[PlannedScene], progress: Progress
+) -> list[list[Crater]]:
+    """Renders, files and cuts the scenes, some at a time. Returns the craters of each."""
+    workers = min(
+        len(scenes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    # A fresh interpreter each: the calling process may hold threads, which do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(_make_scene, [archive] * len(scenes), [scratch] * len(scenes), scenes)
+        return list(progress.track(results, "making synthetic scenes", len(scenes)))
+
+
+def _make_scene(archive: Path, scratch: Path, planned: PlannedScene) -> list[Crater]:
+    scene = render_scene(planned.spec)
+    write_products(archive, scene, planned.longitude)
+    if planned.split is not None:
+        observation = planned.spec.observation
+        files = product_files(observation, "COLOR")
+        assert files.label is not None
+        cut_crops(archive / files.image, archive / files.label, observation, "COLOR", scratch / observation)
+    return scene.craters
+
+
+def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> list[LabelledCrop]:
+    from PIL import Image
+
+    manifest = read_crops(folder)
+    crops = []
+    for row in manifest[manifest["kept"]].to_dict("records"):
+        with Image.open(folder / row["file"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        height, width = pixels.shape[:2]
+        moved = [replace(crater, x=crater.x - row["col"], y=crater.y - row["row"]) for crater in craters]
+        near = tuple(crater for crater in moved if reaches_into(crater, height, width))
+        crops.append(LabelledCrop(row["crop_id"], split, pixels, near))
+    return crops
+
+
+def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crater]]) -> pd.DataFrame:
+    """All craters whose centre the COLOR product shows: pixel coordinates, and planetocentric east degrees and metres."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for scene, craters in zip(scenes, truths, strict=True):
+        spec = scene.spec
+        position = MapPosition.of_observation(spec.observation, scene.longitude)
+        valid = swath(spec.height, spec.width)
+        for crater in craters:
+            if not (0 <= crater.x < spec.width and 0 <= crater.y < spec.height and valid[int(crater.y), int(crater.x)]):
+                continue
+            rows.append(
+                {
+                    "observation": spec.observation,
+                    "split": scene.split,
+                    **asdict(crater),
+                    "diameter_m": crater.diameter * METRES,
+                    "latitude": position.latitude(crater.y),
+                    "longitude": position.longitude(crater.x),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _observations(scenes: Sequence[PlannedScene]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "product", "note"])
+    for scene in scenes:
+        product = "RGB.NOMAP.browse" if scene.split is None else "COLOR"
+        writer.writerow([scene.spec.observation, product, f"SYNTHETIC terrain, {scene.split or 'unlabelled'}"])
+    return text.getvalue()
+
+
+def _refuse_real_observations(path: Path) -> None:
+    if not path.exists():
+        return
+    real = [
+        name for name in read_observations_csv(path)["observation"] if parse_observation_id(name).orbit < FIRST_ORBIT
+    ]
+    if real:
+        raise MarsError(
+            f"{path} lists real observations ({', '.join(real[:3])}): the sample would replace it. "
+            "Move it away, or make the sample in another lake (MARS_LAKE)"
+        )

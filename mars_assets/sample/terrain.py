@@ -1,0 +1,399 @@
+"""Synthetic Mars: fractal terrain with impact craters, lit by a sun and seen in HiRISE's three colour bands.
+
+Lengths, heights too, are in pixels, so slopes have no unit and a crater looks alike at every scale. Nothing here is an
+image of Mars; what is real is the list of craters, which is known and not judged by eye.
+
+Crater shape: depth / diameter 0.2 when fresh (Pike 1977, simple craters), rim height 0.04 D, ejecta thinning with the third
+power of distance (McGetchin et al. 1973). Sizes: cumulative power law of slope about -2. Light: lunar-Lambert (McEwen 1991).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.imagery.crops import rgb_composite, to_8bit
+
+Float32 = npt.NDArray[np.float32]
+
+SMALLEST_LABELLED = 14.0
+"""Diameter in pixels below which a crater is texture: present, but labelled by nobody."""
+
+_DARK = np.array([0.135, 0.125, 0.075], np.float32)
+_DUST = np.array([0.310, 0.285, 0.105], np.float32)
+"""Albedo of basaltic sand and of dust in NIR, RED, BG: dust is bright and red, BG varies least."""
+
+_SKY = np.array([0.012, 0.012, 0.008], np.float32)
+"""I/F of light scattered by dust in the air, which fills the shadows."""
+
+_LONGEST = 320
+"""Wavelength in pixels from which on a fractal's spectrum is flat, so that a tile looks like a part of a scene."""
+
+
+@dataclass(frozen=True)
+class Crater:
+    """A crater in pixel coordinates.
+
+    Args:
+        x, y: centre, x along columns and y along rows; pixel (row 0, col 0) covers 0..1 in both.
+        diameter: rim to rim, pixels.
+        degradation: 0 fresh .. 1 shallow, with a soft rim.
+    """
+
+    x: float
+    y: float
+    diameter: float
+    degradation: float
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """What a scene is made of. The same spec gives the same pixels.
+
+    Args:
+        observation: HiRISE observation id that the scene is filed under.
+        height, width: pixels.
+        seed: of everything random in it.
+        sun_azimuth: direction towards the sun, degrees clockwise from the image's top.
+        incidence: sun's angle from the vertical, degrees.
+        crater_density: fraction of the old ground that craters would cover; those that cut another's rim are left out.
+        smallest_diameter, largest_diameter: of the labelled craters, pixels.
+        old_ground: fraction of the ground that has craters; the rest was resurfaced.
+        roughness: RMS slope of the fractal terrain.
+        smoothness: its Hurst exponent, 0..1.
+        dust: mean share of bright dust in the surface, 0..1.
+        patchiness: standard deviation of that share.
+        ripples, boulders, knobs, channels: how much of each, 0 none .. 1 much. They are not craters.
+    """
+
+    observation: str
+    height: int
+    width: int
+    seed: int
+    sun_azimuth: float = 270.0
+    incidence: float = 50.0
+    crater_density: float = 0.16
+    smallest_diameter: float = 16.0
+    largest_diameter: float = 180.0
+    old_ground: float = 0.42
+    roughness: float = 0.05
+    smoothness: float = 0.75
+    dust: float = 0.5
+    patchiness: float = 0.1
+    ripples: float = 0.0
+    boulders: float = 0.0
+    knobs: float = 0.0
+    channels: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A rendered scene.
+
+    Args:
+        spec: what it was made from.
+        iof: I/F of NEAR-INFRARED, RED, BLUE-GREEN, float32, shape (3, height, width).
+        craters: all craters that reach into the scene, also those below ``SMALLEST_LABELLED``; largest first.
+    """
+
+    spec: SceneSpec
+    iof: Float32
+    craters: list[Crater]
+
+
+def draw_spec(rng: np.random.Generator, observation: str, height: int, width: int) -> SceneSpec:
+    """A scene drawn at random: afternoon sun, as HiRISE has it, and one kind of ground or another."""
+
+    def sometimes(probability: float) -> float:
+        return float(rng.uniform(0.3, 1.0)) if rng.random() < probability else 0.0
+
+    return SceneSpec(
+        observation,
+        height,
+        width,
+        seed=int(rng.integers(2**31)),
+        sun_azimuth=float(rng.uniform(225, 315)),
+        incidence=float(rng.uniform(38, 66)),
+        crater_density=float(rng.uniform(0.14, 0.24)),
+        old_ground=float(rng.uniform(0.32, 0.5)),
+        roughness=float(np.exp(rng.uniform(math.log(0.025), math.log(0.075)))),
+        smoothness=float(rng.uniform(0.6, 0.95)),
+        dust=float(rng.uniform(0.25, 0.75)),
+        patchiness=float(rng.uniform(0.04, 0.15)),
+        ripples=sometimes(0.4),
+        boulders=sometimes(0.35),
+        knobs=sometimes(0.35),
+        channels=sometimes(0.3),
+    )
+
+
+def render_scene(spec: SceneSpec) -> Scene:
+    """Renders a scene."""
+    rng = np.random.default_rng(spec.seed)
+    craters = _place_craters(rng, spec)
+    # Beyond the scene's border there is ground too: it casts shadows in, and its ends are where the fractal wraps.
+    margin = 16
+    shape = (_fast_length(spec.height + 2 * margin), _fast_length(spec.width + 2 * margin))
+    heights, dust, untouched = _ground(rng, spec, shape)
+    for crater in craters:
+        _stamp(rng, replace(crater, x=crater.x + margin, y=crater.y + margin), heights, dust, untouched)
+    _dress(rng, spec, heights, untouched)
+    light = _light(heights, spec.sun_azimuth, spec.incidence)
+    inside = (slice(margin, margin + spec.height), slice(margin, margin + spec.width))
+    iof = _colour(rng, light[inside], dust[inside])
+    visible = [crater for crater in craters if reaches_into(crater, spec.height, spec.width)]
+    return Scene(spec, iof, visible)
+
+
+def render_tile(rng: np.random.Generator, size: int = 224) -> npt.NDArray[np.uint8]:
+    """A random tile for pretraining, with the statistics of a crop of a scene. uint8 RGB, shape (size, size, 3)."""
+    iof = render_scene(draw_spec(rng, "tile", size, size)).iof
+    rgb = rgb_composite("COLOR", np.moveaxis(iof, 0, -1))
+    # A crop's stretch comes from its whole scene, and a tile seldom fills the range by itself. Over the median, whole
+    # scenes have black points of 0.2 to 0.7 and white points of 1.2 to 1.6.
+    low, high = stretch_limits(rgb)
+    middle = np.median(rgb[::3, ::3], axis=(0, 1))
+    low = np.minimum(low, middle * rng.uniform(0.4, 0.72))
+    high = np.maximum(high, middle * rng.uniform(1.2, 1.45))
+    return to_8bit(rgb, low.tolist(), high.tolist())
+
+
+def stretch_limits(rgb: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Black and white of each band of an image (height, width, 3): its 0.5 and 99.5 percentiles."""
+    low, high = np.percentile(rgb[::3, ::3], (0.5, 99.5), axis=(0, 1))
+    return low, high
+
+
+def reaches_into(crater: Crater, height: int, width: int) -> bool:
+    """Whether a crater's bounding square overlaps an image."""
+    radius = crater.diameter / 2
+    return -radius < crater.x < width + radius and -radius < crater.y < height + radius
+
+
+def _fast_length(length: int) -> int:
+    from scipy.fft import next_fast_len
+
+    return int(next_fast_len(length, real=True))
+
+
+@lru_cache(maxsize=2)
+def _wavenumbers(shape: tuple[int, int]) -> Float32:
+    """Cycles per pixel on the half plane of ``irfft2``, at least those of ``_LONGEST``; the mean's is infinity."""
+    y = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
+    x = np.fft.rfftfreq(shape[1]).astype(np.float32)[None]
+    numbers = np.maximum(np.hypot(y, x), np.float32(1 / _LONGEST))
+    numbers[0, 0] = np.inf
+    return numbers
+
+
+def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> Float32:
+    """Gaussian field with a power-law spectrum: amplitude falls as k ** -(hurst + 1). Mean 0, standard deviation 1."""
+    from scipy.fft import irfft2
+
+    numbers = _wavenumbers(shape)
+    spectrum = np.empty(numbers.shape, np.complex64)
+    spectrum.real = rng.standard_normal(numbers.shape, np.float32)
+    spectrum.imag = rng.standard_normal(numbers.shape, np.float32)
+    spectrum *= numbers ** np.float32(-(hurst + 1))
+    field = irfft2(spectrum, s=shape)
+    return field / field.std()
+
+
+def _slopes(heights: Float32) -> tuple[Float32, Float32]:
+    """dh/dy and dh/dx."""
+    return np.gradient(heights, axis=0), np.gradient(heights, axis=1)
+
+
+def _ground(rng: np.random.Generator, spec: SceneSpec, shape: tuple[int, int]) -> tuple[Float32, Float32, Float32]:
+    """Heights, dust cover (0..1) and, all ones, where no crater has shaped the ground."""
+    heights = _fractal(rng, shape, spec.smoothness)
+    slope_y, slope_x = _slopes(heights)
+    heights *= np.float32(spec.roughness / math.sqrt(float(np.mean(slope_y**2 + slope_x**2))))
+    if spec.channels:
+        # The zero line of a smooth field winds like a channel does.
+        course = _fractal(rng, shape, 1.4)
+        width = 0.12 + 0.15 * rng.random()
+        heights -= np.float32(5 * spec.channels) * np.exp(-((course / np.float32(width)) ** 2))
+    dust = np.float32(spec.dust) + np.float32(spec.patchiness) * _fractal(rng, shape, 0.35)
+    return heights, dust, np.ones(shape, np.float32)
+
+
+def _place_craters(rng: np.random.Generator, spec: SceneSpec) -> list[Crater]:
+    """Draws craters, also around the scene, largest first. None cuts another's rim: small ones lie beside or within."""
+    return [
+        *_draw_craters(rng, spec, spec.crater_density, spec.smallest_diameter, spec.largest_diameter),
+        # Pits below what anybody would label.
+        *_draw_craters(rng, spec, 0.002, 4.0, 9.0),
+    ]
+
+
+def _draw_craters(
+    rng: np.random.Generator, spec: SceneSpec, density: float, smallest: float, largest: float
+) -> list[Crater]:
+    from scipy.ndimage import map_coordinates
+
+    margin = largest / 2
+    low, high = smallest**-2, largest**-2
+    mean_area = math.pi / 4 * 2 * math.log(largest / smallest) / (low - high)
+    area = (spec.height + 2 * margin) * (spec.width + 2 * margin)
+    count = rng.poisson(density * area / mean_area)
+    diameters = np.sort((high + (low - high) * rng.random(count)) ** -0.5)[::-1]
+    ys = rng.uniform(-margin, spec.height + margin, count)
+    xs = rng.uniform(-margin, spec.width + margin, count)
+    # Resurfacing: ages vary over some hundred pixels.
+    cell = 420
+    ages = rng.standard_normal((int(spec.height + 2 * margin) // cell + 4, int(spec.width + 2 * margin) // cell + 4))
+    age = map_coordinates(ages, [(ys + margin) / cell + 1, (xs + margin) / cell + 1], order=1)
+    # Interpolated between four normal numbers the age's standard deviation is about 2/3.
+    old = age / 0.67 > -_normal_quantile(spec.old_ground)
+    placed: list[Crater] = []
+    known = np.empty((count, 3))
+    for x, y, diameter in zip(xs[old], ys[old], diameters[old], strict=True):
+        radius = diameter / 2
+        x0, y0, r0 = known[: len(placed)].T
+        distance = np.hypot(x0 - x, y0 - y)
+        apart = distance > 1.05 * (r0 + radius)
+        within = (distance + radius < 0.85 * r0) & (radius < 0.3 * r0)
+        if np.all(apart | within):
+            known[len(placed)] = x, y, radius
+            placed.append(Crater(float(x), float(y), float(diameter), float(rng.beta(1.1, 1.4))))
+    return placed
+
+
+def _normal_quantile(probability: float) -> float:
+    from scipy.special import ndtri
+
+    return float(ndtri(probability))
+
+
+def _profile(degradation: float) -> tuple[Float32, Float32]:
+    """Height over distance from the centre, both in units of the radius: bowl, rim, ejecta."""
+    from scipy.ndimage import gaussian_filter1d
+
+    r = np.linspace(0, 3, 193, dtype=np.float32)
+    depth = 2 * (0.2 - 0.12 * degradation)
+    rim = 2 * 0.04 * (1 - 0.7 * degradation)
+    bowl = rim + depth * (r ** (2 + 1.5 * degradation) - 1)
+    ejecta = rim * np.maximum(r, 1) ** -3 * np.clip((3 - r) / 1.5, 0, 1)
+    heights = np.where(r < 1, bowl, ejecta)
+    # Erosion rounds the rim. The profile goes on evenly at both ends, so the filter's mirror does no harm.
+    return r, gaussian_filter1d(heights, (0.03 + 0.09 * degradation) / (r[1] - r[0]), mode="nearest").astype(np.float32)
+
+
+def _window(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
+    """The part of an array within ``reach`` of a point; None where there is none."""
+    top, bottom = max(0, math.floor(y - reach)), min(shape[0], math.ceil(y + reach))
+    left, right = max(0, math.floor(x - reach)), min(shape[1], math.ceil(x + reach))
+    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+
+
+def _offsets(x: float, y: float, window: tuple[slice, slice]) -> tuple[Float32, Float32]:
+    """Rows (n, 1) and columns (1, m) of a window's pixel centres, measured from a point."""
+    rows, columns = window
+    dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + np.float32(0.5 - x)
+    return dy, dx
+
+
+def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Float32, untouched: Float32) -> None:
+    """Digs a crater into the ground, in place."""
+    radius = crater.diameter / 2
+    out_of_round = rng.uniform(-0.04, 0.04, 2)
+    brightness = rng.uniform(-0.12, 0.16) * (1 - crater.degradation)
+    window = _window(crater.x, crater.y, 3 * radius, heights.shape)
+    if window is None:
+        return
+    dy, dx = _offsets(crater.x, crater.y, window)
+    square = dy**2 + dx**2
+    # A little oval: the radius varies with twice the direction's angle.
+    wobble = (np.float32(out_of_round[0]) * (dx**2 - dy**2) + np.float32(2 * out_of_round[1]) * dx * dy) / (square + 1)
+    r = np.sqrt(square) * (1 + wobble) / np.float32(radius)
+    r0, profile = _profile(crater.degradation)
+    heights[window] += np.float32(radius) * np.interp(r, r0, profile).astype(np.float32)
+    dust[window] += np.float32(brightness) * np.clip(np.float32(1.6) - r, 0, 1)
+    untouched[window] = np.minimum(untouched[window], np.clip((r - 1) / np.float32(0.6), 0.15, 1))
+
+
+def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouched: Float32) -> None:
+    """Ripples, boulders and knobs, in place: relief that is no crater. They keep off craters, which must stay visible."""
+    shape = heights.shape
+    if spec.ripples:
+        wavelength = rng.uniform(7, 18)
+        angle = rng.uniform(0, math.pi)
+        y, x = np.ogrid[: shape[0], : shape[1]]
+        along = (np.float32(math.cos(angle)) * x + np.float32(math.sin(angle)) * y).astype(np.float32)
+        phase = along * np.float32(2 * math.pi / wavelength) + np.float32(4) * _fractal(rng, (shape[0], shape[1]), 1.0)
+        where = np.clip(_fractal(rng, (shape[0], shape[1]), 1.0) + np.float32(spec.ripples - 0.4), 0, 1) * untouched
+        # Sharp crests and wide troughs.
+        crest = np.float32(1) - np.abs(np.sin(phase / 2))
+        heights += np.float32(wavelength * 0.09) * where * crest
+    for count, smallest, largest, height in (
+        (spec.boulders * 6e-4 * heights.size, 1.2, 3.2, 1.0),
+        (spec.knobs * 2.5e-5 * heights.size, 8.0, 34.0, 0.35),
+    ):
+        for _ in range(rng.poisson(count)):
+            x0, y0 = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
+            radius = smallest * largest / (largest - rng.random() * (largest - smallest))
+            stretch = rng.uniform(0.6, 1.6)
+            window = _window(x0, y0, 2.5 * radius, shape)
+            if window is None or untouched[int(y0), int(x0)] < 1:
+                continue
+            dy, dx = _offsets(x0, y0, window)
+            mound = np.exp(-((dx**2 * np.float32(stretch) + dy**2 / np.float32(stretch)) / np.float32(radius**2)))
+            heights[window] += np.float32(height * radius) * mound * untouched[window]
+
+
+def _shifts(azimuth: float) -> Iterator[tuple[int, int]]:
+    """Steps (rows, columns) towards the sun, dense near by."""
+    up, right = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
+    for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
+        yield -round(distance * up), round(distance * right)
+
+
+def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
+    """Height in pixels of the shadow's edge above the ground, 0 where the sun shines."""
+    depth = np.zeros_like(heights)
+    height, width = heights.shape
+    tangent = math.tan(math.radians(elevation))
+    for down, right in _shifts(azimuth):
+        if abs(down) >= height or abs(right) >= width:
+            continue
+        here = (slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right)))
+        there = (slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right)))
+        rise = np.float32(math.hypot(down, right) * tangent)
+        np.maximum(depth[here], heights[there] - heights[here] - rise, out=depth[here])
+    return depth
+
+
+def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
+    """Brightness of a white surface seen from above: lunar-Lambert with an even mix, shadows dark."""
+    slope_y, slope_x = _slopes(heights)
+    angle, zenith = math.radians(azimuth), math.radians(incidence)
+    upright = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
+    toward = (
+        np.float32(math.sin(zenith) * math.sin(angle)) * slope_x
+        - np.float32(math.sin(zenith) * math.cos(angle)) * slope_y
+    )
+    sun = np.maximum((np.float32(math.cos(zenith)) - toward) * upright, 0)
+    light = sun / (sun + upright) + np.float32(0.5) * sun
+    lit = np.clip(1 - _shadow(heights, azimuth, 90 - incidence) / np.float32(0.6), 0, 1)
+    return light * lit
+
+
+def _colour(rng: np.random.Generator, light: Float32, dust: Float32) -> Float32:
+    """I/F of the three bands, with the optics' blur and the detectors' noise."""
+    from scipy.ndimage import gaussian_filter
+
+    share = np.clip(dust, 0, 1)
+    iof = np.empty((3, *light.shape), np.float32)
+    for band in range(3):
+        surface = (_DARK[band] + (_DUST[band] - _DARK[band]) * share) * light + _SKY[band]
+        iof[band] = gaussian_filter(surface, 0.6, truncate=2.5)
+        iof[band] *= 1 + np.float32(0.008) * rng.standard_normal(light.shape, np.float32)
+    return iof

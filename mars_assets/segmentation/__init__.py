@@ -1,0 +1,1 @@
+"""Crater segmentation with MMSegmentation: recipe, training, prediction, evaluation."""

@@ -1,0 +1,80 @@
+"""A finished segmentation model on disk: an ordinary mmseg checkpoint with its config, and ``config.json``, written last.
+
+``mmseg.apis.init_model(folder / "config.py", folder / "model.pth")`` opens it as well.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.errors import DamagedFileError, MissingInputError
+from mars_assets.lake import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from mmseg.models import EncoderDecoder
+
+MODEL = "model.pth"
+MMSEG_CONFIG = "config.py"
+CONFIG = "config.json"
+HISTORY = "history.parquet"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """An mmseg checkpoint on CPU, read without unpickling anything but tensors and plain values.
+
+    Raises:
+        DamagedFileError: it is missing, truncated, or holds anything else.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}): delete its folder and make 'seg_model' again"
+        ) from error
+
+
+def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
+    """Opens a finished model, in evaluation mode on the CPU.
+
+    Returns:
+        mmseg's model and the folder's ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance,
+        compute, settings, report.
+
+    Raises:
+        MissingInputError: the folder holds no finished model.
+        DamagedFileError: its files do not fit together.
+    """
+    from mars_assets.segmentation.mmseg import mmseg_ready
+
+    _require_finished(folder)
+    with mmseg_ready():
+        from mmengine import Config
+        from mmseg.registry import MODELS
+
+        model = MODELS.build(Config.fromfile(folder / MMSEG_CONFIG).model)
+    try:
+        model.load_state_dict(load_checkpoint(folder / MODEL)["state_dict"])
+    except (KeyError, RuntimeError) as error:
+        raise DamagedFileError(
+            f"{folder / MODEL} does not fit {MMSEG_CONFIG} beside it ({error}): make 'seg_model' again"
+        ) from error
+    return model.eval(), read_json(folder / CONFIG)
+
+
+def model_sha256(folder: Path) -> str:
+    """What tells one finished model from another.
+
+    Raises:
+        MissingInputError: the folder holds no finished model.
+    """
+    _require_finished(folder)
+    return sha256_file(folder / MODEL)
+
+
+def _require_finished(folder: Path) -> None:
+    if not (folder / CONFIG).exists():
+        raise MissingInputError("seg_model", folder / CONFIG)

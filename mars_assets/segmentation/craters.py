@@ -1,0 +1,115 @@
+"""Masks to craters, and predicted craters to true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+IOU_THRESHOLD = 0.5
+"""A predicted crater is a true one if their intersection over union reaches this."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Crater(NamedTuple):
+    """One crater of an image.
+
+    Args:
+        box: the rows and columns that hold it.
+        pixels: its own among those of the box.
+    """
+
+    box: tuple[slice, slice]
+    pixels: Mask
+
+    @property
+    def diameter(self) -> float:
+        """Of the disc of equal area, in pixels."""
+        return float(2 * np.sqrt(self.pixels.sum() / np.pi))
+
+    def is_whole(self, shape: tuple[int, ...]) -> bool:
+        """Whether no border of an image of this shape cuts it."""
+        return all(side.start > 0 and side.stop < length for side, length in zip(self.box, shape, strict=True))
+
+
+class Matching(NamedTuple):
+    """Predicted craters against true ones.
+
+    Args:
+        found: for each true crater, whether a predicted one matches it.
+        false: for each predicted crater, whether it matches none.
+    """
+
+    found: Mask
+    false: Mask
+
+
+def craters_of_mask(mask: Mask, outlines: bool = False) -> list[Crater]:
+    """The 4-connected components of a mask, shape (H, W).
+
+    Args:
+        mask: the pixels of all craters.
+        outlines: the mask shows rims: what they enclose is filled first.
+    """
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(mask) if outlines else mask)
+    return _numbered(labels)
+
+
+def craters_of_labels(labels: npt.NDArray[np.integer]) -> list[Crater]:
+    """The craters of a label image, 0 background, shape (H, W). Holes are filled: smaller craters lie on top there."""
+    from scipy import ndimage
+
+    return [Crater(box, ndimage.binary_fill_holes(pixels)) for box, pixels in _numbered(labels)]
+
+
+def _numbered(labels: npt.NDArray[np.integer]) -> list[Crater]:
+    from scipy import ndimage
+
+    boxes = ndimage.find_objects(labels)
+    return [Crater(box, labels[box] == number) for number, box in enumerate(boxes, start=1) if box is not None]
+
+
+def iou(a: Crater, b: Crater) -> float:
+    """Intersection over union of two craters of one image."""
+    common = tuple(
+        slice(max(one.start, other.start), min(one.stop, other.stop)) for one, other in zip(a.box, b.box, strict=True)
+    )
+    if any(side.start >= side.stop for side in common):
+        return 0.0
+    parts = [
+        crater.pixels[
+            tuple(
+                slice(side.start - own.start, side.stop - own.start)
+                for side, own in zip(common, crater.box, strict=True)
+            )
+        ]
+        for crater in (a, b)
+    ]
+    intersection = int((parts[0] & parts[1]).sum())
+    return intersection / (int(a.pixels.sum()) + int(b.pixels.sum()) - intersection)
+
+
+def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
+    """Matches craters one to one, the best overlap first, down to ``IOU_THRESHOLD``."""
+    found, false = np.zeros(len(true), bool), np.ones(len(predicted), bool)
+    pairs = [(iou(true[row], predicted[column]), row, column) for row, column in _boxes_that_meet(true, predicted)]
+    for overlap, row, column in sorted(pairs, key=lambda pair: -pair[0]):
+        if overlap >= IOU_THRESHOLD and not found[row] and false[column]:
+            found[row], false[column] = True, False
+    return Matching(found, false)
+
+
+def _boxes_that_meet(true: Sequence[Crater], predicted: Sequence[Crater]) -> list[tuple[int, int]]:
+    """Indices of the pairs whose boxes share a pixel; a noisy mask has thousands of components, few of which meet any."""
+    boxes = [
+        np.array([[side.start, side.stop] for crater in craters for side in crater.box]).reshape(-1, 2, 2)
+        for craters in (true, predicted)
+    ]
+    starts = np.maximum(boxes[0][:, None, :, 0], boxes[1][None, :, :, 0])
+    stops = np.minimum(boxes[0][:, None, :, 1], boxes[1][None, :, :, 1])
+    return [(int(row), int(column)) for row, column in np.argwhere((starts < stops).all(axis=2))]

@@ -1,0 +1,279 @@
+"""What predicted masks are worth: by pixel, and by crater of each size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.evaluation.statistics import Indices, bootstrap_intervals
+from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
+from mars_assets.segmentation.predict import read_mask
+from mars_assets.segmentation.recipe import IGNORE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIZE_CLASSES = ("<16", "16-32", "32-64", ">=64")
+"""Crater diameters in pixels; a lower bound belongs to its class."""
+_BOUNDS = (16.0, 32.0, 64.0)
+
+METRICS = (
+    "iou_background",
+    "iou_crater",
+    "miou",
+    "dice_crater",
+    "pixel_accuracy",
+    "crater_precision",
+    "crater_recall",
+    "crater_f1",
+)
+
+Counts = npt.NDArray[np.int64]
+Diameters = npt.NDArray[np.float64]
+
+
+class Evaluation(NamedTuple):
+    """A model on one split.
+
+    Args:
+        row: the scores, each with ``_low`` and ``_high``; None where the split leaves one undefined, and ``undefined``
+            names those.
+        images: one row an image of the split: its columns, ``prediction`` (path), ``iou_background, iou_crater, miou,
+            dice_crater, pixel_accuracy``, and ``found, missed, false_alarms, too_small`` (craters).
+        sizes: one row a size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall, f1``
+            with intervals.
+    """
+
+    row: dict[str, Any]
+    images: pd.DataFrame
+    sizes: pd.DataFrame
+
+
+class _Counted(NamedTuple):
+    """What one image adds to the sums.
+
+    Args:
+        confusion: see :func:`confusion`.
+        found, missed: diameters of the true craters.
+        false: diameters of the predicted craters that match none.
+        whole: diameters of the true craters that the border does not cut.
+    """
+
+    confusion: Counts
+    found: Diameters
+    missed: Diameters
+    false: Diameters
+    whole: list[float]
+
+
+def evaluate(
+    predictions: Mapping[str, Path],
+    images: pd.DataFrame,
+    split: str,
+    *,
+    outlines: bool = False,
+    smallest_px: float | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Evaluates predictions on a split.
+
+    Pixels: confusion counts are summed over the images before any ratio is taken; ignored pixels (255) are left out.
+    ``miou`` is the mean over the classes that are there or predicted, as in mmseg.
+
+    Craters: a predicted one is a 4-connected component of the predicted mask, a true one a number in ``instances`` or
+    else a component of the true mask. Pairs are matched one to one, the best overlap first, from an intersection over
+    union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the predicted
+    one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false alarm: the
+    labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
+
+    Intervals are 95 % percentile bootstraps. Where the split has several observations, whole observations are resampled,
+    since images of one observation are alike; else images, and ``resampled`` says which.
+
+    Args:
+        predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
+        images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background) if
+            there are any.
+        split: which images.
+        outlines: masks are rims: what they enclose is filled before craters are told apart.
+        smallest_px: diameter of the smallest labelled crater; if None that of the split, of those not cut by the border.
+        resamples: bootstrap draws.
+        seed: of the draws.
+
+    Raises:
+        MarsError: the split is empty, or an image of it has no prediction.
+        DamagedFileError: a mask or a prediction cannot be read, or they differ in size.
+    """
+    chosen = images[images["split"] == split].reset_index(drop=True)
+    if chosen.empty:
+        raise MarsError(f"no image is in the split {split!r}: the splits are {sorted(images['split'].unique())}")
+    if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
+        raise MarsError(f"{len(missing)} images of {split!r} have no prediction, {missing[0]} the first: predict them")
+    paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
+    instances = chosen["instances"] if "instances" in chosen else [None] * len(chosen)
+    counted = [
+        _count(Path(mask), path, labels, outlines)
+        for mask, path, labels in zip(chosen["mask"], paths, instances, strict=True)
+    ]
+    if smallest_px is None:
+        smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
+    confusions: Counts = np.stack([image.confusion for image in counted])
+    craters: Counts = np.stack([_crater_counts(image, smallest_px) for image in counted])
+    too_small = np.array([(image.false < smallest_px).sum() for image in counted])
+
+    def scores_of(indices: Indices) -> dict[str, float]:
+        return _scores(confusions[indices].sum(0), craters[indices].sum(0))
+
+    scores = scores_of(np.arange(len(chosen)))
+    # An image of no known observation stands for itself.
+    observations = chosen["observation"].fillna(chosen["image_id"]).astype(str)
+    by_observation = chosen["observation"].nunique() > 1
+    intervals = bootstrap_intervals(
+        scores_of,
+        len(chosen),
+        groups=observations.to_numpy(str) if by_observation else None,
+        resamples=resamples,
+        seed=seed,
+    )
+    found, missed, false_alarms = craters.sum((0, 2)).tolist()
+    row: dict[str, Any] = {
+        "split": split,
+        "n": len(chosen),
+        "n_observations": int(chosen["observation"].nunique()),
+        "n_craters": found + missed,
+        "n_false_alarms": false_alarms,
+        "n_too_small": int(too_small.sum()),
+        "smallest_px": float(smallest_px),
+        **_with_intervals(METRICS, scores, intervals),
+        "resampled": "observations" if by_observation else "images",
+    }
+    row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
+    by_image = chosen.assign(prediction=[str(path) for path in paths], too_small=too_small)
+    by_image[["found", "missed", "false_alarms"]] = craters.sum(2)
+    for name in _pixel_scores(confusions[0]):
+        by_image[name] = [_pixel_scores(image)[name] for image in confusions]
+    return Evaluation(row, by_image, _size_table(craters.sum(0), scores, intervals))
+
+
+def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
+    """Counts of (true background, false crater, missed crater, found crater) pixels, int64 (4,).
+
+    Args:
+        truth: 0, 1 or 255 for ignored, shape (H, W).
+        predicted: shape (H, W).
+    """
+    valid = truth != IGNORE
+    return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
+
+
+def _count(mask: Path, prediction: Path, instances: Any, outlines: bool) -> _Counted:
+    truth, predicted = _read_png(mask), read_mask(prediction)
+    if predicted.shape != truth.shape:
+        raise DamagedFileError(
+            f"{prediction} is {predicted.shape}, its mask {truth.shape}: delete it and predict again"
+        )
+    has_instances = isinstance(instances, str | Path)  # a column that lacks some has NaN there
+    true = craters_of_labels(_read_png(Path(instances))) if has_instances else craters_of_mask(truth == 1, outlines)
+    said = craters_of_mask(predicted & (truth != IGNORE), outlines)
+    matching = match(true, said)
+    diameters = np.array([crater.diameter for crater in true])
+    return _Counted(
+        confusion=confusion(truth, predicted),
+        found=diameters[matching.found],
+        missed=diameters[~matching.found],
+        false=np.array([crater.diameter for crater in said])[matching.false],
+        whole=[crater.diameter for crater in true if crater.is_whole(truth.shape)],
+    )
+
+
+def _read_png(path: Path) -> npt.NDArray[Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError) as error:
+        raise DamagedFileError(f"the mask {path} cannot be read ({error}): make 'labelled_crops' again") from error
+
+
+def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
+    """Craters found, missed and falsely predicted in each size class, int64 (3, classes)."""
+    return np.stack(
+        [
+            np.bincount(np.digitize(diameters, _BOUNDS), minlength=len(SIZE_CLASSES))
+            for diameters in (image.found, image.missed, image.false[image.false >= smallest_px])
+        ]
+    )
+
+
+def _scores(pixels: Counts, craters: Counts) -> dict[str, float]:
+    """All metrics from summed counts, NaN where undefined; those of a size class are named ``CLASS metric``."""
+    scores = _pixel_scores(pixels)
+    scores |= {f"crater_{name}": value for name, value in _detection_scores(craters.sum(1)).items()}
+    for size, counts in zip(SIZE_CLASSES, craters.T, strict=True):
+        scores |= {f"{size} {name}": value for name, value in _detection_scores(counts).items()}
+    return scores
+
+
+def _pixel_scores(pixels: Counts) -> dict[str, float]:
+    tn, fp, fn, tp = pixels.tolist()
+    background, crater = _ratio(tn, tn + fp + fn), _ratio(tp, tp + fp + fn)
+    present = [value for value in (background, crater) if not np.isnan(value)]
+    return {
+        "iou_background": background,
+        "iou_crater": crater,
+        "miou": _ratio(sum(present), len(present)),
+        "dice_crater": _ratio(2 * tp, 2 * tp + fp + fn),
+        "pixel_accuracy": _ratio(tp + tn, tp + tn + fp + fn),
+    }
+
+
+def _detection_scores(craters: Counts) -> dict[str, float]:
+    found, missed, false = craters.tolist()
+    return {
+        "precision": _ratio(found, found + false),
+        "recall": _ratio(found, found + missed),
+        "f1": _ratio(2 * found, 2 * found + missed + false),
+    }
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+def _with_intervals(
+    names: Iterable[str], scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> dict[str, float | None]:
+    """Each named score with ``_low`` and ``_high``; None where undefined."""
+    row: dict[str, float | None] = {}
+    for name in names:
+        for suffix, value in zip(("", "_low", "_high"), (scores[name], *intervals[name]), strict=True):
+            row[name + suffix] = None if np.isnan(value) else float(value)
+    return row
+
+
+def _size_table(
+    craters: Counts, scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for size, (found, missed, false_alarms) in zip(SIZE_CLASSES, craters.T.tolist(), strict=True):
+        named = [f"{size} {name}" for name in ("precision", "recall", "f1")]
+        values = _with_intervals(named, scores, intervals)
+        rows.append(
+            {
+                "diameter_px": size,
+                "craters": found + missed,
+                "found": found,
+                "missed": missed,
+                "false_alarms": false_alarms,
+                **{name.removeprefix(f"{size} "): value for name, value in values.items()},
+            }
+        )
+    return pd.DataFrame(rows)

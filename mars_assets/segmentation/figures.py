@@ -1,0 +1,169 @@
+"""What a scientist looks at: overlays of truth, prediction and errors, how the training went, and scores by crater size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
+from mars_assets.evaluation.figures import new_figure
+from mars_assets.segmentation.recipe import IGNORE
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mars_assets.segmentation.evaluate import Evaluation
+
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+_FOUND, _FALSE, _MISSED, _OUTLINE = (0, 158, 115), (213, 94, 0), (0, 114, 178), "#f0e442"
+
+
+def evaluation_figure(evaluation: Evaluation, history: pd.DataFrame) -> Figure:
+    """Curves of loss and validation, scores by crater size, and the images' IoUs.
+
+    Args:
+        evaluation: of one split.
+        history: of the model's training, ``history.parquet``.
+    """
+    figure, axes = new_figure(11, 7.5, rows=2, columns=2)
+    row = evaluation.row
+    figure.suptitle(f"{row['split']}: {row['n']} images, {row['n_craters']} craters")
+    _loss(axes[0, 0], history)
+    _validation(axes[0, 1], history)
+    _sizes(axes[1, 0], evaluation)
+    _images(axes[1, 1], evaluation)
+    return figure
+
+
+def training_figure(history: pd.DataFrame) -> Figure:
+    """Curves of loss and validation.
+
+    Args:
+        history: ``history.parquet`` of a training.
+    """
+    figure, axes = new_figure(11, 4, columns=2)
+    _loss(axes[0, 0], history)
+    _validation(axes[0, 1], history)
+    return figure
+
+
+def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
+    """The images with the most wrong pixels for their craters, the worst first; those without any crater come last.
+
+    Returns:
+        Rows of ``evaluation.images``.
+    """
+    return evaluation.images.sort_values("iou_crater", kind="stable", na_position="last").head(most)
+
+
+def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
+    """One row an image: the image, the true outline, the predicted probability, and the errors.
+
+    Args:
+        images: rows of ``Evaluation.images``, with ``chip``.
+        statistics: those of the chips, which undo their scaling to reflectance.
+    """
+    from mars_assets.chips import read_chip
+
+    figure, axes = new_figure(12, 3.2 * len(images), rows=max(len(images), 1), columns=4)
+    for axis in axes.ravel().tolist():
+        axis.set_axis_off()
+    for row, image in zip(axes, images.to_dict("records"), strict=False):
+        rgb = reflectance_to_rgb(read_chip(Path(image["chip"]), HLS_BANDS), statistics)
+        truth, probability = _png(image["mask"]), _png(image["prediction"])
+        for axis in row[:3]:
+            axis.imshow(rgb)
+        _outline(row[1], truth == 1)
+        row[2].imshow(probability, cmap="magma", vmin=0, vmax=255, alpha=0.6)
+        row[3].imshow(error_overlay(rgb, truth, probability >= 128))
+        titles = (
+            image["image_id"],
+            "labels",
+            "probability of a crater",
+            f"found (green), false (orange), missed (blue), IoU {image['iou_crater']:.2f}\n"
+            f"craters: {image['found']} found, {image['missed']} missed, {image['false_alarms']} false",
+        )
+        for axis, title in zip(row, titles, strict=True):
+            axis.set_title(title, fontsize=7)
+    return figure
+
+
+def error_overlay(
+    rgb: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint8]:
+    """The image with found crater pixels green, false ones orange, missed ones blue; ignored pixels keep their colour.
+
+    Args:
+        rgb: uint8, shape (H, W, 3).
+        truth: 0, 1 or 255 for ignored, shape (H, W).
+        predicted: shape (H, W).
+    """
+    overlay = rgb.astype(np.float32)
+    valid = truth != IGNORE
+    for where, colour in (
+        (valid & (truth == 1) & predicted, _FOUND),
+        (valid & (truth == 0) & predicted, _FALSE),
+        (valid & (truth == 1) & ~predicted, _MISSED),
+    ):
+        overlay[where] = 0.45 * overlay[where] + 0.55 * np.array(colour, np.float32)
+    return overlay.astype(np.uint8)
+
+
+def _png(path: Any) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def _outline(axis: Axes, mask: npt.NDArray[np.bool_]) -> None:
+    if mask.any() and not mask.all():
+        axis.contour(mask, levels=[0.5], colors=[_OUTLINE], linewidths=0.8)
+
+
+def _loss(axis: Axes, history: pd.DataFrame) -> None:
+    losses = history.dropna(subset="loss")
+    axis.plot(losses["iteration"], losses["loss"], linewidth=1)
+    axis.set(xlabel="iteration")
+    axis.set_title("training loss", fontsize=10)
+    axis.grid(alpha=0.3)
+
+
+def _validation(axis: Axes, history: pd.DataFrame) -> None:
+    validated = history.dropna(subset="miou")
+    for name, label in (("iou_background", "background"), ("iou_crater", "crater"), ("miou", "mean")):
+        axis.plot(validated["iteration"], validated[name], marker=".", label=label)
+    best = validated["iteration"].to_numpy()[validated["miou"].to_numpy().argmax()]
+    axis.axvline(best, color="0.7", linestyle="--", linewidth=1)
+    axis.set(xlabel="iteration", ylim=(0, 1))
+    axis.set_title("IoU on validation; dashed: the checkpoint kept", fontsize=10)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+
+
+def _sizes(axis: Axes, evaluation: Evaluation) -> None:
+    sizes = evaluation.sizes
+    places = np.arange(len(sizes))
+    for shift, name in enumerate(("precision", "recall", "f1")):
+        value, low, high = (sizes[f"{name}{suffix}"].to_numpy(np.float64) for suffix in ("", "_low", "_high"))
+        errors = np.maximum(np.stack([value - low, high - value]), 0)
+        axis.bar(
+            places + 0.26 * (shift - 1), value, 0.24, yerr=errors, label=name, capsize=2, error_kw={"linewidth": 0.8}
+        )
+    names = [f"{size}\n{n} craters" for size, n in zip(sizes["diameter_px"], sizes["craters"], strict=True)]
+    axis.set(xticks=places, xticklabels=names, xlabel="crater diameter in pixels", ylim=(0, 1))
+    axis.set_title("craters at IoU 0.5, 95 % intervals", fontsize=10)
+    axis.legend(fontsize=8)
+
+
+def _images(axis: Axes, evaluation: Evaluation) -> None:
+    row = evaluation.row
+    axis.hist(evaluation.images["iou_crater"].dropna(), bins=20, range=(0, 1))
+    summary = "undefined" if row["iou_crater"] is None else f"{row['iou_crater']:.3f}"
+    axis.set(xlabel="crater IoU of an image", ylabel="images")
+    axis.set_title(f"crater IoU over all pixels {summary}", fontsize=10)

@@ -1,0 +1,130 @@
+"""Crater probabilities of a finished model for images of any size, each computed once."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import fingerprint, sha256_file, sweep, write_bytes
+from mars_assets.progress import SILENT, Progress
+from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pandas as pd
+    from mmseg.models import EncoderDecoder
+
+    from mars_assets.bands import Float32
+    from mars_assets.compute import Compute
+
+_KEY = "mars_assets"
+"""Name of the PNG text that says from which model and chip a prediction is."""
+
+
+def predict_masks(
+    model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
+) -> dict[str, Path]:
+    """Predicts what is not in the cache: images that are new, whose chip changed, or of another model.
+
+    The model slides over an image with its recipe's window and stride, and the logits of overlapping windows are averaged.
+
+    Args:
+        model_folder: of a finished model.
+        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one; else size and time of the file tell
+            one chip from another.
+        cache: folder of the predictions, ``ID.png``, for this use alone.
+        compute: where to compute.
+        progress: of the new images.
+
+    Returns:
+        For each image an 8-bit PNG of its size: the probability of a crater, 255 for 1. See :func:`read_mask`.
+
+    Raises:
+        MissingInputError: the folder holds no finished model.
+        DamagedFileError: a chip or the model cannot be read.
+        MarsError: the device's memory is too small.
+    """
+    model = [model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG)]  # the window is in the config
+    sweep(cache)
+    chips = {str(row["image_id"]): row for row in images.to_dict("records")}
+    paths = {image_id: cache / f"{image_id}.png" for image_id in chips}
+    keys = {image_id: fingerprint(model, _chip_identity(chip)) for image_id, chip in chips.items()}
+    new = [image_id for image_id in chips if _key_of(paths[image_id]) != keys[image_id]]
+    if new:
+        segmenter, config = open_segmenter(model_folder)
+        segmenter.to(compute.device)
+        for image_id in progress.track(new, "predicting crater masks"):
+            probability = _predict(segmenter, Path(chips[image_id]["chip"]), config["bands"], compute)
+            write_bytes(paths[image_id], _png(probability, keys[image_id]))
+    return paths
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """The pixels of a prediction that are more likely crater than background, shape (H, W).
+
+    Raises:
+        DamagedFileError: the file is missing or is no prediction.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image) >= 128
+    except (OSError, UnidentifiedImageError) as error:
+        raise DamagedFileError(
+            f"the prediction {path} cannot be read ({error}): delete it and predict again"
+        ) from error
+
+
+def _chip_identity(row: dict[Any, Any]) -> list[Any]:
+    if "chip_sha" in row:
+        return [row["chip_sha"]]
+    try:
+        status = Path(row["chip"]).stat()
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"the chip {row['chip']} is missing: make its asset again") from error
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _key_of(path: Path) -> str | None:
+    """What a cached prediction was made from; None where there is none that can be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get(_KEY)
+    except (FileNotFoundError, UnidentifiedImageError):
+        return None
+
+
+def _predict(segmenter: EncoderDecoder, chip: Path, bands: list[str], compute: Compute) -> Float32:
+    """The probability of a crater, float32, shape (H, W)."""
+    import torch
+
+    from mars_assets.chips import read_chip
+
+    image = torch.from_numpy(read_chip(chip, bands))
+    with torch.inference_mode(), compute.autocast():
+        try:
+            inputs = segmenter.data_preprocessor({"inputs": [image]})["inputs"]
+            logits = segmenter.slide_inference(inputs, [])
+        except torch.OutOfMemoryError as error:
+            raise MarsError(
+                f"the device's memory is too small for {chip} ({error}): cut it into smaller crops, or compute on the CPU"
+            ) from error
+    return logits.float().softmax(dim=1)[0, 1].cpu().numpy()
+
+
+def _png(probability: Float32, key: str) -> bytes:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(_KEY, key)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,0 +1,113 @@
+"""What decides a segmentation run, besides its data, its weights and its seed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CLASSES = ("background", "crater")
+"""Names of label 0 and label 1; 255 is ignored."""
+
+IGNORE = 255
+
+
+class SegRecipe(BaseModel):
+    """A fine-tuning recipe. The defaults are this project's; the paper's six runs are ``recipes/seg_paper_*.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    annotation: Literal["filled", "outline_5", "outline_15"] = Field(
+        "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
+    )
+    encoder: Literal["prithvi_weights", "random"] = Field(
+        "prithvi_weights",
+        description="Start from the asset prithvi_weights, or from random weights of its architecture.",
+    )
+    frozen: bool = Field(False, description="Train only neck and heads; the encoder keeps its weights.")
+
+    neck: Literal["deconvolution", "detail"] = Field(
+        "detail",
+        description="deconvolution: the paper's, four transposed convolutions from the last block's map to full "
+        "resolution. detail: maps of several blocks, upsampled step by step and joined with those of a shallow "
+        "convolutional branch on the input, to half resolution.",
+    )
+    neck_channels: int = Field(64, ge=1, description="Width of the neck; the paper's is the encoder's, 768.")
+    detail_channels: int = Field(
+        16,
+        ge=1,
+        description="Width at half resolution of the detail neck's branch on the input; doubles at each halving.",
+    )
+    layers: int = Field(
+        4, ge=1, description="How many of the encoder's blocks the detail neck sees, evenly spaced up to the last."
+    )
+    head_channels: int = Field(32, ge=1, description="Width of the fully convolutional heads.")
+    head_convolutions: int = Field(1, ge=1, description="3 x 3 convolutions of the decode head.")
+    auxiliary_head: bool = Field(
+        False, description="A second head, of two convolutions, on the same feature in training, as in the paper."
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="Channel dropout before each head's last layer.")
+
+    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy"] = Field(
+        "dice_cross_entropy",
+        description="Dice, mean over background and crater; cross entropy with class_weights; or the sum of that cross "
+        "entropy and the crater's Dice over the whole batch.",
+    )
+    class_weights: list[float] = Field([1.0, 1.0], description="Weights of background and crater in the cross entropy.")
+
+    crop_size: int = Field(224, ge=16, description="Side in pixels of a training crop.")
+    flip: bool = Field(True, description="Mirror left-right, probability 0.5.")
+    rotate: bool = Field(True, description="Mirror up-down and turn by a random multiple of 90 degrees.")
+    scale_jitter: float = Field(
+        1.4, ge=1, description="Crops are magnified by a factor between 1 / this and this; 1: never."
+    )
+    crater_crops: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the crops that are placed to hold a pixel of a crater, where there is one.",
+    )
+
+    batch_size: int = Field(8, ge=1, description="Crops an iteration.")
+    iterations: int = Field(600, ge=1, description="Steps of the optimizer.")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate, that of neck and heads.")
+    encoder_lr: float = Field(
+        0.2, gt=0, le=1, description="The learning rate of the encoder's last block, as a factor of lr."
+    )
+    layer_decay: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="Each block's learning rate is this times that of the block above it; 1: all equal.",
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of the matrices; biases and norms have none.")
+    clip_grad: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0: not clipped.")
+    warmup_iterations: int = Field(
+        50, ge=0, description="Iterations over which the learning rate rises linearly from 0."
+    )
+    schedule: Literal["constant", "poly", "cosine"] = Field(
+        "cosine", description="Learning rate after the warm-up: constant, or falling to 0 linearly or as a half cosine."
+    )
+    evaluate_every: int = Field(
+        100, ge=1, description="Iterations between two validations. The checkpoint of the best mIoU is kept."
+    )
+
+    window: int = Field(224, ge=16, description="Side in pixels of the sliding window in inference.")
+    stride: int = Field(112, ge=1, description="Step in pixels of the sliding window.")
+    mmseg_options: dict[str, Any] = Field(
+        {},
+        description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "
+        "heads and losses can be named, e.g. {model.decode_head.loss_decode: {_delete_: true, type: FocalLoss}}.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SegRecipe:
+        problems = []
+        if len(self.class_weights) != len(CLASSES) or min(self.class_weights, default=0) <= 0:
+            problems.append(f"class_weights={self.class_weights}: give {len(CLASSES)} positive numbers, for {CLASSES}")
+        if self.stride > self.window:
+            problems.append(f"stride={self.stride} leaves gaps between windows of {self.window}: at most the window")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self

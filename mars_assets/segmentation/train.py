@@ -1,0 +1,263 @@
+"""Training through MMSegmentation: resumable, safe against kill -9, and ending in an ordinary mmseg checkpoint."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.errors import MarsError, ProvenanceError
+from mars_assets.lake import atomic_path, fingerprint, read_json, sweep, write_bytes, write_json, write_table
+from mars_assets.progress import SILENT, Progress
+from mars_assets.segmentation.checkpoint import CONFIG, HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
+from mars_assets.segmentation.recipe import CLASSES, SegRecipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mmengine import Config
+
+    from mars_assets.compute import Compute
+    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.segmentation.registry import TrainingState
+
+
+def train_segmentation(
+    recipe: SegRecipe,
+    images: pd.DataFrame,
+    weights: Path,
+    folder: Path,
+    compute: Compute,
+    provenance: dict[str, Any],
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Trains a model into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
+
+    While it trains, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (of the
+    validation with the highest mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by
+    iteration) and ``config.json``, written last.
+
+    Args:
+        recipe: how to train.
+        images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation), observation``,
+            and ``chip_sha`` if the chips have one. Their order does not matter.
+        weights: folder of the encoder's weights.
+        folder: of this one training.
+        compute: device, precision and seed.
+        provenance: is put into ``config.json`` as it is.
+        progress: of the iterations.
+
+    Returns:
+        JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where validation
+        has no crater and none was predicted), ``train_loss`` (the last mean), ``seconds``, ``n_train``, ``n_valid``,
+        ``parameters``, ``trained_parameters``.
+
+    Raises:
+        MarsError: there are no images to train or validate on, the training diverged, or the device's memory is too small.
+        ProvenanceError: the folder holds a training of other settings.
+    """
+    from mars_assets.prithvi.weights import open_weights
+
+    images = _checked(images)
+    settings = _settings(recipe, images, open_weights(weights).sha256, compute.seed)
+    scratch = folder / "training"
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG)
+        _refuse_others(config["settings"], settings, folder)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
+        return config["report"]
+    if (scratch / "settings.json").exists():
+        _refuse_others(read_json(scratch / "settings.json"), settings, folder)
+    else:
+        write_json(scratch / "settings.json", settings)
+    sweep(scratch)
+
+    encoder = _encoder(recipe, weights, compute)
+    mmseg, state, parameters = _fit(recipe, encoder, images, scratch, compute, progress)
+    report = _finish(mmseg, state, scratch, folder) | {
+        **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
+        **parameters,
+    }
+    write_json(
+        folder / CONFIG,
+        {
+            "recipe": recipe.model_dump(),
+            "seed": compute.seed,
+            "classes": CLASSES,
+            "bands": encoder.config.bands,
+            "statistics": encoder.config.to_dict()["statistics"],
+            "prithvi": encoder.config.to_dict(),
+            "provenance": provenance,
+            "compute": compute.describe(),
+            "settings": settings,
+            "report": report,
+        },
+    )
+    shutil.rmtree(scratch)
+    return report
+
+
+def _checked(images: pd.DataFrame) -> pd.DataFrame:
+    """The images of train and valid, ordered by id.
+
+    Raises:
+        MarsError: one of the splits is empty.
+    """
+    images = images[images["split"].isin(["train", "valid"])].sort_values("image_id", ignore_index=True)
+    for split in ("train", "valid"):
+        if not (images["split"] == split).any():
+            raise MarsError(
+                f"no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, or "
+                "some observations into that split, and make 'labelled_crops' again"
+            )
+    return images
+
+
+def _settings(recipe: SegRecipe, images: pd.DataFrame, weights: str, seed: int) -> dict[str, Any]:
+    """What a training must have in common with one that it continues."""
+    columns = [name for name in ("image_id", "split", "chip_sha", "mask_sha") if name in images]
+    return {
+        **recipe.model_dump(),
+        "seed": seed,
+        "weights": weights,
+        "images": fingerprint(images[columns].to_numpy().tolist()),
+    }
+
+
+def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    different = [
+        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
+    if different:
+        raise ProvenanceError(
+            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
+        )
+
+
+def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
+    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.prithvi.weights import load_encoder, open_weights
+
+    if recipe.encoder == "random":
+        compute.seed_everything()
+        return PrithviEncoder(open_weights(weights).config)
+    return load_encoder(weights)
+
+
+def _fit(
+    recipe: SegRecipe,
+    encoder: PrithviEncoder,
+    images: pd.DataFrame,
+    scratch: Path,
+    compute: Compute,
+    progress: Progress,
+) -> tuple[Config, TrainingState, dict[str, int]]:
+    """Trains to the end. Returns the config, the state with its history, and how many parameters there are."""
+    import torch
+
+    from mars_assets.segmentation.mmseg import mmseg_ready
+
+    last = scratch / "last.pth"
+    if last.exists():
+        load_checkpoint(last)  # mmengine, which reads it below, unpickles anything where this refuses
+    with mmseg_ready():
+        from mmengine.runner import Runner
+        from mmseg.registry import MODELS
+
+        from mars_assets.segmentation.config import mmseg_config
+        from mars_assets.segmentation.registry import TrainingState
+
+        config = mmseg_config(recipe, encoder.config, compute)
+        compute.seed_everything()
+        model = MODELS.build(config.model)
+        model.backbone.encoder.load_state_dict(encoder.state_dict())
+        runner = Runner(
+            model=model,
+            work_dir=str(scratch / "mmengine"),
+            train_dataloader=_loader(images, "train", config.train_pipeline, recipe.batch_size, compute),
+            train_cfg=config.train_cfg,
+            val_dataloader=_loader(images, "valid", _validation_pipeline(config), 1, compute),
+            val_cfg={"type": "ValLoop"},
+            val_evaluator={"type": "CraterMetric"},
+            optim_wrapper=config.optim_wrapper,
+            param_scheduler=list(config.param_scheduler) or None,
+            default_hooks={"logger": None, "checkpoint": None, "timer": None},
+            load_from=str(last) if last.exists() else None,
+            resume=last.exists(),
+            randomness={"seed": compute.seed},
+            default_scope="mmseg",
+            log_level="ERROR",
+            # mmengine keeps loggers and visualizers by experiment for the life of the process.
+            experiment_name=f"segmentation-{time.time_ns()}",
+        )
+        runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
+        state = TrainingState(scratch, progress, log_every=max(recipe.iterations // 200, 1))
+        runner.register_hook(state)
+        try:
+            runner.train()
+        except torch.OutOfMemoryError as error:
+            raise MarsError(
+                f"the device's memory is too small for this training ({error}): lower the recipe's batch_size "
+                f"({recipe.batch_size}), neck_channels or crop_size, or take a smaller encoder"
+            ) from error
+    parameters = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    return config, state, parameters
+
+
+def _validation_pipeline(config: Config) -> list[dict[str, Any]]:
+    load, *rest = config.test_pipeline
+    return [load, {"type": "LoadMask"}, *rest]
+
+
+def _loader(
+    images: pd.DataFrame, split: str, pipeline: list[dict[str, Any]], batch_size: int, compute: Compute
+) -> dict[str, Any]:
+    """A split as mmengine's description of a loader."""
+    rows = images[images["split"] == split]
+    items = [
+        {"img_path": str(chip), "seg_map_path": str(mask)}
+        for chip, mask in zip(rows["chip"], rows["mask"], strict=True)
+    ]
+    # On a CPU that trains, workers would take the cores that the model needs.
+    workers = min(os.cpu_count() or 1, 8) // 2 if compute.device == "cuda" else 0
+    train = split == "train"
+    return {
+        "batch_size": batch_size,
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": compute.device == "cuda",
+        "sampler": {"type": "InfiniteSampler" if train else "DefaultSampler", "shuffle": train},
+        "dataset": {"type": "CraterDataset", "items": items, "pipeline": pipeline},
+    }
+
+
+def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
+    """Writes checkpoint, config and history from what the training left. Returns the first part of the report."""
+    import pandas as pd
+    import torch
+
+    best = scratch / "best.pth"
+    if not best.exists():
+        raise MarsError("no validation gave an mIoU: all pixels of the validation masks are ignored")
+    checkpoint = load_checkpoint(best)
+    meta = checkpoint["meta"]
+    with atomic_path(folder / MODEL) as temporary:
+        kept = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
+        torch.save({"meta": kept, "state_dict": checkpoint["state_dict"]}, temporary)
+    write_bytes(folder / MMSEG_CONFIG, config.pretty_text.encode())
+    history = pd.DataFrame(state.history).astype({"iteration": "int64"})
+    write_table(folder / HISTORY, history)
+    return {
+        "iterations": int(history["iteration"].max()),
+        "best_iteration": meta["iter"],
+        **{name: value if math.isfinite(value) else None for name, value in meta["metrics"].items()},
+        "train_loss": float(history["loss"].dropna().iloc[-1]),
+        "seconds": round(state.seconds, 1),
+    }

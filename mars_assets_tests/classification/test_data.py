@@ -1,0 +1,122 @@
+"""Chips as tensors, the batches of steps, and augmentations."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
+from mars_assets.chips import write_chip
+from mars_assets.classification.data import BatchesOfSteps, Chips, augment, flip, light, load_chip, turn_and_scale
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.prithvi.config import PrithviConfig
+
+CONFIG = PrithviConfig(variant="test")
+
+
+def _write(path, rgb):
+    write_chip(path, impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
+    return path
+
+
+def test_a_chip_of_the_right_size_is_only_normalised(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    chip = load_chip(_write(tmp_path / "chip.tif", rgb), CONFIG, 32)
+    bgr = (rgb[..., ::-1].transpose(2, 0, 1) / 255.0) * PRITHVI_V1.white
+    expected = (bgr - PRITHVI_V1.mean[:3]) / PRITHVI_V1.std[:3]
+    assert chip.dtype == torch.float32
+    np.testing.assert_allclose(chip[:3], expected, atol=1e-5)
+    np.testing.assert_allclose(chip[3:], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [31, 45, 64])
+def test_another_size_is_resampled_antialiased_as_pillow_does(tmp_path, side):
+    rgb = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    chip = load_chip(_write(tmp_path / "chip.tif", rgb), CONFIG, 32)
+    full = normalize(impute(scale_to_reflectance(rgb), "post_norm"), PRITHVI_V1)
+    for band, source in zip(chip, full, strict=True):
+        expected = Image.fromarray(source).resize((32, 32), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(band, np.asarray(expected), atol=1e-4)
+
+
+def test_missing_chips_and_other_bands_are_told(tmp_path):
+    with pytest.raises(DamagedFileError, match=r"gone\.tif"):
+        load_chip(tmp_path / "gone.tif", CONFIG, 32)
+    three = PrithviConfig(variant="test", in_chans=3, bands=("BLUE", "GREEN", "RED"))
+    with pytest.raises(MarsError, match="the weights take BLUE, GREEN, RED"):
+        load_chip(tmp_path / "gone.tif", three, 32)
+
+
+def test_chips_are_kept_in_memory_up_to_the_bound_and_read_beyond_it(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [_write(tmp_path / f"{i}.tif", rng.integers(0, 256, (16, 16, 3), np.uint8)) for i in range(3)]
+    chips = Chips(paths, CONFIG, 16, memory_gb=2.5 * 6 * 16 * 16 * 4 / 1e9)
+    first = [chips[i] for i in range(3)]
+    for path in paths[:2]:
+        path.unlink()
+    assert all(torch.equal(chips[i], first[i]) for i in range(3))  # 0 and 1 from memory, 2 from its file
+    paths[2].unlink()
+    with pytest.raises(DamagedFileError):
+        chips[2]
+
+
+def test_batches_follow_from_seed_and_step_and_every_image_comes_once_in_a_turn():
+    whole = list(BatchesOfSteps(10, 4, range(15), seed=1))
+    resumed = list(BatchesOfSteps(10, 4, range(7, 15), seed=1))
+    assert whole[7:] == resumed
+    assert [len(batch) for batch in whole] == [4] * 15
+    flat = [image for batch in whole for image in batch]
+    turns = [flat[start : start + 10] for start in range(0, 60, 10)]
+    assert all(sorted(turn) == list(range(10)) for turn in turns)
+    assert turns[0] != turns[1]
+    assert whole != list(BatchesOfSteps(10, 4, range(15), seed=2))
+
+
+def test_flips_only_move_pixels_and_reach_all_eight_orientations():
+    torch.manual_seed(0)
+    chip = torch.rand(2, 5, 5)
+    turned = flip(chip.expand(200, -1, -1, -1))
+    square = [torch.rot90(chip, k, (1, 2)) for k in range(4)]
+    orientations = square + [one.flip(2) for one in square]
+    found = {next(i for i, one in enumerate(orientations) if torch.equal(one, got)) for got in turned}
+    assert found == set(range(8))
+
+
+def test_turning_and_scaling_keep_a_constant_chip_and_a_central_disc():
+    torch.manual_seed(0)
+    constant = torch.full((8, 6, 32, 32), 0.7)
+    torch.testing.assert_close(turn_and_scale(constant), constant)  # no dark corners
+    y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
+    disc = (x.hypot(y) < 16).float().expand(50, 1, -1, -1)
+    turned = turn_and_scale(disc)
+    area = turned.mean(dim=(1, 2, 3)) / disc[0].mean()
+    # The side of the disc scales by 0.8 to 1.25, its area by the square.
+    assert (area > 0.8**2 * 0.95).all()
+    assert (area < 1.25**2 * 1.05).all()
+    assert area.std() > 0.1
+    column = (turned * x).sum((1, 2, 3)) / turned.sum((1, 2, 3))
+    assert column.abs().max() < 0.5
+
+
+def test_light_is_the_same_for_all_bands_and_differs_between_chips():
+    torch.manual_seed(0)
+    chips = torch.rand(1, 1, 8, 8).expand(2, 6, -1, -1)
+    lit = light(chips)
+    torch.testing.assert_close(lit, lit[:, :1].expand_as(lit))
+    assert not torch.allclose(lit[0], lit[1])
+    # an increasing affine map of the values
+    for chip in lit[:, 0]:
+        slope, offset = np.polyfit(chips[0, 0].flatten().numpy(), chip.flatten().numpy(), 1)
+        assert 1 / 1.4 <= slope <= 1.4
+        np.testing.assert_allclose(chip, slope * chips[0, 0] + offset, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["none", "flips", "full"])
+def test_augmentation_follows_from_the_seed(how):
+    chips = torch.rand(4, 6, 16, 16)
+    torch.manual_seed(5)
+    first = augment(chips, how)
+    torch.manual_seed(5)
+    assert torch.equal(first, augment(chips, how))
+    assert first.shape == chips.shape
+    assert torch.equal(first, chips) == (how == "none")

@@ -1,0 +1,136 @@
+"""Scores against scikit-learn and torchmetrics, intervals, and splits that lack something."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn import metrics
+from torchmetrics.classification import BinaryCalibrationError
+
+from mars_assets.classification.evaluate import METRICS, evaluate, scores
+from mars_assets.errors import MarsError
+
+
+def _table(labels: list[int], observations: list[str | None] | None = None, split: str = "valid") -> pd.DataFrame:
+    ids = [f"tile-{number:03d}" for number in range(len(labels))]
+    return pd.DataFrame(
+        {"image_id": ids, "split": split, "label": labels, "observation": observations or ["ESP_1"] * len(labels)}
+    )
+
+
+def _predicted(images: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"image_id": images["image_id"], "probability": probabilities})
+
+
+@pytest.mark.parametrize("decimals", [1, 16], ids=["ties", "no ties"])
+@pytest.mark.parametrize("seed", range(5))
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed, decimals):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 200)
+    probabilities = rng.beta(0.7 + labels, 1.0).round(decimals)
+    said = probabilities >= 0.5
+    expected = {
+        "accuracy": metrics.accuracy_score(labels, said),
+        "balanced_accuracy": metrics.balanced_accuracy_score(labels, said),
+        "precision": metrics.precision_score(labels, said),
+        "recall": metrics.recall_score(labels, said),
+        "f1": metrics.f1_score(labels, said),
+        "auroc": metrics.roc_auc_score(labels, probabilities),
+        "average_precision": metrics.average_precision_score(labels, probabilities),
+        "loss": metrics.log_loss(labels, probabilities),
+    }
+    actual = scores(labels, probabilities)
+    for name, value in expected.items():
+        assert actual[name] == pytest.approx(value, abs=1e-12), name
+    if decimals > 1:  # where probabilities fall on the bins' edges, implementations may differ
+        ece = BinaryCalibrationError(n_bins=15, norm="l1")(torch.tensor(probabilities), torch.tensor(labels))
+        assert actual["ece"] == pytest.approx(float(ece), abs=1e-6)
+    assert set(actual) == set(METRICS)
+
+
+def test_perfect_and_hopeless_predictions_have_the_scores_one_expects():
+    labels = np.array([0, 1, 0, 1])
+    perfect = scores(labels, labels.astype(float))
+    hopeless = scores(labels, 1.0 - labels)
+    assert all(perfect[name] == 1 for name in METRICS if name not in ("ece", "loss"))
+    assert perfect["ece"] == 0
+    assert perfect["loss"] == pytest.approx(0)
+    assert hopeless["auroc"] == hopeless["accuracy"] == hopeless["f1"] == 0
+    assert hopeless["ece"] == 1
+    assert math.isfinite(hopeless["loss"])
+
+
+def test_the_row_has_each_score_within_its_interval():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 120)
+    images = _table(labels.tolist())
+    result = evaluate(_predicted(images, rng.beta(1 + labels, 2 - labels)), images, "valid", resamples=200)
+    row = result.row
+    assert (row["split"], row["n"], row["n_craters"], row["n_observations"]) == ("valid", 120, labels.sum(), 1)
+    for name in METRICS:
+        assert row[f"{name}_low"] < row[f"{name}_high"], name
+        if name != "ece":  # biased upwards in resamples
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], name
+    assert row["undefined"] == ""
+
+
+def test_observations_are_resampled_whole_where_there_are_several():
+    # One observation is wholly right and one wholly wrong: images by themselves are uncertain by sqrt(0.25 / 200), two
+    # observations by everything.
+    labels = [0, 1] * 100
+    images = _table(labels, ["A"] * 100 + ["B"] * 100)
+    right = np.array(labels, float)
+    probabilities = np.where(images["observation"] == "A", right, 1 - right)
+    grouped = evaluate(_predicted(images, probabilities), images, "valid", resamples=200).row
+    assert (grouped["accuracy_low"], grouped["accuracy_high"], grouped["resampled"]) == (0, 1, "observations")
+    single = images.assign(observation="A")
+    alone = evaluate(_predicted(single, probabilities), single, "valid", resamples=200).row
+    assert alone["resampled"] == "images"
+    assert alone["accuracy_high"] - alone["accuracy_low"] < 0.2
+
+
+def test_an_image_without_observation_stands_for_itself():
+    images = _table([0, 1, 0, 1], ["A", "B", None, None])
+    row = evaluate(_predicted(images, np.array([0.1, 0.9, 0.2, 0.6])), images, "valid", resamples=50).row
+    assert (row["n_observations"], row["resampled"], row["accuracy"]) == (2, "observations", 1)
+
+
+@pytest.mark.parametrize(("label", "absent"), [(0, "Crater"), (1, "NoCrater")])
+def test_a_class_that_is_absent_leaves_scores_undefined_and_says_so(label, absent):
+    images = _table([label] * 6)
+    result = evaluate(_predicted(images, np.linspace(0.1, 0.9, 6)), images, "valid", resamples=20)
+    row = result.row
+    for name in ("balanced_accuracy", "auroc"):
+        assert row[name] is row[f"{name}_low"] is row[f"{name}_high"] is None
+        assert name in row["undefined"]
+    assert f"no image of class {absent}" in row["undefined"]
+    assert row["accuracy"] == 0.5
+    assert result.roc.empty
+
+
+def test_no_image_said_to_be_a_crater_leaves_precision_undefined():
+    images = _table([0, 1, 1])
+    row = evaluate(_predicted(images, np.array([0.1, 0.2, 0.3])), images, "valid", resamples=20).row
+    assert row["precision"] is None
+    assert row["undefined"] == "precision: no image is predicted to be a crater"
+    assert row["recall"] == row["f1"] == 0
+
+
+def test_calibration_table_adds_up_to_the_calibration_error():
+    rng = np.random.default_rng(3)
+    images = _table(rng.integers(0, 2, 300).tolist())
+    result = evaluate(_predicted(images, rng.random(300)), images, "valid", resamples=10)
+    table = result.calibration
+    gap = (table["mean_probability"] - table["crater_fraction"]).abs()
+    assert (gap * table["n"]).sum() / 300 == pytest.approx(result.row["ece"])
+    assert table["mean_probability"].between(table["low"], table["high"]).all()
+
+
+def test_an_empty_split_and_a_missing_prediction_are_told():
+    images = _table([0, 1])
+    with pytest.raises(MarsError, match=r"no image is in the split 'test'.*valid"):
+        evaluate(_predicted(images, np.array([0.1, 0.9])), images, "test")
+    with pytest.raises(MarsError, match="1 images of 'valid' have no prediction, tile-001"):
+        evaluate(_predicted(images, np.array([0.1, 0.9])).head(1), images, "valid")

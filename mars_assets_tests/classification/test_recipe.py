@@ -1,0 +1,53 @@
+"""Recipes: the paper's numbers, run configuration, and what importing them costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from mars_assets.classification.recipe import ClsRecipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def _recipe(name: str) -> ClsRecipe:
+    return ClsRecipe(**yaml.safe_load((RECIPES / name).read_text())["ops"]["cls_model"]["config"])
+
+
+def test_the_papers_recipe_has_the_papers_numbers_and_leaves_nothing_to_a_default():
+    config = yaml.safe_load((RECIPES / "cls_paper.yaml").read_text())["ops"]["cls_model"]["config"]
+    assert set(config) == set(ClsRecipe.model_fields)
+    paper = ClsRecipe(**config)
+    assert (paper.pooling, paper.dropout, paper.mask_ratio, paper.augment) == ("class_token", 0.5, 0.375, "none")
+    assert (paper.optimizer, paper.lr, paper.layer_decay, paper.weight_decay) == ("adam", 8.2e-6, 1, 0)
+    assert (paper.batch_size, paper.steps, paper.warmup_steps, paper.schedule) == (4, 2000, 2000, "constant")
+    assert (paper.label_smoothing, paper.average_weights, paper.patience, paper.frozen) == (0, 0, 0, False)
+
+
+def test_the_run_without_masking_differs_in_the_masking_only():
+    assert _recipe("cls_paper_no_mask.yaml") == _recipe("cls_paper.yaml").model_copy(update={"mask_ratio": 0.0})
+
+
+def test_the_quick_recipe_is_valid_and_short():
+    assert _recipe("cls_quick.yaml").steps < 10
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"dropout": 1.0}, {"mask_ratio": -0.1}, {"encoder": "resnet"}, {"learning_rate": 1.0}]
+)
+def test_a_wrong_or_unknown_field_is_refused(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        ClsRecipe(**wrong)
+
+
+def test_recipe_evaluation_and_figures_import_without_the_heavy_libraries():
+    code = (
+        "import sys, mars_assets.classification.recipe, mars_assets.classification.evaluate, "
+        "mars_assets.classification.figures; "
+        "print([m for m in ('torch', 'timm', 'rasterio', 'lightning', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,345 @@
+"""Training: the step itself against plain formulas, then resuming, determinism, and that it learns."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifier, open_classifier
+from mars_assets.classification.data import load_chip
+from mars_assets.classification.evaluate import scores
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.train import FineTuning, best_of, is_over, learning_rate_factor, train_classifier
+from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.prithvi.model import position_table
+from mars_assets.prithvi.weights import load_encoder
+from mars_assets.progress import Progress
+
+MICRO = ClsRecipe(image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25)
+PAPER = ClsRecipe(
+    image_size=32, pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none", optimizer="adam", lr=8.2e-6,
+    layer_decay=1.0, weight_decay=0.0, label_smoothing=0.0, batch_size=4, steps=2000, warmup_steps=2000,
+    schedule="constant", average_weights=0.0,
+)  # fmt: skip
+
+
+def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
+    """The paper's classification loss for the tiny encoder, written out without any of the project's or timm's modules."""
+    b, patch, width, heads, eps = len(chips), 8, 48, 3, 1e-6
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    kernel = weights["encoder.patch_embed.proj.weight"][:, :, 0]
+    grid = F.conv2d(chips, kernel, weights["encoder.patch_embed.proj.bias"], stride=patch)
+    positions = position_table(width, (1, 4, 4))
+    tokens = grid.flatten(2).transpose(1, 2) + positions[:, 1:]
+    kept = [image[order[:10]] for image, order in zip(tokens, noise.argsort(1), strict=True)]  # int(16 * (1 - 0.375))
+    x = torch.cat([weights["encoder.cls_token"].expand(b, -1, -1), torch.stack(kept)], 1)
+    for block in ("encoder.blocks.0", "encoder.blocks.1"):
+        q, k, v = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").reshape(b, -1, 3, heads, 16).unbind(2)
+        attention = torch.einsum("bqhd,bkhd->bhqk", q, k) / 16**0.5
+        mixed = torch.einsum("bhqk,bkhd->bqhd", attention.softmax(-1), v).reshape(b, -1, width)
+        x = x + linear(mixed, f"{block}.attn.proj")
+        hidden = linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1")
+        x = x + linear(hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5)), f"{block}.mlp.fc2")
+    pooled = norm(x, "encoder.norm")[:, 0] * dropped
+    probability = 1 / (1 + torch.exp(-linear(pooled, "head")[:, 0]))
+    return -(labels * probability.log() + (1 - labels) * (1 - probability).log()).mean()
+
+
+def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images):
+    torch.manual_seed(3)
+    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
+    chips = torch.stack([load_chip(path, task.classifier.encoder.config, 32) for path in images["chip"][:4]])
+    labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
+    torch.manual_seed(11)
+    noise, dropped = torch.rand(4, 16), F.dropout(torch.ones(4, 48), 0.5)
+    plain = {name: value.detach().clone().requires_grad_() for name, value in task.classifier.named_parameters()}
+    expected = reference_loss(plain, chips, labels, noise, dropped)
+    expected.backward()
+
+    torch.manual_seed(11)
+    loss = task.training_step((chips, labels), 0)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    for name, parameter in task.classifier.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, plain[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_the_papers_optimizer_takes_adams_step_at_the_warm_up_rate(weights):
+    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
+    configured = task.configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    before = task.classifier.head.weight.detach().clone()
+    gradient = torch.linspace(-1, 1, 48)[None]
+    for step in (1, 2):
+        task.classifier.head.weight.grad = gradient.clone()
+        optimizer.step()
+        scheduler.step()
+        # Adam's first steps on a constant gradient are lr * sign: bias correction cancels its averages.
+        before -= 8.2e-6 * step / 2000 * gradient / (gradient.abs() + 1e-8)
+        torch.testing.assert_close(task.classifier.head.weight.detach(), before, rtol=0, atol=1e-9)
+
+
+def test_removed_patches_are_not_encoded_in_training_and_none_are_removed_in_validation(weights):
+    classifier = build_classifier(PAPER, load_encoder(weights))
+    seen: list[int] = []
+    for block in classifier.encoder.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    chips = torch.rand(2, 6, 32, 32)
+    classifier.train()(chips)
+    classifier.eval()(chips)
+    assert seen == [11, 11, 17, 17]  # the class token and 10 of 16 patches; then all
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "mean"])
+def test_validation_is_deterministic_and_training_is_not(weights, pooling):
+    classifier = build_classifier(MICRO.model_copy(update={"pooling": pooling}), load_encoder(weights))
+    chips = torch.rand(4, 6, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(classifier.eval()(chips), classifier(chips))
+        assert not torch.equal(classifier.train()(chips), classifier(chips))
+
+
+def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(weights):
+    recipe = MICRO.model_copy(update={"layer_decay": 0.5})
+    task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, seed=1)
+    optimizer = task.configure_optimizers()["optimizer"]
+    names = {id(parameter): name for name, parameter in task.classifier.named_parameters()}
+    rates, decays = {}, {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            rates[names[id(parameter)]] = group["initial_lr"] / recipe.lr
+            decays[names[id(parameter)]] = group["weight_decay"]
+    assert len(rates) == len(names)
+    order = ["head.weight", "encoder.norm.weight", "encoder.blocks.1.attn.qkv.weight", "encoder.blocks.0.mlp.fc1.bias"]
+    assert [rates[name] for name in order] == [1, 0.5, 0.5, 0.25]
+    assert rates["encoder.patch_embed.proj.weight"] == rates["encoder.cls_token"] == 0.125
+    assert decays["head.weight"] == decays["encoder.blocks.0.mlp.fc1.weight"] == recipe.weight_decay
+    assert decays["head.bias"] == decays["encoder.norm.weight"] == decays["encoder.cls_token"] == 0
+
+
+def test_schedule_warms_up_to_the_peak_and_falls_to_nothing():
+    cosine = ClsRecipe(steps=100, warmup_steps=10, schedule="cosine")
+    factors = [learning_rate_factor(cosine, step) for step in range(101)]
+    assert factors[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    assert factors[55] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0)
+    constant = ClsRecipe(steps=100, warmup_steps=10, schedule="constant")
+    assert learning_rate_factor(constant, 99) == 1
+
+
+def test_the_best_is_the_lowest_loss_and_patience_counts_validations_since():
+    history = [{"step": float(step), "valid_loss": loss} for step, loss in ((2, 0.7), (4, 0.5), (6, 0.5), (8, 0.9))]
+    assert best_of(history)["step"] == 4
+    assert not is_over([], MICRO)
+    assert not is_over(history, ClsRecipe(steps=100))
+    assert not is_over(history, ClsRecipe(steps=100, patience=3))
+    assert is_over(history, ClsRecipe(steps=100, patience=2))
+    assert is_over(history, ClsRecipe(steps=8))
+
+
+@pytest.fixture(scope="module")
+def trained(weights, images, tmp_path_factory):
+    """An unbroken run of the micro recipe."""
+    from mars_assets.compute import Compute
+
+    folder = tmp_path_factory.mktemp("trained")
+    report = train_classifier(MICRO, images, weights, folder, Compute("cpu", "fp32", 1, 1), {"label_version": "v1"})
+    return folder, report
+
+
+def _history(folder) -> pd.DataFrame:
+    return pd.read_parquet(folder / HISTORY)
+
+
+def _same(one, other) -> None:
+    pd.testing.assert_frame_equal(_history(one), _history(other), check_exact=True)
+    assert (one / MODEL).read_bytes() == (other / MODEL).read_bytes()
+
+
+def test_a_run_leaves_a_whole_model_and_nothing_else(trained, images):
+    folder, report = trained
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "history.parquet"}
+    history = _history(folder)
+    assert history["step"].tolist() == [2, 4, 6]
+    assert np.isfinite(history.drop(columns="step").to_numpy()).all()
+    assert (report["steps"], report["n_train"], report["n_valid"], report["n_train_craters"]) == (6, 16, 8, 8)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["provenance"] == {"label_version": "v1"}
+    assert config["recipe"] == MICRO.model_dump()
+    assert config["bands"][:3] == ["BLUE", "GREEN", "RED"]
+    assert config["report"] == report
+
+
+def test_the_kept_model_is_the_best_validated_one(trained, images):
+    folder, report = trained
+    classifier, _ = open_classifier(folder)
+    assert not classifier.training
+    valid = images[images["split"] == "valid"]
+    chips = torch.stack([load_chip(path, classifier.encoder.config, 32) for path in valid["chip"]])
+    with torch.no_grad():
+        probabilities = classifier(chips).double().sigmoid().numpy()
+    again = scores(valid["label"].to_numpy(), probabilities)
+    assert again["loss"] == pytest.approx(report["best"]["valid_loss"], abs=1e-6)
+    assert report["best"]["valid_loss"] == _history(folder)["valid_loss"].min()
+
+
+def test_a_finished_folder_returns_its_report_at_once(trained, images, weights, compute):
+    folder, report = trained
+    lines: list[str] = []
+    assert train_classifier(MICRO, images, weights, folder, compute, {}, Progress(lines.append)) == report
+    assert lines == []
+
+
+def test_the_same_seed_gives_the_same_model_whatever_the_order_of_the_table_and_another_seed_another(
+    trained, images, weights, compute, tmp_path
+):
+    torch.rand(7)  # the state of the global generator does not matter
+    train_classifier(MICRO, images[::-1], weights, tmp_path / "same", compute, {})
+    _same(trained[0], tmp_path / "same")
+    other = type(compute)("cpu", "fp32", 1, seed=2)
+    train_classifier(MICRO, images, weights, tmp_path / "other", other, {})
+    assert not _history(tmp_path / "other").equals(_history(trained[0]))
+
+
+def test_every_image_is_seen_once_before_any_is_seen_twice(images, weights, compute, tmp_path, monkeypatch):
+    from mars_assets.classification import train
+
+    seen: list[bytes] = []
+    monkeypatch.setattr(
+        train, "augment", lambda chips, _: seen.extend(chip.numpy().tobytes() for chip in chips) or chips
+    )
+    train_classifier(MICRO, images, weights, tmp_path, compute, {})
+    assert len(seen) == 24
+    assert len(set(seen[:16])) == 16  # across the stretches between validations
+
+
+class _PulledPlugError(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("plugs", "resumed"),
+    [(["step 2/"], []), (["step 4/"], [2]), (["step 6/"], [4]), (["step 4/", "training goes on"], [2, 2])],
+    ids=["before any checkpoint", "after the first", "after the second", "twice"],
+)
+def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
+    trained, images, weights, compute, tmp_path, plugs, resumed
+):
+    lines: list[str] = []
+
+    def sink(line: str) -> None:
+        lines.append(line)
+        if plugs and plugs[0] in line:
+            raise _PulledPlugError(plugs.pop(0))
+
+    while plugs:
+        with pytest.raises(_PulledPlugError):
+            train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
+        assert not (tmp_path / "config.json").exists()
+        (tmp_path / "training" / ".last.tmp-killed.ckpt").write_bytes(b"half")
+    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
+    assert [line for line in lines if "goes on" in line] == [f"training goes on after step {step}" for step in resumed]
+    _same(trained[0], tmp_path)
+
+
+def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
+    trained, images, weights, compute, tmp_path, monkeypatch
+):
+    from mars_assets.classification import train
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_table", lambda *_: (_ for _ in ()).throw(_PulledPlugError))
+        with pytest.raises(_PulledPlugError):
+            train_classifier(MICRO, images, weights, tmp_path, compute, {})
+    lines: list[str] = []
+    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(lines.append))
+    assert lines == []
+    _same(trained[0], tmp_path)
+
+
+def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, images, weights, compute):
+    relabelled = images.assign(label=1 - images["label"])
+    with pytest.raises(ProvenanceError, match=r"images .* lr 0\.001 there, 0\.1 now; seed 1 there, 5 now"):
+        train_classifier(
+            MICRO.model_copy(update={"lr": 0.1}),
+            relabelled,
+            weights,
+            trained[0],
+            type(compute)("cpu", "fp32", 1, 5),
+            {},
+        )
+
+
+def test_a_separable_set_is_learned_from_random_weights(images, weights, compute, tmp_path):
+    recipe = ClsRecipe(
+        encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3, augment="flips",
+        average_weights=0.9,
+    )  # fmt: skip
+    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
+    assert report["best"]["valid_balanced_accuracy"] == 1
+    assert report["best"]["valid_loss"] < 0.4
+
+
+def test_patience_stops_a_run_that_does_not_improve(images, weights, compute, tmp_path):
+    recipe = MICRO.model_copy(update={"lr": 1e-12, "steps": 40, "patience": 2, "average_weights": 0.0})
+    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
+    assert report["stopped_early"]
+    assert report["steps"] < 40
+    assert report["steps"] - report["best_step"] == 4
+
+
+def test_a_frozen_encoder_keeps_its_weights(images, weights, compute, tmp_path):
+    report = train_classifier(MICRO.model_copy(update={"frozen": True}), images, weights, tmp_path, compute, {})
+    assert report["trained_parameters"] == 49
+    classifier, _ = open_classifier(tmp_path)
+    for name, value in load_encoder(weights).state_dict().items():
+        torch.testing.assert_close(classifier.encoder.state_dict()[name], value)
+
+
+def test_tiles_of_another_size_train_too(make_images, weights, compute, tmp_path):
+    report = train_classifier(MICRO, make_images(8, 4, side=37), weights, tmp_path, compute, {})
+    assert math.isfinite(report["best"]["valid_loss"])
+
+
+def test_images_beyond_the_memory_bound_are_read_anew(trained, images, weights, compute, tmp_path):
+    train_classifier(MICRO, images, weights, tmp_path, compute, {}, memory_gb=1e-4)
+    _same(trained[0], tmp_path)
+
+
+def test_what_cannot_be_trained_on_is_told(images, weights, compute, tmp_path):
+    train, valid = (images[images["split"] == split] for split in ("train", "valid"))
+    cases = [
+        (valid, "no image with a class is in the split 'train'"),
+        (train, "no image with a class is in the split 'valid'"),
+        (images[images["label"] == 0], "all training images are of class NoCrater"),
+        (images.assign(label=2), r"labels are 0 \(NoCrater\) and 1 \(Crater\)"),
+    ]
+    for table, message in cases:
+        with pytest.raises(MarsError, match=message):
+            train_classifier(MICRO, table, weights, tmp_path, compute, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_diverging_run_is_told(images, weights, compute, tmp_path):
+    recipe = MICRO.model_copy(update={"lr": 1e30, "warmup_steps": 0})
+    with pytest.raises(MarsError, match="the training diverged"):
+        train_classifier(recipe, images, weights, tmp_path, compute, {})
+
+
+def test_an_unfinished_folder_is_not_opened(tmp_path):
+    with pytest.raises(MissingInputError, match="cls_model"):
+        open_classifier(tmp_path)

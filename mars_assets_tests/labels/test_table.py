@@ -1,0 +1,109 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.checks import leaking_groups, mask_problems, schema_problems
+from mars_assets.labels.table import build_labelled_crops, current_label_version, mask_path, read_labelled_crops
+from mars_assets.lake import Lake
+
+
+def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
+    lake.inbox.mkdir(parents=True)
+    for name in ("craters.v1.coco-segmentation.zip", "crater-tiles.v1.folder.zip"):
+        shutil.copy(shared / "data/exports" / name, lake.inbox)
+    table, report = build_labelled_crops(lake)
+    outlined, classified = table[table["n_craters"].notna()], table[table["label"].notna()]
+    assert outlined["split"].value_counts().to_dict() == {"train": 121, "valid": 24}
+    assert classified["split"].value_counts().to_dict() == {"train": 526, "valid": 110}
+    assert report.new == len(table) == 145 + 636
+    assert not report.conflicts
+    assert classified["observation"].str.match(r"^(ESP|PSP|TRA)_\d{6}_\d{4}$").all()
+    assert schema_problems(lake) == ([], 781)
+    assert mask_problems(lake) == ([], 145)
+    assert leaking_groups(lake)[0] == []
+
+    again, second = build_labelled_crops(lake)
+    assert (second.new, second.changed, second.removed) == (0, 0, 0)
+    assert again.equals(table)
+
+    shutil.copy(shared / "data/exports/craters.v2.coco-segmentation.zip", lake.inbox)
+    newer, third = build_labelled_crops(lake)
+    assert (third.new, third.removed) == (30, 0)
+    assert third.version != report.version == second.version
+    assert newer["n_craters"].notna().sum() == 175
+
+
+@pytest.fixture
+def filled(lake: Lake, write_zip, coco_entries) -> Lake:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    build_labelled_crops(lake)
+    return lake
+
+
+def test_masks_are_drawn(filled: Lake) -> None:
+    table = read_labelled_crops(filled).set_index("original")
+    mask = np.asarray(Image.open(mask_path(filled, "filled", table.at["train0", "image_id"])))
+    assert mask[8:24, 8:24].all()
+    assert mask.sum() == 16 * 16
+    assert table.at["train1", "n_craters"] == 0
+    assert table.at["train0", "crater_fraction"] == pytest.approx(256 / 48**2)
+
+
+def test_empty_inbox_says_what_to_do(lake: Lake) -> None:
+    with pytest.raises(MarsError, match="put the zip of a Roboflow export there"):
+        build_labelled_crops(lake)
+
+
+def test_a_broken_export_leaves_the_last_table(filled: Lake, write_zip, coco_entries) -> None:
+    before, version = read_labelled_crops(filled), current_label_version(filled)
+    broken = coco_entries | {next(n for n in coco_entries if n.endswith(".jpg")): b"no image"}
+    shutil.move(write_zip("c.v2.coco-segmentation.zip", broken), filled.inbox)
+    with pytest.raises(DamagedFileError, match="does not decode"):
+        build_labelled_crops(filled)
+    assert read_labelled_crops(filled).equals(before)
+    assert current_label_version(filled) == version
+
+
+def test_a_corrected_label_is_a_change_and_its_mask_is_redrawn(filled: Lake, write_zip, coco_entries) -> None:
+    key = "train/_annotations.coco.json"
+    corrected = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0")}
+    shutil.move(write_zip("c.v2.coco-segmentation.zip", corrected), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert (report.new, report.changed, report.removed) == (0, 1, 0)
+    image = table.set_index("original").at["train0", "image_id"]
+    assert np.asarray(Image.open(mask_path(filled, "filled", image))).sum() == 32 * 32
+
+
+def test_an_image_of_another_size_than_its_annotation_is_refused(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    key = "train/_annotations.coco.json"
+    entries = coco_entries | {key: str(coco_entries[key]).replace('"height": 48', '"height": 47')}
+    shutil.move(write_zip("c.zip", entries), lake.inbox)
+    with pytest.raises(DamagedFileError, match="annotations are for 48 x 47"):
+        build_labelled_crops(lake)
+
+
+def test_two_projects_may_add_to_each_other_but_not_contradict(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("outlines.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    images = {name.split("/")[1]: content for name, content in coco_entries.items() if name.endswith(".jpg")}
+    train0, train1, valid0 = sorted(images)
+    classes = {
+        f"train/Crater/{train0}": images[train0],
+        f"train/NoCrater/{train1}": images[train1],
+        f"train/Crater/{valid0}": images[valid0],  # the other project has it in valid
+    }
+    shutil.move(write_zip("classes.v1.folder.zip", classes), lake.inbox)
+    table, report = build_labelled_crops(lake)
+    rows = table.set_index("original")
+    assert rows.at["train0", "label"] == "crater"
+    assert rows.at["train0", "n_craters"] == 1
+    assert rows.at["train1", "label"] == "no_crater"
+    assert "valid0" not in rows.index
+    assert len(report.conflicts) == 1
+    assert "split" in report.conflicts[0]

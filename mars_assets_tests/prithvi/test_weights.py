@@ -1,0 +1,416 @@
+"""Weights: both published layouts, every key accounted for, nothing loaded that is not what it says."""
+
+import dataclasses
+import http.server
+import json
+import pickle
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+from mars_assets.lake import Lake, read_json, sha256_file
+from mars_assets.prithvi import weights
+from mars_assets.prithvi.config import VARIANTS, PrithviConfig
+from mars_assets.prithvi.model import PrithviMAE
+from mars_assets.prithvi.weights import (
+    export_encoder,
+    fetch,
+    install,
+    load_encoder,
+    load_encoder_state,
+    load_mae,
+    load_mae_from,
+    open_weights,
+    read_checkpoint,
+    save_weights,
+)
+from mars_assets.progress import Progress
+
+SMALL = PrithviConfig(
+    "small", img_size=64, embed_dim=96, depth=3, num_heads=3,
+    decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, layer_norm_eps=1e-5,
+)  # fmt: skip
+LAYOUTS = ["prefixed", "flat"]
+
+
+@pytest.fixture
+def state(shared: Path) -> dict[str, Tensor]:
+    return read_checkpoint(shared / "parity" / "mae_prefixed_3frames.pt")
+
+
+@pytest.fixture
+def variant(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A variant small enough to write, published as the reference's file."""
+    published = dataclasses.replace(VARIANTS["v1_100"], config=SMALL, sha256=())
+    monkeypatch.setitem(VARIANTS, "small", published)
+    return "small"
+
+
+class TestReading:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_both_layouts_give_the_reference(self, shared: Path, layout: str) -> None:
+        model, report = load_mae(SMALL, read_checkpoint(shared / "parity" / f"mae_{layout}_3frames.pt"))
+        with np.load(shared / "parity" / "reference.npz") as arrays:
+            x, noise, expected = (torch.from_numpy(arrays[name]) for name in ("input", "noise", "pred_tokens"))
+        with torch.no_grad():
+            torch.testing.assert_close(model(x, 0.5, noise).pred, expected, rtol=1e-4, atol=1e-4)
+        assert report.layout == layout
+        assert set(report.loaded) | set(report.recomputed) == set(model.state_dict())
+        assert report.recomputed == ("encoder.pos_embed", "decoder.decoder_pos_embed")
+        assert report.unused == report.missing == report.notes == ()
+        assert not model.training
+
+    @pytest.mark.parametrize("wrapper", ["model", "state_dict"])
+    def test_wrapped(self, tmp_path: Path, state: dict[str, Tensor], wrapper: str) -> None:
+        torch.save({wrapper: OrderedDict(state), "epoch": 3}, tmp_path / "x.pt")
+        assert read_checkpoint(tmp_path / "x.pt").keys() == state.keys()
+
+    def test_old_serialisation_and_safetensors(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+        save_file(state, tmp_path / "new.safetensors")
+        for name in ("old.pt", "new.safetensors"):
+            read = read_checkpoint(tmp_path / name)
+            assert all(torch.equal(read[key], state[key]) for key in state)
+
+    def test_code_is_refused_and_not_run(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> tuple:
+                return (Path.touch, (tmp_path / "ran",))
+
+        torch.save({"weight": Evil()}, tmp_path / "zip.pt")
+        (tmp_path / "plain.pt").write_bytes(pickle.dumps({"weight": Evil()}, protocol=2))
+        for name in ("zip.pt", "plain.pt"):
+            with pytest.raises(MarsError, match="refused"):
+                read_checkpoint(tmp_path / name)
+        assert not (tmp_path / "ran").exists()
+
+    def test_damaged_files(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        torch.save(state, tmp_path / "x.pt")
+        save_file(state, tmp_path / "x.safetensors")
+        for name in ("x.pt", "x.safetensors"):
+            whole = (tmp_path / name).read_bytes()
+            (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+            with pytest.raises(MarsError, match=name):
+                read_checkpoint(tmp_path / name)
+        (tmp_path / "empty.pt").touch()
+        with pytest.raises(DamagedFileError, match=r"empty\.pt"):
+            read_checkpoint(tmp_path / "empty.pt")
+        with pytest.raises(MarsError, match="no checkpoint"):
+            read_checkpoint(tmp_path / "absent.pt")
+
+    def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
+        torch.save([1, 2], tmp_path / "list.pt")
+        torch.save({"weight": torch.zeros(1), "lr": 0.1}, tmp_path / "mixed.pt")
+        with pytest.raises(MarsError, match="list"):
+            read_checkpoint(tmp_path / "list.pt")
+        with pytest.raises(MarsError, match="lr"):
+            read_checkpoint(tmp_path / "mixed.pt")
+
+
+class TestStrictness:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_every_problem_is_listed(self, shared: Path, layout: str) -> None:
+        state = read_checkpoint(shared / "parity" / f"mae_{layout}_3frames.pt")
+        encoder, decoder = ("encoder.", "decoder.") if layout == "prefixed" else ("", "")
+        state[f"{encoder}blocks.0.attn.qvk.weight"] = state.pop(f"{encoder}blocks.0.attn.qkv.weight")
+        del state[f"{decoder}mask_token"]
+        state[f"{encoder}norm.bias"] = torch.zeros(95)
+        state[f"{encoder}patch_embed.proj.weight"] = state[f"{encoder}patch_embed.proj.weight"][:, :3]
+        state[f"{encoder}norm.weight"] = torch.full((96,), float("nan"))
+        state[f"{decoder}decoder_norm.bias"] = torch.zeros(64, dtype=torch.int64)
+        with pytest.raises(MarsError) as error:
+            load_mae(SMALL, state)
+        message = str(error.value)
+        for part in (
+            "7 problems",
+            "encoder.blocks.0.attn.qkv.weight is missing",
+            "encoder.blocks.0.attn.qvk.weight is not a key",
+            "decoder.mask_token is missing",
+            "encoder.norm.bias has shape (95,), the architecture needs (96,)",
+            "encoder.patch_embed.proj.weight has shape (96, 3, 1, 16, 16)",
+            "encoder.norm.weight has values that are not finite",
+            "decoder.decoder_norm.bias is torch.int64",
+        ):
+            assert part in message, part
+
+    @pytest.mark.parametrize("change", [{"depth": 4}, {"depth": 2}, {"embed_dim": 48}, {"patch_size": (1, 8, 8)}])
+    def test_another_architecture_is_refused(self, state: dict[str, Tensor], change: dict) -> None:
+        with pytest.raises(MarsError, match="problems"):
+            load_mae(dataclasses.replace(SMALL, **change), state)
+
+    def test_key_without_prefix_among_prefixed_is_unknown(self, state: dict[str, Tensor]) -> None:
+        with pytest.raises(MarsError, match=r"head\.weight is not a key"):
+            load_mae(SMALL, state | {"head.weight": torch.zeros(1)})
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_scales_of_tl_variants_are_reported_as_unused(self, shared: Path, layout: str) -> None:
+        state = read_checkpoint(shared / "parity" / f"mae_{layout}_3frames.pt")
+        scales = ["encoder.temporal_embed_enc.scale", "encoder.location_embed_enc.scale"]
+        scales += ["decoder.temporal_embed_dec.scale", "decoder.location_embed_dec.scale"]
+        given = scales if layout == "prefixed" else [key.split(".", 1)[1] for key in scales]
+        _, report = load_mae(SMALL, state | {key: torch.ones(1) for key in given})
+        assert set(report.unused) == set(scales)
+
+    def test_positions_come_from_the_formula_and_a_difference_is_noted(self, state: dict[str, Tensor]) -> None:
+        own = load_mae(SMALL, state)[0].encoder.pos_embed
+        state["encoder.pos_embed"] = state["encoder.pos_embed"] + 0.5
+        del state["decoder.decoder_pos_embed"]
+        model, report = load_mae(SMALL, state)
+        assert torch.equal(model.encoder.pos_embed, own)
+        assert len(report.notes) == 1
+        assert "encoder.pos_embed" in report.notes[0]
+        assert "0.5" in report.notes[0]
+
+    def test_half_precision_is_widened(self, state: dict[str, Tensor]) -> None:
+        for dtype in (torch.float16, torch.bfloat16):
+            model, _ = load_mae(SMALL, {key: value.to(dtype) for key, value in state.items()})
+            assert {p.dtype for p in model.parameters()} == {torch.float32}
+            expected = state["encoder.norm.weight"].to(dtype).float()
+            assert torch.equal(model.encoder.norm.weight, expected)
+
+    @pytest.mark.parametrize("name", [name for name, published in VARIANTS.items() if published.repository])
+    def test_every_published_manifest_loads(self, shared: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        files = [f"prithvi_eo_{name}.json"] + ([f"prithvi_eo_{name}.flat.json"] if name == "v1_100" else [])
+        monkeypatch.setattr(torch, "aminmax", lambda value: (torch.zeros(1), torch.zeros(1)))  # no values on meta
+        for file in files:
+            manifest = json.loads((shared / "parity" / "manifests" / file).read_text())
+            state = {key: torch.empty(shape, device="meta") for key, shape in manifest.items()}
+            tables = {key: torch.zeros(manifest[key]) for key in manifest if "pos_embed" in key}
+            _, report = load_mae(VARIANTS[name].config, state | tables)
+            assert len(report.loaded) + len(report.recomputed) + len(report.unused) == len(manifest)
+            assert all(key.endswith(".scale") for key in report.unused)
+
+
+class TestEncoderAlone:
+    def test_decoder_is_reported_as_unused(self, state: dict[str, Tensor]) -> None:
+        encoder, report = load_encoder_state(SMALL, state)
+        x = torch.randn(1, 6, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(encoder(x).tokens, load_mae(SMALL, state)[0].encoder(x).tokens)
+        assert set(report.unused) == {key for key in state if key.startswith("decoder.")}
+        assert set(report.loaded) | set(report.recomputed) == {key for key in state if key.startswith("encoder.")}
+
+    def test_typo_in_the_encoder_is_still_an_error(self, state: dict[str, Tensor]) -> None:
+        state["encoder.cls_tokn"] = state.pop("encoder.cls_token")
+        with pytest.raises(MarsError, match=r"(?s)cls_token is missing.*cls_tokn is not a key"):
+            load_encoder_state(SMALL, state)
+
+    @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+    def test_export_is_the_published_layout(self, tmp_path: Path, state: dict[str, Tensor], suffix: str) -> None:
+        encoder, _ = load_encoder_state(SMALL, state)
+        with torch.no_grad():
+            encoder.norm.weight += 1  # as if fine-tuned
+        export_encoder(encoder, tmp_path / f"encoder{suffix}")
+        written = read_checkpoint(tmp_path / f"encoder{suffix}")
+        assert written.keys() == {key for key in state if key.startswith("encoder.")}
+        again, _ = load_encoder_state(SMALL, written)
+        assert torch.equal(again.norm.weight, encoder.norm.weight)
+        with pytest.raises(MarsError, match=r"\.pt or \.safetensors"):
+            export_encoder(encoder, tmp_path / "encoder.bin")
+
+
+class TestInstalling:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_from_a_file(self, shared: Path, lake: Lake, variant: str, layout: str) -> None:
+        source = shared / "parity" / f"mae_{layout}_3frames.pt"
+        folder = install(lake, variant, "file", path=source)
+        assert folder == lake.foundation(variant)
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "config.json",
+            "load_report.json",
+            "model.safetensors",
+        ]
+        report = read_json(folder / "load_report.json")
+        assert report["sha256"] == sha256_file(source)
+        assert report["layout"] == layout
+        assert report["file"] == source.name
+        assert report["parameters"] == sum(p.numel() for p in PrithviMAE(SMALL).parameters())
+        opened = open_weights(folder)
+        assert (opened.config, opened.sha256) == (SMALL, sha256_file(source))
+        expected = load_mae(SMALL, read_checkpoint(source))[0].state_dict()
+        for model in (opened.load(), load_mae_from(folder)):
+            assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+        encoder = load_encoder(folder).state_dict()
+        assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in encoder.items())
+
+    def test_nothing_is_done_twice(self, shared: Path, lake: Lake, variant: str, tmp_path: Path) -> None:
+        source = tmp_path / "weights.pt"
+        source.write_bytes((shared / "parity" / "mae_flat_3frames.pt").read_bytes())
+        lines: list[str] = []
+        folder = install(lake, variant, "file", path=source)
+        inode = (folder / "model.safetensors").stat().st_ino
+        install(lake, variant, "file", path=source, progress=Progress(lines.append))
+        assert (folder / "model.safetensors").stat().st_ino == inode
+        assert "already" in lines[-1]
+        source.write_bytes((shared / "parity" / "mae_prefixed_3frames.pt").read_bytes())
+        install(lake, variant, "file", path=source)
+        assert (folder / "model.safetensors").stat().st_ino != inode
+        assert open_weights(folder).sha256 == sha256_file(source)
+
+    def test_a_refused_file_leaves_the_last_good_one(
+        self, shared: Path, lake: Lake, variant: str, tmp_path: Path
+    ) -> None:
+        folder = install(lake, variant, "file", path=shared / "parity" / "mae_flat_3frames.pt")
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        state = read_checkpoint(shared / "parity" / "mae_flat_3frames.pt")
+        del state["cls_token"]
+        torch.save(state, tmp_path / "bad.pt")
+        with pytest.raises(MarsError, match=r"encoder\.cls_token is missing"):
+            install(lake, variant, "file", path=tmp_path / "bad.pt")
+        assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+
+    def test_folder_of_weights_as_a_file(self, lake: Lake, tmp_path: Path, variant: str) -> None:
+        torch.manual_seed(0)
+        config = dataclasses.replace(SMALL, layer_norm_eps=3e-6)
+        mae = PrithviMAE(config).eval()
+        save_weights(tmp_path / "mine", mae, {"note": "begun here"}, dtype=torch.float16)
+        stored = load_file(tmp_path / "mine" / "model.safetensors")
+        assert stored["encoder.norm.weight"].dtype == torch.float16
+        assert open_weights(tmp_path / "mine").sha256 == sha256_file(tmp_path / "mine" / "model.safetensors")
+        folder = install(lake, variant, "file", path=tmp_path / "mine")
+        model = load_mae_from(folder)
+        assert model.config == config
+        assert torch.equal(model.decoder.mask_token, mae.decoder.mask_token.half().float())
+        x = torch.randn(1, 6, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(model.encoder(x).tokens, mae.encoder(x).tokens, rtol=0.01, atol=0.01)
+        with pytest.raises(MarsError, match="'small', not 'v1_100'"):
+            fetch("v1_100", "file", path=tmp_path / "mine")
+
+    def test_sample(self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weights, "SAMPLE", tmp_path / "sample")
+        with pytest.raises(MarsError, match="incomplete"):
+            install(lake, "sample", "sample")
+        config = dataclasses.replace(VARIANTS["sample"].config, depth=1, decoder_depth=1)
+        save_weights(tmp_path / "sample", PrithviMAE(config), {})
+        assert open_weights(install(lake, "sample", "sample")).config == config
+
+    @pytest.mark.parametrize(
+        ("variant", "source", "path", "message"),
+        [
+            ("v3", "sample", None, "v1_100, v2_300"),
+            ("v1_100", "web", None, "huggingface, file, sample"),
+            ("v1_100", "file", None, "needs a path"),
+            ("v1_100", "huggingface", Path("x"), "take none"),
+            ("v1_100", "sample", None, "does not come from"),
+            ("sample", "huggingface", None, "does not come from"),
+            ("v1_100", "file", Path("absent.pt"), "absent.pt"),
+        ],
+    )
+    def test_contradicting_settings(
+        self, lake: Lake, variant: str, source: str, path: Path | None, message: str
+    ) -> None:
+        with pytest.raises(MarsError, match=message):
+            install(lake, variant, source, path=path)  # type: ignore[arg-type]
+
+    def test_opening_what_is_not_there(self, lake: Lake, tmp_path: Path) -> None:
+        with pytest.raises(MissingInputError, match="--select prithvi_weights"):
+            open_weights(lake.foundation("v1_100"))
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub as a download takes: one file, with range requests."""
+
+    content = b""
+    status = 200
+    commit = "a" * 40
+    authorisation: list[str | None] = []  # noqa: RUF012 - shared on purpose: one record of all requests
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        self.authorisation.append(self.headers.get("Authorization"))
+        if self.status != 200 or "/resolve/" not in self.path:
+            status = self.status if self.status != 200 else 404
+            self.send_response(status)
+            if status == 404:
+                self.send_header("X-Error-Code", "RevisionNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.send_header("ETag", '"0123456789"')
+        self.send_header("X-Repo-Commit", self.commit)
+        self.end_headers()
+        if body:
+            self.wfile.write(self.content[start:])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: Path) -> Iterator[type[Hub]]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    download: Callable = huggingface_hub.hf_hub_download
+    here = {"endpoint": f"http://127.0.0.1:{server.server_port}", "cache_dir": tmp_path / "hub"}
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: download(*args, **kwargs, **here))
+    Hub.content = (shared / "parity" / "mae_flat_3frames.pt").read_bytes()
+    Hub.status = 200
+    Hub.authorisation.clear()
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+class TestHuggingFace:
+    def test_download_install_and_skip(
+        self, hub: type[Hub], shared: Path, lake: Lake, variant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sha256 = sha256_file(shared / "parity" / "mae_flat_3frames.pt")
+        monkeypatch.setitem(VARIANTS, variant, dataclasses.replace(VARIANTS[variant], sha256=(sha256,)))
+        folder = install(lake, variant, "huggingface", revision="b" * 40)
+        report = read_json(folder / "load_report.json")
+        assert (report["sha256"], report["revision"], report["layout"]) == (sha256, "b" * 40, "flat")
+        assert set(hub.authorisation) == {None}
+        requests = len(hub.authorisation)
+        install(lake, variant, "huggingface")
+        assert len(hub.authorisation) == requests
+
+    def test_token_comes_from_the_environment(
+        self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_abc")
+        fetch(variant, "huggingface")
+        assert "Bearer hf_abc" in hub.authorisation
+
+    def test_other_content_than_was_published(
+        self, hub: type[Hub], lake: Lake, variant: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(VARIANTS, variant, dataclasses.replace(VARIANTS[variant], sha256=("0" * 64,)))
+        with pytest.raises(DamagedFileError, match=sha256_of(hub.content)):
+            install(lake, variant, "huggingface")
+        assert not lake.foundation(variant).exists()
+
+    def test_revision_that_is_not_there(self, hub: type[Hub], variant: str) -> None:
+        hub.status = 404
+        with pytest.raises(MarsError, match=r"at revision nope does not exist"):
+            fetch(variant, "huggingface", revision="nope")
+
+    def test_offline(self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(MarsError, match=r"Prithvi_EO_V1_100M\.pt.*cannot be reached.*source 'file'"):
+            fetch(variant, "huggingface")
+
+
+def sha256_of(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,261 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mars_assets.compute import Compute
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.progress import Progress
+from mars_assets.segmentation.checkpoint import open_segmenter
+from mars_assets.segmentation.predict import predict_masks, read_mask
+from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.segmentation.train import train_segmentation
+
+Trained = tuple[Path, dict]
+
+
+@pytest.fixture(scope="module")
+def recipe() -> SegRecipe:
+    return SegRecipe(
+        neck_channels=8,
+        detail_channels=4,
+        head_channels=8,
+        layers=2,
+        crop_size=32,
+        window=32,
+        stride=16,
+        batch_size=2,
+        iterations=6,
+        evaluate_every=2,
+        warmup_iterations=2,
+        lr=1e-2,
+    )
+
+
+@pytest.fixture(scope="module")
+def compute() -> Compute:
+    return Compute("cpu", "fp32", 1, seed=5)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    recipe: SegRecipe,
+    compute: Compute,
+    squares: pd.DataFrame,
+    micro_weights: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    folder = tmp_path_factory.mktemp("models") / "whole"
+    return folder, train_segmentation(recipe, squares, micro_weights, folder, compute, {"label_version": "v7"})
+
+
+def _stop(line: str) -> None:
+    if line.startswith("training segmentation: 5/"):
+        raise KeyboardInterrupt
+
+
+def test_the_folder_holds_the_result_and_no_scratch(trained: Trained, recipe: SegRecipe):
+    folder, report = trained
+    assert {path.name for path in folder.iterdir()} == {"model.pth", "config.py", "config.json", "history.parquet"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["recipe"] == recipe.model_dump()
+    assert config["provenance"] == {"label_version": "v7"}
+    assert config["bands"][0] == "BLUE"
+    assert len(config["statistics"]["means"]) == 6
+    assert config["classes"] == ["background", "crater"]
+    assert config["report"] == report
+    assert (report["n_train"], report["n_valid"], report["iterations"]) == (6, 4, 6)
+
+
+def test_the_history_holds_losses_rates_and_validations(trained: Trained):
+    folder, report = trained
+    history = pd.read_parquet(folder / "history.parquet")
+    assert history["iteration"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert history["loss"].notna().all()
+    assert history["lr"].iloc[0] == pytest.approx(0, abs=1e-7)
+    validated = history.dropna(subset="miou")
+    assert validated["iteration"].tolist() == [2, 4, 6]
+    best = validated.loc[validated["miou"].idxmax()]
+    assert report["best_iteration"] == best["iteration"]
+    assert report["miou"] == pytest.approx(best["miou"])
+
+
+def test_a_finished_training_returns_its_report_at_once(
+    trained: Trained, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path
+):
+    folder, report = trained
+    before = (folder / "model.pth").stat().st_mtime_ns
+    lines: list[str] = []
+    shuffled = squares.sample(frac=1, random_state=1)
+    again = train_segmentation(recipe, shuffled, micro_weights, folder, compute, {}, Progress(lines.append))
+    assert again == report
+    assert (folder / "model.pth").stat().st_mtime_ns == before
+    assert not lines
+
+
+def test_an_interrupted_training_ends_as_one_that_was_not(
+    trained: Trained, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    """Same iterations, same history and same weights: sampler, augmentation and dropout go on where they stopped."""
+    whole, report = trained
+    folder = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(_stop, every=0))
+    assert not (folder / "config.json").exists()
+    lines: list[str] = []
+    resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
+    assert lines[0].startswith("training segmentation: 1/2 iterations")  # 4 of 6 were in the last checkpoint
+    assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
+    )
+    states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, msg=name)
+
+
+def test_a_training_of_other_settings_is_not_continued(
+    trained: Trained, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path
+):
+    folder, _ = trained
+    other = recipe.model_copy(update={"lr": 0.5, "batch_size": 3})
+    with pytest.raises(ProvenanceError, match=r"batch_size 2 there, 3 now; lr 0\.01 there, 0\.5 now"):
+        train_segmentation(other, squares, micro_weights, folder, compute, {})
+    with pytest.raises(ProvenanceError, match="images"):
+        train_segmentation(recipe, squares.iloc[1:], micro_weights, folder, compute, {})
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_an_empty_split_is_named(
+    split: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    with pytest.raises(MarsError, match=f"'{split}'"):
+        train_segmentation(recipe, squares[squares["split"] != split], micro_weights, tmp_path, compute, {})
+
+
+def test_a_diverging_training_says_so(
+    recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    wild = recipe.model_copy(update={"lr": 1e30, "warmup_iterations": 0, "clip_grad": 0.0})
+    with pytest.raises(MarsError, match="lower the recipe's lr"):
+        train_segmentation(wild, squares, micro_weights, tmp_path / "wild", compute, {})
+
+
+def test_the_pretrained_encoder_is_what_training_starts_from(
+    recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    from safetensors.torch import load_file
+
+    published = load_file(micro_weights / "model.safetensors")
+    still = recipe.model_copy(update={"frozen": True, "iterations": 1})
+    for encoder in ("prithvi_weights", "random"):
+        folder = tmp_path / encoder
+        train_segmentation(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
+        state = torch.load(folder / "model.pth", weights_only=True)["state_dict"]
+        same = [
+            torch.equal(published[f"encoder.{name}"], state[f"backbone.encoder.{name}"])
+            for name in ("blocks.0.attn.qkv.weight", "patch_embed.proj.weight")
+        ]
+        assert same == [encoder == "prithvi_weights"] * 2
+
+
+def test_the_papers_recipe_trains_on_the_same_images(
+    compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    import yaml
+
+    path = Path(__file__).parents[2] / "recipes" / "seg_paper_wce_0.2_0.8_filled.yaml"
+    fields = yaml.safe_load(path.read_text())["ops"]["seg_model"]["config"]
+    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "iterations": 2}
+    report = train_segmentation(
+        SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {}
+    )
+    assert report["iterations"] == 2
+
+
+def test_mmseg_opens_the_checkpoint_by_itself(trained: Trained, squares: pd.DataFrame):
+    """With nothing of ours imported by hand, and the same labels as from our own prediction."""
+    from mmseg.apis import inference_model, init_model
+
+    folder, _ = trained
+    model = init_model(str(folder / "config.py"), str(folder / "model.pth"), device="cpu")
+    assert tuple(model.dataset_meta["classes"]) == ("background", "crater")
+    chip = squares["chip"].iloc[0]
+    theirs = inference_model(model, str(chip)).pred_sem_seg.data[0].numpy()
+    assert theirs.shape == (64, 48)
+    assert str(chip.parent) not in (folder / "config.py").read_text()
+
+
+def test_the_checkpoint_holds_tensors_and_plain_values_only(trained: Trained):
+    folder, report = trained
+    checkpoint = torch.load(folder / "model.pth", weights_only=True)
+    assert checkpoint["meta"]["iter"] == report["best_iteration"]
+    assert set(checkpoint) == {"meta", "state_dict"}
+
+
+# ---- predictions
+
+
+def test_predictions_agree_with_mmsegs(trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path):
+    from mmseg.apis import inference_model, init_model
+
+    folder, _ = trained
+    model = init_model(str(folder / "config.py"), str(folder / "model.pth"), device="cpu")
+    paths = predict_masks(folder, squares, tmp_path, compute)
+    for row in squares.head(3).to_dict("records"):
+        theirs = inference_model(model, str(row["chip"])).pred_sem_seg.data[0].numpy()
+        assert np.mean(read_mask(paths[row["image_id"]]) == theirs) > 0.999
+
+
+def test_only_new_images_are_predicted(trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path):
+    folder, _ = trained
+
+    def predicted(images: pd.DataFrame) -> list[str]:
+        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.png")}
+        paths = predict_masks(folder, images, tmp_path, compute)
+        assert list(paths) == images["image_id"].tolist()
+        return sorted(p.stem for p in paths.values() if p.stat().st_mtime_ns != before.get(p.name))
+
+    first = squares.head(3)
+    assert predicted(first) == ["image_0", "image_1", "image_2"]
+    assert predicted(first) == []
+    assert predicted(squares.head(4)) == ["image_3"]
+    changed = first.assign(chip_sha=["sha-0", "another", "sha-2"])
+    assert predicted(changed) == ["image_1"]
+    (tmp_path / "image_2.png").write_bytes(b"torn")
+    assert predicted(changed) == ["image_2"]
+
+
+def test_another_models_predictions_are_not_taken(
+    trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
+):
+    import shutil
+
+    folder, _ = trained
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    checkpoint = torch.load(other / "model.pth", weights_only=True)
+    checkpoint["state_dict"]["decode_head.conv_seg.bias"] += torch.tensor([-50.0, 50.0])
+    torch.save(checkpoint, other / "model.pth")
+    cache = tmp_path / "cache"
+    one = squares.head(1)
+    before = read_mask(predict_masks(folder, one, cache, compute)["image_0"])
+    after = read_mask(predict_masks(other, one, cache, compute)["image_0"])
+    assert after.all()
+    assert not before.all()
+
+
+def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
+    import shutil
+
+    with pytest.raises(MissingInputError, match="seg_model"):
+        open_segmenter(tmp_path)
+    folder = tmp_path / "torn"
+    shutil.copytree(trained[0], folder)
+    content = (folder / "model.pth").read_bytes()
+    (folder / "model.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DamagedFileError, match=r"model\.pth"):
+        open_segmenter(folder)
