@@ -42,7 +42,12 @@ def run_demo(lake: Lake) -> None:
     log = lake.root / "demo.log"
     log.unlink(missing_ok=True)
     with serve(archive) as base_url:
-        surroundings = {**os.environ, "MARS_LAKE": str(lake.root), "MARS_HIRISE_ARCHIVE": base_url, "MARS_CONTACT": "demo"}
+        surroundings = {
+            **os.environ,
+            "MARS_LAKE": str(lake.root),
+            "MARS_HIRISE_ARCHIVE": base_url,
+            "MARS_CONTACT": "demo",
+        }
         materialize(["observations"], surroundings, log)
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
         materialize(["hirise_images", "crops"], surroundings, log, "--partition-range", f"{keys[0]}...{keys[-1]}")
@@ -116,7 +121,11 @@ def print_results(lake: Lake) -> None:
             "Crater or no crater, on observations never trained on",
             ("accuracy", "balanced_accuracy", "auroc"),
         ),
-        ("seg_evaluation", "Crater segmentation, on observations never trained on", ("iou_crater", "miou", "f1")),
+        (
+            "seg_evaluation",
+            "Crater segmentation, on observations never trained on",
+            ("iou_crater", "miou", "crater_f1"),
+        ),
     ):
         table = rows(name)
         table = table[table["measured"] == table["measured"].max()]

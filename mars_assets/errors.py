@@ -6,14 +6,21 @@ class MarsError(Exception):
 
 
 class MissingInputError(MarsError):
-    """An asset that this step reads has not been made yet."""
+    """Assets that this step reads have not been made yet.
 
-    def __init__(self, asset: str, path: object) -> None:
+    Args:
+        assets: their names, separated by commas, as ``--select`` takes them.
+        paths: the files that are not there.
+    """
+
+    def __init__(self, assets: str, *paths: object) -> None:
+        names = assets.replace(",", ", ")
+        verb = "is" if "," not in assets else "are"
         super().__init__(
-            f"the asset '{asset}' is missing: there is no {path}. "
-            f"Make it first: dagster asset materialize --select {asset}"
+            f"{names} {verb} missing: there is no {', no '.join(map(str, paths))}. "
+            f"First run: dagster asset materialize --select {assets}"
         )
-        self.asset = asset
+        self.assets = assets
 
 
 class DamagedFileError(MarsError):

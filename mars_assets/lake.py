@@ -108,6 +108,19 @@ class Lake:
         """A metrics table's Parquet file; its twins share the stem."""
         return self.root / "metrics" / f"{table}.parquet"
 
+    def require(self, wanted: Mapping[str, Path]) -> None:
+        """Looks for what assets have made.
+
+        Args:
+            wanted: the file that each asset makes, in the order in which the assets depend on each other.
+
+        Raises:
+            MissingInputError: some are not there; names all of them and the command that makes them.
+        """
+        missing = {asset: path for asset, path in wanted.items() if not path.exists()}
+        if missing:
+            raise MissingInputError(",".join(missing), *missing.values())
+
     def relative(self, path: Path) -> str:
         """A path as stored in tables and metadata: relative to the lake, with forward slashes."""
         return path.resolve().relative_to(self.root).as_posix()

@@ -1,32 +1,17 @@
-"""Run configuration from domain recipes: the same fields, defaults, bounds and descriptions, as Dagster wants them."""
+"""From run configurations to domain recipes.
 
-import enum
-from typing import Any, Literal, TypeVar, get_args, get_origin
+A model's configuration is its recipe: ``class ClsModelConfig(dg.Config, ClsRecipe)`` has the same fields, defaults and
+descriptions. Dagster checks names, types and choices before a run; bounds are checked when the recipe is made of it.
+"""
+
+from typing import TypeVar
 
 import dagster as dg
-from pydantic import BaseModel, create_model
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ValidationError
 
 from mars_assets.errors import MarsError
 
 R = TypeVar("R", bound=BaseModel)
-
-
-def config_class(name: str, recipe: type[BaseModel]) -> type[dg.Config]:
-    """A ``dg.Config`` with the recipe's fields, so that a launchpad shows and checks them.
-
-    Dagster knows no ``Literal``: such a field becomes an enumeration of the same values.
-    """
-    fields: dict[str, Any] = {}
-    for field_name, field in recipe.model_fields.items():
-        annotation: Any = field.annotation
-        default = field.get_default(call_default_factory=True)
-        if get_origin(annotation) is Literal:
-            choices = get_args(annotation)
-            annotation = enum.Enum(f"{name}_{field_name}", {str(choice): choice for choice in choices})  # type: ignore[misc,no-redef]
-            default = annotation(default)
-        fields[field_name] = (annotation, FieldInfo(default=default, description=field.description))
-    return create_model(name, __base__=dg.Config, __doc__=recipe.__doc__, **fields)
 
 
 def recipe_from(config: dg.Config, recipe: type[R]) -> R:
@@ -35,12 +20,12 @@ def recipe_from(config: dg.Config, recipe: type[R]) -> R:
     Raises:
         MarsError: values that the recipe refuses; all of them are listed.
     """
-    from pydantic import ValidationError
-
-    values = {name: getattr(config, name) for name in recipe.model_fields}
-    plain = {name: value.value if isinstance(value, enum.Enum) else value for name, value in values.items()}
     try:
-        return recipe(**plain)
+        return recipe(**{name: getattr(config, name) for name in recipe.model_fields})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
-        raise MarsError(f"the run configuration does not hold: {problems}") from error
+        raise MarsError(f"the run configuration does not hold: {listed(error)}") from error
+
+
+def listed(error: ValidationError) -> str:
+    """Every problem of a validation, each with its field."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())

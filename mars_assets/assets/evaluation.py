@@ -160,7 +160,17 @@ def seg_evaluation(
             "worst": overlay_sheet(worst(shown, 3), statistics),
         }
         _save(here, "seg_evaluation", pictures)
-    names = ["split", "n", "iou_crater", "iou_background", "miou", "dice_crater", "precision", "recall", "f1"]
+    names = [
+        "split",
+        "n",
+        "iou_crater",
+        "iou_background",
+        "miou",
+        "dice_crater",
+        "crater_precision",
+        "crater_recall",
+        "crater_f1",
+    ]
     return _result(
         here,
         "seg_evaluation",

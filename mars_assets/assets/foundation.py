@@ -1,6 +1,6 @@
 """The foundation model's weights."""
 
-import enum
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
@@ -11,19 +11,11 @@ from mars_assets.resources import LakeResource
 GROUP = "foundation"
 
 
-class Source(enum.Enum):
-    """Where the weights come from."""
-
-    SAMPLE = "sample"
-    HUGGINGFACE = "huggingface"
-    FILE = "file"
-
-
 class PrithviWeightsConfig(dg.Config):
     """Which weights, and where from."""
 
-    source: Source = Field(
-        Source.SAMPLE,
+    source: Literal["sample", "huggingface", "file"] = Field(
+        "sample",
         description="sample: the tiny encoder that this package ships, pretrained on synthetic terrain. huggingface: the "
         "published weights. file: a checkpoint on this machine.",
     )
@@ -54,7 +46,7 @@ def prithvi_weights(
         folder = install(
             here,
             config.variant,
-            config.source.value,
+            config.source,
             path=config.path,
             revision=config.revision,
             progress=progress_of(context),

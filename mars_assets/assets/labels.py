@@ -9,13 +9,15 @@ from mars_assets.resources import LakeResource
 GROUP = "labels"
 
 
-@dg.observable_source_asset(group_name=GROUP, tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""})
+@dg.observable_source_asset(
+    group_name=GROUP,
+    tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""},
+    description="Roboflow exports in the lake's `inbox/`: COCO segmentation or folder classification, as zips.\n\n"
+    "Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same "
+    "zip under another name is nothing new.",
+)
 def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.ObserveResult:
-    """Roboflow exports in the lake's `inbox/`: COCO segmentation or folder classification, as zips.
-
-    Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same
-    zip under another name is nothing new.
-    """
+    """Observes the inbox."""
     import pandas as pd
 
     from mars_assets.labels.exports import export_identity, exports_in_force, label_version

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mars_assets.assets.configuration import config_class, recipe_from
+from mars_assets.assets.configuration import recipe_from
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
@@ -28,14 +28,22 @@ STAGE = "imputed_post_norm"
 
 _INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key]
 
-ClsModelConfig = config_class("ClsModelConfig", ClsRecipe)
-SegModelConfig = config_class("SegModelConfig", SegRecipe)
+
+_SEG_SCORES = ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
+
+
+class ClsModelConfig(dg.Config, ClsRecipe):
+    """A classification recipe."""
+
+
+class SegModelConfig(dg.Config, SegRecipe):
+    """A segmentation recipe."""
 
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
 def cls_model(
     context: dg.AssetExecutionContext,
-    config: ClsModelConfig,  # type: ignore[valid-type]
+    config: ClsModelConfig,
     lake: LakeResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
@@ -59,6 +67,7 @@ def cls_model(
             compute.choose(),
             lambda statistics: classification_dataset(here, STAGE, statistics),
             lambda *arguments: train_classifier(recipe, *arguments),
+            lambda report: report["best"],
             training_curves,
         )
 
@@ -66,7 +75,7 @@ def cls_model(
 @dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
 def seg_model(
     context: dg.AssetExecutionContext,
-    config: SegModelConfig,  # type: ignore[valid-type]
+    config: SegModelConfig,
     lake: LakeResource,
     compute: ComputeResource,
 ) -> dg.MaterializeResult:
@@ -91,6 +100,7 @@ def seg_model(
             compute.choose(),
             lambda statistics: segmentation_dataset(here, STAGE, recipe.annotation, statistics),
             lambda *arguments: train_segmentation(recipe, *arguments),
+            lambda report: {name: report[name] for name in _SEG_SCORES},
             lambda folder: training_figure(read_table(folder / "history.parquet", "seg_model")),
         )
 
@@ -103,6 +113,7 @@ def _train(
     compute: "Compute",
     dataset_for: Callable[[Any], "Dataset"],
     train: Callable[..., dict[str, Any]],
+    best_of: Callable[[dict[str, Any]], dict[str, Any]],
     curves: Callable[[Path], Any],
 ) -> dg.MaterializeResult:
     """Trains a version, or finds it, and puts it into use."""
@@ -112,6 +123,14 @@ def _train(
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
 
+    lake.require(
+        {
+            "labelled_crops": lake.labelled_crops,
+            "reflectance": lake.tensors("reflectance") / "manifest.parquet",
+            STAGE: lake.tensors(STAGE) / "manifest.parquet",
+            "prithvi_weights": lake.current_foundation,
+        }
+    )
     weights, sha256 = current_weights(lake)
     dataset = dataset_for(open_weights(weights).config.statistics)
     version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed)
@@ -121,21 +140,22 @@ def _train(
     folder = start_version(lake, name, version, dataset.images)
     provenance = {**dataset.provenance, "weights": weights.name, "weights_sha256": sha256, "software": software()}
     report = train(dataset.images, weights, folder, compute, provenance, progress)
-    make_current(lake, name, version, report["best"])
+    best = best_of(report)
+    make_current(lake, name, version, best)
     counts = dataset.images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
     return dg.MaterializeResult(
         metadata={
             "version": version,
             "trained in this run": not found,
             "curves": picture(curves(folder), f"training of {name}"),
-            "best validation": table(pd.DataFrame([report["best"]])),
+            "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "encoder": weights.name,
             "label version": dataset.provenance["label_version"],
             "device": compute.describe()["device"],
             "folder": where(folder),
-            **{key: value for key, value in report["best"].items() if isinstance(value, float)},
+            **{key: value for key, value in best.items() if isinstance(value, float)},
         },
         data_version=dg.DataVersion(version),
     )

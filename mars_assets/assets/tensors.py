@@ -1,7 +1,6 @@
 """Tensors: labelled crops in HLS reflectance units, and imputed to Prithvi's six bands by each method."""
 
-import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -19,18 +18,11 @@ if TYPE_CHECKING:
 GROUP = "tensors"
 
 
-class Statistics(enum.Enum):
-    """Whose means and standard deviations set the scale."""
-
-    V1 = "v1"
-    V2 = "v2"
-
-
 class ReflectanceConfig(dg.Config):
     """How 8-bit values become reflectance."""
 
-    statistics: Statistics = Field(
-        Statistics.V1,
+    statistics: Literal["v1", "v2"] = Field(
+        "v1",
         description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's.",
     )
     truncate: bool = Field(False, description="Truncate to integers, as the paper's published code did.")
@@ -55,7 +47,7 @@ def reflectance(
             here,
             read_labelled_crops(here),
             current_label_version(here),
-            statistics=config.statistics.value,
+            statistics=config.statistics,
             truncate=config.truncate,
             progress=progress_of(context),
         )
@@ -66,7 +58,7 @@ def reflectance(
 class ImputationConfig(dg.Config):
     """Statistics of an imputation."""
 
-    statistics: Statistics = Field(Statistics.V1, description="Must be those that reflectance was scaled with.")
+    statistics: Literal["v1", "v2"] = Field("v1", description="Must be those that reflectance was scaled with.")
 
 
 _EXPLAINED: dict[ImputationMethod, str] = {
@@ -95,7 +87,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
 
         with mendable():
             here = lake.open()
-            result = make_imputed(here, method, statistics=config.statistics.value, progress=progress_of(context))
+            result = make_imputed(here, method, statistics=config.statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
         return dg.MaterializeResult(metadata=metadata, data_version=_version(result))
 

@@ -1,38 +1,20 @@
 """The one device resource: every step that uses torch takes it, and runs in the pool ``gpu``."""
 
-import enum
-
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.compute import Compute, choose_compute
+from mars_assets.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
 GPU_POOL = "gpu"
 """Concurrency pool of all steps that compute with torch; dagster.yaml lets one of them run at a time."""
 
 
-class Device(enum.Enum):
-    """Where torch computes."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Precision(enum.Enum):
-    """What torch computes in."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
 class ComputeResource(dg.ConfigurableResource):
     """Device, precision, threads and seed of every step that computes with torch."""
 
-    device: Device = Field(default=Device.AUTO, description="auto: CUDA where there is any, else the CPU.")
-    precision: Precision = Field(
-        default=Precision.AUTO,
+    device: DeviceChoice = Field(default="auto", description="auto: CUDA where there is any, else the CPU.")
+    precision: PrecisionChoice = Field(
+        default="auto",
         description="auto: bf16 where the hardware computes in it (CUDA 8.0 and newer), else fp32.",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's own choice.")
@@ -40,4 +22,4 @@ class ComputeResource(dg.ConfigurableResource):
 
     def choose(self) -> Compute:
         """The choice, resolved on the machine that runs the step."""
-        return choose_compute(self.device.value, self.precision.value, self.threads, self.seed)
+        return choose_compute(self.device, self.precision, self.threads, self.seed)

@@ -99,11 +99,13 @@ class Scene:
     Args:
         spec: what it was made from.
         iof: I/F of NEAR-INFRARED, RED, BLUE-GREEN, float32, shape (3, height, width).
+        heights: of the ground, in pixels, float32, shape (height, width).
         craters: all craters that reach into the scene, also those below ``SMALLEST_LABELLED``; largest first.
     """
 
     spec: SceneSpec
     iof: Float32
+    heights: Float32
     craters: list[Crater]
 
 
@@ -148,12 +150,16 @@ def render_scene(spec: SceneSpec) -> Scene:
     inside = (slice(margin, margin + spec.height), slice(margin, margin + spec.width))
     iof = _colour(rng, light[inside], dust[inside])
     visible = [crater for crater in craters if reaches_into(crater, spec.height, spec.width)]
-    return Scene(spec, iof, visible)
+    return Scene(spec, iof, heights[inside], visible)
 
 
 def render_tile(rng: np.random.Generator, size: int = 224) -> npt.NDArray[np.uint8]:
-    """A random tile for pretraining, with the statistics of a crop of a scene. uint8 RGB, shape (size, size, 3)."""
-    iof = render_scene(draw_spec(rng, "tile", size, size)).iof
+    """A random tile with the statistics of a crop of a scene. uint8 RGB, shape (size, size, 3)."""
+    return tile_image(rng, render_scene(draw_spec(rng, "tile", size, size)).iof)
+
+
+def tile_image(rng: np.random.Generator, iof: Float32) -> npt.NDArray[np.uint8]:
+    """I/F of a tile (3, size, size) stretched as a crop of a larger scene may be: uint8 RGB, shape (size, size, 3)."""
     rgb = rgb_composite("COLOR", np.moveaxis(iof, 0, -1))
     # A crop's stretch comes from its whole scene, and a tile seldom fills the range by itself. Over the median, whole
     # scenes have black points of 0.2 to 0.7 and white points of 1.2 to 1.6.

@@ -1,4 +1,4 @@
-"""A finished segmentation model on disk: an ordinary mmseg checkpoint with its config, and ``config.json``, written last.
+"""A finished segmentation model on disk: an mmseg checkpoint with its config, and ``config.json``, written last.
 
 ``mmseg.apis.init_model(folder / "config.py", folder / "model.pth")`` opens it as well.
 """

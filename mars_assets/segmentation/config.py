@@ -21,7 +21,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
         compute: device and precision.
 
     Raises:
-        MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` name a part that is not there.
+        MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` name an unknown part.
     """
     patch = prithvi.patch_size[1:]
     for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):

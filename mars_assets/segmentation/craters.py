@@ -105,7 +105,7 @@ def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
 
 
 def _boxes_that_meet(true: Sequence[Crater], predicted: Sequence[Crater]) -> list[tuple[int, int]]:
-    """Indices of the pairs whose boxes share a pixel; a noisy mask has thousands of components, few of which meet any."""
+    """Indices of the pairs whose boxes share a pixel; a noisy mask has thousands of components that meet none."""
     boxes = [
         np.array([[side.start, side.stop] for crater in craters for side in crater.box]).reshape(-1, 2, 2)
         for craters in (true, predicted)

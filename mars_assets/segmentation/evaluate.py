@@ -45,8 +45,8 @@ class Evaluation(NamedTuple):
             names those.
         images: one row an image of the split: its columns, ``prediction`` (path), ``iou_background, iou_crater, miou,
             dice_crater, pixel_accuracy``, and ``found, missed, false_alarms, too_small`` (craters).
-        sizes: one row a size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall, f1``
-            with intervals.
+        sizes: one row a size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall,
+            f1`` with intervals.
     """
 
     row: dict[str, Any]
@@ -88,20 +88,20 @@ def evaluate(
 
     Craters: a predicted one is a 4-connected component of the predicted mask, a true one a number in ``instances`` or
     else a component of the true mask. Pairs are matched one to one, the best overlap first, from an intersection over
-    union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the predicted
-    one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false alarm: the
-    labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
+    union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the
+    predicted one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false
+    alarm: the labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
 
-    Intervals are 95 % percentile bootstraps. Where the split has several observations, whole observations are resampled,
-    since images of one observation are alike; else images, and ``resampled`` says which.
+    Intervals are 95 % percentile bootstraps. Where the split has several observations, whole observations are
+    resampled, since images of one observation are alike; else images, and ``resampled`` says which.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background) if
-            there are any.
+        images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background)
+            if there are any.
         split: which images.
         outlines: masks are rims: what they enclose is filled before craters are told apart.
-        smallest_px: diameter of the smallest labelled crater; if None that of the split, of those not cut by the border.
+        smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
         resamples: bootstrap draws.
         seed: of the draws.
 

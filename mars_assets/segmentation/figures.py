@@ -1,4 +1,4 @@
-"""What a scientist looks at: overlays of truth, prediction and errors, how the training went, and scores by crater size."""
+"""What a scientist looks at: overlays of truth, prediction and errors, training curves, scores by crater size."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _validation(axis: Axes, history: pd.DataFrame) -> None:
     axis.axvline(best, color="0.7", linestyle="--", linewidth=1)
     axis.set(xlabel="iteration", ylim=(0, 1))
     axis.set_title("IoU on validation; dashed: the checkpoint kept", fontsize=10)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower right")
     axis.grid(alpha=0.3)
 
 
@@ -158,7 +158,7 @@ def _sizes(axis: Axes, evaluation: Evaluation) -> None:
     names = [f"{size}\n{n} craters" for size, n in zip(sizes["diameter_px"], sizes["craters"], strict=True)]
     axis.set(xticks=places, xticklabels=names, xlabel="crater diameter in pixels", ylim=(0, 1))
     axis.set_title("craters at IoU 0.5, 95 % intervals", fontsize=10)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="lower right")
 
 
 def _images(axis: Axes, evaluation: Evaluation) -> None:

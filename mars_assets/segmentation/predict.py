@@ -30,7 +30,7 @@ def predict_masks(
 ) -> dict[str, Path]:
     """Predicts what is not in the cache: images that are new, whose chip changed, or of another model.
 
-    The model slides over an image with its recipe's window and stride, and the logits of overlapping windows are averaged.
+    The model slides over an image with its recipe's window and stride; the logits of overlapping windows are averaged.
 
     Args:
         model_folder: of a finished model.
@@ -114,7 +114,7 @@ def _predict(segmenter: EncoderDecoder, chip: Path, bands: list[str], compute: C
             logits = segmenter.slide_inference(inputs, [])
         except torch.OutOfMemoryError as error:
             raise MarsError(
-                f"the device's memory is too small for {chip} ({error}): cut it into smaller crops, or compute on the CPU"
+                f"the device's memory is too small for {chip} ({error}): cut it into crops, or compute on the CPU"
             ) from error
     return logits.float().softmax(dim=1)[0, 1].cpu().numpy()
 

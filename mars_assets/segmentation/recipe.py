@@ -68,8 +68,8 @@ class SegRecipe(BaseModel):
         description="Share of the crops that are placed to hold a pixel of a crater, where there is one.",
     )
 
-    batch_size: int = Field(8, ge=1, description="Crops an iteration.")
-    iterations: int = Field(600, ge=1, description="Steps of the optimizer.")
+    batch_size: int = Field(4, ge=1, description="Crops an iteration.")
+    iterations: int = Field(300, ge=1, description="Steps of the optimizer.")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate, that of neck and heads.")
     encoder_lr: float = Field(
@@ -90,7 +90,7 @@ class SegRecipe(BaseModel):
         "cosine", description="Learning rate after the warm-up: constant, or falling to 0 linearly or as a half cosine."
     )
     evaluate_every: int = Field(
-        100, ge=1, description="Iterations between two validations. The checkpoint of the best mIoU is kept."
+        150, ge=1, description="Iterations between two validations. The checkpoint of the best mIoU is kept."
     )
 
     window: int = Field(224, ge=16, description="Side in pixels of the sliding window in inference.")

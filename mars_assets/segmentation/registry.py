@@ -41,8 +41,6 @@ from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.recipe import CLASSES, IGNORE
 
-# ---- models
-
 
 @MODELS.register_module()
 class PrithviBackbone(BaseModule):
@@ -276,9 +274,6 @@ class WindowedEncoderDecoder(EncoderDecoder):
         return (logits / count)[:, :, : size[0], : size[1]]
 
 
-# ---- data
-
-
 @DATASETS.register_module()
 class CraterDataset(BaseSegDataset):
     """Chips and masks from an explicit list.
@@ -399,9 +394,6 @@ class RandomQuarterTurn(BaseTransform):
         return {**results, "img": image, "gt_seg_map": np.ascontiguousarray(mask), "img_shape": mask.shape}
 
 
-# ---- training
-
-
 @METRICS.register_module()
 class CraterMetric(IoUMetric):
     """mmseg's IoU from summed counts, unrounded, as plain numbers that a safe checkpoint may hold."""
@@ -458,9 +450,9 @@ class EncoderDecayConstructor(DefaultOptimWrapperConstructor):
         prefix = "backbone.encoder."
         if not name.startswith(prefix):
             return 1.0
-        part, index = name.removeprefix(prefix).split(".", 2)[:2] if "blocks." in name else (name, "")
+        part, *rest = name.removeprefix(prefix).split(".")
         depth = self.paramwise_cfg["depth"]
-        block = int(index) if part == "blocks" else depth - 1 if name.startswith(prefix + "norm") else -1
+        block = int(rest[0]) if part == "blocks" else depth - 1 if part == "norm" else -1
         return self.paramwise_cfg["encoder_lr"] * self.paramwise_cfg["layer_decay"] ** (depth - 1 - block)
 
 
@@ -500,6 +492,7 @@ class TrainingState(Hook):
         self.seconds = 0.0
         self._metrics: dict[str, float] = {}
         self._lr = math.nan
+        self._note = ""
         self._losses: list[Tensor] = []
         self._random: dict[str, Any] | None = None
         self._since = self._saved = time.monotonic()
@@ -509,6 +502,7 @@ class TrainingState(Hook):
         remaining = runner.max_iters - runner.iter
         self._trained = self.progress.counter("training segmentation", remaining, "iterations")
         if self._random is not None:
+            self.progress.say(f"going on from iteration {runner.iter}")
             version, words, gauss = self._random["python"]
             random.setstate((version, tuple(words), gauss))
             numpy_state = self._random["numpy"]
@@ -530,7 +524,6 @@ class TrainingState(Hook):
         assert outputs is not None
         iteration = runner.iter + 1
         self._losses.append(outputs["loss"].detach())
-        note = ""
         if iteration % self.log_every == 0 or iteration == runner.max_iters:
             loss = torch.stack(self._losses).mean().item()
             self._losses.clear()
@@ -539,8 +532,8 @@ class TrainingState(Hook):
                     f"the segmentation loss is {loss} at iteration {iteration}: lower the recipe's lr, or set clip_grad"
                 )
             self._record(iteration, {"loss": loss, "lr": self._lr})
-            note = f"loss {loss:.4f}"
-        self._trained.advance(note=note)
+            self._note = f"loss {loss:.4f}"
+        self._trained.advance(note=self._note)
         validation_follows = iteration % runner.train_loop.val_interval == 0 or iteration == runner.max_iters
         if time.monotonic() - self._saved >= self.save_every and not validation_follows:
             self._save(runner, "last.pth", iteration)

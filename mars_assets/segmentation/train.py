@@ -41,8 +41,8 @@ def train_segmentation(
 
     Args:
         recipe: how to train.
-        images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation), observation``,
-            and ``chip_sha`` if the chips have one. Their order does not matter.
+        images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation),
+            observation``, and ``chip_sha`` if the chips have one. Their order does not matter.
         weights: folder of the encoder's weights.
         folder: of this one training.
         compute: device, precision and seed.
@@ -50,12 +50,13 @@ def train_segmentation(
         progress: of the iterations.
 
     Returns:
-        JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where validation
-        has no crater and none was predicted), ``train_loss`` (the last mean), ``seconds``, ``n_train``, ``n_valid``,
-        ``parameters``, ``trained_parameters``.
+        JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where
+        validation has no crater and none was predicted), ``train_loss`` (the last mean), ``seconds``, ``n_train``,
+        ``n_valid``, ``parameters``, ``trained_parameters``.
 
     Raises:
-        MarsError: there are no images to train or validate on, the training diverged, or the device's memory is too small.
+        MarsError: there are no images to train or validate on, the training diverged, or the device's memory is too
+            small.
         ProvenanceError: the folder holds a training of other settings.
     """
     from mars_assets.prithvi.weights import open_weights
@@ -109,8 +110,8 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     for split in ("train", "valid"):
         if not (images["split"] == split).any():
             raise MarsError(
-                f"no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, or "
-                "some observations into that split, and make 'labelled_crops' again"
+                f"no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, "
+                "or some observations into that split, and make 'labelled_crops' again"
             )
     return images
 
@@ -134,7 +135,8 @@ def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> 
     ]
     if different:
         raise ProvenanceError(
-            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
+            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, "
+            "or delete it"
         )
 
 
@@ -195,7 +197,7 @@ def _fit(
             experiment_name=f"segmentation-{time.time_ns()}",
         )
         runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
-        state = TrainingState(scratch, progress, log_every=max(recipe.iterations // 200, 1))
+        state = TrainingState(scratch, progress, log_every=max(recipe.iterations // 100, 1))
         runner.register_hook(state)
         try:
             runner.train()

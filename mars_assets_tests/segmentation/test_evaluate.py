@@ -184,9 +184,6 @@ def test_what_is_missing_is_named(scenes: Scenes):
         evaluate(scenes.predictions, scenes.images, "valid")
 
 
-# ---- figures
-
-
 def test_errors_are_coloured_by_kind():
     rgb = np.full((1, 5, 3), 100, np.uint8)
     truth = np.array([[1, 0, 1, 0, 255]], np.uint8)

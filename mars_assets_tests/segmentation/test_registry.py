@@ -33,9 +33,6 @@ def _ready():
         yield
 
 
-# ---- necks
-
-
 def test_the_papers_neck_goes_from_14_to_224():
     neck = registry.ConvTransposeNeck(in_channels=24, channels=12)
     (out,) = neck([torch.randn(1, 5, 3, 3), torch.randn(2, 24, 14, 14)])
@@ -67,9 +64,6 @@ def test_every_level_and_the_image_reach_the_detail_neck():
         changed = list(inputs)
         changed[index] = torch.randn_like(inputs[index])
         assert not torch.allclose(before, neck(changed)[0])
-
-
-# ---- losses
 
 
 def _logits_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,9 +132,6 @@ def test_mmsegs_losses_can_be_named_beside_ours():
         warnings.simplefilter("ignore")
         assert MODELS.build({"type": "FocalLoss"}) is not None
         assert isinstance(MODELS.build({"type": "MaskedDiceLoss"}), registry.MaskedDiceLoss)
-
-
-# ---- data
 
 
 def _results(shape: tuple[int, int] = (40, 30)) -> dict:
@@ -213,9 +204,6 @@ def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
     assert registry.LoadMask().transform(results)["gt_seg_map"].tolist() == [[0, 1, 255, 0, 0]] * 4
 
 
-# ---- metric
-
-
 def test_miou_is_scikit_learns_over_all_pixels_of_all_images():
     rng = np.random.default_rng(1)
     metric = registry.CraterMetric()
@@ -240,9 +228,6 @@ def test_miou_is_scikit_learns_over_all_pixels_of_all_images():
     assert got["miou"] == pytest.approx(jaccard_score(truth, predicted, average="macro"), rel=1e-9)
     assert got["iou_crater"] == pytest.approx(jaccard_score(truth, predicted), rel=1e-9)
     assert all(type(value) is float for value in got.values())
-
-
-# ---- sliding window
 
 
 def test_windows_cover_every_pixel_and_stay_inside():
@@ -281,9 +266,6 @@ def test_images_smaller_than_the_window_are_mirrored(
         whole = model.slide_inference(torch.from_numpy(mirrored), [])
     assert got.shape == (1, 2, *size)
     torch.testing.assert_close(got, whole[:, :, : size[0], : size[1]])
-
-
-# ---- optimizer
 
 
 def test_learning_rates_fall_from_the_last_block_to_the_first(

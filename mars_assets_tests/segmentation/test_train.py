@@ -107,7 +107,8 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     assert not (folder / "config.json").exists()
     lines: list[str] = []
     resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
-    assert lines[0].startswith("training segmentation: 1/2 iterations")  # 4 of 6 were in the last checkpoint
+    assert lines[0] == "going on from iteration 4"
+    assert lines[1].startswith("training segmentation: 1/2 iterations")
     assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
     pd.testing.assert_frame_equal(
         pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
@@ -176,6 +177,7 @@ def test_the_papers_recipe_trains_on_the_same_images(
     assert report["iterations"] == 2
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:mmseg")
 def test_mmseg_opens_the_checkpoint_by_itself(trained: Trained, squares: pd.DataFrame):
     """With nothing of ours imported by hand, and the same labels as from our own prediction."""
     from mmseg.apis import inference_model, init_model
@@ -196,9 +198,7 @@ def test_the_checkpoint_holds_tensors_and_plain_values_only(trained: Trained):
     assert set(checkpoint) == {"meta", "state_dict"}
 
 
-# ---- predictions
-
-
+@pytest.mark.filterwarnings("ignore::UserWarning:mmseg")
 def test_predictions_agree_with_mmsegs(trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path):
     from mmseg.apis import inference_model, init_model
 

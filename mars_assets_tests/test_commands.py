@@ -1,0 +1,184 @@
+"""The README's commands, as a person runs them: in a folder with the project's files, each in a process of its own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from mars_assets.bands import HLS_BANDS
+from mars_assets.chips import read_chip
+from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.sample.archive import serve
+from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
+
+PROJECT = Path(__file__).parent.parent
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+OBSERVATION = "ESP_011472_1225"
+
+
+class Shell:
+    """A shell in a fresh clone's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("workspace.yaml", "dagster.yaml"):
+            shutil.copy(PROJECT / name, folder)
+        shutil.copytree(PROJECT / "recipes", folder / "recipes")
+        self.lake = Lake.at(folder / "data_lake")
+        unset = ("DAGSTER_HOME", "DAGSTER_MODULE_NAME", "MARS_LAKE", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
+        self.clean = {name: value for name, value in os.environ.items() if name not in unset}
+        self.variables = {**self.clean, "DAGSTER_MODULE_NAME": "mars_assets.definitions"}
+
+    def start(self, *arguments: str, module: bool = True, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [DAGSTER, *arguments],
+            cwd=self.folder,
+            env={**(self.variables if module else self.clean), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, module: bool = True, **variables: str) -> tuple[int, str]:
+        process = self.start(*arguments, module=module, **variables)
+        output, _ = process.communicate(timeout=400)
+        return process.returncode, output
+
+    def materialize(self, select: str, *options: str, **variables: str) -> str:
+        code, output = self.run("asset", "materialize", "--select", select, *options, **variables)
+        assert code == 0, output[-4000:]
+        return output
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], seconds: float = 300) -> None:
+    """kill -9, of the command and all its children, as soon as something is reached."""
+    until = time.monotonic() + seconds
+    while not reached():
+        assert process.poll() is None, f"ended by itself: {process.communicate()[0][-3000:]}"
+        assert time.monotonic() < until, "never got there"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path / "clone")
+
+
+def test_missing_inputs(shell: Shell) -> None:
+    code, output = shell.run("asset", "materialize", "--select", "cls_model")
+    assert code == 1
+    assert "dagster asset materialize --select labelled_crops,reflectance,imputed_post_norm,prithvi_weights" in output
+
+
+def test_definitions_validate_without_the_variable(shell: Shell) -> None:
+    code, output = shell.run("definitions", "validate", "-w", "workspace.yaml", module=False)
+    assert code == 0, output
+
+
+def test_a_fresh_clone_keeps_its_partitions_with_no_variable_set(shell: Shell, shared: Path) -> None:
+    browse_archive(shared, shell.folder / "archive")
+    shell.lake.observations_csv.parent.mkdir()
+    shell.lake.observations_csv.write_text(f"id,note\n{OBSERVATION},the real one\n")
+    with serve(shell.folder / "archive") as url:
+        surroundings = {"MARS_HIRISE_ARCHIVE": url, "MARS_CONTACT": "tests"}
+        shell.materialize("observations")
+        shell.materialize("hirise_images,crops", "--partition", OBSERVATION, **surroundings)
+    assert len(list(shell.lake.crops(OBSERVATION).glob("*.png"))) == 14
+    # With the archive gone, what is there is found and not asked for again.
+    assert "fetching" not in shell.materialize("hirise_images", "--partition-range", f"{OBSERVATION}...{OBSERVATION}")
+
+
+@pytest.fixture
+def labelled(shell: Shell, shared: Path) -> Shell:
+    shell.lake.inbox.mkdir(parents=True)
+    exports = shared / "data/exports"
+    coco_subset(
+        exports / "craters.v1.coco-segmentation.zip", shell.lake.inbox / "craters.v1.zip", {"train": 50, "valid": 4}
+    )
+    folder_subset(exports / "crater-tiles.v1.folder.zip", shell.lake.inbox / "tiles.v1.zip", {"train": 6, "valid": 4})
+    shell.materialize("labelled_crops")
+    return shell
+
+
+def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
+    lake = labelled.lake
+    folder = lake.tensors("reflectance")
+    process = labelled.start("asset", "materialize", "--select", "reflectance")
+    kill_when(process, lambda: len(list(folder.glob("[!.]*.tif"))) >= 10)
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("[!.]*.tif")}
+    for path in finished:
+        read_chip(path, HLS_BANDS[:3])
+    assert len(finished) < 74, "killed too late to show anything"
+    assert not (folder / "manifest.parquet").exists()
+
+    output = labelled.materialize("reflectance,imputed_post_norm,prithvi_weights")
+    assert f"reflectance: {74 - len(finished)} chips computed, {len(finished)} were there" in output
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+    recipe = labelled.folder / "long.yaml"
+    recipe.write_text(
+        json.dumps(
+            {"ops": {"cls_model": {"config": {"batch_size": 2, "steps": 24, "warmup_steps": 2, "evaluate_every": 4}}}}
+        )
+    )
+    process = labelled.start("asset", "materialize", "--select", "cls_model", "-c", str(recipe))
+    kill_when(process, lambda: bool(list(lake.model("cls_model").glob("*/training/*.ckpt"))))
+    assert not (lake.model("cls_model") / "current.json").exists()
+
+    output = labelled.materialize("cls_model", "-c", str(recipe))
+    assert "training goes on after step" in output
+    version = read_json(lake.model("cls_model") / "current.json")["version"]
+    history = read_table(lake.model("cls_model") / version / "history.parquet", "cls_model")
+    assert history["step"].tolist() == [4, 8, 12, 16, 20, 24]
+    assert "nothing to train" in labelled.materialize("cls_model", "-c", str(recipe))
+
+
+@pytest.fixture
+def server(shell: Shell) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
+    process = shell.start(*arguments, module=False)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(180):
+            assert process.poll() is None, process.communicate()[0][-3000:]
+            try:
+                if requests.get(f"{url}/server_info", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        # Signalling the parent alone lets it stop its children in order.
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_dagster_dev_serves_the_graph(server: str) -> None:
+    query = "{ assetNodes { assetKey { path } groupName description jobNames } }"
+    for _ in range(60):
+        answer: dict[str, Any] = requests.post(f"{server}/graphql", json={"query": query}, timeout=30).json()
+        if answer["data"]["assetNodes"]:
+            break
+        time.sleep(1)
+    nodes = {node["assetKey"]["path"][0]: node for node in answer["data"]["assetNodes"]}
+    assert len(nodes) == 15
+    assert nodes["cls_model"]["groupName"] == "models"
+    assert "experiment" in nodes["cls_model"]["jobNames"]

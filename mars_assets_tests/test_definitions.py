@@ -1,0 +1,112 @@
+"""The graph as Dagster sees it. A change of it is a reviewed change of lineage.json: run with UPDATE_SNAPSHOTS=1."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mars_assets.definitions import build_defs, defs
+
+SNAPSHOT = Path(__file__).parent / "lineage.json"
+
+# The assets of the design, with what each needs.
+DESIGN = {
+    "observations": set(),
+    "hirise_images": {"observations"},
+    "crops": {"hirise_images"},
+    "roboflow_exports": set(),
+    "labelled_crops": {"roboflow_exports", "crops"},
+    "reflectance": {"labelled_crops"},
+    "imputed_means": {"reflectance"},
+    "imputed_pre_norm": {"reflectance"},
+    "imputed_post_norm": {"reflectance"},
+    "prithvi_weights": set(),
+    "reconstruction_metrics": {"imputed_means", "imputed_pre_norm", "imputed_post_norm", "prithvi_weights"},
+    "cls_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights"},
+    "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights"},
+    "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
+    "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> Any:
+    return defs.resolve_asset_graph()
+
+
+def lineage(graph: Any) -> dict[str, Any]:
+    described = {}
+    for key in sorted(graph.get_all_asset_keys(), key=str):
+        node = graph.get(key)
+        described[key.to_user_string()] = {
+            "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
+            "group": node.group_name,
+            "kinds": sorted(node.kinds),
+            "pools": sorted(node.pools or ()),
+            "code_version": node.code_version,
+            "partitions": node.partitions_def.name if node.partitions_def else None,
+            "checks": {
+                check.name: "blocking" if graph.get_check_spec(check).blocking else "warning"
+                for check in sorted(node.check_keys, key=lambda check: check.name)
+            },
+        }
+    return described
+
+
+def test_lineage_is_the_designs(graph: Any) -> None:
+    assert {name: set(node["deps"]) for name, node in lineage(graph).items()} == DESIGN
+
+
+def test_lineage_is_as_recorded(graph: Any) -> None:
+    now = lineage(graph)
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(json.dumps(now, indent=2) + "\n")
+    assert now == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_asset_says_what_it_is(graph: Any) -> None:
+    for key in graph.get_all_asset_keys():
+        assert len(graph.get(key).description or "") > 60, key
+
+
+def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
+    takes_the_device = {"reconstruction_metrics", "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"}
+    pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).pools}
+    assert pooled == takes_the_device
+
+
+def test_jobs_resolve() -> None:
+    assert {job.name for job in defs.resolve_all_job_defs()} >= {"imagery", "experiment", "reevaluate"}
+    retraining = {"cls_model", "seg_model", "prithvi_weights"}
+    reevaluated = {key.to_user_string() for key in defs.resolve_job_def("reevaluate").asset_layer.executable_asset_keys}
+    assert not reevaluated & retraining
+
+
+def test_resources_can_be_replaced() -> None:
+    from mars_assets.resources import LakeResource
+
+    replaced = build_defs({"lake": LakeResource(root="elsewhere")})
+    assert replaced.resources["lake"].root == "elsewhere"
+
+
+def test_loading_is_light() -> None:
+    """None of the heavy libraries is imported, and it takes under two seconds more than importing Dagster does."""
+    script = """
+import json, sys, time
+import dagster
+start = time.perf_counter()
+import mars_assets.definitions
+seconds = time.perf_counter() - start
+heavy = ["torch", "timm", "mmseg", "mmcv", "mmengine", "rasterio", "lightning", "matplotlib", "sklearn", "scipy", "cv2"]
+print(json.dumps({"seconds": seconds, "heavy": [name for name in heavy if name in sys.modules]}))
+"""
+    runs = []
+    for _ in range(3):
+        output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+        runs.append(json.loads(output))
+    assert runs[0]["heavy"] == []
+    assert min(run["seconds"] for run in runs) < 2

@@ -1,0 +1,242 @@
+"""The whole graph on real images and labels, at a size that any machine bears."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from mars_assets.definitions import build_defs
+from mars_assets.imagery.crops import read_crops
+from mars_assets.lake import Lake, read_json, read_provenance
+from mars_assets.models import current_model
+from mars_assets.prithvi.config import VARIANTS
+from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
+from mars_assets.sample.archive import serve
+from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
+
+OBSERVATION = "ESP_011472_1225"
+ALL = [
+    "labelled_crops",
+    "reflectance",
+    "imputed_means",
+    "imputed_pre_norm",
+    "imputed_post_norm",
+    "prithvi_weights",
+    "reconstruction_metrics",
+    "cls_model",
+    "seg_model",
+    "cls_evaluation",
+    "seg_evaluation",
+]
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+class Graph:
+    """The definitions on one lake and one instance."""
+
+    def __init__(self, lake: Lake, instance: dg.DagsterInstance, archive_url: str) -> None:
+        self.lake, self.instance = lake, instance
+        self.defs = build_defs(
+            {
+                "lake": LakeResource(root=str(lake.root)),
+                "archive": ArchiveResource(base_url=archive_url, contact="tests"),
+                "compute": ComputeResource(device="cpu", seed=3),
+            }
+        )
+
+    def run(self, assets: list[str], config: dict[str, Any] | None = None, **options: Any) -> Any:
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            instance=self.instance,
+            run_config=config or {},
+            raise_on_error=False,
+            **options,
+        )
+
+
+def quick() -> dict[str, Any]:
+    """The quick recipes, which a person would pass with -c, and random weights of a tiny architecture from a file."""
+    config: dict[str, Any] = {"ops": {}}
+    for name in ("cls_quick", "seg_quick"):
+        config["ops"] |= yaml.safe_load((RECIPES / f"{name}.yaml").read_text())["ops"]
+    return config
+
+
+def metadata(result: Any, asset: str) -> dict[str, Any]:
+    (event,) = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(asset)]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+@pytest.fixture(scope="module")
+def graph(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
+    root = tmp_path_factory.mktemp("real")
+    lake = Lake.at(root / "lake")
+    lake.inbox.mkdir(parents=True)
+    exports = shared / "data/exports"
+    coco_subset(
+        exports / "craters.v1.coco-segmentation.zip",
+        lake.inbox / "craters.v1.coco-segmentation.zip",
+        {"train": 5, "valid": 2},
+    )
+    folder_subset(
+        exports / "crater-tiles.v1.folder.zip", lake.inbox / "crater-tiles.v1.folder.zip", {"train": 5, "valid": 4}
+    )
+    lake.observations_csv.write_text(f"id\n{OBSERVATION}\n")
+    browse_archive(shared, root / "archive")
+    with serve(root / "archive") as url, dg.DagsterInstance.ephemeral() as instance:
+        yield Graph(lake, instance, url)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Configuration of prithvi_weights: a checkpoint of a narrow encoder, as a file."""
+    import torch
+
+    from mars_assets.prithvi.model import PrithviMAE
+
+    narrow = dataclasses.replace(
+        VARIANTS["sample"].config,
+        variant="narrow",
+        embed_dim=48,
+        depth=2,
+        num_heads=3,
+        decoder_embed_dim=32,
+        decoder_depth=1,
+    )
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "narrow.pt"
+    torch.save(PrithviMAE(narrow).state_dict(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VARIANTS, "narrow", dataclasses.replace(VARIANTS["sample"], config=narrow))
+        yield {"prithvi_weights": {"config": {"source": "file", "variant": "narrow", "path": str(path)}}}
+
+
+@pytest.fixture(scope="module")
+def imagery(graph: Graph) -> Any:
+    assert graph.run(["observations"]).success
+    return graph.run(["hirise_images", "crops"], partition_key=OBSERVATION)
+
+
+def test_the_real_browse_product_is_fetched_and_cut(graph: Graph, imagery: Any) -> None:
+    assert imagery.success
+    assert graph.instance.get_dynamic_partitions("observation") == [OBSERVATION]
+    crops = read_crops(graph.lake.crops(OBSERVATION))
+    kept = crops[crops["kept"]]
+    assert len(kept) == 14
+    assert kept["row"].min() >= 76, "the first 76 rows have one band only"
+    assert set(kept["height"]) == set(kept["width"]) == {512}
+    pictures = [value for name, value in metadata(imagery, "crops").items() if "data:image/png" in str(value)]
+    assert len(pictures) == 2
+
+
+@pytest.fixture(scope="module")
+def first(graph: Graph, imagery: Any, weights: dict[str, Any]) -> Any:
+    config = quick()
+    config["ops"] |= weights
+    return graph.run(ALL, config)
+
+
+def test_everything_materializes_from_labels_to_evaluations(graph: Graph, first: Any) -> None:
+    assert first.success
+    table = {asset: metadata(first, asset) for asset in ALL}
+    assert table["labelled_crops"]["dagster/row_count"] == 7 + 18
+    assert table["reflectance"]["computed in this run"] == 25
+    failed = [check.check_name for check in first.get_asset_check_evaluations() if check.blocking and not check.passed]
+    assert failed == []
+    assert len(first.get_asset_check_evaluations()) >= 9
+
+
+def test_every_asset_shows_a_picture_or_a_table_and_says_where_its_files_lie(first: Any) -> None:
+    for asset in ALL:
+        values = metadata(first, asset)
+        text = [str(value) for value in values.values()]
+        assert any("data:image/png" in value or value.startswith("|") for value in text), asset
+        assert any(key in values for key in ("file", "folder")), asset
+        assert max(map(len, text)) < 32_000, f"{asset}: metadata lives in the event log"
+
+
+def test_metrics_are_tables_with_twins(graph: Graph, first: Any) -> None:
+    reconstruction = read_json(graph.lake.metrics("reconstruction").with_suffix(".json"))
+    assert {row["method"] for row in reconstruction} == {"means", "pre_norm", "post_norm"}
+    assert all(row["rgb_loss_low"] <= row["rgb_loss"] <= row["rgb_loss_high"] for row in reconstruction)
+    for name in ("cls_evaluation", "seg_evaluation"):
+        (row,) = read_json(graph.lake.metrics(name).with_suffix(".json"))
+        assert row["split"] == "valid"
+        assert row["label_version"] == read_provenance(graph.lake.labelled_crops)["label_version"]
+
+
+def test_models_carry_their_provenance(graph: Graph, first: Any) -> None:
+    for name in ("cls_model", "seg_model"):
+        config = current_model(graph.lake, name).config
+        assert config["provenance"]["method"] == "post_norm"
+        assert config["provenance"]["weights_sha256"] == read_json(graph.lake.current_foundation)["sha256"]
+        assert config["provenance"]["software"]["torch"]
+        assert config["statistics"]["name"] == "v1"
+
+
+def test_a_second_run_does_nothing_again(graph: Graph, first: Any, weights: dict[str, Any]) -> None:
+    def contents() -> dict[str, int]:
+        kinds = ("tensors", "models", "labels", "foundation")
+        return {
+            str(path): path.stat().st_mtime_ns
+            for kind in kinds
+            for path in (graph.lake.root / kind).rglob("*")
+            if path.suffix in (".tif", ".png", ".safetensors", ".pth", ".jpg")
+        }
+
+    before = contents()
+    config = quick()
+    config["ops"] |= weights
+    second = graph.run(ALL, config)
+    assert second.success
+    assert contents() == before
+    for asset in ("reflectance", "imputed_post_norm", "reconstruction_metrics"):
+        assert metadata(second, asset)["computed in this run"] == 0
+    for asset in ("cls_model", "seg_model"):
+        assert metadata(second, asset)["trained in this run"] is False
+    assert len(read_json(graph.lake.metrics("cls_evaluation").with_suffix(".json"))) == 1
+
+
+def test_new_labels_cost_only_themselves_and_add_a_row(graph: Graph, shared: Path, first: Any) -> None:
+    folder_subset(
+        shared / "data/exports/crater-tiles.v1.folder.zip",
+        graph.lake.inbox / "crater-tiles.v2.folder.zip",
+        {"train": 5, "valid": 6},
+    )
+    result = graph.run(["labelled_crops", "reflectance", "imputed_post_norm", "cls_evaluation", "seg_evaluation"])
+    assert result.success
+    assert metadata(result, "labelled_crops")["new"] == 4
+    assert metadata(result, "reflectance")["computed in this run"] == 4
+    rows = read_json(graph.lake.metrics("cls_evaluation").with_suffix(".json"))
+    assert [row["n"] for row in rows] == [8, 12]
+    assert len({row["label_version"] for row in rows}) == 2
+    assert len({row["model_version"] for row in rows}) == 1
+
+
+def test_a_contradicting_setting_is_refused_and_named(graph: Graph, first: Any) -> None:
+    result = graph.run(["imputed_means"], {"ops": {"imputed_means": {"config": {"statistics": "v2"}}}})
+    assert not result.success
+    (failure,) = [e for e in result.all_events if e.is_step_failure]
+    assert "'v2'" in failure.step_failure_data.error.message
+    assert "'v1'" in failure.step_failure_data.error.message
+
+
+def test_missing_inputs_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = Graph(Lake.at(tmp_path / "empty"), instance, "http://127.0.0.1:9").run(["cls_model"])
+    assert not result.success
+    (failure,) = [e for e in result.all_events if e.is_step_failure]
+    message = failure.step_failure_data.error.message
+    assert "dagster asset materialize --select labelled_crops,reflectance,imputed_post_norm,prithvi_weights" in message
+    assert "labels/labelled_crops.parquet" in message
+
+
+def test_quick_recipes_are_configurations_of_their_assets() -> None:
+    assert json.dumps(quick())  # plain values only
+    assert set(quick()["ops"]) == {"cls_model", "seg_model"}
