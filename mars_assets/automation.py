@@ -10,6 +10,7 @@ import time
 import dagster as dg
 
 from mars_assets.assets.models import STAGE
+from mars_assets.errors import MissingInputError
 from mars_assets.resources import LakeResource
 
 SETTLED_SECONDS = 10
@@ -55,8 +56,11 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     version = label_version([sha256_file(path) for path in paths])
     if version in (current_label_version(here), context.cursor):
         return dg.SkipReason("the labels are those of the table, or their evaluation has been requested")
-    for name in ("cls_model", "seg_model"):
-        current_model(here, name)
+    try:
+        for name in ("cls_model", "seg_model"):
+            current_model(here, name)
+    except MissingInputError as error:
+        return dg.SkipReason(f"there is nothing to evaluate yet: {error}")
     return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
 
 

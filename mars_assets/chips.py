@@ -13,6 +13,10 @@ from mars_assets.bands import Float32
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.lake import atomic_path
 
+STRIP_ROWS = 64
+"""Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it sees
+more than the one row of GDAL's default: 512 x 512 x 6 then take 0.4 MB of a grey image, 1.3 to 2.2 of a coloured one."""
+
 _FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 
 
@@ -58,7 +62,8 @@ def write_chip(
             transform=transform,
             compress="zstd",
             zstd_level=1,
-            interleave="band",
+            blockysize=min(height, STRIP_ROWS),
+            interleave="pixel",
         ) as file,
     ):
         file.write(chip)

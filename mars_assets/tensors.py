@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,14 @@ BGR = HLS_BANDS[:3]
 _SCALING = "hls-reflectance 1"
 _IMPUTATION = "imputation 1"
 """Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
+
+
+class Chip(NamedTuple):
+    """What is to be written of a chip: values (bands, H, W), and rasterio's CRS and transform, None without georeference."""
+
+    values: Float32
+    crs: Any
+    transform: Any
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,9 @@ def make_reflectance(
 
     georeference = _Georeference(lake)
 
-    def compute(row: Any) -> tuple[Float32, Any, Any]:
+    def compute(row: Any) -> Chip:
         rgb = read_rgb(lake.inside(row.file))
-        return scale_to_reflectance(rgb, chosen, truncate), *georeference(row)
+        return Chip(scale_to_reflectance(rgb, chosen, truncate), *georeference(row))
 
     images = images.assign(source_sha=images["pixels_sha"])
     return _run_stage(lake, "reflectance", images, BGR, settings, label_version, compute, progress)
@@ -107,12 +115,12 @@ def make_imputed(
     }
     chosen = STATISTICS[statistics]
 
-    def compute(row: Any) -> tuple[Float32, Any, Any]:
+    def compute(row: Any) -> Chip:
         path = lake.inside(row.file)
         bgr = read_chip(path, BGR)
         with rasterio.open(path) as file:
             crs = file.crs
-            return impute(bgr, method, chosen), crs, file.transform if crs else None
+            return Chip(impute(bgr, method, chosen), crs, file.transform if crs else None)
 
     source = source.assign(source_sha=source["chip_sha"])
     return _run_stage(
@@ -152,7 +160,7 @@ def _run_stage(
     bands: Iterable[str],
     settings: dict[str, Any],
     label_version: str,
-    compute: Callable[[Any], tuple[Float32, Any, Any]],
+    compute: Callable[[Any], Chip],
     progress: Progress,
 ) -> StageResult:
     import pandas as pd
@@ -184,8 +192,8 @@ def _run_stage(
             }
         )
     for row, path, chip_sha in progress.track(todo, f"{stage}: computing chips"):
-        chip, crs, transform = compute(row)
-        write_chip(path, chip, bands, crs=crs, transform=transform, fingerprint=chip_sha)
+        chip = compute(row)
+        write_chip(path, chip.values, bands, crs=chip.crs, transform=chip.transform, fingerprint=chip_sha)
     progress.say(f"{stage}: {len(todo)} chips computed, {len(rows) - len(todo)} were there")
 
     manifest = pd.DataFrame(rows, columns=["image_id", "file", "height", "width", "chip_sha"])
@@ -205,7 +213,7 @@ class _Georeference:
         if row.origin != "crop":
             return None, None
         crs, transform = self._of(row.observation)[row.original]
-        if not crs:
+        if not isinstance(crs, str):  # a missing text is NaN where others of the column are not missing
             return None, None
         from rasterio import Affine
 

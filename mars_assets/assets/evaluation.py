@@ -150,7 +150,8 @@ def seg_evaluation(
         dataset = segmentation_dataset(here, STAGE, model.config["recipe"]["annotation"], statistics)
         images, left_out = _judged(model, dataset)
         masks = predict_masks(model.folder, images, model.folder / "predictions", chosen, progress_of(context))
-        results = {split: evaluate(masks, images, split) for split in _splits(images)}
+        outlines = model.config["recipe"]["annotation"] != "filled"
+        results = {split: evaluate(masks, images, split, outlines=outlines) for split in _splits(images)}
         rows = [_row(model, dataset, result.row) for result in results.values()]
         history = _record(here, "seg_evaluation", rows)
         shown = results["test"] if "test" in results else results["valid"]

@@ -137,10 +137,11 @@ class Pretraining(torch.nn.Module):
         weight = 2 * torch.nn.init.orthogonal_(torch.empty(width, width)) @ whitened.T
         s, p, q = self.mae.config.patch_size
         embed.weight.copy_(weight.unflatten(1, (s, p, q, -1)).permute(0, 4, 1, 2, 3))
-        embed.bias.copy_(-weight @ mean)
         pred.weight.copy_(
             (vectors[:, :narrow] * values[:narrow].sqrt()) @ torch.nn.init.orthogonal_(torch.empty(narrow, narrow))
         )
+        assert embed.bias is not None
+        embed.bias.copy_(-weight @ mean)
         pred.bias.copy_(mean)
 
     def forward(self, x: torch.Tensor, heights: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,0 +1,74 @@
+import os
+import time
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from mars_assets import automation
+from mars_assets.automation import new_labels
+from mars_assets.labels.exports import label_version
+from mars_assets.lake import Lake, sha256_file, write_json, write_table
+from mars_assets.resources import LakeResource
+
+
+@pytest.fixture
+def evaluated(lake: Lake) -> Lake:
+    """A lake with labels in force and both models."""
+    put(lake, "craters.v1.zip", b"one")
+    write_table(
+        lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": version(lake, "craters.v1.zip")}
+    )
+    for name in ("cls_model", "seg_model"):
+        write_json(lake.model(name) / "v1/config.json", {})
+        write_json(lake.model(name) / "current.json", {"version": "v1"})
+    return lake
+
+
+def put(lake: Lake, name: str, content: bytes, age: float = 60) -> None:
+    lake.inbox.mkdir(parents=True, exist_ok=True)
+    path = lake.inbox / name
+    path.write_bytes(content)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def version(lake: Lake, *names: str) -> str:
+    return label_version([sha256_file(lake.inbox / name) for name in names])
+
+
+def tick(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        return new_labels(context, lake=LakeResource(root=str(lake.root)))
+
+
+def test_nothing_new_is_nothing_to_do(evaluated: Lake) -> None:
+    assert isinstance(tick(evaluated), dg.SkipReason)
+    (evaluated.inbox / "craters.v1.zip").rename(evaluated.inbox / "craters.v2.zip")
+    assert isinstance(tick(evaluated), dg.SkipReason), "the same file under another name is the same"
+
+
+def test_new_labels_request_one_evaluation(evaluated: Lake) -> None:
+    put(evaluated, "craters.v2.zip", b"two")
+    result = tick(evaluated)
+    assert isinstance(result, dg.SensorResult)
+    assert len(result.run_requests or []) == 1
+    assert result.cursor == version(evaluated, "craters.v2.zip")
+    assert isinstance(tick(evaluated, result.cursor), dg.SkipReason)
+
+
+def test_a_zip_that_is_still_being_copied_is_left_alone(evaluated: Lake) -> None:
+    put(evaluated, "craters.v2.zip", b"two", age=automation.SETTLED_SECONDS / 10)
+    result = tick(evaluated)
+    assert isinstance(result, dg.SkipReason)
+    assert "craters.v2.zip" in (result.skip_message or "")
+
+
+def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> None:
+    put(evaluated, "craters.v2.zip", b"two")
+    (evaluated.model("seg_model") / "current.json").unlink()
+    result = tick(evaluated)
+    assert isinstance(result, dg.SkipReason)
+    assert "seg_model" in (result.skip_message or "")
+    evaluated.labelled_crops.unlink()
+    assert isinstance(tick(evaluated), dg.SkipReason)

@@ -1,0 +1,155 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+from PIL import Image
+
+from mars_assets import tensors
+from mars_assets.bands import HLS_BANDS, PRITHVI_V1, STATISTICS, impute, normalize, scale_to_reflectance
+from mars_assets.chips import read_chip
+from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.lake import Lake, write_table
+from mars_assets.tensors import chip_problems, make_imputed, make_reflectance, read_manifest
+
+
+def images(lake: Lake, count: int = 4, side: int = 24, observation: str | None = None) -> pd.DataFrame:
+    """Rows of labelled_crops with random pixels."""
+    rows = []
+    for n in range(count):
+        path = lake.labels / "images" / f"i{n}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(n).integers(0, 256, (side, side + 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        rows.append(
+            {
+                "image_id": f"i{n}",
+                "file": lake.relative(path),
+                "height": side,
+                "width": side + 8,
+                "pixels_sha": f"sha{n}",
+                "origin": "crop" if observation else "export",
+                "observation": observation,
+                "original": f"crop{n}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def pixels(lake: Lake, row: pd.Series) -> np.ndarray:
+    return np.asarray(Image.open(lake.root / row["file"]))
+
+
+def test_chips_are_the_formulas_of_the_pixels(lake: Lake) -> None:
+    table = images(lake)
+    result = make_reflectance(lake, table, "v")
+    assert result.computed == 4
+    for row, chip in zip(table.to_dict("records"), result.manifest.to_dict("records"), strict=True):
+        np.testing.assert_array_equal(
+            read_chip(lake.root / chip["file"], HLS_BANDS[:3]), scale_to_reflectance(pixels(lake, row))
+        )
+    for method in ("means", "pre_norm", "post_norm"):
+        manifest = make_imputed(lake, method).manifest
+        chip = read_chip(lake.root / manifest.at[2, "file"], HLS_BANDS)
+        bgr = scale_to_reflectance(pixels(lake, table.iloc[2]))
+        np.testing.assert_array_equal(chip, impute(bgr, method))
+        assert normalize(chip, PRITHVI_V1).shape == (6, 24, 32)
+        assert chip_problems(lake, f"imputed_{method}") == ([], 4)
+
+
+def test_a_killed_stage_goes_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, written = images(lake), []
+    write = tensors.write_chip
+
+    def dying(path: Path, *arguments: object, **options: object) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(tensors, "write_chip", dying)
+    with pytest.raises(KeyboardInterrupt):
+        make_reflectance(lake, table, "v")
+    with pytest.raises(MissingInputError):
+        read_manifest(lake, "reflectance")
+    monkeypatch.setattr(tensors, "write_chip", write)
+    assert make_reflectance(lake, table, "v").computed == 2
+    assert make_reflectance(lake, table, "v").computed == 0
+
+
+def test_only_what_is_new_or_changed_is_computed(lake: Lake) -> None:
+    table = images(lake)
+    make_reflectance(lake, table, "v1")
+    make_imputed(lake, "means")
+    table.loc[1, "pixels_sha"] = "other pixels"
+    more = pd.concat([table, images(lake, 6).iloc[4:]], ignore_index=True)
+    assert make_reflectance(lake, more, "v2").computed == 3
+    assert make_imputed(lake, "means").computed == 3
+    assert read_manifest(lake, "imputed_means")[1]["label_version"] == "v2"
+
+
+def test_another_setting_makes_every_chip_again(lake: Lake) -> None:
+    table = images(lake)
+    make_reflectance(lake, table, "v")
+    assert make_reflectance(lake, table, "v", truncate=True).computed == 4
+    assert make_reflectance(lake, table, "v", statistics="v2").computed == 4
+    with pytest.raises(ProvenanceError, match=r"'v1'.*'v2'"):
+        make_imputed(lake, "means", statistics="v1")
+    assert make_imputed(lake, "means", statistics="v2").provenance["statistics"] == "v2"
+
+
+def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
+    observation = "ESP_011472_1225"
+    place = [0.5, 0.0, 1000.0, 0.0, -0.5, 2000.0]
+    crops = pd.DataFrame(
+        {"crop_id": [f"crop{n}" for n in range(2)], "crs": ["IAU_2015:49910", None], "transform": [place, None]}
+    )
+    write_table(lake.crops(observation) / "crops.parquet", crops)
+    make_reflectance(lake, images(lake, 2, observation=observation), "v")
+    manifest = make_imputed(lake, "post_norm").manifest
+    with rasterio.open(lake.root / manifest.at[0, "file"]) as file:
+        assert file.crs.to_string() == "IAU_2015:49910"
+        assert list(file.transform)[:6] == place
+    with rasterio.open(lake.root / manifest.at[1, "file"]) as file:
+        assert file.crs is None
+
+
+def test_bands_that_follow_from_one_another_take_little_space(lake: Lake) -> None:
+    table = images(lake, 1, side=256)
+    grey = np.repeat(pixels(lake, table.iloc[0])[..., :1], 3, axis=2)
+    Image.fromarray(grey).save(lake.root / table.at[0, "file"])
+    make_reflectance(lake, table, "v")
+    path = lake.root / make_imputed(lake, "post_norm").manifest.at[0, "file"]
+    assert path.stat().st_size < grey.nbytes, "six float bands in less than three bytes a pixel, even of noise"
+    np.testing.assert_array_equal(read_chip(path, HLS_BANDS), impute(scale_to_reflectance(grey), "post_norm"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path, chip: path.unlink(), "is missing"),
+        (lambda path, chip: path.write_bytes(b"II*"), "cannot be read"),
+        (lambda path, chip: _write(path, chip[:, :-1]), "shape"),
+        (lambda path, chip: _write(path, chip + 1e4), "outside"),
+        (lambda path, chip: _write(path, np.concatenate([chip[:3], chip[:3] * 0])), "not what post_norm says"),
+    ],
+)
+def test_damaged_chips_are_found(lake: Lake, damage, message: str) -> None:
+    make_reflectance(lake, images(lake), "v")
+    path = lake.root / make_imputed(lake, "post_norm").manifest.at[0, "file"]
+    damage(path, read_chip(path, HLS_BANDS))
+    problems, _ = chip_problems(lake, "imputed_post_norm")
+    assert problems
+    assert all(
+        message in problem for problem in problems if "cannot be read" not in problem or message == "cannot be read"
+    )
+
+
+def _write(path: Path, chip: np.ndarray) -> None:
+    tensors.write_chip(path, chip.astype(np.float32), HLS_BANDS)
+
+
+def test_every_statistics_has_its_own_white() -> None:
+    whites = {name: statistics.white.ravel().tolist() for name, statistics in STATISTICS.items()}
+    assert whites["v1"] != whites["v2"]
