@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake, fingerprint, read_json, read_table, write_json, write_table
+from mars_assets.training import CONFIG, require_finished
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CONFIG = "config.json"
-"""Written last in a version's folder: a version without it is not finished."""
 
 IMAGES = "images.parquet"
 
@@ -79,8 +77,7 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
         raise MissingInputError(name, pointer)
     version = str(read_json(pointer)["version"])
     folder = lake.model(name) / version
-    if not (folder / CONFIG).exists():
-        raise MissingInputError(name, folder / CONFIG)
+    require_finished(folder, name)
     return ModelVersion(name, version, folder, read_json(folder / CONFIG))
 
 

@@ -167,7 +167,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             )
             if len(pictures) < 3:
                 pictures |= {
-                    f"{key}: grid": picture(overview_with_grid(image, manifest), f"grid of {key}"),
+                    f"{key}: grid": picture(overview_with_grid(image, manifest, longest=300), f"grid of {key}"),
                     f"{key}: crops": picture(contact_sheet(kept, here.crops(key)), f"crops of {key}"),
                 }
     return _partitioned(context, rows, {"folder": where(here.all_crops), **pictures})

@@ -119,9 +119,10 @@ def _train(
     """Trains a version, or finds it, and puts it into use."""
     import pandas as pd
 
-    from mars_assets.models import CONFIG, current_weights, make_current, start_version, version_of
+    from mars_assets.models import current_weights, make_current, start_version, version_of
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
+    from mars_assets.training import CONFIG
 
     lake.require(
         {

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mars_assets.classification.model import CraterClassifier
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.errors import DamagedFileError, MissingInputError
+from mars_assets.errors import DamagedFileError
 from mars_assets.lake import atomic_path, read_json, sha256_file
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.training import CONFIG, require_finished
 
 MODEL = "model.safetensors"
-CONFIG = "config.json"
 HISTORY = "history.parquet"
 
 
@@ -59,7 +59,7 @@ def open_classifier(folder: Path) -> tuple[CraterClassifier, dict[str, Any]]:
         MissingInputError: the folder holds no finished classifier.
         DamagedFileError: its files do not fit together.
     """
-    _require_finished(folder)
+    require_finished(folder, "cls_model")
     config = read_json(folder / CONFIG)
     classifier = build_classifier(
         ClsRecipe(**config["recipe"]), PrithviEncoder(PrithviConfig.from_dict(config["prithvi"]))
@@ -79,10 +79,5 @@ def model_sha256(folder: Path) -> str:
     Raises:
         MissingInputError: the folder holds no finished classifier.
     """
-    _require_finished(folder)
+    require_finished(folder, "cls_model")
     return sha256_file(folder / MODEL)
-
-
-def _require_finished(folder: Path) -> None:
-    if not (folder / CONFIG).exists():
-        raise MissingInputError("cls_model", folder / CONFIG)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
 from mars_assets.classification.checkpoint import (
-    CONFIG,
     HISTORY,
     MODEL,
     build_classifier,
@@ -34,11 +32,12 @@ from mars_assets.classification.data import BatchesOfSteps, Chips, LabelledChips
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.model import CraterClassifier
 from mars_assets.classification.recipe import CLASSES, ClsRecipe
-from mars_assets.errors import MarsError, ProvenanceError
-from mars_assets.lake import atomic_path, fingerprint, read_json, sweep, write_json, write_table
+from mars_assets.errors import MarsError
+from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Counter, Progress
+from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
     from mars_assets.compute import Compute
@@ -275,19 +274,11 @@ def train_classifier(
     """
     images = _checked(images)
     published = open_weights(weights)
-    settings = _settings(recipe, images, published.sha256, compute.seed)
-    scratch = folder / "training"
-    if (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
-        _refuse_others(config["settings"], settings, folder)
-        shutil.rmtree(scratch, ignore_errors=True)
-        return config["report"]
-    if (scratch / "settings.json").exists():
-        _refuse_others(read_json(scratch / "settings.json"), settings, folder)
-    else:
-        write_json(scratch / "settings.json", settings)
-    for place in (folder, scratch):
-        sweep(place)
+    settings = settings_of(recipe, images, published.sha256, compute.seed)
+    finished = begin(folder, settings)
+    if finished is not None:
+        return finished
+    scratch = folder / SCRATCH
 
     compute.seed_everything()
     encoder = PrithviEncoder(published.config) if recipe.encoder == "random" else load_encoder(weights)
@@ -297,22 +288,16 @@ def train_classifier(
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
     save_weights(folder / MODEL, load_weights(_weights_of(best_of(history), scratch)))
     report = _report(task, history, images)
-    write_json(
-        folder / CONFIG,
-        {
-            "recipe": recipe.model_dump(),
-            "seed": compute.seed,
-            "classes": CLASSES,
-            "bands": encoder.config.bands,
-            "statistics": encoder.config.to_dict()["statistics"],
-            "prithvi": encoder.config.to_dict(),
-            "provenance": provenance,
-            "compute": compute.describe(),
-            "settings": settings,
-            "report": report,
-        },
+    finish(
+        folder,
+        recipe=recipe,
+        classes=CLASSES,
+        encoder=encoder.config,
+        settings=settings,
+        provenance=provenance,
+        compute=compute,
+        report=report,
     )
-    shutil.rmtree(scratch)
     return report
 
 
@@ -377,25 +362,6 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
             f"{CLASSES[1 - present[0]]}, or move observations between the splits"
         )
     return images
-
-
-def _settings(recipe: ClsRecipe, images: pd.DataFrame, weights: str, seed: int) -> dict[str, Any]:
-    """What a training must have in common with one that it continues."""
-    columns = [name for name in ("image_id", "split", "label", "chip_sha") if name in images]
-    described = fingerprint(images[columns].to_numpy().tolist())
-    return {**recipe.model_dump(), "seed": seed, "weights": weights, "images": described}
-
-
-def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    different = [
-        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name)
-    ]
-    if different:
-        raise ProvenanceError(
-            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
-        )
 
 
 def _report(task: FineTuning, history: History, images: pd.DataFrame) -> dict[str, Any]:

@@ -9,15 +9,16 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.errors import DamagedFileError, MissingInputError
+from mars_assets.errors import DamagedFileError
 from mars_assets.lake import read_json, sha256_file
 
 if TYPE_CHECKING:
     from mmseg.models import EncoderDecoder
 
+from mars_assets.training import CONFIG, require_finished
+
 MODEL = "model.pth"
 MMSEG_CONFIG = "config.py"
-CONFIG = "config.json"
 HISTORY = "history.parquet"
 
 
@@ -50,7 +51,7 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
     """
     from mars_assets.segmentation.mmseg import mmseg_ready
 
-    _require_finished(folder)
+    require_finished(folder, "seg_model")
     with mmseg_ready():
         from mmengine import Config
         from mmseg.registry import MODELS
@@ -71,10 +72,5 @@ def model_sha256(folder: Path) -> str:
     Raises:
         MissingInputError: the folder holds no finished model.
     """
-    _require_finished(folder)
+    require_finished(folder, "seg_model")
     return sha256_file(folder / MODEL)
-
-
-def _require_finished(folder: Path) -> None:
-    if not (folder / CONFIG).exists():
-        raise MissingInputError("seg_model", folder / CONFIG)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.errors import MarsError, ProvenanceError
-from mars_assets.lake import atomic_path, fingerprint, read_json, sweep, write_bytes, write_json, write_table
+from mars_assets.errors import MarsError
+from mars_assets.lake import atomic_path, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import CONFIG, HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
+from mars_assets.segmentation.checkpoint import HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
+from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,18 +62,11 @@ def train_segmentation(
     from mars_assets.prithvi.weights import open_weights
 
     images = _checked(images)
-    settings = _settings(recipe, images, open_weights(weights).sha256, compute.seed)
-    scratch = folder / "training"
-    if (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
-        _refuse_others(config["settings"], settings, folder)
-        shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
-        return config["report"]
-    if (scratch / "settings.json").exists():
-        _refuse_others(read_json(scratch / "settings.json"), settings, folder)
-    else:
-        write_json(scratch / "settings.json", settings)
-    sweep(scratch)
+    settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
+    finished = begin(folder, settings)
+    if finished is not None:
+        return finished
+    scratch = folder / SCRATCH
 
     encoder = _encoder(recipe, weights, compute)
     mmseg, state, parameters = _fit(recipe, encoder, images, scratch, compute, progress)
@@ -81,22 +74,16 @@ def train_segmentation(
         **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
         **parameters,
     }
-    write_json(
-        folder / CONFIG,
-        {
-            "recipe": recipe.model_dump(),
-            "seed": compute.seed,
-            "classes": CLASSES,
-            "bands": encoder.config.bands,
-            "statistics": encoder.config.to_dict()["statistics"],
-            "prithvi": encoder.config.to_dict(),
-            "provenance": provenance,
-            "compute": compute.describe(),
-            "settings": settings,
-            "report": report,
-        },
+    finish(
+        folder,
+        recipe=recipe,
+        classes=CLASSES,
+        encoder=encoder.config,
+        settings=settings,
+        provenance=provenance,
+        compute=compute,
+        report=report,
     )
-    shutil.rmtree(scratch)
     return report
 
 
@@ -114,30 +101,6 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
                 "or some observations into that split, and make 'labelled_crops' again"
             )
     return images
-
-
-def _settings(recipe: SegRecipe, images: pd.DataFrame, weights: str, seed: int) -> dict[str, Any]:
-    """What a training must have in common with one that it continues."""
-    columns = [name for name in ("image_id", "split", "chip_sha", "mask_sha") if name in images]
-    return {
-        **recipe.model_dump(),
-        "seed": seed,
-        "weights": weights,
-        "images": fingerprint(images[columns].to_numpy().tolist()),
-    }
-
-
-def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    different = [
-        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted(there.keys() | now.keys())
-        if there.get(name) != now.get(name)
-    ]
-    if different:
-        raise ProvenanceError(
-            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, "
-            "or delete it"
-        )
 
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
