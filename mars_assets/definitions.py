@@ -7,6 +7,7 @@ import dagster as dg
 
 from mars_assets import automation, checks
 from mars_assets.assets import evaluation, foundation, imagery, labels, models, tensors
+from mars_assets.execution import one_process_executor
 from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
 
 
@@ -24,8 +25,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         sensors=automation.sensors,
         schedules=automation.schedules,
         resources={**resources, **(resource_overrides or {})},
-        # One process a run: torch is imported once, not by every step. The pool "gpu" orders steps across runs.
-        executor=dg.in_process_executor,
+        executor=one_process_executor,
     )
 
 

@@ -1,0 +1,78 @@
+"""How runs are executed: all steps of a run in one process, which clears up after processes that were killed.
+
+A killed run keeps its places in concurrency pools. Dagster's daemon frees them after a while; at the command line there is
+no daemon, and the next run would wait for the pool ``gpu`` for ever. So every run notes its process, and begins by
+freeing the places of runs whose process is gone.
+"""
+
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import psutil
+
+PROCESS_TAG = "mars_assets/process"
+
+
+class ClearingExecutor(dg.Executor):
+    """Dagster's in-process executor, after :func:`clear_up`."""
+
+    def __init__(self, inner: dg.Executor) -> None:
+        self._inner = inner
+
+    @property
+    def retries(self) -> Any:
+        return self._inner.retries
+
+    @property
+    def step_dependency_config(self) -> Any:
+        return self._inner.step_dependency_config
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        instance = plan_context.instance
+        instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
+        clear_up(instance)
+        yield from self._inner.execute(plan_context, execution_plan)
+
+
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload]
+def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
+    """All steps of a run in one process: torch is imported once, not by every step."""
+    create = dg.in_process_executor.executor_creation_fn
+    assert create is not None
+    return ClearingExecutor(create(init_context))
+
+
+def this_process() -> str:
+    """A process's host, number and start, which no other process shares."""
+    process = psutil.Process()
+    return f"{platform.node()} {process.pid} {process.create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether a process of this host has ended. Of another host nothing is known, and it counts as running."""
+    host, number, started = process.rsplit(" ", 2)
+    if host != platform.node():
+        return False
+    try:
+        return abs(psutil.Process(int(number)).create_time() - float(started)) > 0.05
+    except psutil.NoSuchProcess:
+        return True
+
+
+def clear_up(instance: dg.DagsterInstance) -> list[str]:
+    """Frees what runs hold in concurrency pools whose process is gone, and marks them failed. Returns their ids."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return []
+    cleared = []
+    for run_id in sorted(storage.get_concurrency_run_ids()):
+        run = instance.get_run_by_id(run_id)
+        process = run.tags.get(PROCESS_TAG) if run else None
+        if run is None or (process and is_gone(process)):
+            storage.free_concurrency_slots_for_run(run_id)
+            cleared.append(run_id)
+            if run is not None and not run.is_finished:
+                instance.report_run_failed(run, "The process of this run was killed; its places in pools were freed.")
+    return cleared

@@ -1,0 +1,50 @@
+import platform
+import subprocess
+import sys
+
+import dagster as dg
+import psutil
+
+from mars_assets.execution import PROCESS_TAG, clear_up, is_gone, this_process
+
+
+def ended_process() -> str:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    text = f"{platform.node()} {process.pid} {psutil.Process(process.pid).create_time():.2f}"
+    assert not is_gone(text)
+    process.kill()
+    process.communicate()
+    return text
+
+
+def test_who_is_gone() -> None:
+    assert not is_gone(this_process())
+    assert is_gone(ended_process())
+    host, number, started = this_process().rsplit(" ", 2)
+    assert is_gone(f"{host} {number} {float(started) - 100}"), "the number was given to another process"
+    assert not is_gone(f"elsewhere {number} 1.0"), "of another host nothing is known"
+
+
+def test_only_the_dead_lose_their_places() -> None:
+    with dg.instance_for_test() as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 3)
+        runs = {}
+        for name, process in (("dead", ended_process()), ("alive", this_process()), ("elsewhere", "host 1 1.0")):
+            run = instance.create_run_for_job(_job, tags={PROCESS_TAG: process})
+            assert storage.claim_concurrency_slot("gpu", run.run_id, "step").is_claimed
+            runs[name] = run.run_id
+        assert clear_up(instance) == [runs["dead"]]
+        assert storage.get_concurrency_run_ids() == {runs["alive"], runs["elsewhere"]}
+        assert instance.get_run_by_id(runs["dead"]).status == dg.DagsterRunStatus.FAILURE
+        assert clear_up(instance) == []
+
+
+@dg.op
+def _step() -> None:
+    pass
+
+
+@dg.job
+def _job() -> None:
+    _step()
