@@ -1,0 +1,42 @@
+import dagster as dg
+import pandas as pd
+import pytest
+import torch
+
+from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.models import ClsModelConfig
+from mars_assets.assets.reporting import MAX_ROWS, mendable, table
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.errors import MarsError
+
+
+def test_what_people_can_mend_fails_once_with_its_message() -> None:
+    with pytest.raises(dg.Failure, match=r"a\.tif is damaged") as caught, mendable():
+        raise MarsError("a.tif is damaged")
+    assert caught.value.allow_retries is False
+
+
+def test_out_of_memory_fails_once_with_advice() -> None:
+    with pytest.raises(dg.Failure, match="Lower batch_size") as caught, mendable():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    assert caught.value.allow_retries is False
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match="a bug") as caught, mendable():
+        raise RuntimeError("a bug")
+    assert not isinstance(caught.value, dg.Failure)
+
+
+def test_tables_are_markdown_for_reading() -> None:
+    text = table(pd.DataFrame({"name": ["a|b", None], "value": [0.123456789, float("nan")]})).value
+    assert text.splitlines() == ["| name | value |", "|---|---|", "| a\\|b | 0.1235 |", "| – | – |"]
+    long = table(pd.DataFrame({"n": range(MAX_ROWS + 7)})).value
+    assert long.endswith("7 more rows.")
+
+
+def test_a_configuration_is_its_recipe_and_bounds_are_listed() -> None:
+    assert recipe_from(ClsModelConfig(), ClsRecipe) == ClsRecipe()
+    values = ClsModelConfig().model_dump() | {"dropout": 2.0, "steps": 0}
+    with pytest.raises(MarsError, match=r"(?s)dropout.*steps"):
+        recipe_from(ClsModelConfig.model_construct(**values), ClsRecipe)
