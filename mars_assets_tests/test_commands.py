@@ -53,7 +53,11 @@ class Shell:
 
     def run(self, *arguments: str, module: bool = True, **variables: str) -> tuple[int, str]:
         process = self.start(*arguments, module=module, **variables)
-        output, _ = process.communicate(timeout=400)
+        try:
+            output, _ = process.communicate(timeout=400)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         return process.returncode, output
 
     def materialize(self, select: str, *options: str, **variables: str) -> str:
