@@ -42,6 +42,7 @@ VERSION = 1
 """Raised when the same seed gives other files."""
 
 SEED = 2024
+_GROUNDS = ("ripples", "boulders", "knobs", "channels")
 MARKER = "sample.json"
 GROUND_TRUTH = "ground_truth.parquet"
 
@@ -95,15 +96,21 @@ class PlannedScene:
 
 
 def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
-    """The sample's scenes. Scenes share nothing, neither terrain nor random numbers."""
+    """The sample's scenes. Scenes share nothing, neither terrain nor random numbers.
+
+    Kinds of ground are dealt out, two to a scene, so that every split has all or most of them: seven training scenes drawn
+    at random may well have no boulders at all, and nothing can be learned of what is never shown.
+    """
     scenes = []
     for index, split in enumerate(plan.splits):
         rng = np.random.default_rng([seed, index])
         # Day side, between 50 degrees south and north, and targets in steps of half a degree, as the archive has them.
         observation = f"ESP_{FIRST_ORBIT + 137 * (index + 1):06d}_{5 * int(rng.integers(260, 461)):04d}"
         spec = draw_spec(rng, observation, plan.height, plan.width)
+        dealt = (_GROUNDS[index % len(_GROUNDS)], _GROUNDS[(index + 1) % len(_GROUNDS)])
+        grounds: dict[str, Any] = {kind: float(rng.uniform(0.3, 1.0)) if kind in dealt else 0.0 for kind in _GROUNDS}
         # Few scenes have to hold enough craters to learn from.
-        spec = replace(spec, crater_density=1.5 * spec.crater_density)
+        spec = replace(spec, crater_density=1.5 * spec.crater_density, **grounds)
         scenes.append(PlannedScene(spec, float(rng.uniform(0, 359)), split))
     return scenes
 

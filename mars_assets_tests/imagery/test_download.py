@@ -440,21 +440,22 @@ def test_addresses_stay_below_the_base(archive: Archive, tmp_path: Path, hostile
         fetch_product(archive, ProductFiles(hostile, None), tmp_path / "obs")
 
 
-@pytest.mark.parametrize(
-    ("base", "contact"),
-    [
-        ("ftp://x/PDS", "a@b"),
-        ("file:///etc", "a@b"),
-        ("https://user:hunter2@x/PDS", "a@b"),
-        ("https://x/PDS?key=1", "a@b"),
-        ("https://x/PDS", " "),
-        ("https://x/PDS", "a\r\nX-Header: 1"),
-    ],
-)
-def test_unusable_settings_are_refused(base: str, contact: str) -> None:
+@pytest.mark.parametrize("base", ["ftp://x/PDS", "file:///etc", "https://user:hunter2@x/PDS", "https://x/PDS?key=1"])
+def test_unusable_addresses_are_refused(base: str) -> None:
     with pytest.raises(MarsError) as caught:
-        Archive(base, contact)
+        Archive(base, "a@b")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("contact", ["", " ", "a\r\nX-Header: 1", "ü@b"])
+def test_nothing_is_asked_for_without_a_contact(server: Server, archive: Archive, tmp_path: Path, contact: str) -> None:
+    server.files["EXTRAS/a.jpg"] = jpeg(0)
+    anonymous = replace(archive, contact=contact)
+    with pytest.raises(MarsError, match="MARS_CONTACT"):
+        fetch_product(anonymous, FILES, tmp_path / "obs")
+    assert not list((tmp_path / "obs").glob("*.jpg"))
+    fetch_product(archive, FILES, tmp_path / "obs")
+    assert fetch_product(anonymous, FILES, tmp_path / "obs"), "what is there needs none"
 
 
 def test_a_killed_download_goes_on_where_it_was(server: Server, archive: Archive, tmp_path: Path) -> None:

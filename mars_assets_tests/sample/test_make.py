@@ -19,7 +19,7 @@ from mars_assets.labels.exports import read_export
 from mars_assets.sample import make as make_module
 from mars_assets.sample.archive import serve
 from mars_assets.sample.exports import SEGMENTATION_ZIP, TILES_ZIP
-from mars_assets.sample.make import GROUND_TRUTH, Plan, make_sample, plan_scenes
+from mars_assets.sample.make import GROUND_TRUTH, SEED, Plan, make_sample, plan_scenes
 from mars_assets.sample.terrain import SMALLEST_LABELLED, _place_craters
 
 SMALL = Plan(train=1, valid=1, test=1, unlabelled=1, height=1180, width=1180)
@@ -191,3 +191,11 @@ def test_half_the_tiles_have_craters_and_they_cover_a_tenth() -> None:
     assert 0.05 < np.mean(covered) < 0.12
     assert 0.35 < np.mean(with_crater) < 0.65
     assert 0.25 < np.mean(without) < 0.6
+
+
+@pytest.mark.parametrize("kind", ["ripples", "boulders", "knobs", "channels"])
+def test_every_kind_of_ground_is_shown_in_training_before_it_is_asked_for(kind: str) -> None:
+    scenes = plan_scenes(SEED)
+    strengths = {split: [getattr(s.spec, kind) for s in scenes if s.split == split] for split in ("train", "test")}
+    assert sum(strength > 0 for strength in strengths["train"]) >= 2
+    assert any(strength > 0 for strength in strengths["test"])

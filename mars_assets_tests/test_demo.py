@@ -1,0 +1,48 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from mars_assets.demo import materialize, print_results, run_demo
+from mars_assets.errors import MarsError
+from mars_assets.lake import Lake, write_json
+
+
+def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:
+    lake.root.mkdir()
+    lake.observations_csv.write_text("id\nESP_011472_1225\n")
+    with pytest.raises(MarsError, match=r"observations\.csv"):
+        run_demo(lake)
+    assert lake.observations_csv.read_text() == "id\nESP_011472_1225\n"
+
+
+def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "demo.log"
+    with pytest.raises(MarsError, match=r"exit code 1.*demo\.log"):
+        materialize(["labelled_crops"], {**os.environ, "MARS_LAKE": str(lake.root)}, log)
+    shown = capsys.readouterr().out
+    assert "$ dagster asset materialize --select labelled_crops" in shown
+    assert "no export in" in shown
+    assert "Traceback" not in shown
+    assert "Stack Trace" in log.read_text()
+
+
+def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
+    def scored(split: str, measured: str, *names: str) -> dict:
+        values = {n + s: v for n in names for s, v in (("", 0.5), ("_low", 0.4), ("_high", 0.6))}
+        return {"split": split, "n": 9, "measured": measured, **values}
+
+    losses = {n + s: 0.1 for n in ("model_loss", "rgb_loss") for s in ("", "_low", "_high")}
+    write_json(lake.metrics("reconstruction").with_suffix(".json"), [{"method": "means", "n_images": 7, **losses}])
+    for name, metrics in (
+        ("cls_evaluation", ("accuracy", "balanced_accuracy", "auroc")),
+        ("seg_evaluation", ("iou_crater", "miou", "crater_f1")),
+    ):
+        rows = [scored("old", "2026-01-01", *metrics), scored("test", "2026-01-02", *metrics)]
+        write_json(lake.metrics(name).with_suffix(".json"), rows)
+    print_results(lake)
+    shown = capsys.readouterr().out
+    assert shown.count("0.500 (0.400 … 0.600)") == 6, "the newest evaluation of each model"
+    assert "0.100 (0.100 … 0.100)" in shown
+    assert str(lake.root / "models") in shown
