@@ -23,6 +23,20 @@ from mars_assets.resources.lake import DEFAULT_LAKE
 from mars_assets.sample.archive import serve
 from mars_assets.sample.make import make_sample
 
+_EXPERIMENT = [
+    "labelled_crops",
+    "reflectance",
+    "imputed_means",
+    "imputed_pre_norm",
+    "imputed_post_norm",
+    "prithvi_weights",
+    "reconstruction_metrics",
+    "cls_model",
+    "seg_model",
+    "cls_evaluation",
+    "seg_evaluation",
+]
+
 # Dagster's console lines: time - logger - LEVEL - job - run - …
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
@@ -51,16 +65,7 @@ def run_demo(lake: Lake) -> None:
         materialize(["observations"], surroundings, log)
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
         materialize(["hirise_images", "crops"], surroundings, log, "--partition-range", f"{keys[0]}...{keys[-1]}")
-        materialize(
-            ["labelled_crops", "reflectance", "imputed_means", "imputed_pre_norm", "imputed_post_norm"],
-            surroundings,
-            log,
-        )
-        materialize(
-            ["prithvi_weights", "reconstruction_metrics", "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"],
-            surroundings,
-            log,
-        )
+        materialize(_EXPERIMENT, surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("Look at it in a browser: make ui, then http://127.0.0.1:3000")
