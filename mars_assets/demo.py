@@ -120,6 +120,9 @@ def print_results(lake: Lake) -> None:
         "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; normalised units)",
         pd.DataFrame({"method": table["method"], **losses, "images": table["n_images"]}),
     )
+    print(
+        "The sample's encoder was pretrained on post_norm input: its preference is built in and says nothing of Prithvi."
+    )
     for name, title, metrics in (
         (
             "cls_evaluation",
