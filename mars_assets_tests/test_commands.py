@@ -170,9 +170,13 @@ def server(shell: Shell) -> Iterator[str]:
                 time.sleep(0.5)
         yield url
     finally:
-        # Signalling the parent alone lets it stop its children in order.
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def test_dagster_dev_serves_the_graph(server: str) -> None:
