@@ -1,6 +1,7 @@
 # make demo   the whole lineage on the embedded synthetic sample
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
+# make bench  speed against peers, half an hour
 # make .venv  only the environment
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui test weights
+.PHONY: .venv demo ui test bench weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -33,6 +34,10 @@ test: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
+
+bench: .venv
+	$(BIN)/python benchmarks/cutting.py
+	$(BIN)/python benchmarks/download.py
 
 # Makes mars_assets/sample/weights again: an hour on two cores.
 weights: .venv

@@ -23,20 +23,6 @@ from mars_assets.resources.lake import DEFAULT_LAKE
 from mars_assets.sample.archive import serve
 from mars_assets.sample.make import make_sample
 
-_EXPERIMENT = [
-    "labelled_crops",
-    "reflectance",
-    "imputed_means",
-    "imputed_pre_norm",
-    "imputed_post_norm",
-    "prithvi_weights",
-    "reconstruction_metrics",
-    "cls_model",
-    "seg_model",
-    "cls_evaluation",
-    "seg_evaluation",
-]
-
 # Dagster's console lines: time - logger - LEVEL - job - run - …
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
@@ -62,21 +48,20 @@ def run_demo(lake: Lake) -> None:
             "MARS_HIRISE_ARCHIVE": base_url,
             "MARS_CONTACT": "demo",
         }
-        materialize(["observations"], surroundings, log)
+        dagster(["asset", "materialize", "--select", "hirise_index,observations"], surroundings, log)
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
-        materialize(["hirise_images", "crops"], surroundings, log, "--partition-range", f"{keys[0]}...{keys[-1]}")
-        materialize(_EXPERIMENT, surroundings, log)
+        scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
+        dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
+        dagster(["job", "execute", "-j", "experiment"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("Look at it in a browser: make ui, then http://127.0.0.1:3000")
 
 
-def materialize(assets: Sequence[str], surroundings: dict[str, str], log: Path, *options: str) -> None:
-    """Runs ``dagster asset materialize`` and shows what its steps say of themselves; all of it goes to the log."""
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    selection = ",".join(assets)
-    print(f"\n$ dagster asset materialize --select {selection} {' '.join(options)}".rstrip(), flush=True)
-    command = [dagster, "asset", "materialize", "-m", "mars_assets.definitions", "--select", selection, *options]
+def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -> None:
+    """Runs a ``dagster`` command and shows what its steps say of themselves; all of it goes to the log."""
+    print(f"\n$ dagster {' '.join(arguments)}", flush=True)
+    command = [str(Path(sys.executable).with_name("dagster")), *arguments, "-m", "mars_assets.definitions"]
     with open(log, "a") as file:
         process = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -115,9 +100,9 @@ def print_results(lake: Lake) -> None:
         print(f"\n{title}\n{table.to_string(index=False)}")
 
     table = rows("reconstruction")
-    losses = {name: with_interval(table, name) for name in ("model_loss", "rgb_loss")}
+    losses = {name: with_interval(table, name) for name in ("model_loss", "rgb_loss", "psnr", "ssim")}
     show(
-        "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; normalised units)",
+        "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; losses in normalised units, PSNR in dB)",
         pd.DataFrame({"method": table["method"], **losses, "images": table["n_images"]}),
     )
     print(

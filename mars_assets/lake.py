@@ -66,6 +66,11 @@ class Lake:
     def observations(self) -> Path:
         return self.root / "imagery" / "observations.parquet"
 
+    @property
+    def index(self) -> Path:
+        """HiRISE's cumulative index as Parquet; the files it was read from lie in a folder beside it."""
+        return self.root / "imagery" / "index.parquet"
+
     def products(self, observation: str) -> Path:
         """The folder of an observation's downloaded files and their ledger."""
         return self.root / "imagery" / "hirise" / observation

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mars_assets.demo import materialize, print_results, run_demo
+from mars_assets.demo import dagster, print_results, run_demo
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake, write_json
 
@@ -20,7 +20,9 @@ def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path:
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "demo.log"
     with pytest.raises(MarsError, match=r"exit code 1.*demo\.log"):
-        materialize(["labelled_crops"], {**os.environ, "MARS_LAKE": str(lake.root)}, log)
+        dagster(
+            ["asset", "materialize", "--select", "labelled_crops"], {**os.environ, "MARS_LAKE": str(lake.root)}, log
+        )
     shown = capsys.readouterr().out
     assert "$ dagster asset materialize --select labelled_crops" in shown
     assert "no export in" in shown
@@ -33,7 +35,7 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
         values = {n + s: v for n in names for s, v in (("", 0.5), ("_low", 0.4), ("_high", 0.6))}
         return {"split": split, "n": 9, "measured": measured, **values}
 
-    losses = {n + s: 0.1 for n in ("model_loss", "rgb_loss") for s in ("", "_low", "_high")}
+    losses = {n + s: 0.1 for n in ("model_loss", "rgb_loss", "psnr", "ssim") for s in ("", "_low", "_high")}
     write_json(lake.metrics("reconstruction").with_suffix(".json"), [{"method": "means", "n_images": 7, **losses}])
     for name, metrics in (
         ("cls_evaluation", ("accuracy", "balanced_accuracy", "auroc")),

@@ -1,5 +1,7 @@
 """HiRISE imagery: which observations, their products from the archive, and the crops cut out of them."""
 
+from typing import TYPE_CHECKING, Literal
+
 import dagster as dg
 from pydantic import Field
 
@@ -9,6 +11,9 @@ from mars_assets.lake import Lake, fingerprint, read_table, write_table
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 
+if TYPE_CHECKING:
+    from mars_assets.imagery.index import IndexQuery
+
 GROUP = "imagery"
 OBSERVATION_COLUMNS = {
     "observation": "HiRISE observation id",
@@ -16,30 +21,124 @@ OBSERVATION_COLUMNS = {
     "note": "the note of observations.csv",
     "image": "address of the image, relative to the archive's base",
     "label": "address of the PDS3 label, where the product has one",
+    "incidence_angle": "sun's angle from the vertical in degrees, by the index; empty without it",
+    "solar_longitude": "season: L_s in degrees, 0 is northern spring's begin; by the index",
+    "corners": "latitude and longitude of the swath's corners, clockwise from the first line's first sample; by the index",
 }
 
 
+class IndexConfig(dg.Config):
+    """The cumulative index."""
+
+    refresh: bool = Field(False, description="Fetch the index again if it has changed at the archive.")
+
+
 @dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="1")
-def observations(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+def hirise_index(
+    context: dg.AssetExecutionContext, config: IndexConfig, lake: LakeResource, archive: ArchiveResource
+) -> dg.MaterializeResult:
+    """HiRISE's cumulative index: every map-projected product with its place, season and illumination.
+
+    `RDRCUMINDEX.TAB` and its label, some 160 MB, downloaded once and kept as Parquet under the label's column names.
+    `observations` can be chosen from it by place, season and incidence angle, and products that are not map projected get
+    their approximate position from it. Without it, `observations.csv` names the observations.
+    """
+    from mars_assets.imagery.download import changed_at_source, fetch_product
+    from mars_assets.imagery.figures import map_of_observations
+    from mars_assets.imagery.index import INDEX_FILES, read_index
+
+    progress = progress_of(context)
+    with mendable():
+        here, source = lake.open(), archive.open()
+        folder = here.index.with_suffix("")
+        if config.refresh:
+            for name in changed_at_source(source, INDEX_FILES, folder):
+                progress.say(f"{name} has changed at the archive: fetching it again")
+                (folder / name).unlink()
+        table_file, label_file = fetch_product(source, INDEX_FILES, folder, progress)
+        version = fingerprint(table_file.sha256, label_file.sha256)[:16]
+        progress.say(f"reading {table_file.path.name}")
+        index = read_index(table_file.path, label_file.path)
+        write_table(here.index, index, {"version": version})
+        kinds = index["PRODUCT_ID"].str.rsplit("_", n=1).str[-1].value_counts()
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(index),
+            "observations": int(index["OBSERVATION_ID"].nunique()),
+            "products": table(kinds.rename_axis("product").reset_index(name="rows")),
+            "map": picture(map_of_observations(index), "where the observations lie"),
+            "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE", "RATIONALE_DESC"]].head(10)),
+            "file": where(here.index),
+        },
+        data_version=dg.DataVersion(version),
+    )
+
+
+class QueryConfig(dg.Config):
+    """A choice from HiRISE's index. Needs `hirise_index`."""
+
+    product: Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"] = Field(
+        "RGB.NOMAP.browse", description="The product to take of each observation; the default is the paper's."
+    )
+    latitude: list[float] = Field([-90.0, 90.0], description="Southern and northern bound, planetocentric degrees.")
+    longitude: list[float] = Field(
+        [0.0, 360.0], description="Western and eastern bound, degrees east; [350, 10] goes over the prime meridian."
+    )
+    solar_longitude: list[float] = Field(
+        [0.0, 360.0], description="Season by L_s in degrees: northern spring is [0, 90], southern summer [270, 360]."
+    )
+    incidence: list[float] = Field(
+        [0.0, 180.0], description="Smallest and largest incidence angle of the sun, degrees."
+    )
+    limit: int | None = Field(None, ge=1, description="At most so many, drawn at random from those that fit.")
+    seed: int = Field(0, description="Of that draw.")
+
+    def domain(self) -> "IndexQuery":
+        from mars_assets.imagery.index import IndexQuery
+
+        def pair(name: str) -> tuple[float, float]:
+            values = getattr(self, name)
+            if len(values) != 2:
+                raise MarsError(f"a query's {name} is two numbers, [from, to]; this one is {values}")
+            return values[0], values[1]
+
+        return IndexQuery(
+            product=self.product,
+            latitude=pair("latitude"),
+            longitude=pair("longitude"),
+            solar_longitude=pair("solar_longitude"),
+            incidence=pair("incidence"),
+            limit=self.limit,
+            seed=self.seed,
+        )
+
+
+class ObservationsConfig(dg.Config):
+    """Where observations come from."""
+
+    query: QueryConfig | None = Field(
+        None,
+        description="Observations chosen from the index, beside those that observations.csv lists, if there is one.",
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="2", deps=[hirise_index])
+def observations(
+    context: dg.AssetExecutionContext, config: ObservationsConfig, lake: LakeResource
+) -> dg.MaterializeResult:
     """The chosen HiRISE observations, resolved to products and archive addresses.
 
-    Reads `observations.csv` of the lake (columns `id`, `product`, `note`) and registers one partition for each
-    observation, so that `hirise_images` and `crops` can be made for them. An observation that is no longer listed loses
-    its partition; its files stay.
+    Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
+    `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
+    made for them. An observation that is no longer chosen loses its partition; its files stay.
     """
-    import pandas as pd
-
-    from mars_assets.imagery.products import product_files, read_observations_csv
+    from mars_assets.imagery.observations import choose_observations
 
     with mendable():
         here = lake.open()
-        chosen = read_observations_csv(here.observations_csv)
-        addresses = [product_files(row.observation, row.product) for row in chosen.itertuples()]
-        rows = chosen.assign(
-            image=[files.image for files in addresses],
-            label=pd.Series([files.label for files in addresses], dtype=object),
-        )
-        write_table(here.observations, rows)
+        query = None if config.query is None else config.query.domain()
+        rows = choose_observations(here, query)
+        write_table(here.observations, rows, {"query": None if config.query is None else config.query.model_dump()})
     keys = rows["observation"].tolist()
     registered = set(context.instance.get_dynamic_partitions("observation"))
     context.instance.add_dynamic_partitions("observation", keys)
@@ -48,12 +147,12 @@ def observations(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Ma
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),
-            "observations": table(rows[["observation", "product", "note"]]),
+            "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
             "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
-            "no longer listed": len(registered - set(keys)),
+            "no longer chosen": len(registered - set(keys)),
             "file": where(here.observations),
         },
-        data_version=dg.DataVersion(fingerprint(rows.to_dict("records"))[:16]),
+        data_version=dg.DataVersion(fingerprint(rows.to_json(orient="records"))[:16]),
     )
 
 
@@ -71,9 +170,10 @@ def hirise_images(
     """The observation's product and label, downloaded from the archive and verified.
 
     A file has its name only when it is whole: right length, right end, decodable. Its sha256 and address stand in the
-    observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues.
+    observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues. Of a file
+    that was there the archive is asked whether it still is the same: `at the archive` says so.
     """
-    from mars_assets.imagery.download import fetch_product
+    from mars_assets.imagery.download import fetch_product, source_state
     from mars_assets.imagery.products import ProductFiles
 
     progress = progress_of(context)
@@ -81,11 +181,13 @@ def hirise_images(
         here, source = lake.open(), archive.open()
         chosen = _chosen(here)
         failures: dict[str, str] = {}
-        rows = []
+        rows: list[dict] = []
         for key in context.partition_keys:
             row = _observation(chosen, key)
+            wanted = ProductFiles(row["image"], row["label"])
+            state = source_state(source, wanted, here.products(key))
             try:
-                files = fetch_product(source, ProductFiles(row["image"], row["label"]), here.products(key), progress)
+                files = fetch_product(source, wanted, here.products(key), progress)
             except MarsError as error:
                 failures[key] = str(error)
                 context.log.error(f"{key}: {error}")
@@ -97,6 +199,7 @@ def hirise_images(
                         "file": file.path.name,
                         "MB": file.bytes / 1e6,
                         "sha256": file.sha256[:16],
+                        "at the archive": state.get(file.path.name, "fetched now"),
                         "address": file.address,
                     }
                 )
@@ -133,7 +236,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     """Crops of 512 x 512 pixels, 8-bit RGB, ready for labelling, with a manifest of every cell of the grid.
 
     No crop has no-data, a missing band or damaged rows; the manifest says for every skipped cell why. The stretch from
-    the product's values to 8 bit is one for a whole scene and is recorded.
+    the product's values to 8 bit is one for a whole scene and is recorded. Crops of calibrated products (COLOR, RED) have
+    their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for others.
     """
     from pathlib import PurePosixPath
 
@@ -154,7 +258,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
-            manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress)
+            corners = None if row["corners"] is None else [float(value) for value in row["corners"]]
+            manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             rows.append(
@@ -163,6 +268,9 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
                     "crops": len(kept),
                     "skipped": len(manifest) - len(kept),
                     "reasons": ", ".join(f"{count} {reason}" for reason, count in skipped.items()),
+                    "position": manifest["position_kind"].iloc[0],
+                    "latitude": float(manifest["latitude"].mean()),
+                    "longitude": float(manifest["longitude"].iloc[len(manifest) // 2]),
                 }
             )
             if len(pictures) < 3:

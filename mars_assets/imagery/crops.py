@@ -1,16 +1,15 @@
 """Cuts a HiRISE product into square crops for labelling, and says of every cell of the grid why it was cut or not.
 
 An overview tells where the grid begins, how the scene is stretched to 8 bits, and which cells are hopeless; then one pass
-in strips judges and cuts the others. The crops grow in a folder of ``.cutting`` beside the target, named by a fingerprint of
+in strips judges and cuts the others, two strips at a time. The crops grow in a folder of ``.cutting`` beside the target, named by a fingerprint of
 source and settings: a killed run goes on there, and the target is only ever replaced by a complete set.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from mars_assets.errors import MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.labels import ProductLabel, read_label
-from mars_assets.imagery.products import ObservationId, ProductType, observation_of, parse_observation_id, parse_product
+from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
 from mars_assets.lake import (
     atomic_path,
     fingerprint,
@@ -60,15 +59,17 @@ MANIFEST_COLUMNS = (
     "crs",
     "transform",
     "position_kind",
+    "longitude",
+    "latitude",
 )
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
 """A product's short name in crop ids: without dots, which Roboflow turns into underscores."""
 
 COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
-_CROP = re.compile(rf"_({'|'.join(TAGS.values())})_r[0-9]{{5,6}}_c[0-9]{{5,6}}(?![0-9])")
 _CUTTING = ".cutting"
-_CUT_VERSION = 1  # raise it when the same source and settings would give other crops
+_STRIPS_AT_A_TIME = 2
+_CUT_VERSION = 2  # raise it when the same source and settings would give other crops
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class CropSettings:
         max_invalid: the largest fraction of a crop's pixels that may have no data or lack a band.
         max_saturated: the largest fraction that may be saturated in any band.
         stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) decoded at a time: about 13 bytes of memory each. The crops are the
-            same whatever it is.
+        strip_samples: samples (pixels times bands) of a strip. Two are decoded at a time, with about 13 bytes of memory a
+            sample. The crops are the same whatever it is.
     """
 
     size: int = 512
@@ -90,7 +91,7 @@ class CropSettings:
     max_invalid: float = 0.0
     max_saturated: float = 0.01
     stretch: tuple[float, float] = (0.1, 99.9)
-    strip_samples: int = field(default=64_000_000, compare=False)
+    strip_samples: int = field(default=50_000_000, compare=False)
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.stride < 1 or self.strip_samples < 1:
@@ -109,15 +110,6 @@ def crop_id(observation: ObservationId | str, product: ProductType, row: int, co
     if not (0 <= row < 1_000_000 and 0 <= col < 1_000_000):
         raise MarsError(f"a crop cannot lie at row {row}, column {col}")
     return f"{observation}_{TAGS[product]}_r{row:05d}_c{col:05d}"
-
-
-def crop_id_of(name: str) -> str | None:
-    """The crop id at the start of an image file's name: ``X_png.rf.0a1b.jpg`` is a labelled copy of the crop ``X``."""
-    observation = observation_of(name)
-    if observation is None:
-        return None
-    match = _CROP.match(name, len(observation))
-    return None if match is None else name[: match.end()]
 
 
 def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -168,6 +160,7 @@ def cut_crops(
     target: Path,
     settings: CropSettings | None = None,
     progress: Progress = SILENT,
+    corners: list[float] | None = None,
 ) -> pd.DataFrame:
     """Cuts a product into crops: an 8-bit RGB PNG each and, of a labelled product, a GeoTIFF of its DN.
 
@@ -181,6 +174,8 @@ def cut_crops(
         target: the folder of the crops and their manifest; replaced as a whole. It should hold nothing else.
         settings: size, stride and thresholds.
         progress: told how far it is.
+        corners: latitude and longitude of the swath's four corners, clockwise from the first line's first sample, for
+            products that are not map projected.
 
     Returns:
         The manifest, one row for every cell of the grid, with the columns ``MANIFEST_COLUMNS``: ``row``, ``col``, ``height``
@@ -188,7 +183,9 @@ def cut_crops(
         ``file`` and ``dn_file`` are names in ``target`` or None; the fractions are exact where a cell was decoded, and the
         overview's where that showed it to be hopeless; ``stretch_low`` and ``stretch_high`` are what became 0 and 255 of
         red, green and blue; ``crs`` (WKT) and ``transform`` (the crop's own, six numbers in ``affine.Affine``'s order) are
-        None unless ``position_kind`` is "projected" (else "pixel").
+        None unless ``position_kind`` is "projected"; ``longitude`` and ``latitude`` are the crop's centre, planetocentric
+        degrees east, by the projection, or interpolated between the swath's corners where ``position_kind`` is
+        "approximate", or NaN where it is "pixel".
 
     Raises:
         MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
@@ -206,6 +203,7 @@ def cut_crops(
         "label": None if label is None else recorded_sha256(label),
         "observation": str(observation),
         "product": product,
+        "corners": corners,
     }
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
     key = fingerprint(_CUT_VERSION, source, chosen)
@@ -222,7 +220,7 @@ def cut_crops(
         work.mkdir(exist_ok=True)
         sweep(work)
         with open_scene(image, label, progress) as scene:
-            cutter = _Cutter(scene, said, str(observation), product, settings, work)
+            cutter = _Cutter(scene, said, str(observation), product, settings, work, corners)
             manifest = cutter.run(progress)
             provenance = {
                 "fingerprint": key,
@@ -268,11 +266,12 @@ class _Cutter:
         product: ProductType,
         settings: CropSettings,
         work: Path,
+        corners: list[float] | None,
     ) -> None:
         from mars_assets.imagery.quality import QualityRules
 
         self.scene, self.label, self.observation, self.product = scene, label, observation, product
-        self.settings, self.work = settings, work
+        self.settings, self.work, self.corners = settings, work, corners
         self.rules: QualityRules = QualityRules.of(scene.info, label)
         self.origin = (0, 0)
         self.low, self.high = [0.0] * 3, [255.0] * 3
@@ -292,7 +291,26 @@ class _Cutter:
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        return pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        manifest = pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        return self._place(manifest)
+
+    def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """Adds where the crops' centres lie."""
+        from mars_assets.imagery.positions import approximate_positions, projected_positions
+
+        info = self.scene.info
+        rows = (manifest["row"] + manifest["height"] / 2).to_numpy(float)
+        cols = (manifest["col"] + manifest["width"] / 2).to_numpy(float)
+        kind = "pixel"
+        longitude = latitude = np.full(len(manifest), np.nan)
+        if info.crs is not None and info.transform is not None:
+            kind = "projected"
+            a, b, c, d, e, f = info.transform
+            longitude, latitude = projected_positions(info.crs, a * cols + b * rows + c, d * cols + e * rows + f)
+        elif self.corners is not None:
+            kind = "approximate"
+            longitude, latitude = approximate_positions(self.corners, info.lines, info.samples, rows, cols)
+        return manifest.assign(position_kind=kind, longitude=longitude, latitude=latitude)
 
     def _survey(self) -> list[_Cell]:
         """Looks at the overview: sets origin and stretch, and lists the grid's cells."""
@@ -348,32 +366,17 @@ class _Cutter:
         self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
-        """Decodes strip after strip; crops of one are written while the next is decoded."""
-        records: list[dict[str, Any]] = []
-        waiting: tuple[Path, list[Future[dict[str, Any]]]] | None = None
-
-        def collect() -> None:
-            nonlocal waiting
-            if waiting is not None:
-                journal, futures = waiting
-                found = [future.result() for future in futures]
-                write_json(journal, found)
-                records.extend(found)
-                counter.advance(len(found))
-                waiting = None
-
+        """Works through the strips, two at a time: while one decoder waits for its threads, the other does not."""
         counter = progress.counter(f"cutting {self.observation}", len(cells), "cells")
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="crop") as pool:
-            for strip in self._strips(cells):
-                journal = self.work / f".strip-{strip[0].row}-{strip[-1].row}.json"
-                if journal.exists():
-                    records.extend(found := read_json(journal))
+        records: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(_STRIPS_AT_A_TIME, thread_name_prefix="strip") as pool:
+            try:
+                for done in as_completed(pool.submit(self._cut_strip, strip) for strip in self._strips(cells)):
+                    records.extend(found := done.result())
                     counter.advance(len(found))
-                    continue
-                futures = self._cut_strip(strip, pool)
-                collect()
-                waiting = (journal, futures)
-            collect()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
         counter.close(f"{sum(record['kept'] for record in records)} kept")
         return records
 
@@ -387,27 +390,33 @@ class _Cutter:
             strips.setdefault((cell.row - self.origin[0]) // settings.stride // per_strip, []).append(cell)
         return list(strips.values())
 
-    def _cut_strip(self, strip: list[_Cell], pool: ThreadPoolExecutor) -> list[Future[dict[str, Any]]]:
+    def _cut_strip(self, strip: list[_Cell]) -> list[dict[str, Any]]:
         from mars_assets.imagery.quality import judge
 
+        journal = self.work / f".strip-{strip[0].row}-{strip[-1].row}.json"
+        if journal.exists():
+            found: list[dict[str, Any]] = read_json(journal)
+            return found
         size = self.settings.size
+        whole_rows = self.rules.lossy  # a row's mean is part of a JPEG's test
         top, bottom = strip[0].row, strip[-1].row + size
         left, right = min(cell.col for cell in strip), max(cell.col for cell in strip) + size
-        if self.rules.lossy:
-            left, right = 0, self.scene.info.samples  # a row's mean needs the whole row
+        if whole_rows:
+            left, right = 0, self.scene.info.samples
         pixels = self.scene.read((top, bottom), (left, right))
-        quality = judge(pixels, self.rules)
-        futures = []
+        quality = judge(pixels, self.rules) if whole_rows else None
+        records = []
         for cell in strip:
             window = np.s_[cell.row - top : cell.row - top + size, cell.col - left : cell.col - left + size]
-            futures.append(pool.submit(self._cut_cell, cell.row, cell.col, pixels[window], quality[window]))
-        return futures
+            known = None if quality is None else quality[window]
+            records.append(self._cut_cell(cell.row, cell.col, pixels[window], known))
+        write_json(journal, records)
+        return records
 
-    def _cut_cell(self, row: int, col: int, pixels: Pixels, quality: Quality) -> dict[str, Any]:
-        from PIL import Image
+    def _cut_cell(self, row: int, col: int, pixels: Pixels, known: Quality | None) -> dict[str, Any]:
+        from mars_assets.imagery.quality import BAND_MISSING, NO_DATA, REASONS, SATURATED, judge
 
-        from mars_assets.imagery.quality import BAND_MISSING, NO_DATA, REASONS, SATURATED
-
+        quality = judge(pixels, self.rules) if known is None else known
         no_data, missing, saturated = ((quality == kind).mean() for kind in (NO_DATA, BAND_MISSING, SATURATED))
         reason = ""
         if no_data + missing > self.settings.max_invalid:
@@ -419,8 +428,7 @@ class _Cutter:
             picture = to_8bit(rgb_composite(self.product, pixels), self.low, self.high)
             picture[(quality == NO_DATA) | (quality == BAND_MISSING)] = 0
             with atomic_path(self.work / record["file"]) as temporary:
-                # Run-length coding of PNG's filtered lines is faster than the full search and no larger on terrain.
-                Image.fromarray(picture).save(temporary, compress_level=1, compress_type=3)
+                temporary.write_bytes(_png(picture))
         if record["dn_file"] is not None and not (self.work / record["dn_file"]).exists():
             self._write_dn(self.work / record["dn_file"], pixels, record)
         return record
@@ -451,7 +459,6 @@ class _Cutter:
             "stretch_high": self.high,
             "crs": info.crs,
             "transform": transform,
-            "position_kind": "pixel" if transform is None else "projected",
         }
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
@@ -480,6 +487,21 @@ class _Cutter:
             dataset.offsets = (self.label.offset,) * count
             dataset.descriptions = self.label.band_names
             dataset.update_tags(OBSERVATION=self.observation, INCIDENCE_ANGLE=self.label.incidence_angle)
+
+
+def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """RGB as PNG, losslessly. One filter and run lengths are much faster than the full search and no larger on terrain."""
+    import cv2
+
+    how = [
+        *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+        *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),  # after the level, which resets it
+        *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
+    ]
+    written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
+    if not written:
+        raise MarsError("OpenCV could not write a PNG")
+    return data.tobytes()
 
 
 def _checked_label(label: Path | None, observation: ObservationId, product: ProductType) -> ProductLabel | None:

@@ -11,16 +11,20 @@ import email.utils
 import errno
 import hashlib
 import importlib.metadata
+import io
 import os
+import queue
 import random
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -38,6 +42,7 @@ LEDGER = "ledger.json"
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
 _MEGABYTE = 1_000_000
+_FLUSH = 64 << 20  # bytes after which the disk is asked to have them, so that the end has little left to wait for
 _LONGEST_RETRY_AFTER = 3600.0
 _REDIRECTS = 5
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -178,6 +183,23 @@ def recorded_sha256(path: Path) -> str:
     return sha256_file(path)
 
 
+def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[str, str]:
+    """What the archive now says of the files that are here already: "unchanged", "changed", or why it cannot be told.
+
+    Returns:
+        by file name; files that are yet to be fetched are left out.
+    """
+    names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
+    present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
+    if not present:
+        return {}
+    try:
+        changed = changed_at_source(archive, files, folder)
+    except MarsError as error:
+        return dict.fromkeys(present, f"not asked: {error}")
+    return {name: "changed: delete it here to fetch it again" if name in changed else "unchanged" for name in present}
+
+
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
     """Names of the fetched files whose size or validators at the archive differ from those in the ledger.
 
@@ -221,7 +243,7 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     while True:
         try:
             with archive.connection():
-                _transfer(archive, address, part, state_path, use_ranges, progress)
+                sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
             _verify_part(part, name)
             break
         except _AttemptError as failure:
@@ -256,7 +278,7 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     entry = {
         "address": address,
         "bytes": stat.st_size,
-        "sha256": sha256_file(part),
+        "sha256": sha256,
         "etag": state["etag"],
         "last_modified": state["last_modified"],
         "mtime_ns": stat.st_mtime_ns,
@@ -315,8 +337,8 @@ def _verify_part(part: Path, name: str) -> None:
 
 def _transfer(
     archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
-) -> None:
-    """One attempt: asks for the file, or for the rest of it, and writes what comes."""
+) -> str:
+    """One attempt: asks for the file, or for the rest of it, and writes what comes. Returns the whole part's sha256."""
     import requests
     import urllib3
 
@@ -348,11 +370,12 @@ def _transfer(
                         "last_modified": response.headers.get("Last-Modified"),
                     },
                 )
-            _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
+            sha256 = _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise _AttemptError(_cause(error, archive)) from error
     if total is not None and part.stat().st_size != total:
         raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+    return sha256
 
 
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
@@ -422,8 +445,12 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
 
 def _receive(
     response: requests.Response, part: Path, start: int, have: int, total: int | None, name: str, progress: Progress
-) -> None:
-    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it."""
+) -> str:
+    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
+
+    Returns:
+        The whole part's sha256.
+    """
     overlap = b""
     if start:
         with open(part, "rb") as file:
@@ -431,7 +458,7 @@ def _receive(
             overlap = file.read(have - start)
     counter = _megabytes(name, total, start, progress)
     position = start
-    with open(part, "ab" if start else "wb") as file:
+    with open(part, "ab" if start else "wb", buffering=0) as file, _Follower(part, have if start else 0) as follower:
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
@@ -441,10 +468,91 @@ def _receive(
                 raise _AttemptError(
                     "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
-            file.write(chunk[len(known) :])
+            fresh = chunk[len(known) :]
+            _write_all(file, fresh)
+            follower.take(fresh)
             position += len(chunk)
             counter.advance(position // _MEGABYTE - counter.done)
+        sha256 = follower.finish()
     counter.close()
+    return sha256
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+class _Follower:
+    """Hashes what is written and has the disk take it, in threads of their own, so that the network is not kept waiting.
+
+    Args:
+        path: the file that grows.
+        have: how much of it is there already.
+    """
+
+    def __init__(self, path: Path, have: int) -> None:
+        self._path, self._have = path, have
+        self._hash = hashlib.sha256()
+        self._failure: OSError | None = None
+        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
+        self._flushes: queue.Queue[bool] = queue.Queue()
+        self._unflushed = 0
+        self._threads = [
+            threading.Thread(target=work, name=f"download-{name}", daemon=True)
+            for name, work in (("hash", self._hash_all), ("flush", self._flush_all))
+        ]
+
+    def __enter__(self) -> _Follower:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._chunks.put(None)
+        self._flushes.put(False)
+        for thread in self._threads:
+            thread.join()
+
+    def take(self, chunk: bytes) -> None:
+        """Hands over what was just written."""
+        self._chunks.put(chunk)
+        self._unflushed += len(chunk)
+        if self._unflushed >= _FLUSH and self._flushes.empty():
+            self._flushes.put(True)
+            self._unflushed = 0
+
+    def finish(self) -> str:
+        """Waits until all is hashed. Returns the sha256.
+
+        Raises:
+            OSError: the disk did not take the file.
+        """
+        self.__exit__(None, None, None)
+        if self._failure is not None:
+            raise self._failure
+        return self._hash.hexdigest()
+
+    def _hash_all(self) -> None:
+        with open(self._path, "rb") as file:
+            left = self._have
+            while left and (data := file.read(min(left, _CHUNK))):
+                self._hash.update(data)
+                left -= len(data)
+        while (chunk := self._chunks.get()) is not None:
+            self._hash.update(chunk)
+
+    def _flush_all(self) -> None:
+        with open(self._path, "rb") as file:
+            while self._flushes.get():
+                try:
+                    os.fsync(file.fileno())
+                except OSError as error:
+                    self._failure = error
+                    return
 
 
 def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:

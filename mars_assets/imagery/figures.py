@@ -14,6 +14,7 @@ from mars_assets.imagery.products import parse_product
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 _KEPT = (64, 220, 120)
@@ -51,6 +52,28 @@ def contact_sheet(
             small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
         sheet.paste(small, (i % columns * step + _MARGIN, i // columns * step + _MARGIN))
     return sheet
+
+
+def map_of_observations(index: pd.DataFrame) -> Figure:
+    """Where the index's observations lie: their number by place, simple cylindrical.
+
+    Args:
+        index: HiRISE's cumulative index.
+    """
+    from matplotlib.colors import LogNorm
+
+    from mars_assets.evaluation.figures import new_figure
+
+    rows = index.drop_duplicates("OBSERVATION_ID")
+    latitude = (rows["MINIMUM_LATITUDE"] + rows["MAXIMUM_LATITUDE"]) / 2
+    figure, axes = new_figure(7.5, 3.8)
+    plot = axes[0, 0]
+    drawn = plot.hexbin(
+        rows["MINIMUM_LONGITUDE"] % 360, latitude, gridsize=(72, 36), extent=(0, 360, -90, 90), mincnt=1, norm=LogNorm()
+    )
+    figure.colorbar(drawn, label="observations")
+    plot.set(xlabel="longitude, degrees east", ylabel="latitude, degrees", xlim=(0, 360), ylim=(-90, 90))
+    return figure
 
 
 def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image:

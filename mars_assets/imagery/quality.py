@@ -65,9 +65,9 @@ def judge(pixels: Pixels, rules: QualityRules) -> Quality:
     special = np.asarray([*rules.saturated, *([] if rules.lossy else [rules.null])])
     middle = 2 ** (rules.bits - 1)
     low, high = int(special[special < middle].max(initial=-1)), int(special[special >= middle].min(initial=1 << 16))
-    # Two comparisons find the few rows that need a closer look.
-    rows = ((pixels <= low) | (pixels >= high)).any(axis=(1, 2))
-    if rows.any():
+    if pixels.min() <= low or pixels.max() >= high:
+        # Two comparisons find the rows that need a closer look.
+        rows = ((pixels <= low) | (pixels >= high)).any(axis=(1, 2))
         quality[rows] = _by_special_values(pixels[rows], rules)
     if rules.lossy:
         brightest, darkest = pixels.max(axis=2), pixels.min(axis=2)

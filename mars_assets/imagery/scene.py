@@ -1,7 +1,8 @@
 """Reads HiRISE images in parts: an overview of the whole, and full-resolution strips in bounded memory.
 
 HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times what
-OpenJPEG's own area reads cost, so glymur reads them where it finds an OpenJPEG library; GDAL reads the rest.
+OpenJPEG's own area reads cost, so glymur reads them where it finds an OpenJPEG library, of every strip just the packets
+that it needs; GDAL reads the rest.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes.util
 import math
 import os
 import tempfile
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.imagery.codestream import Codestream, Window
 from mars_assets.imagery.labels import read_label
 from mars_assets.progress import SILENT, Progress
 
@@ -59,7 +62,10 @@ class SceneInfo:
 
 
 class Scene(ABC):
-    """An open image. Arrays are (rows, columns, bands), uint8 or uint16. Use it as a context manager."""
+    """An open image. Arrays are (rows, columns, bands), uint8 or uint16. Use it as a context manager.
+
+    Several threads may read at once.
+    """
 
     reader: str
 
@@ -121,7 +127,8 @@ class _GdalScene(Scene):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-        self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE)
+        self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, GDAL_NUM_THREADS="ALL_CPUS")
+        self._turn = threading.Lock()  # a dataset is for one thread at a time
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             try:
@@ -148,7 +155,7 @@ class _GdalScene(Scene):
         from rasterio.errors import RasterioError
 
         try:
-            with self._environment:
+            with self._turn, self._environment:
                 return np.ascontiguousarray(np.moveaxis(self._dataset.read(**what), 0, -1))
         except RasterioError as error:
             raise DamagedFileError(f"{self.path} does not decode ({error}): fetch it again") from error
@@ -158,21 +165,38 @@ class _GdalScene(Scene):
 
 
 class _SingleTileScene(Scene):
-    """A single-tile JPEG 2000: header and overview through GDAL, strips through glymur."""
+    """A single-tile JPEG 2000, read by glymur: of each strip only its packets, where the file tells them apart."""
 
-    def __init__(self, gdal: _GdalScene, codec: Any, reader: str) -> None:
+    def __init__(self, gdal: _GdalScene, glymur: ModuleType, codestream: Codestream | None) -> None:
         super().__init__(gdal.path, gdal.info)
-        self._gdal, self._codec, self.reader = gdal, codec, reader
+        self.reader = f"glymur {glymur.__version__}, OpenJPEG {glymur.version.openjpeg_version}"
+        self._gdal, self._glymur, self._codestream = gdal, glymur, codestream
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
-        try:
-            pixels: Pixels = self._codec[slice(*rows), slice(*cols)]
-        except (OSError, ValueError) as error:
-            raise DamagedFileError(f"{self.path} does not decode ({error}): fetch it again") from error
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        if self._codestream is None:
+            return self._decode(self.path, slice(*rows), slice(*cols))
+        return self._decode_picked(self._codestream.pick(Window(rows, cols)), slice(*rows), slice(*cols))
 
     def overview(self, factor: int) -> Pixels:
-        return self._gdal.overview(factor)
+        if self._codestream is None:
+            return self._gdal.overview(factor)
+        halvings = min(factor.bit_length() - 1, self._codestream.levels)
+        step, rest = 1 << halvings, factor >> halvings
+        every = slice(None, None, step)
+        return self._decode_picked(self._codestream.pick(discard=halvings), every, every)[::rest, ::rest]
+
+    def _decode_picked(self, codestream: bytes, rows: slice, cols: slice) -> Pixels:
+        with tempfile.NamedTemporaryFile(suffix=".j2k") as file:
+            file.write(codestream)
+            file.flush()
+            return self._decode(Path(file.name), rows, cols)
+
+    def _decode(self, path: Path, rows: slice, cols: slice) -> Pixels:
+        try:
+            pixels: Pixels = self._glymur.Jp2k(str(path))[rows, cols]
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DamagedFileError(f"{self.path} does not decode ({error}): fetch it again") from error
+        return pixels if pixels.ndim == 3 else pixels[..., None]
 
     def close(self) -> None:
         self._gdal.close()
@@ -189,12 +213,13 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
     Raises:
         DamagedFileError: the image does not open, or is not the one that the label describes.
     """
-    if image.suffix.lower() in (".jpg", ".jpeg"):
-        scene: Scene = _JpegScene(image)
-    else:
-        scene = _GdalScene(image, label)
-        if image.suffix.lower() == ".jp2":
-            scene = _by_area_reads(scene, progress)
+    match image.suffix.lower():
+        case ".jpg" | ".jpeg":
+            scene: Scene = _JpegScene(image)
+        case ".jp2":
+            scene = open_jp2(image, label, progress)
+        case _:
+            scene = _GdalScene(image, label)
     if label is not None:
         said = read_label(label)
         if (said.lines, said.samples, said.bands) != (scene.info.lines, scene.info.samples, scene.info.bands):
@@ -206,6 +231,27 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
         if said.map_scale is not None and scene.info.crs is None:
             progress.say(f"{image.name}: the label says it is map projected, but neither file says where it lies")
     return scene
+
+
+def open_jp2(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
+    """Opens a JPEG 2000 file, whatever its name ends in; like :func:`open_scene`, but label and image are not compared."""
+    scene = _GdalScene(image, label)
+    glymur = load_glymur()
+    if glymur is None:
+        progress.say(f"{image.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
+        return scene
+    codestream = Codestream.of(image)
+    if codestream is None:
+        if _has_several_tiles(glymur, image):
+            return scene
+        progress.say(f"{image.name}: its packets cannot be told apart, so every strip takes in all of the file")
+    return _SingleTileScene(scene, glymur, codestream)
+
+
+def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
+    segments = glymur.Jp2k(str(image)).get_codestream(header_only=True).segment
+    size = next(marker for marker in segments if marker.marker_id == "SIZ")
+    return bool(size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz)
 
 
 def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
@@ -223,20 +269,7 @@ def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float
     return None, None
 
 
-def _by_area_reads(scene: _GdalScene, progress: Progress) -> Scene:
-    """The same scene read by glymur if it is a single tile and there is a glymur."""
-    glymur = _load_glymur()
-    if glymur is None:
-        progress.say(f"{scene.path.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
-        return scene
-    codec = glymur.Jp2k(str(scene.path))
-    size = next(marker for marker in codec.get_codestream(header_only=True).segment if marker.marker_id == "SIZ")
-    if size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz:
-        return scene
-    return _SingleTileScene(scene, codec, f"glymur {glymur.__version__}, OpenJPEG {glymur.version.openjpeg_version}")
-
-
-def _load_glymur() -> ModuleType | None:
+def load_glymur() -> ModuleType | None:
     """The module glymur with a working OpenJPEG, or None.
 
     glymur looks for the library once, while it is imported: in its configuration file, then among the system's. Where

@@ -32,13 +32,14 @@ from mars_assets.sample.exports import (
     write_segmentation_export,
     write_tiles_export,
 )
+from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
 from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed gives other files."""
 
 SEED = 2024
@@ -157,6 +158,7 @@ def make_sample(
             if scene.split is not None
             for crop in _labelled_crops(Path(scratch) / scene.spec.observation, scene.split, craters)
         ]
+    write_index(archive, [(scene.spec, scene.longitude) for scene in scenes])
     write_segmentation_export(inbox / SEGMENTATION_ZIP, crops)
     write_tiles_export(inbox / TILES_ZIP, crops, seed)
     write_table(archive / GROUND_TRUTH, _ground_truth(scenes, truths), made)

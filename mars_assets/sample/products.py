@@ -139,7 +139,7 @@ def write_products(archive: Path, scene: Scene, longitude: float) -> None:
 
 
 def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) -> None:
-    """Lossless, ten bits, one tile, packet lengths in the code stream: what makes HiRISE's own files slow to cut."""
+    """Lossless, ten bits, one tile with precincts and packet lengths: as HiRISE's own files, which are slow to cut."""
     import rasterio
 
     bands, height, width = dn.shape
@@ -163,6 +163,8 @@ def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) ->
             QUALITY=100,
             YCC="NO",
             PLT="YES",
+            PROGRESSION="RPCL",
+            PRECINCTS="{256,256},{256,256},{128,128}",
             RESOLUTIONS=6,
             WRITE_METADATA="YES",
         ) as file,

@@ -153,11 +153,6 @@ def render_scene(spec: SceneSpec) -> Scene:
     return Scene(spec, iof, heights[inside], visible)
 
 
-def render_tile(rng: np.random.Generator, size: int = 224) -> npt.NDArray[np.uint8]:
-    """A random tile with the statistics of a crop of a scene. uint8 RGB, shape (size, size, 3)."""
-    return tile_image(rng, render_scene(draw_spec(rng, "tile", size, size)).iof)
-
-
 def tile_image(rng: np.random.Generator, iof: Float32) -> npt.NDArray[np.uint8]:
     """I/F of a tile (3, size, size) stretched as a crop of a larger scene may be: uint8 RGB, shape (size, size, 3)."""
     rgb = rgb_composite("COLOR", np.moveaxis(iof, 0, -1))

@@ -16,7 +16,6 @@ from mars_assets.imagery import scene as scene_module
 from mars_assets.imagery.crops import (
     CropSettings,
     crop_id,
-    crop_id_of,
     cut_crops,
     read_crops,
     rgb_composite,
@@ -88,13 +87,8 @@ def opened(path: Path) -> np.ndarray:
 
 
 def test_crop_ids() -> None:
-    name = crop_id("ESP_011472_1225", "RGB.NOMAP.browse", 76, 0)
-    assert name == "ESP_011472_1225_BROWSE_r00076_c00000"
+    assert crop_id("ESP_011472_1225", "RGB.NOMAP.browse", 76, 0) == "ESP_011472_1225_BROWSE_r00076_c00000"
     assert crop_id("ESP_011472_1225", "COLOR", 123456, 7) == "ESP_011472_1225_COLOR_r123456_c00007"
-    for labelled in (f"{name}.png", f"{name}_png.rf.0a1b2c.jpg", name):
-        assert crop_id_of(labelled) == name
-    for other in ("ESP_011472_1225_RED-0029_jpg.rf.1.jpg", "ctx_1.png", "ESP_011472_1225_BROWSE_r76_c0.png"):
-        assert crop_id_of(other) is None
     products: list[ProductType] = ["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"]
     names = {crop_id(OBSERVATION, product, 0, 0) for product in products}
     assert len(names) == 4
@@ -119,6 +113,33 @@ def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(crop, whole[cell["row"] : cell["row"] + 512, cell["col"] : cell["col"] + 512])
         # Nowhere is a band missing.
         assert (np.median(crop, axis=(1,)).min(axis=1) > 15).all()
+
+
+def test_corners_place_a_product_without_map_about(shared: Path, tmp_path: Path) -> None:
+    image = shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg"
+    corners = [
+        -57.0,
+        241.5,
+        -57.0,
+        241.3,
+        -56.0,
+        241.3,
+        -56.0,
+        241.5,
+    ]  # as real ones: first line south, first sample east
+    target = tmp_path / "crops"
+    manifest = cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target, corners=corners)
+    assert (manifest["position_kind"] == "approximate").all()
+    assert manifest["crs"].isna().all()
+    expected = -57 + (manifest["row"] + 256) / 7589
+    np.testing.assert_allclose(manifest["latitude"], expected, atol=1e-3)
+    np.testing.assert_allclose(manifest["longitude"], 241.4, atol=1e-3)
+    before = (target / "crops.parquet").stat().st_mtime_ns
+    cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target, corners=corners)
+    assert (target / "crops.parquet").stat().st_mtime_ns == before
+    moved = cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target)
+    assert (moved["position_kind"] == "pixel").all()
+    assert moved["latitude"].isna().all()
 
 
 def test_a_grid_over_damaged_rows_names_them(shared: Path, tmp_path: Path) -> None:
@@ -184,7 +205,7 @@ def test_without_openjpeg_gdal_reads_and_says_so(tmp_path: Path, monkeypatch: py
     pixels = terrain(4, 128, 128, 1)
     write_jp2(tmp_path / "x.JP2", pixels)
     cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", tmp_path / "a", SMALL)
-    monkeypatch.setattr(scene_module, "_load_glymur", lambda: None)
+    monkeypatch.setattr(scene_module, "load_glymur", lambda: None)
     said: list[str] = []
     manifest = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", tmp_path / "b", SMALL, Progress(said.append))
     assert any("GDAL reads it" in line for line in said)
@@ -272,6 +293,9 @@ def test_a_colour_product_with_its_label(shared: Path, tmp_path: Path) -> None:
     assert c == pytest.approx(x, abs=2 * scale)
     assert f + 64 * scale == pytest.approx(y, abs=2 * scale)
     assert cell["position_kind"] == "projected"
+    across = math.degrees(32 * scale / (radius * math.cos(math.radians(15))))
+    assert cell["longitude"] == pytest.approx(72.731756232301 + across, abs=3e-5)
+    assert cell["latitude"] == pytest.approx(15.797211542227 - math.degrees(96 * scale / radius), abs=3e-5)
 
     # The DN, as any GIS opens them.
     with rasterio.open(out / cell["dn_file"]) as dataset:

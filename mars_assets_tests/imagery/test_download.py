@@ -526,8 +526,8 @@ def test_a_full_disk_is_a_clear_error(
     part = tmp_path / "obs" / "a.jpg.part"
     content = part.read_bytes()
 
-    def full(path: Path, mode: str = "r") -> Any:
-        return open("/dev/full", "wb", 0) if mode == "ab" else open(path, mode)
+    def full(path: Path, mode: str = "r", **how: Any) -> Any:
+        return open("/dev/full", "wb", **how) if mode == "ab" else open(path, mode, **how)
 
     monkeypatch.setattr(download, "open", full, raising=False)
     with pytest.raises(MarsError, match="no space left"):

@@ -23,15 +23,9 @@ def test_same_seed_same_pixels() -> None:
     assert not np.array_equal(first.iof, other.iof)
 
 
-def test_drawn_specs_and_tiles_follow_the_generator() -> None:
+def test_drawn_specs_follow_the_generator() -> None:
     specs = [draw_spec(np.random.default_rng(seed), "ESP_990001_1800", 8, 8) for seed in (1, 1, 2)]
     assert specs[0] == specs[1] != specs[2]
-    tile, again = (terrain.render_tile(np.random.default_rng(3), 96) for _ in range(2))
-    assert tile.shape == (96, 96, 3)
-    assert tile.dtype == np.uint8
-    assert tile.flags.c_contiguous
-    np.testing.assert_array_equal(tile, again)
-    assert tile.std() > 5
 
 
 @pytest.mark.parametrize("azimuth", [20.0, 135.0, 270.0])

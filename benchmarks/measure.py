@@ -1,0 +1,66 @@
+"""What the benchmarks share: sides run as processes of their own, in turns, and their medians."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians of a side.
+
+    Args:
+        seconds: what the side itself took, without starting Python.
+        megabytes: peak resident memory of its process.
+    """
+
+    seconds: float
+    megabytes: float
+
+
+def measure(script: Path, sides: Mapping[str, Sequence[str]], repeats: int) -> dict[str, Measured]:
+    """Runs ``script --side NAME ARGUMENTS`` for every side, in turns, each in a process of its own.
+
+    Args:
+        script: a benchmark that calls :func:`report` at the end of a side.
+        sides: arguments of each.
+        repeats: how often; the first round is not counted if there are more than two.
+    """
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for turn in range(repeats):
+        for name, arguments in sides.items():
+            command = [sys.executable, str(script), "--side", name, *arguments]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own script
+            found = json.loads(done.stdout.splitlines()[-1])
+            rounds[name].append((found["seconds"], found["megabytes"]))
+            print(f"  round {turn + 1}: {name:24} {found['seconds']:8.2f} s {found['megabytes']:7.0f} MB", flush=True)
+    counted = slice(1 if repeats > 2 else 0, None)
+    return {
+        name: Measured(*(statistics.median(values) for values in zip(*found[counted], strict=True)))
+        for name, found in rounds.items()
+    }
+
+
+def report(work: Callable[[], object]) -> None:
+    """Does a side's work and prints its seconds and its process's peak memory."""
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    # Not getrusage's, which counts what the parent had when it forked.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(json.dumps({"seconds": seconds, "megabytes": peak}))
+
+
+def verdict(what: str, value: float, bound: float, at_least: bool = True) -> bool:
+    """Prints a number beside its bound. Returns whether it holds."""
+    holds = value >= bound if at_least else value <= bound
+    print(f"{what}: {value:.2f} ({'at least' if at_least else 'at most'} {bound:g}) {'holds' if holds else 'MISSED'}")
+    return holds

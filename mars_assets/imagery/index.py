@@ -1,0 +1,254 @@
+"""The cumulative index of HiRISE's map-projected products: read by its label's column names, and queried.
+
+One row a JP2 in ``RDR``. Products under ``EXTRAS`` have none: where the colour detectors were read there is a ``COLOR`` row,
+and the ``RGB.NOMAP`` products are made of the same detectors, so they are chosen and placed by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
+
+_TABLE = "RDR_INDEX_TABLE"
+_NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
+_NOT_APPLICABLE = -9998
+CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
+_NEEDED = (
+    "OBSERVATION_ID",
+    "PRODUCT_ID",
+    "FILE_NAME_SPECIFICATION",
+    "INCIDENCE_ANGLE",
+    "SOLAR_LONGITUDE",
+    "MINIMUM_LATITUDE",
+    "MAXIMUM_LATITUDE",
+    "MINIMUM_LONGITUDE",
+    "MAXIMUM_LONGITUDE",
+    *CORNERS,
+)
+
+
+@dataclass(frozen=True)
+class IndexLabel:
+    """What the index's label says of the table.
+
+    Args:
+        rows: how many.
+        columns: name and PDS data type of each, in order.
+    """
+
+    rows: int
+    columns: tuple[tuple[str, str], ...]
+
+
+def read_index_label(path: Path) -> IndexLabel:
+    """
+    Raises:
+        DamagedFileError: the file is not the label of HiRISE's index.
+    """
+    import pvl
+    from pvl.exceptions import LexerError, ParseError
+
+    try:
+        text = path.read_bytes().decode("latin-1")
+        if text.rstrip()[-4:].strip() != "END":
+            raise ValueError("it lacks the closing END")
+        table = pvl.loads(text)[_TABLE]
+        columns = tuple((str(column["NAME"]), str(column["DATA_TYPE"])) for column in table.getall("COLUMN"))
+        label = IndexLabel(int(table["ROWS"]), columns)
+        if len(columns) != int(table["COLUMNS"]):
+            raise ValueError(f"it describes {len(columns)} of {table['COLUMNS']} columns")
+        names = [name for name, _ in columns]
+        if missing := [name for name in _NEEDED if name not in names]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        if len(set(names)) != len(names):
+            raise ValueError("it names a column twice")
+    except (KeyError, TypeError, ValueError, LexerError, ParseError) as error:
+        raise DamagedFileError(
+            f"{path} is not the label of HiRISE's cumulative index ({type(error).__name__}: {error}). Fetch it again"
+        ) from error
+    return label
+
+
+def read_index(table: Path, label: Path) -> pd.DataFrame:
+    """Reads the index.
+
+    Args:
+        table: ``RDRCUMINDEX.TAB``: comma-separated, text in quotes, padded with blanks.
+        label: ``RDRCUMINDEX.LBL``, which names its columns.
+
+    Returns:
+        all rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
+
+    Raises:
+        DamagedFileError: the two do not fit together, or a number is none.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    said = read_index_label(label)
+    names = [name for name, _ in said.columns]
+    try:
+        read = csv.read_csv(
+            table,
+            read_options=csv.ReadOptions(column_names=names, encoding="latin-1"),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedFileError(f"{table} does not fit its label {label.name} ({error}). Fetch both again") from error
+    if read.num_rows != said.rows:
+        raise DamagedFileError(
+            f"{table} has {read.num_rows} rows, its label {label.name} says {said.rows}. Fetch both again"
+        )
+    columns = {name: _values(read[name], name, kind, table) for name, kind in said.columns}
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    return frame
+
+
+def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pc.utf8_trim_whitespace(column)
+    if kind not in _NUMBERS:
+        return text
+    try:
+        # Some numbers of the archive's indexes are written with an exponent or a point although they are whole.
+        numbers = text.cast(pa.float64())
+    except pa.ArrowInvalid as error:
+        raise DamagedFileError(f"{table}: in the column {name} is no number ({error}). Fetch it again") from error
+    numbers = pc.if_else(pc.equal(numbers, _NOT_APPLICABLE), None, numbers)
+    if _NUMBERS[kind] == "int64" and numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py():
+        return numbers.cast(pa.int64())
+    return numbers
+
+
+@dataclass(frozen=True)
+class IndexQuery:
+    """Which observations to choose.
+
+    Args:
+        product: the product to take of each.
+        latitude: southern and northern bound, planetocentric degrees.
+        longitude: western and eastern bound, degrees east, 0..360 or -180..180; the box goes eastwards from the first to the
+            second, so (350, 10) crosses the prime meridian.
+        solar_longitude: the season's first and last L_s in degrees: northern spring is (0, 90), southern summer (270, 360).
+            (330, 30) goes over the new year.
+        incidence: smallest and largest incidence angle in degrees: high ones show relief by long shadows.
+        limit: at most so many, drawn at random, so that they spread over what fits.
+        seed: of that draw.
+    """
+
+    product: ProductType = DEFAULT_PRODUCT
+    latitude: tuple[float, float] = (-90.0, 90.0)
+    longitude: tuple[float, float] = (0.0, 360.0)
+    solar_longitude: tuple[float, float] = (0.0, 360.0)
+    incidence: tuple[float, float] = (0.0, 180.0)
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (("latitude", -90, 90), ("incidence", 0, 180)):
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise MarsError(f"a query's {name} goes from {lowest} to {highest} and up; this one is {low} to {high}")
+        for name, lowest in (("longitude", -180), ("solar_longitude", 0)):
+            if not all(lowest <= value <= 360 for value in getattr(self, name)):
+                raise MarsError(f"a query's {name} lies between {lowest} and 360 degrees, not {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise MarsError(f"a query's limit is at least 1, not {self.limit}")
+
+
+def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
+    """The observations that fit a query and have its product, in the order of their ids.
+
+    An observation fits a box if its bounding box overlaps it.
+
+    Raises:
+        MarsError: none fits.
+    """
+    rows = index[_has_product(index, query.product)]
+    south, north = query.latitude
+    fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
+    fits &= _overlaps(rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy(), query.longitude)
+    # A bound that bounds nothing keeps rows in which the index does not know the value.
+    if query.incidence != (0, 180):
+        fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
+    first, last = query.solar_longitude
+    if _arc(first, last) < 360:
+        fits &= (rows["SOLAR_LONGITUDE"] - first) % 360 <= _arc(first, last)
+    found = sorted({name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name})
+    if not found:
+        raise MarsError(f"no observation of the index fits {query}: widen the query, or choose another product")
+    if query.limit is not None and len(found) > query.limit:
+        drawn = np.random.default_rng(query.seed).choice(len(found), query.limit, replace=False)
+        found = [found[i] for i in sorted(drawn)]
+    return found
+
+
+def observation_facts(index: pd.DataFrame, observations: list[str], products: list[ProductType]) -> pd.DataFrame:
+    """What the index knows of chosen products.
+
+    Returns:
+        a row each, in order: ``incidence_angle`` and ``solar_longitude`` in degrees, and ``corners``, eight numbers: latitude
+        and longitude of the swath's corners, clockwise from the first line's first sample. NaN and None where the index has
+        no such product.
+    """
+    import pandas as pd
+
+    rows: dict[tuple[str, str], Any] = {}
+    wanted = index[index["OBSERVATION_ID"].isin(observations)]
+    for row in wanted.to_dict("records"):
+        rows[row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]] = row
+    facts = []
+    for observation, product in zip(observations, products, strict=True):
+        row = rows.get((observation, _indexed_product(product)))
+        corners = None if row is None else [float(row[name]) for name in CORNERS]
+        facts.append(
+            {
+                "incidence_angle": np.nan if row is None else row["INCIDENCE_ANGLE"],
+                "solar_longitude": np.nan if row is None else row["SOLAR_LONGITUDE"],
+                "corners": corners if corners is not None and np.isfinite(corners).all() else None,
+            }
+        )
+    return pd.DataFrame(facts, columns=["incidence_angle", "solar_longitude", "corners"])
+
+
+def _indexed_product(product: ProductType) -> str:
+    return "RED" if product == "RED" else "COLOR"
+
+
+def _has_product(index: pd.DataFrame, product: ProductType) -> pd.Series[bool]:
+    return index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(product)}")
+
+
+def _arc(start: float, end: float) -> float:
+    """Degrees from one angle on to another; a full turn if they are 360 apart."""
+    return 360.0 if abs(end - start) >= 360 else (end - start) % 360
+
+
+def _overlaps(
+    west: npt.NDArray[np.float64], east: npt.NDArray[np.float64], box: tuple[float, float]
+) -> npt.NDArray[np.bool_]:
+    """Which intervals of longitude share a meridian with the box.
+
+    The index names the smaller number first also where an observation lies across the prime meridian; away from the poles
+    none is half a planet wide, so there the two are meant the other way round.
+    """
+    turned = east - west > 180
+    west, east = np.where(turned, east, west), np.where(turned, west, east)
+    width = (east - west) % 360
+    start, span = box[0], _arc(*box)
+    return np.asarray(((west - start) % 360 <= span) | ((start - west) % 360 <= width))

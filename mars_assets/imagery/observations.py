@@ -1,0 +1,52 @@
+"""Which observations a lake works on: those that people listed, and those that a query finds in HiRISE's index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mars_assets.imagery.index import IndexQuery, observation_facts, select
+from mars_assets.imagery.products import product_files, read_observations_csv
+from mars_assets.lake import Lake, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
+    """The observations of ``observations.csv`` and of the query, each with its product's addresses and what the index says.
+
+    The file may be missing if there is a query, and the index if there is none. An observation that is in both keeps the
+    file's product and note.
+
+    Returns:
+        columns ``observation``, ``product``, ``note``, ``image``, ``label`` (None where the product has none), and those of
+        :func:`observation_facts`.
+
+    Raises:
+        MissingInputError: there is a query and no index.
+        MarsError: the file has bad rows or nothing fits the query.
+    """
+    import pandas as pd
+
+    index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
+    if query is None or lake.observations_csv.exists():
+        rows = read_observations_csv(lake.observations_csv)
+    else:
+        rows = pd.DataFrame(columns=["observation", "product", "note"], dtype="str")
+    if query is not None:
+        assert index is not None
+        listed = set(rows["observation"])
+        found = [name for name in select(index, query) if name not in listed]
+        rows = pd.concat(
+            [rows, pd.DataFrame({"observation": found, "product": query.product, "note": "from the index"})],
+            ignore_index=True,
+        )
+    addresses = [product_files(row.observation, row.product) for row in rows.itertuples()]
+    rows = rows.assign(
+        image=[files.image for files in addresses],
+        label=pd.Series([files.label for files in addresses], dtype=object),
+    )
+    if index is None:
+        return rows.assign(incidence_angle=float("nan"), solar_longitude=float("nan"), corners=None)
+    facts = observation_facts(index, rows["observation"].tolist(), rows["product"].tolist())
+    return pd.concat([rows, facts], axis=1)

@@ -1,0 +1,61 @@
+"""Where on Mars pixels lie: exactly for map-projected products, about so for the others by their swath's corners.
+
+Latitudes are planetocentric, longitudes east from 0 to 360, both in degrees (IAU_2015:49900).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+
+def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """Longitudes and latitudes of map coordinates.
+
+    Args:
+        crs: a projected CRS of Mars, as WKT or PROJ string.
+        x: map coordinates, metres.
+        y: likewise.
+    """
+    from rasterio.crs import CRS
+    from rasterio.warp import transform
+
+    projected = CRS.from_user_input(crs)
+    parameters = projected.to_dict()
+    # The body as the product has it, so that nothing is shifted between spheres of different size.
+    equator = float(parameters.get("R", parameters.get("a", 3396190.0)))
+    pole = float(parameters.get("R", parameters.get("b", equator)))
+    geographic = CRS.from_dict(proj="longlat", a=equator, b=pole)
+    longitude, latitude = (np.asarray(values) for values in transform(projected, geographic, x.tolist(), y.tolist()))
+    # On an ellipsoid PROJ's latitudes are planetographic.
+    centric = np.degrees(np.arctan((pole / equator) ** 2 * np.tan(np.radians(latitude))))
+    return longitude % 360, centric
+
+
+def approximate_positions(
+    corners: list[float], lines: int, samples: int, rows: Float64, cols: Float64
+) -> tuple[Float64, Float64]:
+    """Longitudes and latitudes of a product that is not map projected, between its swath's corners.
+
+    Interpolated bilinearly between the corners' unit vectors, so that poles and the prime meridian are places like others.
+    The spacecraft's motion and the ground's relief, which bend a real swath, are left out: expect errors up to some
+    hundred metres.
+
+    Args:
+        corners: latitude and longitude of four corners, clockwise from the first line's first sample.
+        lines: the product's height in pixels.
+        samples: its width.
+        rows: pixel coordinates; (0, 0) is the outer corner of the first pixel.
+        cols: likewise.
+    """
+    latitude, longitude = np.radians(np.asarray(corners).reshape(4, 2)).T
+    vectors = np.stack(
+        [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=1
+    )
+    down, right = (rows / lines)[:, None], (cols / samples)[:, None]
+    top = vectors[0] * (1 - right) + vectors[1] * right
+    bottom = vectors[3] * (1 - right) + vectors[2] * right
+    x, y, z = (top * (1 - down) + bottom * down).T
+    return np.degrees(np.arctan2(y, x)) % 360, np.degrees(np.arctan2(z, np.hypot(x, y)))

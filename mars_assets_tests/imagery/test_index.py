@@ -1,0 +1,294 @@
+"""The cumulative index: read, queried, and what follows for observations and positions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+from mars_assets.imagery.index import (
+    CORNERS,
+    INDEX_FILES,
+    IndexQuery,
+    observation_facts,
+    read_index,
+    read_index_label,
+    select,
+)
+from mars_assets.imagery.observations import choose_observations
+from mars_assets.imagery.products import parse_observation_id, product_files
+from mars_assets.lake import Lake, write_table
+from mars_assets.sample.index import write_index
+from mars_assets.sample.terrain import SceneSpec
+
+# Rows of the real index: product, corners 1 to 4 as latitude and longitude.
+REAL = {
+    "ESP_011400_1680_COLOR": [-12.0828, 241.439, -12.0848, 241.421, -11.8342, 241.39, -11.8321, 241.407],
+    "ESP_030831_1335_RED": [-46.3981, 38.0734, -46.406, 37.9435, -46.1322, 37.9086, -46.1242, 38.0378],
+    "ESP_018301_2505_COLOR": [70.0663, 103.136, 70.0631, 103.073, 70.3287, 102.954, 70.332, 103.018],
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, Path]:
+    specs = [SceneSpec(f"ESP_99000{n}_{target}", 2048, 1024, n) for n, target in enumerate((1700, 1905, 2300))]
+    write_index(tmp_path, [(spec, 100.0 * n + 0.001) for n, spec in enumerate(specs)])
+    assert INDEX_FILES.label is not None
+    return tmp_path / INDEX_FILES.image, tmp_path / INDEX_FILES.label
+
+
+def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    plain = {
+        "FILE_NAME_SPECIFICATION": "",
+        "INCIDENCE_ANGLE": 50.0,
+        "SOLAR_LONGITUDE": 100.0,
+        "MINIMUM_LATITUDE": 0.0,
+        "MAXIMUM_LATITUDE": 0.2,
+        "MINIMUM_LONGITUDE": 10.0,
+        "MAXIMUM_LONGITUDE": 10.1,
+        **dict.fromkeys(CORNERS, 1.0),
+    }
+    frame = pd.DataFrame([plain | row for row in rows])
+    return frame.assign(PRODUCT_ID=[row.get("PRODUCT_ID", f"{row['OBSERVATION_ID']}_COLOR") for row in rows])
+
+
+# reading
+
+
+def test_the_real_forms_are_read(written: tuple[Path, Path]) -> None:
+    index = read_index(*written)
+    assert len(index.columns) == 54
+    assert list(index["OBSERVATION_ID"]) == ["ESP_990000_1700", "ESP_990001_1905", "ESP_990002_2300"]
+    assert list(index["PRODUCT_ID"].str.len()) == [21] * 3, "padding is taken off"
+    assert index["ORBIT_NUMBER"].dtype == "int64"
+    assert index["INCIDENCE_ANGLE"].dtype == "float64"
+    assert index["SOLAR_LONGITUDE"].isna().all(), "not applicable is no number"
+    assert index["MAXIMUM_LATITUDE"].iloc[0] == pytest.approx(170 - 180, abs=0.01)
+
+
+def test_columns_come_from_the_label(written: tuple[Path, Path]) -> None:
+    """A table whose columns stand in another order is read right if its label says so."""
+    tab, label = written
+    lines = [line.split(",") for line in tab.read_text().splitlines()]
+    tab.write_text("".join(",".join(reversed(line)) + "\r\n" for line in lines))
+    head, *columns = label.read_text().split("  OBJECT = COLUMN\n")
+    last, tail = columns[-1].split("  END_OBJECT\nEND_OBJECT")
+    columns[-1] = f"{last}  END_OBJECT\n"
+    label.write_text(
+        head + "".join(f"  OBJECT = COLUMN\n{column}" for column in reversed(columns)) + "END_OBJECT" + tail
+    )
+    assert list(read_index(tab, label)["OBSERVATION_ID"]) == ["ESP_990000_1700", "ESP_990001_1905", "ESP_990002_2300"]
+
+
+def test_commas_in_quoted_text(written: tuple[Path, Path]) -> None:
+    tab, label = written
+    tab.write_text(tab.read_text().replace("SYNTHETIC: computed", "Gullies, dunes, and"))
+    assert read_index(tab, label)["RATIONALE_DESC"].iloc[0].startswith("Gullies, dunes, and")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tab, label: tab.write_bytes(tab.read_bytes()[: tab.stat().st_size // 2]), "Fetch"),
+        (lambda tab, label: tab.write_text("".join(tab.read_text().splitlines(keepends=True)[:2])), "has 2 rows"),
+        (lambda tab, label: tab.write_text(tab.read_text().replace("50.000000", "5O.000000")), "is no number"),
+        (lambda tab, label: tab.write_text("<html>no</html>\n"), "does not fit"),
+        (lambda tab, label: label.write_text("<html>no</html>"), "is not the label"),
+        (lambda tab, label: label.write_text(label.read_text()[:-200]), "closing END"),
+        (lambda tab, label: label.write_text(label.read_text().replace("NAME = PRODUCT_ID", "NAME = X")), "PRODUCT_ID"),
+        (lambda tab, label: label.write_text(label.read_text().replace("COLUMNS = 54", "COLUMNS = 53")), "54 of 53"),
+    ],
+)
+def test_damage_is_named(written: tuple[Path, Path], damage, message: str) -> None:
+    damage(*written)
+    with pytest.raises(DamagedFileError, match=message):
+        read_index(*written)
+
+
+def test_the_label_says_what_the_table_holds(written: tuple[Path, Path]) -> None:
+    label = read_index_label(written[1])
+    assert label.rows == 3
+    assert label.columns[1] == ("FILE_NAME_SPECIFICATION", "CHARACTER")
+
+
+# querying
+
+
+def test_every_bound_bounds() -> None:
+    index = table(
+        [
+            {"OBSERVATION_ID": "ESP_000001_1800"},
+            {"OBSERVATION_ID": "ESP_000002_1800", "INCIDENCE_ANGLE": 75.0},
+            {"OBSERVATION_ID": "ESP_000003_1800", "SOLAR_LONGITUDE": 355.0},
+            {"OBSERVATION_ID": "ESP_000004_1800", "MINIMUM_LATITUDE": 40.0, "MAXIMUM_LATITUDE": 40.3},
+            {"OBSERVATION_ID": "ESP_000005_1800", "MINIMUM_LONGITUDE": 200.0, "MAXIMUM_LONGITUDE": 200.1},
+            {"OBSERVATION_ID": "ESP_000006_1800", "PRODUCT_ID": "ESP_000006_1800_RED"},
+            {"OBSERVATION_ID": "not an id"},
+        ]
+    )
+
+    def found(**query: Any) -> list[int]:
+        return [int(name[4:10]) for name in select(index, IndexQuery(**query))]
+
+    assert found() == [1, 2, 3, 4, 5]
+    assert found(product="RED") == [6]
+    assert found(product="RGB.NOMAP") == [1, 2, 3, 4, 5]
+    assert found(incidence=(70, 90)) == [2]
+    assert found(solar_longitude=(330, 30)) == [3]
+    assert found(solar_longitude=(90, 180)) == [1, 2, 4, 5]
+    assert found(latitude=(40.2, 60)) == [4]
+    assert found(longitude=(199, 200.05)) == [5]
+    assert found(longitude=(-170, -150)) == [5]
+    with pytest.raises(MarsError, match="no observation of the index fits"):
+        found(latitude=(-90, -80))
+
+
+def test_unknown_values_fit_where_nothing_is_asked() -> None:
+    index = table([{"OBSERVATION_ID": "ESP_000001_1800", "INCIDENCE_ANGLE": np.nan, "SOLAR_LONGITUDE": np.nan}])
+    assert select(index, IndexQuery()) == ["ESP_000001_1800"]
+    with pytest.raises(MarsError):
+        select(index, IndexQuery(incidence=(0, 80)))
+    with pytest.raises(MarsError):
+        select(index, IndexQuery(solar_longitude=(0, 180)))
+
+
+@pytest.mark.parametrize(
+    ("interval", "box", "expected"),
+    [
+        ((359.9, 0.1), (350, 10), True),
+        ((0.05, 359.95), (350, 10), True),  # across the meridian, smaller number first
+        ((0.05, 359.95), (100, 200), False),
+        ((5, 6), (350, 10), True),
+        ((20, 21), (350, 10), False),
+        ((100, 101), (0, 360), True),
+        ((100, 101), (101, 99), True),
+        ((100, 101), (102, 99), False),
+        ((190, 191), (-171, -160), True),
+    ],
+)
+def test_boxes_on_the_circle(interval: tuple[float, float], box: tuple[float, float], expected: bool) -> None:
+    index = table(
+        [{"OBSERVATION_ID": "ESP_000001_1800", "MINIMUM_LONGITUDE": interval[0], "MAXIMUM_LONGITUDE": interval[1]}]
+    )
+    if expected:
+        assert select(index, IndexQuery(longitude=box)) == ["ESP_000001_1800"]
+    else:
+        with pytest.raises(MarsError):
+            select(index, IndexQuery(longitude=box))
+
+
+@given(west=st.floats(0, 359), width=st.floats(0.01, 2), start=st.floats(0, 359), span=st.floats(0.1, 300))
+def test_overlap_is_that_of_points(west: float, width: float, start: float, span: float) -> None:
+    """Against a dense sampling of the observation's meridians."""
+    index = table(
+        [
+            {
+                "OBSERVATION_ID": "ESP_000001_1800",
+                "MINIMUM_LONGITUDE": west,
+                "MAXIMUM_LONGITUDE": (west + width) % 360,
+            }
+        ]
+    )
+    offsets = (west + np.linspace(0, width, 2001) - start) % 360
+    inside = offsets <= span
+    if np.abs(offsets - span).min() < 0.01 or np.minimum(offsets, 360 - offsets).min() < 0.01:
+        return  # a touch is decided by rounding
+    try:
+        found = bool(select(index, IndexQuery(longitude=(start, (start + span) % 360))))
+    except MarsError:
+        found = False
+    assert found == bool(inside.any())
+
+
+def test_a_limit_draws_by_seed_and_spreads() -> None:
+    index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(200)])
+    drawn = select(index, IndexQuery(limit=20))
+    assert len(set(drawn)) == 20
+    assert drawn == sorted(drawn)
+    assert drawn == select(index, IndexQuery(limit=20))
+    assert drawn != select(index, IndexQuery(limit=20, seed=1))
+    assert int(drawn[-1][4:10]) > 100
+    assert len(select(index, IndexQuery(limit=500))) == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"latitude": (10, -10)},
+        {"latitude": (-91, 0)},
+        {"longitude": (0, 400)},
+        {"solar_longitude": (-10, 20)},
+        {"incidence": (0, 190)},
+        {"limit": 0},
+    ],
+)
+def test_senseless_queries(query: dict[str, Any]) -> None:
+    with pytest.raises(MarsError, match="a query's"):
+        IndexQuery(**query)
+
+
+# real addresses
+
+
+def test_addresses_are_those_of_the_archive(shared: Path) -> None:
+    """All 2000 real COLOR products: their addresses follow from their observation's id."""
+    real = pd.read_csv(shared / "data" / "hirise" / "color_products.csv")
+    base = "https://hirise-pds.lpl.arizona.edu/PDS/"
+    for row in real.itertuples():
+        observation = parse_observation_id(row.FILE_NAME[:15])
+        files = product_files(observation, "COLOR")
+        assert (base + files.image, base + str(files.label)) == (row.IMG_URL, row.LABEL_URL)
+
+
+# observations
+
+
+def test_listed_and_found_observations(lake: Lake) -> None:
+    write_table(lake.index, table([{"OBSERVATION_ID": f"ESP_00000{n}_1800"} for n in range(4)]))
+    lake.observations_csv.write_text("id,product,note\nESP_000002_1800,COLOR,mine\nESP_011472_1225,,\n")
+    chosen = choose_observations(lake, IndexQuery())
+    assert list(chosen["observation"]) == [
+        "ESP_000002_1800",
+        "ESP_011472_1225",
+        "ESP_000000_1800",
+        "ESP_000001_1800",
+        "ESP_000003_1800",
+    ]
+    assert list(chosen["note"])[:3] == ["mine", "", "from the index"]
+    assert chosen["label"].iloc[0].endswith("ESP_000002_1800_COLOR.LBL")
+    assert chosen["label"].iloc[1] is None
+    assert chosen["corners"].iloc[0] == [1.0] * 8
+    assert chosen["corners"].iloc[1] is None, "the index does not have it"
+    assert np.isnan(chosen["incidence_angle"].iloc[1])
+    lake.observations_csv.unlink()
+    assert len(choose_observations(lake, IndexQuery(limit=2))) == 2
+    with pytest.raises(MarsError, match=r"observations\.csv"):
+        choose_observations(lake)
+
+
+def test_without_an_index(lake: Lake) -> None:
+    lake.root.mkdir()
+    lake.observations_csv.write_text("id\nESP_011472_1225\n")
+    chosen = choose_observations(lake)
+    assert chosen["corners"].iloc[0] is None
+    with pytest.raises(MissingInputError, match="hirise_index"):
+        choose_observations(lake, IndexQuery())
+
+
+def test_uncalibrated_colour_is_placed_by_the_colour_row() -> None:
+    rows = [
+        {"OBSERVATION_ID": name[:15], "PRODUCT_ID": name, **dict(zip(CORNERS, corners, strict=True))}
+        for name, corners in REAL.items()
+    ]
+    facts = observation_facts(
+        table(rows),
+        ["ESP_011400_1680", "ESP_030831_1335", "ESP_030831_1335"],
+        ["RGB.NOMAP.browse", "RGB.NOMAP.browse", "RED"],
+    )
+    assert facts["corners"].iloc[0] == REAL["ESP_011400_1680_COLOR"]
+    assert facts["corners"].iloc[1] is None, "its colour detectors were not read"
+    assert facts["corners"].iloc[2] == REAL["ESP_030831_1335_RED"]
