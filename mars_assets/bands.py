@@ -1,7 +1,7 @@
-"""From 8-bit RGB to the six HLS bands that Prithvi takes: scaling to reflectance units and imputation of the missing three.
+"""To the six HLS bands that Prithvi takes: from 8-bit RGB by scaling and imputation, from calibrated colour by physics.
 
-The formulas are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). All arithmetic is float32 unless
-``truncate`` asks for the published code's integer truncation. Arrays are channel-first; "B, G, R" is the order of the
+The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). All arithmetic is float32
+unless ``truncate`` asks for the published code's integer truncation. Arrays are channel-first; "B, G, R" is the order of the
 first three HLS bands.
 """
 
@@ -20,6 +20,17 @@ HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 
 ImputationMethod = Literal["means", "pre_norm", "post_norm"]
 IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
+SPECTRAL = "spectral"
+"""The method for calibrated products, whose bands are measured and not guessed: :func:`impute_spectral`."""
+
+CALIBRATED_BANDS = ("GREEN", "RED", "NIR_NARROW")
+"""The HLS bands that HiRISE's BLUE-GREEN, RED and NEAR-INFRARED stand for."""
+
+HIRISE_NM = {"BLUE-GREEN": 500.0, "RED": 700.0, "NEAR-INFRARED": 900.0}
+"""Central wavelengths of HiRISE's filters in nanometres, as the products' labels give them."""
+
+_HLS_BLUE_NM = 482.0
+_REFLECTANCE_UNITS = 10_000.0
 
 Float32 = npt.NDArray[np.float32]
 
@@ -163,3 +174,57 @@ def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = 
         case _:
             raise MarsError(f"unknown imputation method {method!r}: choose from {', '.join(IMPUTATION_METHODS)}")
     return np.concatenate([bgr, rest])
+
+
+def calibrated_reflectance(
+    dn: npt.NDArray[np.integer], scaling_factor: float, offset: float, incidence_angle: float
+) -> Float32:
+    """A COLOR product's DN to HLS reflectance units: ``(DN * scaling_factor + offset) / cos(incidence) * 10000``.
+
+    ``DN * scaling_factor + offset`` is I/F, the radiance over that of a white surface facing the sun. Divided by the cosine
+    of the incidence angle it is what a level surface that scatters evenly reflects (Lambert), which is what HLS means by
+    surface reflectance. Slopes and air are not corrected for.
+
+    Args:
+        dn: shape (3, H, W), NEAR-INFRARED, RED, BLUE-GREEN as in the product; no special values.
+        scaling_factor: the label's.
+        offset: the label's.
+        incidence_angle: of the sun, degrees from the vertical.
+
+    Returns:
+        float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``. Not below 0.
+
+    Raises:
+        MarsError: another shape, or the sun at the horizon or below, where the cosine says nothing.
+    """
+    if dn.ndim != 3 or dn.shape[0] != 3:
+        raise MarsError(f"a COLOR product's DN have shape (3, H, W); these have {dn.shape}")
+    if not 0 <= incidence_angle < 89:
+        raise MarsError(f"an incidence angle of {incidence_angle} degrees lights no level surface")
+    reflectance = (dn[::-1] * scaling_factor + offset) / np.cos(np.radians(incidence_angle)) * _REFLECTANCE_UNITS
+    return np.maximum(reflectance, 0).astype(np.float32)
+
+
+def impute_spectral(calibrated: Float32) -> Float32:
+    """Six bands of which three are measured. The others follow by a rule, which is no measurement.
+
+    BLUE is the line through BLUE-GREEN (500 nm) and RED (700 nm), continued to 482 nm: Mars's spectra rise steadily through
+    the visible. SWIR_1 and SWIR_2 equal NIR_NARROW: beyond 0.9 micrometres they change little.
+
+    Args:
+        calibrated: float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``.
+
+    Returns:
+        float32, shape (6, H, W), bands as ``HLS_BANDS``. Not below 0.
+
+    Raises:
+        MarsError: an array of another shape or type.
+    """
+    if calibrated.dtype != np.float32 or calibrated.ndim != 3 or calibrated.shape[0] != 3:
+        raise MarsError(
+            f"calibrated reflectance is float32 of shape (3, H, W); this is {calibrated.dtype} {calibrated.shape}"
+        )
+    green, red, nir = calibrated
+    step = (HIRISE_NM["BLUE-GREEN"] - _HLS_BLUE_NM) / (HIRISE_NM["RED"] - HIRISE_NM["BLUE-GREEN"])
+    blue = np.maximum(green - np.float32(step) * (red - green), 0)
+    return np.stack([blue, green, red, nir, nir, nir]).astype(np.float32)

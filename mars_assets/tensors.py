@@ -1,4 +1,7 @@
-"""The tensor stages: labelled images to B, G, R in reflectance units, and those to six bands. One chip an image, made once.
+"""The tensor stages: labelled images to reflectance units, and those to six bands. One chip an image, made once.
+
+Images of 8 bits become B, G, R by the paper's scale. Crops of COLOR products have a second source, their calibrated DN,
+which become green, red and near infrared by physics; ``spectral`` makes six bands of these.
 
 A chip carries the fingerprint of all that it was made from. A stage computes the chips whose fingerprint is not there yet:
 a killed run continues, a changed setting recomputes, a new label costs nothing where the pixels are the same.
@@ -14,12 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from mars_assets.bands import (
+    CALIBRATED_BANDS,
     HLS_BANDS,
+    SPECTRAL,
     STATISTICS,
-    BandStatistics,
     Float32,
     ImputationMethod,
+    calibrated_reflectance,
     impute,
+    impute_spectral,
     scale_to_reflectance,
 )
 from mars_assets.chips import read_chip, read_fingerprint, write_chip
@@ -31,8 +37,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 BGR = HLS_BANDS[:3]
+CALIBRATED = "calibrated"
 _SCALING = "hls-reflectance 1"
+_CALIBRATION = "calibrated-reflectance 1"
 _IMPUTATION = "imputation 1"
+_SPECTRAL_IMPUTATION = "spectral-imputation 1"
+_HIGHEST_REFLECTANCE = 20_000.0  # a slope that faces a low sun reflects more than level ground may
 """Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
 
 
@@ -81,14 +91,54 @@ def make_reflectance(
     settings = {"computation": _SCALING, "statistics": statistics, "truncate": truncate}
     chosen = STATISTICS[statistics]
 
-    georeference = _Georeference(lake)
+    crops = _Crops(lake)
 
     def compute(row: Any) -> Chip:
         rgb = read_rgb(lake.inside(row.file))
-        return Chip(scale_to_reflectance(rgb, chosen, truncate), *georeference(row))
+        return Chip(scale_to_reflectance(rgb, chosen, truncate), *crops.georeference(row))
 
     images = images.assign(source_sha=images["pixels_sha"])
     return _run_stage(lake, "reflectance", images, BGR, settings, label_version, compute, progress)
+
+
+def make_calibrated(
+    lake: Lake, images: pd.DataFrame, label_version: str, *, progress: Progress = SILENT
+) -> StageResult:
+    """Calibrates every labelled crop of a COLOR product: green, red and near infrared in HLS reflectance units.
+
+    Crops with pixels that have no data are left out, and said so.
+
+    Args:
+        lake: where chips go.
+        images: ``labelled_crops``.
+        label_version: of these images; travels in the manifest.
+        progress: of the chips.
+    """
+    crops = _Crops(lake)
+    sources = {row.image_id: crops.calibrated_source(row) for row in images.itertuples()}
+    complete = {image: source for image, source in sources.items() if source is not None and source.complete}
+    left_out = sum(source is not None for source in sources.values()) - len(complete)
+    if left_out:
+        progress.say(f"{CALIBRATED}: {left_out} crops have pixels without data and are left out")
+
+    def compute(row: Any) -> Chip:
+        return Chip(complete[row.image_id].read(), *crops.georeference(row))
+
+    images = images[images["image_id"].isin(complete)]
+    images = images.assign(source_sha=[complete[image].sha for image in images["image_id"]])
+    settings = {"computation": _CALIBRATION}
+    return _run_stage(lake, CALIBRATED, images, CALIBRATED_BANDS, settings, label_version, compute, progress)
+
+
+def make_spectral(lake: Lake, *, progress: Progress = SILENT) -> StageResult:
+    """Makes six bands of every calibrated chip."""
+    source, provenance = read_manifest(lake, CALIBRATED)
+    settings = {"computation": _SPECTRAL_IMPUTATION, "method": SPECTRAL}
+    compute = _chip_by_chip(lake, CALIBRATED_BANDS, impute_spectral)
+    source = source.assign(source_sha=source["chip_sha"])
+    return _run_stage(
+        lake, f"imputed_{SPECTRAL}", source, HLS_BANDS, settings, provenance["label_version"], compute, progress
+    )
 
 
 def make_imputed(
@@ -99,8 +149,6 @@ def make_imputed(
     Raises:
         ProvenanceError: the reflectance was scaled with other statistics.
     """
-    import rasterio
-
     source, provenance = read_manifest(lake, "reflectance")
     if provenance["statistics"] != statistics:
         raise ProvenanceError(
@@ -114,18 +162,25 @@ def make_imputed(
         "truncate": provenance["truncate"],
     }
     chosen = STATISTICS[statistics]
-
-    def compute(row: Any) -> Chip:
-        path = lake.inside(row.file)
-        bgr = read_chip(path, BGR)
-        with rasterio.open(path) as file:
-            crs = file.crs
-            return Chip(impute(bgr, method, chosen), crs, file.transform if crs else None)
-
+    compute = _chip_by_chip(lake, BGR, lambda bgr: impute(bgr, method, chosen))
     source = source.assign(source_sha=source["chip_sha"])
     return _run_stage(
         lake, f"imputed_{method}", source, HLS_BANDS, settings, provenance["label_version"], compute, progress
     )
+
+
+def _chip_by_chip(lake: Lake, bands: tuple[str, ...], function: Callable[[Float32], Float32]) -> Callable[[Any], Chip]:
+    """A stage's computation on the chip of the stage before, whose position stays."""
+    import rasterio
+
+    def compute(row: Any) -> Chip:
+        path = lake.inside(row.file)
+        values = function(read_chip(path, bands))
+        with rasterio.open(path) as file:
+            crs = file.crs
+            return Chip(values, crs, file.transform if crs else None)
+
+    return compute
 
 
 def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -202,29 +257,63 @@ def _run_stage(
     return StageResult(manifest, provenance, len(todo))
 
 
-class _Georeference:
-    """CRS and transform of the lake's own crops where their product is map projected; (None, None) for other images."""
+@dataclass(frozen=True)
+class _CalibratedSource:
+    """A crop's DN: where they lie, a name for their values, and whether all have data."""
+
+    path: Path
+    sha: str
+    complete: bool
+
+    def read(self) -> Float32:
+        import rasterio
+        from rasterio.errors import RasterioError
+
+        try:
+            with rasterio.open(self.path) as file:
+                incidence = float(file.tags()["INCIDENCE_ANGLE"])
+                return calibrated_reflectance(file.read(), file.scales[0], file.offsets[0], incidence)
+        except (RasterioError, KeyError) as error:
+            raise DamagedFileError(f"{self.path} cannot be read ({error}): make 'crops' again") from error
+
+
+class _Crops:
+    """The lake's own crops: where they lie on the map, and their calibrated DN."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._crops: dict[str, dict[str, tuple[Any, Any]]] = {}
+        self._manifests: dict[str, tuple[dict[str, Any], str]] = {}
 
-    def __call__(self, row: Any) -> tuple[Any, Any]:
+    def georeference(self, row: Any) -> tuple[Any, Any]:
+        """CRS and transform of an image that is a crop of a map-projected product; (None, None) of others."""
         if row.origin != "crop":
             return None, None
-        crs, transform = self._of(row.observation)[row.original]
-        if not isinstance(crs, str):  # a missing text is NaN where others of the column are not missing
+        crop, _ = self._of(row)
+        if not isinstance(crop.crs, str):  # a missing text is NaN where others of the column are not missing
             return None, None
         from rasterio import Affine
 
-        return crs, Affine(*transform)
+        return crop.crs, Affine(*crop.transform)
 
-    def _of(self, observation: str) -> dict[str, tuple[Any, Any]]:
-        if observation not in self._crops:
-            manifest = self._lake.crops(observation) / "crops.parquet"
-            table = read_table(manifest, "crops", ["crop_id", "crs", "transform"])
-            self._crops[observation] = {row.crop_id: (row.crs, row.transform) for row in table.itertuples()}
-        return self._crops[observation]
+    def calibrated_source(self, row: Any) -> _CalibratedSource | None:
+        """The DN of an image that is a crop of a COLOR product."""
+        if row.origin != "crop":
+            return None
+        crop, cut = self._of(row)
+        if crop.product != "COLOR" or not isinstance(crop.dn_file, str):
+            return None
+        path = self._lake.crops(row.observation) / crop.dn_file
+        return _CalibratedSource(path, fingerprint(cut, crop.crop_id), crop.invalid_fraction == 0)
+
+    def _of(self, row: Any) -> tuple[Any, str]:
+        if row.observation not in self._manifests:
+            path = self._lake.crops(row.observation) / "crops.parquet"
+            columns = ["crop_id", "product", "dn_file", "invalid_fraction", "crs", "transform"]
+            table = read_table(path, "crops", columns)
+            rows = {crop.crop_id: crop for crop in table.itertuples()}
+            self._manifests[row.observation] = rows, read_provenance(path).get("fingerprint", "")
+        crops, cut = self._manifests[row.observation]
+        return crops[row.original], cut
 
 
 def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str], int]:
@@ -234,7 +323,7 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
         The problems, and how many chips were read.
     """
     manifest, provenance = read_manifest(lake, stage)
-    statistics, bands = STATISTICS[provenance["statistics"]], tuple(provenance["bands"])
+    bands = tuple(provenance["bands"])
     problems = [f"{file} is missing" for file in manifest["file"] if not lake.inside(file).exists()]
     sample = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, min(looked_at, len(manifest))).astype(int))]
     for row in sample.itertuples():
@@ -243,18 +332,30 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
         except DamagedFileError as error:
             problems.append(str(error))
             continue
-        problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance, statistics)]
+        problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance)]
     return problems, len(sample)
 
 
-def _problems_of(chip: Float32, row: Any, provenance: dict[str, Any], statistics: BandStatistics) -> Iterator[str]:
+def _problems_of(chip: Float32, row: Any, provenance: dict[str, Any]) -> Iterator[str]:
     if chip.shape != (len(provenance["bands"]), row.height, row.width):
         yield f"shape {chip.shape}"
         return
     if not np.isfinite(chip).all():
         yield "values that are not finite"
+        return
+    if "statistics" not in provenance:
+        yield from _problems_of_calibrated(chip, provenance)
+        return
+    statistics = STATISTICS[provenance["statistics"]]
     # One part in a million above white is float32 rounding.
-    elif chip[:3].min() < 0 or (chip[:3] > statistics.white * np.float32(1 + 1e-6)).any():
+    if chip[:3].min() < 0 or (chip[:3] > statistics.white * np.float32(1 + 1e-6)).any():
         yield f"reflectance outside 0 … {statistics.white.ravel().tolist()}"
     elif "method" in provenance and not np.array_equal(chip, impute(chip[:3], provenance["method"], statistics)):
+        yield f"the imputed bands are not what {provenance['method']} says"
+
+
+def _problems_of_calibrated(chip: Float32, provenance: dict[str, Any]) -> Iterator[str]:
+    if chip.min() < 0 or chip.max() > _HIGHEST_REFLECTANCE:
+        yield f"reflectance {chip.min():.0f} … {chip.max():.0f}, outside 0 … {_HIGHEST_REFLECTANCE:.0f}"
+    elif "method" in provenance and not np.array_equal(chip, impute_spectral(chip[1:4])):
         yield f"the imputed bands are not what {provenance['method']} says"

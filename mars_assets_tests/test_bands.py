@@ -1,4 +1,7 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from mars_assets.bands import (
@@ -7,7 +10,9 @@ from mars_assets.bands import (
     PRITHVI_V1,
     STATISTICS,
     BandStatistics,
+    calibrated_reflectance,
     impute,
+    impute_spectral,
     normalize,
     reflectance_to_rgb,
     scale_to_reflectance,
@@ -101,3 +106,40 @@ def test_statistics_are_checked() -> None:
         BandStatistics("short", (1.0,), (1.0,))
     with pytest.raises(MarsError, match="positive"):
         BandStatistics("flat", (0.0,) * 6, (1.0,) * 5 + (0.0,))
+
+
+def test_calibrated_reflectance_by_hand() -> None:
+    dn = np.array([[[500]], [[400]], [[300]]], np.uint16)  # NIR, RED, BLUE-GREEN
+    found = calibrated_reflectance(dn, 2e-4, 0.03, 60.0)
+    assert found.dtype == np.float32
+    # I/F 0.13, 0.11, 0.09, on level ground twice that.
+    np.testing.assert_allclose(found.ravel(), [1800, 2200, 2600], rtol=1e-6)
+    assert calibrated_reflectance(dn, 2e-4, -0.5, 0.0).min() == 0
+
+
+@pytest.mark.parametrize("incidence", [89.0, 95.0, -1.0, float("nan")])
+def test_no_reflectance_where_the_sun_does_not_shine(incidence: float) -> None:
+    with pytest.raises(MarsError, match="incidence"):
+        calibrated_reflectance(np.zeros((3, 1, 1), np.uint16), 1, 0, incidence)
+
+
+def test_calibration_of_real_products_lies_in_what_mars_reflects(shared: Path) -> None:
+    """The darkest and brightest valid DN of 2000 real COLOR products: no band may leave what HLS stores."""
+    table = pd.read_csv(shared / "data" / "hirise" / "color_products.csv")
+    lit = table[table["INCIDENCE_ANGLE"] < 80]
+    assert len(lit) > 1500
+    for row in lit.to_dict("records"):
+        dn = np.array([[[3, 512, 1021]]] * 3, np.uint16)
+        chip = calibrated_reflectance(dn, row["SCALING_FACTOR"], row["OFFSET"], row["INCIDENCE_ANGLE"])
+        assert 0 <= chip.min() < chip.max() < 20_000, row["FILE_NAME"]
+
+
+def test_spectral_bands_by_hand() -> None:
+    green, red, nir = np.float32(1000), np.float32(2000), np.float32(2400)
+    chip = impute_spectral(np.array([green, red, nir], np.float32)[:, None, None])
+    # The line from 500 to 700 nm rises by 5 a nanometre; 482 nm is 18 before.
+    np.testing.assert_allclose(chip.ravel(), [910, 1000, 2000, 2400, 2400, 2400], rtol=1e-6)
+    dark = impute_spectral(np.array([10, 2000, 2400], np.float32)[:, None, None])
+    assert dark[0] == 0
+    with pytest.raises(MarsError, match="float32"):
+        impute_spectral(np.zeros((3, 2, 2)))

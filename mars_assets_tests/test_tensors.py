@@ -7,11 +7,27 @@ import rasterio
 from PIL import Image
 
 from mars_assets import tensors
-from mars_assets.bands import HLS_BANDS, PRITHVI_V1, STATISTICS, impute, normalize, scale_to_reflectance
+from mars_assets.bands import (
+    CALIBRATED_BANDS,
+    HLS_BANDS,
+    PRITHVI_V1,
+    STATISTICS,
+    impute,
+    normalize,
+    scale_to_reflectance,
+)
 from mars_assets.chips import read_chip
-from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.errors import DamagedFileError, MissingInputError, ProvenanceError
 from mars_assets.lake import Lake, write_table
-from mars_assets.tensors import chip_problems, make_imputed, make_reflectance, read_manifest
+from mars_assets.progress import Progress
+from mars_assets.tensors import (
+    chip_problems,
+    make_calibrated,
+    make_imputed,
+    make_reflectance,
+    make_spectral,
+    read_manifest,
+)
 
 
 def images(lake: Lake, count: int = 4, side: int = 24, observation: str | None = None) -> pd.DataFrame:
@@ -103,7 +119,14 @@ def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
     observation = "ESP_011472_1225"
     place = [0.5, 0.0, 1000.0, 0.0, -0.5, 2000.0]
     crops = pd.DataFrame(
-        {"crop_id": [f"crop{n}" for n in range(2)], "crs": ["IAU_2015:49910", None], "transform": [place, None]}
+        {
+            "crop_id": [f"crop{n}" for n in range(2)],
+            "product": ["RED", "RGB.NOMAP"],
+            "dn_file": [None, None],
+            "invalid_fraction": [0.0, 0.0],
+            "crs": ["IAU_2015:49910", None],
+            "transform": [place, None],
+        }
     )
     write_table(lake.crops(observation) / "crops.parquet", crops)
     make_reflectance(lake, images(lake, 2, observation=observation), "v")
@@ -113,6 +136,102 @@ def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
         assert list(file.transform)[:6] == place
     with rasterio.open(lake.root / manifest.at[1, "file"]) as file:
         assert file.crs is None
+
+
+def write_dn(path: Path, dn: np.ndarray, scale: float = 2e-4, offset: float = 0.03, incidence: float = 60.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=3, height=dn.shape[1], width=dn.shape[2], dtype="uint16", nodata=0
+    ) as file:
+        file.write(dn)
+        file.scales, file.offsets = (scale,) * 3, (offset,) * 3
+        file.update_tags(INCIDENCE_ANGLE=incidence)
+
+
+def colour_crops(lake: Lake, observation: str, count: int, invalid: float = 0.0) -> list[np.ndarray]:
+    """Crops of a COLOR product with random DN, in the order of their ids; the last lacks data."""
+    folder = lake.crops(observation)
+    every = [np.random.default_rng(n).integers(3, 1021, (3, 24, 32), np.uint16) for n in range(count)]
+    for n, dn in enumerate(every):
+        write_dn(folder / f"crop{n}.tif", dn)
+    crops = pd.DataFrame(
+        {
+            "crop_id": [f"crop{n}" for n in range(count)],
+            "product": "COLOR",
+            "dn_file": [f"crop{n}.tif" for n in range(count)],
+            "invalid_fraction": [0.0] * (count - 1) + [invalid],
+            "crs": None,
+            "transform": None,
+        }
+    )
+    write_table(folder / "crops.parquet", crops, {"fingerprint": "cut"})
+    return every
+
+
+def test_calibrated_crops_are_i_over_f(lake: Lake) -> None:
+    observation = "ESP_013951_1955"
+    every = colour_crops(lake, observation, 3)
+    others = images(lake, 5).iloc[3:]
+    table = pd.concat([images(lake, 3, observation=observation), others], ignore_index=True)
+    result = make_calibrated(lake, table, "v")
+    assert list(result.manifest["image_id"]) == ["i0", "i1", "i2"], "images from elsewhere have no calibrated source"
+    assert result.provenance["label_version"] == "v"
+    for dn, row in zip(every, result.manifest.itertuples(), strict=True):
+        nir, red, blue_green = (dn.astype(np.float64) * 2e-4 + 0.03) / np.cos(np.pi / 3) * 10_000
+        chip = read_chip(lake.root / row.file, CALIBRATED_BANDS)
+        np.testing.assert_allclose(chip, np.stack([blue_green, red, nir]), rtol=1e-6)
+        np.testing.assert_allclose(chip, (dn[::-1] * 2.0 + 300) * 2, rtol=1e-6)
+    assert chip_problems(lake, "calibrated") == ([], 3)
+    assert make_calibrated(lake, table, "v").computed == 0
+
+    spectral = make_spectral(lake)
+    assert list(spectral.manifest["image_id"]) == ["i0", "i1", "i2"]
+    chip = read_chip(lake.root / spectral.manifest.at[0, "file"], HLS_BANDS)
+    np.testing.assert_array_equal(chip[1:4], read_chip(lake.root / result.manifest.at[0, "file"], CALIBRATED_BANDS))
+    assert chip_problems(lake, "imputed_spectral") == ([], 3)
+    assert make_spectral(lake).computed == 0
+
+    damaged = lake.root / spectral.manifest.at[0, "file"]
+    _write(damaged, np.where(np.arange(6)[:, None, None] == 0, chip + 1, chip))
+    assert "not what spectral says" in chip_problems(lake, "imputed_spectral")[0][0]
+    _write(damaged, chip * 100)
+    assert "outside 0" in chip_problems(lake, "imputed_spectral")[0][0]
+
+
+def test_a_crop_cut_anew_is_calibrated_anew(lake: Lake) -> None:
+    observation = "ESP_013951_1955"
+    colour_crops(lake, observation, 2)
+    table = images(lake, 2, observation=observation)
+    make_calibrated(lake, table, "v")
+    write_table(
+        lake.crops(observation) / "crops.parquet",
+        pd.read_parquet(lake.crops(observation) / "crops.parquet"),
+        {"fingerprint": "cut otherwise"},
+    )
+    assert make_calibrated(lake, table, "v").computed == 2
+
+
+def test_crops_without_data_are_not_calibrated(lake: Lake) -> None:
+    observation = "ESP_013951_1955"
+    colour_crops(lake, observation, 2, invalid=0.01)
+    said: list[str] = []
+    result = make_calibrated(lake, images(lake, 2, observation=observation), "v", progress=Progress(said.append))
+    assert list(result.manifest["image_id"]) == ["i0"]
+    assert any("1 crops have pixels without data" in line for line in said)
+
+
+def test_nothing_calibrated_is_no_error(lake: Lake) -> None:
+    assert make_calibrated(lake, images(lake, 2), "v").manifest.empty
+    assert make_spectral(lake).manifest.empty
+    assert chip_problems(lake, "imputed_spectral") == ([], 0)
+
+
+def test_a_lost_dn_file_is_named(lake: Lake) -> None:
+    observation = "ESP_013951_1955"
+    colour_crops(lake, observation, 1)
+    (lake.crops(observation) / "crop0.tif").unlink()
+    with pytest.raises(DamagedFileError, match=r"crop0\.tif.*make 'crops' again"):
+        make_calibrated(lake, images(lake, 1, observation=observation), "v")
 
 
 def test_bands_that_follow_from_one_another_take_little_space(lake: Lake) -> None:

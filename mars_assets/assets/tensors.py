@@ -1,5 +1,6 @@
 """Tensors: labelled crops in HLS reflectance units, and imputed to Prithvi's six bands by each method."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
-from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, STATISTICS, ImputationMethod
+from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, SPECTRAL, STATISTICS, BandStatistics, ImputationMethod
 from mars_assets.lake import fingerprint
 from mars_assets.resources import LakeResource
 
@@ -37,22 +38,27 @@ def reflectance(
     Channel i of the 8-bit image times `(mean_i + 2 * std_i) / 255`, with the means and standard deviations that Prithvi
     is normalised with, as in Patel et al. 2024. Float32 GeoTIFFs; a chip that is there for the same pixels and settings
     is not made again.
+
+    Crops of COLOR products are calibrated, so for them there is no need to guess: in `tensors/calibrated` they have green,
+    red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
     from mars_assets.labels.table import current_label_version, read_labelled_crops
-    from mars_assets.tensors import make_reflectance
+    from mars_assets.tensors import CALIBRATED, make_calibrated, make_reflectance
 
+    progress = progress_of(context)
     with mendable():
         here = lake.open()
+        images, version = read_labelled_crops(here), current_label_version(here)
         result = make_reflectance(
-            here,
-            read_labelled_crops(here),
-            current_label_version(here),
-            statistics=config.statistics,
-            truncate=config.truncate,
-            progress=progress_of(context),
+            here, images, version, statistics=config.statistics, truncate=config.truncate, progress=progress
         )
+        calibrated = make_calibrated(here, images, version, progress=progress)
         metadata = _describe(here, "reflectance", result)
-    return dg.MaterializeResult(metadata=metadata, data_version=_version(result))
+        metadata["calibrated chips"] = len(calibrated.manifest)
+        if len(calibrated.manifest):
+            metadata["calibrated"] = _chips_picture(here, CALIBRATED, calibrated)
+    shas = [*result.manifest["chip_sha"], *calibrated.manifest["chip_sha"]]
+    return dg.MaterializeResult(metadata=metadata, data_version=_version(shas))
 
 
 class ImputationConfig(dg.Config):
@@ -89,35 +95,67 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
             here = lake.open()
             result = make_imputed(here, method, statistics=config.statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
-        return dg.MaterializeResult(metadata=metadata, data_version=_version(result))
+        return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
 
     return imputed
 
 
-imputed_assets = [_imputed(method) for method in IMPUTATION_METHODS]
+@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[reflectance])
+def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    """Six-band chips of the crops that have a calibrated source, beyond the paper: three bands are measured, none guessed.
+
+    HiRISE's RED (700 nm) is B04, BLUE-GREEN (500 nm) is B03, NEAR-INFRARED (900 nm) is the NIR band, all as reflectance
+    x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
+    equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
+    """
+    from mars_assets.tensors import make_spectral
+
+    with mendable():
+        here = lake.open()
+        result = make_spectral(here, progress=progress_of(context))
+        metadata = _describe(here, f"imputed_{SPECTRAL}", result)
+    return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
 
 
-def _version(result: "StageResult") -> dg.DataVersion:
-    return dg.DataVersion(fingerprint(sorted(result.manifest["chip_sha"]))[:16])
+imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
+
+
+def _version(chip_shas: list[str]) -> dg.DataVersion:
+    return dg.DataVersion(fingerprint(sorted(chip_shas))[:16])
+
+
+def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
+    from mars_assets.evaluation.chips import chip_sheet
+
+    sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], _statistics(result))
+    return picture(sheet, f"{stage}, every band of six chips")
+
+
+def _shown(lake: "Lake", result: "StageResult") -> list[Path]:
+    sample = result.manifest.iloc[:: max(1, len(result.manifest) // 6)].head(6)
+    return [lake.inside(file) for file in sample["file"]]
+
+
+def _statistics(result: "StageResult") -> BandStatistics:
+    """Those that a stage was made with; v1's, for display only, of one that needs none."""
+    return STATISTICS[result.provenance.get("statistics", "v1")]
 
 
 def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
-    from mars_assets.evaluation.chips import chip_sheet, value_ranges
+    from mars_assets.evaluation.chips import value_ranges
 
     folder = lake.tensors(stage)
-    statistics = STATISTICS[result.provenance["statistics"]]
-    sample = result.manifest.iloc[:: max(1, len(result.manifest) // 6)].head(6)
-    paths = [lake.inside(file) for file in sample["file"]]
-    ranges = value_ranges(paths, result.provenance["bands"])
+    shown: dict = {}
+    if len(result.manifest):
+        shown["chips"] = _chips_picture(lake, stage, result)
+        shown["values of these chips"] = table(value_ranges(_shown(lake, result), result.provenance["bands"]))
+    if "statistics" in result.provenance:
+        shown["statistics"] = result.provenance["statistics"]
     return {
         "dagster/row_count": len(result.manifest),
         "computed in this run": result.computed,
         "were there": len(result.manifest) - result.computed,
-        "chips": picture(
-            chip_sheet(paths, result.provenance["bands"], statistics), f"{stage}, every band of six chips"
-        ),
-        "values of these chips": table(ranges),
-        "statistics": statistics.name,
+        **shown,
         "label version": result.provenance["label_version"],
         "folder": where(folder),
         "manifest": where(folder / "manifest.parquet"),

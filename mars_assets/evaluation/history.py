@@ -30,6 +30,8 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     new = pd.DataFrame(list(rows))
     if path.exists():
         old = read_table(path, asset)
+        # Rows of an earlier version of this project may lack a column that says what was measured.
+        old = old.reindex(columns=[*old.columns, *(key for key in keys if key not in old)])
         measured = set(new[list(keys)].itertuples(index=False, name=None))
         kept = [row not in measured for row in old[list(keys)].itertuples(index=False, name=None)]
         old = old[kept]

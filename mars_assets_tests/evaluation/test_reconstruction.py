@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import torch
 from PIL import Image
+from scipy.stats import wilcoxon
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
 from mars_assets.chips import read_chip, write_chip
@@ -15,6 +18,7 @@ from mars_assets.compute import Compute
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.evaluation.reconstruction import (
     PAPER,
+    anchor_chip,
     centre_window,
     draw_examples,
     draw_losses,
@@ -22,6 +26,7 @@ from mars_assets.evaluation.reconstruction import (
     reconstruct,
     reconstruct_examples,
     reconstruction_table,
+    statement,
     summarise,
     typical_images,
 )
@@ -123,6 +128,31 @@ class TestLosses:
         pd.testing.assert_frame_equal(whole[columns], other[columns], rtol=1e-5)
         pd.testing.assert_frame_equal(whole.loc[["tile"], columns], alone[columns], rtol=1e-5)
 
+    def test_psnr_and_ssim_are_those_of_scikit_image(self, weights: Path, chips: pd.DataFrame) -> None:
+        """On the removed pixels of the picture, white being 1."""
+        table = reconstruct(chips, weights, compute=CPU).set_index(["image_id", "method"])
+        mae = load_mae_from(weights)
+        white = PRITHVI_V1.white.transpose(1, 2, 0)
+        for chip in chips.itertuples():
+            x = centre_window(chip.path, mae.config)
+            height, width = x.shape[1:]
+            noise = mask_noise(chip.image_id, 5, height * width // 256)
+            with torch.no_grad():
+                _, pred, mask = mae(torch.from_numpy(x)[None], 0.5, torch.from_numpy(noise)[None])
+                grid = (1, height // 16, width // 16)
+                image = mae.unpatchify(pred, grid)[0, :, 0].numpy()
+            removed = np.kron(mask[0].numpy().reshape(grid[1:]), np.ones((16, 16))) > 0
+            original, painted = (
+                ((v * PRITHVI_V1.std + PRITHVI_V1.mean)[:3].transpose(1, 2, 0) / white).astype(np.float64)
+                for v in (x, np.where(removed, image, x))
+            )
+            row = table.loc[chip.image_id, chip.method]
+            psnr = peak_signal_noise_ratio(original[removed], painted[removed], data_range=1)
+            assert row["psnr"] == pytest.approx(psnr, abs=1e-3)
+            _, similar = structural_similarity(original, painted, data_range=1, channel_axis=-1, full=True)
+            inner = np.s_[3:-3, 3:-3]
+            assert row["ssim"] == pytest.approx(similar[inner].mean(axis=-1)[removed[inner]].mean(), abs=1e-5)
+
     def test_masks_differ_by_image_and_seed_only(self) -> None:
         noise = mask_noise("a", 1, 196)
         np.testing.assert_array_equal(noise, mask_noise("a", 1, 196))
@@ -190,7 +220,7 @@ def _rows(n: int, **offsets: float) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"image_id": f"i{i}", "method": method, "model_loss": base[i] / 2, "rgb_loss": base[i] + offset + rng.normal(0, 0.01),
-             "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
+             "psnr": 20.0 - base[i], "ssim": 0.9 - offset, "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
             for i in range(n) for method, offset in offsets.items()
         ]
     )  # fmt: skip
@@ -225,11 +255,55 @@ class TestSummary:
         with pytest.raises(MarsError, match=r"post_norm lacks 1 images, e\.g\. i3"):
             summarise(_rows(5, means=0.0, post_norm=0.1).drop(index=7), "v1")
 
+    def test_spectral_stands_beside_the_others_on_its_own_images(self) -> None:
+        rows = _rows(50, means=0.3, post_norm=0.1, spectral=0.0)
+        measured = [f"i{number}" for number in range(20)]
+        rows = rows[(rows["method"] != "spectral") | rows["image_id"].isin(measured)]
+        table = summarise(rows, "v1")
+        assert list(table["method"]) == ["post_norm", "means", "spectral"], "it does not rank among them"
+        assert list(table["n_images"]) == [50, 50, 20]
+        own = rows[rows["method"] == "spectral"]
+        assert table.at[2, "rgb_loss"] == pytest.approx(own["rgb_loss"].mean())
+        other = rows[(rows["method"] == "post_norm") & rows["image_id"].isin(measured)]
+        assert table.at[2, "rgb_minus_best"] == pytest.approx(own["rgb_loss"].mean() - other["rgb_loss"].mean())
+
     def test_rows_of_several_settings(self) -> None:
         rows = _rows(5, means=0.0)
         rows.loc[0, "recipe"] = "other"
         with pytest.raises(MarsError, match="one setting"):
             summarise(rows, "v1")
+
+    def test_several_masks_count_an_image_once(self) -> None:
+        one = _rows(40, means=0.3, post_norm=0.0)
+        other = one.assign(seed=2, recipe="r2", rgb_loss=one["rgb_loss"] + 0.2)
+        table = summarise(pd.concat([one, other]), "v1")
+        assert list(table["n_images"]) == [40, 40]
+        assert list(table["masks"]) == [2, 2]
+        assert list(table["seed"]) == [1, 1]
+        single = summarise(one, "v1")
+        np.testing.assert_allclose(table["rgb_loss"], single["rgb_loss"] + 0.1)
+        np.testing.assert_allclose(
+            table["rgb_loss_high"] - table["rgb_loss_low"], single["rgb_loss_high"] - single["rgb_loss_low"]
+        )
+
+    def test_every_mask_ratio_has_its_rows(self) -> None:
+        half = _rows(20, means=0.3, post_norm=0.0)
+        most = half.assign(mask_ratio=0.75, recipe="r2", rgb_loss=half["rgb_loss"] * 2)
+        table = summarise(pd.concat([half, most]), "v1")
+        assert list(table["mask_ratio"]) == [0.5, 0.5, 0.75, 0.75]
+        np.testing.assert_allclose(table["rgb_loss"][2:], 2 * table["rgb_loss"][:2].to_numpy())
+        with pytest.raises(MarsError, match="one setting"):
+            summarise(pd.concat([half, most.assign(seed=7)]), "v1")
+
+    def test_the_paired_test_is_scipys(self) -> None:
+        rows = _rows(30, means=0.02, post_norm=0.0)
+        table = summarise(rows, "v1")
+        pivot = rows.pivot(index="image_id", columns="method", values="rgb_loss")
+        assert np.isnan(table.at[0, "p_value"])
+        assert table.at[1, "p_value"] == pytest.approx(wilcoxon(pivot["means"], pivot["post_norm"]).pvalue)
+        assert statement(table)[0].startswith("post_norm is better than means on RGB: 0.0")
+        same = summarise(_rows(40, means=0.0, post_norm=0.0), "v1")
+        assert "not distinguishable" in statement(same)[0]
 
     def test_typical_images_leave_out_the_extremes(self) -> None:
         rows = _rows(40, means=0.0)
@@ -306,6 +380,48 @@ class TestTable:
             == ["labels1"] * 3 + ["labels2"] * 3
         )
         assert len(pd.read_parquet(filled.metrics("reconstruction_images"))) == 18
+
+    def test_a_sweep_of_ratios_and_masks(self, filled: Lake) -> None:
+        settings = {"n_images": 3, "batch_size": 4, "compute": CPU, "mask_ratios": [0.5, 0.25], "masks": 2}
+        result = reconstruction_table(filled, IMPUTATION_METHODS, **settings)
+        assert result.computed == 3 * 3 * 2 * 2
+        assert list(result.summary["mask_ratio"]) == [0.5] * 3 + [0.25] * 3
+        assert set(result.summary["masks"]) == {2}
+        assert reconstruction_table(filled, IMPUTATION_METHODS, **settings).computed == 0
+        once = reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, batch_size=4, compute=CPU)
+        assert once.computed == 0, "a part of the sweep"
+        assert len(pd.read_parquet(filled.metrics("reconstruction"))) == 9
+
+    def test_a_chip_of_earth_is_a_row_of_its_own(self, filled: Lake, shared: Path) -> None:
+        path = anchor_chip(filled, shared / "data" / "hls" / "hls_l30_chip.tif", [2, 3, 4, 5, 6, 7])
+        with rasterio.open(shared / "data" / "hls" / "hls_l30_chip.tif") as file:
+            np.testing.assert_array_equal(read_chip(path, HLS_BANDS), file.read([2, 3, 4, 5, 6, 7]))
+        result = reconstruction_table(filled, IMPUTATION_METHODS, n_images=4, anchor=path, compute=CPU)
+        row = result.summary.iloc[-1]
+        assert (row["method"], row["n_images"]) == ("hls", 1)
+        assert np.isnan(row["rgb_minus_best"])
+        assert np.isfinite(row["rgb_loss"])
+        assert len(result.summary) == 4
+
+    @pytest.mark.parametrize(
+        ("bands", "message"),
+        [([1, 2, 3], "6 bands"), ([2, 3, 4, 5, 6, 11], "has 10 bands"), ([0, 1, 2, 3, 4, 5], "10")],
+    )
+    def test_an_unusable_anchor(self, lake: Lake, shared: Path, bands: list[int], message: str) -> None:
+        with pytest.raises(MarsError, match=message):
+            anchor_chip(lake, shared / "data" / "hls" / "hls_l30_chip.tif", bands)
+        with pytest.raises(MarsError, match="cannot be read"):
+            anchor_chip(lake, lake.root / "none.tif", [1, 2, 3, 4, 5, 6])
+
+    def test_rows_of_an_earlier_version_stay(self, filled: Lake) -> None:
+        reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU)
+        for name in ("reconstruction", "reconstruction_images"):
+            old = pd.read_parquet(filled.metrics(name))
+            write_table(
+                filled.metrics(name), old.drop(columns=["psnr", "ssim", "masks"], errors="ignore").assign(recipe="old")
+            )
+        assert reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU).computed == 9
+        assert len(pd.read_parquet(filled.metrics("reconstruction"))) == 6
 
     def test_every_mismatch_is_listed(self, filled: Lake) -> None:
         table = pd.read_parquet(filled.tensors("imputed_means") / "manifest.parquet")
