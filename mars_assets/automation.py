@@ -24,8 +24,8 @@ imagery_job = dg.define_asset_job(
 
 experiment_job = dg.define_asset_job(
     "experiment",
-    dg.AssetSelection.groups("tensors", "foundation", "models", "evaluation")
-    | dg.AssetSelection.assets("labelled_crops"),
+    dg.AssetSelection.groups("tensors", "models", "evaluation")
+    | dg.AssetSelection.assets("labelled_crops", "prithvi_weights"),
     description="From labels to evaluations: tensors, reconstruction table, both models. What is there is not made again.",
 )
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGES = "images.parquet"
+MARS_WEIGHTS = "weights"
+"""The folder of weights in a version of ``mars_weights``."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ModelVersion:
     """A finished version of a model.
 
     Args:
-        name: ``cls_model`` or ``seg_model``.
+        name: ``cls_model``, ``seg_model`` or ``mars_weights``.
         version: see :func:`version_of`.
         folder: where its files lie.
         config: its ``config.json``.
@@ -97,6 +99,29 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:
     """Names the foundation weights in use."""
     write_json(lake.current_foundation, {"variant": folder.name, "sha256": sha256})
+
+
+def encoder_weights(lake: Lake, encoder: str) -> tuple[Path, str, str]:
+    """The weights that a recipe's ``encoder`` names.
+
+    Args:
+        lake: where they lie.
+        encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of ``prithvi_weights``.
+
+    Returns:
+        Their folder, their sha256, and a name for people.
+
+    Raises:
+        MissingInputError: they have not been made.
+    """
+    if encoder == "mars_weights":
+        from mars_assets.prithvi.weights import open_weights
+
+        version = current_model(lake, encoder)
+        folder = version.folder / MARS_WEIGHTS
+        return folder, open_weights(folder).sha256, f"mars_weights {version.version}"
+    folder, sha256 = current_weights(lake)
+    return folder, sha256, folder.name if encoder != "random" else f"random, of {folder.name}'s architecture"
 
 
 def current_weights(lake: Lake) -> tuple[Path, str]:

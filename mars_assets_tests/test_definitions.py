@@ -15,7 +15,8 @@ SNAPSHOT = Path(__file__).parent / "lineage.json"
 
 # The assets of the design, with what each needs.
 DESIGN = {
-    "observations": set(),
+    "hirise_index": set(),
+    "observations": {"hirise_index"},
     "hirise_images": {"observations"},
     "crops": {"hirise_images"},
     "roboflow_exports": set(),
@@ -24,10 +25,18 @@ DESIGN = {
     "imputed_means": {"reflectance"},
     "imputed_pre_norm": {"reflectance"},
     "imputed_post_norm": {"reflectance"},
+    "imputed_spectral": {"reflectance"},
     "prithvi_weights": set(),
-    "reconstruction_metrics": {"imputed_means", "imputed_pre_norm", "imputed_post_norm", "prithvi_weights"},
-    "cls_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights"},
-    "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights"},
+    "reconstruction_metrics": {
+        "imputed_means",
+        "imputed_pre_norm",
+        "imputed_post_norm",
+        "imputed_spectral",
+        "prithvi_weights",
+    },
+    "mars_weights": {"crops", "prithvi_weights"},
+    "cls_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
+    "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }
@@ -74,14 +83,21 @@ def test_every_asset_says_what_it_is(graph: Any) -> None:
 
 
 def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
-    takes_the_device = {"reconstruction_metrics", "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"}
+    takes_the_device = {
+        "mars_weights",
+        "reconstruction_metrics",
+        "cls_model",
+        "seg_model",
+        "cls_evaluation",
+        "seg_evaluation",
+    }
     pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).pools}
     assert pooled == takes_the_device
 
 
 def test_jobs_resolve() -> None:
     assert {job.name for job in defs.resolve_all_job_defs()} >= {"imagery", "experiment", "reevaluate"}
-    retraining = {"cls_model", "seg_model", "prithvi_weights"}
+    retraining = {"cls_model", "seg_model", "prithvi_weights", "mars_weights"}
     reevaluated = {key.to_user_string() for key in defs.resolve_job_def("reevaluate").asset_layer.executable_asset_keys}
     assert not reevaluated & retraining
 

@@ -26,6 +26,7 @@ ALL = [
     "imputed_means",
     "imputed_pre_norm",
     "imputed_post_norm",
+    "imputed_spectral",
     "prithvi_weights",
     "reconstruction_metrics",
     "cls_model",

@@ -1,12 +1,16 @@
-"""The foundation model's weights."""
+"""The foundation model's weights: as published, and with their pretraining continued on Mars."""
 
 from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.reporting import mendable, progress_of, table, where
-from mars_assets.resources import LakeResource
+from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.imagery import crops
+from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.resources import ComputeResource, LakeResource
+from mars_assets.resources.compute import GPU_POOL
 
 GROUP = "foundation"
 
@@ -70,4 +74,82 @@ def prithvi_weights(
             "folder": where(folder),
         },
         data_version=dg.DataVersion(weights.sha256[:16]),
+    )
+
+
+class MarsWeightsConfig(dg.Config, PretrainRecipe):
+    """How the masked pretraining goes on."""
+
+    images: str = Field(
+        "", description="A folder or zip of further unlabelled images, beside the lake's crops: JPEG or PNG, any size."
+    )
+
+
+@dg.asset(
+    group_name=GROUP,
+    kinds={"pytorch", "lightning"},
+    code_version="1",
+    deps=[crops, prithvi_weights],
+    pool=GPU_POOL,
+)
+def mars_weights(
+    context: dg.AssetExecutionContext, config: MarsWeightsConfig, lake: LakeResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """Prithvi's weights with their masked pretraining continued on unlabelled Mars: a Mars-adapted encoder.
+
+    Takes the kept crops of the lake, and further images if the configuration names some; never those of observations that
+    the labels have in valid or test. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so that it can
+    be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
+    a version has the published layout.
+    """
+    from pathlib import Path
+
+    import pandas as pd
+
+    from mars_assets.lake import fingerprint, read_table
+    from mars_assets.models import MARS_WEIGHTS, current_weights, make_current
+    from mars_assets.pretraining.data import unlabelled_images
+    from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
+    from mars_assets.pretraining.train import HISTORY, pretrain
+    from mars_assets.prithvi.weights import open_weights
+    from mars_assets.provenance import software
+    from mars_assets.training import CONFIG
+
+    progress = progress_of(context)
+    with mendable():
+        here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
+        weights, sha256 = current_weights(here)
+        images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None)
+        settings = recipe.model_dump(exclude={"devices"})
+        version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
+        folder = here.model("mars_weights") / version
+        found = (folder / CONFIG).exists()
+        progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance = {"weights": weights.name, "weights_sha256": sha256, "software": software()}
+        report = pretrain(recipe, images, weights, folder, chosen, provenance, progress)
+        make_current(here, "mars_weights", version, report["last"])
+        history = read_table(folder / HISTORY, "mars_weights")
+        pictures = reconstructions_figure(images, {"before": weights, "after": folder / MARS_WEIGHTS}, recipe, chosen)
+    first, last = report["first"], report["last"]
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "trained in this run": not found,
+            "loss": picture(curve_figure(history), "loss over the steps"),
+            "reconstructions": picture(pictures, "held-out images, before and after"),
+            "validation loss": float(last["valid_loss"]),
+            "validation loss before": float(first["valid_loss"]),
+            "images": table(
+                pd.DataFrame(
+                    [{"trained on": report["n_train"], "held out": report["n_valid"], "left out": report["left_out"]}]
+                )
+            ),
+            "recipe": dg.MetadataValue.json(recipe.model_dump()),
+            "went on from": "random weights" if recipe.from_random else weights.name,
+            "device": chosen.describe()["device"],
+            "sha256": open_weights(folder / MARS_WEIGHTS).sha256,
+            "folder": where(folder),
+        },
+        data_version=dg.DataVersion(version),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from mars_assets.assets.configuration import recipe_from
-from mars_assets.assets.foundation import prithvi_weights
+from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.classification.recipe import ClsRecipe
@@ -16,8 +16,6 @@ from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from mars_assets.compute import Compute
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
@@ -26,7 +24,7 @@ GROUP = "models"
 STAGE = "imputed_post_norm"
 """The tensors that models are trained on: the imputation that reconstructs Mars best."""
 
-_INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key]
+_INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
 
 
 _SEG_SCORES = ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
@@ -109,7 +107,7 @@ def _train(
     context: dg.AssetExecutionContext,
     lake: "Lake",
     name: str,
-    recipe: "BaseModel",
+    recipe: "ClsRecipe | SegRecipe",
     compute: "Compute",
     dataset_for: Callable[[Any], "Dataset"],
     train: Callable[..., dict[str, Any]],
@@ -119,7 +117,7 @@ def _train(
     """Trains a version, or finds it, and puts it into use."""
     import pandas as pd
 
-    from mars_assets.models import current_weights, make_current, start_version, version_of
+    from mars_assets.models import encoder_weights, make_current, start_version, version_of
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
     from mars_assets.training import CONFIG
@@ -132,14 +130,14 @@ def _train(
             "prithvi_weights": lake.current_foundation,
         }
     )
-    weights, sha256 = current_weights(lake)
+    weights, sha256, encoder = encoder_weights(lake, recipe.encoder)
     dataset = dataset_for(open_weights(weights).config.statistics)
     version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, name, version, dataset.images)
-    provenance = {**dataset.provenance, "weights": weights.name, "weights_sha256": sha256, "software": software()}
+    provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
     report = train(dataset.images, weights, folder, compute, provenance, progress)
     best = best_of(report)
     make_current(lake, name, version, best)
@@ -152,7 +150,7 @@ def _train(
             "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "encoder": weights.name,
+            "encoder": encoder,
             "label version": dataset.provenance["label_version"],
             "device": compute.describe()["device"],
             "folder": where(folder),

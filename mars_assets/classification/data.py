@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
@@ -85,40 +84,6 @@ class LabelledChips(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.chips[index], self.labels[index]
-
-
-class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
-    """The batches of a stretch of steps, each a function of the seed and the step's number alone.
-
-    So a training that was interrupted sees, from any step on, what an unbroken one would have seen. The images pass in
-    one random order after the other; a batch may take the end of one and the beginning of the next.
-
-    Args:
-        n: how many images there are.
-        batch_size: images a step.
-        steps: the stretch, counted from the training's beginning.
-        seed: of the orders.
-    """
-
-    def __init__(self, n: int, batch_size: int, steps: range, seed: int) -> None:
-        self._n = n
-        self._batch_size = batch_size
-        self._steps = steps
-        self._seed = seed
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        orders: dict[int, list[int]] = {}
-        for step in self._steps:
-            batch = []
-            for position in range(step * self._batch_size, (step + 1) * self._batch_size):
-                turn, place = divmod(position, self._n)
-                if turn not in orders:
-                    orders[turn] = np.random.default_rng([self._seed, turn]).permutation(self._n).tolist()
-                batch.append(orders[turn][place])
-            yield batch
 
 
 def flip(chips: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ class ClsRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: Literal["prithvi_weights", "random"] = Field(
+    encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
         "prithvi_weights",
-        description="Start from the asset prithvi_weights, or from random weights of its architecture.",
+        description="Start from the asset prithvi_weights, from mars_weights, which went on with it on Mars, or from random "
+        "weights of its architecture.",
     )
     pooling: Literal["class_token", "mean"] = Field(
         "mean", description="What the linear unit sees: the class token, or the mean of the patch tokens."

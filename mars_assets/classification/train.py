@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,7 +24,7 @@ from mars_assets.classification.checkpoint import (
     load_weights,
     save_weights,
 )
-from mars_assets.classification.data import BatchesOfSteps, Chips, LabelledChips, augment
+from mars_assets.classification.data import Chips, LabelledChips, augment
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.model import CraterClassifier
 from mars_assets.classification.recipe import CLASSES, ClsRecipe
@@ -37,6 +33,7 @@ from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Counter, Progress
+from mars_assets.steps import BatchesOfSteps, learning_rate_factor, quiet_lightning, seed_step
 from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
@@ -49,19 +46,6 @@ LAST = "last.ckpt"
 
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
-
-
-def learning_rate_factor(recipe: ClsRecipe, step: int) -> float:
-    """What the peak learning rate is multiplied with at a step, counted from 0.
-
-    The warm-up's n-th step has n / warmup_steps, so its last one has the peak.
-    """
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    if recipe.schedule == "constant":
-        return 1.0
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -132,11 +116,14 @@ class FineTuning(lightning.LightningModule):
             group["lr"] = recipe.lr * group.pop("lr_scale")
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         optimizer = kind(groups, lr=recipe.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(recipe, step))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps, recipe.schedule),
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(int(np.random.default_rng([self.seed, self.global_step]).integers(2**63)))
+        seed_step(self.seed, self.global_step)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         chips, labels = batch
@@ -318,7 +305,7 @@ def _fit(
     chips = Chips([Path(chip) for chip in images["chip"]], task.classifier.encoder.config, recipe.image_size, memory_gb)
     labelled = LabelledChips(chips, images["label"].tolist())
     train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
-    with _quiet():
+    with quiet_lightning():
         trainer = lightning.Trainer(
             accelerator="gpu" if compute.device == "cuda" else "cpu",
             devices=1,
@@ -383,19 +370,3 @@ def _report(task: FineTuning, history: History, images: pd.DataFrame) -> dict[st
 
 def _json_able(row: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in row.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning without its greetings and advice: what a person needs to know, ``Progress`` says."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

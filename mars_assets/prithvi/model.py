@@ -271,6 +271,10 @@ class PrithviEncoder(nn.Module):
                 maps[layer] = self._as_map(out[:, 1:], self.grid(x))
         return [maps[layer] for layer in wanted]
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""
+        return {"stem": r"^(?:cls_token|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
     @staticmethod
     def _as_map(patches: Tensor, grid: Grid) -> Tensor:
         t, h, w = grid

@@ -20,9 +20,10 @@ class SegRecipe(BaseModel):
     annotation: Literal["filled", "outline_5", "outline_15"] = Field(
         "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
     )
-    encoder: Literal["prithvi_weights", "random"] = Field(
+    encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
         "prithvi_weights",
-        description="Start from the asset prithvi_weights, or from random weights of its architecture.",
+        description="Start from the asset prithvi_weights, from mars_weights, which went on with it on Mars, or from random "
+        "weights of its architecture.",
     )
     frozen: bool = Field(False, description="Train only neck and heads; the encoder keeps its weights.")
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.chips import write_chip
-from mars_assets.classification.data import BatchesOfSteps, Chips, augment, flip, light, load_chip, turn_and_scale
+from mars_assets.classification.data import Chips, augment, flip, light, load_chip, turn_and_scale
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
 
@@ -58,18 +58,6 @@ def test_chips_are_kept_in_memory_up_to_the_bound_and_read_beyond_it(tmp_path):
     paths[2].unlink()
     with pytest.raises(DamagedFileError):
         chips[2]
-
-
-def test_batches_follow_from_seed_and_step_and_every_image_comes_once_in_a_turn():
-    whole = list(BatchesOfSteps(10, 4, range(15), seed=1))
-    resumed = list(BatchesOfSteps(10, 4, range(7, 15), seed=1))
-    assert whole[7:] == resumed
-    assert [len(batch) for batch in whole] == [4] * 15
-    flat = [image for batch in whole for image in batch]
-    turns = [flat[start : start + 10] for start in range(0, 60, 10)]
-    assert all(sorted(turn) == list(range(10)) for turn in turns)
-    assert turns[0] != turns[1]
-    assert whole != list(BatchesOfSteps(10, 4, range(15), seed=2))
 
 
 def test_flips_only_move_pixels_and_reach_all_eight_orientations():

@@ -14,7 +14,7 @@ from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifi
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import FineTuning, best_of, is_over, learning_rate_factor, train_classifier
+from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
@@ -129,16 +129,6 @@ def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(w
     assert rates["encoder.patch_embed.proj.weight"] == rates["encoder.cls_token"] == 0.125
     assert decays["head.weight"] == decays["encoder.blocks.0.mlp.fc1.weight"] == recipe.weight_decay
     assert decays["head.bias"] == decays["encoder.norm.weight"] == decays["encoder.cls_token"] == 0
-
-
-def test_schedule_warms_up_to_the_peak_and_falls_to_nothing():
-    cosine = ClsRecipe(steps=100, warmup_steps=10, schedule="cosine")
-    factors = [learning_rate_factor(cosine, step) for step in range(101)]
-    assert factors[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    assert factors[55] == pytest.approx(0.5)
-    assert factors[100] == pytest.approx(0)
-    constant = ClsRecipe(steps=100, warmup_steps=10, schedule="constant")
-    assert learning_rate_factor(constant, 99) == 1
 
 
 def test_the_best_is_the_lowest_loss_and_patience_counts_validations_since():

@@ -1,0 +1,86 @@
+"""What a step of a training follows from: its learning rate, its batch and its random numbers.
+
+All are functions of the seed and the step's number alone, so that a training that was interrupted is the unbroken one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+
+Schedule = Literal["constant", "cosine"]
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
+    """What the peak learning rate is multiplied with at a step, counted from 0.
+
+    The warm-up's n-th step has n / warmup_steps, so its last one has the peak. After it the rate stays, or falls as half a
+    cosine to 0 at the last step.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seeds torch for one step of one process."""
+    torch.manual_seed(int(np.random.default_rng([seed, step, rank] if rank else [seed, step]).integers(2**63)))
+
+
+class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
+    """The batches of a stretch of steps, each a function of the seed and the step's number alone.
+
+    The images pass in one random order after the other; a batch may take the end of one and the beginning of the next.
+
+    Args:
+        n: how many images there are.
+        batch_size: images a step.
+        steps: the stretch, counted from the training's beginning.
+        seed: of the orders.
+    """
+
+    def __init__(self, n: int, batch_size: int, steps: range, seed: int) -> None:
+        self._n = n
+        self._batch_size = batch_size
+        self._steps = steps
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        orders: dict[int, list[int]] = {}
+        for step in self._steps:
+            batch = []
+            for position in range(step * self._batch_size, (step + 1) * self._batch_size):
+                turn, place = divmod(position, self._n)
+                if turn not in orders:
+                    orders[turn] = np.random.default_rng([self._seed, turn]).permutation(self._n).tolist()
+                batch.append(orders[turn][place])
+            yield batch
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning without its greetings and advice: what a person needs to know, ``Progress`` says."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

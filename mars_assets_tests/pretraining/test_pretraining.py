@@ -1,0 +1,326 @@
+"""Masked pretraining on random textures, in seconds."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize, scale_to_reflectance
+from mars_assets.compute import Compute
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.lake import Lake, read_json, read_table, write_table
+from mars_assets.models import MARS_WEIGHTS, encoder_weights, make_current, set_current_weights
+from mars_assets.pretraining import train as training
+from mars_assets.pretraining.data import (
+    RandomCrops,
+    StepBatches,
+    Unlabelled,
+    model_input,
+    split_groups,
+    unlabelled_images,
+)
+from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
+from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.pretraining.train import pretrain
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.model import PrithviMAE
+from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, read_checkpoint, save_weights
+
+CPU = Compute("cpu", "fp32", 1, seed=5)
+CONFIG = PrithviConfig(
+    "small", img_size=32, embed_dim=32, depth=2, num_heads=2, decoder_embed_dim=32, decoder_depth=1, decoder_num_heads=2
+)
+RECIPE = PretrainRecipe(
+    steps=12, warmup_steps=2, batch_size=8, evaluate_every=4, lr=1e-3, hold_out=0.2, mask_ratio=0.5, visible_weight=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights") / "small"
+    save_weights(folder, PrithviMAE(CONFIG), {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of ten observations, grey and coloured, of two sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:60, :60]
+    for number in range(40):
+        side = 40 if number % 2 else 60
+        wave = 128 + 100 * np.sin((x * np.cos(number) + y * np.sin(number)) / 5 + number)[:side, :side]
+        pixels = (wave[..., None] + rng.normal(0, 5, (side, side, 3))).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels)
+        name = f"ESP_0000{number % 10:02d}_1800_{number:02d}.png"
+        (image.convert("L") if number % 3 == 0 else image).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unlabelled(textures: Path) -> Unlabelled:
+    return unlabelled_images(Lake.at(textures / "none"), textures)
+
+
+# images
+
+
+def test_images_of_a_zip_are_those_of_the_folder(lake: Lake, textures: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for path in textures.glob("*.png"):
+            archive.write(path, f"deep/{path.name}")
+        archive.writestr("README.txt", "no image")
+    found = unlabelled_images(lake, tmp_path / "more.zip")
+    assert len(found.images) == 40
+    assert found.images["group"].nunique() == 10
+    assert found.images["path"].map(lambda path: path.is_relative_to(lake.root)).all()
+    before = {path: path.stat().st_mtime_ns for path in found.images["path"]}
+    again = unlabelled_images(lake, tmp_path / "more.zip")
+    assert again.sha == found.sha
+    assert {path: path.stat().st_mtime_ns for path in again.images["path"]} == before
+
+
+def test_the_lakes_own_crops_and_what_models_are_judged_on(lake: Lake, textures: Path) -> None:
+    folder = lake.crops("ESP_000099_1800")
+    folder.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 40)).save(folder / name)
+    table = pd.DataFrame(
+        {"crop_id": ["a", "b"], "observation": "ESP_000099_1800", "file": ["a.png", "b.png"], "kept": [True, False]}
+    )
+    write_table(folder / "crops.parquet", table)
+    assert list(unlabelled_images(lake).images["image_id"]) == ["a"]
+    labels = pd.DataFrame(
+        {"group": ["ESP_000001_1800", "ESP_000002_1800", "ESP_000003_1800"], "split": ["valid", "test", "train"]}
+    )
+    write_table(lake.labelled_crops, labels)
+    found = unlabelled_images(lake, textures)
+    assert found.left_out == 8
+    assert not set(found.images["group"]) & {"ESP_000001_1800", "ESP_000002_1800"}
+    assert "ESP_000003_1800" in set(found.images["group"])
+
+
+def test_without_images(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(MarsError, match="no image to pretrain on"):
+        unlabelled_images(lake)
+    with pytest.raises(MarsError, match="no folder and no zip"):
+        unlabelled_images(lake, tmp_path / "none.zip")
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    with pytest.raises(DamagedFileError, match=r"bad\.zip"):
+        unlabelled_images(lake, tmp_path / "bad.zip")
+
+
+def test_hostile_zips_write_nothing_outside(lake: Lake, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("../../out.png", b"x")
+    with pytest.raises(DamagedFileError, match="leads out"):
+        unlabelled_images(lake, tmp_path / "x.zip")
+    assert not list(tmp_path.rglob("out.png"))
+
+
+def test_groups_stay_together_and_further_images_move_none(unlabelled: Unlabelled) -> None:
+    images = unlabelled.images
+    train, valid = split_groups(images, 0.2)
+    assert len(train) + len(valid) == 40
+    assert not set(images["group"].iloc[train]) & set(images["group"].iloc[valid])
+    fewer = images[images["group"] != images["group"].iloc[0]].reset_index(drop=True)
+    _, valid_of_fewer = split_groups(fewer, 0.2)
+    held, still = set(images["group"].iloc[valid]), set(fewer["group"].iloc[valid_of_fewer])
+    assert still == held - {images["group"].iloc[0]}
+    for share in (1e-9, 0.4999):
+        train, valid = split_groups(images, share)
+        assert len(train)
+        assert len(valid)
+    with pytest.raises(MarsError, match="one observation"):
+        split_groups(images[:1], 0.1)
+
+
+def test_crops_follow_from_seed_step_and_image(unlabelled: Unlabelled) -> None:
+    paths = unlabelled.images["path"].tolist()
+    crops, again = (RandomCrops(paths, 32, 0.5, 1) for _ in range(2))
+    first = crops[3, 7]
+    assert first.shape == (3, 32, 32)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, again[3, 7])
+    assert not torch.equal(first, crops[3, 8])
+    assert not torch.equal(first, RandomCrops(paths, 32, 0.5, 2)[3, 7])
+    forgetful = RandomCrops(paths, 32, 0.5, 1, memory_gb=0)
+    assert torch.equal(first, forgetful[3, 7])
+
+
+def test_the_centre_is_the_picture(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    centre = RandomCrops([tmp_path / "a.png"], 32, 1.0, 0).centre(0)
+    np.testing.assert_array_equal(centre.permute(1, 2, 0).numpy(), pixels[:, 9:41])
+
+
+@pytest.mark.parametrize("method", IMPUTATION_METHODS)
+def test_the_models_input_is_that_of_the_chips(method: Any) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    chip = normalize(impute(scale_to_reflectance(rgb), method), PRITHVI_V1)
+    found = model_input(torch.from_numpy(rgb).permute(2, 0, 1)[None], method, PRITHVI_V1)[0]
+    np.testing.assert_allclose(found.numpy(), chip, atol=2e-5)
+
+
+def test_processes_share_a_batch() -> None:
+    whole = list(StepBatches(10, 6, range(4), 1, 0, 1))
+    parts = [list(StepBatches(10, 6, range(4), 1, rank, 2)) for rank in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert sorted([*first, *second]) == sorted(batch)
+        assert len(first) == len(second) == 3
+
+
+# training
+
+
+def run(
+    folder: Path, unlabelled: Unlabelled, weights: Path, recipe: PretrainRecipe = RECIPE, **options: Any
+) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    return pretrain(recipe, unlabelled, weights, folder, CPU, {"why": "test"}, **options)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_mae_from(folder / MARS_WEIGHTS).state_dict()
+
+
+def test_it_learns_and_leaves_weights_in_the_published_layout(
+    unlabelled: Unlabelled, weights: Path, tmp_path: Path
+) -> None:
+    report = run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"steps": 60, "evaluate_every": 20}))
+    assert report["last"]["valid_loss"] < 0.8 * report["first"]["valid_loss"]
+    assert report["n_train"] + report["n_valid"] == 40
+    history = read_table(tmp_path / "a" / "history.parquet", "mars_weights")
+    assert history["step"].tolist() == [0, 20, 40, 60]
+    assert history["valid_loss"].iloc[-1] == report["last"]["valid_loss"]
+    keys = read_checkpoint(tmp_path / "a" / MARS_WEIGHTS / "model.safetensors")
+    assert {key.split(".")[0] for key in keys} == {"encoder", "decoder"}
+    assert load_encoder(tmp_path / "a" / MARS_WEIGHTS).config == CONFIG
+    assert read_json(tmp_path / "a" / "config.json")["provenance"] == {"why": "test"}
+    assert not (tmp_path / "a" / "training").exists()
+    assert (
+        run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"steps": 60, "evaluate_every": 20}))
+        == report
+    )
+    assert curve_figure(history).axes
+    figure = reconstructions_figure(
+        unlabelled, {"before": weights, "after": tmp_path / "a" / MARS_WEIGHTS}, RECIPE, CPU
+    )
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["original", "masked", "before", "after"]
+
+
+@pytest.mark.parametrize("killed_at", ["fit", "finish"])
+def test_a_killed_run_is_the_unbroken_one(
+    unlabelled: Unlabelled, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    unbroken = run(tmp_path / "whole", unlabelled, weights)
+    steps = 0
+    step = training.MaskedPretraining.training_step
+
+    def dying(self: Any, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > 10:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patched:
+        if killed_at == "fit":
+            patched.setattr(training.MaskedPretraining, "training_step", dying)
+        else:
+            patched.setattr(training, "write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            run(tmp_path / "killed", unlabelled, weights)
+    assert (tmp_path / "killed" / "training" / "last.ckpt").exists()
+    resumed = run(tmp_path / "killed", unlabelled, weights)
+    assert resumed == unbroken
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "killed" / "history.parquet"),
+        pd.read_parquet(tmp_path / "whole" / "history.parquet"),
+    )
+    whole, killed = state_of(tmp_path / "whole"), state_of(tmp_path / "killed")
+    assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_other_settings_are_refused(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
+    run(tmp_path / "a", unlabelled, weights)
+    with pytest.raises(ProvenanceError, match=r"lr 0\.001 there, 0\.5 now"):
+        run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"lr": 0.5}))
+    with pytest.raises(MarsError, match="multiple of accumulate"):
+        run(tmp_path / "b", unlabelled, weights, RECIPE.model_copy(update={"accumulate": 3}))
+
+
+def test_a_diverging_run_says_so(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
+    wild = RECIPE.model_copy(update={"lr": 1e30, "clip_grad": 1e30, "warmup_steps": 0})
+    with pytest.raises(MarsError, match="diverged"):
+        run(tmp_path / "a", unlabelled, weights, wild)
+
+
+def test_random_weights_are_another_beginning(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
+    known = run(tmp_path / "a", unlabelled, weights)
+    fresh = run(tmp_path / "b", unlabelled, weights, RECIPE.model_copy(update={"from_random": True}))
+    assert fresh["first"] != known["first"]
+
+
+def test_accumulated_batches_make_the_same_number_of_steps(
+    unlabelled: Unlabelled, weights: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    recipe = RECIPE.model_copy(update={"accumulate": 2})
+    report = run(tmp_path / "a", unlabelled, weights, recipe, progress=training.Progress(said.append, every=0))
+    assert report["steps"] == 12
+    assert sum(line.startswith("pretraining: ") and "/12" in line for line in said) == 12
+    assert report["last"]["valid_loss"] < report["first"]["valid_loss"]
+
+
+def test_two_processes_share_the_steps(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
+    report = run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"devices": 2}))
+    alone = run(tmp_path / "b", unlabelled, weights)
+    assert report["steps"] == 12
+    assert report["first"] == alone["first"]
+    assert report["last"]["valid_loss"] == pytest.approx(alone["last"]["valid_loss"], rel=0.1)
+
+
+def test_layers_have_their_rates(weights: Path) -> None:
+    recipe = RECIPE.model_copy(update={"layer_decay": 0.5, "lr": 1.0})
+    task = training.MaskedPretraining(PrithviMAE(CONFIG), recipe, 1, (torch.zeros(0), []))
+    optimizer = task.configure_optimizers()["optimizer"]
+    rate = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    named = dict(task.mae.named_parameters())
+    assert len(rate) == sum(parameter.requires_grad for parameter in named.values())
+    order = ["decoder.decoder_pred.weight", "encoder.blocks.1.mlp.fc1.weight", "encoder.blocks.0.mlp.fc1.weight"]
+    assert [rate[id(named[name])] for name in order] == [1, 1, 0.5]
+    assert rate[id(named["encoder.patch_embed.proj.weight"])] == rate[id(named["encoder.cls_token"])] == 0.25
+    assert decay[id(named["encoder.cls_token"])] == decay[id(named["decoder.mask_token"])] == 0
+    assert decay[id(named["decoder.decoder_pred.weight"])] == recipe.weight_decay
+
+
+# use
+
+
+def test_models_choose_their_encoder_by_name(
+    lake: Lake, unlabelled: Unlabelled, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingInputError, match="mars_weights"):
+        encoder_weights(lake, "mars_weights")
+    folder = lake.foundation("small")
+    save_weights(folder, load_mae_from(weights), {})
+    set_current_weights(lake, folder, open_weights(folder).sha256)
+    version = lake.model("mars_weights") / "v1"
+    version.parent.mkdir(parents=True)
+    run(version, unlabelled, folder)
+    make_current(lake, "mars_weights", "v1", {})
+    named = {name: encoder_weights(lake, name) for name in ("prithvi_weights", "random", "mars_weights")}
+    assert named["prithvi_weights"][0] == named["random"][0] == folder
+    assert named["mars_weights"][0] == version / MARS_WEIGHTS
+    assert named["mars_weights"][1] == open_weights(version / MARS_WEIGHTS).sha256 != named["prithvi_weights"][1]
+    assert named["mars_weights"][2] == "mars_weights v1"
