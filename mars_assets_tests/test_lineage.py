@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import yaml
 
 from mars_assets.definitions import build_defs
 from mars_assets.imagery.crops import read_crops
-from mars_assets.lake import Lake, read_json, read_provenance
-from mars_assets.models import current_model
+from mars_assets.lake import Lake, read_json, read_provenance, read_table
+from mars_assets.models import current_model, make_current
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
 from mars_assets.sample.archive import serve
+from mars_assets.sample.index import write_index
+from mars_assets.sample.terrain import SceneSpec
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 
 OBSERVATION = "ESP_011472_1225"
@@ -90,6 +93,7 @@ def graph(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gr
     )
     lake.observations_csv.write_text(f"id\n{OBSERVATION}\n")
     browse_archive(shared, root / "archive")
+    write_index(root / "archive", [(SceneSpec(OBSERVATION, 40000, 4000, 0), 241.4)])
     with serve(root / "archive") as url, dg.DagsterInstance.ephemeral() as instance:
         yield Graph(lake, instance, url)
 
@@ -120,7 +124,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 
 @pytest.fixture(scope="module")
 def imagery(graph: Graph) -> Any:
-    assert graph.run(["observations"]).success
+    assert graph.run(["hirise_index", "observations"]).success
     return graph.run(["hirise_images", "crops"], partition_key=OBSERVATION)
 
 
@@ -132,8 +136,31 @@ def test_the_real_browse_product_is_fetched_and_cut(graph: Graph, imagery: Any) 
     assert len(kept) == 14
     assert kept["row"].min() >= 76, "the first 76 rows have one band only"
     assert set(kept["height"]) == set(kept["width"]) == {512}
+    assert set(crops["position_kind"]) == {"approximate"}
+    assert crops["longitude"].between(241.3, 241.6).all(), "the index's corners place it"
     pictures = [value for name, value in metadata(imagery, "crops").items() if "data:image/png" in str(value)]
     assert len(pictures) == 2
+
+
+def test_observations_are_chosen_by_a_query(graph: Graph, imagery: Any) -> None:
+    def chosen(**query: Any) -> Any:
+        return graph.run(["observations"], {"ops": {"observations": {"config": {"query": query}}}})
+
+    found = chosen(product="COLOR", longitude=[241, 242])
+    assert found.success
+    table = read_table(graph.lake.observations, "observations")
+    assert table["product"].tolist() == ["RGB.NOMAP.browse"], "what is listed keeps its product"
+    assert len(table["corners"].iloc[0]) == 8
+    assert read_provenance(graph.lake.observations)["query"]["longitude"] == [241, 242]
+    for wrong, message in (({"latitude": [50, 60]}, "no observation"), ({"latitude": [1]}, "two numbers")):
+        failed = chosen(**wrong)
+        assert not failed.success
+        assert message in failed.failure_data_for_node("observations").user_failure_data.description
+
+
+def test_a_file_that_is_there_is_asked_for_at_the_archive(graph: Graph, imagery: Any) -> None:
+    again = graph.run(["hirise_images"], partition_key=OBSERVATION)
+    assert "| unchanged |" in metadata(again, "hirise_images")["partitions"]
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +168,30 @@ def first(graph: Graph, imagery: Any, weights: dict[str, Any]) -> Any:
     config = quick()
     config["ops"] |= weights
     return graph.run(ALL, config)
+
+
+def test_pretraining_goes_on_and_models_start_from_it(graph: Graph, first: Any, shared: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(shared / "data/hirise_tiles.zip") as source, zipfile.ZipFile(tmp_path / "t.zip", "w") as few:
+        for name in source.namelist()[:24:4]:
+            few.writestr(name, source.read(name))
+    recipe = {"images": str(tmp_path / "t.zip"), "steps": 2, "warmup_steps": 1, "batch_size": 4, "evaluate_every": 1}
+    result = graph.run(["mars_weights"], {"ops": {"mars_weights": {"config": recipe}}})
+    assert result.success
+    said = metadata(result, "mars_weights")
+    assert said["trained in this run"] is True
+    assert "data:image/png" in said["loss"]
+    assert "data:image/png" in said["reconstructions"]
+    assert not metadata(graph.run(["mars_weights"], {"ops": {"mars_weights": {"config": recipe}}}), "mars_weights")[
+        "trained in this run"
+    ]
+    before = current_model(graph.lake, "cls_model").version
+    config = quick()
+    config["ops"]["cls_model"]["config"]["encoder"] = "mars_weights"
+    assert graph.run(["cls_model"], {"ops": {"cls_model": config["ops"]["cls_model"]}}).success
+    model = current_model(graph.lake, "cls_model")
+    assert model.version != before
+    assert model.config["provenance"]["weights"] == f"mars_weights {current_model(graph.lake, 'mars_weights').version}"
+    make_current(graph.lake, "cls_model", before, {})
 
 
 def test_everything_materializes_from_labels_to_evaluations(graph: Graph, first: Any) -> None:

@@ -108,12 +108,18 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
     equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
     """
+    import pandas as pd
+
+    from mars_assets.labels.table import read_labelled_crops
     from mars_assets.tensors import make_spectral
 
     with mendable():
         here = lake.open()
         result = make_spectral(here, progress=progress_of(context))
         metadata = _describe(here, f"imputed_{SPECTRAL}", result)
+        calibrated = len(result.manifest)
+        counts = {"calibrated": calibrated, "without a calibrated source": len(read_labelled_crops(here)) - calibrated}
+        metadata["images"] = table(pd.DataFrame([counts]))
     return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
 
 
