@@ -95,7 +95,7 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     """The paper's finding: of the methods for RGB images, post_norm has the lowest RGB loss."""
     every = _metrics(lake, "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
-    last = [row for row in every if all(row[name] == every[-1][name] for name in setting)]
+    last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
     rows = [row for row in last if row["method"] in IMPUTATION_METHODS]
     best = min(rows, key=lambda row: row["rgb_loss"])["method"]
     problems = [] if best == "post_norm" else [f"{best} has the lowest RGB loss"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGES = "images.parquet"
+"""The list, in a version's folder, of the images that it was made from."""
 MARS_WEIGHTS = "weights"
 """The folder of weights in a version of ``mars_weights``."""
 
@@ -87,12 +88,17 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
     """The images that the model may be judged on, and how many were left out.
 
     Left out are images of the present training split, and those that the model was trained on or whose observation it
-    was trained on, whatever split the labels put them in now.
+    was trained on, whatever split the labels put them in now; and those whose observation its encoder was pretrained on,
+    where that is ``mars_weights``.
     """
     made_from = read_table(model.folder / IMAGES, model.name)
     trained = made_from[made_from["split"] == "train"]
     candidates = images[images["split"] != "train"]
     seen = candidates["image_id"].isin(trained["image_id"]) | candidates["observation"].isin(trained["observation"])
+    pretraining = model.config.get("provenance", {}).get("mars_weights_version")
+    if pretraining is not None:
+        folder = model.folder.parent.parent / "mars_weights" / pretraining
+        seen |= candidates["observation"].isin(read_table(folder / IMAGES, "mars_weights", ["group"])["group"])
     return candidates[~seen], int(seen.sum())
 
 

@@ -29,7 +29,7 @@ from mars_assets.bands import (
     scale_to_reflectance,
 )
 from mars_assets.chips import read_chip, read_fingerprint, write_chip
-from mars_assets.errors import DamagedFileError, ProvenanceError
+from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sweep, write_table
 from mars_assets.progress import SILENT, Progress
 
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 
 BGR = HLS_BANDS[:3]
 CALIBRATED = "calibrated"
+HIGHEST_INCIDENCE = 80.0
+"""Degrees. Where the sun is lower, a level surface's reflectance is mostly what the slopes make of it."""
+_HIGHEST_REFLECTANCE = 30_000.0  # a slope that faces a low sun reflects more than level ground may
 _SCALING = "hls-reflectance 1"
 _CALIBRATION = "calibrated-reflectance 1"
 _IMPUTATION = "imputation 1"
 _SPECTRAL_IMPUTATION = "spectral-imputation 1"
-_HIGHEST_REFLECTANCE = 20_000.0  # a slope that faces a low sun reflects more than level ground may
 """Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
 
 
@@ -106,7 +108,8 @@ def make_calibrated(
 ) -> StageResult:
     """Calibrates every labelled crop of a COLOR product: green, red and near infrared in HLS reflectance units.
 
-    Crops with pixels that have no data are left out, and said so.
+    Crops with pixels that have no data or are saturated, and scenes lit from lower than ``HIGHEST_INCIDENCE``, are left
+    out, and said so.
 
     Args:
         lake: where chips go.
@@ -116,10 +119,13 @@ def make_calibrated(
     """
     crops = _Crops(lake)
     sources = {row.image_id: crops.calibrated_source(row) for row in images.itertuples()}
-    complete = {image: source for image, source in sources.items() if source is not None and source.complete}
+    complete = {image: source for image, source in sources.items() if source is not None and source.usable}
     left_out = sum(source is not None for source in sources.values()) - len(complete)
     if left_out:
-        progress.say(f"{CALIBRATED}: {left_out} crops have pixels without data and are left out")
+        progress.say(
+            f"{CALIBRATED}: {left_out} crops have pixels without data or saturated ones, or the sun below "
+            f"{90 - HIGHEST_INCIDENCE:.0f} degrees, and are left out"
+        )
 
     def compute(row: Any) -> Chip:
         return Chip(complete[row.image_id].read(), *crops.georeference(row))
@@ -259,11 +265,11 @@ def _run_stage(
 
 @dataclass(frozen=True)
 class _CalibratedSource:
-    """A crop's DN: where they lie, a name for their values, and whether all have data."""
+    """A crop's DN: where they lie, a name for their values, and whether all of them are reflectance."""
 
     path: Path
     sha: str
-    complete: bool
+    usable: bool
 
     def read(self) -> Float32:
         import rasterio
@@ -282,7 +288,7 @@ class _Crops:
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._manifests: dict[str, tuple[dict[str, Any], str]] = {}
+        self._manifests: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def georeference(self, row: Any) -> tuple[Any, Any]:
         """CRS and transform of an image that is a crop of a map-projected product; (None, None) of others."""
@@ -303,16 +309,24 @@ class _Crops:
         if crop.product != "COLOR" or not isinstance(crop.dn_file, str):
             return None
         path = self._lake.crops(row.observation) / crop.dn_file
-        return _CalibratedSource(path, fingerprint(cut, crop.crop_id), crop.invalid_fraction == 0)
+        usable = crop.invalid_fraction == 0 and crop.saturated_fraction == 0
+        usable = usable and cut["label"]["incidence_angle"] <= HIGHEST_INCIDENCE
+        return _CalibratedSource(path, fingerprint(cut["fingerprint"], crop.crop_id), usable)
 
-    def _of(self, row: Any) -> tuple[Any, str]:
+    def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
+        """A crop's row of its manifest, and how its scene was cut."""
         if row.observation not in self._manifests:
             path = self._lake.crops(row.observation) / "crops.parquet"
-            columns = ["crop_id", "product", "dn_file", "invalid_fraction", "crs", "transform"]
+            columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
             table = read_table(path, "crops", columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}
-            self._manifests[row.observation] = rows, read_provenance(path).get("fingerprint", "")
+            self._manifests[row.observation] = rows, read_provenance(path)
         crops, cut = self._manifests[row.observation]
+        if row.original not in crops:
+            raise MarsError(
+                f"{row.original} is no longer among the crops of {row.observation}, which were cut anew: make "
+                "'labelled_crops' again"
+            )
         return crops[row.original], cut
 
 

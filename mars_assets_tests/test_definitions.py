@@ -34,7 +34,7 @@ DESIGN = {
         "imputed_spectral",
         "prithvi_weights",
     },
-    "mars_weights": {"crops", "prithvi_weights"},
+    "mars_weights": {"crops", "labelled_crops", "prithvi_weights"},
     "cls_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},

@@ -17,7 +17,7 @@ from mars_assets.bands import (
     scale_to_reflectance,
 )
 from mars_assets.chips import read_chip
-from mars_assets.errors import DamagedFileError, MissingInputError, ProvenanceError
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import Lake, write_table
 from mars_assets.progress import Progress
 from mars_assets.tensors import (
@@ -124,6 +124,7 @@ def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
             "product": ["RED", "RGB.NOMAP"],
             "dn_file": [None, None],
             "invalid_fraction": [0.0, 0.0],
+            "saturated_fraction": [0.0, 0.0],
             "crs": ["IAU_2015:49910", None],
             "transform": [place, None],
         }
@@ -148,8 +149,10 @@ def write_dn(path: Path, dn: np.ndarray, scale: float = 2e-4, offset: float = 0.
         file.update_tags(INCIDENCE_ANGLE=incidence)
 
 
-def colour_crops(lake: Lake, observation: str, count: int, invalid: float = 0.0) -> list[np.ndarray]:
-    """Crops of a COLOR product with random DN, in the order of their ids; the last lacks data."""
+def colour_crops(
+    lake: Lake, observation: str, count: int, *, invalid: float = 0.0, saturated: float = 0.0, incidence: float = 60.0
+) -> list[np.ndarray]:
+    """Crops of a COLOR product with random DN, in the order of their ids; the last lacks data or is saturated."""
     folder = lake.crops(observation)
     every = [np.random.default_rng(n).integers(3, 1021, (3, 24, 32), np.uint16) for n in range(count)]
     for n, dn in enumerate(every):
@@ -160,11 +163,12 @@ def colour_crops(lake: Lake, observation: str, count: int, invalid: float = 0.0)
             "product": "COLOR",
             "dn_file": [f"crop{n}.tif" for n in range(count)],
             "invalid_fraction": [0.0] * (count - 1) + [invalid],
+            "saturated_fraction": [0.0] * (count - 1) + [saturated],
             "crs": None,
             "transform": None,
         }
     )
-    write_table(folder / "crops.parquet", crops, {"fingerprint": "cut"})
+    write_table(folder / "crops.parquet", crops, {"fingerprint": "cut", "label": {"incidence_angle": incidence}})
     return every
 
 
@@ -206,18 +210,28 @@ def test_a_crop_cut_anew_is_calibrated_anew(lake: Lake) -> None:
     write_table(
         lake.crops(observation) / "crops.parquet",
         pd.read_parquet(lake.crops(observation) / "crops.parquet"),
-        {"fingerprint": "cut otherwise"},
+        {"fingerprint": "cut otherwise", "label": {"incidence_angle": 60.0}},
     )
     assert make_calibrated(lake, table, "v").computed == 2
 
 
-def test_crops_without_data_are_not_calibrated(lake: Lake) -> None:
+@pytest.mark.parametrize(
+    ("flaw", "left"), [({"invalid": 0.01}, ["i0"]), ({"saturated": 0.001}, ["i0"]), ({"incidence": 85.0}, [])]
+)
+def test_what_is_no_reflectance_is_not_calibrated(lake: Lake, flaw: dict[str, float], left: list[str]) -> None:
     observation = "ESP_013951_1955"
-    colour_crops(lake, observation, 2, invalid=0.01)
+    colour_crops(lake, observation, 2, **flaw)
     said: list[str] = []
     result = make_calibrated(lake, images(lake, 2, observation=observation), "v", progress=Progress(said.append))
-    assert list(result.manifest["image_id"]) == ["i0"]
-    assert any("1 crops have pixels without data" in line for line in said)
+    assert list(result.manifest["image_id"]) == left
+    assert any(f"{2 - len(left)} crops have pixels without data" in line for line in said)
+
+
+def test_a_crop_that_is_no_longer_cut_is_named(lake: Lake) -> None:
+    observation = "ESP_013951_1955"
+    colour_crops(lake, observation, 1)
+    with pytest.raises(MarsError, match=r"crop1 is no longer among the crops.*make 'labelled_crops' again"):
+        make_reflectance(lake, images(lake, 2, observation=observation), "v")
 
 
 def test_nothing_calibrated_is_no_error(lake: Lake) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mars_assets.assets.configuration import recipe_from
 from mars_assets.assets.imagery import crops
+from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
@@ -81,7 +82,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
     """How the masked pretraining goes on."""
 
     images: str = Field(
-        "", description="A folder or zip of further unlabelled images, beside the lake's crops: JPEG or PNG, any size."
+        "", description="A folder or zip of further unlabelled images, beside the lake's crops: JPEG or PNG."
     )
 
 
@@ -89,7 +90,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
     group_name=GROUP,
     kinds={"pytorch", "lightning"},
     code_version="1",
-    deps=[crops, prithvi_weights],
+    deps=[crops, labelled_crops, prithvi_weights],
     pool=GPU_POOL,
 )
 def mars_weights(
@@ -97,8 +98,9 @@ def mars_weights(
 ) -> dg.MaterializeResult:
     """Prithvi's weights with their masked pretraining continued on unlabelled Mars: a Mars-adapted encoder.
 
-    Takes the kept crops of the lake, and further images if the configuration names some; never those of observations that
-    the labels have in valid or test. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so that it can
+    Takes the kept crops of the lake, and further images if the configuration names some, but not those of observations that
+    the present labels have in valid or test; where later labels put an observation there that it has seen, models that
+    start from it are not judged on it. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so that it can
     be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
     a version has the published layout.
     """
@@ -120,7 +122,7 @@ def mars_weights(
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256 = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None)
-        settings = recipe.model_dump(exclude={"devices"})
+        settings = recipe.model_dump()
         version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
         folder = here.model("mars_weights") / version
         found = (folder / CONFIG).exists()

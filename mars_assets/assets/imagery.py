@@ -54,7 +54,7 @@ def hirise_index(
         if config.refresh:
             for name in changed_at_source(source, INDEX_FILES, folder):
                 progress.say(f"{name} has changed at the archive: fetching it again")
-                (folder / name).unlink()
+                (folder / name).unlink(missing_ok=True)
         table_file, label_file = fetch_product(source, INDEX_FILES, folder, progress)
         version = fingerprint(table_file.sha256, label_file.sha256)[:16]
         progress.say(f"reading {table_file.path.name}")
@@ -67,7 +67,7 @@ def hirise_index(
             "observations": int(index["OBSERVATION_ID"].nunique()),
             "products": table(kinds.rename_axis("product").reset_index(name="rows")),
             "map": picture(map_of_observations(index), "where the observations lie"),
-            "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE", "RATIONALE_DESC"]].head(10)),
+            "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE"]].head(10)),
             "file": where(here.index),
         },
         data_version=dg.DataVersion(version),
@@ -258,7 +258,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
-            corners = None if row["corners"] is None else [float(value) for value in row["corners"]]
+            corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
             manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()

@@ -138,6 +138,8 @@ def _train(
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, name, version, dataset.images)
     provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
+    if recipe.encoder == "mars_weights":
+        provenance["mars_weights_version"] = weights.parent.name
     report = train(dataset.images, weights, folder, compute, provenance, progress)
     best = best_of(report)
     make_current(lake, name, version, best)

@@ -22,17 +22,8 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError
 
 _SOC, _SOT, _SOD, _EOC = 0xFF4F, 0xFF90, 0xFF93, 0xFFD9
-_SIZ, _COD, _COC, _POC, _PPM, _PPT, _TLM, _PLM, _PLT = (
-    0xFF51,
-    0xFF52,
-    0xFF53,
-    0xFF5F,
-    0xFF60,
-    0xFF61,
-    0xFF55,
-    0xFF57,
-    0xFF58,
-)
+_SIZ, _COD, _COC, _POC, _COM = 0xFF51, 0xFF52, 0xFF53, 0xFF5F, 0xFF64
+_PPM, _TLM, _PLM, _PLT = 0xFF60, 0xFF55, 0xFF57, 0xFF58
 _USER_PRECINCTS, _EPH = 1, 4  # bits of COD's Scod
 _LRCP, _RLCP, _RPCL, _PCRL, _CPRL = range(5)
 _EMPTY, _EMPTY_EPH = b"\x00", b"\x00\xff\x92"
@@ -177,6 +168,8 @@ class Codestream:
             offsets.append(part_offsets[:-1])
             lengths.append(part_lengths)
             position = part_end
+        if not offsets:
+            raise EOFError
         self._offsets, self._lengths = np.concatenate(offsets), np.concatenate(lengths)
 
     def _read_size(self, segment: bytes) -> None:
@@ -206,10 +199,10 @@ class Codestream:
         segments: list[bytes] = []
         while (marker := _u16(file)) != _SOD:
             segment = _segment(file)
-            if marker in (_COD, _COC, _POC, _PPT):
-                raise _UnsuitableError
             if marker == _PLT:
                 segments.append(segment[1:])
+            elif marker != _COM:
+                raise _UnsuitableError  # a coding or quantisation of this tile-part's own
         values = np.frombuffer(b"".join(segments), np.uint8)
         # Seven bits a byte, high ones first; the eighth says that more follow.
         last = np.flatnonzero(values < 0x80)
@@ -222,6 +215,13 @@ class Codestream:
 
     def _order_packets(self) -> None:
         """Gives every packet its resolution and its precinct's place, in the order of the progression (B.12)."""
+        per_precinct = self._components * self._layers
+        count = 0
+        for resolution, (width, height) in enumerate(self._precincts):
+            scale = 1 << (self.levels - resolution)
+            count += -(-self.lines // (scale * height)) * -(-self.samples // (scale * width)) * per_precinct
+        if count != len(self._lengths):
+            raise _UnsuitableError
         keys: list[npt.NDArray[np.int64]] = []
         for resolution, (width, height) in enumerate(self._precincts):
             scale = 1 << (self.levels - resolution)
@@ -235,8 +235,6 @@ class Codestream:
             )
         packets = np.concatenate(keys, axis=1)
         level, top, left, component, layer = packets[:5]
-        if len(level) != len(self._lengths):
-            raise _UnsuitableError
         y, x = top << (self.levels - level), left << (self.levels - level)
         by = {
             _LRCP: (layer, level, component, top, left),

@@ -203,7 +203,7 @@ def cut_crops(
         "label": None if label is None else recorded_sha256(label),
         "observation": str(observation),
         "product": product,
-        "corners": corners,
+        "corners": corners if label is None else None,  # a labelled product has its place from the label
     }
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
     key = fingerprint(_CUT_VERSION, source, chosen)
@@ -384,6 +384,8 @@ class _Cutter:
         """Cells by rows of the grid, as many rows together as memory allows."""
         info, settings = self.scene.info, self.settings
         lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
+        if self.rules.lossy:  # its tests look beyond a cell, and all of it is in memory anyway
+            lines = info.lines
         per_strip = (lines - settings.size) // settings.stride + 1
         strips: dict[int, list[_Cell]] = {}
         for cell in cells:

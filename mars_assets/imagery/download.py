@@ -537,11 +537,18 @@ class _Follower:
         return self._hash.hexdigest()
 
     def _hash_all(self) -> None:
-        with open(self._path, "rb") as file:
-            left = self._have
-            while left and (data := file.read(min(left, _CHUNK))):
-                self._hash.update(data)
-                left -= len(data)
+        try:
+            with open(self._path, "rb") as file:
+                left = self._have
+                while left:
+                    data = file.read(min(left, _CHUNK))
+                    if not data:
+                        raise OSError(errno.EIO, "the part is shorter than it was", str(self._path))
+                    self._hash.update(data)
+                    left -= len(data)
+        except OSError as error:
+            self._failure = error
+        # After a failure too, so that nobody waits for room in the queue.
         while (chunk := self._chunks.get()) is not None:
             self._hash.update(chunk)
 

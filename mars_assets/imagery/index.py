@@ -25,6 +25,7 @@ INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 _TABLE = "RDR_INDEX_TABLE"
 _NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
 _NOT_APPLICABLE = -9998
+_POLAR = 85.0  # latitude from which on an observation may be wider than half a circle of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
 _NEEDED = (
     "OBSERVATION_ID",
@@ -59,7 +60,7 @@ def read_index_label(path: Path) -> IndexLabel:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
     import pvl
-    from pvl.exceptions import LexerError, ParseError
+    from pvl.exceptions import LexerError, ParseError, QuantityError
 
     try:
         text = path.read_bytes().decode("latin-1")
@@ -75,7 +76,16 @@ def read_index_label(path: Path) -> IndexLabel:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
         if len(set(names)) != len(names):
             raise ValueError("it names a column twice")
-    except (KeyError, TypeError, ValueError, LexerError, ParseError) as error:
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        StopIteration,
+        LexerError,
+        ParseError,
+        QuantityError,
+    ) as error:
         raise DamagedFileError(
             f"{path} is not the label of HiRISE's cumulative index ({type(error).__name__}: {error}). Fetch it again"
         ) from error
@@ -182,7 +192,9 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     rows = index[_has_product(index, query.product)]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    fits &= _overlaps(rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy(), query.longitude)
+    polar = np.maximum(rows["MAXIMUM_LATITUDE"].abs(), rows["MINIMUM_LATITUDE"].abs()).to_numpy() >= _POLAR
+    west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
+    fits &= _overlaps(west, east, polar, query.longitude)
     # A bound that bounds nothing keeps rows in which the index does not know the value.
     if query.incidence != (0, 180):
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
@@ -240,15 +252,18 @@ def _arc(start: float, end: float) -> float:
 
 
 def _overlaps(
-    west: npt.NDArray[np.float64], east: npt.NDArray[np.float64], box: tuple[float, float]
+    west: npt.NDArray[np.float64],
+    east: npt.NDArray[np.float64],
+    polar: npt.NDArray[np.bool_],
+    box: tuple[float, float],
 ) -> npt.NDArray[np.bool_]:
     """Which intervals of longitude share a meridian with the box.
 
     The index names the smaller number first also where an observation lies across the prime meridian; away from the poles
     none is half a planet wide, so there the two are meant the other way round.
     """
-    turned = east - west > 180
+    turned = (east - west > 180) & ~polar
     west, east = np.where(turned, east, west), np.where(turned, west, east)
-    width = (east - west) % 360
+    width = np.where(east - west >= 360, 360, (east - west) % 360)
     start, span = box[0], _arc(*box)
     return np.asarray(((west - start) % 360 <= span) | ((start - west) % 360 <= width))

@@ -27,6 +27,8 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
     # The body as the product has it, so that nothing is shifted between spheres of different size.
     equator = float(parameters.get("R", parameters.get("a", 3396190.0)))
     pole = float(parameters.get("R", parameters.get("b", equator)))
+    if "rf" in parameters:  # how WKT states an ellipsoid
+        pole = equator * (1 - 1 / float(parameters["rf"]))
     geographic = CRS.from_dict(proj="longlat", a=equator, b=pole)
     longitude, latitude = (np.asarray(values) for values in transform(projected, geographic, x.tolist(), y.tolist()))
     # On an ellipsoid PROJ's latitudes are planetographic.

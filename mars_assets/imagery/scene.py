@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.errors import DamagedFileError
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.codestream import Codestream, Window
 from mars_assets.imagery.labels import read_label
 from mars_assets.progress import SILENT, Progress
@@ -140,6 +140,7 @@ class _GdalScene(Scene):
             nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
             bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
             if dataset.dtypes[0] not in ("uint8", "uint16"):
+                dataset.close()
                 raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
             crs, transform = _position(dataset, label)
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
@@ -187,8 +188,14 @@ class _SingleTileScene(Scene):
 
     def _decode_picked(self, codestream: bytes, rows: slice, cols: slice) -> Pixels:
         with tempfile.NamedTemporaryFile(suffix=".j2k") as file:
-            file.write(codestream)
-            file.flush()
+            try:
+                file.write(codestream)
+                file.flush()
+            except OSError as error:
+                raise MarsError(
+                    f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB there. "
+                    "Free some, or name another folder with the variable TMPDIR"
+                ) from error
             return self._decode(Path(file.name), rows, cols)
 
     def _decode(self, path: Path, rows: slice, cols: slice) -> Pixels:
@@ -221,7 +228,11 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
         case _:
             scene = _GdalScene(image, label)
     if label is not None:
-        said = read_label(label)
+        try:
+            said = read_label(label)
+        except BaseException:
+            scene.close()
+            raise
         if (said.lines, said.samples, said.bands) != (scene.info.lines, scene.info.samples, scene.info.bands):
             scene.close()
             raise DamagedFileError(
@@ -236,21 +247,28 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
 def open_jp2(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
     """Opens a JPEG 2000 file, whatever its name ends in; like :func:`open_scene`, but label and image are not compared."""
     scene = _GdalScene(image, label)
-    glymur = load_glymur()
-    if glymur is None:
-        progress.say(f"{image.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
-        return scene
-    codestream = Codestream.of(image)
-    if codestream is None:
-        if _has_several_tiles(glymur, image):
+    try:
+        glymur = load_glymur()
+        if glymur is None:
+            progress.say(f"{image.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
             return scene
-        progress.say(f"{image.name}: its packets cannot be told apart, so every strip takes in all of the file")
+        codestream = Codestream.of(image)
+        if codestream is None:
+            if _has_several_tiles(glymur, image):
+                return scene
+            progress.say(f"{image.name}: its packets cannot be told apart, so every strip takes in all of the file")
+    except BaseException:
+        scene.close()
+        raise
     return _SingleTileScene(scene, glymur, codestream)
 
 
 def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
-    segments = glymur.Jp2k(str(image)).get_codestream(header_only=True).segment
-    size = next(marker for marker in segments if marker.marker_id == "SIZ")
+    try:
+        segments = glymur.Jp2k(str(image)).get_codestream(header_only=True).segment
+        size = next(marker for marker in segments if marker.marker_id == "SIZ")
+    except (OSError, ValueError, RuntimeError, StopIteration) as error:
+        raise DamagedFileError(f"{image} is not a JPEG 2000 file that opens ({error}): fetch it again") from error
     return bool(size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz)
 
 

@@ -19,7 +19,8 @@ from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import open_export
-from mars_assets.lake import Lake, fingerprint, read_table, sha256_file, write_bytes
+from mars_assets.labels.exports import original_name
+from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sha256_file, write_bytes
 from mars_assets.steps import BatchesOfSteps
 
 if TYPE_CHECKING:
@@ -62,27 +63,29 @@ def unlabelled_images(lake: Lake, extra: Path | None = None) -> Unlabelled:
     rows = []
     for manifest in sorted(lake.all_crops.glob("*/crops.parquet")):
         crops = read_table(manifest, "crops", ["crop_id", "observation", "file", "kept"])
+        cut = read_provenance(manifest).get("fingerprint", "")
         rows += [
-            (row.crop_id, row.observation, manifest.parent / row.file) for row in crops[crops["kept"]].itertuples()
+            (row.crop_id, row.observation, manifest.parent / row.file, cut) for row in crops[crops["kept"]].itertuples()
         ]
-    source = ""
     if extra is not None:
         folder, source = _opened(lake, extra)
         for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
-            name = path.relative_to(folder).as_posix()
-            rows.append((name, observation_of(path.name) or name, path))
+            relative = path.relative_to(folder)
+            if not _is_hidden(relative):
+                group = observation_of(path.name) or original_name(path.name)
+                rows.append((relative.as_posix(), group, path, source or _stamp(path)))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
         )
-    images = pd.DataFrame(rows, columns=["image_id", "group", "path"]).drop_duplicates("image_id")
+    images = pd.DataFrame(rows, columns=["image_id", "group", "path", "stamp"]).drop_duplicates("image_id")
     judged = _judged_groups(lake)
     kept = images[~images["group"].isin(judged)].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
             f"all {len(images)} images are of observations that the labels have in valid or test: add others"
         )
-    sha = fingerprint(kept["image_id"].tolist(), source, [_stamp(path) for path in kept["path"]])
+    sha = fingerprint(kept["image_id"].tolist(), kept.pop("stamp").tolist())
     return Unlabelled(kept, sha, len(images) - len(kept))
 
 
@@ -93,15 +96,20 @@ def _judged_groups(lake: Lake) -> set[str]:
     return set(labels.loc[labels["split"] != "train", "group"])
 
 
-def _stamp(path: Path) -> int:
-    # Crops and unpacked images are replaced and never written into, so that a size tells one from another well enough.
-    return path.stat().st_size
+def _stamp(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _is_hidden(relative: Path) -> bool:
+    """What a Mac or a killed extraction leaves beside the images."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
 
 
 def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
-    """The folder of the further images, and what names its content."""
+    """The folder of the further images, and what names its content: nothing, if that is looked at file by file."""
     if extra.is_dir():
-        return extra, str(extra)
+        return extra, ""
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
     sha = sha256_file(extra)
@@ -110,7 +118,7 @@ def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
     if not done.exists():
         with open_export(extra) as archive:
             for name in archive.names:
-                if Path(name).suffix.lower() in _SUFFIXES:
+                if Path(name).suffix.lower() in _SUFFIXES and not _is_hidden(Path(name)):
                     write_bytes(folder / name, archive.read(name))
         write_bytes(done, b"")
     return folder, sha
@@ -191,9 +199,11 @@ def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-            grey = image.mode in ("L", "1", "I;16")
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale
+                return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
+            grey = image.mode in ("L", "1")
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
     return pixels[..., None] if grey else pixels
 

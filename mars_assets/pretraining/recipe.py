@@ -31,7 +31,7 @@ class PretrainRecipe(BaseModel):
         0.15, ge=0, lt=1, description="Random gain and offset of the 8-bit values, as a share of their range."
     )
     batch_size: int = Field(64, ge=1, description="Images a step, over all devices and accumulated batches.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step: less memory, same step.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step, for less memory.")
     devices: int = Field(1, ge=1, description="GPUs, or CPU processes, that share a step.")
     steps: int = Field(2000, ge=1, description="Steps of the optimizer.")
     warmup_steps: int = Field(100, ge=0, description="Steps over which the learning rate rises linearly from 0.")

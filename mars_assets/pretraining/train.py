@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.reconstruction import mask_noise
 from mars_assets.lake import write_table
-from mars_assets.models import MARS_WEIGHTS
+from mars_assets.models import IMAGES, MARS_WEIGHTS
 from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, model_input, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.model import PrithviMAE
@@ -96,14 +96,13 @@ class MaskedPretraining(lightning.LightningModule):
             shared = self.all_gather(torch.tensor(train_loss))
             assert isinstance(shared, Tensor)
             train_loss = float(shared.mean())
-        if not math.isfinite(train_loss):
+        valid_loss = self._validation_loss()
+        if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             raise MarsError(
                 f"the loss is not finite before step {self.global_step}: the pretraining diverged. "
                 f"Take a lower lr than {self.recipe.lr:g} or a longer warm-up"
             )
-        self.history.append(
-            {"step": float(self.global_step), "train_loss": train_loss, "valid_loss": self._validation_loss()}
-        )
+        self.history.append({"step": float(self.global_step), "train_loss": train_loss, "valid_loss": valid_loss})
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
@@ -163,6 +162,10 @@ class _Keeper(lightning.Callback):
         self._scratch, self._progress = scratch, progress
         self._counter: Counter | None = None
         self._step = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that shares the steps writes to its own terminal: the log of the one that asked does not travel.
+        return {**self.__dict__, "_progress": Progress(print)}
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         assert isinstance(task, MaskedPretraining)
@@ -231,8 +234,10 @@ def pretrain(
             f"batch_size {recipe.batch_size} is not a multiple of accumulate x devices, "
             f"{recipe.accumulate} x {recipe.devices}"
         )
+    if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
+        raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs")
     settings = {
-        **recipe.model_dump(exclude={"devices"}),
+        **recipe.model_dump(),
         "seed": compute.seed,
         "weights": published.sha256,
         "images": unlabelled.sha,
@@ -258,6 +263,7 @@ def pretrain(
     history: History = state["history"]
     trained = {key.removeprefix("mae."): value for key, value in state["state_dict"].items()}
     mae, _ = load_mae(published.config, trained)
+    write_table(folder / IMAGES, images[["image_id", "group"]].assign(held_out=np.isin(np.arange(len(images)), valid)))
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
     save_weights(folder / MARS_WEIGHTS, mae, {"source": "pretrained on Mars", "went_on_from": published.sha256})
     report = {

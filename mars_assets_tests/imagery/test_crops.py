@@ -164,6 +164,20 @@ def test_black_areas_of_a_jpeg_are_no_data_and_black_pixels_are_not(tmp_path: Pa
     assert skipped["invalid_fraction"].item() == pytest.approx(0.5, abs=0.03)
 
 
+def test_strips_change_nothing_in_a_jpeg(tmp_path: Path) -> None:
+    """Damage over the border of two rows of cells is seen from both, whatever is decoded at a time."""
+    pixels = terrain(0, 256, 128, 3, 60, 200).astype(np.uint8)
+    pixels[58:69] = 0
+    Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=98, subsampling=0)
+    tables = []
+    for samples in (1, 10**9):
+        settings = CropSettings(64, 64, strip_samples=samples)
+        out = tmp_path / str(samples)
+        tables.append(cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", out, settings))
+    assert tables[0].equals(tables[1])
+    assert set(tables[0].loc[tables[0]["row"] < 128, "reason"]) == {"no data"}
+
+
 # JPEG 2000
 
 

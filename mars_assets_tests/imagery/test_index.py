@@ -98,6 +98,7 @@ def test_commas_in_quoted_text(written: tuple[Path, Path]) -> None:
         (lambda tab, label: tab.write_text(tab.read_text().replace("50.000000", "5O.000000")), "is no number"),
         (lambda tab, label: tab.write_text("<html>no</html>\n"), "does not fit"),
         (lambda tab, label: label.write_text("<html>no</html>"), "is not the label"),
+        (lambda tab, label: label.write_text("RDR_INDEX_TABLE = 5\nEND\n"), "is not the label"),
         (lambda tab, label: label.write_text(label.read_text()[:-200]), "closing END"),
         (lambda tab, label: label.write_text(label.read_text().replace("NAME = PRODUCT_ID", "NAME = X")), "PRODUCT_ID"),
         (lambda tab, label: label.write_text(label.read_text().replace("COLUMNS = 54", "COLUMNS = 53")), "54 of 53"),
@@ -179,6 +180,22 @@ def test_boxes_on_the_circle(interval: tuple[float, float], box: tuple[float, fl
     else:
         with pytest.raises(MarsError):
             select(index, IndexQuery(longitude=box))
+
+
+def test_around_the_pole() -> None:
+    rows = [
+        {"MINIMUM_LONGITUDE": 0.0, "MAXIMUM_LONGITUDE": 360.0},
+        {"MINIMUM_LONGITUDE": 10.0, "MAXIMUM_LONGITUDE": 300.0},
+        {"MINIMUM_LONGITUDE": 10.0, "MAXIMUM_LONGITUDE": 90.0},
+    ]
+    index = table(
+        [
+            row | {"OBSERVATION_ID": f"ESP_00000{n}_0950", "MINIMUM_LATITUDE": -89.0, "MAXIMUM_LATITUDE": -86.0}
+            for n, row in enumerate(rows)
+        ]
+    )
+    assert select(index, IndexQuery(longitude=(100, 200))) == ["ESP_000000_0950", "ESP_000001_0950"]
+    assert len(select(index, IndexQuery(longitude=(350, 20)))) == 3
 
 
 @given(west=st.floats(0, 359), width=st.floats(0.01, 2), start=st.floats(0, 359), span=st.floats(0.1, 300))

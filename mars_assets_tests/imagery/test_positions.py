@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 
 from mars_assets.imagery.positions import approximate_positions, projected_positions
 from mars_assets.sample.products import MapPosition
@@ -33,6 +34,8 @@ def test_latitudes_of_an_ellipsoid_are_planetocentric() -> None:
     _, latitude = projected_positions(crs, np.zeros(1), np.array([45 * one_degree]))
     graphic = latitude[0]
     assert 44.5 < graphic < 44.99, "centric latitudes are smaller than graphic ones"
+    _, latitude = projected_positions(CRS.from_string(crs).to_wkt(), np.zeros(1), np.array([45 * one_degree]))
+    assert latitude[0] == pytest.approx(graphic, abs=1e-6), "WKT states the flattening and no polar radius"
 
 
 @pytest.mark.parametrize("product", REAL)

@@ -1,5 +1,6 @@
 """Masked pretraining on random textures, in seconds."""
 
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,21 @@ from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize,
 from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import Lake, read_json, read_table, write_table
-from mars_assets.models import MARS_WEIGHTS, encoder_weights, make_current, set_current_weights
+from mars_assets.models import (
+    MARS_WEIGHTS,
+    ModelVersion,
+    encoder_weights,
+    held_out,
+    make_current,
+    set_current_weights,
+)
 from mars_assets.pretraining import train as training
 from mars_assets.pretraining.data import (
     RandomCrops,
     StepBatches,
     Unlabelled,
     model_input,
+    read_pixels,
     split_groups,
     unlabelled_images,
 )
@@ -77,11 +86,13 @@ def test_images_of_a_zip_are_those_of_the_folder(lake: Lake, textures: Path, tmp
         for path in textures.glob("*.png"):
             archive.write(path, f"deep/{path.name}")
         archive.writestr("README.txt", "no image")
+        archive.writestr("__MACOSX/deep/._a.png", "no image either")
     found = unlabelled_images(lake, tmp_path / "more.zip")
     assert len(found.images) == 40
     assert found.images["group"].nunique() == 10
     assert found.images["path"].map(lambda path: path.is_relative_to(lake.root)).all()
     before = {path: path.stat().st_mtime_ns for path in found.images["path"]}
+    (found.images["path"].iloc[0].parent / ".a.tmp-12345678.png").write_bytes(b"of a killed run")
     again = unlabelled_images(lake, tmp_path / "more.zip")
     assert again.sha == found.sha
     assert {path: path.stat().st_mtime_ns for path in again.images["path"]} == before
@@ -153,6 +164,11 @@ def test_crops_follow_from_seed_step_and_image(unlabelled: Unlabelled) -> None:
     assert not torch.equal(first, RandomCrops(paths, 32, 0.5, 2)[3, 7])
     forgetful = RandomCrops(paths, 32, 0.5, 1, memory_gb=0)
     assert torch.equal(first, forgetful[3, 7])
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert read_pixels(tmp_path / "a.png").ravel().tolist() == [0, 1, 255]
 
 
 def test_the_centre_is_the_picture(tmp_path: Path) -> None:
@@ -282,7 +298,10 @@ def test_accumulated_batches_make_the_same_number_of_steps(
 
 
 def test_two_processes_share_the_steps(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
-    report = run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"devices": 2}))
+    # As Dagster's log does, this does not travel to another process.
+    lock = threading.Lock()
+    said = training.Progress(lambda line: lock.acquire() and lock.release())
+    report = run(tmp_path / "a", unlabelled, weights, RECIPE.model_copy(update={"devices": 2}), progress=said)
     alone = run(tmp_path / "b", unlabelled, weights)
     assert report["steps"] == 12
     assert report["first"] == alone["first"]
@@ -324,3 +343,18 @@ def test_models_choose_their_encoder_by_name(
     assert named["mars_weights"][0] == version / MARS_WEIGHTS
     assert named["mars_weights"][1] == open_weights(version / MARS_WEIGHTS).sha256 != named["prithvi_weights"][1]
     assert named["mars_weights"][2] == "mars_weights v1"
+
+
+def test_a_model_is_not_judged_on_what_its_encoder_saw(lake: Lake, unlabelled: Unlabelled, weights: Path) -> None:
+    """Labels that come after the pretraining may put an observation that it saw into test."""
+    version = lake.model("mars_weights") / "v1"
+    version.parent.mkdir(parents=True)
+    run(version, unlabelled, weights)
+    seen = unlabelled.images["group"].iloc[0]
+    folder = lake.model("cls_model") / "m"
+    write_table(folder / "images.parquet", pd.DataFrame({"image_id": ["a"], "split": ["train"], "observation": ["o"]}))
+    images = pd.DataFrame({"image_id": ["b", "c"], "split": ["test", "test"], "observation": [seen, "ESP_777777_1800"]})
+    for provenance, left in (({"mars_weights_version": "v1"}, ["c"]), ({}, ["b", "c"])):
+        judged, left_out = held_out(ModelVersion("cls_model", "m", folder, {"provenance": provenance}), images)
+        assert list(judged["image_id"]) == left
+        assert left_out == 2 - len(left)
