@@ -138,7 +138,7 @@ def test_the_real_browse_product_is_fetched_and_cut(graph: Graph, imagery: Any) 
     assert set(kept["height"]) == set(kept["width"]) == {512}
     assert set(crops["position_kind"]) == {"approximate"}
     assert crops["longitude"].between(241.3, 241.6).all(), "the index's corners place it"
-    pictures = [value for name, value in metadata(imagery, "crops").items() if "data:image/png" in str(value)]
+    pictures = [value for name, value in metadata(imagery, "crops").items() if "data:image/" in str(value)]
     assert len(pictures) == 2
 
 
@@ -179,8 +179,8 @@ def test_pretraining_goes_on_and_models_start_from_it(graph: Graph, first: Any, 
     assert result.success
     said = metadata(result, "mars_weights")
     assert said["trained in this run"] is True
-    assert "data:image/png" in said["loss"]
-    assert "data:image/png" in said["reconstructions"]
+    assert "data:image/" in said["loss"]
+    assert "data:image/" in said["reconstructions"]
     assert not metadata(graph.run(["mars_weights"], {"ops": {"mars_weights": {"config": recipe}}}), "mars_weights")[
         "trained in this run"
     ]
@@ -208,7 +208,7 @@ def test_every_asset_shows_a_picture_or_a_table_and_says_where_its_files_lie(fir
     for asset in ALL:
         values = metadata(first, asset)
         text = [str(value) for value in values.values()]
-        assert any("data:image/png" in value or value.startswith("|") for value in text), asset
+        assert any("data:image/" in value or value.startswith("|") for value in text), asset
         assert any(key in values for key in ("file", "folder")), asset
         assert max(map(len, text)) < 32_000, f"{asset}: metadata lives in the event log"
 

@@ -142,11 +142,10 @@ def cls_evaluation(
         shown = results["test"] if "test" in results else results["valid"]
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
-        _save(here, "cls_evaluation", {"scores": figure, "mistakes": mistakes})
+        pictures = {"plots": figure, "mistakes": mistakes}
+        _save(here, "cls_evaluation", pictures)
     names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
-    return _result(
-        here, "cls_evaluation", model, rows, history, names, left_out, chosen, {"scores": figure, "mistakes": mistakes}
-    )
+    return _result(here, "cls_evaluation", model, rows, history, names, left_out, chosen, pictures)
 
 
 @dg.asset(
@@ -182,7 +181,7 @@ def seg_evaluation(
         history = _record(here, "seg_evaluation", rows)
         shown = results["test"] if "test" in results else results["valid"]
         pictures = {
-            "scores": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
+            "plots": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
             "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
             "worst": overlay_sheet(worst(shown, 3), statistics),
         }

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     Picture: TypeAlias = Figure | Image | npt.NDArray[np.uint8]
 
-# Longer sides in pixels and numbers of colours, from best to least: the first whose PNG is small enough is taken.
+# Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
+# taken. Plots stay PNG; pictures of terrain are twice as wide as JPEG.
 _SIDES = (960, 800, 640, 540, 480, 420, 360, 320, 280, 240, 160, 96, 48)
 _COLOURS = (256, 64, 16)
+_QUALITIES = (80, 60)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, npt.NDArray[np.object_]]:
@@ -56,14 +58,14 @@ def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
 
 
 def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
-    """A PNG as a data URI for Markdown metadata, which the UI shows inline: as large and colourful as the limit allows.
+    """A PNG or JPEG as a data URI for Markdown metadata, which the UI shows: as large and colourful as the limit allows.
 
     Args:
         picture: a matplotlib figure, a Pillow image, or uint8 (H, W) or (H, W, 3).
         max_bytes: of the whole URI. It lives in the event log, so it must stay below 30 KB.
 
     Raises:
-        ValueError: not even a PNG of 48 pixels fits.
+        ValueError: not even 48 pixels fit.
     """
     from PIL import Image
 
@@ -79,6 +81,12 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
                 return uri
             if len(uri) > 3 * max_bytes:  # fewer colours alone will not do
                 break
+        for quality in _QUALITIES:
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=quality, optimize=True)
+            uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+            if len(uri) <= max_bytes:
+                return uri
     raise ValueError(f"no thumbnail of this {image.width} x {image.height} picture fits into {max_bytes} bytes")
 
 

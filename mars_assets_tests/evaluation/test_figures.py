@@ -12,9 +12,9 @@ from mars_assets.evaluation.figures import markdown_image, new_figure, thumbnail
 
 
 def _decode(uri: str) -> Image.Image:
-    prefix = "data:image/png;base64,"
-    assert uri.startswith(prefix)
-    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(prefix), validate=True)))
+    prefix, _, content = uri.partition(",")
+    assert prefix in ("data:image/png;base64", "data:image/jpeg;base64")
+    return Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
 
 
 @pytest.mark.parametrize("limit", [28_000, 4_000])
@@ -25,6 +25,17 @@ def test_the_least_compressible_picture_fits(size: tuple[int, int], limit: int) 
     assert len(uri) <= limit
     image = _decode(uri)
     assert image.width / image.height == pytest.approx(size[1] / size[0], rel=0.05)
+
+
+def test_a_photograph_is_wider_than_a_png_would_be() -> None:
+    y, x = np.mgrid[:600, :900]
+    rng = np.random.default_rng(0)
+    terrain = 128 + 50 * np.sin(x / 40) * np.cos(y / 60) + rng.normal(0, 6, x.shape)
+    picture = np.repeat(terrain.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    uri = thumbnail_data_uri(picture)
+    assert uri.startswith("data:image/jpeg")
+    assert len(uri) <= 28_000
+    assert _decode(uri).width >= 420
 
 
 def test_a_flat_picture_keeps_its_size_and_colours() -> None:
