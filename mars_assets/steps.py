@@ -10,10 +10,14 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import lightning
 import numpy as np
 import torch
+
+from mars_assets.compute import Compute
 
 Schedule = Literal["constant", "cosine"]
 
@@ -68,6 +72,34 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
                     orders[turn] = np.random.default_rng([self._seed, turn]).permutation(self._n).tolist()
                 batch.append(orders[turn][place])
             yield batch
+
+
+def quiet_trainer(
+    compute: Compute, scratch: Path, stretches: int, callbacks: list[lightning.Callback], **options: Any
+) -> lightning.Trainer:
+    """A trainer that only computes: what is kept and said is its callbacks' business.
+
+    Args:
+        compute: device and precision.
+        scratch: a folder of its own.
+        stretches: how often the data are asked for anew and validated: Lightning's epochs.
+        callbacks: what keeps and says.
+        options: further ones of Lightning's.
+    """
+    return lightning.Trainer(
+        accelerator="gpu" if compute.device == "cuda" else "cpu",
+        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
+        max_epochs=stretches,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        default_root_dir=scratch,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **({"devices": 1} | options),
+    )
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.steps import BatchesOfSteps, learning_rate_factor, quiet_lightning, seed_step
+from mars_assets.steps import BatchesOfSteps, learning_rate_factor, quiet_lightning, quiet_trainer, seed_step
 from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
@@ -306,20 +306,8 @@ def _fit(
     labelled = LabelledChips(chips, images["label"].tolist())
     train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
     with quiet_lightning():
-        trainer = lightning.Trainer(
-            accelerator="gpu" if compute.device == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
-            max_epochs=math.ceil(recipe.steps / recipe.evaluate_every),
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            callbacks=[_Keeper(scratch, progress)],
-            default_root_dir=scratch,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        stretches = math.ceil(recipe.steps / recipe.evaluate_every)
+        trainer = quiet_trainer(compute, scratch, stretches, [_Keeper(scratch, progress)])
         data = _Data(train, valid, recipe, compute.seed)
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     return task.history

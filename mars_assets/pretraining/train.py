@@ -24,7 +24,7 @@ from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae, open_weights, save_weights
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.steps import learning_rate_factor, quiet_lightning, seed_step
+from mars_assets.steps import learning_rate_factor, quiet_lightning, quiet_trainer, seed_step
 from mars_assets.training import SCRATCH, begin, finish
 
 if TYPE_CHECKING:
@@ -300,24 +300,17 @@ def _fit(
             task.history.append({"step": 0.0, "train_loss": math.nan, "valid_loss": task._validation_loss()})
             progress.say(f"before any step: validation loss {task.history[0]['valid_loss']:.4f}")
         with quiet_lightning():
-            trainer = lightning.Trainer(
-                accelerator="gpu" if compute.device == "cuda" else "cpu",
+            trainer = quiet_trainer(
+                compute,
+                scratch,
+                math.ceil(recipe.steps / recipe.evaluate_every),
+                [_Keeper(scratch, progress)],
                 devices=recipe.devices,
                 strategy="ddp_spawn" if recipe.devices > 1 else "auto",
                 use_distributed_sampler=False,
-                precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
                 accumulate_grad_batches=recipe.accumulate,
                 gradient_clip_val=recipe.clip_grad,
-                max_epochs=math.ceil(recipe.steps / recipe.evaluate_every),
-                reload_dataloaders_every_n_epochs=1,
-                num_sanity_val_steps=0,
                 limit_val_batches=0,
-                callbacks=[_Keeper(scratch, progress)],
-                default_root_dir=scratch,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
             )
             data = _Data(crops, recipe, compute.seed)
             trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
