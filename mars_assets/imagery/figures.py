@@ -69,7 +69,12 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
     figure, axes = new_figure(7.5, 3.8)
     plot = axes[0, 0]
     drawn = plot.hexbin(
-        rows["MINIMUM_LONGITUDE"] % 360, latitude, gridsize=(72, 36), extent=(0, 360, -90, 90), mincnt=1, norm=LogNorm()
+        rows["MINIMUM_LONGITUDE"] % 360,
+        latitude,
+        gridsize=(72, 36),
+        extent=(0, 360, -90, 90),
+        mincnt=1,
+        norm=LogNorm(vmin=1, vmax=max(2, len(rows) / 50)),
     )
     figure.colorbar(drawn, label="observations")
     plot.set(xlabel="longitude, degrees east", ylabel="latitude, degrees", xlim=(0, 360), ylim=(-90, 90))
