@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Sch
     """What the peak learning rate is multiplied with at a step, counted from 0.
 
     The warm-up's n-th step has n / warmup_steps, so its last one has the peak. After it the rate stays, or falls as half a
-    cosine to 0 at the last step.
+    cosine that reaches 0 after the last step.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, fingerprint, read_table, write_table
+from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, write_table
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 
@@ -57,9 +57,12 @@ def hirise_index(
                 (folder / name).unlink(missing_ok=True)
         table_file, label_file = fetch_product(source, INDEX_FILES, folder, progress)
         version = fingerprint(table_file.sha256, label_file.sha256)[:16]
-        progress.say(f"reading {table_file.path.name}")
-        index = read_index(table_file.path, label_file.path)
-        write_table(here.index, index, {"version": version})
+        if here.index.exists() and read_provenance(here.index).get("version") == version:
+            index = read_table(here.index, "hirise_index")
+        else:
+            progress.say(f"reading {table_file.path.name}")
+            index = read_index(table_file.path, label_file.path)
+            write_table(here.index, index, {"version": version})
         kinds = index["PRODUCT_ID"].str.rsplit("_", n=1).str[-1].value_counts()
     return dg.MaterializeResult(
         metadata={

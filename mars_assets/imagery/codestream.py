@@ -126,7 +126,7 @@ class Codestream:
         return [(int(part[0]), int(part[-1])) for part in np.split(run, breaks)]
 
     def _read_headers(self, file: BinaryIO) -> None:
-        start, end = _codestream_box(file)
+        start, end = codestream_box(file)
         file.seek(start)
         main = [_read(file, 2)]
         if main[0] != struct.pack(">H", _SOC):
@@ -247,27 +247,37 @@ class Codestream:
         self._resolution, self._top, self._left, _, _, self._precinct_height, self._precinct_width = packets
 
 
-def _codestream_box(file: BinaryIO) -> tuple[int, int]:
-    """Where the codestream begins and ends: the whole of a raw one, the ``jp2c`` box of a JP2 file."""
+def codestream_box(file: BinaryIO) -> tuple[int, int]:
+    """Where the codestream begins and ends: the whole of a raw one, the ``jp2c`` box of a JP2 file (annex I.4).
+
+    The boxes must fill the file exactly: a file cut short or with something appended is found here.
+
+    Raises:
+        DamagedFileError: they do not, or none holds a codestream.
+    """
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     if file.read(2) == struct.pack(">H", _SOC):
         return 0, size
-    position = 0
+    position, found = 0, None
     while position < size:
         file.seek(position)
-        length, kind = struct.unpack(">I4s", _read(file, 8))
-        header = 8
+        start = file.read(16)
+        length, kind, header = int.from_bytes(start[:4]), start[4:8], 8
         if length == 1:
-            length, header = struct.unpack(">Q", _read(file, 8))[0], 16
+            length, header = int.from_bytes(start[8:16]), 16
         elif length == 0:
             length = size - position
-        if length < header or position + length > size:
-            raise EOFError
+        if length < header or position + length > size or not kind.isascii() or not kind.decode().isprintable():
+            raise DamagedFileError(
+                f"{file.name}: the JPEG 2000 box at byte {position} of {size} is cut short or no box"
+            )
         if kind == b"jp2c":
-            return position + header, position + length
+            found = position + header, position + length
         position += length
-    raise EOFError
+    if found is None:
+        raise DamagedFileError(f"{file.name} holds no JPEG 2000 codestream")
+    return found
 
 
 def _read(file: BinaryIO, count: int) -> bytes:

@@ -1,8 +1,9 @@
 """Cuts a HiRISE product into square crops for labelling, and says of every cell of the grid why it was cut or not.
 
 An overview tells where the grid begins, how the scene is stretched to 8 bits, and which cells are hopeless; then one pass
-in strips judges and cuts the others, two strips at a time. The crops grow in a folder of ``.cutting`` beside the target, named by a fingerprint of
-source and settings: a killed run goes on there, and the target is only ever replaced by a complete set.
+in strips judges and cuts the others, two strips at a time. The crops grow in a folder of ``.cutting`` beside the target,
+named by a fingerprint of source and settings: a killed run goes on there, and the target is only ever replaced by a
+complete set.
 """
 
 from __future__ import annotations

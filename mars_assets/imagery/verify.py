@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.imagery.codestream import codestream_box
 from mars_assets.imagery.index import INDEX_FILES, read_index_label
 from mars_assets.imagery.labels import read_label
 
@@ -64,7 +65,8 @@ def _verify_jp2(path: Path) -> None:
     if start != _JP2_START:
         raise DamagedFileError(f"it is no JPEG 2000: it begins with {start!r}")
     with open(path, "rb") as file:
-        file.seek(_codestream_end(path) - len(_JP2_END))
+        _, end = codestream_box(file)
+        file.seek(end - len(_JP2_END))
         if file.read(len(_JP2_END)) != _JP2_END:
             raise DamagedFileError("the JPEG 2000 codestream lacks its end marker: it is truncated")
     # The smallest overview takes part of every region's packets; the whole would take as long as cutting it.
@@ -78,30 +80,3 @@ def _ends(path: Path, first: int, last: int) -> tuple[bytes, bytes]:
         start = file.read(first)
         file.seek(max(0, path.stat().st_size - last))
         return start, file.read(last)
-
-
-def _codestream_end(path: Path) -> int:
-    """Where the contiguous codestream box ends, by walking the file's boxes (ISO/IEC 15444-1, I.4).
-
-    The boxes must fill the file exactly: a file cut short or with something appended is found here.
-    """
-    size = path.stat().st_size
-    position = 0
-    codestream = None
-    with open(path, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(16)
-            length, kind = int.from_bytes(header[:4]), header[4:8]
-            if length == 1:
-                length = int.from_bytes(header[8:16])
-            elif length == 0:
-                length = size - position
-            if length < 8 or position + length > size or not kind.isascii() or not kind.decode().isprintable():
-                raise DamagedFileError(f"the JPEG 2000 box at byte {position} of {size} is cut short or no box")
-            position += length
-            if kind == b"jp2c":
-                codestream = position
-    if codestream is None:
-        raise DamagedFileError("the JPEG 2000 holds no codestream")
-    return codestream

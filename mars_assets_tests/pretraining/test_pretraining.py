@@ -326,9 +326,7 @@ def test_layers_have_their_rates(weights: Path) -> None:
 # use
 
 
-def test_models_choose_their_encoder_by_name(
-    lake: Lake, unlabelled: Unlabelled, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_choose_their_encoder_by_name(lake: Lake, unlabelled: Unlabelled, weights: Path) -> None:
     with pytest.raises(MissingInputError, match="mars_weights"):
         encoder_weights(lake, "mars_weights")
     folder = lake.foundation("small")
