@@ -149,8 +149,7 @@ def cls_evaluation(
         shown = results["test"] if "test" in results else results["valid"]
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
-        pictures = {"plots": figure, "mistakes": mistakes}
-        _save(here, "cls_evaluation", pictures)
+        pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
     names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
     return _result(here, "cls_evaluation", model, rows, history, names, left_out, chosen, pictures)
 
@@ -192,7 +191,7 @@ def seg_evaluation(
             "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
             "worst": overlay_sheet(worst(shown, 3), statistics),
         }
-        _save(here, "seg_evaluation", pictures)
+        pictures = _save(here, "seg_evaluation", pictures)
     names = [
         "split",
         "n",
@@ -259,11 +258,14 @@ def _record(lake: "Lake", name: str, rows: list[dict[str, Any]]) -> "pd.DataFram
     return record(lake.metrics(name), rows, ["model_version", "label_version", "split"], name)
 
 
-def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> None:
-    from mars_assets.evaluation.figures import to_png
+def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
+    from mars_assets.evaluation.figures import as_image, to_png
 
-    for what, image in pictures.items():
+    images = {what: as_image(drawn) for what, drawn in pictures.items()}
+    for what, image in images.items():
         to_png(image, lake.metrics(name).with_name(f"{name}_{what}.png"))
+    return images
 
 
 def _result(

@@ -53,7 +53,7 @@ def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
         dpi: of a matplotlib figure; a picture keeps its pixels.
     """
     buffer = io.BytesIO()
-    _as_image(picture, dpi).save(buffer, "PNG")
+    as_image(picture, dpi).save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 
@@ -69,13 +69,13 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
     """
     from PIL import Image
 
-    image = _as_image(picture, dpi=100)
+    image = as_image(picture, dpi=100)
     for side in _SIDES:
         small = image.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)  # never enlarges
         for colours in _COLOURS:
             buffer = io.BytesIO()
-            small.quantize(colours, method=Image.Quantize.MEDIANCUT).save(buffer, "PNG", optimize=True)
+            small.quantize(colours, method=Image.Quantize.MEDIANCUT).save(buffer, "PNG")
             uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
             if len(uri) <= max_bytes:
                 return uri
@@ -95,8 +95,8 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
     return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
 
 
-def _as_image(picture: Picture, dpi: int) -> Image:
-    """An RGB Pillow image."""
+def as_image(picture: Picture, dpi: int = 150) -> Image:
+    """A figure or picture as RGB Pillow image: what is to be written and shown is drawn once."""
     import numpy as np
     from PIL import Image
 
