@@ -1,7 +1,7 @@
 # make demo   the whole lineage on the embedded synthetic sample
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
-# make bench  speed against peers, half an hour
+# make bench  speed against peers, half an hour; TERRATORCH=PYTHON names the environment of one of them
 # make .venv  only the environment
 
 PYTHON ?= python3
@@ -38,6 +38,7 @@ test: .venv
 bench: .venv
 	$(BIN)/python benchmarks/cutting.py
 	$(BIN)/python benchmarks/download.py
+	$(BIN)/python benchmarks/prithvi.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 
 # Makes mars_assets/sample/weights again: an hour on two cores.
 weights: .venv

@@ -25,18 +25,22 @@ class Measured:
     megabytes: float
 
 
-def measure(script: Path, sides: Mapping[str, Sequence[str]], repeats: int) -> dict[str, Measured]:
+def measure(
+    script: Path, sides: Mapping[str, Sequence[str]], repeats: int, interpreters: Mapping[str, str] | None = None
+) -> dict[str, Measured]:
     """Runs ``script --side NAME ARGUMENTS`` for every side, in turns, each in a process of its own.
 
     Args:
         script: a benchmark that calls :func:`report` at the end of a side.
         sides: arguments of each.
         repeats: how often; the first round is not counted if there are more than two.
+        interpreters: the Python of sides that have an environment of their own.
     """
+    interpreters = interpreters or {}
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for turn in range(repeats):
         for name, arguments in sides.items():
-            command = [sys.executable, str(script), "--side", name, *arguments]
+            command = [interpreters.get(name, sys.executable), str(script), "--side", name, *arguments]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own script
             found = json.loads(done.stdout.splitlines()[-1])
             rounds[name].append((found["seconds"], found["megabytes"]))
@@ -48,15 +52,23 @@ def measure(script: Path, sides: Mapping[str, Sequence[str]], repeats: int) -> d
     }
 
 
-def report(work: Callable[[], object]) -> None:
-    """Does a side's work and prints its seconds and its process's peak memory."""
-    start = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - start
+def report(work: Callable[[], object], times: int = 1) -> None:
+    """Does a side's work and prints its seconds and its process's peak memory.
+
+    Args:
+        work: the side.
+        times: how often; beyond one, two more come first that do not count, and the seconds are the median's.
+    """
+    seconds = []
+    for turn in range(times if times == 1 else times + 2):
+        start = time.perf_counter()
+        work()
+        if times == 1 or turn > 1:
+            seconds.append(time.perf_counter() - start)
     # Not getrusage's, which counts what the parent had when it forked.
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({"seconds": seconds, "megabytes": peak}))
+    print(json.dumps({"seconds": statistics.median(seconds), "megabytes": peak}))
 
 
 def verdict(what: str, value: float, bound: float, at_least: bool = True) -> bool:

@@ -14,10 +14,15 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 
+from mars_assets import cli
 from mars_assets.bands import HLS_BANDS
 from mars_assets.chips import read_chip
+from mars_assets.classification.checkpoint import open_classifier
 from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.weights import load_encoder_state, read_checkpoint
 from mars_assets.sample.archive import serve
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 
@@ -150,6 +155,12 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     history = read_table(lake.model("cls_model") / version / "history.parquet", "cls_model")
     assert history["step"].tolist() == [4, 8, 12, 16, 20, 24]
     assert "nothing to train" in labelled.materialize("cls_model", "-c", str(recipe))
+
+    exported = labelled.folder / "encoder.pt"
+    assert cli.main(["--lake", str(lake.root), "export", "cls_model", str(exported)]) == 0
+    classifier, config = open_classifier(lake.model("cls_model") / version)
+    encoder, _ = load_encoder_state(PrithviConfig.from_dict(config["prithvi"]), read_checkpoint(exported))
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), classifier.encoder.parameters(), strict=True))
 
 
 @pytest.fixture

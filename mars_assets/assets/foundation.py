@@ -28,7 +28,10 @@ class PrithviWeightsConfig(dg.Config):
         "sample", description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl, v2_tiny_tl, or sample."
     )
     path: str = Field("", description="The checkpoint, for source file.")
-    revision: str = Field("", description="Commit of the Hugging Face repository; empty: its main branch.")
+    revision: str = Field(
+        "",
+        description="Commit of the Hugging Face repository. Empty: its main branch at the first fetch, and that commit ever after.",
+    )
 
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version="1")

@@ -121,21 +121,26 @@ class Positions:
         return self._tables[key]
 
 
-def random_masking(x: Tensor, mask_ratio: float, noise: Tensor) -> Encoded:
-    """Keeps the patches of smallest noise, in the order of their noise.
+class Masking(NamedTuple):
+    """Which patches are kept.
 
     Args:
-        x: (B, L, D).
-        mask_ratio: share to remove; int(L * (1 - mask_ratio)) patches are kept.
-        noise: (B, L).
+        ids_keep: int64 (B, L_keep), in the order of their noise.
+        mask: float32 (B, L), 1 where a patch is removed, 0 where it is kept.
+        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
     """
-    _, length, dim = x.shape
-    keep = int(length * (1 - mask_ratio))
+
+    ids_keep: Tensor
+    mask: Tensor
+    ids_restore: Tensor
+
+
+def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
+    """Keeps the int(L * (1 - mask_ratio)) patches of smallest noise, (B, L)."""
+    keep = int(noise.shape[1] * (1 - mask_ratio))
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
-    ids_keep = ids_shuffle[:, :keep, None].expand(-1, -1, dim)
-    mask = (ids_restore >= keep).float()
-    return Encoded(x.gather(1, ids_keep), mask, ids_restore)
+    return Masking(ids_shuffle[:, :keep], (ids_restore >= keep).float(), ids_restore)
 
 
 class PatchEmbed(nn.Module):
@@ -143,15 +148,14 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
         self.proj = nn.Conv3d(config.in_chans, config.embed_dim, config.patch_size, config.patch_size)
         nn.init.xavier_uniform_(self.proj.weight.view(config.embed_dim, -1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, L, D)."""
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches of :func:`patchify`, any of an image, (B, L, s*p*q*C) -> (B, L, D)."""
         # Patches do not overlap, so the convolution is a product of matrices; 3-D convolutions are slow in bf16.
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
-        return F.linear(patchify(x, self.patch_size), weight, self.proj.bias)
+        return F.linear(patches, weight, self.proj.bias)
 
 
 def _blocks(dim: int, depth: int, heads: int, config: PrithviConfig) -> nn.ModuleList:
@@ -204,10 +208,16 @@ class PrithviEncoder(nn.Module):
         t, h, w = (side // step for side, step in zip(size, patch, strict=True))
         return t, h, w
 
-    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, T, H, W) -> patches with their positions (B, L, D), and the class token with its own (1, 1, D)."""
+    def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+        """(B, C, T, H, W) -> the class token and the patches, or those of ``ids_keep`` (B, L_keep), with positions."""
         positions = self.positions.at(self.grid(x), x.device)
-        return self.patch_embed(x) + positions[:, 1:], self.cls_token + positions[:, :1]
+        cls_token = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
+        patches, places = patchify(x, self.config.patch_size), positions[:, 1:]
+        if ids_keep is not None:
+            patches = patches.gather(1, ids_keep[..., None].expand(-1, -1, patches.shape[2]))
+            places = places[0, ids_keep]
+        embedded = self.patch_embed(patches) + places
+        return torch.cat([cls_token.to(embedded.dtype), embedded], dim=1)
 
     def forward(self, x: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None) -> Encoded:
         """Encodes the patches that random masking keeps; the removed ones cost nothing.
@@ -222,8 +232,7 @@ class PrithviEncoder(nn.Module):
             MarsError: a size the patch does not divide, other channels, a ratio out of range, noise of another shape.
         """
         x = with_frames(x)
-        patches, cls_token = self.embed(x)
-        b, length, _ = patches.shape
+        b, length = len(x), math.prod(self.grid(x))
         if not 0 <= mask_ratio < 1:
             raise MarsError(f"mask_ratio={mask_ratio} is not in [0, 1)")
         if noise is not None and noise.shape != (b, length):
@@ -231,14 +240,14 @@ class PrithviEncoder(nn.Module):
                 f"mask noise for this input is {(b, length)}, one value a patch; it is {tuple(noise.shape)}"
             )
         if mask_ratio == 0 and noise is None:
-            kept = patches
-            mask = patches.new_zeros(b, length, dtype=torch.float32)
+            tokens = self.embed(x)
+            mask = torch.zeros(b, length, device=x.device)
             ids_restore = torch.arange(length, device=x.device).expand(b, -1)
         else:
             if noise is None:
                 noise = torch.rand(b, length, device=x.device)
-            kept, mask, ids_restore = random_masking(patches, mask_ratio, noise)
-        tokens = torch.cat([cls_token.expand(b, -1, -1), kept], dim=1)
+            ids_keep, mask, ids_restore = random_masking(noise, mask_ratio)
+            tokens = self.embed(x, ids_keep)
         for block in self.blocks:
             tokens = block(tokens)
         return Encoded(self.norm(tokens), mask, ids_restore)
@@ -261,8 +270,7 @@ class PrithviEncoder(nn.Module):
         if outside := [layer for layer in wanted if not 0 <= layer < depth]:
             raise MarsError(f"layers {outside} of an encoder with {depth} blocks")
         x = with_frames(x)
-        patches, cls_token = self.embed(x)
-        tokens = torch.cat([cls_token.expand(len(x), -1, -1), patches], dim=1)
+        tokens = self.embed(x)
         maps = {}
         for layer, block in enumerate(self.blocks[: max(wanted) + 1]):
             tokens = block(tokens)

@@ -199,10 +199,17 @@ def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
 
 
 class Fetched(NamedTuple):
-    """A checkpoint file at hand, and the configuration that belongs to it."""
+    """A checkpoint file at hand, and the configuration that belongs to it.
+
+    Args:
+        path: the file.
+        config: the weights'.
+        commit: of the Hugging Face repository, where it is from one.
+    """
 
     path: Path
     config: PrithviConfig
+    commit: str | None = None
 
 
 def fetch(
@@ -238,7 +245,8 @@ def fetch(
             "(source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a local file"
         )
     if source == "huggingface":
-        return Fetched(_download(variant, revision, progress), VARIANTS[variant].config)
+        file = _download(variant, revision, progress)
+        return Fetched(file, VARIANTS[variant].config, _commit_of(file))
     if source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
@@ -293,6 +301,12 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
         ) from error
 
 
+def _commit_of(file: Path) -> str:
+    """Hugging Face's cache keeps a file as ``snapshots/COMMIT/NAME``, whatever revision was asked for."""
+    folders = file.parts[::-1]
+    return folders[folders.index("snapshots") - 1]
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
@@ -313,7 +327,7 @@ def install(
         variant: a key of ``VARIANTS``; names the folder.
         source: see :func:`fetch`.
         path: see :func:`fetch`; empty is none.
-        revision: see :func:`fetch`; empty is none.
+        revision: see :func:`fetch`; empty is none, and then what was fetched once stays pinned to its commit.
         progress: takes lines.
 
     Returns:
@@ -327,7 +341,9 @@ def install(
     if source == "huggingface" and _is_fetched(folder, variant, revision):
         progress.say(f"weights {variant} are in {folder} already")
         return folder
-    file, config = fetch(variant, source, path=Path(path) if path else None, revision=revision, progress=progress)
+    file, config, commit = fetch(
+        variant, source, path=Path(path) if path else None, revision=revision, progress=progress
+    )
     progress.say(f"verifying {file}")
     sha256 = sha256_file(file)
     if source == "huggingface":
@@ -338,7 +354,9 @@ def install(
         return folder
     mae, load_report = load_mae(config, read_checkpoint(file))
     progress.say(f"writing {folder}")
-    origin = {"source": source, "file": file.name, "bytes": file.stat().st_size, "revision": revision, "sha256": sha256}
+    origin = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
+    if commit:
+        origin |= {"revision": revision, "commit": commit}
     save_weights(folder, mae, origin | asdict(load_report))
     return folder
 
@@ -348,7 +366,7 @@ def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
     if report is None:
         return False
-    pinned = revision is not None and (report.get("source"), report.get("revision")) == ("huggingface", revision)
+    pinned = report.get("source") == "huggingface" and revision in (None, report.get("commit"))
     return pinned or report["sha256"] in VARIANTS[variant].sha256
 
 

@@ -124,7 +124,8 @@ class TestPatches:
     def test_embedding_is_the_published_convolution(self, mae: PrithviMAE) -> None:
         x = torch.randn(2, 6, 2, 32, 64)
         embed = mae.encoder.patch_embed
-        torch.testing.assert_close(embed(x), embed.proj(x).flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
+        patches = patchify(x, mae.config.patch_size)
+        torch.testing.assert_close(embed(patches), embed.proj(x).flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-4)
 
 
 class TestMasking:

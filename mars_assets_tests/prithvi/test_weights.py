@@ -323,7 +323,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     content = b""
     status = 200
     commit = "a" * 40
+    break_after: int | None = None
     authorisation: list[str | None] = []  # noqa: RUF012 - shared on purpose: one record of all requests
+    starts: list[int] = []  # noqa: RUF012 - likewise
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -348,7 +350,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("X-Repo-Commit", self.commit)
         self.end_headers()
         if body:
-            self.wfile.write(self.content[start:])
+            self.starts.append(start)
+            end = self.break_after if start == 0 else None
+            self.wfile.write(self.content[start:end])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -379,10 +383,28 @@ class TestHuggingFace:
         folder = install(lake, variant, "huggingface", revision="b" * 40)
         report = read_json(folder / "load_report.json")
         assert (report["sha256"], report["revision"], report["layout"]) == (sha256, "b" * 40, "flat")
+        assert report["commit"] == Hub.commit
         assert set(hub.authorisation) == {None}
         requests = len(hub.authorisation)
         install(lake, variant, "huggingface")
         assert len(hub.authorisation) == requests
+
+    def test_what_was_fetched_once_stays_pinned_to_its_commit(self, hub: type[Hub], lake: Lake, variant: str) -> None:
+        folder = install(lake, variant, "huggingface")
+        assert read_json(folder / "load_report.json")["commit"] == Hub.commit
+        requests = len(hub.authorisation)
+        install(lake, variant, "huggingface")
+        install(lake, variant, "huggingface", revision=Hub.commit)
+        assert len(hub.authorisation) == requests
+        install(lake, variant, "huggingface", revision="main")
+        assert len(hub.authorisation) > requests
+
+    def test_a_broken_download_is_resumed(self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(hub, "break_after", 1_000_000)
+        monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
+        hub.starts.clear()
+        assert fetch(variant, "huggingface").path.read_bytes() == hub.content
+        assert hub.starts == [0, 1_000_000]
 
     def test_token_comes_from_the_environment(
         self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch

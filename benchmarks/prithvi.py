@@ -1,0 +1,286 @@
+"""Prithvi against TerraTorch at v1_100's size: same weights, same inputs, same masks, two threads.
+
+The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three methods,
+scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether both give the
+same losses and, from an exported encoder, the same features. And the weights' way into the lake against what it takes at
+least: ``sha256sum`` and ``torch.load``.
+
+TerraTorch needs an environment of its own, since it holds other versions of what is installed here:
+
+    python -m venv ELSEWHERE && ELSEWHERE/bin/python -m pip install terratorch==1.2.11
+    python benchmarks/prithvi.py --peer ELSEWHERE/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measure import measure, report, verdict
+
+THREADS = 2
+BATCH = 4
+MASK_RATIO = 0.5
+WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES = (
+    "mae.pt",
+    "encoder.pt",
+    "chips.npz",
+    "losses.json",
+    "features.npy",
+)
+
+
+def prepare(work: Path, images: int) -> None:
+    """Writes weights in both forms, and chips: as files for the stage, and as the arrays that the stage makes of them."""
+    import numpy as np
+    import torch
+
+    from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
+    from mars_assets.chips import write_chip
+    from mars_assets.evaluation.reconstruction import centre_window, mask_noise
+    from mars_assets.prithvi.config import VARIANTS
+    from mars_assets.prithvi.model import PrithviMAE
+    from mars_assets.prithvi.weights import export_encoder, save_weights
+
+    torch.manual_seed(0)
+    mae = PrithviMAE(dataclasses.replace(VARIANTS["v1_100"].config, layer_norm_eps=1e-5))  # TerraTorch's
+    with torch.no_grad():
+        for name, parameter in mae.named_parameters():
+            if name.endswith("bias") or "norm" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    save_weights(work / "weights", mae, {})
+    torch.save(mae.state_dict(), work / WEIGHTS)
+    export_encoder(mae.encoder, work / ENCODER)
+
+    rng = np.random.default_rng(0)
+    windows, noise = [], []
+    for image in range(images):
+        coarse = torch.from_numpy(rng.random((1, 3, 24, 24), dtype=np.float32))
+        smooth = torch.nn.functional.interpolate(coarse, size=(512, 512), mode="bicubic")[0].clamp(0, 1)
+        rgb = (smooth * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        bgr = scale_to_reflectance(rgb, PRITHVI_V1)
+        for method in IMPUTATION_METHODS:
+            path = work / "chips" / method / f"{image}.tif"
+            write_chip(path, impute(bgr, method), HLS_BANDS)
+            windows.append(centre_window(path, mae.config))
+            noise.append(mask_noise(str(image), 1, 196))
+    np.savez(work / CHIPS, windows=np.stack(windows), noise=np.stack(noise))
+
+
+def batches(work: Path) -> list[tuple[Any, Any]]:
+    """Normalised chips (BATCH, 6, 1, 224, 224) and their masks' noise (BATCH, 196), in the order of the stage's files."""
+    import numpy as np
+    import torch
+
+    with np.load(work / CHIPS) as arrays:
+        windows, noise = torch.from_numpy(arrays["windows"][:, :, None]), torch.from_numpy(arrays["noise"])
+    return list(zip(windows.split(BATCH), noise.split(BATCH), strict=True))
+
+
+def our_mae(work: Path) -> Any:
+    from mars_assets.prithvi.weights import load_mae_from
+
+    return load_mae_from(work / "weights")
+
+
+def peers_mae(work: Path) -> Any:
+    import torch
+    from terratorch.registry import FULL_MODEL_REGISTRY
+
+    mae = FULL_MODEL_REGISTRY.build("prithvi_eo_v1_100_mae", pretrained=False, num_frames=3)
+    mae.load_state_dict(torch.load(work / WEIGHTS, weights_only=True), strict=True)
+    return mae.eval()
+
+
+def forward(mae: Any, work: Path) -> None:
+    import torch
+
+    chips, _ = batches(work)[0]
+    with torch.inference_mode():
+        report(lambda: mae(chips, mask_ratio=MASK_RATIO), 9)
+
+
+def step(mae: Any, work: Path) -> None:
+    """Forward, backward, optimizer."""
+    import torch
+
+    chips, _ = batches(work)[0]
+    optimizer = torch.optim.AdamW(mae.train().parameters(), lr=1e-5)
+
+    def one() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = mae(chips, mask_ratio=MASK_RATIO)[0]
+        (loss["loss"] if isinstance(loss, dict) else loss).backward()
+        optimizer.step()
+
+    report(one, 7)
+
+
+def our_stage(work: Path) -> None:
+    """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
+    import pandas as pd
+
+    from mars_assets.compute import Compute
+    from mars_assets.evaluation.reconstruction import reconstruct, summarise
+    from mars_assets.lake import write_table
+
+    paths = sorted(work.glob("chips/*/*.tif"))
+    chips = pd.DataFrame(
+        {
+            "image_id": [path.stem for path in paths],
+            "method": [path.parent.name for path in paths],
+            "path": paths,
+            "chip_sha": "",
+        }
+    )
+
+    def stage() -> None:
+        table = reconstruct(chips, work / "weights", mask_ratio=MASK_RATIO, compute=Compute("cpu", "fp32", THREADS, 1))
+        write_table(work / "per_image.parquet", table.drop(columns="computed"))
+        write_table(work / "summary.parquet", summarise(table, "benchmark"))
+
+    report(stage)
+
+
+def peers_chips(work: Path) -> None:
+    """The bare forward pass over all chips. Their losses, with the stage's masks, are written afterwards."""
+    import numpy as np
+    import torch
+
+    mae, pairs = peers_mae(work), batches(work)
+
+    def bare() -> None:
+        for chips, _ in pairs:
+            mae(chips, mask_ratio=MASK_RATIO)
+
+    with torch.inference_mode():
+        mae(pairs[0][0], mask_ratio=MASK_RATIO)
+        report(bare)
+        if (work / PEERS_LOSSES).exists():
+            return
+        masked = mae.encoder.random_masking
+        model, rgb = [], []
+        for chips, noise in pairs:
+            mae.encoder.random_masking = lambda tokens, ratio, noise=noise: masked(tokens, ratio, noise=noise)
+            _, pred, mask = mae(chips, mask_ratio=MASK_RATIO)
+            error = (pred - chips).square()
+            for kept, values in ((model, error), (rgb, error[:, :3])):
+                kept += ((values.mean(dim=1) * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))).tolist()
+        del mae.encoder.random_masking
+        (work / PEERS_LOSSES).write_text(json.dumps({"model_loss": model, "rgb_loss": rgb}))
+        from terratorch.registry import BACKBONE_REGISTRY
+
+        encoder = BACKBONE_REGISTRY.build("prithvi_eo_v1_100", pretrained=True, ckpt_path=str(work / ENCODER))
+        np.save(work / PEERS_FEATURES, encoder.eval()(pairs[0][0])[-1].numpy())
+
+
+def install_weights(work: Path) -> None:
+    import mars_assets.prithvi.model  # noqa: F401 - so that imports are not timed
+    from mars_assets.lake import Lake
+    from mars_assets.prithvi.weights import install
+
+    with tempfile.TemporaryDirectory(dir=work) as lake:
+        report(lambda: install(Lake(Path(lake)), "v1_100", "file", path=work / WEIGHTS))
+
+
+def least_for_weights(work: Path) -> None:
+    import torch
+
+    def least() -> None:
+        subprocess.run(["sha256sum", str(work / WEIGHTS)], check=True, stdout=subprocess.DEVNULL)  # noqa: S603, S607
+        torch.load(work / WEIGHTS, mmap=True, weights_only=True)
+
+    report(least)
+
+
+OURS = {
+    "forward": lambda work: forward(our_mae(work), work),
+    "step": lambda work: step(our_mae(work), work),
+    "stage": our_stage,
+    "weights": install_weights,
+    "sha256sum, torch.load": least_for_weights,
+}
+PEERS = {
+    "forward, TerraTorch": lambda work: forward(peers_mae(work), work),
+    "step, TerraTorch": lambda work: step(peers_mae(work), work),
+    "chips, TerraTorch": peers_chips,
+}
+
+
+def same_numbers(work: Path) -> list[bool]:
+    """Compares the stage's table and the exported encoder's features with TerraTorch's."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from mars_assets.bands import IMPUTATION_METHODS
+    from mars_assets.prithvi.weights import load_encoder_state, open_weights, read_checkpoint
+
+    theirs = pd.DataFrame(json.loads((work / PEERS_LOSSES).read_text()))
+    theirs["method"] = [IMPUTATION_METHODS[row % len(IMPUTATION_METHODS)] for row in range(len(theirs))]
+    expected = theirs.groupby("method")[["model_loss", "rgb_loss"]].mean()
+    ours = pd.read_parquet(work / "summary.parquet").set_index("method")[["model_loss", "rgb_loss"]]
+    apart = float((ours / expected - 1).abs().max(axis=None))
+    config = open_weights(work / "weights").config
+    encoder, _ = load_encoder_state(config, read_checkpoint(work / ENCODER))
+    with torch.inference_mode():
+        features = encoder(batches(work)[0][0]).tokens.numpy()
+    difference = float(np.abs(features - np.load(work / PEERS_FEATURES)).max())
+    return [
+        verdict("largest difference of the table's losses, %", 100 * apart, 0.5, at_least=False),
+        verdict("largest difference of an exported encoder's features, of about 1", difference, 1e-3, at_least=False),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="a Python with terratorch==1.2.11; without it only the weights are measured")
+    parser.add_argument("--images", type=int, default=16, help="images of the stage, each with three methods")
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        import torch
+
+        torch.set_num_threads(THREADS)
+        (OURS | PEERS)[options.side](options.work)
+        return 0
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
+    work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
+    try:
+        prepare(work, options.images)
+        names = [*OURS, *PEERS] if options.peer else ["weights", "sha256sum, torch.load"]
+        arguments = ["--work", str(work)]
+        found = measure(
+            Path(__file__), dict.fromkeys(names, arguments), options.repeats, dict.fromkeys(PEERS, options.peer)
+        )
+        least = found["sha256sum, torch.load"].seconds
+        holds = [
+            verdict("weights into the lake, over the least", found["weights"].seconds / least, 1.5, at_least=False)
+        ]
+        if options.peer:
+            theirs = {name: found[name].seconds for name in PEERS}
+            holds += [
+                verdict(
+                    "forward, times TerraTorch's speed", theirs["forward, TerraTorch"] / found["forward"].seconds, 1.5
+                ),
+                verdict("whole stage, times", theirs["chips, TerraTorch"] / found["stage"].seconds, 1.5),
+                verdict("pretraining step, times", theirs["step, TerraTorch"] / found["step"].seconds, 1.5),
+                *same_numbers(work),
+            ]
+    finally:
+        shutil.rmtree(work)
+    return 0 if all(holds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The command ``mars-assets``: what is done with finished models outside of Dagster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mars_assets.errors import MarsError
+from mars_assets.lake import Lake, atomic_path
+from mars_assets.models import current_model, current_weights
+from mars_assets.resources.lake import DEFAULT_LAKE
+
+ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
+
+
+def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
+    """Writes the encoder of what is in use, for TerraTorch and other tools, and ``TARGET.json`` with what belongs to it.
+
+    Args:
+        lake: where the models are.
+        name: one of ``ENCODERS``.
+        target: a ``.pt`` or ``.safetensors`` file, see :func:`mars_assets.prithvi.weights.export_encoder`.
+
+    Returns:
+        The JSON file: architecture, bands and statistics.
+
+    Raises:
+        MissingInputError: there is no such model yet.
+        DamagedFileError: its files cannot be read.
+        MarsError: another suffix.
+    """
+    from mars_assets.prithvi.weights import export_encoder, load_encoder
+
+    if name == "cls_model":
+        from mars_assets.classification.checkpoint import open_classifier
+
+        encoder = open_classifier(current_model(lake, name).folder)[0].encoder
+    elif name == "seg_model":
+        from mars_assets.segmentation.checkpoint import open_segmenter
+
+        encoder = open_segmenter(current_model(lake, name).folder)[0].backbone.encoder
+    elif name == "mars_weights":
+        from mars_assets.models import MARS_WEIGHTS
+
+        encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
+    else:
+        encoder = load_encoder(current_weights(lake)[0])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    export_encoder(encoder, target)
+    about = target.with_name(target.name + ".json")
+    with atomic_path(about) as temporary:
+        temporary.write_text(encoder.config.to_json() + "\n")
+    return about
+
+
+def _export(lake: Lake, options: argparse.Namespace) -> None:
+    about = export_encoder_of(lake, options.model, options.target)
+    print(f"{options.target}: the encoder of {options.model}, in the published layout")
+    print(f"{about}: its architecture, its bands, and what to normalise them with")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mars-assets", description=__doc__)
+    parser.add_argument(
+        "--lake",
+        type=Path,
+        default=Path(os.environ.get("MARS_LAKE") or DEFAULT_LAKE),
+        help="the lake's folder; by default the variable MARS_LAKE, or else data_lake",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    export = commands.add_parser(
+        "export",
+        help="write an encoder in Prithvi's published layout",
+        description="Writes the encoder of the model in use as a state dict in Prithvi's published layout, which TerraTorch "
+        "takes as ckpt_path.",
+    )
+    export.add_argument("model", choices=ENCODERS, help="whose encoder")
+    export.add_argument("target", type=Path, help="file to write, .pt or .safetensors")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns 0, or 1 after an error that the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(Lake.at(options.lake), options)
+    except MarsError as error:
+        print(f"mars-assets: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
