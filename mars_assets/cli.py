@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake, atomic_path
 from mars_assets.models import current_model, current_weights
 from mars_assets.resources.lake import DEFAULT_LAKE
+
+if TYPE_CHECKING:
+    from mars_assets.prithvi.model import PrithviEncoder
 
 ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
 
@@ -34,14 +38,22 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     """
     from mars_assets.prithvi.weights import export_encoder, load_encoder
 
+    encoder: PrithviEncoder
     if name == "cls_model":
         from mars_assets.classification.checkpoint import open_classifier
+        from mars_assets.classification.model import CraterClassifier
 
-        encoder = open_classifier(current_model(lake, name).folder)[0].encoder
+        model = current_model(lake, name)
+        classifier = open_classifier(model.folder)[0]
+        if not isinstance(classifier, CraterClassifier):
+            raise MarsError(
+                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only Prithvi's go"
+            )
+        encoder = classifier.encoder
     elif name == "seg_model":
         from mars_assets.segmentation.checkpoint import open_segmenter
 
-        encoder = open_segmenter(current_model(lake, name).folder)[0].backbone.encoder
+        encoder = cast(Any, open_segmenter(current_model(lake, name).folder)[0]).backbone.encoder
     elif name == "mars_weights":
         from mars_assets.models import MARS_WEIGHTS
 

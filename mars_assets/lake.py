@@ -109,6 +109,11 @@ class Lake:
     def model(self, name: str) -> Path:
         return self.root / "models" / name
 
+    @property
+    def features(self) -> Path:
+        """What frozen encoders made of images; may be deleted at any time."""
+        return self.root / "features"
+
     def metrics(self, table: str) -> Path:
         """A metrics table's Parquet file; its twins share the stem."""
         return self.root / "metrics" / f"{table}.parquet"

@@ -24,7 +24,7 @@ GROUP = "models"
 STAGE = "imputed_post_norm"
 """The tensors that models are trained on: the imputation that reconstructs Mars best."""
 
-_INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
+INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
 
 
 _SEG_SCORES = ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
@@ -38,7 +38,7 @@ class SegModelConfig(dg.Config, SegRecipe):
     """A segmentation recipe."""
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
 def cls_model(
     context: dg.AssetExecutionContext,
     config: ClsModelConfig,
@@ -64,13 +64,13 @@ def cls_model(
             recipe,
             compute.choose(),
             lambda statistics: classification_dataset(here, STAGE, statistics),
-            lambda *arguments: train_classifier(recipe, *arguments),
+            lambda *arguments: train_classifier(recipe, *arguments, features=here.features),
             lambda report: report["best"],
             training_curves,
         )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="1", deps=_INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
 def seg_model(
     context: dg.AssetExecutionContext,
     config: SegModelConfig,

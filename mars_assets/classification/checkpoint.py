@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mars_assets.classification.model import CraterClassifier
-from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.model import Classifier, CraterClassifier, TimmClassifier
+from mars_assets.classification.recipe import PRITHVI, ClsRecipe
 from mars_assets.errors import DamagedFileError
 from mars_assets.lake import atomic_path, read_json, sha256_file
 from mars_assets.prithvi.config import PrithviConfig
@@ -28,6 +28,11 @@ HISTORY = "history.parquet"
 def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
     """A recipe's classifier around an encoder, its linear unit random."""
     return CraterClassifier(encoder, recipe.pooling, recipe.dropout, recipe.mask_ratio)
+
+
+def build_baseline(recipe: ClsRecipe, config: PrithviConfig, imagenet: bool = False) -> TimmClassifier:
+    """A recipe's model of timm's, for the bands and statistics of ``config``."""
+    return TimmClassifier(recipe.architecture, config, recipe.dropout, recipe.image_size, imagenet)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -48,7 +53,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def open_classifier(folder: Path) -> tuple[CraterClassifier, dict[str, Any]]:
+def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """Opens a finished classifier, in evaluation mode on the CPU.
 
     Returns:
@@ -61,9 +66,15 @@ def open_classifier(folder: Path) -> tuple[CraterClassifier, dict[str, Any]]:
     """
     require_finished(folder, "cls_model")
     config = read_json(folder / CONFIG)
-    classifier = build_classifier(
-        ClsRecipe(**config["recipe"]), PrithviEncoder(PrithviConfig.from_dict(config["prithvi"]))
+    # Trained before there were these settings, whose defaults have changed since.
+    recipe = ClsRecipe(**({"normalize": "statistics", "all_orientations": False} | config["recipe"]))
+    prithvi = PrithviConfig.from_dict(config["prithvi"])
+    classifier: Classifier = (
+        build_classifier(recipe, PrithviEncoder(prithvi))
+        if recipe.architecture == PRITHVI
+        else build_baseline(recipe, prithvi)
     )
+    config["recipe"] = recipe.model_dump()
     try:
         classifier.load_state_dict(load_weights(folder / MODEL))
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -14,6 +15,8 @@ from mars_assets.chips import read_chip
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 
+Normalization = Literal["statistics", "image"]
+
 SCALE = 1.25
 """Random scale is drawn from [1 / SCALE, SCALE], uniform in its logarithm."""
 CONTRAST = 1.4
@@ -22,8 +25,19 @@ BRIGHTNESS = 0.3
 """Random brightness is drawn from [-BRIGHTNESS, BRIGHTNESS], in standard deviations of the statistics."""
 
 
-def load_chip(path: Path, config: PrithviConfig, image_size: int) -> Tensor:
-    """Reads a chip, normalises it with the weights' statistics and resamples it to a square of ``image_size``.
+FLAT = 0.05
+"""Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+
+
+def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
+    """Reads a chip, normalises it and resamples it to a square of ``image_size``.
+
+    Args:
+        path: the chip.
+        config: of the weights: bands and statistics.
+        image_size: side of the result.
+        by: with the weights' statistics alone, or then also by the image's own mean and deviation in each band, since
+            HiRISE's pictures are stretched band by band.
 
     Returns:
         float32 (C, image_size, image_size). A chip that is not square is stretched to one.
@@ -35,6 +49,9 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int) -> Tensor:
     if config.bands != HLS_BANDS:
         raise MarsError(f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}")
     chip = torch.from_numpy(normalize(read_chip(path, HLS_BANDS), config.statistics))
+    if by == "image":
+        deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
+        chip = (chip - mean) / (deviation + FLAT)
     size = (image_size, image_size)
     if chip.shape[1:] == size:
         return chip
@@ -49,12 +66,21 @@ class Chips:
         config: of the weights: bands and statistics.
         image_size: side of the tensors.
         memory_gb: how much may be kept; what is beyond it is read anew each time.
+        by: see :func:`load_chip`.
     """
 
-    def __init__(self, paths: Sequence[Path], config: PrithviConfig, image_size: int, memory_gb: float) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        config: PrithviConfig,
+        image_size: int,
+        memory_gb: float,
+        by: Normalization = "statistics",
+    ) -> None:
         self._paths = paths
         self._config = config
         self._image_size = image_size
+        self._by: Normalization = by
         self._room = int(memory_gb * 1e9)
         self._kept: dict[int, Tensor] = {}
 
@@ -65,32 +91,41 @@ class Chips:
         """float32 (C, image_size, image_size)."""
         if index in self._kept:
             return self._kept[index]
-        chip = load_chip(self._paths[index], self._config, self._image_size)
+        chip = load_chip(self._paths[index], self._config, self._image_size, self._by)
         if chip.nbytes <= self._room:
             self._room -= chip.nbytes
             self._kept[index] = chip
         return chip
 
 
-class LabelledChips(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of a chip and its label, float32 scalar, for a DataLoader."""
+Inputs = Chips | Tensor
+"""What is classified: chips, or the features of a frozen encoder, one an image along the first dimension."""
 
-    def __init__(self, chips: Chips, labels: Sequence[int]) -> None:
-        self.chips = chips
+
+class LabelledInputs(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of an input and its label, float32 scalar, for a DataLoader."""
+
+    def __init__(self, inputs: Inputs, labels: Sequence[int]) -> None:
+        self.inputs = inputs
         self.labels = torch.as_tensor(list(labels), dtype=torch.float32)
 
     def __len__(self) -> int:
-        return len(self.chips)
+        return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.chips[index], self.labels[index]
+        return self.inputs[index], self.labels[index]
+
+
+def oriented(chips: Tensor, orientation: int) -> Tensor:
+    """Chips (..., H, H) in one of the eight orientations of a square, 0 to 7; 0 is as they are. No value changes."""
+    turned = torch.rot90(chips, orientation % 4, (-2, -1))
+    return turned.flip(-1) if orientation >= 4 else turned
 
 
 def flip(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) in one of the eight orientations of a square, at random; no value changes."""
-    turns = torch.randint(8, (len(chips),)).tolist()
-    turned = [torch.rot90(chip, turn % 4, (1, 2)) for chip, turn in zip(chips, turns, strict=True)]
-    return torch.stack([chip.flip(2) if turn >= 4 else chip for chip, turn in zip(turned, turns, strict=True)])
+    """Each chip of (B, C, H, H) in one of the eight orientations of a square, at random."""
+    orientations = torch.randint(8, (len(chips),)).tolist()
+    return torch.stack([oriented(chip, orientation) for chip, orientation in zip(chips, orientations, strict=True)])
 
 
 def turn_and_scale(chips: Tensor) -> Tensor:

@@ -1,16 +1,46 @@
-"""The classifier: Prithvi's encoder, one pooled token, dropout, one linear unit."""
+"""The classifiers: Prithvi's encoder with one pooled token, dropout and one linear unit; or a model of timm's, to compare."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import difflib
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
+from mars_assets.classification.data import oriented
+from mars_assets.errors import MarsError
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 
 
-class CraterClassifier(nn.Module):
-    """Whether a chip shows a crater, as a logit.
+class Classifier(nn.Module):
+    """Whether a chip shows a crater, as a logit: normalised chips (B, C, H, W) -> logits (B,).
+
+    Args:
+        config: bands and statistics of its input.
+    """
+
+    def __init__(self, config: PrithviConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def layers(self) -> nn.Module:
+        """The module whose ``group_matcher`` tells its layers, for layer-wise rates."""
+        return self
+
+    def freeze(self) -> None:
+        """Leaves only the linear unit to be trained."""
+        raise NotImplementedError
+
+    def mean_logits(self, chips: Tensor, orientations: int) -> Tensor:
+        """The mean over the first ``orientations`` orientations of a square, (B, C, H, H) -> (B,)."""
+        return torch.stack([self(oriented(chips, orientation)) for orientation in range(orientations)]).mean(dim=0)
+
+
+class CraterClassifier(Classifier):
+    """Prithvi's encoder, one pooled token, dropout, one linear unit.
 
     Args:
         encoder: what turns a chip into tokens.
@@ -26,17 +56,22 @@ class CraterClassifier(nn.Module):
         dropout: float,
         mask_ratio: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(encoder.config)
         self.encoder = encoder
         self.pooling = pooling
         self.mask_ratio = mask_ratio
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.embed_dim, 1)
 
+    def freeze(self) -> None:
+        self.encoder.requires_grad_(False)
+
     def forward(self, chips: Tensor) -> Tensor:
-        """Normalised chips (B, C, H, W) -> logits (B,)."""
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
-        pooled = tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1)
+        return self.judge(tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1))
+
+    def judge(self, pooled: Tensor) -> Tensor:
+        """Pooled tokens (B, D) -> logits (B,)."""
         return self.head(self.dropout(pooled)).squeeze(-1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -45,3 +80,49 @@ class CraterClassifier(nn.Module):
             "stem": r"^encoder\.(?:cls_token|patch_embed)",
             "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
         }
+
+
+class TimmClassifier(Classifier):
+    """A model of timm's with one linear unit.
+
+    Args:
+        name: timm's name.
+        config: bands and statistics of its input.
+        dropout: before the linear unit.
+        image_size: side of its input.
+        imagenet: start from ImageNet weights.
+
+    Raises:
+        MarsError: timm has no such model, or its weights cannot be fetched.
+    """
+
+    def __init__(self, name: str, config: PrithviConfig, dropout: float, image_size: int, imagenet: bool) -> None:
+        import timm
+
+        super().__init__(config)
+        if not timm.is_model(name):
+            similar = difflib.get_close_matches(name, timm.list_models(), 8) or ["resnet18", "vit_tiny_patch16_224"]
+            raise MarsError(f"timm has no model {name!r}; it has {', '.join(similar)}, and others")
+        options: dict[str, Any] = {"drop_rate": dropout}
+        published = timm.get_pretrained_cfg(name)
+        if published is not None and published.fixed_input_size:
+            options["img_size"] = image_size
+        try:
+            self.model = timm.create_model(name, imagenet, in_chans=len(config.bands), num_classes=1, **options)
+        except (OSError, RuntimeError) as error:
+            if not imagenet:
+                raise
+            raise MarsError(
+                f"the ImageNet weights of {name} cannot be fetched ({error}): connect this machine, or set imagenet to false"
+            ) from error
+
+    @property
+    def layers(self) -> nn.Module:
+        return self.model
+
+    def freeze(self) -> None:
+        self.model.requires_grad_(False)
+        cast(Any, self.model).get_classifier().requires_grad_(True)
+
+    def forward(self, chips: Tensor) -> Tensor:
+        return self.model(chips).squeeze(-1)

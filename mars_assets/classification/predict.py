@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
-from mars_assets.classification.checkpoint import model_sha256, open_classifier
+from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
-from mars_assets.lake import read_provenance, read_table, write_table
+from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.lake import read_json, read_provenance, read_table, write_table
 from mars_assets.progress import SILENT, Progress
+from mars_assets.training import CONFIG, require_finished
 
 if TYPE_CHECKING:
     from mars_assets.compute import Compute
+    from mars_assets.prithvi.model import PrithviEncoder
 
 _BATCH = 32
 _SAVE_EVERY = 32
@@ -50,6 +55,32 @@ def predict(
     return images[keys].merge(known, on=keys, how="left", validate="one_to_one")[["image_id", "probability"]]
 
 
+def predict_from_features(
+    model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], PrithviEncoder], compute: Compute
+) -> pd.DataFrame | None:
+    """:func:`predict` for a linear unit on a frozen encoder whose features are kept; None for any other classifier.
+
+    Args:
+        model_folder: of a finished classifier, which may lack its encoder.
+        images: ``image_id, chip (path), chip_sha``.
+        features: the folder that the training kept them in.
+        load: gives the encoder, for images whose features are not kept.
+        compute: where these are computed.
+    """
+    require_finished(model_folder, "cls_model")
+    config = read_json(model_folder / CONFIG)
+    recipe, settings = ClsRecipe(**config["recipe"]), config["settings"]
+    if not are_enough(recipe) or "chip_sha" not in images:
+        return None
+    cache = FeatureCache(features, settings["weights"], recipe, settings["seed"])
+    head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
+    weights = load_weights(model_folder / MODEL)
+    head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
+    with torch.inference_mode():
+        probability = head(cache.of(load, images, compute)).double().sigmoid().numpy()
+    return images[["image_id"]].assign(probability=probability).reset_index(drop=True)
+
+
 def _cached(cache: Path, keys: list[str], model: dict[str, str]) -> pd.DataFrame:
     """Predictions of the same model under the same keys; an empty table where there are none."""
     if cache.exists() and read_provenance(cache) == model:
@@ -73,12 +104,12 @@ def _predict_new(
     classifier, config = open_classifier(model_folder)
     classifier.to(compute.device)
     counter = progress.counter("predicting images", len(new), "images")
-    image_size = config["recipe"]["image_size"]
+    recipe = ClsRecipe(**config["recipe"])
     for number, start in enumerate(range(0, len(new), _BATCH), start=1):
         rows = new.iloc[start : start + _BATCH]
-        chips = [load_chip(Path(chip), classifier.encoder.config, image_size) for chip in rows["chip"]]
+        chips = [load_chip(Path(chip), classifier.config, recipe.image_size, recipe.normalize) for chip in rows["chip"]]
         with torch.inference_mode(), compute.autocast():
-            logits = classifier(torch.stack(chips).to(compute.device))
+            logits = classifier.mean_logits(torch.stack(chips).to(compute.device), recipe.orientations)
         rows = rows[keys].assign(probability=logits.double().sigmoid().cpu().numpy())
         known = pd.concat([known, rows], ignore_index=True) if len(known) else rows
         if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):

@@ -9,12 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
+PRITHVI = "prithvi"
+"""The architecture that is not one of timm's."""
+
 
 class ClsRecipe(BaseModel):
     """A fine-tuning recipe. The defaults are this project's; the paper's are in ``recipes/cls_paper.yaml``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    architecture: str = Field(
+        PRITHVI,
+        description="prithvi: the encoder with one linear unit. Else the name of a timm model, such as resnet18 or "
+        "vit_tiny_patch16_224: a baseline, from random weights.",
+    )
+    imagenet: bool = Field(False, description="A timm model starts from its ImageNet weights, which timm fetches.")
     encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
         "prithvi_weights",
         description="Start from the asset prithvi_weights, from mars_weights, which went on with it on Mars, or from random "
@@ -33,6 +42,11 @@ class ClsRecipe(BaseModel):
     frozen: bool = Field(False, description="Train only the linear unit; the encoder keeps its weights.")
     image_size: int = Field(
         224, ge=1, description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased."
+    )
+    normalize: Literal["statistics", "image"] = Field(
+        "image",
+        description="statistics: with the weights' means and deviations. image: then also by the image's own "
+        "mean and deviation in each band, so that neither the light nor the stretch of an observation tells its class.",
     )
     augment: Literal["none", "flips", "full"] = Field(
         "full",
@@ -62,7 +76,16 @@ class ClsRecipe(BaseModel):
         lt=1,
         description="Decay of the exponential average of the weights that is validated and kept; 0: off.",
     )
+    all_orientations: bool = Field(
+        True,
+        description="Predictions are means over the eight orientations of a square, instead of the image as it is.",
+    )
     evaluate_every: int = Field(40, ge=1, description="Steps between two validations; each leaves a checkpoint.")
     patience: int = Field(
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
+
+    @property
+    def orientations(self) -> int:
+        """How many orientations of an image predictions are the mean of."""
+        return 8 if self.all_orientations else 1

@@ -20,16 +20,19 @@ from torch.utils.data import DataLoader, Subset
 from mars_assets.classification.checkpoint import (
     HISTORY,
     MODEL,
+    build_baseline,
     build_classifier,
     load_weights,
     save_weights,
 )
-from mars_assets.classification.data import Chips, LabelledChips, augment
+from mars_assets.classification.data import Chips, Inputs, LabelledInputs, augment
 from mars_assets.classification.evaluate import scores
-from mars_assets.classification.model import CraterClassifier
-from mars_assets.classification.recipe import CLASSES, ClsRecipe
+from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
+from mars_assets.classification.model import Classifier
+from mars_assets.classification.recipe import CLASSES, PRITHVI, ClsRecipe
 from mars_assets.errors import MarsError
 from mars_assets.lake import atomic_path, write_table
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Counter, Progress
@@ -78,36 +81,36 @@ class FineTuning(lightning.LightningModule):
     number, so that a resumed training is the unbroken one.
 
     Args:
-        classifier: what is trained, in place.
+        classifier: what is trained, in place: of chips, or of the features of a frozen encoder.
         recipe: how.
         seed: of every random number.
     """
 
-    def __init__(self, classifier: CraterClassifier, recipe: ClsRecipe, seed: int) -> None:
+    def __init__(self, classifier: Classifier | FeatureHead, recipe: ClsRecipe, seed: int) -> None:
         super().__init__()
         # Loaded weights come in evaluation mode, and Lightning leaves the mode as it finds it.
         self.classifier = classifier.train()
         self.recipe = recipe
         self.seed = seed
         self.averaged = (
-            AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_weights))
+            AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_weights), use_buffers=True)
             if recipe.average_weights
             else None
         )
-        classifier.encoder.requires_grad_(not recipe.frozen)
+        self._augment = "none" if isinstance(classifier, FeatureHead) else recipe.augment
         self.history: History = []
         self._losses: list[Tensor] = []
         self._validated: list[Batch] = []
 
     @property
-    def kept(self) -> CraterClassifier:
+    def kept(self) -> Classifier | FeatureHead:
         """The classifier that is validated and kept: the averaged one, where weights are averaged."""
-        return cast(CraterClassifier, self.averaged.module) if self.averaged is not None else self.classifier
+        return cast("Classifier | FeatureHead", self.averaged.module) if self.averaged is not None else self.classifier
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         recipe = self.recipe
         groups = param_groups_layer_decay(
-            self.classifier,
+            self.classifier.layers if isinstance(self.classifier, Classifier) else self.classifier,
             weight_decay=recipe.weight_decay,
             no_weight_decay_list=("encoder.cls_token",),
             layer_decay=recipe.layer_decay,
@@ -127,7 +130,7 @@ class FineTuning(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         chips, labels = batch
-        logits = self.classifier(augment(chips, self.recipe.augment))
+        logits = self.classifier(augment(chips, self._augment))
         loss = classification_loss(logits, labels, self.recipe.label_smoothing)
         self._losses.append(loss.detach())
         return loss
@@ -233,6 +236,8 @@ def train_classifier(
     progress: Progress = SILENT,
     *,
     memory_gb: float = 2.0,
+    features: Path | None = None,
+    whole: bool = True,
 ) -> dict[str, Any]:
     """Trains a classifier into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
 
@@ -250,6 +255,8 @@ def train_classifier(
         provenance: is put into ``config.json`` as it is.
         progress: of the steps.
         memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
+        features: a folder where the features of frozen encoders are kept for other trainings; without it they are not.
+        whole: write the encoder too where only the linear unit was trained on features.
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
@@ -267,19 +274,39 @@ def train_classifier(
         return finished
     scratch = folder / SCRATCH
 
-    compute.seed_everything()
-    encoder = PrithviEncoder(published.config) if recipe.encoder == "random" else load_encoder(weights)
-    task = FineTuning(build_classifier(recipe, encoder), recipe, compute.seed)
-    history = _fit(task, images, scratch, compute, progress, memory_gb)
+    if features is not None and "chip_sha" in images and are_enough(recipe):
+        cache = FeatureCache(features, published.sha256, recipe, compute.seed)
+        inputs: Inputs = cache.of(
+            lambda: new_encoder(recipe, published.config, weights, compute), images, compute, progress
+        )
+        compute.seed_everything()
+        trained: Classifier | FeatureHead = FeatureHead(published.config.embed_dim, recipe)
+    else:
+        compute.seed_everything()
+        trained = (
+            build_classifier(recipe, new_encoder(recipe, published.config, weights, compute))
+            if recipe.architecture == PRITHVI
+            else build_baseline(recipe, published.config, recipe.imagenet)
+        )
+        if recipe.frozen:
+            trained.freeze()
+        paths = [Path(chip) for chip in images["chip"]]
+        inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
+    task = FineTuning(trained, recipe, compute.seed)
+    history = _fit(task, inputs, images, scratch, compute, progress)
 
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
-    save_weights(folder / MODEL, load_weights(_weights_of(best_of(history), scratch)))
-    report = _report(task, history, images)
+    best = load_weights(_weights_of(best_of(history), scratch))
+    if whole and isinstance(trained, FeatureHead):
+        encoder = new_encoder(recipe, published.config, weights, compute)
+        best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    save_weights(folder / MODEL, best)
+    report = _report(trained, published.config, recipe, history, images)
     finish(
         folder,
         recipe=recipe,
         classes=CLASSES,
-        encoder=encoder.config,
+        encoder=published.config,
         settings=settings,
         provenance=provenance,
         compute=compute,
@@ -288,13 +315,21 @@ def train_classifier(
     return report
 
 
+def new_encoder(recipe: ClsRecipe, config: PrithviConfig, weights: Path, compute: Compute) -> PrithviEncoder:
+    """The encoder that a recipe starts from; random weights are those of the seed."""
+    if recipe.encoder != "random":
+        return load_encoder(weights)
+    compute.seed_everything()
+    return PrithviEncoder(config)
+
+
 def _weights_of(row: dict[str, float], scratch: Path) -> Path:
     """Where the weights of a validation are kept: named by its step, so that they are those that the history tells of."""
     return scratch / f"best-{row['step']:.0f}.safetensors"
 
 
 def _fit(
-    task: FineTuning, images: pd.DataFrame, scratch: Path, compute: Compute, progress: Progress, memory_gb: float
+    task: FineTuning, inputs: Inputs, images: pd.DataFrame, scratch: Path, compute: Compute, progress: Progress
 ) -> History:
     """Trains to the end and returns the history."""
     recipe, last = task.recipe, scratch / LAST
@@ -302,8 +337,7 @@ def _fit(
         history = torch.load(last, map_location="cpu", weights_only=True)["history"]
         if is_over(history, recipe):  # killed between the last checkpoint and the result
             return history
-    chips = Chips([Path(chip) for chip in images["chip"]], task.classifier.encoder.config, recipe.image_size, memory_gb)
-    labelled = LabelledChips(chips, images["label"].tolist())
+    labelled = LabelledInputs(inputs, images["label"].tolist())
     train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
     with quiet_lightning():
         stretches = math.ceil(recipe.steps / recipe.evaluate_every)
@@ -339,20 +373,25 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     return images
 
 
-def _report(task: FineTuning, history: History, images: pd.DataFrame) -> dict[str, Any]:
+def _report(
+    trained: Classifier | FeatureHead, config: PrithviConfig, recipe: ClsRecipe, history: History, images: pd.DataFrame
+) -> dict[str, Any]:
     splits = {split: images.loc[images["split"] == split, "label"] for split in ("train", "valid")}
-    parameters = list(task.classifier.parameters())
+    parameters = sum(p.numel() for p in trained.parameters())
+    if isinstance(trained, FeatureHead):
+        with torch.device("meta"):
+            parameters += sum(p.numel() for p in PrithviEncoder(config).parameters())
     best, last = best_of(history), history[-1]
     return {
         "steps": int(last["step"]),
         "best_step": int(best["step"]),
-        "stopped_early": last["step"] < task.recipe.steps,
+        "stopped_early": last["step"] < recipe.steps,
         "best": _json_able(best),
         "last": _json_able(last),
         **{f"n_{split}": len(labels) for split, labels in splits.items()},
         **{f"n_{split}_craters": int(labels.sum()) for split, labels in splits.items()},
-        "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": parameters,
+        "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
     }
 
 

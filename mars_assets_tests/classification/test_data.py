@@ -7,7 +7,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.chips import write_chip
-from mars_assets.classification.data import Chips, augment, flip, light, load_chip, turn_and_scale
+from mars_assets.classification.data import Chips, augment, flip, light, load_chip, oriented, turn_and_scale
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
 
@@ -108,3 +108,26 @@ def test_augmentation_follows_from_the_seed(how):
     assert torch.equal(first, augment(chips, how))
     assert first.shape == chips.shape
     assert torch.equal(first, chips) == (how == "none")
+
+
+def test_an_image_normalised_by_itself_does_not_know_its_light(tmp_path):
+    rng = np.random.default_rng(0)
+    dark = rng.integers(20, 80, (32, 32, 3), dtype=np.uint8)
+    loaded = []
+    for name, rgb in {"dark": dark, "bright": 2 * dark + 40}.items():
+        path = _write(tmp_path / f"{name}.tif", rgb)
+        loaded.append(load_chip(path, CONFIG, 32, "image"))
+        plain = load_chip(path, CONFIG, 32)
+        deviation = plain.std(dim=(1, 2), keepdim=True)
+        torch.testing.assert_close(loaded[-1], (plain - plain.mean(dim=(1, 2), keepdim=True)) / (deviation + 0.05))
+        loaded[-1] *= (deviation + 0.05) / deviation
+    torch.testing.assert_close(*loaded, atol=1e-4, rtol=0)
+    flat = _write(tmp_path / "flat.tif", np.full((32, 32, 3), 90, np.uint8))
+    assert load_chip(flat, CONFIG, 32, "image").abs().max() < 1e-3
+
+
+def test_eight_orientations_are_all_of_a_square():
+    chip = torch.arange(9.0).reshape(1, 3, 3)
+    turned = [oriented(chip, orientation) for orientation in range(8)]
+    assert torch.equal(turned[0], chip)
+    assert len({tuple(view.flatten().tolist()) for view in turned}) == 8

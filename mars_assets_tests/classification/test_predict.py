@@ -16,7 +16,15 @@ from mars_assets.classification.train import train_classifier
 from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MissingInputError
 
-RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2)
+RECIPE = ClsRecipe(
+    image_size=32,
+    batch_size=4,
+    steps=2,
+    warmup_steps=1,
+    evaluate_every=2,
+    normalize="statistics",
+    all_orientations=False,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +56,7 @@ def test_probabilities_are_the_models_in_the_order_of_the_images(models, images,
     classifier, _ = open_classifier(models[0])
     with torch.no_grad():
         one_by_one = [
-            classifier(load_chip(Path(chip), classifier.encoder.config, 32)[None]).double().sigmoid().item()
+            classifier(load_chip(Path(chip), classifier.config, 32)[None]).double().sigmoid().item()
             for chip in shuffled["chip"]
         ]
     np.testing.assert_allclose(predicted["probability"], one_by_one, atol=1e-6)

@@ -20,9 +20,12 @@ from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
 
-MICRO = ClsRecipe(image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25)
+MICRO = ClsRecipe(
+    image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25,
+    normalize="statistics",
+)  # fmt: skip
 PAPER = ClsRecipe(
-    image_size=32, pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none", optimizer="adam", lr=8.2e-6,
+    image_size=32, normalize="statistics", pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none", optimizer="adam", lr=8.2e-6,
     layer_decay=1.0, weight_decay=0.0, label_smoothing=0.0, batch_size=4, steps=2000, warmup_steps=2000,
     schedule="constant", average_weights=0.0,
 )  # fmt: skip
@@ -60,7 +63,7 @@ def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, no
 def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images):
     torch.manual_seed(3)
     task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
-    chips = torch.stack([load_chip(path, task.classifier.encoder.config, 32) for path in images["chip"][:4]])
+    chips = torch.stack([load_chip(path, task.classifier.config, 32) for path in images["chip"][:4]])
     labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
     torch.manual_seed(11)
     noise, dropped = torch.rand(4, 16), F.dropout(torch.ones(4, 48), 0.5)
@@ -179,7 +182,7 @@ def test_the_kept_model_is_the_best_validated_one(trained, images):
     classifier, _ = open_classifier(folder)
     assert not classifier.training
     valid = images[images["split"] == "valid"]
-    chips = torch.stack([load_chip(path, classifier.encoder.config, 32) for path in valid["chip"]])
+    chips = torch.stack([load_chip(path, classifier.config, 32) for path in valid["chip"]])
     with torch.no_grad():
         probabilities = classifier(chips).double().sigmoid().numpy()
     again = scores(valid["label"].to_numpy(), probabilities)
@@ -277,7 +280,7 @@ def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, im
 def test_a_separable_set_is_learned_from_random_weights(images, weights, compute, tmp_path):
     recipe = ClsRecipe(
         encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3, augment="flips",
-        average_weights=0.9,
+        average_weights=0.9, normalize="statistics",
     )  # fmt: skip
     report = train_classifier(recipe, images, weights, tmp_path, compute, {})
     assert report["best"]["valid_balanced_accuracy"] == 1

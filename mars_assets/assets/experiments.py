@@ -1,0 +1,135 @@
+"""Experiments: sweeps of recipes as tables. What the paper tried by hand."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.models import INPUTS, STAGE
+from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.experiments.sweep import Sweep
+from mars_assets.lake import fingerprint
+from mars_assets.resources import ComputeResource, LakeResource
+from mars_assets.resources.compute import GPU_POOL
+from mars_assets.segmentation.recipe import SegRecipe
+
+if TYPE_CHECKING:
+    from mars_assets.compute import Compute
+    from mars_assets.experiments.run import Task
+    from mars_assets.lake import Lake
+
+GROUP = "experiments"
+
+_CLS_BASE = {
+    "frozen": True,
+    "augment": "none",
+    "mask_ratio": 0.0,
+    "all_orientations": False,
+    "label_smoothing": 0.0,
+    "average_weights": 0.0,
+    "batch_size": 32,
+    "steps": 200,
+    "warmup_steps": 10,
+    "evaluate_every": 20,
+}
+_CLS_GRID = {"pooling": ["class_token", "mean"], "lr": [1e-3, 1e-2], "weight_decay": [0.0, 0.05], "dropout": [0.0, 0.3]}
+
+
+class ClsExperimentsConfig(dg.Config, Sweep):
+    """A sweep of classification recipes; without a configuration 16 heads on the frozen encoder, which is quick."""
+
+    base: dict[str, Any] = Field(_CLS_BASE, description=Sweep.model_fields["base"].description)
+    grid: dict[str, Any] = Field(_CLS_GRID, description=Sweep.model_fields["grid"].description)
+
+
+class SegExperimentsConfig(dg.Config, Sweep):
+    """A sweep of segmentation recipes; without a configuration the default recipe alone."""
+
+
+@dg.asset(group_name=GROUP, kinds={"pytorch", "parquet"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
+def cls_experiments(
+    context: dg.AssetExecutionContext, config: ClsExperimentsConfig, lake: LakeResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """Classification recipes compared on the same images: a row a training, kept, and none trained twice.
+
+    The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep
+    goes on where it stopped. Frozen encoders pass over the images once, however many heads are tried. Runs are ranked by
+    balanced accuracy on valid, so the best one's score there is optimistic: `hold_back` gives one that is not.
+    """
+    from mars_assets.experiments.tasks import classification_task
+
+    with mendable():
+        here, sweep = lake.open(), recipe_from(config, Sweep)
+        curve = ("step", "valid_loss")
+        scores = ["balanced_accuracy", "auroc", "loss"]
+        return _sweep(
+            context, here, classification_task(here, STAGE), sweep, ClsRecipe, compute.choose(), scores, curve
+        )
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"pytorch", "mmsegmentation", "parquet"}, code_version="1", deps=INPUTS, pool=GPU_POOL
+)
+def seg_experiments(
+    context: dg.AssetExecutionContext, config: SegExperimentsConfig, lake: LakeResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """Segmentation recipes compared on the same images: as `cls_experiments`, ranked by the IoU of craters on valid."""
+    from mars_assets.experiments.tasks import segmentation_task
+
+    with mendable():
+        here, sweep = lake.open(), recipe_from(config, Sweep)
+        curve = ("iteration", "iou_crater")
+        scores = ["iou_crater", "miou", "crater_f1"]
+        return _sweep(context, here, segmentation_task(here, STAGE), sweep, SegRecipe, compute.choose(), scores, curve)
+
+
+def _sweep(
+    context: dg.AssetExecutionContext,
+    lake: "Lake",
+    task: "Task",
+    sweep: Sweep,
+    recipe: type[ClsRecipe] | type[SegRecipe],
+    compute: "Compute",
+    scores: list[str],
+    curve: tuple[str, str],
+) -> dg.MaterializeResult:
+    """Runs what of a sweep is not there, and shows all of it."""
+    from mars_assets.evaluation.figures import as_image, to_png
+    from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable
+    from mars_assets.experiments.run import histories, ranked, run_sweep
+    from mars_assets.experiments.sweep import plan, varied
+
+    runs = plan(sweep, recipe)
+    rows, ran = run_sweep(lake, task, runs, held_back=sweep.hold_back, compute=compute, progress=progress_of(context))
+    settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
+    shown = readable(rows, settings, scores)
+    lake.metrics(task.name).with_suffix(".md").write_text(shown.to_markdown(index=False) + "\n")
+    drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
+    metadata: dict[str, Any] = {}
+    order = ranked(rows, task.score)
+    if settings and len(order) > 1:
+        drawn["settings"] = as_image(draw_effects(rows, settings, task.score))
+        metadata["which setting matters"] = table(effects(rows, settings, task.score))
+    for what, image in drawn.items():
+        to_png(image, lake.metrics(task.name).with_name(f"{task.name}_{what}.png"))
+    if len(order):
+        best = order.iloc[0]
+        metadata |= {
+            "best": str(best["name"] or best["version"]),
+            f"{task.score} of the best on valid": float(best[f"valid_{task.score}"]),
+            "recipe of the best": dg.MetadataValue.json(json.loads(best["recipe"])),
+        }
+    return dg.MaterializeResult(
+        metadata={
+            **{what: picture(image, f"{task.name}: {what}") for what, image in drawn.items()},
+            "runs": table(shown),
+            **metadata,
+            "run now": ran,
+            "dagster/row_count": len(rows),
+            "file": where(lake.metrics(task.name)),
+        },
+        data_version=dg.DataVersion(fingerprint(sorted(rows["version"]))[:16]),
+    )

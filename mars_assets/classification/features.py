@@ -1,0 +1,150 @@
+"""What a frozen encoder makes of images, kept, so that the encoder passes over them once however many heads are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mars_assets.classification.data import load_chip, oriented
+from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.lake import atomic_path, fingerprint
+from mars_assets.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.compute import Compute
+    from mars_assets.prithvi.model import PrithviEncoder
+
+POOLINGS = ("class_token", "mean")
+_BATCH = 32
+_SAVE_EVERY = 16
+
+
+def are_enough(recipe: ClsRecipe) -> bool:
+    """Whether a recipe's training needs no more of the images than features: nothing before the linear unit is random."""
+    return recipe.architecture == PRITHVI and recipe.frozen and not recipe.mask_ratio and recipe.augment != "full"
+
+
+def orientations_of(recipe: ClsRecipe) -> int:
+    """In how many orientations a recipe sees an image, in training or in validation."""
+    return max(recipe.orientations, 8 if recipe.augment == "flips" else 1)
+
+
+class FeatureHead(nn.Module):
+    """A classifier after its encoder: features (B, orientations, poolings, D) -> logits (B,).
+
+    Args:
+        width: of the encoder, D.
+        recipe: which orientations and which pooling are taken: one orientation at random in training with flips, else the
+            mean logit of the recipe's.
+    """
+
+    def __init__(self, width: int, recipe: ClsRecipe) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.head = nn.Linear(width, 1)
+        self._pooling = POOLINGS.index(recipe.pooling)
+        self._flips = recipe.augment == "flips"
+        self._orientations = recipe.orientations
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = features[:, :, self._pooling]
+        if self.training:
+            b, orientations = pooled.shape[:2]
+            chosen = torch.randint(orientations, (b,)) if self._flips else torch.zeros(b, dtype=torch.int64)
+            return self._judge(pooled[torch.arange(b), chosen])
+        return self._judge(pooled[:, : self._orientations]).mean(dim=1)
+
+    def _judge(self, pooled: Tensor) -> Tensor:
+        return self.head(self.dropout(pooled)).squeeze(-1)
+
+
+class FeatureCache:
+    """Features of images by an untrained-upon encoder, in one file for each encoder and way of reading images.
+
+    Args:
+        folder: where the files are.
+        weights_sha256: of the encoder.
+        recipe: how images are read, and in how many orientations.
+        seed: of a random encoder.
+    """
+
+    def __init__(self, folder: Path, weights_sha256: str, recipe: ClsRecipe, seed: int) -> None:
+        self._orientations = orientations_of(recipe)
+        self._recipe = recipe
+        random = seed if recipe.encoder == "random" else None
+        name = fingerprint(weights_sha256, random, recipe.image_size, recipe.normalize, self._orientations)
+        self.path = folder / f"{name[:16]}.safetensors"
+
+    def of(
+        self,
+        load: Callable[[], PrithviEncoder],
+        images: pd.DataFrame,
+        compute: Compute,
+        progress: Progress = SILENT,
+    ) -> Tensor:
+        """Features of images, computed where they are not kept.
+
+        Args:
+            load: gives the frozen encoder, float32; called only where something is computed.
+            images: ``image_id, chip (path), chip_sha``.
+            compute: where to compute.
+            progress: of the new images.
+
+        Returns:
+            float32 (N, orientations, poolings, D), on the CPU.
+
+        Raises:
+            DamagedFileError: a chip cannot be read.
+        """
+        keys = [f"{row.image_id} {row.chip_sha}" for row in images.itertuples()]
+        kept = self._kept()
+        new = [place for place, key in enumerate(keys) if key not in kept]
+        if new:
+            encoder = load().to(compute.device).eval()
+            counter = progress.counter("passing images through the frozen encoder", len(new), "images")
+            for number, start in enumerate(range(0, len(new), _BATCH), start=1):
+                places = new[start : start + _BATCH]
+                chips = [self._read(images["chip"].iloc[place], encoder) for place in places]
+                for place, features in zip(places, self._computed(encoder, torch.stack(chips), compute), strict=True):
+                    kept[keys[place]] = features
+                if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):
+                    self._keep(kept)
+                counter.advance(len(places))
+            counter.close()
+        return torch.stack([kept[key] for key in keys])
+
+    def _read(self, chip: str, encoder: PrithviEncoder) -> Tensor:
+        return load_chip(Path(chip), encoder.config, self._recipe.image_size, self._recipe.normalize)
+
+    def _computed(self, encoder: PrithviEncoder, chips: Tensor, compute: Compute) -> Tensor:
+        chips = chips.to(compute.device)
+        views = []
+        with torch.inference_mode(), compute.autocast():
+            for orientation in range(self._orientations):
+                tokens = encoder(oriented(chips, orientation)).tokens.float()
+                views.append(torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
+        return torch.stack(views, dim=1).cpu()
+
+    def _kept(self) -> dict[str, Tensor]:
+        try:
+            file = load_file(self.path) if self.path.exists() else {}
+        except (OSError, SafetensorError):  # it is a cache: what cannot be read is computed again
+            return {}
+        if not file:
+            return {}
+        keys = bytes(file["keys"].numpy()).decode().split("\n")
+        return dict(zip(keys, file["features"], strict=True))
+
+    def _keep(self, kept: dict[str, Tensor]) -> None:
+        keys = torch.from_numpy(np.frombuffer("\n".join(kept).encode(), dtype=np.uint8).copy())
+        with atomic_path(self.path) as temporary:
+            save_file({"keys": keys, "features": torch.stack(list(kept.values()))}, temporary)

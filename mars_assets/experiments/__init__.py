@@ -1,0 +1,1 @@
+"""Sweeps: many recipes on the same data, as one table."""

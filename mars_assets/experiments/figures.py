@@ -1,0 +1,157 @@
+"""What a sweep shows: its table, the curves of its runs, and which setting matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mars_assets.evaluation.figures import new_figure
+from mars_assets.experiments.run import HELD_BACK, ranked
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_MOST_VALUES = 6
+"""Beyond as many distinct numbers a setting is compared by its thirds."""
+
+
+def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
+    """The table as a person reads it: best first, failed runs last, scores with their intervals.
+
+    Args:
+        table: rows of :func:`mars_assets.experiments.run.run_sweep`.
+        settings: those that vary.
+        scores: names without their split; the first has intervals.
+    """
+    import pandas as pd
+
+    rows = []
+    order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
+    for row in table.set_index("version").loc[order].reset_index().to_dict("records"):
+        recipe = json.loads(row["recipe"])
+        shown: dict[str, Any] = {"run": row["name"] or row["version"][:8]}
+        shown |= {setting: recipe[setting] for setting in settings}
+        shown["seed"] = row["seed"]
+        for split in ("valid", HELD_BACK, "test"):
+            if f"{split}_{scores[0]}" in table and table[f"{split}_{scores[0]}"].notna().any():
+                shown[f"{split} {scores[0].replace('_', ' ')}"] = _with_interval(row, f"{split}_{scores[0]}")
+                for score in scores[1:]:
+                    shown[f"{split} {score.replace('_', ' ')}"] = _number(row.get(f"{split}_{score}"))
+        shown["minutes"] = _number(row.get("seconds", np.nan) / 60, 1)
+        if (table["failed"] != "").any():
+            shown["failed"] = row["failed"]
+        rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.DataFrame:
+    """How much of the differences between runs goes with each setting.
+
+    Args:
+        table: rows of a sweep.
+        settings: those that vary.
+        score: compared on valid.
+
+    Returns:
+        One row a setting, the strongest first: setting, share (of the score's variance that lies between the setting's
+        values, eta squared; 1 is all), best (the value of the highest mean), mean (that mean), runs.
+    """
+    import pandas as pd
+
+    done = ranked(table, score)
+    values = done[f"valid_{score}"].to_numpy(np.float64)
+    rows = []
+    for setting in settings:
+        levels = _levels(done, setting)
+        means = pd.Series(values).groupby(levels).mean()
+        total = float(((values - values.mean()) ** 2).sum())
+        between = float(((means.loc[levels].to_numpy() - values.mean()) ** 2).sum())
+        share = between / total if total else float("nan")
+        best = str(means.idxmax())
+        rows.append((setting, share, best, float(means.max()), len(done)))
+    columns = ["setting", "share", "best", "mean", "runs"]
+    return pd.DataFrame(rows, columns=columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+
+def _levels(table: pd.DataFrame, setting: str) -> np.ndarray[Any, np.dtype[np.str_]]:
+    """A setting's value in each row, as text; numbers of many values by their thirds."""
+    values = [json.loads(recipe)[setting] for recipe in table["recipe"]]
+    distinct = sorted(set(values), key=str)
+    if len(distinct) > _MOST_VALUES and all(isinstance(value, int | float) for value in distinct):
+        edges = np.quantile(values, [1 / 3, 2 / 3])
+        names = [f"below {edges[0]:.3g}", f"{edges[0]:.3g} to {edges[1]:.3g}", f"above {edges[1]:.3g}"]
+        return np.array([names[int(np.searchsorted(edges, value, side="right"))] for value in values])
+    return np.array([str(value) for value in values])
+
+
+def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Figure:
+    """The score of every run by the value of each setting, the strongest setting first; a bar at each value's mean."""
+    strongest = effects(table, settings, score)
+    done = ranked(table, score)
+    values = done[f"valid_{score}"].to_numpy(np.float64)
+    count = max(1, len(strongest))
+    columns = min(3, count)
+    figure, axes = new_figure(3.6 * columns, 3.2 * -(-count // columns) + 0.3, -(-count // columns), columns)
+    places = axes.ravel().tolist()
+    for axis in places[len(strongest) :]:
+        axis.set_axis_off()
+    for axis, row in zip(places, strongest.to_dict("records"), strict=False):
+        levels = _levels(done, row["setting"])
+        names = sorted(set(levels), key=lambda name: (_as_number(name), name))
+        for place, name in enumerate(names):
+            of_name = values[levels == name]
+            axis.plot(np.full(len(of_name), place), of_name, "o", alpha=0.5, color="C0")
+            axis.hlines(of_name.mean(), place - 0.3, place + 0.3, color="C1")
+        axis.set_xticks(range(len(names)), names, rotation=20, fontsize=7)
+        axis.set_title(f"{row['setting']}: {row['share']:.0%} of the variance", fontsize=9)
+        axis.grid(alpha=0.3, axis="y")
+    figure.suptitle(f"{score.replace('_', ' ')} on valid, {len(done)} runs")
+    return figure
+
+
+def draw_curves(
+    table: pd.DataFrame, histories: Mapping[str, pd.DataFrame], score: str, curve: tuple[str, str]
+) -> Figure:
+    """The validation of every run as it trained; the best runs in colour.
+
+    Args:
+        table: rows of a sweep.
+        histories: by version.
+        score: that runs are ranked by.
+        curve: columns of a history: steps, and what is drawn over them.
+    """
+    figure, axes = new_figure(8, 4)
+    axis = axes[0, 0]
+    order = [version for version in ranked(table, score)["version"] if version in histories]
+    names = dict(zip(table["version"], table["name"], strict=True))
+    for place, version in reversed(list(enumerate(order))):
+        history = histories[version].dropna(subset=[curve[1]])
+        style = {"color": f"C{place}", "zorder": 3} if place < 5 else {"color": "0.8", "linewidth": 0.8}
+        label = f"{place + 1}. {names[version] or version[:8]}" if place < 5 else None
+        axis.plot(history[curve[0]], history[curve[1]], label=label, **style)
+    axis.set(xlabel=curve[0], ylabel=curve[1].replace("_", " "))
+    axis.grid(alpha=0.3)
+    if order:
+        axis.legend(fontsize=8, title="best on valid", reverse=True)
+    return figure
+
+
+def _as_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None or np.isnan(row[name]):
+        return "–"
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:.{digits}f}"

@@ -1,0 +1,80 @@
+"""The two tasks that sweeps are run for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.datasets import classification_dataset, segmentation_dataset
+from mars_assets.experiments.run import Task
+from mars_assets.lake import Lake, read_json
+from mars_assets.models import encoder_weights
+from mars_assets.prithvi.weights import open_weights
+from mars_assets.training import CONFIG
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.compute import Compute
+    from mars_assets.prithvi.model import PrithviEncoder
+
+
+def classification_task(lake: Lake, stage: str) -> Task:
+    """Runs of :func:`mars_assets.classification.train.train_classifier`, ranked by balanced accuracy.
+
+    Args:
+        lake: where everything is.
+        stage: the tensor stage that is read.
+    """
+    from mars_assets.classification.checkpoint import MODEL
+    from mars_assets.classification.evaluate import evaluate
+    from mars_assets.classification.predict import predict, predict_from_features
+    from mars_assets.classification.train import new_encoder, train_classifier
+
+    def train(*arguments: Any) -> dict[str, Any]:
+        return train_classifier(*arguments, features=lake.features, whole=False)
+
+    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
+        chosen = images[images["split"] == split]
+        recipe = ClsRecipe(**read_json(folder / CONFIG)["recipe"])
+        weights, _, _ = encoder_weights(lake, recipe.encoder)
+
+        def load() -> PrithviEncoder:
+            return new_encoder(recipe, open_weights(weights).config, weights, compute)
+
+        predictions = predict_from_features(folder, chosen, lake.features, load, compute)
+        if predictions is None:
+            predictions = predict(folder, chosen, folder / "predictions.parquet", compute)
+        return evaluate(predictions, chosen, split).row
+
+    return Task(
+        "cls_experiments",
+        "balanced_accuracy",
+        lambda recipe: classification_dataset(lake, stage),
+        train,
+        judge,
+        MODEL,
+    )
+
+
+def segmentation_task(lake: Lake, stage: str) -> Task:
+    """Runs of :func:`mars_assets.segmentation.train.train_segmentation`, ranked by the IoU of craters."""
+    from mars_assets.segmentation.checkpoint import MODEL
+    from mars_assets.segmentation.evaluate import evaluate
+    from mars_assets.segmentation.predict import predict_masks
+    from mars_assets.segmentation.train import train_segmentation
+
+    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
+        masks = predict_masks(folder, images[images["split"] == split], folder / "predictions", compute)
+        outlines = read_json(folder / CONFIG)["recipe"]["annotation"] != "filled"
+        return evaluate(masks, images, split, outlines=outlines).row
+
+    return Task(
+        "seg_experiments",
+        "iou_crater",
+        lambda recipe: segmentation_dataset(lake, stage, recipe.annotation),
+        train_segmentation,
+        judge,
+        MODEL,
+    )

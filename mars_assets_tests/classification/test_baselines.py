@@ -1,0 +1,55 @@
+"""Models of timm's in the same code path."""
+
+import pytest
+import torch
+
+from mars_assets.classification.checkpoint import build_baseline, open_classifier
+from mars_assets.classification.predict import predict
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.train import FineTuning, train_classifier
+from mars_assets.errors import MarsError
+from mars_assets_tests.classification.conftest import CONFIG
+
+RECIPE = ClsRecipe(
+    architecture="resnet10t", image_size=32, batch_size=8, steps=4, warmup_steps=1, evaluate_every=2, lr=1e-3,
+    average_weights=0.5, layer_decay=0.5,
+)  # fmt: skip
+
+
+def test_a_baseline_is_trained_kept_and_opened_like_any_other(images, weights, compute, tmp_path):
+    report = train_classifier(RECIPE, images, weights, tmp_path, compute, {})
+    assert report["parameters"] > 4e6
+    classifier, config = open_classifier(tmp_path)
+    assert config["recipe"]["architecture"] == "resnet10t"
+    # The averaged batch norm is that of training, not the initial one.
+    assert not torch.equal(classifier.model.bn1.running_mean, torch.zeros_like(classifier.model.bn1.running_mean))
+    probability = predict(tmp_path, images, tmp_path / "p.parquet", compute)["probability"]
+    assert probability.between(0, 1).all()
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_layers_have_their_rates_and_a_frozen_one_trains_its_head_alone(name):
+    recipe = RECIPE.model_copy(update={"architecture": name})
+    model = build_baseline(recipe, CONFIG)
+    assert model(torch.randn(2, 6, 32, 32)).shape == (2,)
+    optimizer = FineTuning(model, recipe, 1).configure_optimizers()["optimizer"]
+    rates = {id(p): g["initial_lr"] / recipe.lr for g in optimizer.param_groups for p in g["params"]}
+    head = model.model.get_classifier().weight
+    assert rates[id(head)] == 1
+    assert min(rates.values()) < 0.5
+    assert len(rates) == len(list(model.parameters()))
+    model.freeze()
+    assert {p for p in model.parameters() if p.requires_grad} == set(model.model.get_classifier().parameters())
+
+
+def test_an_unknown_name_suggests_others():
+    with pytest.raises(MarsError, match=r"no model 'resnet1800'; it has .*resnet18"):
+        build_baseline(RECIPE.model_copy(update={"architecture": "resnet1800"}), CONFIG)
+
+
+def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MarsError, match=r"ImageNet weights of resnet10t.*cannot be fetched.*imagenet to false"):
+        build_baseline(RECIPE, CONFIG, imagenet=True)

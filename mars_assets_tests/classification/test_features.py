@@ -1,0 +1,118 @@
+"""Features of frozen encoders: the same classifier as without them, and the encoder passes over an image once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mars_assets.classification import features as module
+from mars_assets.classification.checkpoint import MODEL, load_weights, open_classifier
+from mars_assets.classification.data import load_chip, oriented
+from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough, orientations_of
+from mars_assets.classification.predict import predict, predict_from_features
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.train import train_classifier
+from mars_assets.prithvi.weights import load_encoder
+
+HEAD = ClsRecipe(
+    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4, steps=8,
+    warmup_steps=1, evaluate_every=4, lr=0.01, normalize="statistics", average_weights=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """How many images each pass of the encoder had."""
+    counts: list[int] = []
+    computed = FeatureCache._computed
+
+    def counted(self, encoder, chips, compute):
+        counts.append(len(chips))
+        return computed(self, encoder, chips, compute)
+
+    monkeypatch.setattr(module.FeatureCache, "_computed", counted)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("change", "enough"),
+    [({}, True), ({"augment": "flips"}, True), ({"augment": "full"}, False), ({"mask_ratio": 0.1}, False),
+     ({"frozen": False}, False), ({"architecture": "resnet10t"}, False)],
+)  # fmt: skip
+def test_when_features_are_enough(change, enough):
+    assert are_enough(HEAD.model_copy(update=change)) is enough
+
+
+def test_features_are_both_poolings_in_every_orientation(images, weights, compute, tmp_path):
+    recipe = HEAD.model_copy(update={"augment": "flips"})
+    assert orientations_of(recipe) == 8
+    encoder = load_encoder(weights)
+    got = FeatureCache(tmp_path, "w", recipe, 1).of(lambda: encoder, images.head(3), compute)
+    assert got.shape == (3, 8, 2, 48)
+    chip = load_chip(Path(images["chip"][2]), encoder.config, 32)
+    with torch.no_grad():
+        tokens = encoder(oriented(chip, 5)[None]).tokens[0]
+    torch.testing.assert_close(got[2, 5], torch.stack([tokens[0], tokens[1:].mean(0)]))
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "mean"])
+def test_a_head_on_features_is_the_head_on_chips(images, weights, compute, tmp_path, pooling, passes):
+    recipe = HEAD.model_copy(update={"pooling": pooling})
+    on_features = train_classifier(recipe, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "features")
+    assert passes
+    on_chips = train_classifier(recipe, images, weights, tmp_path / "b", compute, {})
+    for key in ("parameters", "trained_parameters", "best_step", "n_train"):
+        assert on_features[key] == on_chips[key]
+    # The order of images is the seed's in both; the head's first weights are drawn at another moment.
+    assert on_features["best"]["valid_loss"] == pytest.approx(on_chips["best"]["valid_loss"], abs=0.2)
+    classifier, _ = open_classifier(tmp_path / "a")
+    expected = predict(tmp_path / "a", images, tmp_path / "p.parquet", compute)
+    got = predict_from_features(tmp_path / "a", images, tmp_path / "features", lambda: load_encoder(weights), compute)
+    np.testing.assert_allclose(got["probability"], expected["probability"], atol=1e-6)
+    for name, value in load_encoder(weights).state_dict().items():
+        torch.testing.assert_close(classifier.encoder.state_dict()[name], value)
+
+
+def test_the_encoder_passes_over_an_image_once_for_many_heads(images, weights, compute, tmp_path, passes):
+    first = images[images["image_id"] != "tile-05"]
+    for lr in (0.1, 0.01):
+        recipe = HEAD.model_copy(update={"lr": lr, "pooling": "class_token" if lr == 0.1 else "mean"})
+        train_classifier(recipe, first, weights, tmp_path / str(lr), compute, {}, features=tmp_path / "features")
+    assert sum(passes) == len(first)
+    train_classifier(HEAD, images, weights, tmp_path / "all", compute, {}, features=tmp_path / "features")
+    assert sum(passes) == len(images)
+
+
+def test_only_the_head_is_written_where_the_whole_is_not_wanted(images, weights, compute, tmp_path):
+    train_classifier(HEAD, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "f", whole=False)
+    assert set(load_weights(tmp_path / "a" / MODEL)) == {"head.weight", "head.bias"}
+    assert predict_from_features(tmp_path / "a", images, tmp_path / "f", lambda: None, compute) is not None
+
+
+def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passes):
+    cache = FeatureCache(tmp_path, "w", HEAD, 1)
+    encoder = load_encoder(weights)
+    expected = cache.of(lambda: encoder, images.head(2), compute)
+    cache.path.write_bytes(cache.path.read_bytes()[:100])
+    assert torch.equal(cache.of(lambda: encoder, images.head(2), compute), expected)
+    assert passes == [2, 2]
+
+
+def test_random_encoders_of_different_seeds_share_nothing(tmp_path):
+    recipe = HEAD.model_copy(update={"encoder": "random"})
+    assert FeatureCache(tmp_path, "w", recipe, 1).path != FeatureCache(tmp_path, "w", recipe, 2).path
+    assert FeatureCache(tmp_path, "w", HEAD, 1).path == FeatureCache(tmp_path, "w", HEAD, 2).path
+
+
+def test_flips_take_one_orientation_at_random_and_validation_all_of_the_recipes():
+    recipe = HEAD.model_copy(update={"augment": "flips", "all_orientations": True})
+    head = FeatureHead(4, recipe)
+    features = torch.randn(64, 8, 2, 4)
+    each = torch.stack([head.head(features[:, view, 1])[:, 0] for view in range(8)], dim=1)
+    torch.testing.assert_close(head.eval()(features), each.mean(dim=1))
+    torch.manual_seed(0)
+    trained = head.train()(features)
+    chosen = (each - trained[:, None]).abs().argmin(dim=1)
+    assert torch.allclose(each[torch.arange(64), chosen], trained)
+    assert len(chosen.unique()) == 8

@@ -1,0 +1,149 @@
+"""Running a sweep: what is run, what is kept, and what is not run twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.compute import Compute
+from mars_assets.datasets import Dataset
+from mars_assets.errors import MarsError
+from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable
+from mars_assets.experiments.run import HELD_BACK, Task, histories, hold_back, ranked, run_sweep
+from mars_assets.experiments.sweep import Sweep, plan
+from mars_assets.lake import Lake, read_json, write_json, write_table
+from mars_assets.models import set_current_weights
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.model import PrithviMAE
+from mars_assets.prithvi.weights import open_weights, save_weights
+
+CONFIG = PrithviConfig(
+    variant="test", img_size=32, embed_dim=48, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1,
+    decoder_num_heads=2,
+)  # fmt: skip
+CPU = Compute("cpu", "fp32", 1, 9)
+SWEEP = Sweep(base={"steps": 3}, grid={"lr": [0.1, 0.2, 0.3]}, seeds=[1, 2], hold_back=0.3)
+
+
+@pytest.fixture
+def here(lake: Lake) -> Lake:
+    torch.manual_seed(0)
+    save_weights(lake.foundation("test"), PrithviMAE(CONFIG), {})
+    set_current_weights(lake, lake.foundation("test"), open_weights(lake.foundation("test")).sha256)
+    return lake
+
+
+@pytest.fixture
+def images() -> pd.DataFrame:
+    rows = [(f"{i}", "train" if i < 40 else "valid", f"ESP_{i // 2}", "c", "l") for i in range(50)]
+    return pd.DataFrame(rows, columns=["image_id", "split", "observation", "chip_sha", "labels_sha"])
+
+
+class Trainer:
+    """A training that only notes that it ran: its score is its learning rate, and 0.3 diverges."""
+
+    def __init__(self, images: pd.DataFrame) -> None:
+        self.images = images
+        self.ran: list[tuple[float, int]] = []
+        self.trained_on: set[str] = set()
+
+    def train(self, recipe, images, weights, folder: Path, compute, provenance, progress) -> dict:
+        self.ran.append((recipe.lr, compute.seed))
+        self.trained_on |= set(images.loc[images["split"] == "train", "observation"])
+        if recipe.lr == 0.3:
+            raise MarsError("the training diverged")
+        (folder / "model.bin").write_bytes(b"weights")
+        write_table(folder / "history.parquet", pd.DataFrame({"step": [1, 2], "valid_loss": [1.0, recipe.lr]}))
+        write_json(folder / "score.json", recipe.lr + compute.seed / 100)
+        return {"steps": 3}
+
+    def judge(self, folder: Path, images, split, compute) -> dict:
+        value = read_json(folder / "score.json")
+        return {"split": split, "good": value, "good_low": value - 0.1, "good_high": value + 0.1, "other": None}
+
+    def task(self) -> Task:
+        return Task(
+            "t_experiments", "good", lambda recipe: Dataset(self.images, {"label_version": "v"}), self.train,
+            self.judge, "model.bin",
+        )  # fmt: skip
+
+
+def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame):
+    trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
+    table, ran = run_sweep(here, trainer.task(), runs[:4], held_back=0.3, compute=CPU)
+    assert ran == 4
+    assert trainer.ran == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
+    table, ran = run_sweep(here, trainer.task(), runs, held_back=0.3, compute=CPU)
+    assert ran == 2
+    assert trainer.ran[4:] == [(0.3, 1), (0.3, 2)]
+    assert [json.loads(recipe)["lr"] for recipe in table["recipe"]] == [run.recipe.lr for run in runs]
+    assert table["seed"].tolist() == [1, 2] * 3
+    np.testing.assert_allclose(table["valid_good"][:4], [0.11, 0.12, 0.21, 0.22])
+    assert table["held_back_good"].notna().sum() == 4
+    assert table["failed"].tolist() == [""] * 4 + ["the training diverged"] * 2
+    _, ran = run_sweep(here, trainer.task(), runs, held_back=0.3, compute=CPU)
+    assert ran == 0
+    assert len(trainer.ran) == 6
+
+
+def test_only_the_best_keeps_its_weights_and_all_their_history(here: Lake, images: pd.DataFrame):
+    table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU)
+    kept = [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")]
+    best = ranked(table, "good").iloc[0]
+    assert kept == [best["version"]]
+    assert (json.loads(best["recipe"])["lr"], best["seed"]) == (0.2, 2)
+    assert len(histories(here, "t_experiments", table)) == 4
+
+
+def test_held_back_observations_are_whole_the_same_and_never_trained_on(here: Lake, images: pd.DataFrame):
+    held = hold_back(images, 0.3)
+    of_split = held.groupby("observation")["split"].nunique()
+    assert (of_split == 1).all()
+    observations = set(held.loc[held["split"] == HELD_BACK, "observation"])
+    assert 2 <= len(observations) <= 11
+    assert (held.loc[images["split"] == "valid", "split"] == "valid").all()
+    assert observations <= set(hold_back(images, 0.5).query("split == @HELD_BACK")["observation"])
+    more = pd.concat([images, images.assign(observation="new", image_id=images["image_id"] + "n")])
+    again = hold_back(more, 0.3)
+    assert set(again.loc[again["split"] == HELD_BACK, "observation"]) - {"new"} == observations
+    trainer = Trainer(images)
+    run_sweep(here, trainer.task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU)
+    assert trainer.trained_on.isdisjoint(observations)
+
+
+def test_a_sweep_that_cannot_begin_says_so(here: Lake, images: pd.DataFrame):
+    diverging = plan(Sweep(base={"lr": 0.3}), ClsRecipe)
+    with pytest.raises(MarsError, match="diverged"):
+        run_sweep(here, Trainer(images).task(), diverging, held_back=0, compute=CPU)
+
+
+def test_other_labels_are_another_row(here: Lake, images: pd.DataFrame):
+    runs = plan(Sweep(), ClsRecipe)
+    run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
+    _, ran = run_sweep(here, Trainer(images.assign(labels_sha="m")).task(), runs, held_back=0, compute=CPU)
+    assert ran == 1
+
+
+def test_effects_are_shares_of_variance(here: Lake, images: pd.DataFrame):
+    table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU)
+    found = effects(table, ["lr", "steps"], "good").set_index("setting")
+    values = table["valid_good"].to_numpy()
+    between = 2 * ((values[:2].mean() - values.mean()) ** 2 + (values[2:].mean() - values.mean()) ** 2)
+    assert found.loc["lr", "share"] == pytest.approx(between / ((values - values.mean()) ** 2).sum())
+    assert found.loc["lr", "best"] == "0.2"
+    assert found.loc["steps", "share"] == 0
+
+
+def test_what_is_shown_has_every_run_the_best_first(here: Lake, images: pd.DataFrame):
+    table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU)
+    shown = readable(table, ["lr"], ["good", "other"])
+    assert shown["lr"].tolist() == [0.2, 0.2, 0.1, 0.1, 0.3, 0.3]
+    assert shown["valid good"].iloc[0] == "0.220 [0.120, 0.320]"
+    assert shown["failed"].iloc[-1] == "the training diverged"
+    curves = draw_curves(table, histories(here, "t_experiments", table), "good", ("step", "valid_loss"))
+    assert len(curves.axes[0].lines) == 4
+    assert "variance" in draw_effects(table, ["lr"], "good").axes[0].get_title()

@@ -1,0 +1,67 @@
+"""Which runs a sweep stands for."""
+
+import pytest
+
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.errors import MarsError
+from mars_assets.experiments.sweep import Sweep, plan, varied
+
+
+def test_variants_times_grid_times_seeds():
+    sweep = Sweep(
+        base={"steps": 7},
+        variants={"a": {"pooling": "mean"}, "b": {"pooling": "class_token", "lr": 0.5}},
+        grid={"dropout": [0.0, 0.5]},
+        seeds=[1, 2],
+    )
+    runs = plan(sweep, ClsRecipe)
+    assert [(run.name, run.recipe.dropout, run.seed) for run in runs] == [
+        (name, dropout, seed) for name in "ab" for dropout in (0.0, 0.5) for seed in (1, 2)
+    ]
+    assert {run.recipe.steps for run in runs} == {7}
+    assert [run.recipe.lr for run in runs if run.name == "b"] == [0.5] * 4
+    assert varied(runs) == ["pooling", "dropout", "lr"]
+
+
+def test_an_empty_sweep_is_the_default_recipe_once():
+    assert plan(Sweep(), ClsRecipe) == [("", ClsRecipe(), 1)]
+
+
+def test_the_same_recipe_runs_once():
+    assert len(plan(Sweep(variants={"a": {}, "b": {"lr": ClsRecipe().lr}}), ClsRecipe)) == 1
+
+
+def test_draws_are_in_their_ranges_and_more_begin_with_the_same():
+    random = {
+        "lr": {"low": 1e-5, "high": 1e-2, "log": True},
+        "dropout": {"low": 0.0, "high": 0.5},
+        "batch_size": {"low": 4, "high": 8},
+        "pooling": ["mean", "class_token"],
+    }
+    few = plan(Sweep(random=random, draws=5), ClsRecipe)
+    many = plan(Sweep(random=random, draws=200), ClsRecipe)
+    assert many[:5] == few
+    assert all(1e-5 <= run.recipe.lr <= 1e-2 and 0 <= run.recipe.dropout <= 0.5 for run in many)
+    assert 0.3 < sum(run.recipe.lr < 10**-3.5 for run in many) / 200 < 0.7
+    assert {run.recipe.batch_size for run in many} == {4, 5, 6, 7, 8}
+    assert {run.recipe.pooling for run in many} == {"mean", "class_token"}
+    assert plan(Sweep(random=random, draws=5, draws_seed=1), ClsRecipe) != few
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"grid": {"lr": [1e-3, -1.0]}, "base": {"learning_rate": 1}}, r"learning_rate: Extra.*lr: Input should be greater"),
+        ({"grid": {"lr": 1e-3}}, "grid: lr is not a list"),
+        ({"grid": {"lr": []}}, "grid: lr is not a list"),
+        ({"variants": {"a": 3}}, "variants: a is not a set"),
+        ({"random": {"lr": {"low": 1}}, "draws": 1}, "neither a list nor"),
+        ({"random": {"lr": {"low": 2, "high": 1}}, "draws": 1}, "low below high"),
+        ({"random": {"lr": {"low": 0, "high": 1, "log": True}}, "draws": 1}, "low above 0"),
+        ({"random": {"lr": [1, 2]}}, "go together"),
+        ({"draws": 3}, "go together"),
+    ],
+)  # fmt: skip
+def test_all_that_does_not_hold_is_said_before_anything_runs(sweep, message):
+    with pytest.raises(MarsError, match=message):
+        plan(Sweep(**sweep), ClsRecipe)
