@@ -53,7 +53,7 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
-    """No observation, and no original image, lies in more than one split."""
+    """No export has an observation, or an original image, in more than one split. In the table none is."""
     from mars_assets.labels.checks import leaking_groups
 
     problems, count = leaking_groups(lake.open())

@@ -7,10 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+from mars_assets.compute import DeviceChoice
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, atomic_path
+from mars_assets.lake import Lake, atomic_path, write_table
 from mars_assets.models import current_model, current_weights
 from mars_assets.resources.lake import DEFAULT_LAKE
 
@@ -74,6 +75,23 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
     print(f"{about}: its architecture, its bands, and what to normalise them with")
 
 
+def _predict(lake: Lake, options: argparse.Namespace) -> None:
+    from mars_assets.classification.unlabelled import pictures_in, predict_pictures
+    from mars_assets.compute import choose_compute
+    from mars_assets.progress import Progress
+
+    model = current_model(lake, "cls_model")
+    pictures = pictures_in(options.folder)
+    compute = choose_compute(options.device)
+    progress = Progress(lambda line: print(line, file=sys.stderr))
+    table = predict_pictures(model.folder, pictures, options.folder, compute, progress)
+    write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
+    print(f"{options.out}: {len(table)} images by cls_model {model.version}, the least certain first")
+    print(f"{(table['probability'] >= 0.5).sum()} of them are said to have a crater")
+    if unread := (table["problem"] != "").sum():
+        print(f"{unread} could not be read: the column 'problem' says why")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mars-assets", description=__doc__)
     parser.add_argument(
@@ -92,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("model", choices=ENCODERS, help="whose encoder")
     export.add_argument("target", type=Path, help="file to write, .pt or .safetensors")
     export.set_defaults(run=_export)
+    predict = commands.add_parser(
+        "predict",
+        help="probabilities of a crater for a folder of images",
+        description="Writes a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below a "
+        "folder: image, probability, uncertainty (entropy in bits), problem.",
+    )
+    predict.add_argument("folder", type=Path, help="of images, grey or RGB")
+    predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
+    predict.add_argument(
+        "--device", choices=get_args(DeviceChoice), default="auto", help="where to compute (%(default)s)"
+    )
+    predict.set_defaults(run=_predict)
     return parser
 
 

@@ -53,6 +53,7 @@ def run_demo(lake: Lake) -> None:
         scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
         dagster(["job", "execute", "-j", "experiment"], surroundings, log)
+        dagster(["asset", "materialize", "--select", "cls_predictions"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("Look at it in a browser: make ui, then http://127.0.0.1:3000")

@@ -243,6 +243,11 @@ def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
         pq.write_table(arrow, temporary, compression="zstd")
 
 
+def write_csv(target: Path, table: pd.DataFrame) -> None:
+    """Writes a table for spreadsheets, whole or not at all."""
+    write_bytes(target, table.to_csv(index=False).encode())
+
+
 def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.DataFrame:
     """Reads a table that ``asset`` wrote.
 

@@ -211,7 +211,7 @@ def read_rgb(path: Path) -> np.ndarray:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): make 'labelled_crops' again") from error
+        raise DamagedFileError(f"{path} cannot be decoded ({error}): make it again") from error
 
 
 def _run_stage(

@@ -39,6 +39,7 @@ DESIGN = {
     "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "seg_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
+    "cls_predictions": {"cls_model", "crops", "labelled_crops"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }
@@ -94,6 +95,7 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
         "seg_evaluation",
         "cls_experiments",
         "seg_experiments",
+        "cls_predictions",
     }
     pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).pools}
     assert pooled == takes_the_device

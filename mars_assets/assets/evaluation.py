@@ -1,11 +1,13 @@
 """Evaluation: how well the untouched model reconstructs Mars, and how good the fine-tuned models are on the present labels."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from mars_assets.assets.foundation import prithvi_weights
+from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.models import STAGE, cls_model, seg_model
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
@@ -73,8 +75,6 @@ def reconstruction_metrics(
     `spectral`, beyond the paper, is measured on the crops of calibrated products alone. Its pixels are other values than
     the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
     """
-    from pathlib import Path
-
     from mars_assets.evaluation.reconstruction import anchor_chip, reconstruction_table, statement
 
     with mendable():
@@ -130,9 +130,10 @@ def cls_evaluation(
     """The current classifier on the current labels: one row for each checkpoint, label version and split, history kept.
 
     Judged on the valid and test images whose observation the model was not trained on. Intervals are 95 % bootstraps over
-    observations. Predictions are kept, so that new labels cost only their own images. It trains nothing.
+    observations. Predictions are kept, so that new labels cost only their own images. It trains nothing. Suspected label
+    errors are found by confident learning; look at them before believing the scores.
     """
-    from mars_assets.classification.evaluate import evaluate
+    from mars_assets.classification.evaluate import by_observation, evaluate, suspected_label_errors
     from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
     from mars_assets.classification.predict import predict
     from mars_assets.datasets import classification_dataset
@@ -150,8 +151,65 @@ def cls_evaluation(
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
         pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
+        suspected = suspected_label_errors(shown.images)
+    more = {
+        "by observation": table(by_observation(shown.images)),
+        "suspected label errors": table(suspected[["image_id", "observation", "label", "probability"]])
+        if len(suspected)
+        else "none",
+    }
     names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
-    return _result(here, "cls_evaluation", model, rows, history, names, left_out, chosen, pictures)
+    return _result(here, "cls_evaluation", model, rows, history, names, left_out, chosen, pictures, more)
+
+
+@dg.asset(
+    group_name="predictions",
+    kinds={"pytorch", "parquet"},
+    code_version="1",
+    deps=[cls_model, crops, labelled_crops],
+    pool=GPU_POOL,
+)
+def cls_predictions(
+    context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """What the current classifier says of every crop that has no class yet, the least certain first.
+
+    For choosing what to label next: sort by `uncertainty` (entropy in bits, 1 where the probability is a half). Crops are
+    predicted once for each model; new ones cost their own time alone.
+    """
+    from mars_assets.classification.figures import probability_histogram, uncertain_sheet
+    from mars_assets.classification.predict import predict
+    from mars_assets.classification.unlabelled import uncertainty, unlabelled_crops
+    from mars_assets.lake import write_csv, write_table
+
+    with mendable():
+        here, chosen = lake.open(), compute.choose()
+        model, _ = _current(here, "cls_model")
+        images = unlabelled_crops(here)
+        cache = model.folder / "predictions_of_crops.parquet"
+        probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
+        every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
+        every = every.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
+        pictures = _save(
+            here, "cls_predictions", {"uncertain": uncertain_sheet(every), "all": probability_histogram(every)}
+        )
+        kept = every.assign(file=[here.relative(Path(chip)) for chip in every["chip"]], model_version=model.version)
+        kept = kept.drop(columns=["chip", "chip_sha"])
+        write_table(here.metrics("cls_predictions"), kept)
+        write_csv(here.metrics("cls_predictions").with_suffix(".csv"), kept)
+    return dg.MaterializeResult(
+        metadata={
+            **{what: picture(image, f"cls_predictions: {what}") for what, image in pictures.items()},
+            "least certain crops": table(kept[["image_id", "probability", "uncertainty"]].head(20)),
+            "crops": len(kept),
+            "said to have a crater": int((kept["probability"] >= 0.5).sum()),
+            "dagster/row_count": len(kept),
+            "model version": model.version,
+            "file": where(here.metrics("cls_predictions")),
+            "for a spreadsheet": where(here.metrics("cls_predictions").with_suffix(".csv")),
+        },
+        data_version=dg.DataVersion(fingerprint(kept[["image_id", "probability"]].to_numpy().tolist())[:16]),
+    )
 
 
 @dg.asset(

@@ -51,6 +51,7 @@ def cls_model(
     weights and seed is one version and is not trained twice; a killed training continues. The state of the lowest
     validation loss is kept.
     """
+    from mars_assets.classification.card import model_card
     from mars_assets.classification.figures import training_curves
     from mars_assets.classification.train import train_classifier
     from mars_assets.datasets import classification_dataset
@@ -67,6 +68,7 @@ def cls_model(
             lambda *arguments: train_classifier(recipe, *arguments, features=here.features),
             lambda report: report["best"],
             training_curves,
+            model_card,
         )
 
 
@@ -113,10 +115,12 @@ def _train(
     train: Callable[..., dict[str, Any]],
     best_of: Callable[[dict[str, Any]], dict[str, Any]],
     curves: Callable[[Path], Any],
+    card: Callable[[str, dict[str, Any], Any], str] | None = None,
 ) -> dg.MaterializeResult:
     """Trains a version, or finds it, and puts it into use."""
     import pandas as pd
 
+    from mars_assets.lake import read_json, write_bytes
     from mars_assets.models import encoder_weights, make_current, start_version, version_of
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
@@ -142,6 +146,11 @@ def _train(
         provenance["mars_weights_version"] = weights.parent.name
     report = train(dataset.images, weights, folder, compute, provenance, progress)
     best = best_of(report)
+    more: dict[str, Any] = {}
+    if card is not None:
+        text = card(version, read_json(folder / CONFIG), dataset.images)
+        write_bytes(folder / "card.md", text.encode())
+        more["card"] = dg.MetadataValue.md(text)
     make_current(lake, name, version, best)
     counts = dataset.images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
     return dg.MaterializeResult(
@@ -156,6 +165,7 @@ def _train(
             "label version": dataset.provenance["label_version"],
             "device": compute.describe()["device"],
             "folder": where(folder),
+            **more,
             **{key: value for key, value in best.items() if isinstance(value, float)},
         },
         data_version=dg.DataVersion(version),

@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from mars_assets.bands import HLS_BANDS, normalize
+from mars_assets.bands import HLS_BANDS, ImputationMethod, impute, normalize, scale_to_reflectance
 from mars_assets.chips import read_chip
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.tensors import read_rgb
 
 Normalization = Literal["statistics", "image"]
+PICTURES = (".jpg", ".jpeg", ".png")
+IMPUTATION: ImputationMethod = "post_norm"
+"""How a picture's missing bands are filled: as in the tensors that the models are trained on."""
 
 SCALE = 1.25
 """Random scale is drawn from [1 / SCALE, SCALE], uniform in its logarithm."""
@@ -33,7 +37,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """Reads a chip, normalises it and resamples it to a square of ``image_size``.
 
     Args:
-        path: the chip.
+        path: a six-band chip; or a JPEG or PNG, grey or RGB, which becomes one as the labelled images do.
         config: of the weights: bands and statistics.
         image_size: side of the result.
         by: with the weights' statistics alone, or then also by the image's own mean and deviation in each band, since
@@ -48,7 +52,11 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """
     if config.bands != HLS_BANDS:
         raise MarsError(f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}")
-    chip = torch.from_numpy(normalize(read_chip(path, HLS_BANDS), config.statistics))
+    if path.suffix.lower() in PICTURES:
+        bands = impute(scale_to_reflectance(read_rgb(path), config.statistics), IMPUTATION, config.statistics)
+    else:
+        bands = read_chip(path, HLS_BANDS)
+    chip = torch.from_numpy(normalize(bands, config.statistics))
     if by == "image":
         deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
         chip = (chip - mean) / (deviation + FLAT)

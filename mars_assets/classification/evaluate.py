@@ -153,6 +153,67 @@ def evaluate(
     )
 
 
+def by_observation(images: pd.DataFrame) -> pd.DataFrame:
+    """How often the class is right in each observation.
+
+    Args:
+        images: ``observation, label, probability``, as of an :class:`Evaluation`.
+
+    Returns:
+        One row an observation, the worst first: observation (``–`` for images of none), images, craters, right (share),
+        right_low, right_high (95 % Wilson interval), mean_probability.
+    """
+    import pandas as pd
+    from scipy.stats import binomtest
+
+    rows = []
+    for observation, group in images.groupby(images["observation"].fillna("–")):
+        right = int(((group["probability"] >= 0.5) == group["label"].astype(bool)).sum())
+        interval = binomtest(right, len(group)).proportion_ci(0.95, method="wilson")
+        rows.append(
+            {
+                "observation": observation,
+                "images": len(group),
+                "craters": int(group["label"].sum()),
+                "right": right / len(group),
+                "right_low": interval.low,
+                "right_high": interval.high,
+                "mean_probability": group["probability"].mean(),
+            }
+        )
+    table = pd.DataFrame(rows).sort_values(["right", "images"], ascending=[True, False], kind="stable")
+    return table.reset_index(drop=True)
+
+
+def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
+    """Images whose label is more likely wrong than the model: confident learning, as cleanlab has it.
+
+    An image is suspected where the model gives the other class at least the probability that it gives to that class's own
+    images on average (Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70). The model must not have
+    been trained on the images.
+
+    Args:
+        images: ``label, probability`` and whatever else is to be kept.
+
+    Returns:
+        Rows of ``images``, the least believable label first; none where a class is absent.
+    """
+    labels = images["label"].to_numpy(np.int64)
+    if len(np.unique(labels)) < len(CLASSES):
+        return images.head(0)
+    from cleanlab.filter import find_label_issues
+
+    probabilities = images["probability"].to_numpy(np.float64)
+    issues = find_label_issues(
+        labels,
+        np.stack([1 - probabilities, probabilities], axis=1),
+        filter_by="confident_learning",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
+    return images.iloc[issues].reset_index(drop=True)
+
+
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 

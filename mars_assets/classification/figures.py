@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,25 +76,60 @@ def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
         DamagedFileError: a chip cannot be read.
     """
     shown = confident_mistakes(images, most)
+    captions = [f"label {CLASSES[row.label]}, p(crater) {row.probability:.3f}" for row in shown.itertuples()]
+    return _sheet(shown, captions, "most confident mistakes, contrast stretched" if len(shown) else "no mistakes")
+
+
+def uncertain_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
+    """The images that a model is least sure of, which are the most worth labelling.
+
+    Args:
+        images: ``image_id, chip (path), probability, uncertainty``.
+        most: how many at most.
+
+    Raises:
+        DamagedFileError: an image cannot be read.
+    """
+    shown = images.nlargest(most, "uncertainty")
+    captions = [f"p(crater) {probability:.3f}" for probability in shown["probability"]]
+    return _sheet(shown, captions, "least certain, contrast stretched")
+
+
+def probability_histogram(images: pd.DataFrame) -> Figure:
+    """How sure a model is of images without a label: ``probability``."""
+    figure, axes = new_figure(6, 3.2)
+    axis = axes[0, 0]
+    axis.hist(images["probability"], bins=np.linspace(0, 1, 21).tolist(), color="C0", edgecolor="white")
+    axis.set(xlabel="probability of a crater", ylabel="crops", xlim=(0, 1))
+    axis.set_title(
+        f"{len(images)} crops, {(images['probability'] >= 0.5).sum()} of them said to have a crater", fontsize=10
+    )
+    return figure
+
+
+def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
     columns = 4
     rows = max(1, -(-len(shown) // columns))
     figure, axes = new_figure(2.6 * columns, 3.0 * rows + 0.4, rows, columns)
-    figure.suptitle("most confident mistakes, contrast stretched" if len(shown) else "no mistakes")
+    figure.suptitle(title)
     places: list[Axes] = axes.ravel().tolist()
     for axis in places:
         axis.set_axis_off()
-    for axis, mistake in zip(places, shown.to_dict("records"), strict=False):
-        axis.imshow(_stretched(Path(mistake["chip"])))
-        said = f"label {CLASSES[mistake['label']]}, p(crater) {mistake['probability']:.3f}"
-        axis.set_title("\n".join([*textwrap.wrap(mistake["image_id"], 36), said]), fontsize=7)
+    for axis, row, caption in zip(places, shown.to_dict("records"), captions, strict=False):
+        axis.imshow(_stretched(Path(row["chip"])))
+        axis.set_title("\n".join([*textwrap.wrap(row["image_id"], 36), caption]), fontsize=7)
     return figure
 
 
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
     """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
     from mars_assets.chips import read_chip
+    from mars_assets.tensors import read_rgb
 
-    rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
+    if chip.suffix == ".tif":
+        rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
+    else:
+        rgb = read_rgb(chip).astype(np.float32)
     low, high = np.percentile(rgb, [1, 99], axis=(0, 1)).astype(np.float32)
     return ((rgb - low) / np.maximum(high - low, np.float32(1e-6))).clip(0, 1)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import itertools
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 
+from mars_assets.ahead import read_ahead
 from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
+from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.errors import MarsError
 from mars_assets.lake import read_json, read_provenance, read_table, write_table
 from mars_assets.progress import SILENT, Progress
 from mars_assets.training import CONFIG, require_finished
@@ -101,19 +107,60 @@ def _predict_new(
     progress: Progress,
 ) -> pd.DataFrame:
     """Predicts, and writes the cache with the new rows. Returns all rows."""
-    classifier, config = open_classifier(model_folder)
-    classifier.to(compute.device)
     counter = progress.counter("predicting images", len(new), "images")
-    recipe = ClsRecipe(**config["recipe"])
+    results = probabilities_of(model_folder, [Path(chip) for chip in new["chip"]], compute)
     for number, start in enumerate(range(0, len(new), _BATCH), start=1):
         rows = new.iloc[start : start + _BATCH]
-        chips = [load_chip(Path(chip), classifier.config, recipe.image_size, recipe.normalize) for chip in rows["chip"]]
-        with torch.inference_mode(), compute.autocast():
-            logits = classifier.mean_logits(torch.stack(chips).to(compute.device), recipe.orientations)
-        rows = rows[keys].assign(probability=logits.double().sigmoid().cpu().numpy())
+        found = list(itertools.islice(results, len(rows)))
+        if errors := [result for result in found if isinstance(result, MarsError)]:
+            results.close()
+            raise errors[0]
+        rows = rows[keys].assign(probability=np.array(found, np.float64))
         known = pd.concat([known, rows], ignore_index=True) if len(known) else rows
         if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):
             write_table(cache, known, model)
         counter.advance(len(rows))
     counter.close()
     return known
+
+
+def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute) -> Generator[float | MarsError]:
+    """The probability of a crater on each chip, in order; in the place of one that cannot be read, why.
+
+    Args:
+        model_folder: of a finished classifier.
+        chips: as :func:`mars_assets.classification.data.load_chip` takes them.
+        compute: where to compute.
+
+    Raises:
+        MissingInputError: the folder holds no finished classifier.
+        DamagedFileError: the model cannot be read.
+    """
+    classifier, config = open_classifier(model_folder)
+    classifier.to(compute.device)
+    recipe = ClsRecipe(**config["recipe"])
+
+    def read(chip: Path) -> torch.Tensor | MarsError:
+        try:
+            return load_chip(chip, classifier.config, recipe.image_size, recipe.normalize)
+        except MarsError as error:
+            return error
+
+    loaded = read_ahead(read, chips, 2 * _BATCH)
+    with contextlib.closing(loaded):
+        yield from _judged(loaded, classifier, recipe, compute)
+
+
+def _judged(
+    loaded: Iterator[torch.Tensor | MarsError], classifier: Classifier, recipe: ClsRecipe, compute: Compute
+) -> Iterator[float | MarsError]:
+    while batch := list(itertools.islice(loaded, _BATCH)):
+        results: list[float | MarsError] = [chip if isinstance(chip, MarsError) else 0.0 for chip in batch]
+        places = [place for place, chip in enumerate(batch) if isinstance(chip, torch.Tensor)]
+        if places:
+            stacked = torch.stack([chip for chip in batch if isinstance(chip, torch.Tensor)]).to(compute.device)
+            with torch.inference_mode(), compute.autocast():
+                logits = classifier.mean_logits(stacked, recipe.orientations)
+            for place, probability in zip(places, logits.double().sigmoid().tolist(), strict=True):
+                results[place] = probability
+        yield from results

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mars_assets.ahead import read_ahead
 from mars_assets.bands import HLS_BANDS, SPECTRAL, Float32, normalize, reflectance_to_rgb
 from mars_assets.chips import read_chip, write_chip
 from mars_assets.compute import Compute
@@ -60,8 +59,6 @@ _COMPUTATION = "reconstruction 2"
 _SAVE_EVERY = 30.0
 _PERFECT_DB = 100.0  # the PSNR of no error at all, which JSON could not hold
 _SSIM_WINDOW, _SSIM_C1, _SSIM_C2 = 7, 0.01**2, 0.03**2
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 UInt8 = npt.NDArray[np.uint8]
 
 
@@ -333,25 +330,13 @@ def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: 
         pending.clear()
         return batch
 
-    windows = _ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
+    windows = read_ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
     for row, window in zip(rows, windows, strict=True):
         if pending and (len(pending) == batch_size or pending[0][1].shape != window.shape):
             yield flush()
         pending.append((row, window))
     if pending:
         yield flush()
-
-
-def _ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """``map`` in threads, in order, at most ``ahead`` results before the consumer."""
-    with ThreadPoolExecutor(4) as pool:
-        pending: deque[Any] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def centre_window(path: Path, config: PrithviConfig) -> Float32:

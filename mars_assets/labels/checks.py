@@ -58,6 +58,12 @@ def mask_problems(lake: Lake) -> tuple[list[str], int]:
 
 
 def leaking_groups(lake: Lake) -> tuple[list[str], int]:
-    """Groups whose images lie in several splits, and how many groups there are."""
-    splits = read_labelled_crops(lake).groupby("group")["split"].unique()
-    return [f"{group}: {', '.join(sorted(values))}" for group, values in splits.items() if len(values) > 1], len(splits)
+    """Groups that the exports have in several splits, and how many groups there are."""
+    labels = read_labelled_crops(lake)
+    exported = labels.groupby("group")["exported_split"].unique()
+    now = labels.groupby("group")["split"].first()
+    return [
+        f"{group}: exported in {', '.join(sorted(values))}, now all in {now[group]}"
+        for group, values in exported.items()
+        if len(values) > 1
+    ], len(exported)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
-from mars_assets.labels.exports import Export, ExportedImage, exports_in_force, label_version, read_export
+from mars_assets.labels.exports import SPLITS, Export, ExportedImage, exports_in_force, label_version, read_export
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
@@ -32,7 +32,8 @@ ASSET = "labelled_crops"
 COLUMNS = {
     "image_id": "name and content of the source: the same image keeps it across label versions",
     "project": "the Roboflow project, or the two that labelled the same image",
-    "split": "train, valid or test, as exported",
+    "split": "train, valid or test: as exported, but all of a group in one",
+    "exported_split": "as exported",
     "observation": "the HiRISE observation that the image's name begins with, if any",
     "group": "what must not straddle splits: the observation, else the original name",
     "original": "the name it was uploaded under",
@@ -57,7 +58,8 @@ class LabelReport:
         exports: a row for each: project, version, format, images, warnings.
         counts: a row for each project and split.
         new, changed, removed: images against the last version.
-        leaks: groups whose images lie in more than one split.
+        leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
+        leaked: how many images the exports have in valid or test although their group is in train too.
         conflicts: images that two projects label differently; left out of the table.
     """
 
@@ -67,7 +69,8 @@ class LabelReport:
     new: int
     changed: int
     removed: int
-    leaks: dict[str, list[str]]
+    leaks: list[dict[str, Any]]
+    leaked: int
     conflicts: list[str]
 
 
@@ -100,6 +103,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
+    table["split"] = whole_groups(table["group"], table["exported_split"])
     report = _report(version, exports, table, known, conflicts)
     write_table(
         lake.labelled_crops,
@@ -175,6 +179,7 @@ def _row(
         "image_id": image_id,
         "project": export.project,
         "split": image.split,
+        "exported_split": image.split,
         "observation": observation,
         "group": observation or image.original,
         "original": image.original,
@@ -254,7 +259,7 @@ def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[s
         first = merged.setdefault(row["image_id"], row)
         if first is row:
             continue
-        for column in ("split", "label", "n_craters"):
+        for column in ("label", "n_craters"):
             old, new = first[column], row[column]
             if (
                 old is not None
@@ -265,6 +270,8 @@ def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[s
                     f"{row['original']}: {column} {old} ({first['project']}) or {new} ({row['project']})"
                 )
         combined = {key: first[key] if first[key] is not None else row[key] for key in first}
+        # What one project judges on, no model is trained on.
+        combined["exported_split"] = max(first["exported_split"], row["exported_split"], key=SPLITS.index)
         if first["project"] != row["project"]:
             combined["project"] = f"{first['project']}+{row['project']}"
             combined["labels_sha"] = fingerprint(first["labels_sha"], row["labels_sha"])
@@ -272,11 +279,42 @@ def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[s
     return [row for key, row in merged.items() if key not in conflicts], sorted(conflicts.values())
 
 
+def whole_groups(groups: pd.Series, splits: pd.Series) -> pd.Series:
+    """Splits in which no group is divided, as near to the exported ones as can be.
+
+    A group that lies in one split stays there. The others, largest first, each go to that of their own splits which lacks
+    most images of its exported number. Only names and counts decide, so that the same labels give the same splits.
+
+    Args:
+        groups: of each image.
+        splits: of each image, as exported.
+    """
+    lacking = splits.value_counts().to_dict()
+    of_group = splits.groupby(groups).agg([lambda values: tuple(sorted(set(values))), "size"])
+    of_group.columns = ["splits", "images"]
+    chosen: dict[str, str] = {}
+    order = sorted(of_group.itertuples(), key=lambda row: (len(row.splits) > 1, -row.images, str(row.Index)))
+    for row in order:
+        chosen[row.Index] = max(row.splits, key=lambda split: (lacking[split], split))
+        lacking[chosen[row.Index]] -= row.images
+    return groups.map(chosen)
+
+
 def _report(
     version: str, exports: Sequence[Export], table: pd.DataFrame, known: Mapping[str, str], conflicts: list[str]
 ) -> LabelReport:
     now = dict(zip(table["image_id"], table["labels_sha"], strict=True))
-    splits = table.groupby("group")["split"].agg(lambda values: sorted(set(values)))
+    divided = table.groupby("group")["exported_split"].transform("nunique") > 1
+    leaks = [
+        {
+            "group": group,
+            "images": len(rows),
+            "exported": ", ".join(sorted(set(rows["exported_split"]))),
+            "now": rows["split"].iloc[0],
+        }
+        for group, rows in table[divided].groupby("group")
+    ]
+    trained = set(table.loc[table["exported_split"] == "train", "group"])
     counts = (
         table.groupby(["project", "split"])
         .agg(
@@ -307,6 +345,7 @@ def _report(
         new=len(now.keys() - known.keys()),
         changed=sum(1 for key in now.keys() & known.keys() if now[key] != known[key]),
         removed=len(known.keys() - now.keys()),
-        leaks={group: values for group, values in splits.items() if len(values) > 1},
+        leaks=leaks,
+        leaked=int(((table["exported_split"] != "train") & table["group"].isin(trained)).sum()),
         conflicts=conflicts,
     )

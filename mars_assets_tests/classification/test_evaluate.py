@@ -9,7 +9,7 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError
 
-from mars_assets.classification.evaluate import METRICS, evaluate, scores
+from mars_assets.classification.evaluate import METRICS, by_observation, evaluate, scores, suspected_label_errors
 from mars_assets.errors import MarsError
 
 
@@ -134,3 +134,39 @@ def test_an_empty_split_and_a_missing_prediction_are_told():
         evaluate(_predicted(images, np.array([0.1, 0.9])), images, "test")
     with pytest.raises(MarsError, match="1 images of 'valid' have no prediction, tile-001"):
         evaluate(_predicted(images, np.array([0.1, 0.9])).head(1), images, "valid")
+
+
+def test_each_observation_has_its_share_of_right_answers():
+    images = pd.DataFrame(
+        {
+            "observation": ["a"] * 4 + ["b"] * 2 + [None],
+            "label": [1, 1, 0, 0, 1, 0, 1],
+            "probability": [0.9, 0.2, 0.1, 0.7, 0.8, 0.1, 0.4],
+        }
+    )
+    table = by_observation(images).set_index("observation")
+    assert table["right"].to_dict() == {"–": 0.0, "a": 0.5, "b": 1.0}
+    assert table.index[0] == "–"
+    assert table.loc["a", "images"] == 4
+    # Wilson 1927 at two of four.
+    z = 1.959963984540054
+    centre, half = (2 + z**2 / 2) / (4 + z**2), z / (4 + z**2) * (4 * 0.25 + z**2 / 4) ** 0.5
+    assert table.loc["a", "right_low"] == pytest.approx(centre - half)
+    assert table.loc["a", "right_high"] == pytest.approx(centre + half)
+
+
+def test_flipped_labels_are_suspected():
+    rng = np.random.default_rng(0)
+    truth = np.tile([0, 1], 100)
+    probability = np.where(truth == 1, rng.uniform(0.7, 1, 200), rng.uniform(0, 0.3, 200))
+    flipped = rng.choice(200, 10, replace=False)
+    label = truth.copy()
+    label[flipped] = 1 - label[flipped]
+    images = pd.DataFrame({"image_id": [f"{i}" for i in range(200)], "label": label, "probability": probability})
+    found = suspected_label_errors(images)
+    suspected = set(found["image_id"].astype(int))
+    assert len(suspected & set(flipped.tolist())) >= 5
+    assert len(suspected - set(flipped.tolist())) == 0
+    self_confidence = np.where(found["label"] == 1, found["probability"], 1 - found["probability"])
+    assert (np.diff(self_confidence) >= 0).all()
+    assert suspected_label_errors(images[images["label"] == 1]).empty

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, no
 def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images):
     torch.manual_seed(3)
     task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
-    chips = torch.stack([load_chip(path, task.classifier.config, 32) for path in images["chip"][:4]])
+    chips = torch.stack([load_chip(Path(path), task.classifier.config, 32) for path in images["chip"][:4]])
     labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
     torch.manual_seed(11)
     noise, dropped = torch.rand(4, 16), F.dropout(torch.ones(4, 48), 0.5)
@@ -182,7 +183,7 @@ def test_the_kept_model_is_the_best_validated_one(trained, images):
     classifier, _ = open_classifier(folder)
     assert not classifier.training
     valid = images[images["split"] == "valid"]
-    chips = torch.stack([load_chip(path, classifier.config, 32) for path in valid["chip"]])
+    chips = torch.stack([load_chip(Path(path), classifier.config, 32) for path in valid["chip"]])
     with torch.no_grad():
         probabilities = classifier(chips).double().sigmoid().numpy()
     again = scores(valid["label"].to_numpy(), probabilities)

@@ -2,12 +2,21 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.checks import leaking_groups, mask_problems, schema_problems
-from mars_assets.labels.table import build_labelled_crops, current_label_version, mask_path, read_labelled_crops
+from mars_assets.labels.table import (
+    build_labelled_crops,
+    current_label_version,
+    mask_path,
+    read_labelled_crops,
+    whole_groups,
+)
 from mars_assets.lake import Lake
 
 
@@ -99,11 +108,56 @@ def test_two_projects_may_add_to_each_other_but_not_contradict(lake: Lake, write
         f"train/Crater/{valid0}": images[valid0],  # the other project has it in valid
     }
     shutil.move(write_zip("classes.v1.folder.zip", classes), lake.inbox)
-    table, report = build_labelled_crops(lake)
-    rows = table.set_index("original")
+    rows = build_labelled_crops(lake)[0].set_index("original")
     assert rows.at["train0", "label"] == "crater"
     assert rows.at["train0", "n_craters"] == 1
     assert rows.at["train1", "label"] == "no_crater"
-    assert "valid0" not in rows.index
+    assert rows.at["valid0", "split"] == "valid"  # what one project judges on, no model is trained on
+
+    contradicting = {f"train/NoCrater/{train0}": images[train0]}
+    shutil.move(write_zip("others.v1.folder.zip", contradicting), lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert "train0" not in set(table["original"])
     assert len(report.conflicts) == 1
-    assert "split" in report.conflicts[0]
+    assert "label crater (classes) or no_crater (others)" in report.conflicts[0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["train", "valid", "test"])), min_size=1, max_size=80))
+def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str]]) -> None:
+    table = pd.DataFrame(rows, columns=["group", "exported"])
+    table["group"] = "ESP_" + table["group"].astype(str)
+    table["split"] = whole_groups(table["group"], table["exported"])
+    assert (table.groupby("group")["split"].nunique() == 1).all()
+    for _, group in table.groupby("group"):
+        assert set(group["split"]) <= set(group["exported"])
+    shuffled = table.sample(frac=1, random_state=0)
+    assert whole_groups(shuffled["group"], shuffled["exported"]).sort_index().equals(table["split"])
+
+
+def test_a_split_image_by_image_becomes_one_by_observation_of_about_the_same_size() -> None:
+    rng = np.random.default_rng(0)
+    groups = pd.Series(rng.integers(0, 60, 1000)).astype(str)
+    exported = pd.Series(rng.choice(["train", "valid", "test"], 1000, p=[0.7, 0.2, 0.1]))
+    shares = whole_groups(groups, exported).value_counts(normalize=True)
+    assert abs(shares["train"] - 0.7) < 0.03
+    assert abs(shares["valid"] - 0.2) < 0.03
+
+
+def test_what_the_exports_split_would_have_leaked_is_reported(lake: Lake, write_zip, coco_entries) -> None:
+    renamed = {
+        name.replace("train0", "ESP_011472_1225_a").replace("valid0", "ESP_011472_1225_b"): (
+            content.replace("train0", "ESP_011472_1225_a").replace("valid0", "ESP_011472_1225_b")
+            if isinstance(content, str)
+            else content
+        )
+        for name, content in coco_entries.items()
+    }
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", renamed), lake.inbox)
+    table, report = build_labelled_crops(lake)
+    of_group = table[table["group"] == "ESP_011472_1225"]
+    assert set(of_group["exported_split"]) == {"train", "valid"}
+    assert of_group["split"].nunique() == 1
+    assert report.leaked == 1
+    assert [(leak["group"], leak["images"]) for leak in report.leaks] == [("ESP_011472_1225", 2)]
+    assert len(leaking_groups(lake)[0]) == 1

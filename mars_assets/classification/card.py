@@ -1,0 +1,79 @@
+"""The model card: what a classifier is, what it was made from, and what it may not be believed for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.classification.recipe import CLASSES, PRITHVI
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) -> str:
+    """A card in Markdown, after Mitchell et al. 2019, Model cards for model reporting.
+
+    Args:
+        version: of the model.
+        config: its ``config.json``.
+        images: what it was made from: ``image_id, split, label, observation``.
+    """
+    recipe, report, provenance = config["recipe"], config["report"], config["provenance"]
+    counts = (
+        images.groupby("split")
+        .agg(images=("image_id", "size"), craters=("label", "sum"), observations=("observation", "nunique"))
+        .reset_index()
+    )
+    kind = (
+        f"Prithvi's encoder ({provenance.get('weights', 'unnamed weights')}, "
+        f"{'frozen' if recipe['frozen'] else 'fine-tuned'}) with one linear unit"
+        if recipe["architecture"] == PRITHVI
+        else f"timm's {recipe['architecture']}, from {'ImageNet' if recipe['imagenet'] else 'random'} weights"
+    )
+    best = report["best"]
+    lines = [
+        f"# Crater classifier {version}",
+        "",
+        f"{kind}. It gives the probability that a picture of Mars shows a crater ({CLASSES[0]} / {CLASSES[1]}).",
+        "",
+        "## Made from",
+        "",
+        counts.to_markdown(index=False),
+        "",
+        f"Labels {provenance.get('label_version', 'unknown')[:16]}, tensors `{provenance.get('stage', 'unknown')}`, statistics "
+        f"`{config['statistics']['name']}`, seed {config['seed']}. No observation is in more than one split.",
+        "",
+        "## Training",
+        "",
+        f"{report['steps']} steps; the state of step {report['best_step']}, the lowest validation loss, is kept. "
+        f"{report['trained_parameters']:,} of {report['parameters']:,} parameters were trained.",
+        "",
+        f"Validation there: loss {_number(best['valid_loss'])}, balanced accuracy "
+        f"{_number(best['valid_balanced_accuracy'])}, AUROC {_number(best['valid_auroc'])}, each of images seen in one "
+        "orientation. It chose the state, so it is optimistic. The asset `cls_evaluation` has scores with intervals.",
+        "",
+        "## Use",
+        "",
+        f"A picture is scaled to reflectance units, its missing bands are filled, it is normalised by {recipe['normalize']}, "
+        f"and resampled to {recipe['image_size']} x {recipe['image_size']} pixels; "
+        + ("the answer is the mean over eight orientations." if recipe["all_orientations"] else "it is seen as it is."),
+        "`mars-assets predict FOLDER` does all of this.",
+        "",
+        "## Not for",
+        "",
+        "- Pictures of another scale or instrument than the labelled ones: craters much larger or smaller than those it was "
+        "shown are not known to it.",
+        "- Counting: it says of a whole picture whether there is a crater, not how many or where.",
+        "- Probabilities as rates on other terrain: they are calibrated, if at all, for the mix of classes above.",
+        "",
+        "## Recipe",
+        "",
+        *(f"- {name}: {value}" for name, value in recipe.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

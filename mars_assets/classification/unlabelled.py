@@ -1,0 +1,114 @@
+"""Crops that nobody has labelled, and which of them a labeller should look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import MarsError
+from mars_assets.imagery.crops import MANIFEST
+from mars_assets.lake import Lake, read_provenance, read_table
+from mars_assets.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.compute import Compute
+
+_COLUMNS = ["crop_id", "observation", "file", "kept", "position_kind", "longitude", "latitude"]
+
+
+def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Entropy of a probability in bits: 1 at a half, 0 where the model is sure. NaN stays."""
+    p = np.asarray(probabilities, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    return np.where(np.isnan(p), np.nan, np.nan_to_num(bits))
+
+
+def unlabelled_crops(lake: Lake) -> pd.DataFrame:
+    """The lake's kept crops that have no class yet.
+
+    Returns:
+        ``image_id, observation, chip (path of the PNG), chip_sha (of how it was cut), position_kind, longitude, latitude``.
+
+    Raises:
+        MarsError: there are none.
+    """
+    import pandas as pd
+
+    tables = []
+    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
+        crops = read_table(manifest, "crops", _COLUMNS)
+        crops = crops[crops["kept"]]
+        cut = read_provenance(manifest).get("fingerprint", "")
+        chips = [str(manifest.parent / file) for file in crops["file"]]
+        tables.append(crops.assign(chip=chips, chip_sha=cut).rename(columns={"crop_id": "image_id"}))
+    if not tables:
+        raise MarsError("there are no crops to predict: make 'hirise_images' and 'crops' of an observation")
+    every = pd.concat(tables, ignore_index=True)
+    if lake.labelled_crops.exists():
+        labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "label"])
+        labels = labels[labels["label"].notna()]
+        every = every[~every["image_id"].isin({*labels["image_id"], *labels["original"]})]
+    if every.empty:
+        raise MarsError("all crops have a class already: cut other observations")
+    columns = ["image_id", "observation", "chip", "chip_sha", "position_kind", "longitude", "latitude"]
+    return every[columns].reset_index(drop=True)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """JPEG and PNG files below a folder, in order of their paths, without hidden ones.
+
+    Raises:
+        MarsError: there is no such folder, or no picture in it.
+    """
+    from mars_assets.classification.data import PICTURES
+
+    if not folder.is_dir():
+        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURES
+        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+    )
+    if not found:
+        raise MarsError(f"there is no JPEG or PNG in {folder}")
+    return found
+
+
+def predict_pictures(
+    model_folder: Path, pictures: Sequence[Path], folder: Path, compute: Compute, progress: Progress = SILENT
+) -> pd.DataFrame:
+    """Probabilities for picture files; one that cannot be read is a row that says so.
+
+    Args:
+        model_folder: of a finished classifier.
+        pictures: from :func:`pictures_in`.
+        folder: that their names are relative to.
+        compute: where to compute.
+        progress: of the pictures.
+
+    Returns:
+        ``image`` (relative, forward slashes), ``probability`` and ``uncertainty`` (float64; NaN where it could not be
+        read), ``problem`` (empty where there is none), the most uncertain first.
+    """
+    import pandas as pd
+
+    from mars_assets.classification.predict import probabilities_of
+
+    results = progress.track(probabilities_of(model_folder, pictures, compute), "predicting images", len(pictures))
+    rows = [
+        (picture.relative_to(folder).as_posix(), np.nan, str(result))
+        if isinstance(result, MarsError)
+        else (picture.relative_to(folder).as_posix(), result, "")
+        for picture, result in zip(pictures, results, strict=True)
+    ]
+    table = pd.DataFrame(rows, columns=["image", "probability", "problem"])
+    table.insert(2, "uncertainty", uncertainty(table["probability"].to_numpy()))
+    return table.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
