@@ -39,6 +39,7 @@ bench: .venv
 	$(BIN)/python benchmarks/cutting.py
 	$(BIN)/python benchmarks/download.py
 	$(BIN)/python benchmarks/prithvi.py $(if $(TERRATORCH),--peer $(TERRATORCH))
+	$(BIN)/python benchmarks/classification.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 
 # Makes mars_assets/sample/weights again: an hour on two cores.
 weights: .venv

@@ -23,6 +23,8 @@ IMPUTATION: ImputationMethod = "post_norm"
 
 SCALE = 1.25
 """Random scale is drawn from [1 / SCALE, SCALE], uniform in its logarithm."""
+SHIFT = 0.1
+"""Random shifts are drawn from [-SHIFT, SHIFT] of the side, along each side."""
 CONTRAST = 1.4
 """Random contrast is drawn from [1 / CONTRAST, CONTRAST], uniform in its logarithm."""
 BRIGHTNESS = 0.3
@@ -31,6 +33,8 @@ BRIGHTNESS = 0.3
 
 FLAT = 0.05
 """Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+NOISE = 0.15
+"""Random grain has a deviation drawn from [0, NOISE], in that of the chip."""
 
 
 def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
@@ -136,14 +140,15 @@ def flip(chips: Tensor) -> Tensor:
     return torch.stack([oriented(chip, orientation) for chip, orientation in zip(chips, orientations, strict=True)])
 
 
-def turn_and_scale(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) mirrored or not, turned by any angle and scaled, at random; edges are mirrored outwards."""
+def move(chips: Tensor) -> Tensor:
+    """Each chip of (B, C, H, H) mirrored or not, turned by any angle, scaled and shifted, at random; edges are mirrored."""
     b = len(chips)
     angle = 2 * torch.pi * torch.rand(b)
     zoom = SCALE ** (2 * torch.rand(b) - 1)
     mirror = 1.0 - 2.0 * torch.randint(2, (b,))
-    cos, sin, zero = angle.cos() / zoom, angle.sin() / zoom, torch.zeros(b)
-    rows = [torch.stack([cos * mirror, -sin, zero], 1), torch.stack([sin * mirror, cos, zero], 1)]
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    shift = 2 * SHIFT * (2 * torch.rand(2, b) - 1)  # the grid goes from -1 to 1
+    rows = [torch.stack([cos * mirror, -sin, shift[0]], 1), torch.stack([sin * mirror, cos, shift[1]], 1)]
     matrices = torch.stack(rows, 1).to(chips.device)
     grid = F.affine_grid(matrices, list(chips.shape), align_corners=False)
     return F.grid_sample(chips, grid, padding_mode="reflection", align_corners=False)
@@ -158,6 +163,13 @@ def light(chips: Tensor) -> Tensor:
     return (chips - mean) * contrast + mean + brightness
 
 
+def grain(chips: Tensor) -> Tensor:
+    """Each chip of (B, C, H, H) with grain of another strength, the same in all its bands."""
+    b, _, height, width = chips.shape
+    strength = NOISE * torch.rand(b, 1, 1, 1).to(chips.device) * chips.std(dim=(1, 2, 3), keepdim=True)
+    return chips + strength * torch.randn(b, 1, height, width).to(chips.device)
+
+
 def augment(chips: Tensor, how: str) -> Tensor:
     """Normalised chips (B, C, H, H), augmented as a recipe's ``augment`` says. Draws from torch's CPU generator.
 
@@ -166,5 +178,5 @@ def augment(chips: Tensor, how: str) -> Tensor:
     if how == "flips":
         return flip(chips)
     if how == "full":
-        return light(turn_and_scale(chips))
+        return grain(light(move(chips)))
     return chips

@@ -50,7 +50,8 @@ class ClsRecipe(BaseModel):
     )
     augment: Literal["none", "flips", "full"] = Field(
         "full",
-        description="flips: mirror images and quarter turns. full: also any angle, scale, brightness and contrast.",
+        description="flips: mirror images and quarter turns. full: also any angle, scale, shift, brightness, "
+        "contrast and grain.",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
     lr: float = Field(5e-4, gt=0, description="Peak learning rate, that of the linear unit.")

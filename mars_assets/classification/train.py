@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
@@ -109,16 +109,19 @@ class FineTuning(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         recipe = self.recipe
-        groups = param_groups_layer_decay(
-            self.classifier.layers if isinstance(self.classifier, Classifier) else self.classifier,
-            weight_decay=recipe.weight_decay,
-            no_weight_decay_list=("encoder.cls_token",),
-            layer_decay=recipe.layer_decay,
-        )
+        if isinstance(self.classifier, Classifier):
+            groups = param_groups_layer_decay(
+                self.classifier.layers,
+                weight_decay=recipe.weight_decay,
+                no_weight_decay_list=("encoder.cls_token",),
+                layer_decay=recipe.layer_decay,
+            )
+        else:
+            groups = param_groups_weight_decay(self.classifier, recipe.weight_decay)
         for group in groups:
-            group["lr"] = recipe.lr * group.pop("lr_scale")
+            group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        optimizer = kind(groups, lr=recipe.lr)
+        optimizer = kind(groups, lr=recipe.lr, fused=True)  # a third of the time, also on CPU
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps, recipe.schedule),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.chips import write_chip
-from mars_assets.classification.data import Chips, augment, flip, light, load_chip, oriented, turn_and_scale
+from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, oriented
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
 
@@ -73,17 +73,28 @@ def test_flips_only_move_pixels_and_reach_all_eight_orientations():
 def test_turning_and_scaling_keep_a_constant_chip_and_a_central_disc():
     torch.manual_seed(0)
     constant = torch.full((8, 6, 32, 32), 0.7)
-    torch.testing.assert_close(turn_and_scale(constant), constant)  # no dark corners
+    torch.testing.assert_close(move(constant), constant)  # no dark corners
     y, x = torch.meshgrid(torch.arange(64) - 31.5, torch.arange(64) - 31.5, indexing="ij")
     disc = (x.hypot(y) < 16).float().expand(50, 1, -1, -1)
-    turned = turn_and_scale(disc)
+    turned = move(disc)
     area = turned.mean(dim=(1, 2, 3)) / disc[0].mean()
     # The side of the disc scales by 0.8 to 1.25, its area by the square.
     assert (area > 0.8**2 * 0.95).all()
     assert (area < 1.25**2 * 1.05).all()
     assert area.std() > 0.1
+    # The centre shifts by a tenth of the side at most, as the zoom has it.
     column = (turned * x).sum((1, 2, 3)) / turned.sum((1, 2, 3))
-    assert column.abs().max() < 0.5
+    assert 3 < column.abs().max() < 6.4 * 1.25 * 1.42 + 0.5
+
+
+def test_grain_is_the_same_for_all_bands_and_weak():
+    torch.manual_seed(0)
+    chips = torch.randn(1, 1, 64, 64).expand(20, 6, -1, -1)
+    added = grain(chips) - chips
+    torch.testing.assert_close(added, added[:, :1].expand_as(added))
+    strengths = added[:, 0].std(dim=(1, 2)) / chips.std()
+    assert strengths.min() >= 0
+    assert 0.08 < strengths.max() < 0.17
 
 
 def test_light_is_the_same_for_all_bands_and_differs_between_chips():

@@ -1,0 +1,249 @@
+"""Classification at v1_100's size, two threads: a step of the paper's recipe against TerraTorch's encoder and task, prediction
+from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+
+TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
+For TerraTorch's own environment see ``prithvi.py``:
+
+    python benchmarks/classification.py --peer ELSEWHERE/bin/python
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measure import measure, report, verdict
+
+THREADS = 2
+BATCH = 4
+IMAGES = 100
+HEADS = 20
+ENCODER = "encoder.pt"
+
+
+def paper() -> Any:
+    import yaml
+
+    from mars_assets.classification.recipe import ClsRecipe
+
+    file = Path(__file__).parent.parent / "recipes" / "cls_paper.yaml"
+    return ClsRecipe(**yaml.safe_load(file.read_text())["ops"]["cls_model"]["config"])
+
+
+def compute() -> Any:
+    from mars_assets.compute import Compute
+
+    return Compute("cpu", "fp32", THREADS, 1)
+
+
+def prepare(work: Path) -> None:
+    """Writes weights in both forms and chips of noise with the columns of a dataset."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
+    from mars_assets.chips import write_chip
+    from mars_assets.lake import Lake
+    from mars_assets.models import set_current_weights
+    from mars_assets.prithvi.config import VARIANTS
+    from mars_assets.prithvi.model import PrithviMAE
+    from mars_assets.prithvi.weights import export_encoder, open_weights, save_weights
+
+    torch.manual_seed(0)
+    mae = PrithviMAE(VARIANTS["v1_100"].config)
+    lake = Lake(work / "lake")
+    folder = lake.foundation("v1_100")
+    save_weights(folder, mae, {})
+    set_current_weights(lake, folder, open_weights(folder).sha256)
+    export_encoder(mae.encoder, work / ENCODER)
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(IMAGES):
+        path = work / "chips" / f"{number}.tif"
+        rgb = rng.integers(0, 256, (224, 224, 3), dtype=np.uint8)
+        write_chip(path, impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
+        split = "train" if number < 0.8 * IMAGES else "valid"
+        rows.append((f"{number}", split, str(path), number % 2, f"ESP_{number}", f"sha {number}", f"label {number}"))
+    columns = ["image_id", "split", "chip", "label", "observation", "chip_sha", "labels_sha"]
+    pd.DataFrame(rows, columns=columns).to_parquet(work / "images.parquet")
+
+
+def classifier(work: Path) -> Any:
+    from mars_assets.classification.checkpoint import build_classifier
+    from mars_assets.prithvi.weights import load_encoder
+
+    return build_classifier(paper(), load_encoder(work / "lake" / "foundation" / "v1_100"))
+
+
+def our_step(work: Path) -> None:
+    import torch
+
+    from mars_assets.classification.train import FineTuning
+
+    task = FineTuning(classifier(work), paper(), 1)
+    configured: Any = task.configure_optimizers()
+    batch = torch.randn(BATCH, 6, 224, 224), torch.tensor([0.0, 1.0] * (BATCH // 2))
+
+    def step() -> None:
+        configured["optimizer"].zero_grad(set_to_none=True)
+        task.training_step(batch, 0).backward()
+        configured["optimizer"].step()
+
+    report(step, 7)
+
+
+def peers_step(work: Path) -> None:
+    import torch
+    from terratorch.tasks import ClassificationTask
+
+    task = ClassificationTask(
+        {
+            "backbone": "prithvi_eo_v1_100",
+            "backbone_pretrained": True,
+            "backbone_ckpt_path": str(work / ENCODER),
+            "decoder": "IdentityDecoder",
+            "head_dropout": 0.5,
+            "num_classes": 2,
+        },
+        model_factory="EncoderDecoderFactory",
+        loss="ce",
+        lr=8.2e-6,
+        optimizer="Adam",
+    )
+    model = task.model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=8.2e-6)
+    chips, labels = torch.randn(BATCH, 6, 1, 224, 224), torch.tensor([0, 1] * (BATCH // 2))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(model(chips).output, labels).backward()
+        optimizer.step()
+
+    report(step, 7)
+
+
+def predict_from_files(work: Path) -> None:
+    import pandas as pd
+
+    from mars_assets.classification.checkpoint import MODEL, save_weights
+    from mars_assets.classification.predict import predict
+    from mars_assets.lake import write_json
+    from mars_assets.prithvi.config import VARIANTS
+    from mars_assets.training import CONFIG
+
+    folder = work / "model"
+    save_weights(folder / MODEL, classifier(work).state_dict())
+    write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
+    images = pd.read_parquet(work / "images.parquet")
+    with tempfile.TemporaryDirectory(dir=work) as cache:
+        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute()))
+
+
+def bare_forward(work: Path) -> None:
+    """The classifier on chips in memory, in the batches that prediction takes."""
+    import pandas as pd
+    import torch
+
+    from mars_assets.classification.data import load_chip
+
+    model = classifier(work).eval()
+    images = pd.read_parquet(work / "images.parquet")
+    chips = torch.stack([load_chip(Path(chip), model.config, 224) for chip in images["chip"]])
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in chips.split(32):
+                model(batch)
+
+    report(forward)
+
+
+def sweep_of_heads(work: Path) -> None:
+    """As the asset runs it, from nothing: features, 20 trainings, their scores and the table."""
+    import pandas as pd
+
+    from mars_assets.classification.recipe import ClsRecipe
+    from mars_assets.datasets import Dataset
+    from mars_assets.experiments.run import Task, run_sweep
+    from mars_assets.experiments.sweep import Sweep, plan
+    from mars_assets.experiments.tasks import classification_task
+    from mars_assets.lake import Lake
+
+    lake, images = Lake(work / "lake"), pd.read_parquet(work / "images.parquet")
+    for made in (lake.features, lake.model("cls_experiments"), lake.metrics("cls_experiments")):
+        shutil.rmtree(made, ignore_errors=True)
+        if made.is_file():
+            made.unlink()
+    base = {
+        "frozen": True,
+        "augment": "none",
+        "mask_ratio": 0.0,
+        "all_orientations": False,
+        "average_weights": 0.0,
+        "batch_size": 32,
+        "steps": 200,
+        "warmup_steps": 10,
+        "evaluate_every": 20,
+    }
+    rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
+    runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
+    of_lake = classification_task(lake, "imputed_post_norm")
+    task = Task(
+        of_lake.name, of_lake.score, lambda _: Dataset(images, {"label_version": "benchmark"}), of_lake.train,
+        of_lake.judge, of_lake.model,
+    )  # fmt: skip
+    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute()))
+
+
+SIDES = {
+    "step": our_step,
+    "predict": predict_from_files,
+    "bare forward": bare_forward,
+    "20 heads": sweep_of_heads,
+}
+PEERS = {"step, TerraTorch": peers_step}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", help="a Python with terratorch==1.2.11; without it the step is left out")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        import torch
+
+        torch.set_num_threads(THREADS)
+        (SIDES | PEERS)[options.side](options.work)
+        return 0
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
+    work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
+    try:
+        prepare(work)
+        names = [*SIDES, *PEERS] if options.peer else [name for name in SIDES if name != "step"]
+        sides = {name: ["--work", str(work)] for name in names}
+        found = measure(Path(__file__), sides, options.repeats, dict.fromkeys(PEERS, options.peer))
+    finally:
+        shutil.rmtree(work)
+    bare = found["bare forward"].seconds
+    holds = [
+        verdict(
+            "100 images from the lake, over the bare forward", found["predict"].seconds / bare, 1.15, at_least=False
+        ),
+        verdict("20 heads, over one pass of the encoder", found["20 heads"].seconds / bare, 1.5, at_least=False),
+    ]
+    if options.peer:
+        ratio = found["step, TerraTorch"].seconds / found["step"].seconds
+        holds.append(verdict("a training step, times TerraTorch's speed", ratio, 2))
+    return 0 if all(holds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
