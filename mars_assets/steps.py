@@ -38,7 +38,11 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Sch
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seeds torch for one step of one process."""
-    torch.manual_seed(int(np.random.default_rng([seed, step, rank] if rank else [seed, step]).integers(2**63)))
+    number = int(np.random.default_rng([seed, step, rank] if rank else [seed, step]).integers(2**63))
+    # Not torch.manual_seed, which formats a stack trace on every call while CUDA is not in use.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
 
 
 class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
