@@ -21,7 +21,8 @@ class Dataset:
 
     Args:
         images: one row an image: image_id, split, observation (the group that stays in one split), chip (path of the
-            six-band GeoTIFF), chip_sha, labels_sha, and ``label`` (1 crater, 0 none) or ``mask`` and ``instances`` (paths of PNGs).
+            six-band GeoTIFF), chip_sha, labels_sha, and ``label`` (1 crater, 0 none) or ``mask`` (path of a PNG);
+            ``instances``, the path of the numbered craters, None where a classified image has no outlines.
         provenance: label version, tensor stage and its settings.
     """
 
@@ -49,8 +50,13 @@ def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | 
             "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater) into "
             f"{lake.inbox} and make labelled_crops, reflectance and {stage} again"
         )
-    images = images.assign(label=(images["label"] == "crater").astype(int))
-    return Dataset(images[["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "label"]], provenance)
+    outlined = [
+        str(mask_path(lake, "instances", image)) if known else None
+        for image, known in zip(images["image_id"], images["n_craters"].notna(), strict=True)
+    ]
+    images = images.assign(label=(images["label"] == "crater").astype(int), instances=outlined)
+    columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "label", "instances"]
+    return Dataset(images[columns], provenance)
 
 
 def segmentation_dataset(lake: Lake, stage: str, annotation: str, statistics: BandStatistics | None = None) -> Dataset:

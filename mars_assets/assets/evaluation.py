@@ -133,7 +133,12 @@ def cls_evaluation(
     observations. Predictions are kept, so that new labels cost only their own images. It trains nothing. Suspected label
     errors are found by confident learning; look at them before believing the scores.
     """
-    from mars_assets.classification.evaluate import by_observation, evaluate, suspected_label_errors
+    from mars_assets.classification.evaluate import (
+        by_crater_size,
+        by_observation,
+        evaluate,
+        suspected_label_errors,
+    )
     from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
     from mars_assets.classification.predict import predict
     from mars_assets.datasets import classification_dataset
@@ -151,9 +156,10 @@ def cls_evaluation(
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
         pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
-        suspected = suspected_label_errors(shown.images)
+        suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
     more = {
         "by observation": table(by_observation(shown.images)),
+        "by crater size": table(sizes) if len(sizes) else "not known: no classified image has outlines",
         "suspected label errors": table(suspected[["image_id", "observation", "label", "probability"]])
         if len(suspected)
         else "none",

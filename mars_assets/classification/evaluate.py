@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -183,6 +184,41 @@ def by_observation(images: pd.DataFrame) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows).sort_values(["right", "images"], ascending=[True, False], kind="stable")
     return table.reset_index(drop=True)
+
+
+def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
+    """How many images with a crater are recognised, by the diameter of their largest crater, where outlines tell it.
+
+    Args:
+        images: ``label, probability, instances`` (path of the numbered craters, None where the image has no outlines).
+
+    Returns:
+        One row a size class: diameter_px, images, found (share), found_low, found_high (95 % Wilson interval); no row where
+        no image has outlines.
+
+    Raises:
+        DamagedFileError: a mask cannot be read.
+    """
+    import pandas as pd
+    from scipy.stats import binomtest
+
+    from mars_assets.segmentation.craters import craters_of_labels
+    from mars_assets.segmentation.evaluate import SIZE_CLASSES, read_label_image, size_class
+
+    known = images[(images["label"] == 1) & images["instances"].notna()]
+    found: dict[str, list[bool]] = {}
+    for row in known.to_dict("records"):
+        diameters = [crater.diameter for crater in craters_of_labels(read_label_image(Path(row["instances"])))]
+        if diameters:
+            name = SIZE_CLASSES[int(size_class(max(diameters)))]
+            found.setdefault(name, []).append(row["probability"] >= 0.5)
+    rows = []
+    for name in SIZE_CLASSES:
+        if name in found:
+            count = sum(found[name])
+            interval = binomtest(count, len(found[name])).proportion_ci(0.95, method="wilson")
+            rows.append((name, len(found[name]), count / len(found[name]), interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["diameter_px", "images", "found", "found_low", "found_high"])
 
 
 def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:

@@ -34,7 +34,13 @@ METRICS = (
 )
 
 Counts = npt.NDArray[np.int64]
+
 Diameters = npt.NDArray[np.float64]
+
+
+def size_class(diameters: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """Which of ``SIZE_CLASSES`` each diameter, in pixels, is of."""
+    return np.asarray(np.digitize(np.asarray(diameters, np.float64), _BOUNDS))
 
 
 class Evaluation(NamedTuple):
@@ -172,13 +178,15 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
 
 
 def _count(mask: Path, prediction: Path, instances: Any, outlines: bool) -> _Counted:
-    truth, predicted = _read_png(mask), read_mask(prediction)
+    truth, predicted = read_label_image(mask), read_mask(prediction)
     if predicted.shape != truth.shape:
         raise DamagedFileError(
             f"{prediction} is {predicted.shape}, its mask {truth.shape}: delete it and predict again"
         )
     has_instances = isinstance(instances, str | Path)  # a column that lacks some has NaN there
-    true = craters_of_labels(_read_png(Path(instances))) if has_instances else craters_of_mask(truth == 1, outlines)
+    true = (
+        craters_of_labels(read_label_image(Path(instances))) if has_instances else craters_of_mask(truth == 1, outlines)
+    )
     said = craters_of_mask(predicted & (truth != IGNORE), outlines)
     matching = match(true, said)
     diameters = np.array([crater.diameter for crater in true])
@@ -191,7 +199,12 @@ def _count(mask: Path, prediction: Path, instances: Any, outlines: bool) -> _Cou
     )
 
 
-def _read_png(path: Path) -> npt.NDArray[Any]:
+def read_label_image(path: Path) -> npt.NDArray[Any]:
+    """A mask, or the numbered craters, of ``labelled_crops``.
+
+    Raises:
+        DamagedFileError: it cannot be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -205,7 +218,7 @@ def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
     """Craters found, missed and falsely predicted in each size class, int64 (3, classes)."""
     return np.stack(
         [
-            np.bincount(np.digitize(diameters, _BOUNDS), minlength=len(SIZE_CLASSES))
+            np.bincount(size_class(diameters), minlength=len(SIZE_CLASSES))
             for diameters in (image.found, image.missed, image.false[image.false >= smallest_px])
         ]
     )

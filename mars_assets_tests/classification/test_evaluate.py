@@ -6,10 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics
 from torchmetrics.classification import BinaryCalibrationError
 
-from mars_assets.classification.evaluate import METRICS, by_observation, evaluate, scores, suspected_label_errors
+from mars_assets.classification.evaluate import (
+    METRICS,
+    by_crater_size,
+    by_observation,
+    evaluate,
+    scores,
+    suspected_label_errors,
+)
 from mars_assets.errors import MarsError
 
 
@@ -170,3 +178,18 @@ def test_flipped_labels_are_suspected():
     self_confidence = np.where(found["label"] == 1, found["probability"], 1 - found["probability"])
     assert (np.diff(self_confidence) >= 0).all()
     assert suspected_label_errors(images[images["label"] == 1]).empty
+
+
+def test_recognised_craters_are_counted_by_the_largest_of_an_image(tmp_path):
+    rows = []
+    for name, sides, probability in (("a", (10, 30), 0.9), ("b", (40,), 0.2), ("c", (30,), 0.4), ("d", (), 0.9)):
+        labels = np.zeros((128, 128), np.uint8)
+        for number, side in enumerate(sides, start=1):
+            labels[number * 45 - 44 : number * 45 - 44 + side, 2 : 2 + side] = number
+        Image.fromarray(labels).save(tmp_path / f"{name}.png")
+        rows.append((1, probability, str(tmp_path / f"{name}.png")))
+    rows += [(1, 0.9, None), (0, 0.9, str(tmp_path / "a.png"))]
+    table = by_crater_size(pd.DataFrame(rows, columns=["label", "probability", "instances"])).set_index("diameter_px")
+    assert table["images"].to_dict() == {"32-64": 3}  # a square of 30 has the area of a disc of 33.9
+    assert table["found"].to_dict() == {"32-64": 1 / 3}
+    assert by_crater_size(pd.DataFrame({"label": [1], "probability": [0.5], "instances": [None]})).empty
