@@ -195,7 +195,7 @@ def sweep_of_heads(work: Path) -> None:
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
     of_lake = classification_task(lake, "imputed_post_norm")
     task = Task(
-        of_lake.name, of_lake.score, lambda _: Dataset(images, {"label_version": "benchmark"}), of_lake.train,
+        of_lake.name, of_lake.score, lambda *_: Dataset(images, {"label_version": "benchmark"}), of_lake.train,
         of_lake.judge, of_lake.model,
     )  # fmt: skip
     report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute()))

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mars_assets.compute import DeviceChoice
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, atomic_path, write_table
+from mars_assets.lake import DEFAULT_LAKE, Lake, write_json, write_table
 from mars_assets.models import current_model, current_weights
-from mars_assets.resources.lake import DEFAULT_LAKE
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -30,16 +29,18 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         target: a ``.pt`` or ``.safetensors`` file, see :func:`mars_assets.prithvi.weights.export_encoder`.
 
     Returns:
-        The JSON file: architecture, bands and statistics.
+        The JSON file: ``prithvi`` (architecture, bands, statistics) and ``input`` (how the input is normalised).
 
     Raises:
         MissingInputError: there is no such model yet.
         DamagedFileError: its files cannot be read.
         MarsError: another suffix.
     """
+    from mars_assets.classification.data import FLAT
     from mars_assets.prithvi.weights import export_encoder, load_encoder
 
     encoder: PrithviEncoder
+    own = False
     if name == "cls_model":
         from mars_assets.classification.checkpoint import open_classifier
         from mars_assets.classification.model import CraterClassifier
@@ -51,6 +52,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
                 f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only Prithvi's go"
             )
         encoder = classifier.encoder
+        own = model.config["recipe"].get("normalize") == "image"
     elif name == "seg_model":
         from mars_assets.segmentation.checkpoint import open_segmenter
 
@@ -64,8 +66,10 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     export_encoder(encoder, target)
     about = target.with_name(target.name + ".json")
-    with atomic_path(about) as temporary:
-        temporary.write_text(encoder.config.to_json() + "\n")
+    normalized = "by band: (x - mean) / std of the statistics"
+    if own:
+        normalized += f"; then (x - mean) / (std + {FLAT}) of the image's own values in each band"
+    write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
     return about
 
 
@@ -80,6 +84,8 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
     from mars_assets.compute import choose_compute
     from mars_assets.progress import Progress
 
+    if options.out.is_dir():
+        raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "cls_model")
     pictures = pictures_in(options.folder)
     compute = choose_compute(options.device)

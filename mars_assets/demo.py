@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.lake import DEFAULT_LAKE, Lake, read_json, read_table
 from mars_assets.progress import Progress
-from mars_assets.resources.lake import DEFAULT_LAKE
 from mars_assets.sample.archive import serve
 from mars_assets.sample.make import make_sample
 

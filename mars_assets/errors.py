@@ -27,5 +27,9 @@ class DamagedFileError(MarsError):
     """A file is not what its name says: truncated, another format, or of unexpected content."""
 
 
+class DivergedError(MarsError):
+    """A training whose loss is not finite any more: the recipe's own fault, and the same when it is tried again."""
+
+
 class ProvenanceError(MarsError):
     """Inputs were made with settings that contradict this step's. Lists every mismatch at once."""

@@ -23,6 +23,9 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 if TYPE_CHECKING:
     import pandas as pd
 
+DEFAULT_LAKE = "data_lake"
+"""Where the lake is if nobody says otherwise, relative to the working directory."""
+
 _TEMPORARY = ".tmp-"
 
 

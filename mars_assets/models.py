@@ -42,7 +42,9 @@ class ModelVersion:
     config: dict[str, Any]
 
 
-def version_of(recipe: Mapping[str, Any], images: pd.DataFrame, weights_sha256: str, seed: int) -> str:
+def version_of(
+    recipe: Mapping[str, Any], images: pd.DataFrame, weights_sha256: str, seed: int, computation: str = ""
+) -> str:
     """The name of the version that these settings make: twelve hexadecimal digits.
 
     Args:
@@ -50,9 +52,10 @@ def version_of(recipe: Mapping[str, Any], images: pd.DataFrame, weights_sha256: 
         images: a dataset's images; their identity, split, chips and labels count, their paths do not.
         weights_sha256: of the encoder that training starts from.
         seed: of training.
+        computation: names the way of training: another name where the same settings train in another way than before.
     """
     rows = images[["image_id", "split", "chip_sha", "labels_sha"]].sort_values("image_id").to_dict("list")
-    return fingerprint(dict(recipe), rows, weights_sha256, seed)[:12]
+    return fingerprint(dict(recipe), rows, weights_sha256, seed, *filter(None, [computation]))[:12]
 
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
@@ -97,9 +100,15 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
     seen = candidates["image_id"].isin(trained["image_id"]) | candidates["observation"].isin(trained["observation"])
     pretraining = model.config.get("provenance", {}).get("mars_weights_version")
     if pretraining is not None:
-        folder = model.folder.parent.parent / "mars_weights" / pretraining
-        seen |= candidates["observation"].isin(read_table(folder / IMAGES, "mars_weights", ["group"])["group"])
+        seen |= candidates["observation"].isin(
+            pretrained_groups(model.folder.parent.parent / "mars_weights" / pretraining)
+        )
     return candidates[~seen], int(seen.sum())
+
+
+def pretrained_groups(folder: Path) -> set[str]:
+    """The observations that a version of ``mars_weights`` was pretrained on."""
+    return set(read_table(folder / IMAGES, "mars_weights", ["group"])["group"])
 
 
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:

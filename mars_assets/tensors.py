@@ -203,15 +203,20 @@ def read_rgb(path: Path) -> np.ndarray:
     """An image file as 8-bit RGB, uint8 (H, W, 3); grey images are repeated to three channels.
 
     Raises:
-        DamagedFileError: it cannot be decoded.
+        DamagedFileError: it cannot be decoded, or is too large.
+        MarsError: it has more than 8 bits.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
+            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+                raise MarsError(
+                    f"{path} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits, as HiRISE's pictures are"
+                )
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): make it again") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DamagedFileError(f"{path} cannot be decoded ({error}): fetch or export it again") from error
 
 
 def _run_stage(

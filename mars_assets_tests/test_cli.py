@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mars_assets.cli import main
-from mars_assets.lake import Lake
+from mars_assets.lake import Lake, read_json
 from mars_assets.models import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
@@ -19,7 +19,7 @@ def test_an_exported_encoder_is_the_one_in_use(lake: Lake, suffix: str, capsys: 
     target = lake.root / "out" / f"encoder{suffix}"
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(target)]) == 0
     assert str(target) in capsys.readouterr().out
-    config = PrithviConfig.from_json(target.with_name(target.name + ".json").read_text())
+    config = PrithviConfig.from_dict(read_json(target.with_name(target.name + ".json"))["prithvi"])
     encoder, report = load_encoder_state(config, read_checkpoint(target))
     assert report.layout == "prefixed"
     x = torch.randn(1, 6, 32, 32)

@@ -150,13 +150,13 @@ def cls_evaluation(
         images, left_out = _judged(model, dataset)
         predictions = predict(model.folder, images, model.folder / "predictions.parquet", chosen, progress_of(context))
         results = {split: evaluate(predictions, images, split) for split in _splits(images)}
+        shown = results["test"] if "test" in results else results["valid"]
+        suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
         rows = [_row(model, dataset, result.row) for result in results.values()]
         history = _record(here, "cls_evaluation", rows)
-        shown = results["test"] if "test" in results else results["valid"]
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
         pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
-        suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
     more = {
         "by observation": table(by_observation(shown.images)),
         "by crater size": table(sizes) if len(sizes) else "not known: no classified image has outlines",

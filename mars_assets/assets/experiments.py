@@ -4,14 +4,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field
 
 from mars_assets.assets.configuration import recipe_from
 from mars_assets.assets.models import INPUTS, STAGE
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.experiments.sweep import Sweep
-from mars_assets.lake import fingerprint
+from mars_assets.lake import fingerprint, write_bytes
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -23,26 +22,30 @@ if TYPE_CHECKING:
 
 GROUP = "experiments"
 
-_CLS_BASE = {
-    "frozen": True,
-    "augment": "none",
-    "mask_ratio": 0.0,
-    "all_orientations": False,
-    "label_smoothing": 0.0,
-    "average_weights": 0.0,
-    "batch_size": 32,
-    "steps": 200,
-    "warmup_steps": 10,
-    "evaluate_every": 20,
+_HEADS: dict[str, Any] = {
+    "base": {
+        "frozen": True,
+        "augment": "none",
+        "mask_ratio": 0.0,
+        "all_orientations": False,
+        "label_smoothing": 0.0,
+        "average_weights": 0.0,
+        "batch_size": 32,
+        "steps": 200,
+        "warmup_steps": 10,
+        "evaluate_every": 20,
+    },
+    "grid": {
+        "pooling": ["class_token", "mean"],
+        "lr": [1e-3, 1e-2],
+        "weight_decay": [0.0, 0.05],
+        "dropout": [0.0, 0.3],
+    },
 }
-_CLS_GRID = {"pooling": ["class_token", "mean"], "lr": [1e-3, 1e-2], "weight_decay": [0.0, 0.05], "dropout": [0.0, 0.3]}
 
 
 class ClsExperimentsConfig(dg.Config, Sweep):
-    """A sweep of classification recipes; without a configuration 16 heads on the frozen encoder, which is quick."""
-
-    base: dict[str, Any] = Field(_CLS_BASE, description=Sweep.model_fields["base"].description)
-    grid: dict[str, Any] = Field(_CLS_GRID, description=Sweep.model_fields["grid"].description)
+    """A sweep of classification recipes; without any settings 16 heads on the frozen encoder, which is quick."""
 
 
 class SegExperimentsConfig(dg.Config, Sweep):
@@ -56,13 +59,17 @@ def cls_experiments(
     """Classification recipes compared on the same images: a row a training, kept, and none trained twice.
 
     The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep
-    goes on where it stopped. Frozen encoders pass over the images once, however many heads are tried. Runs are ranked by
-    balanced accuracy on valid, so the best one's score there is optimistic: `hold_back` gives one that is not.
+    goes on where it stopped. A frozen encoder passes over the images once, however many heads are tried, where nothing
+    before the head is random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced accuracy on valid, so
+    the best one's score there is optimistic: `hold_back` gives one that is not. The weights of the best run are kept; of a
+    frozen encoder's, the head.
     """
     from mars_assets.experiments.tasks import classification_task
 
     with mendable():
         here, sweep = lake.open(), recipe_from(config, Sweep)
+        if not (sweep.base or sweep.variants or sweep.grid or sweep.random):
+            sweep = sweep.model_copy(update=_HEADS)
         curve = ("step", "valid_loss")
         scores = ["balanced_accuracy", "auroc", "loss"]
         return _sweep(
@@ -106,7 +113,7 @@ def _sweep(
     rows, ran = run_sweep(lake, task, runs, held_back=sweep.hold_back, compute=compute, progress=progress_of(context))
     settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
     shown = readable(rows, settings, scores)
-    lake.metrics(task.name).with_suffix(".md").write_text(shown.to_markdown(index=False) + "\n")
+    write_bytes(lake.metrics(task.name).with_suffix(".md"), (shown.to_markdown(index=False) + "\n").encode())
     drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
     metadata: dict[str, Any] = {}
     order = ranked(rows, task.score)
@@ -131,5 +138,5 @@ def _sweep(
             "dagster/row_count": len(rows),
             "file": where(lake.metrics(task.name)),
         },
-        data_version=dg.DataVersion(fingerprint(sorted(rows["version"]))[:16]),
+        data_version=dg.DataVersion(fingerprint(shown.astype(str).to_numpy().tolist())[:16]),
     )

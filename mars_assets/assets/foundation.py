@@ -30,7 +30,7 @@ class PrithviWeightsConfig(dg.Config):
     path: str = Field("", description="The checkpoint, for source file.")
     revision: str = Field(
         "",
-        description="Commit of the Hugging Face repository. Empty: its main branch at the first fetch, and that commit ever after.",
+        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, and that commit ever after.",
     )
 
 

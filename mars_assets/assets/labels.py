@@ -44,7 +44,7 @@ def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.O
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"parquet", "png"}, code_version="1", deps=[roboflow_exports, crops])
+@dg.asset(group_name=GROUP, kinds={"parquet", "png"}, code_version="2", deps=[roboflow_exports, crops])
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
 

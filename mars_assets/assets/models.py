@@ -38,7 +38,7 @@ class SegModelConfig(dg.Config, SegRecipe):
     """A segmentation recipe."""
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="2", deps=INPUTS, pool=GPU_POOL)
 def cls_model(
     context: dg.AssetExecutionContext,
     config: ClsModelConfig,
@@ -53,7 +53,7 @@ def cls_model(
     """
     from mars_assets.classification.card import model_card
     from mars_assets.classification.figures import training_curves
-    from mars_assets.classification.train import train_classifier
+    from mars_assets.classification.train import COMPUTATION, train_classifier
     from mars_assets.datasets import classification_dataset
 
     with mendable():
@@ -69,6 +69,7 @@ def cls_model(
             lambda report: report["best"],
             training_curves,
             model_card,
+            COMPUTATION,
         )
 
 
@@ -116,6 +117,7 @@ def _train(
     best_of: Callable[[dict[str, Any]], dict[str, Any]],
     curves: Callable[[Path], Any],
     card: Callable[[str, dict[str, Any], Any], str] | None = None,
+    computation: str = "",
 ) -> dg.MaterializeResult:
     """Trains a version, or finds it, and puts it into use."""
     import pandas as pd
@@ -136,7 +138,7 @@ def _train(
     )
     weights, sha256, encoder = encoder_weights(lake, recipe.encoder)
     dataset = dataset_for(open_weights(weights).config.statistics)
-    version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed)
+    version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed, computation)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")

@@ -21,10 +21,12 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
     """
     recipe, report, provenance = config["recipe"], config["report"], config["provenance"]
     counts = (
-        images.groupby("split")
+        images[images["split"].isin(["train", "valid"])]
+        .groupby("split")
         .agg(images=("image_id", "size"), craters=("label", "sum"), observations=("observation", "nunique"))
         .reset_index()
     )
+    divided = int((images.groupby("observation")["split"].nunique() > 1).sum())
     kind = (
         f"Prithvi's encoder ({provenance.get('weights', 'unnamed weights')}, "
         f"{'frozen' if recipe['frozen'] else 'fine-tuned'}) with one linear unit"
@@ -42,7 +44,12 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         counts.to_markdown(index=False),
         "",
         f"Labels {provenance.get('label_version', 'unknown')[:16]}, tensors `{provenance.get('stage', 'unknown')}`, statistics "
-        f"`{config['statistics']['name']}`, seed {config['seed']}. No observation is in more than one split.",
+        f"`{config['statistics']['name']}`, seed {config['seed']}. "
+        + (
+            f"{divided} observations are in more than one split: the validation is too good."
+            if divided
+            else "No observation is in more than one split."
+        ),
         "",
         "## Training",
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 POOLINGS = ("class_token", "mean")
 _BATCH = 32
-_SAVE_EVERY = 16
+_SAVE_EVERY = 120.0
+"""Seconds after which what is computed so far is written."""
+_COMPUTATION = "features 1"
+"""Part of a cache's name: raise the number when images are read or features pooled in another way."""
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
@@ -43,8 +47,8 @@ class FeatureHead(nn.Module):
 
     Args:
         width: of the encoder, D.
-        recipe: which orientations and which pooling are taken: one orientation at random in training with flips, else the
-            mean logit of the recipe's.
+        recipe: which orientations and which pooling are taken. Training with flips takes an orientation at random, all
+            else the image as it is; predictions are :meth:`mean_logits`.
     """
 
     def __init__(self, width: int, recipe: ClsRecipe) -> None:
@@ -57,11 +61,14 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         pooled = features[:, :, self._pooling]
-        if self.training:
+        if self.training and self._flips:
             b, orientations = pooled.shape[:2]
-            chosen = torch.randint(orientations, (b,)) if self._flips else torch.zeros(b, dtype=torch.int64)
-            return self._judge(pooled[torch.arange(b), chosen])
-        return self._judge(pooled[:, : self._orientations]).mean(dim=1)
+            return self._judge(pooled[torch.arange(b), torch.randint(orientations, (b,))])
+        return self._judge(pooled[:, 0])
+
+    def mean_logits(self, features: Tensor) -> Tensor:
+        """The mean over the recipe's orientations, as a classifier of chips predicts."""
+        return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
     def _judge(self, pooled: Tensor) -> Tensor:
         return self.head(self.dropout(pooled)).squeeze(-1)
@@ -74,21 +81,22 @@ class FeatureCache:
         folder: where the files are.
         weights_sha256: of the encoder.
         recipe: how images are read, and in how many orientations.
-        seed: of a random encoder.
+        compute: precision, and the seed of a random encoder.
     """
 
-    def __init__(self, folder: Path, weights_sha256: str, recipe: ClsRecipe, seed: int) -> None:
+    def __init__(self, folder: Path, weights_sha256: str, recipe: ClsRecipe, compute: Compute) -> None:
         self._orientations = orientations_of(recipe)
         self._recipe = recipe
-        random = seed if recipe.encoder == "random" else None
-        name = fingerprint(weights_sha256, random, recipe.image_size, recipe.normalize, self._orientations)
+        self._compute = compute
+        random = [compute.seed, torch.__version__] if recipe.encoder == "random" else None
+        read = [recipe.image_size, recipe.normalize, self._orientations]
+        name = fingerprint(_COMPUTATION, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
     def of(
         self,
         load: Callable[[], PrithviEncoder],
         images: pd.DataFrame,
-        compute: Compute,
         progress: Progress = SILENT,
     ) -> Tensor:
         """Features of images, computed where they are not kept.
@@ -96,7 +104,6 @@ class FeatureCache:
         Args:
             load: gives the frozen encoder, float32; called only where something is computed.
             images: ``image_id, chip (path), chip_sha``.
-            compute: where to compute.
             progress: of the new images.
 
         Returns:
@@ -109,15 +116,17 @@ class FeatureCache:
         kept = self._kept()
         new = [place for place, key in enumerate(keys) if key not in kept]
         if new:
-            encoder = load().to(compute.device).eval()
+            encoder = load().to(self._compute.device).eval()
+            saved = time.monotonic()
             counter = progress.counter("passing images through the frozen encoder", len(new), "images")
-            for number, start in enumerate(range(0, len(new), _BATCH), start=1):
+            for start in range(0, len(new), _BATCH):
                 places = new[start : start + _BATCH]
                 chips = [self._read(images["chip"].iloc[place], encoder) for place in places]
-                for place, features in zip(places, self._computed(encoder, torch.stack(chips), compute), strict=True):
+                for place, features in zip(places, self._computed(encoder, torch.stack(chips)), strict=True):
                     kept[keys[place]] = features
-                if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):
+                if time.monotonic() - saved > _SAVE_EVERY or start + _BATCH >= len(new):
                     self._keep(kept)
+                    saved = time.monotonic()
                 counter.advance(len(places))
             counter.close()
         return torch.stack([kept[key] for key in keys])
@@ -125,10 +134,10 @@ class FeatureCache:
     def _read(self, chip: str, encoder: PrithviEncoder) -> Tensor:
         return load_chip(Path(chip), encoder.config, self._recipe.image_size, self._recipe.normalize)
 
-    def _computed(self, encoder: PrithviEncoder, chips: Tensor, compute: Compute) -> Tensor:
-        chips = chips.to(compute.device)
+    def _computed(self, encoder: PrithviEncoder, chips: Tensor) -> Tensor:
+        chips = chips.to(self._compute.device)
         views = []
-        with torch.inference_mode(), compute.autocast():
+        with torch.inference_mode(), self._compute.autocast():
             for orientation in range(self._orientations):
                 tokens = encoder(oriented(chips, orientation)).tokens.float()
                 views.append(torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))

@@ -100,6 +100,7 @@ class TimmClassifier(Classifier):
         import timm
 
         super().__init__(config)
+        self._frozen = False
         if not timm.is_model(name):
             similar = difflib.get_close_matches(name, timm.list_models(), 8) or ["resnet18", "vit_tiny_patch16_224"]
             raise MarsError(f"timm has no model {name!r}; it has {', '.join(similar)}, and others")
@@ -121,8 +122,16 @@ class TimmClassifier(Classifier):
         return self.model
 
     def freeze(self) -> None:
+        self._frozen = True
         self.model.requires_grad_(False)
         cast(Any, self.model).get_classifier().requires_grad_(True)
+
+    def train(self, mode: bool = True) -> TimmClassifier:
+        """A frozen model stays as it is: the statistics of its batch norms are part of it."""
+        super().train(mode)
+        if self._frozen:
+            self.model.eval()
+        return self
 
     def forward(self, chips: Tensor) -> Tensor:
         return self.model(chips).squeeze(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,12 @@ def predict_from_features(
     recipe, settings = ClsRecipe(**config["recipe"]), config["settings"]
     if not are_enough(recipe) or "chip_sha" not in images:
         return None
-    cache = FeatureCache(features, settings["weights"], recipe, settings["seed"])
+    cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
     head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
     weights = load_weights(model_folder / MODEL)
     head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
     with torch.inference_mode():
-        probability = head(cache.of(load, images, compute)).double().sigmoid().numpy()
+        probability = head.mean_logits(cache.of(load, images)).double().sigmoid().numpy()
     return images[["image_id"]].assign(probability=probability).reset_index(drop=True)
 
 

@@ -30,7 +30,7 @@ from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, PRITHVI, ClsRecipe
-from mars_assets.errors import MarsError
+from mars_assets.errors import DivergedError, MarsError
 from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
@@ -46,6 +46,8 @@ Batch = tuple[Tensor, Tensor]
 History = list[dict[str, float]]
 
 LAST = "last.ckpt"
+COMPUTATION = "classification 2"
+"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
@@ -152,7 +154,7 @@ class FineTuning(lightning.LightningModule):
         self._losses.clear()
         self._validated.clear()
         if not (math.isfinite(train_loss) and logits.isfinite().all()):
-            raise MarsError(
+            raise DivergedError(
                 f"the loss is not finite before step {self.global_step}: the training diverged. "
                 f"Take a lower lr than {self.recipe.lr:g} or a longer warm-up"
             )
@@ -278,10 +280,8 @@ def train_classifier(
     scratch = folder / SCRATCH
 
     if features is not None and "chip_sha" in images and are_enough(recipe):
-        cache = FeatureCache(features, published.sha256, recipe, compute.seed)
-        inputs: Inputs = cache.of(
-            lambda: new_encoder(recipe, published.config, weights, compute), images, compute, progress
-        )
+        cache = FeatureCache(features, published.sha256, recipe, compute)
+        inputs: Inputs = cache.of(lambda: new_encoder(recipe, published.config, weights, compute), images, progress)
         compute.seed_everything()
         trained: Classifier | FeatureHead = FeatureHead(published.config.embed_dim, recipe)
     else:

@@ -74,7 +74,8 @@ def pictures_in(folder: Path) -> list[Path]:
     found = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURES
+        if path.is_file()
+        and path.suffix.lower() in PICTURES
         and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
     )
     if not found:

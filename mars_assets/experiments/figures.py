@@ -31,6 +31,7 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
 
     rows = []
     order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
+    order += [version for version in table["version"] if version not in set(order)]
     for row in table.set_index("version").loc[order].reset_index().to_dict("records"):
         recipe = json.loads(row["recipe"])
         shown: dict[str, Any] = {"run": row["name"] or row["version"][:8]}
@@ -38,10 +39,13 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
         shown["seed"] = row["seed"]
         for split in ("valid", HELD_BACK, "test"):
             if f"{split}_{scores[0]}" in table and table[f"{split}_{scores[0]}"].notna().any():
+                if table.get(f"{split}_pretrained_on", pd.Series(dtype=float)).gt(0).any():
+                    shown[f"{split} pretrained on"] = _number(row[f"{split}_pretrained_on"], 0)
                 shown[f"{split} {scores[0].replace('_', ' ')}"] = _with_interval(row, f"{split}_{scores[0]}")
                 for score in scores[1:]:
                     shown[f"{split} {score.replace('_', ' ')}"] = _number(row.get(f"{split}_{score}"))
-        shown["minutes"] = _number(row.get("seconds", np.nan) / 60, 1)
+        seconds = row.get("seconds")
+        shown["minutes"] = _number(None if seconds is None else seconds / 60, 1)
         if (table["failed"] != "").any():
             shown["failed"] = row["failed"]
         rows.append(shown)
@@ -62,7 +66,10 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
     """
     import pandas as pd
 
+    columns = ["setting", "share", "best", "mean", "runs"]
     done = ranked(table, score)
+    if done.empty:
+        return pd.DataFrame(columns=columns)
     values = done[f"valid_{score}"].to_numpy(np.float64)
     rows = []
     for setting in settings:
@@ -73,15 +80,14 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
         share = between / total if total else float("nan")
         best = str(means.idxmax())
         rows.append((setting, share, best, float(means.max()), len(done)))
-    columns = ["setting", "share", "best", "mean", "runs"]
     return pd.DataFrame(rows, columns=columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
 def _levels(table: pd.DataFrame, setting: str) -> np.ndarray[Any, np.dtype[np.str_]]:
     """A setting's value in each row, as text; numbers of many values by their thirds."""
     values = [json.loads(recipe)[setting] for recipe in table["recipe"]]
-    distinct = sorted(set(values), key=str)
-    if len(distinct) > _MOST_VALUES and all(isinstance(value, int | float) for value in distinct):
+    distinct = {json.dumps(value) for value in values}
+    if len(distinct) > _MOST_VALUES and all(isinstance(value, int | float) for value in values):
         edges = np.quantile(values, [1 / 3, 2 / 3])
         names = [f"below {edges[0]:.3g}", f"{edges[0]:.3g} to {edges[1]:.3g}", f"above {edges[1]:.3g}"]
         return np.array([names[int(np.searchsorted(edges, value, side="right"))] for value in values])
@@ -148,7 +154,7 @@ def _as_number(text: str) -> float:
 
 
 def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None or np.isnan(row[name]):
+    if row.get(name) is None or np.isnan(row[name]):
         return "–"
     return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 

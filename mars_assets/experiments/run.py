@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mars_assets.bands import BandStatistics
+from mars_assets.classification.recipe import PRITHVI
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
-from mars_assets.errors import MarsError
+from mars_assets.errors import DivergedError, MarsError
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake, read_table
-from mars_assets.models import encoder_weights, start_version, version_of
+from mars_assets.lake import Lake, read_json, read_table, write_json
+from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
+from mars_assets.training import SCRATCH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +33,7 @@ HELD_BACK = "held_back"
 """The split of training observations that a sweep holds back."""
 
 _KEYS = ("version", "label_version")
+_SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -37,33 +43,42 @@ class Task:
     Args:
         name: of the asset and its table.
         score: what runs are ranked by, on valid; the higher the better.
-        dataset: the images of a recipe.
+        dataset: the images of a recipe, for weights of these statistics.
         train: trains into a folder: (recipe, images, weights, folder, compute, provenance, progress) -> report.
         judge: scores of a finished folder on a split: (folder, images, split, compute) -> row.
-        model: name of the file with a finished training's weights; only the best run's is kept.
+        model: name of the file with a finished training's weights; only the best run's is kept. Of a frozen encoder's run it
+            holds the linear unit alone.
+        computation: names the way of training, see :func:`mars_assets.models.version_of`.
     """
 
     name: str
     score: str
-    dataset: Callable[[Any], Dataset]
+    dataset: Callable[[Any, BandStatistics], Dataset]
     train: Callable[..., dict[str, Any]]
     judge: Callable[[Path, pd.DataFrame, str, Compute], dict[str, Any]]
     model: str
+    computation: str = ""
 
 
 def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     """Moves a share of the training observations into the split ``held_back``: the same ones for every sweep.
 
-    An observation's own hash decides, so that new observations move no others.
+    An observation's own hash decides, so that new observations move no others; but one is held back at least.
+
+    Raises:
+        MarsError: there are not two training observations.
     """
     if not share:
         return images
-
-    def is_held(observation: str) -> bool:
-        return int.from_bytes(hashlib.sha256(f"hold back {observation}".encode()).digest()[:8], "big") < share * 2**64
-
-    held = (images["split"] == "train") & images["observation"].astype(str).map(is_held)
-    return images.assign(split=images["split"].mask(held, HELD_BACK))
+    trained = images.loc[images["split"] == "train", "observation"].astype(str)
+    draws = {
+        name: int.from_bytes(hashlib.sha256(f"hold back {name}".encode()).digest()[:8]) / 2**64 for name in trained
+    }
+    if len(draws) < 2:
+        raise MarsError("hold_back needs two training observations at least: label crops of others, or set it to 0")
+    held = {name for name, draw in draws.items() if draw < share} or {min(draws, key=lambda name: draws[name])}
+    moved = (images["split"] == "train") & images["observation"].astype(str).isin(held)
+    return images.assign(split=images["split"].mask(moved, HELD_BACK))
 
 
 def run_sweep(
@@ -77,8 +92,9 @@ def run_sweep(
 ) -> tuple[pd.DataFrame, int]:
     """Trains and judges what is not in the table yet.
 
-    A run that fails on its own account, as by diverging, is a row that says so. A killed sweep goes on where it stopped,
-    in the middle of a training too. Of finished trainings the history stays, and the weights of the best.
+    A run that diverges is a row that says so; any other error stops the sweep, which goes on from there when it is asked
+    again, in the middle of a training too. Of finished trainings the history and the scores stay, and the weights of the
+    best.
 
     Args:
         lake: holds the inputs, the runs (``models/TASK/VERSION``) and the table (``metrics/TASK.parquet``).
@@ -93,65 +109,124 @@ def run_sweep(
 
     Raises:
         MissingInputError: weights or labelled tensors have not been made.
+        ProvenanceError: tensors and weights were not made for each other.
         MarsError: nothing can be trained on these labels.
     """
     import pandas as pd
 
     path = lake.metrics(task.name)
-    versions, ran = [], 0
-    for number, run in enumerate(runs, start=1):
-        weights, sha256, encoder = encoder_weights(lake, run.recipe.encoder)
-        dataset = task.dataset(run.recipe)
-        images = hold_back(dataset.images, held_back)
-        version = version_of(run.recipe.model_dump(), images, sha256, run.seed)
-        versions.append(version)
-        label_version = dataset.provenance["label_version"]
-        if path.exists() and (read_table(path, task.name)[list(_KEYS)] == [version, label_version]).all(axis=1).any():
+    planned = [
+        _planned(lake, task, run, held_back) for run in runs
+    ]  # all inputs are looked at before the first training
+    ran = 0
+    for number, (run, inputs) in enumerate(zip(runs, planned, strict=True), start=1):
+        if path.exists() and inputs.is_in(read_table(path, task.name)):
             continue
-        progress.say(f"run {number} of {len(runs)}: {run.name or version}, seed {run.seed}")
+        progress.say(f"run {number} of {len(runs)}: {run.name or inputs.version}, seed {run.seed}")
         ran += 1
-        row: dict[str, Any] = {
-            "version": version,
-            "label_version": label_version,
+        found = _trained_and_judged(lake, task, run, inputs, replace(compute, seed=run.seed), progress)
+        if found["failed"]:
+            progress.say(f"run {number} failed: {found['failed']}")
+        row = {
+            **inputs.key(),
+            "held_back": held_back,
             "name": run.name,
             "seed": run.seed,
-            "encoder": encoder,
+            "encoder": inputs.encoder,
             "recipe": run.recipe.model_dump_json(),
             "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+            **found,
         }
-        folder = start_version(lake, task.name, version, images)
-        provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
-        of_run = replace(compute, seed=run.seed)
-        start = time.monotonic()
-        try:
-            report = task.train(run.recipe, images, weights, folder, of_run, provenance, progress)
-        except MarsError as error:
-            if ran == 1 and number == 1:
-                raise  # nothing has run yet: what is wrong is more likely the data than the recipe
-            progress.say(f"run {number} failed: {error}")
-            row["failed"] = str(error)
-        else:
-            row |= {"failed": "", "seconds": time.monotonic() - start, "report": json.dumps(report)}
-            for split in ("valid", "test", HELD_BACK):
-                if (images["split"] == split).any():
-                    scores = task.judge(folder, images, split, of_run)
-                    row |= {f"{split}_{name}": value for name, value in scores.items() if name not in ("split",)}
         table = record(path, [row], _KEYS, task.name)
-        _keep_the_best(lake, task, table)
-    table = read_table(path, task.name).drop_duplicates("version", keep="last").set_index("version")
-    rows = pd.DataFrame(table.loc[versions].reset_index())
+        same = table[(table["label_version"] == inputs.label_version) & (table["held_back"] == held_back)]
+        for version in ranked(same, task.score)["version"].tolist()[1:]:
+            (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
+    table = read_table(path, task.name)
+    rows = pd.concat([table[inputs.matches(table)] for inputs in planned], ignore_index=True)
     return rows.assign(name=[run.name for run in runs]), ran
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run is made from."""
+
+    version: str
+    label_version: str
+    images: pd.DataFrame
+    provenance: dict[str, Any]
+    weights: Path
+    encoder: str
+    seen: frozenset[str]
+    """Observations that the encoder was pretrained on, unlabelled."""
+
+    def key(self) -> dict[str, str]:
+        return {"version": self.version, "label_version": self.label_version}
+
+    def matches(self, table: pd.DataFrame) -> pd.Series:
+        return (table[list(_KEYS)] == [self.version, self.label_version]).all(axis=1)
+
+    def is_in(self, table: pd.DataFrame) -> bool:
+        return bool(self.matches(table).any())
+
+
+def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs:
+    weights, sha256, encoder = encoder_weights(lake, run.recipe.encoder)
+    dataset = task.dataset(run.recipe, open_weights(weights).config.statistics)
+    images = hold_back(dataset.images, held_back)
+    version = version_of(run.recipe.model_dump(), images, sha256, run.seed, task.computation)
+    provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
+    seen: frozenset[str] = frozenset()
+    if run.recipe.encoder == "mars_weights":
+        provenance["mars_weights_version"] = weights.parent.name
+        seen = frozenset(pretrained_groups(weights.parent))
+    architecture = getattr(run.recipe, "architecture", PRITHVI)
+    return _Inputs(
+        version,
+        dataset.provenance["label_version"],
+        images,
+        provenance,
+        weights,
+        encoder if architecture == PRITHVI else architecture,
+        seen,
+    )
+
+
+def _trained_and_judged(
+    lake: Lake, task: Task, run: Run[Any], inputs: _Inputs, compute: Compute, progress: Progress
+) -> dict[str, Any]:
+    """A run's scores by split. They are kept beside it: a version's images and labels are part of its name."""
+    folder = start_version(lake, task.name, inputs.version, inputs.images)
+    if (folder / _SCORES).exists():
+        return read_json(folder / _SCORES)
+    resumed, start = (folder / SCRATCH).exists(), time.monotonic()
+    try:
+        report = task.train(run.recipe, inputs.images, inputs.weights, folder, compute, inputs.provenance, progress)
+    except DivergedError as error:
+        found: dict[str, Any] = {"failed": str(error)}
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    else:
+        seconds = None if resumed else time.monotonic() - start
+        found = {"failed": "", "seconds": seconds, "report": json.dumps(report)}
+        for split in ("valid", "test", HELD_BACK):
+            chosen = inputs.images[inputs.images["split"] == split]
+            if len(chosen):
+                scores = task.judge(folder, inputs.images, split, compute)
+                found |= {f"{split}_{name}": value for name, value in scores.items() if name != "split"}
+                found[f"{split}_pretrained_on"] = int(chosen["observation"].isin(inputs.seen).sum())
+    write_json(folder / _SCORES, found)
+    return found
+
+
 def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Rows that did not fail, the best on valid first."""
-    return table[table["failed"] == ""].sort_values(f"valid_{score}", ascending=False, kind="stable")
+    """Rows that have the score on valid, the best first."""
+    import pandas as pd
 
-
-def _keep_the_best(lake: Lake, task: Task, table: pd.DataFrame) -> None:
-    order = ranked(table, task.score)["version"].tolist()
-    for version in order[1:]:
-        (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
+    name = f"valid_{score}"
+    if name not in table:
+        return table.head(0)
+    table = table.assign(**{name: pd.to_numeric(table[name])})
+    done = table[(table["failed"] == "") & table[name].notna()]
+    return done.sort_values(name, ascending=False, kind="stable")
 
 
 def histories(lake: Lake, name: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from mars_assets.errors import MarsError
 
@@ -33,7 +33,9 @@ class Sweep(BaseModel):
     )
     draws: int = Field(0, ge=0, description="How many random draws.")
     draws_seed: int = Field(0, ge=0, description="Seed of the draws; more draws begin with the same ones.")
-    seeds: list[int] = Field([1], min_length=1, description="Seeds of the trainings; each recipe runs with each.")
+    seeds: list[NonNegativeInt] = Field(
+        [1], min_length=1, description="Seeds of the trainings; each recipe runs with each."
+    )
     hold_back: float = Field(
         0.0,
         ge=0,

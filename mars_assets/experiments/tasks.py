@@ -30,7 +30,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
     from mars_assets.classification.checkpoint import MODEL
     from mars_assets.classification.evaluate import evaluate
     from mars_assets.classification.predict import predict, predict_from_features
-    from mars_assets.classification.train import new_encoder, train_classifier
+    from mars_assets.classification.train import COMPUTATION, new_encoder, train_classifier
 
     def train(*arguments: Any) -> dict[str, Any]:
         return train_classifier(*arguments, features=lake.features, whole=False)
@@ -51,10 +51,11 @@ def classification_task(lake: Lake, stage: str) -> Task:
     return Task(
         "cls_experiments",
         "balanced_accuracy",
-        lambda recipe: classification_dataset(lake, stage),
+        lambda recipe, statistics: classification_dataset(lake, stage, statistics),
         train,
         judge,
         MODEL,
+        COMPUTATION,
     )
 
 
@@ -73,7 +74,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     return Task(
         "seg_experiments",
         "iou_crater",
-        lambda recipe: segmentation_dataset(lake, stage, recipe.annotation),
+        lambda recipe, statistics: segmentation_dataset(lake, stage, recipe.annotation, statistics),
         train_segmentation,
         judge,
         MODEL,

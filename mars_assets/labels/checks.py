@@ -60,6 +60,8 @@ def mask_problems(lake: Lake) -> tuple[list[str], int]:
 def leaking_groups(lake: Lake) -> tuple[list[str], int]:
     """Groups that the exports have in several splits, and how many groups there are."""
     labels = read_labelled_crops(lake)
+    if "exported_split" not in labels:
+        return ["the table was made before splits were by observation: make labelled_crops again"], len(labels)
     exported = labels.groupby("group")["exported_split"].unique()
     now = labels.groupby("group")["split"].first()
     return [

@@ -103,7 +103,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
-    table["split"] = whole_groups(table["group"], table["exported_split"])
+    table["split"] = whole_groups(table)
     report = _report(version, exports, table, known, conflicts)
     write_table(
         lake.labelled_crops,
@@ -279,25 +279,43 @@ def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[s
     return [row for key, row in merged.items() if key not in conflicts], sorted(conflicts.values())
 
 
-def whole_groups(groups: pd.Series, splits: pd.Series) -> pd.Series:
+def whole_groups(table: pd.DataFrame) -> pd.Series:
     """Splits in which no group is divided, as near to the exported ones as can be.
 
-    A group that lies in one split stays there. The others, largest first, each go to that of their own splits which lacks
-    most images of its exported number. Only names and counts decide, so that the same labels give the same splits.
+    A group that lies in one split stays there. Another goes to one of its own splits, each as likely as it has images there;
+    its name draws the lot, so that other groups coming or going move none. Where that leaves a task, classified or
+    outlined, without training or without validation, a divided group fills it: the one with the largest share there.
 
     Args:
-        groups: of each image.
-        splits: of each image, as exported.
+        table: ``group, exported_split, label, n_craters`` of each image.
+
+    Returns:
+        Of each image.
     """
-    lacking = splits.value_counts().to_dict()
-    of_group = splits.groupby(groups).agg([lambda values: tuple(sorted(set(values))), "size"])
-    of_group.columns = ["splits", "images"]
-    chosen: dict[str, str] = {}
-    order = sorted(of_group.itertuples(), key=lambda row: (len(row.splits) > 1, -row.images, str(row.Index)))
-    for row in order:
-        chosen[row.Index] = max(row.splits, key=lambda split: (lacking[split], split))
-        lacking[chosen[row.Index]] -= row.images
-    return groups.map(chosen)
+    shares = table.groupby("group")["exported_split"].value_counts(normalize=True).unstack(fill_value=0.0)
+    shares = shares.reindex(columns=list(SPLITS), fill_value=0.0)
+    chosen = {str(group): _drawn(str(group), row) for group, row in zip(shares.index, shares.to_numpy(), strict=True)}
+    divided = shares.index[(shares > 0).sum(axis=1) > 1]
+    for task in (table["label"].notna(), table["n_craters"].notna()):
+        groups = set(table.loc[task, "group"])
+        for split in ("valid", "train"):
+            others = {chosen[group] for group in groups}
+            movable = [
+                group
+                for group in divided
+                if group in groups
+                and shares.at[group, split] > 0
+                and sum(chosen[other] == chosen[group] for other in groups) > (chosen[group] in ("train", "valid"))
+            ]
+            if split not in others and movable:
+                chosen[max(movable, key=lambda group: (shares.at[group, split], group))] = split
+    return table["group"].map(chosen)
+
+
+def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:
+    """One of ``SPLITS``, each as likely as its share; the group's name is the lot."""
+    lot = int.from_bytes(hashlib.sha256(f"split {group}".encode()).digest()[:8]) / 2**64
+    return SPLITS[int(np.searchsorted(shares.cumsum(), lot * shares.sum(), side="right"))]
 
 
 def _report(

@@ -366,7 +366,7 @@ def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
     if report is None:
         return False
-    pinned = report.get("source") == "huggingface" and revision in (None, report.get("commit"))
+    pinned = report.get("source") == "huggingface" and revision in (None, report.get("commit"), report.get("revision"))
     return pinned or report["sha256"] in VARIANTS[variant].sha256
 
 

@@ -5,9 +5,7 @@ import os
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.lake import Lake
-
-DEFAULT_LAKE = "data_lake"
+from mars_assets.lake import DEFAULT_LAKE, Lake
 
 
 class LakeResource(dg.ConfigurableResource):

@@ -34,7 +34,7 @@ from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
 from mars_assets.chips import read_chip
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import DamagedFileError, DivergedError
 from mars_assets.lake import write_bytes
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
@@ -528,7 +528,7 @@ class TrainingState(Hook):
             loss = torch.stack(self._losses).mean().item()
             self._losses.clear()
             if not math.isfinite(loss):
-                raise MarsError(
+                raise DivergedError(
                     f"the segmentation loss is {loss} at iteration {iteration}: lower the recipe's lr, or set clip_grad"
                 )
             self._record(iteration, {"loss": loss, "lr": self._lr})

@@ -53,3 +53,11 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MarsError, match=r"ImageNet weights of resnet10t.*cannot be fetched.*imagenet to false"):
         build_baseline(RECIPE, CONFIG, imagenet=True)
+
+
+def test_a_frozen_baseline_keeps_the_statistics_of_its_batch_norms():
+    model = build_baseline(RECIPE, CONFIG)
+    model.freeze()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()(torch.randn(8, 6, 32, 32))
+    assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())

@@ -1,5 +1,6 @@
 """Features of frozen encoders: the same classifier as without them, and the encoder passes over an image once."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,9 @@ def passes(monkeypatch) -> list[int]:
     counts: list[int] = []
     computed = FeatureCache._computed
 
-    def counted(self, encoder, chips, compute):
+    def counted(self, encoder, chips):
         counts.append(len(chips))
-        return computed(self, encoder, chips, compute)
+        return computed(self, encoder, chips)
 
     monkeypatch.setattr(module.FeatureCache, "_computed", counted)
     return counts
@@ -48,7 +49,7 @@ def test_features_are_both_poolings_in_every_orientation(images, weights, comput
     recipe = HEAD.model_copy(update={"augment": "flips"})
     assert orientations_of(recipe) == 8
     encoder = load_encoder(weights)
-    got = FeatureCache(tmp_path, "w", recipe, 1).of(lambda: encoder, images.head(3), compute)
+    got = FeatureCache(tmp_path, "w", recipe, compute).of(lambda: encoder, images.head(3))
     assert got.shape == (3, 8, 2, 48)
     chip = load_chip(Path(images["chip"][2]), encoder.config, 32)
     with torch.no_grad():
@@ -91,26 +92,34 @@ def test_only_the_head_is_written_where_the_whole_is_not_wanted(images, weights,
 
 
 def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passes):
-    cache = FeatureCache(tmp_path, "w", HEAD, 1)
+    cache = FeatureCache(tmp_path, "w", HEAD, compute)
     encoder = load_encoder(weights)
-    expected = cache.of(lambda: encoder, images.head(2), compute)
+    expected = cache.of(lambda: encoder, images.head(2))
     cache.path.write_bytes(cache.path.read_bytes()[:100])
-    assert torch.equal(cache.of(lambda: encoder, images.head(2), compute), expected)
+    assert torch.equal(cache.of(lambda: encoder, images.head(2)), expected)
     assert passes == [2, 2]
 
 
-def test_random_encoders_of_different_seeds_share_nothing(tmp_path):
+def test_what_differs_shares_no_cache(tmp_path, compute):
     recipe = HEAD.model_copy(update={"encoder": "random"})
-    assert FeatureCache(tmp_path, "w", recipe, 1).path != FeatureCache(tmp_path, "w", recipe, 2).path
-    assert FeatureCache(tmp_path, "w", HEAD, 1).path == FeatureCache(tmp_path, "w", HEAD, 2).path
+    other = dataclasses.replace(compute, seed=2)
+
+    def path(recipe, compute):
+        return FeatureCache(tmp_path, "w", recipe, compute).path
+
+    assert path(recipe, compute) != path(recipe, other)
+    assert path(HEAD, compute) == path(HEAD, other)
+    assert path(HEAD, compute) != path(HEAD, dataclasses.replace(compute, precision="bf16"))
+    assert path(HEAD, compute) != path(HEAD.model_copy(update={"image_size": 48}), compute)
 
 
-def test_flips_take_one_orientation_at_random_and_validation_all_of_the_recipes():
+def test_flips_take_one_orientation_at_random_validation_the_first_and_predictions_all():
     recipe = HEAD.model_copy(update={"augment": "flips", "all_orientations": True})
     head = FeatureHead(4, recipe)
     features = torch.randn(64, 8, 2, 4)
     each = torch.stack([head.head(features[:, view, 1])[:, 0] for view in range(8)], dim=1)
-    torch.testing.assert_close(head.eval()(features), each.mean(dim=1))
+    torch.testing.assert_close(head.eval()(features), each[:, 0])
+    torch.testing.assert_close(head.mean_logits(features), each.mean(dim=1))
     torch.manual_seed(0)
     trained = head.train()(features)
     chosen = (each - trained[:, None]).abs().argmin(dim=1)

@@ -44,25 +44,32 @@ def test_a_picture_is_seen_as_the_chip_that_it_would_become(model, images, compu
     assert found["probability"][0] == pytest.approx(found["probability"][1], abs=1e-6)
 
 
-def test_a_folder_of_pictures_the_least_certain_first_and_broken_ones_say_so(model, compute, tmp_path):
+def test_a_folder_of_pictures_the_least_certain_first_and_broken_ones_say_so(model, compute, tmp_path, monkeypatch):
     (tmp_path / "deep").mkdir()
     rng = np.random.default_rng(0)
     for name in ("a.png", "deep/b.jpg", "c.PNG"):
         Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
     (tmp_path / "lying.jpg").write_bytes(b"GIF89a")
+    Image.fromarray(rng.integers(0, 65536, (32, 32), dtype=np.uint16)).save(tmp_path / "deep.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    Image.new("L", (100, 100)).save(tmp_path / "huge.png")
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no picture")
     pictures = pictures_in(tmp_path)
-    assert len(pictures) == 5
+    assert len(pictures) == 7
     table = predict_pictures(model, pictures, tmp_path, compute)
-    assert set(table["image"]) == {"a.png", "deep/b.jpg", "c.PNG", "broken.png", "lying.jpg"}
+    assert set(table["image"]) == {"a.png", "deep/b.jpg", "c.PNG", "broken.png", "lying.jpg", "deep.png", "huge.png"}
     good = table[table["problem"] == ""]
     assert len(good) == 3
     assert good["probability"].between(0, 1).all()
     assert good["uncertainty"].is_monotonic_decreasing
+    problems = dict(zip(table["image"], table["problem"], strict=True))
+    assert "more than 8 bits" in problems["deep.png"]
+    assert "exceeds limit" in problems["huge.png"]
     assert table["problem"].iloc[-1].startswith(str(tmp_path))
-    assert table["probability"].isna().tolist() == [False] * 3 + [True] * 2
+    assert table["probability"].isna().tolist() == [False] * 3 + [True] * 4
 
 
 def test_a_folder_without_pictures(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
-from mars_assets.errors import MarsError
+from mars_assets.errors import DivergedError, MarsError
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable
 from mars_assets.experiments.run import HELD_BACK, Task, histories, hold_back, ranked, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan
@@ -20,6 +20,7 @@ from mars_assets.models import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import open_weights, save_weights
+from mars_assets.segmentation.recipe import SegRecipe
 
 CONFIG = PrithviConfig(
     variant="test", img_size=32, embed_dim=48, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1,
@@ -48,6 +49,7 @@ class Trainer:
 
     def __init__(self, images: pd.DataFrame) -> None:
         self.images = images
+        self.label_version = "v"
         self.ran: list[tuple[float, int]] = []
         self.trained_on: set[str] = set()
 
@@ -55,7 +57,7 @@ class Trainer:
         self.ran.append((recipe.lr, compute.seed))
         self.trained_on |= set(images.loc[images["split"] == "train", "observation"])
         if recipe.lr == 0.3:
-            raise MarsError("the training diverged")
+            raise DivergedError("the training diverged")
         (folder / "model.bin").write_bytes(b"weights")
         write_table(folder / "history.parquet", pd.DataFrame({"step": [1, 2], "valid_loss": [1.0, recipe.lr]}))
         write_json(folder / "score.json", recipe.lr + compute.seed / 100)
@@ -67,7 +69,7 @@ class Trainer:
 
     def task(self) -> Task:
         return Task(
-            "t_experiments", "good", lambda recipe: Dataset(self.images, {"label_version": "v"}), self.train,
+            "t_experiments", "good", lambda recipe, _: Dataset(self.images, {"label_version": self.label_version}), self.train,
             self.judge, "model.bin",
         )  # fmt: skip
 
@@ -115,10 +117,52 @@ def test_held_back_observations_are_whole_the_same_and_never_trained_on(here: La
     assert trainer.trained_on.isdisjoint(observations)
 
 
-def test_a_sweep_that_cannot_begin_says_so(here: Lake, images: pd.DataFrame):
-    diverging = plan(Sweep(base={"lr": 0.3}), ClsRecipe)
-    with pytest.raises(MarsError, match="diverged"):
-        run_sweep(here, Trainer(images).task(), diverging, held_back=0, compute=CPU)
+def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: Lake, images: pd.DataFrame):
+    runs = plan(Sweep(grid={"lr": [0.3, 0.2]}), ClsRecipe)
+    table, _ = run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
+    assert table["failed"].tolist() == ["the training diverged", ""]
+
+    class Full(Trainer):
+        def train(self, *arguments) -> dict:
+            raise MarsError("the disk is full")
+
+    other = plan(Sweep(base={"lr": 0.15}), ClsRecipe)
+    with pytest.raises(MarsError, match="disk is full"):
+        run_sweep(here, Full(images).task(), other, held_back=0, compute=CPU)
+    table, ran = run_sweep(here, Trainer(images).task(), other, held_back=0, compute=CPU)
+    assert (ran, table["failed"].tolist()) == (1, [""])
+
+
+def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(here: Lake, images: pd.DataFrame):
+    trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
+    first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    trainer.label_version = "w"
+    other, ran = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    assert ran == 6
+    here.metrics("t_experiments").unlink()
+    again, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    assert len(trainer.ran) == 6
+    for table in (other, again):
+        pd.testing.assert_series_equal(table["valid_good"], first["valid_good"])
+
+
+def test_an_undefined_score_ranks_nowhere(here: Lake, images: pd.DataFrame):
+    class Undefined(Trainer):
+        def judge(self, *arguments) -> dict:
+            return {"good": None, "good_low": None, "good_high": None, "other": 1.0}
+
+    table, _ = run_sweep(here, Undefined(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU)
+    assert ranked(table, "good").empty
+    assert len(readable(table, ["lr"], ["good", "other"])) == 4
+    assert effects(table, ["lr"], "good").empty
+
+
+def test_settings_that_are_lists_are_compared_too(here: Lake, images: pd.DataFrame):
+    runs = plan(
+        Sweep(grid={"class_weights": [[0.2, 0.8], [0.05, 0.95]], "loss": ["weighted_cross_entropy"]}), SegRecipe
+    )
+    table, _ = run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
+    assert effects(table, ["class_weights"], "good")["runs"].tolist() == [2]
 
 
 def test_other_labels_are_another_row(here: Lake, images: pd.DataFrame):

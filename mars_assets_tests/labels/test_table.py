@@ -122,25 +122,61 @@ def test_two_projects_may_add_to_each_other_but_not_contradict(lake: Lake, write
     assert "label crater (classes) or no_crater (others)" in report.conflicts[0]
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from(["train", "valid", "test"])), min_size=1, max_size=80))
-def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str]]) -> None:
-    table = pd.DataFrame(rows, columns=["group", "exported"])
+ROWS = st.lists(
+    st.tuples(st.integers(0, 12), st.sampled_from(["train", "valid", "test"]), st.sampled_from(["class", "outline"])),
+    min_size=1,
+    max_size=80,
+)
+
+
+def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["group", "exported_split", "task"])
     table["group"] = "ESP_" + table["group"].astype(str)
-    table["split"] = whole_groups(table["group"], table["exported"])
+    table["label"] = np.where(table["task"] == "class", "crater", None)
+    table["n_craters"] = np.where(table["task"] == "outline", 1.0, np.nan)
+    return table
+
+
+@given(ROWS)
+def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
+    table = _labels(rows)
+    table["split"] = whole_groups(table)
     assert (table.groupby("group")["split"].nunique() == 1).all()
     for _, group in table.groupby("group"):
-        assert set(group["split"]) <= set(group["exported"])
+        assert set(group["split"]) <= set(group["exported_split"])
     shuffled = table.sample(frac=1, random_state=0)
-    assert whole_groups(shuffled["group"], shuffled["exported"]).sort_index().equals(table["split"])
+    assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
-def test_a_split_image_by_image_becomes_one_by_observation_of_about_the_same_size() -> None:
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
+def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for task, first, count in (("class", 0, classified), ("outline", 20, outlined)):
+        for group in range(first, first + count):
+            rows += [
+                (group, split, task)
+                for split in ["train"] * int(rng.integers(2, 40)) + ["valid"] * int(rng.integers(1, 9))
+            ]
+    table = _labels(rows)
+    table["split"] = whole_groups(table)
+    for task in ("class", "outline"):
+        assert set(table.loc[table["task"] == task, "split"]) == {"train", "valid"}
+
+
+def test_a_split_image_by_image_becomes_one_by_observation_and_new_observations_move_no_old_ones() -> None:
     rng = np.random.default_rng(0)
-    groups = pd.Series(rng.integers(0, 60, 1000)).astype(str)
-    exported = pd.Series(rng.choice(["train", "valid", "test"], 1000, p=[0.7, 0.2, 0.1]))
-    shares = whole_groups(groups, exported).value_counts(normalize=True)
-    assert abs(shares["train"] - 0.7) < 0.03
-    assert abs(shares["valid"] - 0.2) < 0.03
+    rows = [
+        (int(rng.integers(0, 300)), str(rng.choice(["train", "valid", "test"], p=[0.7, 0.2, 0.1])), "class")
+        for _ in range(3000)
+    ]
+    table = _labels(rows)
+    splits = whole_groups(table)
+    shares = splits.value_counts(normalize=True)
+    assert abs(shares["train"] - 0.7) < 0.08
+    assert abs(shares["valid"] - 0.2) < 0.08
+    more = whole_groups(_labels([*rows, *((400 + n // 30, ("train", "valid")[n % 2], "class") for n in range(300))]))
+    assert more.iloc[: len(rows)].equals(splits)
 
 
 def test_what_the_exports_split_would_have_leaked_is_reported(lake: Lake, write_zip, coco_entries) -> None:
