@@ -127,7 +127,10 @@ def step(mae: Any, work: Path) -> None:
 def our_stage(work: Path) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     import pandas as pd
+    import rasterio  # noqa: F401 - so that imports are not timed
+    import scipy.stats  # noqa: F401
 
+    import mars_assets.prithvi.model  # noqa: F401
     from mars_assets.compute import Compute
     from mars_assets.evaluation.reconstruction import reconstruct, summarise
     from mars_assets.lake import write_table

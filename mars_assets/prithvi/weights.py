@@ -175,7 +175,8 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
         listed = "\n  ".join(problems)
         raise MarsError(f"these weights are not those of {config.variant!r}: {len(problems)} problems\n  {listed}")
 
-    weights = {key: given[key].float() for key in loaded} | tables
+    # Copied: tensors in a mapped file lie at any address, and products of matrices are a tenth slower where not aligned.
+    weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
     notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
     return LoadReport(layout_of(state), tuple(loaded), tuple(tables), tuple(unused), (), tuple(notes))
