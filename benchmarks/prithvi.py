@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import shutil
@@ -124,17 +125,21 @@ def step(mae: Any, work: Path) -> None:
     report(one, 7)
 
 
+def warm_up() -> None:
+    """Imports what a long run has imported once."""
+    for name in ("rasterio", "scipy.stats", "mars_assets.prithvi.model"):
+        importlib.import_module(name)
+
+
 def our_stage(work: Path) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     import pandas as pd
-    import rasterio  # noqa: F401 - so that imports are not timed
-    import scipy.stats  # noqa: F401
 
-    import mars_assets.prithvi.model  # noqa: F401
     from mars_assets.compute import Compute
     from mars_assets.evaluation.reconstruction import reconstruct, summarise
     from mars_assets.lake import write_table
 
+    warm_up()
     paths = sorted(work.glob("chips/*/*.tif"))
     chips = pd.DataFrame(
         {
@@ -186,10 +191,10 @@ def peers_chips(work: Path) -> None:
 
 
 def install_weights(work: Path) -> None:
-    import mars_assets.prithvi.model  # noqa: F401 - so that imports are not timed
     from mars_assets.lake import Lake
     from mars_assets.prithvi.weights import install
 
+    warm_up()
     with tempfile.TemporaryDirectory(dir=work) as lake:
         report(lambda: install(Lake(Path(lake)), "v1_100", "file", path=work / WEIGHTS))
 

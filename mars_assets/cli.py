@@ -80,17 +80,16 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    from mars_assets.classification.unlabelled import pictures_in, predict_pictures
+    from mars_assets.classification.unlabelled import predict_pictures
     from mars_assets.compute import choose_compute
     from mars_assets.progress import Progress
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "cls_model")
-    pictures = pictures_in(options.folder)
     compute = choose_compute(options.device)
     progress = Progress(lambda line: print(line, file=sys.stderr))
-    table = predict_pictures(model.folder, pictures, options.folder, compute, progress)
+    table = predict_pictures(model.folder, options.folder, compute, progress)
     write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
     print(f"{options.out}: {len(table)} images by cls_model {model.version}, the least certain first")
     print(f"{(table['probability'] >= 0.5).sum()} of them are said to have a crater")

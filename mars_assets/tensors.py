@@ -31,6 +31,7 @@ from mars_assets.bands import (
 from mars_assets.chips import read_chip, read_fingerprint, write_chip
 from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sweep, write_table
+from mars_assets.pictures import read_rgb
 from mars_assets.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -197,26 +198,6 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
     """
     path = lake.tensors(stage) / "manifest.parquet"
     return read_table(path, stage), read_provenance(path)
-
-
-def read_rgb(path: Path) -> np.ndarray:
-    """An image file as 8-bit RGB, uint8 (H, W, 3); grey images are repeated to three channels.
-
-    Raises:
-        DamagedFileError: it cannot be decoded, or is too large.
-        MarsError: it has more than 8 bits.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-                raise MarsError(
-                    f"{path} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits, as HiRISE's pictures are"
-                )
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): fetch or export it again") from error
 
 
 def _run_stage(

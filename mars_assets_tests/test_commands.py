@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import requests
 import torch
@@ -160,6 +161,11 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     assert cli.main(["--lake", str(lake.root), "export", "cls_model", str(exported)]) == 0
     classifier, config = open_classifier(lake.model("cls_model") / version)
     encoder, _ = load_encoder_state(PrithviConfig.from_dict(config["prithvi"]), read_checkpoint(exported))
+    table = labelled.folder / "probabilities.parquet"
+    assert cli.main(["--lake", str(lake.root), "predict", str(lake.labels / "images"), "--out", str(table)]) == 0
+    predicted = pd.read_parquet(table)
+    assert len(predicted) == len(list((lake.labels / "images").iterdir()))
+    assert predicted["probability"].between(0, 1).all()
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), classifier.encoder.parameters(), strict=True))
 
 

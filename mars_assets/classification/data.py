@@ -13,11 +13,10 @@ from torch import Tensor
 from mars_assets.bands import HLS_BANDS, ImputationMethod, impute, normalize, scale_to_reflectance
 from mars_assets.chips import read_chip
 from mars_assets.errors import MarsError
+from mars_assets.pictures import SUFFIXES, read_rgb
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.tensors import read_rgb
 
 Normalization = Literal["statistics", "image"]
-PICTURES = (".jpg", ".jpeg", ".png")
 IMPUTATION: ImputationMethod = "post_norm"
 """How a picture's missing bands are filled: as in the tensors that the models are trained on."""
 
@@ -56,7 +55,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """
     if config.bands != HLS_BANDS:
         raise MarsError(f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}")
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in SUFFIXES:
         bands = impute(scale_to_reflectance(read_rgb(path), config.statistics), IMPUTATION, config.statistics)
     else:
         bands = read_chip(path, HLS_BANDS)

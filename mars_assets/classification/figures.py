@@ -124,7 +124,7 @@ def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
     """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
     from mars_assets.chips import read_chip
-    from mars_assets.tensors import read_rgb
+    from mars_assets.pictures import read_rgb
 
     if chip.suffix == ".tif":
         rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import difflib
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, abc.ABC):
     """Whether a chip shows a crater, as a logit: normalised chips (B, C, H, W) -> logits (B,).
 
     Args:
@@ -30,9 +31,9 @@ class Classifier(nn.Module):
         """The module whose ``group_matcher`` tells its layers, for layer-wise rates."""
         return self
 
+    @abc.abstractmethod
     def freeze(self) -> None:
         """Leaves only the linear unit to be trained."""
-        raise NotImplementedError
 
     def mean_logits(self, chips: Tensor, orientations: int) -> Tensor:
         """The mean over the first ``orientations`` orientations of a square, (B, C, H, H) -> (B,)."""
@@ -68,10 +69,7 @@ class CraterClassifier(Classifier):
 
     def forward(self, chips: Tensor) -> Tensor:
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
-        return self.judge(tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1))
-
-    def judge(self, pooled: Tensor) -> Tensor:
-        """Pooled tokens (B, D) -> logits (B,)."""
+        pooled = tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1)
         return self.head(self.dropout(pooled)).squeeze(-1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import MANIFEST
-from mars_assets.lake import Lake, read_provenance, read_table
+from mars_assets.imagery.crops import kept_crops
+from mars_assets.lake import Lake, read_table
+from mars_assets.pictures import pictures_below
 from mars_assets.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mars_assets.compute import Compute
-
-_COLUMNS = ["crop_id", "observation", "file", "kept", "position_kind", "longitude", "latitude"]
 
 
 def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -39,18 +37,10 @@ def unlabelled_crops(lake: Lake) -> pd.DataFrame:
     Raises:
         MarsError: there are none.
     """
-    import pandas as pd
-
-    tables = []
-    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
-        crops = read_table(manifest, "crops", _COLUMNS)
-        crops = crops[crops["kept"]]
-        cut = read_provenance(manifest).get("fingerprint", "")
-        chips = [str(manifest.parent / file) for file in crops["file"]]
-        tables.append(crops.assign(chip=chips, chip_sha=cut).rename(columns={"crop_id": "image_id"}))
-    if not tables:
+    crops = kept_crops(lake, ["position_kind", "longitude", "latitude"])
+    if crops.empty:
         raise MarsError("there are no crops to predict: make 'hirise_images' and 'crops' of an observation")
-    every = pd.concat(tables, ignore_index=True)
+    every = crops.rename(columns={"crop_id": "image_id", "cut": "chip_sha"}).assign(chip=crops["path"].map(str))
     if lake.labelled_crops.exists():
         labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "label"])
         labels = labels[labels["label"].notna()]
@@ -61,48 +51,32 @@ def unlabelled_crops(lake: Lake) -> pd.DataFrame:
     return every[columns].reset_index(drop=True)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """JPEG and PNG files below a folder, in order of their paths, without hidden ones.
-
-    Raises:
-        MarsError: there is no such folder, or no picture in it.
-    """
-    from mars_assets.classification.data import PICTURES
-
-    if not folder.is_dir():
-        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix.lower() in PICTURES
-        and not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-    )
-    if not found:
-        raise MarsError(f"there is no JPEG or PNG in {folder}")
-    return found
-
-
-def predict_pictures(
-    model_folder: Path, pictures: Sequence[Path], folder: Path, compute: Compute, progress: Progress = SILENT
-) -> pd.DataFrame:
-    """Probabilities for picture files; one that cannot be read is a row that says so.
+def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progress: Progress = SILENT) -> pd.DataFrame:
+    """Probabilities for the picture files of a folder; one that cannot be read is a row that says so.
 
     Args:
         model_folder: of a finished classifier.
-        pictures: from :func:`pictures_in`.
-        folder: that their names are relative to.
+        folder: see :func:`mars_assets.pictures.pictures_below`.
         compute: where to compute.
         progress: of the pictures.
 
     Returns:
         ``image`` (relative, forward slashes), ``probability`` and ``uncertainty`` (float64; NaN where it could not be
         read), ``problem`` (empty where there is none), the most uncertain first.
+
+    Raises:
+        MarsError: there is no such folder, or no picture in it.
+        MissingInputError: the folder of the model holds no finished classifier.
     """
     import pandas as pd
 
     from mars_assets.classification.predict import probabilities_of
 
+    if not folder.is_dir():
+        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+    pictures = pictures_below(folder)
+    if not pictures:
+        raise MarsError(f"there is no JPEG or PNG in {folder}")
     results = progress.track(probabilities_of(model_folder, pictures, compute), "predicting images", len(pictures))
     rows = [
         (picture.relative_to(folder).as_posix(), np.nan, str(result))

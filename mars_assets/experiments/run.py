@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -19,7 +18,7 @@ from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake, read_json, read_table, write_json
+from mars_assets.lake import Lake, lot, read_json, read_table, write_json
 from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
@@ -45,7 +44,7 @@ class Task:
         score: what runs are ranked by, on valid; the higher the better.
         dataset: the images of a recipe, for weights of these statistics.
         train: trains into a folder: (recipe, images, weights, folder, compute, provenance, progress) -> report.
-        judge: scores of a finished folder on a split: (folder, images, split, compute) -> row.
+        judge: scores of a finished folder on the images of a split: (folder, images, split, compute) -> row.
         model: name of the file with a finished training's weights; only the best run's is kept. Of a frozen encoder's run it
             holds the linear unit alone.
         computation: names the way of training, see :func:`mars_assets.models.version_of`.
@@ -71,9 +70,7 @@ def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     if not share:
         return images
     trained = images.loc[images["split"] == "train", "observation"].astype(str)
-    draws = {
-        name: int.from_bytes(hashlib.sha256(f"hold back {name}".encode()).digest()[:8]) / 2**64 for name in trained
-    }
+    draws = {name: lot(f"hold back {name}") for name in trained}
     if len(draws) < 2:
         raise MarsError("hold_back needs two training observations at least: label crops of others, or set it to 0")
     held = {name for name, draw in draws.items() if draw < share} or {min(draws, key=lambda name: draws[name])}
@@ -115,9 +112,8 @@ def run_sweep(
     import pandas as pd
 
     path = lake.metrics(task.name)
-    planned = [
-        _planned(lake, task, run, held_back) for run in runs
-    ]  # all inputs are looked at before the first training
+    # All inputs are looked at before the first training.
+    planned = [_planned(lake, task, run, held_back) for run in runs]
     ran = 0
     for number, (run, inputs) in enumerate(zip(runs, planned, strict=True), start=1):
         if path.exists() and inputs.is_in(read_table(path, task.name)):
@@ -210,7 +206,7 @@ def _trained_and_judged(
         for split in ("valid", "test", HELD_BACK):
             chosen = inputs.images[inputs.images["split"] == split]
             if len(chosen):
-                scores = task.judge(folder, inputs.images, split, compute)
+                scores = task.judge(folder, chosen, split, compute)
                 found |= {f"{split}_{name}": value for name, value in scores.items() if name != "split"}
                 found[f"{split}_pretrained_on"] = int(chosen["observation"].isin(inputs.seen).sum())
     write_json(folder / _SCORES, found)

@@ -36,17 +36,16 @@ def classification_task(lake: Lake, stage: str) -> Task:
         return train_classifier(*arguments, features=lake.features, whole=False)
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
-        chosen = images[images["split"] == split]
         recipe = ClsRecipe(**read_json(folder / CONFIG)["recipe"])
         weights, _, _ = encoder_weights(lake, recipe.encoder)
 
         def load() -> PrithviEncoder:
             return new_encoder(recipe, open_weights(weights).config, weights, compute)
 
-        predictions = predict_from_features(folder, chosen, lake.features, load, compute)
+        predictions = predict_from_features(folder, images, lake.features, load, compute)
         if predictions is None:
-            predictions = predict(folder, chosen, folder / "predictions.parquet", compute)
-        return evaluate(predictions, chosen, split).row
+            predictions = predict(folder, images, folder / "predictions.parquet", compute)
+        return evaluate(predictions, images, split).row
 
     return Task(
         "cls_experiments",
@@ -67,7 +66,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     from mars_assets.segmentation.train import train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
-        masks = predict_masks(folder, images[images["split"] == split], folder / "predictions", compute)
+        masks = predict_masks(folder, images, folder / "predictions", compute)
         outlines = read_json(folder / CONFIG)["recipe"]["annotation"] != "filled"
         return evaluate(masks, images, split, outlines=outlines).row
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.labels import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
 from mars_assets.lake import (
+    Lake,
     atomic_path,
     fingerprint,
     read_json,
@@ -246,6 +248,29 @@ def read_crops(folder: Path) -> pd.DataFrame:
         MissingInputError: the folder has none.
     """
     return read_table(folder / MANIFEST, "crops")
+
+
+def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Every crop that a lake has cut, by observation.
+
+    Args:
+        lake: where they are.
+        columns: further ones of the manifests.
+
+    Returns:
+        ``crop_id, observation, path, cut`` (names how the crop was cut, so that another cut is another crop) and
+        ``columns``; no row where there are no crops.
+    """
+    import pandas as pd
+
+    wanted = ["crop_id", "observation", *columns]
+    tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
+    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
+        crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
+        crops = crops[crops["kept"]]
+        cut = read_provenance(manifest).get("fingerprint", "")
+        tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
+    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any, Literal
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.lake import sha256_file
+from mars_assets.pictures import SUFFIXES
 
 ExportFormat = Literal["coco-segmentation", "folder"]
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 COCO_FILE = "_annotations.coco.json"
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 MAX_IMAGE_SIDE = 16384
 _NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
 _CRATER = re.compile(r"^craters?$", re.IGNORECASE)
@@ -146,7 +146,7 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
 
 
 def _is_image(name: PurePosixPath) -> bool:
-    return name.suffix.lower() in IMAGE_SUFFIXES
+    return name.suffix.lower() in SUFFIXES
 
 
 def _read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:

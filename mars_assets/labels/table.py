@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.exports import SPLITS, Export, ExportedImage, exports_in_force, label_version, read_export
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
-from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sha256_file, write_bytes, write_table
+from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -138,14 +140,8 @@ def mask_path(lake: Lake, annotation: str, image_id: str) -> Path:
 
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """crop_id -> (file, height, width) of every crop this lake cut."""
-    crops: dict[str, tuple[Path, int, int]] = {}
-    if not lake.all_crops.is_dir():
-        return crops
-    for manifest in sorted(lake.all_crops.glob("*/crops.parquet")):
-        table = read_table(manifest, "crops", ["crop_id", "file", "height", "width", "kept"])
-        for row in table[table["kept"]].itertuples():
-            crops[row.crop_id] = (manifest.parent / row.file, int(row.height), int(row.width))
-    return crops
+    crops = kept_crops(lake, ["height", "width"])
+    return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
 
 
 def _row(
@@ -299,23 +295,21 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
     for task in (table["label"].notna(), table["n_craters"].notna()):
         groups = set(table.loc[task, "group"])
         for split in ("valid", "train"):
-            others = {chosen[group] for group in groups}
-            movable = [
-                group
+            now = Counter(chosen[group] for group in groups)
+            # A group may go where it has images, but not the last of the split that it leaves, unless that is test.
+            movable = {
+                group: shares.at[group, split]
                 for group in divided
-                if group in groups
-                and shares.at[group, split] > 0
-                and sum(chosen[other] == chosen[group] for other in groups) > (chosen[group] in ("train", "valid"))
-            ]
-            if split not in others and movable:
-                chosen[max(movable, key=lambda group: (shares.at[group, split], group))] = split
+                if group in groups and shares.at[group, split] and (now[chosen[group]] > 1 or chosen[group] == "test")
+            }
+            if not now[split] and movable:
+                chosen[max(movable, key=lambda group: (movable[group], group))] = split
     return table["group"].map(chosen)
 
 
 def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:
     """One of ``SPLITS``, each as likely as its share; the group's name is the lot."""
-    lot = int.from_bytes(hashlib.sha256(f"split {group}".encode()).digest()[:8]) / 2**64
-    return SPLITS[int(np.searchsorted(shares.cumsum(), lot * shares.sum(), side="right"))]
+    return SPLITS[int(np.searchsorted(shares.cumsum(), lot(f"split {group}") * shares.sum(), side="right"))]
 
 
 def _report(

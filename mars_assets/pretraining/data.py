@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,16 +16,17 @@ from torch import Tensor
 
 from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import open_export
 from mars_assets.labels.exports import original_name
-from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sha256_file, write_bytes
+from mars_assets.lake import Lake, fingerprint, lot, read_table, sha256_file, write_bytes
+from mars_assets.pictures import is_picture, pictures_below
 from mars_assets.steps import BatchesOfSteps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 Place = tuple[int, int]
 """An image's position in the table, and the step that wants it."""
 
@@ -60,20 +60,12 @@ def unlabelled_images(lake: Lake, extra: Path | None = None) -> Unlabelled:
     """
     import pandas as pd
 
-    rows = []
-    for manifest in sorted(lake.all_crops.glob("*/crops.parquet")):
-        crops = read_table(manifest, "crops", ["crop_id", "observation", "file", "kept"])
-        cut = read_provenance(manifest).get("fingerprint", "")
-        rows += [
-            (row.crop_id, row.observation, manifest.parent / row.file, cut) for row in crops[crops["kept"]].itertuples()
-        ]
+    rows = [(row.crop_id, row.observation, row.path, row.cut) for row in kept_crops(lake).itertuples()]
     if extra is not None:
         folder, source = _opened(lake, extra)
-        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
-            relative = path.relative_to(folder)
-            if not _is_hidden(relative):
-                group = observation_of(path.name) or original_name(path.name)
-                rows.append((relative.as_posix(), group, path, source or _stamp(path)))
+        for path in pictures_below(folder):
+            group = observation_of(path.name) or original_name(path.name)
+            rows.append((path.relative_to(folder).as_posix(), group, path, source or _stamp(path)))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
@@ -101,11 +93,6 @@ def _stamp(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _is_hidden(relative: Path) -> bool:
-    """What a Mac or a killed extraction leaves beside the images."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
-
-
 def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
     """The folder of the further images, and what names its content: nothing, if that is looked at file by file."""
     if extra.is_dir():
@@ -118,7 +105,7 @@ def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
     if not done.exists():
         with open_export(extra) as archive:
             for name in archive.names:
-                if Path(name).suffix.lower() in _SUFFIXES and not _is_hidden(Path(name)):
+                if is_picture(Path(name)):
                     write_bytes(folder / name, archive.read(name))
         write_bytes(done, b"")
     return folder, sha
@@ -130,7 +117,7 @@ def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.
     A group's own name decides, so that further images move none. Where chance holds out none or all, one group changes side.
     """
     groups = images["group"].unique()
-    draws = {group: int.from_bytes(hashlib.sha256(str(group).encode()).digest()[:8]) / 2**64 for group in groups}
+    draws = {group: lot(str(group)) for group in groups}
     held = {group for group, draw in draws.items() if draw < hold_out}
     if not held:
         held = {min(draws, key=lambda group: draws[group])}

@@ -10,7 +10,7 @@ from mars_assets.classification.figures import probability_histogram, uncertain_
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
-from mars_assets.classification.unlabelled import pictures_in, predict_pictures, uncertainty, unlabelled_crops
+from mars_assets.classification.unlabelled import predict_pictures, uncertainty, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake, write_table
 
@@ -57,9 +57,8 @@ def test_a_folder_of_pictures_the_least_certain_first_and_broken_ones_say_so(mod
     (tmp_path / "folder.png").mkdir()
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no picture")
-    pictures = pictures_in(tmp_path)
-    assert len(pictures) == 7
-    table = predict_pictures(model, pictures, tmp_path, compute)
+    table = predict_pictures(model, tmp_path, compute)
+    assert len(table) == 7
     assert set(table["image"]) == {"a.png", "deep/b.jpg", "c.PNG", "broken.png", "lying.jpg", "deep.png", "huge.png"}
     good = table[table["problem"] == ""]
     assert len(good) == 3
@@ -72,11 +71,11 @@ def test_a_folder_of_pictures_the_least_certain_first_and_broken_ones_say_so(mod
     assert table["probability"].isna().tolist() == [False] * 3 + [True] * 4
 
 
-def test_a_folder_without_pictures(tmp_path):
+def test_a_folder_without_pictures(model, compute, tmp_path):
     with pytest.raises(MarsError, match="no JPEG or PNG"):
-        pictures_in(tmp_path)
+        predict_pictures(model, tmp_path, compute)
     with pytest.raises(MarsError, match="is not a folder"):
-        pictures_in(tmp_path / "none")
+        predict_pictures(model, tmp_path / "none", compute)
 
 
 def crops_of(lake: Lake, observation: str, names: list[str]) -> None:
