@@ -47,7 +47,8 @@ def cls_model(
 ) -> dg.MaterializeResult:
     """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
 
-    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. The same recipe on the same labels, tensors,
+    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's, and `architecture` names a model of timm's to
+    compare with. The same recipe on the same labels, tensors,
     weights and seed is one version and is not trained twice; a killed training continues. The state of the lowest
     validation loss is kept.
     """

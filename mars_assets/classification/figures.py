@@ -80,7 +80,7 @@ def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
     return _sheet(shown, captions, "most confident mistakes, contrast stretched" if len(shown) else "no mistakes")
 
 
-def uncertain_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
+def uncertain_sheet(images: pd.DataFrame, most: int = 6) -> Figure:
     """The images that a model is least sure of, which are the most worth labelling.
 
     Args:
@@ -108,7 +108,7 @@ def probability_histogram(images: pd.DataFrame) -> Figure:
 
 
 def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
-    columns = 4
+    columns = 3 if len(shown) <= 6 else 4  # few are shown larger
     rows = max(1, -(-len(shown) // columns))
     figure, axes = new_figure(2.6 * columns, 3.0 * rows + 0.4, rows, columns)
     figure.suptitle(title)
