@@ -36,8 +36,8 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         DamagedFileError: its files cannot be read.
         MarsError: another suffix.
     """
-    from mars_assets.classification.data import FLAT
     from mars_assets.prithvi.weights import export_encoder, load_encoder
+    from mars_assets.views import FLAT
 
     encoder: PrithviEncoder
     own = False

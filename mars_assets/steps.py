@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mars_assets.compute import Compute
@@ -55,10 +56,15 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
         batch_size: images a step.
         steps: the stretch, counted from the training's beginning.
         seed: of the orders.
+        shares: how often each image passes, against the others; each once an order if None. An order of n then has an image
+            n times its share, rounded up or down at random.
     """
 
-    def __init__(self, n: int, batch_size: int, steps: range, seed: int) -> None:
+    def __init__(
+        self, n: int, batch_size: int, steps: range, seed: int, shares: npt.NDArray[np.float64] | None = None
+    ) -> None:
         self._n = n
+        self._shares = shares
         self._batch_size = batch_size
         self._steps = steps
         self._seed = seed
@@ -73,9 +79,18 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
             for position in range(step * self._batch_size, (step + 1) * self._batch_size):
                 turn, place = divmod(position, self._n)
                 if turn not in orders:
-                    orders[turn] = np.random.default_rng([self._seed, turn]).permutation(self._n).tolist()
+                    orders[turn] = self._order(turn)
                 batch.append(orders[turn][place])
             yield batch
+
+    def _order(self, turn: int) -> list[int]:
+        random = np.random.default_rng([self._seed, turn])
+        if self._shares is None:
+            return random.permutation(self._n).tolist()
+        # Systematic sampling: evenly spaced points on the shares laid end to end.
+        ends = np.cumsum(self._shares) / self._shares.sum()
+        points = (np.arange(self._n) + random.random()) / self._n
+        return random.permutation(np.minimum(np.searchsorted(ends, points, side="right"), self._n - 1)).tolist()
 
 
 def quiet_trainer(

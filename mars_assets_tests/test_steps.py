@@ -1,5 +1,6 @@
 """What a step follows from."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,3 +34,15 @@ def test_batches_follow_from_seed_and_step_and_every_image_comes_once_in_a_turn(
     assert all(sorted(turn) == list(range(10)) for turn in turns)
     assert turns[0] != turns[1]
     assert whole != list(BatchesOfSteps(10, 4, range(15), seed=2))
+
+
+def test_shares_say_how_often_an_image_passes() -> None:
+    shares = np.array([0.5, 0.25, 0.125, 0.125])
+    batches = list(BatchesOfSteps(4, 4, range(400), seed=3, shares=shares))
+    assert batches == list(BatchesOfSteps(4, 4, range(400), seed=3, shares=shares))
+    counts = np.array([[batch.count(image) for image in range(4)] for batch in batches])
+    # Each order has four times the share, rounded up or down.
+    assert (counts[:, 0] == 2).all()
+    assert (counts[:, 1] == 1).all()
+    assert counts[:, 2:].max() == 1
+    np.testing.assert_allclose(counts.mean(axis=0), 4 * shares, atol=0.1)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
@@ -15,6 +18,7 @@ from mars_assets.chips import read_chip
 from mars_assets.errors import MarsError
 from mars_assets.pictures import SUFFIXES, read_rgb
 from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
 
 Normalization = Literal["statistics", "image"]
 IMPUTATION: ImputationMethod = "post_norm"
@@ -24,16 +28,6 @@ SCALE = 1.25
 """Random scale is drawn from [1 / SCALE, SCALE], uniform in its logarithm."""
 SHIFT = 0.1
 """Random shifts are drawn from [-SHIFT, SHIFT] of the side, along each side."""
-CONTRAST = 1.4
-"""Random contrast is drawn from [1 / CONTRAST, CONTRAST], uniform in its logarithm."""
-BRIGHTNESS = 0.3
-"""Random brightness is drawn from [-BRIGHTNESS, BRIGHTNESS], in standard deviations of the statistics."""
-
-
-FLAT = 0.05
-"""Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
-NOISE = 0.15
-"""Random grain has a deviation drawn from [0, NOISE], in that of the chip."""
 
 
 def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
@@ -61,8 +55,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
         bands = read_chip(path, HLS_BANDS)
     chip = torch.from_numpy(normalize(bands, config.statistics))
     if by == "image":
-        deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
-        chip = (chip - mean) / (deviation + FLAT)
+        chip = by_itself(chip)
     size = (image_size, image_size)
     if chip.shape[1:] == size:
         return chip
@@ -127,15 +120,24 @@ class LabelledInputs(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return self.inputs[index], self.labels[index]
 
 
-def oriented(chips: Tensor, orientation: int) -> Tensor:
-    """Chips (..., H, H) in one of the eight orientations of a square, 0 to 7; 0 is as they are. No value changes."""
-    turned = torch.rot90(chips, orientation % 4, (-2, -1))
-    return turned.flip(-1) if orientation >= 4 else turned
+def shares_of(images: pd.DataFrame, draw: str) -> npt.NDArray[np.float64] | None:
+    """How often each training image is drawn against the others, as a recipe's ``draw`` says; None: all as often.
+
+    Args:
+        images: ``label, observation`` of each.
+        draw: see :class:`~mars_assets.classification.recipe.ClsRecipe`.
+    """
+    if draw == "images":
+        return None
+    shares = pd.Series(1.0, images.index)
+    if draw == "observations":
+        shares /= np.sqrt(images.groupby(["label", "observation"])["label"].transform("size"))
+    return (shares / shares.groupby(images["label"]).transform("sum")).to_numpy()
 
 
 def flip(chips: Tensor) -> Tensor:
     """Each chip of (B, C, H, H) in one of the eight orientations of a square, at random."""
-    orientations = torch.randint(8, (len(chips),)).tolist()
+    orientations = torch.randint(ORIENTATIONS, (len(chips),)).tolist()
     return torch.stack([oriented(chip, orientation) for chip, orientation in zip(chips, orientations, strict=True)])
 
 

@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mars_assets.classification.data import load_chip, oriented
+from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
 from mars_assets.lake import atomic_path, fingerprint
 from mars_assets.progress import SILENT, Progress
+from mars_assets.views import oriented
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from mars_assets.classification.data import oriented
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.views import oriented
 
 
 class Classifier(nn.Module, abc.ABC):

@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mars_assets.prithvi import PRITHVI
+
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
-
-PRITHVI = "prithvi"
-"""The architecture that is not one of timm's."""
 
 
 class ClsRecipe(BaseModel):
@@ -64,6 +63,11 @@ class ClsRecipe(BaseModel):
     weight_decay: float = Field(0.05, ge=0, description="Weight decay of the matrices; biases and norms have none.")
     label_smoothing: float = Field(
         0.05, ge=0, lt=1, description="Targets are 0 and 1 drawn towards 0.5 by this; in training only."
+    )
+    draw: Literal["images", "classes", "observations"] = Field(
+        "images",
+        description="images: every training image as often. classes: both classes as often. observations: both classes as "
+        "often, and of a class an observation in proportion to the root of its images, so that none fills the batches.",
     )
     batch_size: int = Field(16, ge=1, description="Images a step.")
     steps: int = Field(400, ge=1, description="Steps of the optimizer.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import lightning
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -25,7 +26,7 @@ from mars_assets.classification.checkpoint import (
     load_weights,
     save_weights,
 )
-from mars_assets.classification.data import Chips, Inputs, LabelledInputs, augment
+from mars_assets.classification.data import Chips, Inputs, LabelledInputs, augment, shares_of
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
@@ -172,8 +173,16 @@ class FineTuning(lightning.LightningModule):
 class _Data(lightning.LightningDataModule):
     """The batches of a :class:`FineTuning`."""
 
-    def __init__(self, train: Subset[Batch], valid: Subset[Batch], recipe: ClsRecipe, seed: int) -> None:
+    def __init__(
+        self,
+        train: Subset[Batch],
+        valid: Subset[Batch],
+        recipe: ClsRecipe,
+        seed: int,
+        shares: npt.NDArray[np.float64] | None,
+    ) -> None:
         super().__init__()
+        self._shares = shares
         self._train = train
         self._valid = valid
         self._recipe = recipe
@@ -184,7 +193,8 @@ class _Data(lightning.LightningDataModule):
         done, recipe = self.trainer.global_step, self._recipe
         steps = range(done, min(done + recipe.evaluate_every, recipe.steps))
         return DataLoader(
-            self._train, batch_sampler=BatchesOfSteps(len(self._train), recipe.batch_size, steps, self._seed)
+            self._train,
+            batch_sampler=BatchesOfSteps(len(self._train), recipe.batch_size, steps, self._seed, self._shares),
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -345,7 +355,8 @@ def _fit(
     with quiet_lightning():
         stretches = math.ceil(recipe.steps / recipe.evaluate_every)
         trainer = quiet_trainer(compute, scratch, stretches, [_Keeper(scratch, progress)])
-        data = _Data(train, valid, recipe, compute.seed)
+        shares = shares_of(images[images["split"] == "train"], recipe.draw)
+        data = _Data(train, valid, recipe, compute.seed, shares)
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     return task.history
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.bands import BandStatistics
-from mars_assets.classification.recipe import PRITHVI
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
@@ -20,6 +19,7 @@ from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
 from mars_assets.lake import Lake, lot, read_json, read_table, write_json
 from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
+from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software

@@ -42,7 +42,7 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
     """Opens a finished model, in evaluation mode on the CPU.
 
     Returns:
-        mmseg's model and the folder's ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance,
+        mmseg's model, with its mmseg config as ``cfg``, and the folder's ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance,
         compute, settings, report.
 
     Raises:
@@ -56,7 +56,9 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
         from mmengine import Config
         from mmseg.registry import MODELS
 
-        model = MODELS.build(Config.fromfile(folder / MMSEG_CONFIG).model)
+        config = Config.fromfile(folder / MMSEG_CONFIG)
+        model = MODELS.build(config.model)
+        model.cfg = config
     try:
         model.load_state_dict(load_checkpoint(folder / MODEL)["state_dict"])
     except (KeyError, RuntimeError) as error:

@@ -8,8 +8,12 @@ from mmengine import Config, ConfigDict
 
 from mars_assets.compute import Compute
 from mars_assets.errors import MarsError
+from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.segmentation.recipe import CLASSES, IGNORE, SegRecipe
+from mars_assets.segmentation.recipe import CLASSES, IGNORE, UNET, SegRecipe
+
+_PYRAMID = (4, 2, 1, 0.5)
+"""By how much the four maps of the pyramid are larger than the encoder's."""
 
 
 def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> Config:
@@ -23,21 +27,16 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     Raises:
         MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` name an unknown part.
     """
-    patch = prithvi.patch_size[1:]
-    for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):
-        if any(side % step for step in patch):
-            raise MarsError(
-                f"{name}={side} is not a multiple of {prithvi.variant}'s patches of {patch[0]} x {patch[1]} pixels"
-            )
-    if recipe.neck == "detail" and recipe.layers > prithvi.depth:
-        raise MarsError(f"layers={recipe.layers}: {prithvi.variant} has {prithvi.depth} blocks")
+    _refuse_sizes(recipe, prithvi)
+    if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
+        raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has {prithvi.depth} blocks")
     config = Config(
         {
             "custom_imports": {"imports": ["mars_assets.segmentation.registry"], "allow_failed_imports": False},
             "default_scope": "mmseg",
             "model": _model(recipe, prithvi),
             "train_pipeline": _train_pipeline(recipe, prithvi),
-            "test_pipeline": [{"type": "LoadChip", "bands": list(prithvi.bands)}, {"type": "PackSegInputs"}],
+            "test_pipeline": [_load(recipe, prithvi), {"type": "PackSegInputs"}],
             "optim_wrapper": _optim_wrapper(recipe, prithvi, compute),
             "param_scheduler": _schedule(recipe),
             "train_cfg": {
@@ -53,23 +52,29 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     return config
 
 
+def _refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig) -> None:
+    unet = recipe.architecture == UNET
+    steps = (2 ** (recipe.unet_stages - 1),) if unet else prithvi.patch_size[1:]
+    whose = f"the U-Net's {recipe.unet_stages} stages halve" if unet else f"{prithvi.variant} cuts into patches"
+    for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):
+        if any(side % step for step in steps):
+            raise MarsError(f"{name}={side} is not a multiple of {max(steps)} pixels, which {whose}")
+
+
+def _layers(recipe: SegRecipe) -> int:
+    """How many of the encoder's blocks the neck sees."""
+    return {"deconvolution": 1, "detail": recipe.layers, "pyramid": len(_PYRAMID)}[recipe.neck]
+
+
+def _load(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
+    statistics = [list(prithvi.statistics.means), list(prithvi.statistics.stds)]
+    own = {"statistics": statistics} if recipe.normalize == "image" else {}
+    return {"type": "LoadChip", "bands": list(prithvi.bands), **own}
+
+
 def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
-    detail = recipe.neck == "detail"
-    count = recipe.layers if detail else 1
-    layers = [prithvi.depth * (number + 1) // count - 1 for number in range(count)]
-    if detail:
-        neck = {
-            "type": "DetailNeck",
-            "in_channels": [prithvi.embed_dim] * count,
-            "channels": recipe.neck_channels,
-            "image_channels": prithvi.in_chans,
-            "detail_channels": recipe.detail_channels,
-        }
-    else:
-        neck = {"type": "ConvTransposeNeck", "in_channels": prithvi.embed_dim, "channels": recipe.neck_channels}
     head = {
         "type": "FCNHead",
-        "in_channels": max(recipe.neck_channels // 2, 1) if detail else recipe.neck_channels,
         "in_index": -1,
         "channels": recipe.head_channels,
         "concat_input": False,
@@ -80,8 +85,22 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
         "ignore_index": IGNORE,
         "loss_decode": _losses(recipe),
     }
+    backbone, neck, width = _unet(recipe, prithvi) if recipe.architecture == UNET else _prithvi(recipe, prithvi)
+    decode_head = {**head, "in_channels": width, "num_convs": recipe.head_convolutions}
+    if recipe.architecture == PRITHVI and recipe.neck == "pyramid":
+        for name in ("concat_input", "num_convs"):
+            del decode_head[name]
+        decode_head |= {
+            "type": "UPerHead",
+            "in_channels": [width] * len(_PYRAMID),
+            "in_index": list(range(len(_PYRAMID))),
+            "pool_scales": (1, 2, 3, 6),
+        }
     return {
         "type": "WindowedEncoderDecoder",
+        "scales": list(recipe.scales),
+        "orientations": 8 if recipe.all_orientations else 1,
+        "crater_prior": recipe.crater_prior,
         "data_preprocessor": {
             "type": "BandDataPreProcessor",
             "mean": list(prithvi.statistics.means),
@@ -90,16 +109,10 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
             "pad_val": 0,
             "seg_pad_val": IGNORE,
         },
-        "backbone": {
-            "type": "PrithviBackbone",
-            "encoder": prithvi.to_dict(),
-            "layers": layers,
-            "frozen": recipe.frozen,
-            "with_image": detail,
-        },
+        "backbone": backbone,
         "neck": neck,
-        "decode_head": {**head, "num_convs": recipe.head_convolutions},
-        "auxiliary_head": {**head, "num_convs": 2} if recipe.auxiliary_head else None,
+        "decode_head": decode_head,
+        "auxiliary_head": {**head, "in_channels": width, "num_convs": 2} if recipe.auxiliary_head else None,
         "train_cfg": {},
         "test_cfg": {
             "mode": "slide",
@@ -109,21 +122,81 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
     }
 
 
+_Parts = tuple[dict[str, Any], dict[str, Any] | None, int]
+"""Backbone, neck, and the width of what they give."""
+
+
+def _unet(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
+    stages = recipe.unet_stages
+    backbone = {
+        "type": "UNet",
+        "in_channels": prithvi.in_chans,
+        "base_channels": recipe.unet_channels,
+        "num_stages": stages,
+        "strides": (1,) * stages,
+        "enc_num_convs": (2,) * stages,
+        "dec_num_convs": (2,) * (stages - 1),
+        "downsamples": (True,) * (stages - 1),
+        "enc_dilations": (1,) * stages,
+        "dec_dilations": (1,) * (stages - 1),
+        "norm_cfg": {"type": "BN"},
+    }
+    return backbone, None, recipe.unet_channels
+
+
+def _prithvi(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
+    detail, count = recipe.neck == "detail", _layers(recipe)
+    backbone = {
+        "type": "PrithviBackbone",
+        "encoder": prithvi.to_dict(),
+        "layers": [prithvi.depth * (number + 1) // count - 1 for number in range(count)],
+        "frozen": recipe.frozen,
+        "with_image": detail,
+        "magnify": recipe.magnify,
+    }
+    match recipe.neck:
+        case "detail":
+            neck = {
+                "type": "DetailNeck",
+                "in_channels": [prithvi.embed_dim] * count,
+                "channels": recipe.neck_channels,
+                "image_channels": prithvi.in_chans,
+                "detail_channels": recipe.detail_channels,
+            }
+            return backbone, neck, max(recipe.neck_channels // 2, 1)
+        case "pyramid":
+            neck = {
+                "type": "Feature2Pyramid",
+                "embed_dim": prithvi.embed_dim,
+                "rescales": list(_PYRAMID),
+                "norm_cfg": {"type": "BN"},
+            }
+            return backbone, neck, prithvi.embed_dim
+        case "deconvolution":
+            neck = {"type": "ConvTransposeNeck", "in_channels": prithvi.embed_dim, "channels": recipe.neck_channels}
+            return backbone, neck, recipe.neck_channels
+
+
 def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
     cross_entropy = {"type": "CrossEntropyLoss", "class_weight": list(recipe.class_weights)}
-    match recipe.loss:
-        case "dice":
-            return [{"type": "MaskedDiceLoss"}]
-        case "weighted_cross_entropy":
-            return [cross_entropy]
-        case "dice_cross_entropy":
-            return [cross_entropy, {"type": "MaskedDiceLoss", "class_weight": [0.0, 1.0], "batch": True}]
+    named: dict[str, list[dict[str, Any]]] = {
+        "dice": [{"type": "MaskedDiceLoss"}],
+        "weighted_cross_entropy": [cross_entropy],
+        "dice_cross_entropy": [cross_entropy, {"type": "MaskedDiceLoss", "class_weight": [0.0, 1.0], "batch": True}],
+        "focal": [{"type": "MaskedFocalLoss", "class_weight": list(recipe.class_weights)}],
+        "tversky": [{"type": "MaskedTverskyLoss"}],
+        "focal_tversky": [{"type": "MaskedTverskyLoss", "gamma": 0.75}],
+    }
+    losses = named[recipe.loss]
+    if recipe.boundary_weight:
+        losses.append({"type": "CraterBoundaryLoss", "loss_weight": recipe.boundary_weight})
+    return losses
 
 
 def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str, Any]]:
     return [
-        {"type": "LoadChip", "bands": list(prithvi.bands)},
-        {"type": "LoadMask"},
+        _load(recipe, prithvi),
+        {"type": "LoadMask", **({"smallest_crater": recipe.smallest_crater} if recipe.smallest_crater else {})},
         {
             "type": "CraterCrop",
             "size": recipe.crop_size,
@@ -132,6 +205,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
         },
         *([{"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"}] if recipe.flip else []),
         *([{"type": "RandomQuarterTurn"}] if recipe.rotate else []),
+        *([{"type": "RandomLight"}] if recipe.light else []),
         {"type": "PackSegInputs"},
     ]
 

@@ -55,10 +55,10 @@ def predict_masks(
     keys = {image_id: fingerprint(model, _chip_identity(chip)) for image_id, chip in chips.items()}
     new = [image_id for image_id in chips if _key_of(paths[image_id]) != keys[image_id]]
     if new:
-        segmenter, config = open_segmenter(model_folder)
+        segmenter, _ = open_segmenter(model_folder)
         segmenter.to(compute.device)
         for image_id in progress.track(new, "predicting crater masks"):
-            probability = _predict(segmenter, Path(chips[image_id]["chip"]), config["bands"], compute)
+            probability = _predict(segmenter, Path(chips[image_id]["chip"]), compute)
             write_bytes(paths[image_id], _png(probability, keys[image_id]))
     return paths
 
@@ -101,13 +101,13 @@ def _key_of(path: Path) -> str | None:
         return None
 
 
-def _predict(segmenter: EncoderDecoder, chip: Path, bands: list[str], compute: Compute) -> Float32:
+def _predict(segmenter: EncoderDecoder, chip: Path, compute: Compute) -> Float32:
     """The probability of a crater, float32, shape (H, W)."""
     import torch
+    from mmseg.registry import TRANSFORMS
 
-    from mars_assets.chips import read_chip
-
-    image = torch.from_numpy(read_chip(chip, bands))
+    load = TRANSFORMS.build(segmenter.cfg.test_pipeline[0])
+    image = torch.from_numpy(load({"img_path": chip})["img"].transpose(2, 0, 1))
     with torch.inference_mode(), compute.autocast():
         try:
             inputs = segmenter.data_preprocessor({"inputs": [image]})["inputs"]

@@ -11,6 +11,9 @@ CLASSES = ("background", "crater")
 
 IGNORE = 255
 
+UNET = "unet"
+"""The architecture that is not Prithvi's."""
+
 
 class SegRecipe(BaseModel):
     """A fine-tuning recipe. The defaults are this project's; the paper's six runs are ``recipes/seg_paper_*.yaml``."""
@@ -20,6 +23,27 @@ class SegRecipe(BaseModel):
     annotation: Literal["filled", "outline_5", "outline_15"] = Field(
         "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
     )
+    smallest_crater: float = Field(
+        0.0,
+        ge=0,
+        description="Filled craters of a smaller diameter in pixels are ignored in training: neither crater nor background.",
+    )
+    drop_empty: bool = Field(
+        False, description="Leave training images without any crater out, as the paper's code did."
+    )
+    authors_pairing: bool = Field(
+        False,
+        description="Put a bug of the paper's code back in, to see what it does: training images without craters are dropped "
+        "from the list, and masks look for their image by its place in the full list.",
+    )
+
+    architecture: Literal["prithvi", "unet"] = Field(
+        "prithvi",
+        description="prithvi: the encoder with a neck. unet: MMSegmentation's U-Net from random weights, a baseline; the "
+        "settings of encoder and neck have no effect then.",
+    )
+    unet_channels: int = Field(16, ge=1, description="Width of the U-Net at full resolution; doubles at each halving.")
+    unet_stages: int = Field(5, ge=2, le=7, description="Resolutions of the U-Net, the full one among them.")
     encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
         "prithvi_weights",
         description="Start from the asset prithvi_weights, from mars_weights, which went on with it on Mars, or from random "
@@ -27,11 +51,19 @@ class SegRecipe(BaseModel):
     )
     frozen: bool = Field(False, description="Train only neck and heads; the encoder keeps its weights.")
 
-    neck: Literal["deconvolution", "detail"] = Field(
+    magnify: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description="The encoder sees its input magnified so much, so that its patches cover less ground.",
+    )
+
+    neck: Literal["deconvolution", "detail", "pyramid"] = Field(
         "detail",
         description="deconvolution: the paper's, four transposed convolutions from the last block's map to full "
         "resolution. detail: maps of several blocks, upsampled step by step and joined with those of a shallow "
-        "convolutional branch on the input, to half resolution.",
+        "convolutional branch on the input, to half resolution. pyramid: maps of four blocks at four scales, into MMSegmentation's "
+        "UPerNet head.",
     )
     neck_channels: int = Field(64, ge=1, description="Width of the neck; the paper's is the encoder's, 768.")
     detail_channels: int = Field(
@@ -49,16 +81,31 @@ class SegRecipe(BaseModel):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Channel dropout before each head's last layer.")
 
-    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy"] = Field(
+    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal", "tversky", "focal_tversky"] = Field(
         "dice_cross_entropy",
-        description="Dice, mean over background and crater; cross entropy with class_weights; or the sum of that cross "
-        "entropy and the crater's Dice over the whole batch.",
+        description="Dice, mean over background and crater; cross entropy with class_weights; the sum of that cross entropy "
+        "and the crater's Dice over the whole batch; focal loss with class_weights; the crater's Tversky index over the "
+        "whole batch, which minds missed pixels more than false ones; or the focal form of that.",
     )
-    class_weights: list[float] = Field([1.0, 1.0], description="Weights of background and crater in the cross entropy.")
+    boundary_weight: float = Field(
+        0.0, ge=0, description="Weight of a further cross entropy on the pixels within 3 of a crater's border."
+    )
+    crater_prior: float = Field(
+        0.5, gt=0, lt=1, description="The probability of a crater that the untrained heads start from."
+    )
+    class_weights: list[float] = Field(
+        [1.0, 1.0], description="Weights of background and crater in the cross entropy or focal loss."
+    )
 
     crop_size: int = Field(224, ge=16, description="Side in pixels of a training crop.")
     flip: bool = Field(True, description="Mirror left-right, probability 0.5.")
     rotate: bool = Field(True, description="Mirror up-down and turn by a random multiple of 90 degrees.")
+    light: bool = Field(False, description="Change brightness and contrast at random, and add grain.")
+    normalize: Literal["statistics", "image"] = Field(
+        "statistics",
+        description="statistics: with the weights' means and deviations. image: then also by the image's own mean and "
+        "deviation in each band.",
+    )
     scale_jitter: float = Field(
         1.4, ge=1, description="Crops are magnified by a factor between 1 / this and this; 1: never."
     )
@@ -96,6 +143,10 @@ class SegRecipe(BaseModel):
 
     window: int = Field(224, ge=16, description="Side in pixels of the sliding window in inference.")
     stride: int = Field(112, ge=1, description="Step in pixels of the sliding window.")
+    scales: list[float] = Field(
+        [1.0], min_length=1, description="Inference is the mean over the image magnified by each of these."
+    )
+    all_orientations: bool = Field(False, description="And over the eight orientations of a square at each.")
     mmseg_options: dict[str, Any] = Field(
         {},
         description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "
@@ -107,6 +158,10 @@ class SegRecipe(BaseModel):
         problems = []
         if len(self.class_weights) != len(CLASSES) or min(self.class_weights, default=0) <= 0:
             problems.append(f"class_weights={self.class_weights}: give {len(CLASSES)} positive numbers, for {CLASSES}")
+        if self.smallest_crater and self.annotation != "filled":
+            problems.append("smallest_crater is for filled craters: of an outline it is not known what it encloses")
+        if not all(0.1 <= scale <= 8 for scale in self.scales):
+            problems.append(f"scales={self.scales}: between 0.1 and 8")
         if self.stride > self.window:
             problems.append(f"stride={self.stride} leaves gaps between windows of {self.window}: at most the window")
         if problems:

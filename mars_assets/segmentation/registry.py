@@ -39,7 +39,9 @@ from mars_assets.lake import write_bytes
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.progress import Progress
+from mars_assets.segmentation.evaluate import read_label_image
 from mars_assets.segmentation.recipe import CLASSES, IGNORE
+from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, bands_by_themselves, oriented, oriented_back
 
 
 @MODELS.register_module()
@@ -51,15 +53,22 @@ class PrithviBackbone(BaseModule):
         layers: blocks after which to take a map, counted from 0.
         frozen: the encoder's weights take no gradient.
         with_image: put the normalised input itself in front of the maps, for necks with a branch of their own on it.
+        magnify: the encoder sees the input magnified so much, and its maps are as much larger.
     """
 
     def __init__(
-        self, encoder: dict[str, Any], layers: Sequence[int], frozen: bool = False, with_image: bool = False
+        self,
+        encoder: dict[str, Any],
+        layers: Sequence[int],
+        frozen: bool = False,
+        with_image: bool = False,
+        magnify: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = PrithviEncoder(PrithviConfig.from_dict(encoder))
         self.layers = list(layers)
         self.with_image = with_image
+        self.magnify = magnify
         self.encoder.requires_grad_(not frozen)
 
     def init_weights(self) -> None:
@@ -67,7 +76,10 @@ class PrithviBackbone(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, bands, H, W) -> the image itself if asked for, then a map (B, D, H/p, W/p) for each layer."""
-        maps = self.encoder.features(x, self.layers)
+        seen = x
+        if self.magnify > 1:
+            seen = F.interpolate(x, scale_factor=self.magnify, mode="bilinear", align_corners=False)
+        maps = self.encoder.features(seen, self.layers)
         return (x, *maps) if self.with_image else tuple(maps)
 
 
@@ -210,6 +222,116 @@ class MaskedDiceLoss(nn.Module):
 
 
 @MODELS.register_module()
+class MaskedTverskyLoss(nn.Module):
+    """1 - Tversky index of the craters, over the whole batch, with ignored pixels left out.
+
+    ``(TP + smooth) / (TP + alpha * FP + (1 - alpha) * FN + smooth)`` of the softmax, Salehi et al. 2017
+    (arXiv:1706.05721), and that loss to the power ``gamma``, Abraham and Khan 2018 (arXiv:1810.07842), who take 0.75.
+
+    Args:
+        alpha: weight of false pixels; missed ones have the rest.
+        gamma: below 1: what is nearly right counts for more of the loss.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.3,
+        gamma: float = 1.0,
+        smooth: float = 1.0,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_tversky",
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.gamma = gamma
+        self.smooth = smooth
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
+    def forward(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
+    ) -> Tensor:
+        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
+        valid = (target != ignore_index).float() if weight is None else (target != ignore_index) * weight
+        crater = (target == 1).float()
+        probability = pred.float().softmax(dim=1)[:, 1]
+        found = (probability * crater * valid).sum()
+        false = (probability * (1 - crater) * valid).sum()
+        missed = ((1 - probability) * crater * valid).sum()
+        index = (found + self.smooth) / (found + self.alpha * false + (1 - self.alpha) * missed + self.smooth)
+        # The power's slope is infinite at 0.
+        return self.loss_weight * (1 - index).clamp_min(1e-6) ** self.gamma
+
+
+@MODELS.register_module()
+class MaskedFocalLoss(nn.Module):
+    """Focal loss of the softmax, mean over the pixels that are not ignored.
+
+    ``-w * (1 - p) ** gamma * log p`` of the true class's probability p and weight w, Lin et al. 2017 (arXiv:1708.02002).
+    mmseg's ``FocalLoss`` takes every pixel for background on a CPU when there are two classes.
+
+    Args:
+        gamma: how much less pixels count that are right already.
+        class_weight: weights of the classes; equal if None.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weight: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_focal",
+    ) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.class_weight = class_weight
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
+    def forward(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
+    ) -> Tensor:
+        """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
+        valid = (target != ignore_index).float()
+        surprise = F.cross_entropy(pred.float(), target, ignore_index=ignore_index, reduction="none")
+        loss = (1 - (-surprise).exp()) ** self.gamma * surprise
+        if self.class_weight is not None:
+            loss = loss * loss.new_tensor(self.class_weight)[target.where(target != ignore_index, 0)]
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * (loss * valid).sum() / valid.sum().clamp_min(1)
+
+
+@MODELS.register_module()
+class CraterBoundaryLoss(nn.Module):
+    """Cross entropy, mean over the pixels near the border of a crater; those of an image without one add nothing.
+
+    Args:
+        width: how far from the border a pixel may lie, in pixels along rows, columns and diagonals.
+    """
+
+    def __init__(self, width: int = 3, loss_weight: float = 1.0, loss_name: str = "loss_boundary") -> None:
+        super().__init__()
+        self.width = width
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
+    def forward(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
+    ) -> Tensor:
+        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
+        crater = (target == 1).float()
+        side = 2 * self.width + 1
+        grown = F.max_pool2d(crater[:, None], side, 1, self.width)[:, 0]
+        shrunk = 1 - F.max_pool2d(1 - crater[:, None], side, 1, self.width)[:, 0]
+        near = (grown > shrunk) & (target != ignore_index)
+        loss = F.cross_entropy(pred.float(), target, ignore_index=ignore_index, reduction="none")
+        if weight is not None:
+            loss = loss * weight
+        return self.loss_weight * (loss * near).sum() / near.sum().clamp_min(1)
+
+
+@MODELS.register_module()
 class BandDataPreProcessor(SegDataPreProcessor):
     """mmseg's preprocessor for any number of bands: normalises on the model's device, then pads and stacks.
 
@@ -236,19 +358,59 @@ class WindowedEncoderDecoder(EncoderDecoder):
     """mmseg's segmentor, with its sliding window in batches and over images of any size.
 
     Windows and the mean of their logits are mmseg's. An image smaller than the window is mirrored to its size, where
-    mmseg would hand the encoder a size that it does not know.
+    mmseg would hand the encoder a size that it does not know. The result may be the mean over several scales and
+    orientations of the image.
 
     Args:
         window_batch: windows computed at once.
+        scales: the image is magnified by each.
+        orientations: of a square, 1 or 8, at each scale.
+        crater_prior: what the heads give for the probability of a crater before they are trained.
         kwargs: mmseg's.
     """
 
-    def __init__(self, window_batch: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        window_batch: int = 16,
+        scales: Sequence[float] = (1.0,),
+        orientations: int = 1,
+        crater_prior: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.window_batch = window_batch
+        self.scales = tuple(scales)
+        self.orientations = orientations
+        self.crater_prior = crater_prior
+
+    def init_weights(self) -> None:
+        """mmseg's, and the heads' prior."""
+        super().init_weights()
+        prior = math.log(self.crater_prior / (1 - self.crater_prior))
+        for head in (self.decode_head, *([self.auxiliary_head] if self.with_auxiliary_head else [])):
+            nn.init.constant_(head.conv_seg.bias[1:], prior)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         """(B, bands, H, W) -> logits (B, C, H, W), float32."""
+        size = inputs.shape[2:]
+        logits: list[Tensor] = []
+        for scale in self.scales:
+            scaled = [max(round(length * scale), 1) for length in size]
+            image = inputs
+            if scale != 1:
+                image = F.interpolate(inputs, scaled, mode="bilinear", align_corners=False, antialias=scale < 1)
+            views = [
+                oriented_back(self._slide(oriented(image, orientation)), orientation)
+                for orientation in range(self.orientations)
+            ]
+            found = torch.stack(views).mean(dim=0)
+            if scale != 1:
+                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+            logits.append(found)
+        return torch.stack(logits).mean(dim=0)
+
+    def _slide(self, inputs: Tensor) -> Tensor:
+        """(B, bands, H, W) -> logits (B, C, H, W), float32, at this scale and in this orientation."""
         size = inputs.shape[2:]
         for axis, (length, window) in enumerate(zip(size, self.test_cfg.crop_size, strict=True), start=2):
             if length < window:
@@ -301,14 +463,20 @@ class LoadChip(BaseTransform):
 
     Args:
         bands: the names that the file's bands must have, in order.
+        statistics: means and deviations of the bands; where they are given, each band is moved and scaled so that the
+            preprocessor, which normalises with them, gives the image's own mean 0 and deviation 1.
     """
 
-    def __init__(self, bands: Sequence[str]) -> None:
+    def __init__(self, bands: Sequence[str], statistics: Sequence[Sequence[float]] | None = None) -> None:
         self.bands = tuple(bands)
+        self.statistics = None if statistics is None else [tuple(values) for values in statistics]
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         # A transposed view: crops are cut from it and turned back, so that the whole chip is never rearranged.
-        image = read_chip(Path(results["img_path"]), self.bands).transpose(1, 2, 0)
+        bands = read_chip(Path(results["img_path"]), self.bands)
+        if self.statistics is not None:
+            bands = bands_by_themselves(bands, *self.statistics)
+        image = bands.transpose(1, 2, 0)
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
 
 
@@ -316,9 +484,15 @@ class LoadChip(BaseTransform):
 class LoadMask(BaseTransform):
     """Reads ``seg_map_path``, an 8-bit PNG of 0 background, 1 crater, 255 ignored, as ``gt_seg_map`` (H, W).
 
+    Args:
+        smallest_crater: craters of ``instances_path`` of a smaller diameter in pixels become ignored.
+
     Raises:
         DamagedFileError: it is missing, unreadable, of another size than the chip, or has other values.
     """
+
+    def __init__(self, smallest_crater: float = 0.0) -> None:
+        self.smallest_crater = smallest_crater
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["seg_map_path"]
@@ -334,7 +508,17 @@ class LoadMask(BaseTransform):
         if counts.any():
             unknown = np.flatnonzero(counts).tolist()
             raise DamagedFileError(f"the mask {path} has values {unknown}: a mask has 0, 1 and {IGNORE} for ignored")
+        if self.smallest_crater:
+            mask = without_small(mask, read_label_image(Path(results["instances_path"])), self.smallest_crater)
         return {**results, "gt_seg_map": mask, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}
+
+
+def without_small(mask: npt.NDArray[Any], instances: npt.NDArray[Any], smallest: float) -> npt.NDArray[Any]:
+    """A mask, (H, W), whose craters below a diameter (of the disc of equal area, in pixels) are ignored."""
+    diameters = 2 * np.sqrt(np.bincount(instances.ravel()) / np.pi)
+    small = diameters < smallest
+    small[0] = False
+    return np.where(small[instances], np.uint8(IGNORE), mask)
 
 
 @TRANSFORMS.register_module()
@@ -392,6 +576,20 @@ class RandomQuarterTurn(BaseTransform):
 
         image, mask = turned(results["img"]), turned(results["gt_seg_map"])
         return {**results, "img": image, "gt_seg_map": np.ascontiguousarray(mask), "img_shape": mask.shape}
+
+
+@TRANSFORMS.register_module()
+class RandomLight(BaseTransform):
+    """Other brightness and contrast, the same in all bands, and grain; in units of each band's own deviation."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        image = results["img"]
+        mean, deviation = image.mean((0, 1)), image.std((0, 1))
+        contrast = CONTRAST ** np.random.uniform(-1, 1)
+        brightness = BRIGHTNESS * np.random.uniform(-1, 1)
+        grain = NOISE * np.random.random() * np.random.standard_normal((*image.shape[:2], 1))
+        changed = (image - mean) * contrast + mean + deviation * (brightness + grain)
+        return {**results, "img": changed.astype(np.float32)}
 
 
 @METRICS.register_module()

@@ -8,14 +8,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mars_assets.errors import MarsError
 from mars_assets.lake import atomic_path, write_bytes, write_table
+from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
+from mars_assets.segmentation.evaluate import read_label_image
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
     from mmengine import Config
 
@@ -42,7 +47,8 @@ def train_segmentation(
     Args:
         recipe: how to train.
         images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation),
-            observation``, and ``chip_sha`` if the chips have one. Their order does not matter.
+            observation``, and ``chip_sha`` if the chips have one; ``instances`` (path of the numbered craters) for
+            ``smallest_crater``. Their order does not matter.
         weights: folder of the encoder's weights.
         folder: of this one training.
         compute: device, precision and seed.
@@ -61,7 +67,7 @@ def train_segmentation(
     """
     from mars_assets.prithvi.weights import open_weights
 
-    images = _checked(images)
+    images = _chosen(_checked(images), recipe)
     settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
     finished = begin(folder, settings)
     if finished is not None:
@@ -103,6 +109,38 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     return images
 
 
+def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
+    """The images as the recipe wants them: which to train on, and with whose masks."""
+    import pandas as pd
+
+    if not (recipe.drop_empty or recipe.authors_pairing):
+        return images
+    train, others = images[images["split"] == "train"], images[images["split"] != "train"]
+    cratered = np.array([bool((read_label_image(Path(mask)) == 1).any()) for mask in train["mask"]])
+    if not cratered.any():
+        raise MarsError("no training image has a crater: nothing is left with drop_empty or authors_pairing")
+    kept = train[cratered]
+    if recipe.authors_pairing:
+        kept = _as_the_authors(train, cratered)
+    return pd.concat([kept, others], ignore_index=True)
+
+
+def _as_the_authors(train: pd.DataFrame, cratered: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """Masks with the images that the paper's code draws them for.
+
+    An annotation names its image by its place in the full list; the code looks that place up in the list without the images
+    that have no crater. So each mask goes to an image as many places further on as empty ones come before that; the last
+    masks find none.
+    """
+    images = train[cratered].reset_index(drop=True)
+    places = np.flatnonzero(cratered)
+    places = places[places < len(images)]
+    labels = [name for name in ("mask", "instances", "labels_sha", "mask_sha") if name in train]
+    paired = images.iloc[places].reset_index(drop=True)
+    paired[labels] = train[labels].iloc[places].reset_index(drop=True)
+    return paired
+
+
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.prithvi.weights import load_encoder, open_weights
@@ -139,7 +177,8 @@ def _fit(
         config = mmseg_config(recipe, encoder.config, compute)
         compute.seed_everything()
         model = MODELS.build(config.model)
-        model.backbone.encoder.load_state_dict(encoder.state_dict())
+        if recipe.architecture == PRITHVI:
+            model.backbone.encoder.load_state_dict(encoder.state_dict())
         runner = Runner(
             model=model,
             work_dir=str(scratch / "mmengine"),
@@ -187,8 +226,12 @@ def _loader(
     """A split as mmengine's description of a loader."""
     rows = images[images["split"] == split]
     items = [
-        {"img_path": str(chip), "seg_map_path": str(mask)}
-        for chip, mask in zip(rows["chip"], rows["mask"], strict=True)
+        {
+            "img_path": str(row["chip"]),
+            "seg_map_path": str(row["mask"]),
+            **({"instances_path": str(row["instances"])} if "instances" in row else {}),
+        }
+        for row in rows.to_dict("records")
     ]
     # On a CPU that trains, workers would take the cores that the model needs.
     workers = min(os.cpu_count() or 1, 8) // 2 if compute.device == "cuda" else 0

@@ -1,15 +1,17 @@
 """Chips as tensors, the batches of steps, and augmentations."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.chips import write_chip
-from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, oriented
+from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, shares_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.views import oriented
 
 CONFIG = PrithviConfig(variant="test")
 
@@ -142,3 +144,15 @@ def test_eight_orientations_are_all_of_a_square():
     turned = [oriented(chip, orientation) for orientation in range(8)]
     assert torch.equal(turned[0], chip)
     assert len({tuple(view.flatten().tolist()) for view in turned}) == 8
+
+
+def test_shares_balance_classes_and_hold_large_observations_back() -> None:
+    images = pd.DataFrame({"label": [1, 1, 1, 1, 1, 0, 0], "observation": ["A", "A", "A", "A", "B", "A", "C"]})
+    assert shares_of(images, "images") is None
+    classes = shares_of(images, "classes")
+    assert classes is not None
+    np.testing.assert_allclose(classes, [0.2] * 5 + [0.5] * 2)
+    observations = shares_of(images, "observations")
+    assert observations is not None
+    # Of the craters observation A has 4, root 2, and B has 1, root 1: two thirds to one.
+    np.testing.assert_allclose(observations, [1 / 6] * 4 + [1 / 3] + [0.5] * 2)

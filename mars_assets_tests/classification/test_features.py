@@ -9,12 +9,13 @@ import torch
 
 from mars_assets.classification import features as module
 from mars_assets.classification.checkpoint import MODEL, load_weights, open_classifier
-from mars_assets.classification.data import load_chip, oriented
+from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough, orientations_of
 from mars_assets.classification.predict import predict, predict_from_features
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.prithvi.weights import load_encoder
+from mars_assets.views import oriented
 
 HEAD = ClsRecipe(
     frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4, steps=8,

@@ -5,14 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.progress import Progress
 from mars_assets.segmentation.checkpoint import open_segmenter
+from mars_assets.segmentation.evaluate import evaluate
 from mars_assets.segmentation.predict import predict_masks, read_mask
 from mars_assets.segmentation.recipe import SegRecipe
-from mars_assets.segmentation.train import train_segmentation
+from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
 
 Trained = tuple[Path, dict]
 
@@ -259,3 +261,66 @@ def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Pat
     (folder / "model.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(DamagedFileError, match=r"model\.pth"):
         open_segmenter(folder)
+
+
+def _with_empty(squares: pd.DataFrame, folder: Path, empty: tuple[int, ...]) -> pd.DataFrame:
+    """The images, of which some have a mask without craters."""
+    images = squares.copy()
+    for place in empty:
+        path = folder / f"empty_{place}.png"
+        Image.fromarray(np.zeros((64, 48), np.uint8)).save(path)
+        images.loc[place, "mask"] = path
+    return images
+
+
+def test_empty_images_can_be_dropped_from_training_only(squares: pd.DataFrame, tmp_path: Path):
+    images = _with_empty(squares, tmp_path, (1, 7))
+    chosen = _chosen(images, SegRecipe(drop_empty=True))
+    assert chosen["image_id"].tolist() == [f"image_{n}" for n in range(10) if n != 1]
+    assert _chosen(images, SegRecipe()) is images
+
+
+def test_the_authors_pairing_gives_masks_to_images_further_on(squares: pd.DataFrame, tmp_path: Path):
+    """Of images 0 to 5 the second is empty: the list without it is 0, 2, 3, 4, 5, and mask 2 looks for its place 2."""
+    images = _with_empty(squares, tmp_path, (1,))
+    train = _chosen(images, SegRecipe(authors_pairing=True)).query("split == 'train'")
+    assert train["image_id"].tolist() == ["image_0", "image_3", "image_4", "image_5"]
+    assert train["chip"].tolist() == [squares["chip"][place] for place in (0, 3, 4, 5)]
+    assert train["mask"].tolist() == [squares["mask"][place] for place in (0, 2, 3, 4)]
+
+
+def test_nothing_is_trained_on_without_a_crater(squares: pd.DataFrame, tmp_path: Path):
+    images = _with_empty(squares, tmp_path, tuple(range(6)))
+    with pytest.raises(MarsError, match="no training image has a crater"):
+        _chosen(images, SegRecipe(drop_empty=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"normalize": "image"}, {"scales": [0.5, 1.0], "all_orientations": True}, {"architecture": "unet"}],
+    ids=str,
+)
+def test_predictions_are_what_the_validation_saw(
+    changes: dict,
+    recipe: SegRecipe,
+    compute: Compute,
+    squares: pd.DataFrame,
+    micro_weights: Path,
+    tmp_path: Path,
+):
+    recipe = recipe.model_copy(update={**changes, "unet_channels": 2, "unet_stages": 3, "light": True})
+    report = train_segmentation(recipe, squares, micro_weights, tmp_path / "model", compute, {})
+    masks = predict_masks(tmp_path / "model", squares, tmp_path / "cache", compute)
+    row = evaluate(masks, squares, "valid", resamples=2).row
+    # The prediction is kept in 8 bits: a pixel of probability 0.5 may fall to either side.
+    assert row["iou_background"] == pytest.approx(report["iou_background"], abs=2e-3)
+    assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
+
+
+def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, tmp_path: Path):
+    numbers = tmp_path / "numbers.png"
+    Image.fromarray(np.zeros((64, 48), np.uint8)).save(numbers)
+    images = squares.assign(instances=numbers)
+    items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
+    assert {item["instances_path"] for item in items} == {str(numbers)}
+    assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]

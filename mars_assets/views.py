@@ -1,0 +1,48 @@
+"""What an image of Mars may be changed by and still show the same: orientation, light and grain; and its normalisation by
+its own values. The networks' training and inference share this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mars_assets.bands import Float32
+
+ORIENTATIONS = 8
+"""How many orientations a square has."""
+CONTRAST = 1.4
+"""Random contrast is drawn from [1 / CONTRAST, CONTRAST], uniform in its logarithm."""
+BRIGHTNESS = 0.3
+"""Random brightness is drawn from [-BRIGHTNESS, BRIGHTNESS], in standard deviations."""
+NOISE = 0.15
+"""Random grain has a deviation drawn from [0, NOISE], in that of the image."""
+FLAT = 0.05
+"""Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+
+
+def oriented(images: Tensor, orientation: int) -> Tensor:
+    """Images (..., H, W) in one of the eight orientations of a square, 0 to 7; 0 is as they are. No value changes."""
+    turned = torch.rot90(images, orientation % 4, (-2, -1))
+    return turned.flip(-1) if orientation >= 4 else turned
+
+
+def oriented_back(images: Tensor, orientation: int) -> Tensor:
+    """Undoes :func:`oriented`."""
+    mirrored = images.flip(-1) if orientation >= 4 else images
+    return torch.rot90(mirrored, -(orientation % 4), (-2, -1))
+
+
+def by_itself(chip: Tensor) -> Tensor:
+    """A chip (C, H, W), normalised with the statistics, then by its own mean and deviation in each band."""
+    deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
+    return (chip - mean) / (deviation + FLAT)
+
+
+def bands_by_themselves(bands: Float32, means: Sequence[float], stds: Sequence[float]) -> Float32:
+    """Bands (C, H, W) that become, normalised with these statistics, what :func:`by_itself` gives."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (means, stds))
+    return by_itself(torch.from_numpy((bands - mean) / std)).numpy() * std + mean
