@@ -91,6 +91,22 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
         raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
 
 
+def georeference(path: Path) -> tuple[Any, Any]:
+    """A chip's CRS and transform, rasterio's; (None, None) where it has no CRS.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable.
+    """
+    from rasterio.errors import RasterioError
+
+    rasterio = _rasterio()
+    try:
+        with rasterio.open(path) as file:
+            return (file.crs, file.transform) if file.crs else (None, None)
+    except RasterioError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+
 def read_fingerprint(path: Path) -> str | None:
     """The fingerprint a chip was written with; None where the file cannot be read or has none."""
     from rasterio.errors import RasterioError

@@ -231,10 +231,14 @@ def seg_evaluation(
     """The current segmentation model on the current labels: pixels, and craters one by one; history kept.
 
     Pixel scores come from summed confusion counts. A predicted crater is found if it overlaps a true one with IoU of at
-    least 0.5, each counted once. Judged on images whose observation the model was not trained on, with 95 % bootstrap
+    least 0.5, each counted once; nothing smaller than the smallest labelled crater counts as a false alarm, since the labels
+    do not say whether there are any. The craters seen are a catalogue: centre, diameter, and place on Mars where the image
+    is map projected. Judged on images whose observation the model was not trained on, with 95 % bootstrap
     intervals over images. Predictions are kept. It trains nothing.
     """
     from mars_assets.datasets import segmentation_dataset
+    from mars_assets.lake import write_csv, write_table
+    from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
@@ -250,6 +254,12 @@ def seg_evaluation(
         rows = [_row(model, dataset, result.row) for result in results.values()]
         history = _record(here, "seg_evaluation", rows)
         shown = results["test"] if "test" in results else results["valid"]
+        smallest = min(result.row["smallest_px"] for result in results.values())
+        craters = crater_catalogue(masks, images, outlines=outlines, smallest_px=smallest).assign(
+            model_version=model.version
+        )
+        write_table(here.metrics("seg_craters"), craters)
+        write_csv(here.metrics("seg_craters").with_suffix(".csv"), craters)
         pictures = {
             "plots": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
             "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
@@ -277,7 +287,13 @@ def seg_evaluation(
         left_out,
         chosen,
         pictures,
-        {"by crater size": table(shown.sizes)},
+        {
+            "by crater size": table(shown.sizes),
+            "smallest crater that counts (pixels)": float(shown.row["smallest_px"]),
+            "craters seen": len(craters),
+            "largest craters seen": table(craters.nlargest(10, "diameter_px")[list(COLUMNS)]),
+            "catalogue of craters": where(here.metrics("seg_craters").with_suffix(".csv")),
+        },
     )
 
 

@@ -69,11 +69,24 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     Raises:
         DamagedFileError: the file is missing or is no prediction.
     """
+    return _read(path) >= 128
+
+
+def read_probability(path: Path) -> Float32:
+    """A prediction's probability of a crater, 0 to 1 in steps of 1/255, shape (H, W).
+
+    Raises:
+        DamagedFileError: the file is missing or is no prediction.
+    """
+    return _read(path).astype(np.float32) / np.float32(255)
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            return np.asarray(image) >= 128
+            return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise DamagedFileError(
             f"the prediction {path} cannot be read ({error}): delete it and predict again"

@@ -1,10 +1,14 @@
 """Which runs a sweep stands for."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.errors import MarsError
 from mars_assets.experiments.sweep import Sweep, plan, varied
+from mars_assets.segmentation.recipe import SegRecipe
 
 
 def test_variants_times_grid_times_seeds():
@@ -65,3 +69,29 @@ def test_draws_are_in_their_ranges_and_more_begin_with_the_same():
 def test_all_that_does_not_hold_is_said_before_anything_runs(sweep, message):
     with pytest.raises(MarsError, match=message):
         plan(Sweep(**sweep), ClsRecipe)
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SWEEPS = sorted((RECIPES / "sweeps").glob("*.yaml"))
+
+
+def _sweep_of(path: Path) -> tuple[str, Sweep]:
+    ((asset, step),) = yaml.safe_load(path.read_text())["ops"].items()
+    return asset, Sweep(**step["config"])
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_file_holds(path: Path) -> None:
+    asset, sweep = _sweep_of(path)
+    recipe = {"cls_experiments": ClsRecipe, "seg_experiments": SegRecipe}[asset]
+    runs = plan(sweep, recipe)
+    assert [run.name for run in runs] == list(sweep.variants)  # no two variants are the same recipe
+    assert f"--select {asset} -c recipes/sweeps/{path.name}" in path.read_text()
+
+
+def test_the_papers_sweep_is_the_papers_six_recipes() -> None:
+    runs = plan(_sweep_of(RECIPES / "sweeps" / "seg_paper.yaml")[1], SegRecipe)
+    files = sorted(RECIPES.glob("seg_paper_*.yaml"))
+    recipes = [SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"]) for file in files]
+    assert len(runs) == len(recipes) == 6
+    assert all(run.recipe in recipes for run in runs)

@@ -1,0 +1,99 @@
+"""Predicted masks as a list of craters: where they are and how wide, on the ground too where that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mars_assets.imagery.positions import projected_positions
+from mars_assets.segmentation.craters import Crater, craters_of_mask
+from mars_assets.segmentation.predict import read_mask, read_probability
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = {
+    "image_id": "the image",
+    "observation": "the image's group",
+    "crater": "number in the image, from 1, the largest first",
+    "x_px": "column of the centre; 0 is the left edge of the first pixel",
+    "y_px": "row of the centre; 0 is the upper edge of the first pixel",
+    "diameter_px": "of the disc of equal area",
+    "probability": "mean over the crater's pixels",
+    "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
+    "diameter_m": "metres, where the image is map projected",
+    "longitude": "of the centre, degrees east, 0 to 360, likewise",
+    "latitude": "of the centre, planetocentric, likewise",
+}
+
+
+def crater_catalogue(
+    predictions: Mapping[str, Path], images: pd.DataFrame, *, outlines: bool = False, smallest_px: float = 0.0
+) -> pd.DataFrame:
+    """The craters that a model sees: the 4-connected components of its masks.
+
+    Args:
+        predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
+        images: ``image_id, observation, chip`` (path; its georeference is used where it has one).
+        outlines: masks are rims: what they enclose is filled before craters are told apart.
+        smallest_px: craters of a smaller diameter are left out.
+
+    Returns:
+        A row a crater, see ``COLUMNS``; of an image the largest first.
+
+    Raises:
+        DamagedFileError: a prediction cannot be read.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for image in images.to_dict("records"):
+        path = predictions[image["image_id"]]
+        mask, probability = read_mask(path), read_probability(path)
+        ground = _Ground(Path(image["chip"]))
+        craters = sorted(craters_of_mask(mask, outlines), key=lambda crater: -crater.diameter)
+        seen = [crater for crater in craters if crater.diameter >= smallest_px]
+        for number, crater in enumerate(seen, start=1):
+            x, y = _centre(crater)
+            rows.append(
+                {
+                    "image_id": image["image_id"],
+                    "observation": image["observation"],
+                    "crater": number,
+                    "x_px": x,
+                    "y_px": y,
+                    "diameter_px": crater.diameter,
+                    "probability": float(probability[crater.box][crater.pixels].mean()),
+                    "cut": not crater.is_whole(mask.shape),
+                    **ground.of(x, y, crater.diameter),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _centre(crater: Crater) -> tuple[float, float]:
+    """Column and row of the centre of mass."""
+    rows, columns = np.nonzero(crater.pixels)
+    top, left = (side.start for side in crater.box)
+    return float(left + columns.mean() + 0.5), float(top + rows.mean() + 0.5)
+
+
+class _Ground:
+    """From pixels of a chip to places on Mars, where the chip says so."""
+
+    def __init__(self, chip: Path) -> None:
+        from mars_assets.chips import georeference
+
+        self._crs, self._transform = georeference(chip)
+
+    def of(self, x: float, y: float, diameter: float) -> dict[str, float | None]:
+        if self._crs is None:
+            return {"diameter_m": None, "longitude": None, "latitude": None}
+        a, b, c, d, e, f = self._transform[:6]
+        east, north = np.array([a * x + b * y + c]), np.array([d * x + e * y + f])
+        longitude, latitude = projected_positions(self._crs.to_wkt(), east, north)
+        metres = diameter * float(np.sqrt(abs(a * e - b * d)))
+        return {"diameter_m": metres, "longitude": float(longitude[0]), "latitude": float(latitude[0])}

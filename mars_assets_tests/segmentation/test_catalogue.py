@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rasterio import Affine
+from rasterio.crs import CRS
+
+from mars_assets.bands import HLS_BANDS
+from mars_assets.chips import write_chip
+from mars_assets.errors import DamagedFileError
+from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
+
+MARS = CRS.from_proj4("+proj=eqc +lat_ts=0 +lon_0=180 +R=3396190 +units=m +no_defs")
+
+
+def _image(folder: Path, name: str, probability: np.ndarray, **georeference: object) -> dict[str, object]:
+    Image.fromarray(probability.astype(np.uint8)).save(folder / f"{name}.png")
+    chip = np.zeros((6, *probability.shape), np.float32)
+    write_chip(folder / f"{name}.tif", chip, HLS_BANDS, **georeference)
+    return {"image_id": name, "observation": "ESP_1", "chip": folder / f"{name}.tif"}
+
+
+def _disc(shape: tuple[int, int], x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
+    return np.hypot(columns - x, rows - y) <= radius
+
+
+def _catalogue(folder: Path, images: list[dict[str, object]], **options: float) -> pd.DataFrame:
+    paths = {str(image["image_id"]): folder / f"{image['image_id']}.png" for image in images}
+    return crater_catalogue(paths, pd.DataFrame(images), **options)
+
+
+def test_centres_diameters_and_probabilities_of_discs(tmp_path: Path) -> None:
+    probability = np.zeros((100, 120))
+    probability[_disc(probability.shape, 30, 40, 15)] = 204
+    probability[_disc(probability.shape, 90.5, 20.5, 6)] = 255
+    probability[_disc(probability.shape, 60, 80, 8)] = 100  # less likely than not
+    probability[95:, 100:] = 255
+    table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)])
+    assert list(table.columns) == list(COLUMNS)
+    whole = table[~table["cut"]]
+    np.testing.assert_allclose(whole["x_px"], [30, 90.5], atol=1e-9)
+    np.testing.assert_allclose(whole["y_px"], [40, 20.5], atol=1e-9)
+    np.testing.assert_allclose(whole["diameter_px"], [30, 12], atol=0.4)
+    np.testing.assert_allclose(whole["probability"], [0.8, 1.0], atol=1e-6)
+    assert table["crater"].tolist() == [1, 2, 3]
+    assert table["cut"].sum() == 1
+    assert table[["diameter_m", "longitude", "latitude"]].isna().all(axis=None)
+
+
+def test_places_and_metres_where_the_image_is_map_projected(tmp_path: Path) -> None:
+    probability = np.zeros((100, 100))
+    probability[_disc(probability.shape, 50, 50, 10)] = 255
+    side = 2 * np.pi * 3396190 / 360  # a degree
+    image = _image(tmp_path, "a", probability, crs=MARS, transform=Affine(0.5, 0, -25, 0, -0.5, 2 * side + 25))
+    table = _catalogue(tmp_path, [image])
+    assert table.at[0, "diameter_m"] == pytest.approx(10, abs=0.2)
+    assert table.at[0, "longitude"] == pytest.approx(180, abs=1e-6)
+    assert table.at[0, "latitude"] == pytest.approx(2, abs=1e-6)
+
+
+def test_small_ones_can_be_left_out_and_no_crater_is_an_empty_table(tmp_path: Path) -> None:
+    probability = np.zeros((50, 50))
+    probability[10:13, 10:13] = 255
+    image = _image(tmp_path, "a", probability)
+    assert len(_catalogue(tmp_path, [image])) == 1
+    empty = _catalogue(tmp_path, [image], smallest_px=8.0)
+    assert empty.empty
+    assert list(empty.columns) == list(COLUMNS)
+
+
+def test_a_prediction_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    image = _image(tmp_path, "a", np.zeros((20, 20)))
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(DamagedFileError, match=r"a\.png"):
+        _catalogue(tmp_path, [image])
