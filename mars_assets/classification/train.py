@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -202,11 +204,20 @@ class _Data(lightning.LightningDataModule):
 
 
 class _Keeper(lightning.Callback):
-    """After each validation: says how it went, keeps the best weights, leaves a checkpoint to resume from."""
+    """After each validation: says how it went, keeps the best weights, and now and then leaves a checkpoint to resume from.
 
-    def __init__(self, scratch: Path, progress: Progress) -> None:
+    Args:
+        scratch: where the checkpoint and the best weights at that time go.
+        progress: takes lines.
+        save_every: seconds between two checkpoints; the first and the last validation leave one in any case.
+    """
+
+    def __init__(self, scratch: Path, progress: Progress, save_every: float) -> None:
         self._scratch = scratch
         self._progress = progress
+        self._save_every = save_every
+        self._saved = -math.inf
+        self._best: dict[str, Tensor] | None = None
         self._counter: Counter | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
@@ -228,13 +239,22 @@ class _Keeper(lightning.Callback):
         )
         best = best_of(task.history)
         if row is best:
-            save_weights(_weights_of(best, self._scratch), task.kept.state_dict())
+            self._best = {name: value.detach().cpu().clone() for name, value in task.kept.state_dict().items()}
+        over = is_over(task.history, task.recipe)
+        if over or time.monotonic() - self._saved >= self._save_every:
+            self._save(trainer, _weights_of(best, self._scratch))
+        trainer.should_stop = over
+
+    def _save(self, trainer: lightning.Trainer, best: Path) -> None:
+        if self._best is not None:  # else the best are those of the run that this one continues
+            save_weights(best, self._best)
+            self._best = None
         with atomic_path(self._scratch / LAST) as temporary:
             trainer.save_checkpoint(temporary)
         for weights in self._scratch.glob("best-*.safetensors"):
-            if weights != _weights_of(best, self._scratch):
+            if weights != best:
                 weights.unlink()
-        trainer.should_stop = is_over(task.history, task.recipe)
+        self._saved = time.monotonic()
 
     def on_train_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
         assert self._counter is not None
@@ -253,6 +273,7 @@ def train_classifier(
     memory_gb: float = 2.0,
     features: Path | None = None,
     whole: bool = True,
+    save_every: float = 20.0,
 ) -> dict[str, Any]:
     """Trains a classifier into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
 
@@ -272,6 +293,7 @@ def train_classifier(
         memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
         features: a folder where the features of frozen encoders are kept for other trainings; without it they are not.
         whole: write the encoder too where only the linear unit was trained on features.
+        save_every: seconds of training that a killed run may lose.
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
@@ -306,7 +328,7 @@ def train_classifier(
         paths = [Path(chip) for chip in images["chip"]]
         inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
     task = FineTuning(trained, recipe, compute.seed)
-    history = _fit(task, inputs, images, scratch, compute, progress)
+    history = _fit(task, inputs, images, compute, _Keeper(scratch, progress, save_every), scratch)
 
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
     best = load_weights(_weights_of(best_of(history), scratch))
@@ -342,7 +364,7 @@ def _weights_of(row: dict[str, float], scratch: Path) -> Path:
 
 
 def _fit(
-    task: FineTuning, inputs: Inputs, images: pd.DataFrame, scratch: Path, compute: Compute, progress: Progress
+    task: FineTuning, inputs: Inputs, images: pd.DataFrame, compute: Compute, keeper: _Keeper, scratch: Path
 ) -> History:
     """Trains to the end and returns the history."""
     recipe, last = task.recipe, scratch / LAST
@@ -354,7 +376,7 @@ def _fit(
     train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
     with quiet_lightning():
         stretches = math.ceil(recipe.steps / recipe.evaluate_every)
-        trainer = quiet_trainer(compute, scratch, stretches, [_Keeper(scratch, progress)])
+        trainer = quiet_trainer(compute, scratch, stretches, [keeper])
         shares = shares_of(images[images["split"] == "train"], recipe.draw)
         data = _Data(train, valid, recipe, compute.seed, shares)
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -393,8 +415,7 @@ def _report(
     splits = {split: images.loc[images["split"] == split, "label"] for split in ("train", "valid")}
     parameters = sum(p.numel() for p in trained.parameters())
     if isinstance(trained, FeatureHead):
-        with torch.device("meta"):
-            parameters += sum(p.numel() for p in PrithviEncoder(config).parameters())
+        parameters += _encoder_parameters(config)
     best, last = best_of(history), history[-1]
     return {
         "steps": int(last["step"]),
@@ -407,6 +428,12 @@ def _report(
         "parameters": parameters,
         "trained_parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
     }
+
+
+@functools.cache
+def _encoder_parameters(config: PrithviConfig) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in PrithviEncoder(config).parameters())
 
 
 def _json_able(row: dict[str, float]) -> dict[str, float | None]:

@@ -226,12 +226,18 @@ class _PulledPlugError(RuntimeError):
 
 
 @pytest.mark.parametrize(
-    ("plugs", "resumed"),
-    [(["step 2/"], []), (["step 4/"], [2]), (["step 6/"], [4]), (["step 4/", "training goes on"], [2, 2])],
-    ids=["before any checkpoint", "after the first", "after the second", "twice"],
+    ("plugs", "save_every", "resumed"),
+    [
+        (["step 2/"], 0, []),
+        (["step 4/"], 0, [2]),
+        (["step 6/"], 0, [4]),
+        (["step 6/"], 1000, [2]),
+        (["step 4/", "training goes on"], 0, [2, 2]),
+    ],
+    ids=["before any checkpoint", "after the first", "after the second", "after one not saved", "twice"],
 )
 def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
-    trained, images, weights, compute, tmp_path, plugs, resumed
+    trained, images, weights, compute, tmp_path, plugs, save_every, resumed
 ):
     lines: list[str] = []
 
@@ -242,7 +248,7 @@ def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
 
     while plugs:
         with pytest.raises(_PulledPlugError):
-            train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
+            train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink), save_every=save_every)
         assert not (tmp_path / "config.json").exists()
         (tmp_path / "training" / ".last.tmp-killed.ckpt").write_bytes(b"half")
     train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
