@@ -200,6 +200,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
         {
             "type": "CraterCrop",
             "size": recipe.crop_size,
+            "scale": recipe.scale,
             "scale_jitter": recipe.scale_jitter,
             "crater_share": recipe.crater_crops,
         },

@@ -106,8 +106,13 @@ class SegRecipe(BaseModel):
         description="statistics: with the weights' means and deviations. image: then also by the image's own mean and "
         "deviation in each band.",
     )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="Training crops are magnified by this: at 0.5 a crop shows four times the ground. Goes with scales.",
+    )
     scale_jitter: float = Field(
-        1.4, ge=1, description="Crops are magnified by a factor between 1 / this and this; 1: never."
+        1.4, ge=1, description="And by a random factor between 1 / this and this; 1: by no other."
     )
     crater_crops: float = Field(
         0.5,

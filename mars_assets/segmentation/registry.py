@@ -527,18 +527,20 @@ class CraterCrop(BaseTransform):
 
     Args:
         size: side in pixels of the result; smaller where the image is.
-        scale_jitter: the crop is magnified by a factor between 1 / this and this, log-uniform.
+        scale: the crop is magnified by this.
+        scale_jitter: and by a factor between 1 / this and this, log-uniform.
         crater_share: share of the crops that hold a random crater pixel, where the image has one.
     """
 
-    def __init__(self, size: int, scale_jitter: float = 1.0, crater_share: float = 0.0) -> None:
+    def __init__(self, size: int, scale_jitter: float = 1.0, crater_share: float = 0.0, scale: float = 1.0) -> None:
         self.size = size
+        self.scale = scale
         self.scale_jitter = scale_jitter
         self.crater_share = crater_share
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         image, mask = results["img"], results["gt_seg_map"]
-        side = max(round(self.size * self.scale_jitter ** np.random.uniform(-1, 1)), 1)
+        side = max(round(self.size / self.scale * self.scale_jitter ** np.random.uniform(-1, 1)), 1)
         height, width = min(side, mask.shape[0]), min(side, mask.shape[1])
         craters = np.flatnonzero(mask == 1) if np.random.random() < self.crater_share else ()
         pixel = divmod(int(craters[np.random.randint(len(craters))]), mask.shape[1]) if len(craters) else (None, None)

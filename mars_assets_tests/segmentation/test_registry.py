@@ -248,6 +248,13 @@ def test_image_and_mask_are_cropped_alike(jitter: float):
             assert np.mean((out["img"][..., 0] > 5) == (out["gt_seg_map"] == 1)) > 0.9
 
 
+def test_a_crop_at_half_scale_shows_twice_the_side():
+    results = _results((64, 64))
+    out = registry.CraterCrop(size=32, scale=0.5).transform(results)
+    assert out["img"].shape == (32, 32, 6)
+    np.testing.assert_allclose(out["img"].mean((0, 1)), results["img"].mean((0, 1)), rtol=1e-3)
+
+
 def test_crater_crops_hold_a_crater_and_others_need_not():
     craters = [registry.CraterCrop(8, crater_share=1.0).transform(_results())["gt_seg_map"].any() for _ in range(40)]
     anywhere = [registry.CraterCrop(8, crater_share=0.0).transform(_results())["gt_seg_map"].any() for _ in range(40)]
