@@ -49,7 +49,19 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     if unknown := [name for name in recipe.mmseg_options if name.split(".")[0] not in config]:
         raise MarsError(f"mmseg_options change {', '.join(unknown)}: the config has {', '.join(config.keys())}")
     config.merge_from_dict(ConfigDict(recipe.mmseg_options))
+    _defer(config.model)
     return config
+
+
+def _defer(model: Any) -> None:
+    """Lets the heads do the neck's last layer where both are the paper's, whatever ``mmseg_options`` made of them."""
+    heads = [head for head in (model.decode_head, model.auxiliary_head) if head]
+    if (model.neck or {}).get("type") == "ConvTransposeNeck" and all(
+        head.type == "FCNHead" and head.num_convs and not head.concat_input and head.in_index == -1 for head in heads
+    ):
+        model.neck.deferred = True
+        for head in heads:
+            head.type = "DeconvolvingFCNHead"
 
 
 def _refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig) -> None:

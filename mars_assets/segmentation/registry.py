@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from mmseg.datasets import BaseSegDataset
 from mmseg.evaluation import IoUMetric
-from mmseg.models import EncoderDecoder, SegDataPreProcessor
+from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor
 from mmseg.registry import DATASETS, METRICS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
@@ -40,6 +40,7 @@ from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.evaluate import read_label_image
+from mars_assets.segmentation.fusion import deconvolve_and_convolve
 from mars_assets.segmentation.recipe import CLASSES, IGNORE
 from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, bands_by_themselves, oriented, oriented_back
 
@@ -100,10 +101,12 @@ class ConvTransposeNeck(BaseModule):
     Args:
         in_channels: the map's.
         channels: of every layer and of the output.
+        deferred: leave the last transposed convolution to the heads, see :class:`DeconvolvingFCNHead`.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, deferred: bool = False) -> None:
         super().__init__()
+        self.deferred = deferred
         self.blocks = nn.Sequential(self._block(in_channels, channels), self._block(channels, channels))
 
     @staticmethod
@@ -115,9 +118,35 @@ class ConvTransposeNeck(BaseModule):
             nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
         )
 
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor]:
-        """[..., (B, D, h, w)] -> ((B, channels, 16h, 16w),)."""
-        return (self.blocks(inputs[-1]),)
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """[..., (B, D, h, w)] -> ((B, channels, 16h, 16w),).
+
+        Deferred: (the map before the last transposed convolution (B, channels, 8h, 8w), its weight, its bias).
+        """
+        if not self.deferred:
+            return (self.blocks(inputs[-1]),)
+        first, second = cast("list[nn.Sequential]", list(self.blocks))
+        last = cast(nn.ConvTranspose2d, second[-1])
+        assert last.bias is not None
+        return second[:-1](first(inputs[-1])), last.weight, last.bias
+
+
+@MODELS.register_module()
+class DeconvolvingFCNHead(FCNHead):
+    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`: the neck's last layer and the head's first are one.
+
+    With the paper's widths those two are three quarters of the network's arithmetic, and this way takes a third of theirs.
+    The parameters, their names and the result are those of neck and ``FCNHead``.
+    """
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        x, deconvolution, bias = inputs
+        first, *others = self.convs
+        feature = deconvolve_and_convolve(x, deconvolution, bias, first.conv.weight, first.conv.bias)
+        feature = first.activate(first.norm(feature) if first.with_norm else feature)
+        for layer in others:
+            feature = layer(feature)
+        return feature
 
 
 def _convolution(in_channels: int, channels: int, stride: int = 1) -> ConvModule:

@@ -1,0 +1,59 @@
+"""A transposed convolution and the convolution after it as one: the map in between, four times as large, is never made.
+
+Letters in shapes: B batch, C, M, O channels before, between and after, H x W pixels before.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor
+
+# Which row of the small map, and which row of the transposed kernel, a row of the 3 x 3 kernel meets. By the parity of the
+# output's row: its first small row, counted from the padded map's, is the parity, so there are two of them, 0 and 1.
+_MEETS = torch.zeros(2, 2, 3, 2)  # parity, small row, row of the 3 x 3 kernel, row of the transposed kernel
+for _parity in range(2):
+    for _row in range(3):
+        _large = _parity + _row + 1  # row of the large map, counted from one padded small row before the output's
+        _MEETS[_parity, _large // 2 - _parity, _row, _large % 2] = 1.0
+
+
+def deconvolve_and_convolve(
+    x: Tensor, deconvolution: Tensor, deconvolution_bias: Tensor, convolution: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``conv2d(conv_transpose2d(x, deconvolution, deconvolution_bias, stride=2), convolution, bias, padding=1)``.
+
+    Both are linear, so that each output pixel is a sum over 2 x 2 pixels of x with weights that depend on the parity of its
+    row and column. Per pixel of x that is 16 C O products where the two take 4 C M + 36 M O: a third where all are as wide,
+    and there is no map (B, M, 2H, 2W) to keep for the gradient.
+
+    Args:
+        x: (B, C, H, W).
+        deconvolution: (C, M, 2, 2).
+        deconvolution_bias: (M,).
+        convolution: (O, M, 3, 3).
+        bias: (O,).
+
+    Returns:
+        (B, O, 2H, 2W), differentiable in all arguments.
+    """
+    b, _, height, width = x.shape
+    outputs = convolution.shape[0]
+    meets = _MEETS.to(convolution)
+    products = torch.einsum("omij,cmuv->ocijuv", convolution, deconvolution)
+    kernels = torch.einsum("ocijuv,asiu,btjv->abocst", products, meets, meets)
+    padded = F.pad(x, (1, 1, 1, 1))
+    parts = [
+        [
+            F.conv2d(padded[:, :, row : row + height + 1, column : column + width + 1], kernels[row, column])
+            for column in range(2)
+        ]
+        for row in range(2)
+    ]
+    result = torch.stack([torch.stack(part, dim=-1) for part in parts], dim=-3).reshape(
+        b, outputs, 2 * height, 2 * width
+    )
+    # At the border the 3 x 3 kernel sees zeros that have no bias.
+    seen = torch.einsum("omij,m->oij", convolution, deconvolution_bias)
+    constant = F.conv2d(x.new_ones(1, 1, 2 * height, 2 * width), seen[:, None].to(x.dtype), padding=1)
+    return result + (constant if bias is None else constant + bias[:, None, None])
