@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_assets.labels.exports import SPLITS
+from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
 from mars_assets.lake import Lake

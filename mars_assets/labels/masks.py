@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.exports import Outline
+from mars_assets.labels.formats.image import Outline
 
 Annotation = Literal["filled", "outline_5", "outline_15"]
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)

@@ -22,7 +22,8 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
-from mars_assets.labels.exports import SPLITS, Export, ExportedImage, exports_in_force, label_version, read_export
+from mars_assets.labels.exports import Export, exports_in_force, label_version, read_export
+from mars_assets.labels.formats.image import SPLITS, ExportedImage
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress

@@ -19,7 +19,7 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import open_export
-from mars_assets.labels.exports import original_name
+from mars_assets.labels.formats.image import original_name
 from mars_assets.lake import Lake, fingerprint, lot, read_table, sha256_file, write_bytes
 from mars_assets.pictures import is_picture, pictures_below
 from mars_assets.steps import BatchesOfSteps

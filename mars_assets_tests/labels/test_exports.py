@@ -11,9 +11,9 @@ from mars_assets.labels.exports import (
     export_identity,
     exports_in_force,
     label_version,
-    original_name,
     read_export,
 )
+from mars_assets.labels.formats.image import original_name
 
 
 def test_real_segmentation_export(shared: Path) -> None:

@@ -1,0 +1,137 @@
+"""COCO segmentation: ``SPLIT/_annotations.coco.json`` beside the images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.labels.archives import ExportArchive
+from mars_assets.labels.formats.image import (
+    MAX_IMAGE_SIDE,
+    SPLITS,
+    ExportedImage,
+    Outline,
+    Split,
+    class_of,
+    listed,
+    original_name,
+)
+
+COCO_FILE = "_annotations.coco.json"
+
+
+def is_coco(archive: ExportArchive) -> bool:
+    """Whether an archive has such a file."""
+    return any(PurePosixPath(name).name == COCO_FILE for name in archive.names)
+
+
+def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+    """The images of all splits; classes other than crater are left out and said.
+
+    Raises:
+        DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive.
+    """
+    for split in SPLITS:
+        folder = f"{split}/"
+        if folder + COCO_FILE in archive:
+            yield from _read_coco_split(archive, split, folder, warnings)
+
+
+def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings: list[str]) -> Iterator[ExportedImage]:
+    where = f"{archive.path.name}: {folder}{COCO_FILE}"
+    try:
+        content = json.loads(archive.text(folder + COCO_FILE))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
+    images, annotations, categories = _coco_lists(content, where)
+
+    # Roboflow adds a root category that owns no annotation and may share the class's name: only used ids count.
+    names = {category.get("id"): str(category.get("name")) for category in categories}
+    outlines: dict[Any, list[Outline]] = {}
+    known = {image.get("id") for image in images}
+    problems: list[str] = []
+    ignored: dict[str, int] = {}
+    for annotation in annotations:
+        identity = f"annotation {annotation.get('id')}"
+        name = names.get(annotation.get("category_id"))
+        if name is None:
+            problems.append(f"{identity} has the unknown category {annotation.get('category_id')}")
+        elif annotation.get("image_id") not in known:
+            problems.append(f"{identity} belongs to the unknown image {annotation.get('image_id')}")
+        elif class_of(name) != "crater":
+            ignored[name] = ignored.get(name, 0) + 1
+        else:
+            outline = _outline(annotation.get("segmentation"), identity, problems)
+            if outline is not None:
+                outlines.setdefault(annotation["image_id"], []).append(outline)
+    if ignored:
+        warnings.append(f"{split}: classes other than crater, left out: {ignored}")
+
+    seen: set[Any] = set()
+    rows = []
+    for image in images:
+        entry, size = _coco_image(archive, image, folder, problems)
+        if image.get("id") in seen:
+            problems.append(f"image id {image.get('id')} occurs twice")
+        seen.add(image.get("id"))
+        if entry is not None:
+            rows.append((entry, size, tuple(outlines.get(image.get("id"), ()))))
+    if problems:
+        raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
+    for entry, size, shapes in rows:
+        yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), outlines=shapes, size=size)
+
+
+def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
+    lists = []
+    for key in ("images", "annotations", "categories"):
+        value = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise DamagedFileError(f"{where} has no list of objects {key!r}: this is no COCO file")
+        lists.append(value)
+    return tuple(lists)
+
+
+def _coco_image(
+    archive: ExportArchive, image: dict[str, Any], folder: str, problems: list[str]
+) -> tuple[str | None, tuple[int, int]]:
+    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+    if not isinstance(name, str) or folder + name not in archive:
+        problems.append(f"the image {name!r} is not in the archive")
+        return None, (0, 0)
+    if not (
+        isinstance(height, int)
+        and isinstance(width, int)
+        and 0 < height <= MAX_IMAGE_SIDE
+        and 0 < width <= MAX_IMAGE_SIDE
+    ):
+        problems.append(f"the image {name!r} has the impossible size {width} x {height}")
+        return None, (0, 0)
+    return folder + name, (height, width)
+
+
+def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
+    """An annotation's shape, or None with a problem noted. Coordinates may lie outside the image: they are clipped later."""
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):
+            return {"rle": {"size": size, "counts": counts}}
+        problems.append(f"{identity} has a run-length mask without size or counts")
+        return None
+    if not isinstance(segmentation, list) or not segmentation:
+        problems.append(f"{identity} has no outline")
+        return None
+    rings = []
+    for ring in segmentation:
+        if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
+            problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
+            return None
+        if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_IMAGE_SIDE for v in ring):
+            problems.append(f"{identity} has coordinates that are no numbers or far outside any image")
+            return None
+        rings.append([float(value) for value in ring])
+    return {"polygons": rings}

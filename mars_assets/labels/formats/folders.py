@@ -1,0 +1,35 @@
+"""Folder classification: ``SPLIT/CLASS/IMAGE``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from mars_assets.labels.archives import ExportArchive
+from mars_assets.labels.formats.image import ExportedImage, class_of, is_image, original_name, split_of
+
+
+def is_folders(archive: ExportArchive) -> bool:
+    """Whether an archive has images in folders of folders named as splits."""
+    return any(_is_labelled(PurePosixPath(name)) for name in archive.names)
+
+
+def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+    """The images of all splits; classes that are neither crater nor no crater are left out and said."""
+    unknown: dict[str, int] = {}
+    for entry in archive.names:
+        name = PurePosixPath(entry)
+        split = split_of(name)
+        if split is None or not _is_labelled(name):
+            continue
+        label = class_of(name.parts[1])
+        if label is None:
+            unknown[name.parts[1]] = unknown.get(name.parts[1], 0) + 1
+            continue
+        yield ExportedImage(entry, split, original_name(name.name), label=label)
+    if unknown:
+        warnings.append(f"classes that are neither crater nor no crater, left out: {unknown}")
+
+
+def _is_labelled(name: PurePosixPath) -> bool:
+    return is_image(name) and len(name.parts) == 3 and split_of(name) is not None

@@ -1,0 +1,92 @@
+"""What all formats are read into: an image of an export with its class or its craters."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.pictures import SUFFIXES
+
+Split = Literal["train", "valid", "test"]
+Label = Literal["crater", "no_crater"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+MAX_IMAGE_SIDE = 16384
+_NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
+_CRATER = re.compile(r"^craters?$", re.IGNORECASE)
+_ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
+
+Outline = dict[str, Any]
+"""One annotation's shape: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``, in pixels."""
+
+
+@dataclass(frozen=True)
+class ExportedImage:
+    """One image of an export.
+
+    Args:
+        entry: its name in the zip.
+        split: as the export has it.
+        original: the name it was uploaded under, without suffix.
+        label: "crater" or "no_crater" in a classification export, else None.
+        outlines: a crater each in a segmentation export (empty is a labelled negative), None in a classification export.
+        size: (height, width) as the export states it, None where it does not.
+    """
+
+    entry: str
+    split: Split
+    original: str
+    label: Literal["crater", "no_crater"] | None = None
+    outlines: tuple[Outline, ...] | None = None
+    size: tuple[int, int] | None = None
+
+
+def original_name(file_name: str) -> str:
+    """The uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, without suffix; any other name without its suffix."""
+    stem = PurePosixPath(file_name).stem
+    match = _ROBOFLOW_NAME.match(stem)
+    return match["original"] if match else stem
+
+
+def class_of(name: str) -> Label | None:
+    """Which class a name stands for; None for any other."""
+    if _NO_CRATER.match(name):
+        return "no_crater"
+    return "crater" if _CRATER.match(name) else None
+
+
+def is_image(name: PurePosixPath) -> bool:
+    """Whether an entry is an image by its suffix."""
+    return name.suffix.lower() in SUFFIXES
+
+
+def split_of(name: PurePosixPath) -> Split | None:
+    """The split that an entry's first folder names."""
+    return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
+
+
+def size_of(content: bytes, where: str) -> tuple[int, int]:
+    """(height, width) that an image's header states.
+
+    Raises:
+        DamagedFileError: it is no JPEG or PNG, or larger than any crop.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DamagedFileError(f"{where} is no JPEG or PNG ({error}): export it again") from error
+    if max(width, height) > MAX_IMAGE_SIDE:
+        raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
+    return height, width
+
+
+def listed(problems: list[str]) -> str:
+    """Problems for an error message, the first ten of them."""
+    more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+    return "; ".join(problems[:10]) + more

@@ -1,0 +1,201 @@
+"""The two formats with a ``SPLIT/_classes.csv``, which its header tells apart.
+
+Multi-label classification: ``filename, Crater, NoCrater`` with 0 and 1. Semantic masks: ``Pixel Value, Class``, and beside
+``X.jpg`` a ``X_mask.png`` with those values.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.labels.archives import ExportArchive
+from mars_assets.labels.formats.image import (
+    SPLITS,
+    ExportedImage,
+    Label,
+    Outline,
+    class_of,
+    is_image,
+    listed,
+    original_name,
+    size_of,
+)
+
+CLASSES_FILE = "_classes.csv"
+_MASK = "_mask.png"
+_FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
+
+
+def is_multilabel(archive: ExportArchive) -> bool:
+    """Whether the archive's class files have a row an image."""
+    return _first_column(archive) == _FILE_NAME
+
+
+def is_masks(archive: ExportArchive) -> bool:
+    """Whether the archive's class files have a row a pixel value."""
+    return _first_column(archive) == _PIXEL_VALUE
+
+
+def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+    """The images that are of one class.
+
+    A single column of craters says both: 0 is no crater. Of two, an image with both or neither set has no class; it is left
+    out and said.
+
+    Raises:
+        DamagedFileError: no column is a class of ours, values are not 0 and 1, or images are missing or named twice.
+    """
+    for split in SPLITS:
+        where = f"{archive.path.name}: {split}/{CLASSES_FILE}"
+        header, rows = _table(archive, split)
+        if header is None:
+            continue
+        columns: dict[Label, int] = {}
+        for number, name in enumerate(header[1:], start=1):
+            label = class_of(name)
+            if label is not None:
+                columns[label] = number
+        if "crater" not in columns:
+            raise DamagedFileError(
+                f"{where} has no column of craters, only {', '.join(header[1:])}: export that class too"
+            )
+        problems, unclear, seen = [], 0, set()
+        for row in rows:
+            entry = f"{split}/{row[0]}"
+            values = [row[number] for number in columns.values() if number < len(row)]
+            if entry not in archive:
+                problems.append(f"the image {row[0]!r} is not in the archive")
+            elif entry in seen:
+                problems.append(f"the image {row[0]!r} occurs twice")
+            elif len(values) != len(columns) or not set(values) <= {"0", "1"}:
+                problems.append(f"the image {row[0]!r} has {', '.join(row[1:])} where 0 and 1 are expected")
+            else:
+                label = _chosen(dict(zip(columns, values, strict=True)))
+                if label is None:
+                    unclear += 1
+                else:
+                    yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), label=label)
+            seen.add(entry)
+        if problems:
+            raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
+        if unclear:
+            warnings.append(f"{split}: {unclear} images with both classes or neither, left out")
+
+
+def _chosen(values: dict[Label, str]) -> Label | None:
+    crater = values["crater"] == "1"
+    if "no_crater" in values and (values["no_crater"] == "1") == crater:
+        return None
+    return "crater" if crater else "no_crater"
+
+
+def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+    """The images that have a mask; each 4-connected component of the craters' values is a crater.
+
+    Raises:
+        DamagedFileError: no class is a crater, a mask cannot be read, or has another size or other values than are said.
+    """
+    from scipy import ndimage
+
+    touching = False
+    for split in SPLITS:
+        where = f"{archive.path.name}: {split}/"
+        header, rows = _table(archive, split)
+        if header is None:
+            continue
+        values = {name: _value(text, where) for text, name in (row[:2] for row in rows if len(row) > 1)}
+        craters = [value for name, value in values.items() if class_of(name) == "crater"]
+        if not craters:
+            raise DamagedFileError(
+                f"{where}{CLASSES_FILE} names no crater, only {', '.join(values)}: export that class too"
+            )
+        bare = 0
+        for entry in archive.names:
+            name = PurePosixPath(entry)
+            if name.parts[:1] != (split,) or not is_image(name) or entry.endswith(_MASK):
+                continue
+            mask_entry = entry.removesuffix(name.suffix) + _MASK
+            if mask_entry not in archive:
+                bare += 1
+                continue
+            size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
+            mask = _mask(archive, mask_entry, size, set(values.values()))
+            numbers, count = ndimage.label(np.isin(mask, craters))
+            touching |= count > 0
+            outlines = tuple(_run_lengths(numbers == number) for number in range(1, count + 1))
+            yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
+        if bare:
+            warnings.append(f"{split}: {bare} images without a mask, left out")
+    if touching:
+        warnings.append("masks do not say where one crater ends and the next begins: those that touch count as one")
+
+
+def _first_column(archive: ExportArchive) -> str | None:
+    for split in SPLITS:
+        header, _ = _table(archive, split)
+        if header:
+            return header[0].lower()
+    return None
+
+
+def _table(archive: ExportArchive, split: str) -> tuple[list[str] | None, list[list[str]]]:
+    """Header and rows of a split's class file, stripped; (None, []) where it has none."""
+    entry = f"{split}/{CLASSES_FILE}"
+    if entry not in archive:
+        return None, []
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
+    except csv.Error as error:
+        raise DamagedFileError(f"{archive.path.name}: {entry} is no table ({error}): export it again") from error
+    return (rows[0], rows[1:]) if rows else ([], [])
+
+
+def _value(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 3 and int(text) < 256):
+        raise DamagedFileError(
+            f"{where}{CLASSES_FILE} has the pixel value {text[:40]!r}, not one of 0 to 255: export it again"
+        )
+    return int(text)
+
+
+def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    where = f"{archive.path.name}: {entry}"
+    content = archive.read(entry)
+    found = size_of(content, where)  # before anything is decoded
+    if found != size:
+        raise DamagedFileError(
+            f"{where} is {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}: export it again"
+        )
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            # A palette's numbers are the values, its colours are for looking at.
+            mask = np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DamagedFileError(f"{where} cannot be read ({error}): export it again") from error
+    if mask.ndim == 3 and (mask == mask[..., :1]).all(axis=-1).all():
+        mask = mask[..., 0]
+    if mask.ndim != 2 or mask.dtype == bool:
+        raise DamagedFileError(f"{where} has no single channel of 8 bits: export it again as semantic masks")
+    unknown = sorted(set(np.unique(mask).tolist()) - known)
+    if unknown:
+        raise DamagedFileError(
+            f"{where} has the values {unknown[:10]}, which {CLASSES_FILE} does not name: export it again"
+        )
+    return mask.astype(np.uint8)
+
+
+def _run_lengths(mask: npt.NDArray[np.bool_]) -> Outline:
+    """A mask as COCO's run lengths: column by column, background first."""
+    flat = mask.ravel(order="F")
+    ends = np.append(np.flatnonzero(np.diff(flat)) + 1, len(flat))
+    counts = np.diff(ends, prepend=0).tolist()
+    return {"rle": {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}}

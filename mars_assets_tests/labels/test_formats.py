@@ -1,0 +1,172 @@
+"""The formats beside COCO and folders: what they read is what COCO says of the same craters."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.labels.exports import read_export
+from mars_assets.labels.masks import annotation_mask, instance_masks
+from mars_assets_tests.labels.conftest import coco, image_bytes
+
+Write = Callable[[str, dict[str, bytes | str]], Path]
+SIDE = 48
+NAMES = ("a_png.rf.1.jpg", "b_png.rf.2.jpg")
+
+
+def _rings(rng: np.random.Generator) -> list[list[float]]:
+    """Two far-apart ellipses as polygons, one of them across the border."""
+    angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    return [
+        np.stack([x + a * np.cos(angles), y + b * np.sin(angles)], axis=1).ravel().tolist()
+        for (x, y), (a, b) in zip([(12, 14), (40, 38)], rng.uniform(4, 10, (2, 2)), strict=True)
+    ]
+
+
+def _images(split: str = "train") -> dict[str, bytes | str]:
+    return {f"{split}/{name}": image_bytes(number, SIDE) for number, name in enumerate(NAMES)}
+
+
+def _as_coco(rings: list[list[float]]) -> dict[str, bytes | str]:
+    images = [{"id": n, "file_name": name, "height": SIDE, "width": SIDE} for n, name in enumerate(NAMES)]
+    annotations = [{"id": n, "image_id": 0, "category_id": 1, "segmentation": [r]} for n, r in enumerate(rings)]
+    return _images() | {"train/_annotations.coco.json": coco(images, annotations)}
+
+
+def _as_yolo(rings: list[list[float]], names: str = "[crater, dune]", more: str = "") -> dict[str, bytes | str]:
+    lines = [" ".join(["0", *(f"{value / SIDE:.9f}" for value in ring)]) for ring in rings]
+    return {
+        "data.yaml": f"train: ../train/images\nnc: 2\nnames: {names}\n",
+        **{f"train/images/{name}": image_bytes(number, SIDE) for number, name in enumerate(NAMES)},
+        "train/labels/a_png.rf.1.txt": "\n".join([*lines, more]),
+        "train/labels/b_png.rf.2.txt": "",
+    }
+
+
+def _png(mask: np.ndarray, mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    image = Image.fromarray(mask.astype(np.uint8))
+    if mode == "P":
+        image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    image.convert(mode).save(buffer, "PNG") if mode == "RGB" else image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _as_masks(
+    mask: np.ndarray, classes: str = "Pixel Value, Class\n0, background\n1, crater\n", mode: str = "L"
+) -> dict:
+    return _images() | {
+        "train/_classes.csv": classes,
+        "train/a_png.rf.1_mask.png": _png(mask, mode),
+        "train/b_png.rf.2_mask.png": _png(np.zeros((SIDE, SIDE)), mode),
+    }
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_yolo_and_masks_say_what_coco_says(write_zip: Write, seed: int, mode: str) -> None:
+    rings = _rings(np.random.default_rng(seed))
+    true = read_export(write_zip("c.v1.coco-segmentation.zip", _as_coco(rings)))
+    drawn = instance_masks(true.images[0].outlines or (), SIDE, SIDE)
+    filled = annotation_mask(drawn, "filled")
+    yolo = read_export(write_zip("y.v1.yolov8.zip", _as_yolo(rings)))
+    masks = read_export(write_zip("m.v1.png-mask-semantic.zip", _as_masks(filled, mode=mode)))
+    assert (yolo.format, masks.format) == ("yolo", "png-mask-semantic")
+    for export in (yolo, masks):
+        assert [image.original for image in export.images] == ["a", "b"]
+        assert [image.size for image in export.images] == [(SIDE, SIDE)] * 2
+        assert export.images[1].outlines == ()
+        again = instance_masks(export.images[0].outlines or (), SIDE, SIDE)
+        assert sorted(mask.tobytes() for mask in again) == sorted(mask.tobytes() for mask in drawn)
+
+
+def test_run_lengths_of_a_mask_that_begins_with_a_crater(write_zip: Write) -> None:
+    mask = np.random.default_rng(0).random((SIDE, SIDE)) < 0.5
+    mask[0, 0] = True
+    export = read_export(write_zip("m.zip", _as_masks(mask)))
+    np.testing.assert_array_equal(instance_masks(export.images[0].outlines or (), SIDE, SIDE).sum(axis=0), mask)
+    assert any("touch" in warning for warning in export.warnings)
+
+
+MULTI = _images() | {"train/_classes.csv": "filename, Crater, NoCrater\na_png.rf.1.jpg, 1, 0\nb_png.rf.2.jpg, 0, 1\n"}
+
+
+def test_multilabel_classes(write_zip: Write) -> None:
+    export = read_export(write_zip("k.v2.multiclass.zip", MULTI))
+    assert export.format == "multi-label"
+    assert [(image.original, image.label) for image in export.images] == [("a", "crater"), ("b", "no_crater")]
+    one = MULTI | {"train/_classes.csv": "filename, Crater\na_png.rf.1.jpg, 1\nb_png.rf.2.jpg, 0\n"}
+    assert [image.label for image in read_export(write_zip("k.zip", one)).images] == ["crater", "no_crater"]
+
+
+def test_an_image_of_both_classes_has_none(write_zip: Write) -> None:
+    both = MULTI | {"train/_classes.csv": "filename, Crater, NoCrater\na_png.rf.1.jpg, 1, 1\nb_png.rf.2.jpg, 0, 1\n"}
+    export = read_export(write_zip("k.zip", both))
+    assert [image.original for image in export.images] == ["b"]
+    assert export.warnings == ("train: 1 images with both classes or neither, left out",)
+
+
+def test_other_classes_and_unlabelled_images_are_said(write_zip: Write) -> None:
+    entries = _as_yolo(_rings(np.random.default_rng(0)), more="1 0.1 0.1 0.2 0.1 0.2 0.2")
+    del entries["train/labels/b_png.rf.2.txt"]
+    export = read_export(write_zip("y.zip", entries))
+    assert len(export.images[0].outlines or ()) == 2
+    assert export.warnings == (
+        "classes other than crater, left out: {'dune': 1}",
+        "1 images without a file of labels, left out",
+    )
+    masks = _as_masks(np.zeros((SIDE, SIDE)))
+    del masks["train/b_png.rf.2_mask.png"]
+    assert read_export(write_zip("m.zip", masks)).warnings == ("train: 1 images without a mask, left out",)
+
+
+def _table(text: str) -> dict[str, bytes | str]:
+    return MULTI | {"train/_classes.csv": text}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (_as_yolo([], more="7 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '7'"),
+        (_as_yolo([], more=f"{'9' * 5000} 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '9999"),
+        (_as_yolo([], more="0 0.5 0.5 0.2 0.2"), "is a box: export outlines"),
+        (_as_yolo([], more="0 0.1 0.1 0.2 0.1 0.2"), "outline of 5 numbers"),
+        (_as_yolo([], more="0 0.1 nan 0.2 0.1 0.2 0.2"), "no numbers or far outside"),
+        (_as_yolo([], more="0 0.1 1e300 0.2 0.1 0.2 0.2"), "no numbers or far outside"),
+        (_as_yolo([], more="0 a b c d e f"), "no numbers or far outside"),
+        (_as_yolo([], names="[dune]"), "names no crater, only dune"),
+        (_as_yolo([], names="{a: crater}"), "no list of class names"),
+        (_as_yolo([], names="[crater"), "not valid YAML"),
+        (_as_yolo([], names="!!python/object/apply:os.system [id]"), "not valid YAML"),
+        (_as_yolo([]) | {"train/images/a_png.rf.1.jpg": b"GIF89a"}, "is no JPEG or PNG"),
+        (_as_masks(np.full((SIDE, SIDE), 3)), r"has the values \[3\]"),
+        (_as_masks(np.zeros((SIDE, SIDE + 1))), "its image 48 x 48"),
+        (_as_masks(np.zeros((SIDE, SIDE)), "Pixel Value, Class\n0, background\n"), "names no crater"),
+        (_as_masks(np.zeros((SIDE, SIDE)), f"Pixel Value, Class\n{'9' * 5000}, crater\n"), "pixel value '9999"),
+        (_as_masks(np.zeros((SIDE, SIDE))) | {"train/a_png.rf.1_mask.png": b"\x89PNG"}, "is no JPEG or PNG"),
+        (_table("filename, Crater\nabsent.jpg, 1\n"), "'absent.jpg' is not in the archive"),
+        (_table("filename, Crater\n../../etc/passwd, 1\n"), "is not in the archive"),
+        (_table("filename, Crater\na_png.rf.1.jpg, 1\na_png.rf.1.jpg, 1\n"), "occurs twice"),
+        (_table("filename, Crater\na_png.rf.1.jpg, 2\n"), "2 where 0 and 1 are expected"),
+        (_table("filename, Crater\na_png.rf.1.jpg\n"), "where 0 and 1 are expected"),
+        (_table("filename, dune\na_png.rf.1.jpg, 1\n"), "no column of craters, only dune"),
+        (_table("filename, Crater\n"), "no labelled image"),
+        (_table('filename, Crater\n"' + "x" * 200_000), "is no table"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_contradicts_itself_is_named(write_zip: Write, entries: dict[str, bytes | str], message: str) -> None:
+    with pytest.raises(DamagedFileError, match=message):
+        read_export(write_zip("broken.zip", entries))
+
+
+def test_a_yaml_of_nested_aliases_is_no_bomb(write_zip: Write) -> None:
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=False)
+    )
+    with pytest.raises(DamagedFileError, match="no list of class names"):
+        read_export(write_zip("y.zip", _as_yolo([]) | {"data.yaml": bomb + "names: *q\n"}))
