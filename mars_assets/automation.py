@@ -5,16 +5,11 @@ the current checkpoints on the current labels and trains nothing. The sensor ``n
 inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night.
 """
 
-import time
-
 import dagster as dg
 
 from mars_assets.assets.models import STAGE
 from mars_assets.errors import MissingInputError
 from mars_assets.resources import LakeResource
-
-SETTLED_SECONDS = 10
-"""How long a zip must not have changed before it counts: a copy in progress is left alone."""
 
 imagery_job = dg.define_asset_job(
     "imagery",
@@ -39,7 +34,8 @@ reevaluate_job = dg.define_asset_job(
 @dg.sensor(job=reevaluate_job, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
     """Re-evaluates the current models when the exports in the inbox are others than those of `labelled_crops`."""
-    from mars_assets.labels.exports import exports_in_force, label_version
+    from mars_assets.labels.exports import label_version
+    from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
     from mars_assets.labels.table import current_label_version
     from mars_assets.lake import sha256_file
     from mars_assets.models import current_model
@@ -47,21 +43,27 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
+    waiting = [path.name for path in being_copied(here.inbox)]
     paths = exports_in_force(here.inbox)
     if not paths:
-        return dg.SkipReason(f"no export in {here.inbox}")
-    unsettled = [path.name for path in paths if time.time() - path.stat().st_mtime < SETTLED_SECONDS]
-    if unsettled:
-        return dg.SkipReason(f"still being copied: {', '.join(unsettled)}")
+        return dg.SkipReason(f"no export in {here.inbox}{_waiting(waiting)}")
+    if fresh := [path.name for path in unsettled(paths)]:
+        return dg.SkipReason(f"just arrived, looked at next time: {', '.join(fresh)}")
     version = label_version([sha256_file(path) for path in paths])
     if version in (current_label_version(here), context.cursor):
-        return dg.SkipReason("the labels are those of the table, or their evaluation has been requested")
+        return dg.SkipReason(
+            f"the labels are those of the table, or their evaluation has been requested{_waiting(waiting)}"
+        )
     try:
         for name in ("cls_model", "seg_model"):
             current_model(here, name)
     except MissingInputError as error:
         return dg.SkipReason(f"there is nothing to evaluate yet: {error}")
     return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
+
+
+def _waiting(names: list[str]) -> str:
+    return f"; still being copied: {', '.join(names)}" if names else ""
 
 
 nightly_evaluation = dg.ScheduleDefinition(

@@ -52,6 +52,15 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=labelled_crops)
+def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
+    """No zip lies in `inbox/rejected`: what does could not be read, and the labels before it are in force."""
+    from mars_assets.labels.inbox import rejections
+
+    aside = rejections(lake.open().inbox)
+    return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
+
+
+@dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     """No export has an observation, or an original image, in more than one split. In the table none is."""
     from mars_assets.labels.checks import leaking_groups

@@ -1,12 +1,13 @@
 import os
 import time
+import zipfile
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from mars_assets import automation
 from mars_assets.automation import new_labels
+from mars_assets.labels import inbox
 from mars_assets.labels.exports import label_version
 from mars_assets.lake import Lake, sha256_file, write_json, write_table
 from mars_assets.resources import LakeResource
@@ -28,7 +29,8 @@ def evaluated(lake: Lake) -> Lake:
 def put(lake: Lake, name: str, content: bytes, age: float = 60) -> None:
     lake.inbox.mkdir(parents=True, exist_ok=True)
     path = lake.inbox / name
-    path.write_bytes(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("content", content)
     os.utime(path, (time.time() - age,) * 2)
 
 
@@ -57,11 +59,26 @@ def test_new_labels_request_one_evaluation(evaluated: Lake) -> None:
     assert isinstance(tick(evaluated, result.cursor), dg.SkipReason)
 
 
-def test_a_zip_that_is_still_being_copied_is_left_alone(evaluated: Lake) -> None:
-    put(evaluated, "craters.v2.zip", b"two", age=automation.SETTLED_SECONDS / 10)
+def test_a_zip_that_has_just_arrived_is_looked_at_next_time(evaluated: Lake) -> None:
+    put(evaluated, "craters.v2.zip", b"two", age=inbox.SETTLED_SECONDS / 10)
     result = tick(evaluated)
     assert isinstance(result, dg.SkipReason)
     assert "craters.v2.zip" in (result.skip_message or "")
+
+
+def test_a_zip_that_is_still_being_copied_is_left_alone(evaluated: Lake) -> None:
+    put(evaluated, "craters.v2.zip", b"two")
+    whole = evaluated.inbox / "craters.v2.zip"
+    content = whole.read_bytes()
+    for age in (60, inbox.UNFINISHED_SECONDS / 2):  # also where the copying has stalled
+        whole.write_bytes(content[:-10])
+        os.utime(whole, (time.time() - age,) * 2)
+        result = tick(evaluated)
+        assert isinstance(result, dg.SkipReason)
+        assert "still being copied: craters.v2.zip" in (result.skip_message or "")
+    whole.write_bytes(content)
+    os.utime(whole, (time.time() - 60,) * 2)
+    assert isinstance(tick(evaluated), dg.SensorResult)
 
 
 def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> None:

@@ -12,7 +12,8 @@ GROUP = "labels"
 @dg.observable_source_asset(
     group_name=GROUP,
     tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""},
-    description="Roboflow exports in the lake's `inbox/`: COCO segmentation or folder classification, as zips.\n\n"
+    description="Roboflow exports in the lake's `inbox/`, as zips: COCO segmentation, YOLO polygons, semantic masks, folder or "
+    "multi-label classification, told by content.\n\n"
     "Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same "
     "zip under another name is nothing new.",
 )
@@ -20,7 +21,8 @@ def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.O
     """Observes the inbox."""
     import pandas as pd
 
-    from mars_assets.labels.exports import export_identity, exports_in_force, label_version
+    from mars_assets.labels.exports import export_identity, label_version
+    from mars_assets.labels.inbox import being_copied, exports_in_force, rejections
     from mars_assets.lake import sha256_file
 
     with mendable():
@@ -40,7 +42,13 @@ def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.O
     )
     return dg.ObserveResult(
         data_version=dg.DataVersion(label_version(list(shas.values()))[:16]),
-        metadata={"exports": table(rows), "count": len(rows), "inbox": where(inbox)},
+        metadata={
+            "exports": table(rows),
+            "count": len(rows),
+            "still being copied": ", ".join(path.name for path in being_copied(inbox)) or "none",
+            "put aside": table(pd.DataFrame(aside, columns=["zip", "why"])) if (aside := rejections(inbox)) else "none",
+            "inbox": where(inbox),
+        },
     )
 
 
@@ -50,7 +58,8 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
     Pixels come from the lake's own lossless crop where the image's original name is one, else from the export. Masks are
     written filled and as rims of 5 and 15 pixels. Splits are by observation whatever the exports say: what they divide is
-    put into one split as a whole. A broken export fails this step and the last table stays in force.
+    put into one split as a whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the
+    labels before it stay in force.
     """
     import pandas as pd
 
@@ -72,6 +81,8 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             "removed": report.removed,
             "groups that the exports divide": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
             "images that the exports' own splits would have leaked": report.leaked,
+            "put aside": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
+            "still being copied": ", ".join(report.left_alone) or "none",
             "conflicts": "; ".join(report.conflicts) or "none",
             "dagster/column_schema": columns(COLUMNS, rows),
             "file": where(here.labelled_crops),

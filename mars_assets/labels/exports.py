@@ -88,24 +88,6 @@ def read_export(path: Path) -> Export:
     return Export(path, sha256_file(path), project, version, export_format, images, notes, tuple(warnings))
 
 
-def exports_in_force(inbox: Path) -> list[Path]:
-    """The zips that count: of every project the newest version, of identical files one; hidden and part files left out."""
-    newest: dict[str, tuple[int, str, Path]] = {}
-    for path in sorted(inbox.glob("*.zip")) if inbox.is_dir() else []:
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        project, version = export_identity(path)
-        if project not in newest or (version, path.name) > newest[project][:2]:
-            newest[project] = (version, path.name, path)
-    paths, seen = [], set()
-    for _, _, path in sorted(newest.values(), key=lambda item: item[1]):
-        digest = sha256_file(path)
-        if digest not in seen:
-            seen.add(digest)
-            paths.append(path)
-    return paths
-
-
 def label_version(sha256s: list[str]) -> str:
     """The version of all labels: sha256 over the set of exports in force, whatever their names and order."""
     return hashlib.sha256("\n".join(sorted(set(sha256s))).encode()).hexdigest()

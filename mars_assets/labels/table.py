@@ -22,8 +22,9 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
-from mars_assets.labels.exports import Export, exports_in_force, label_version, read_export
+from mars_assets.labels.exports import Export, label_version, read_export
 from mars_assets.labels.formats.image import SPLITS, ExportedImage
+from mars_assets.labels.inbox import being_copied, exports_in_force, reject, rejections
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
@@ -64,6 +65,8 @@ class LabelReport:
         leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
         leaked: how many images the exports have in valid or test although their group is in train too.
         conflicts: images that two projects label differently; left out of the table.
+        rejected: zips that were put aside, now or before, and why.
+        left_alone: zips that are still being copied.
     """
 
     version: str
@@ -75,39 +78,31 @@ class LabelReport:
     leaks: list[dict[str, Any]]
     leaked: int
     conflicts: list[str]
+    rejected: list[dict[str, str]]
+    left_alone: list[str]
 
 
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
     """Reads the exports in force, writes images and masks that are new, and the table.
 
+    An export that is broken or hostile is moved to ``inbox/rejected`` with a text that says why; its project's version
+    before it counts again, if it is still there.
+
     Raises:
-        MarsError: the inbox is empty.
-        DamagedFileError: an export is broken: the message says which and how. The last table stays in force.
+        MarsError: no export is left in the inbox. The last table stays in force.
     """
     import pandas as pd
 
-    paths = exports_in_force(lake.inbox)
-    if not paths:
-        raise MarsError(
-            f"no export in {lake.inbox}: put the zip of a Roboflow export there (COCO segmentation or folder "
-            "classification), named as Roboflow names it (PROJECT.vN.FORMAT.zip)"
-        )
-    exports = [read_export(path) for path in paths]
-    version = label_version([export.sha256 for export in exports])
     before = read_table(lake.labelled_crops, ASSET) if lake.labelled_crops.exists() else None
     known = {} if before is None else dict(zip(before["image_id"], before["labels_sha"], strict=True))
     own = _own_crops(lake)
-
-    rows: list[dict[str, Any]] = []
-    for export in exports:
-        with open_export(export.path) as archive:
-            for image in progress.track(export.images, f"reading {export.path.name}"):
-                rows.append(_row(lake, export, archive, image, own, known))
+    exports, rows = _read_all(lake, own, known, progress)
+    version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
-    report = _report(version, exports, table, known, conflicts)
+    report = _report(lake, version, exports, table, known, conflicts)
     write_table(
         lake.labelled_crops,
         table,
@@ -117,6 +112,48 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         },
     )
     return table, report
+
+
+def _read_all(
+    lake: Lake, own: Mapping[str, tuple[Path, int, int]], known: Mapping[str, str], progress: Progress
+) -> tuple[list[Export], list[dict[str, Any]]]:
+    """The exports in force and a row for each of their images; what cannot be read is put aside.
+
+    Raises:
+        MarsError: none is left.
+    """
+    read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
+    while new := [path for path in exports_in_force(lake.inbox) if path not in read]:
+        for path in new:
+            try:
+                read[path] = _read(lake, path, own, known, progress)
+            except DamagedFileError as error:
+                target = reject(path, error)
+                progress.say(f"put aside as {lake.relative(target)}: {error}")
+    found = [read[path] for path in exports_in_force(lake.inbox)]
+    if not found:
+        waiting = [path.name for path in being_copied(lake.inbox)]
+        aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
+        raise MarsError(
+            f"no export in {lake.inbox}: put the zip of a Roboflow export there, named as Roboflow names it "
+            "(PROJECT.vN.FORMAT.zip)"
+            + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
+            + (f". Put aside: {'; '.join(aside)}" if aside else "")
+        )
+    return [export for export, _ in found], [row for _, rows in found for row in rows]
+
+
+def _read(
+    lake: Lake,
+    path: Path,
+    own: Mapping[str, tuple[Path, int, int]],
+    known: Mapping[str, str],
+    progress: Progress,
+) -> tuple[Export, list[dict[str, Any]]]:
+    export = read_export(path)
+    with open_export(path) as archive:
+        images = progress.track(export.images, f"reading {path.name}")
+        return export, [_row(lake, export, archive, image, own, known) for image in images]
 
 
 def current_label_version(lake: Lake) -> str:
@@ -314,7 +351,12 @@ def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:
 
 
 def _report(
-    version: str, exports: Sequence[Export], table: pd.DataFrame, known: Mapping[str, str], conflicts: list[str]
+    lake: Lake,
+    version: str,
+    exports: Sequence[Export],
+    table: pd.DataFrame,
+    known: Mapping[str, str],
+    conflicts: list[str],
 ) -> LabelReport:
     now = dict(zip(table["image_id"], table["labels_sha"], strict=True))
     divided = table.groupby("group")["exported_split"].transform("nunique") > 1
@@ -361,4 +403,6 @@ def _report(
         leaks=leaks,
         leaked=int(((table["exported_split"] != "train") & table["group"].isin(trained)).sum()),
         conflicts=conflicts,
+        rejected=[{"zip": name, "why": reason} for name, reason in rejections(lake.inbox)],
+        left_alone=[path.name for path in being_copied(lake.inbox)],
     )

@@ -9,7 +9,6 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.labels import archives
 from mars_assets.labels.exports import (
     export_identity,
-    exports_in_force,
     label_version,
     read_export,
 )
@@ -168,15 +167,6 @@ def _hashable(image):
     from dataclasses import replace
 
     return replace(image, outlines=json.dumps(image.outlines))
-
-
-def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_path: Path) -> None:
-    for name in ("c.v2.coco-segmentation.zip", "c.v10.coco-segmentation.zip", "other.zip", ".c.v11.part.zip"):
-        write_zip(f"inbox/{name}", coco_entries | {"note.txt": name})
-    copy = tmp_path / "inbox/again.zip"
-    copy.write_bytes((tmp_path / "inbox/other.zip").read_bytes())
-    names = [path.name for path in exports_in_force(tmp_path / "inbox")]
-    assert names == ["again.zip", "c.v10.coco-segmentation.zip"]
 
 
 def test_label_version_knows_no_order_and_no_names() -> None:

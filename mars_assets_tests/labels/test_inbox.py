@@ -1,0 +1,119 @@
+"""Which zips count, and where broken ones go."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, reject, rejections
+from mars_assets.labels.table import build_labelled_crops, current_label_version, read_labelled_crops
+from mars_assets.lake import Lake
+
+
+def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_path: Path) -> None:
+    for name in ("c.v2.coco-segmentation.zip", "c.v10.coco-segmentation.zip", "other.zip", ".c.v11.part.zip"):
+        write_zip(f"inbox/{name}", coco_entries | {"note.txt": name})
+    copy = tmp_path / "inbox/again.zip"
+    copy.write_bytes((tmp_path / "inbox/other.zip").read_bytes())
+    names = [path.name for path in exports_in_force(tmp_path / "inbox")]
+    assert names == ["again.zip", "c.v10.coco-segmentation.zip"]
+
+
+@pytest.fixture
+def filled(lake: Lake, write_zip, coco_entries) -> Lake:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    build_labelled_crops(lake)
+    return lake
+
+
+def _broken(coco_entries: dict) -> dict:
+    return coco_entries | {next(n for n in coco_entries if n.endswith(".jpg")): b"no image"}
+
+
+def _everything(lake: Lake) -> set[Path]:
+    return {path.relative_to(lake.root.parent) for path in lake.root.parent.rglob("*")}
+
+
+def test_a_broken_version_is_put_aside_and_the_one_before_it_counts(filled: Lake, write_zip, coco_entries) -> None:
+    before, version = read_labelled_crops(filled), current_label_version(filled)
+    broken = write_zip("c.v2.coco-segmentation.zip", _broken(coco_entries))
+    content = broken.read_bytes()
+    shutil.move(broken, filled.inbox)
+    _, report = build_labelled_crops(filled)
+    assert read_labelled_crops(filled).equals(before)
+    assert current_label_version(filled) == version
+    aside = filled.inbox / "rejected" / "c.v2.coco-segmentation.zip"
+    assert aside.read_bytes() == content
+    said = (filled.inbox / "rejected" / "c.v2.coco-segmentation.zip.txt").read_text()
+    assert "does not decode" in said
+    assert report.rejected == [{"zip": aside.name, "why": said.split("\n\n")[1]}]
+    assert [path.name for path in filled.inbox.glob("*.zip")] == ["c.v1.coco-segmentation.zip"]
+
+
+def test_other_projects_are_read_though_one_is_broken(filled: Lake, write_zip, coco_entries) -> None:
+    shutil.move(write_zip("a.v1.zip", {"a.txt": "x"}), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert len(table) == 3
+    assert [entry["zip"] for entry in report.rejected] == ["a.v1.zip"]
+    assert "no export of a known format" in report.rejected[0]["why"]
+
+
+def test_a_lone_broken_export_leaves_the_last_table_and_says_why(filled: Lake, write_zip, coco_entries) -> None:
+    before = read_labelled_crops(filled)
+    (filled.inbox / "c.v1.coco-segmentation.zip").unlink()
+    shutil.move(write_zip("c.v2.coco-segmentation.zip", _broken(coco_entries)), filled.inbox)
+    with pytest.raises(MarsError, match=r"no export in .*Put aside: c\.v2\.coco-segmentation\.zip: .*does not decode"):
+        build_labelled_crops(filled)
+    assert read_labelled_crops(filled).equals(before)
+
+
+def test_the_same_broken_name_twice_keeps_both(tmp_path: Path) -> None:
+    for content in (b"one", b"two", b"three"):
+        (tmp_path / "c.v1.zip").write_bytes(content)
+        reject(tmp_path / "c.v1.zip", DamagedFileError(f"reason {content.decode()}"))
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "rejected").glob("*.zip")}
+    assert kept == {"c.v1.zip": b"one", "c.v1.2.zip": b"two", "c.v1.3.zip": b"three"}
+    assert sorted(rejections(tmp_path)) == [
+        ("c.v1.2.zip", "reason two"),
+        ("c.v1.3.zip", "reason three"),
+        ("c.v1.zip", "reason one"),
+    ]
+
+
+def test_a_half_copied_zip_waits_and_one_that_stays_half_is_put_aside(filled: Lake, write_zip, coco_entries) -> None:
+    half = write_zip("c.v2.coco-segmentation.zip", coco_entries | {"more.txt": "x"})
+    half.write_bytes(half.read_bytes()[:-30])
+    shutil.move(half, filled.inbox)
+    _, report = build_labelled_crops(filled)
+    assert report.left_alone == ["c.v2.coco-segmentation.zip"]
+    assert not report.rejected
+    there = filled.inbox / "c.v2.coco-segmentation.zip"
+    os.utime(there, (time.time() - UNFINISHED_SECONDS - 1,) * 2)
+    assert being_copied(filled.inbox) == []
+    _, report = build_labelled_crops(filled)
+    assert not report.left_alone
+    assert "cannot be opened as a zip" in report.rejected[0]["why"]
+
+
+def test_nothing_outside_the_lake_is_touched(filled: Lake, write_zip, coco_entries) -> None:
+    hostile = coco_entries | {"../../escaped.txt": "x", "/absolute.txt": "x"}
+    shutil.move(write_zip("h.v1.zip", hostile), filled.inbox)
+    before = _everything(filled)
+    build_labelled_crops(filled)
+    new = {path for path in _everything(filled) - before if path.suffix in (".txt", ".zip")}
+    assert new == {
+        filled.root.relative_to(filled.root.parent) / "inbox" / "rejected" / name
+        for name in ("h.v1.zip", "h.v1.zip.txt")
+    }
+
+
+def test_a_broken_inbox_that_empties_itself_says_so(lake: Lake, write_zip) -> None:
+    lake.inbox.mkdir(parents=True)
+    assert exports_in_force(lake.inbox) == []
+    (lake.inbox / "x.zip").write_bytes(b"half")
+    with pytest.raises(MarsError, match=r"Still being copied: x\.zip"):
+        build_labelled_crops(lake)
