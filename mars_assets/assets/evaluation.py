@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mars_assets.models import ModelVersion
 
 GROUP = "evaluation"
+CLS_SCORE, SEG_SCORE = "balanced_accuracy", "iou_crater"
+"""By which rows are compared with the ones before them."""
 
 
 # Those that fit into the table that the UI shows at once; the file has all.
@@ -127,7 +129,8 @@ def reconstruction_metrics(
 def cls_evaluation(
     context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """The current classifier on the current labels: one row for each checkpoint, label version and split, history kept.
+    """The current classifier on the current labels: one row for each checkpoint, label version and split, history kept, each
+    with its change against the row before and whether that is more than noise.
 
     Judged on the valid and test images whose observation the model was not trained on. Intervals are 95 % bootstraps over
     observations. Predictions are kept, so that new labels cost only their own images. It trains nothing. Suspected label
@@ -153,7 +156,7 @@ def cls_evaluation(
         shown = results["test"] if "test" in results else results["valid"]
         suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
         rows = [_row(model, dataset, result.row) for result in results.values()]
-        history = _record(here, "cls_evaluation", rows)
+        rows, history = _record(here, "cls_evaluation", rows, CLS_SCORE)
         figure = evaluation_figure(shown)
         mistakes = mistakes_sheet(shown.images)
         pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
@@ -165,7 +168,7 @@ def cls_evaluation(
         else "none",
     }
     names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
-    return _result(here, "cls_evaluation", model, rows, history, names, left_out, chosen, pictures, more)
+    return _result(here, "cls_evaluation", CLS_SCORE, model, rows, history, names, left_out, chosen, pictures, more)
 
 
 @dg.asset(
@@ -252,7 +255,7 @@ def seg_evaluation(
         outlines = model.config["recipe"]["annotation"] != "filled"
         results = {split: evaluate(masks, images, split, outlines=outlines) for split in _splits(images)}
         rows = [_row(model, dataset, result.row) for result in results.values()]
-        history = _record(here, "seg_evaluation", rows)
+        rows, history = _record(here, "seg_evaluation", rows, SEG_SCORE)
         shown = results["test"] if "test" in results else results["valid"]
         smallest = min(result.row["smallest_px"] for result in results.values())
         craters = crater_catalogue(masks, images, outlines=outlines, smallest_px=smallest).assign(
@@ -280,6 +283,7 @@ def seg_evaluation(
     return _result(
         here,
         "seg_evaluation",
+        SEG_SCORE,
         model,
         rows,
         history,
@@ -328,14 +332,17 @@ def _row(model: "ModelVersion", dataset: "Dataset", scores: dict[str, Any]) -> d
     return {"model_version": model.version, "label_version": dataset.provenance["label_version"], **scores}
 
 
-def _record(lake: "Lake", name: str, rows: list[dict[str, Any]]) -> "pd.DataFrame":
+def _record(
+    lake: "Lake", name: str, rows: list[dict[str, Any]], score: str
+) -> tuple[list[dict[str, Any]], "pd.DataFrame"]:
+    """Adds rows to the history, each with its change against the one before. Returns them, and the history."""
     from datetime import UTC, datetime
 
-    from mars_assets.evaluation.history import record
+    from mars_assets.evaluation.history import KEYS, record, with_change
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = [{**row, "measured": now} for row in rows]
-    return record(lake.metrics(name), rows, ["model_version", "label_version", "split"], name)
+    rows = [{**with_change(lake.metrics(name), row, score, name), "measured": now} for row in rows]
+    return rows, record(lake.metrics(name), rows, KEYS, name)
 
 
 def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
@@ -351,6 +358,7 @@ def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
 def _result(
     lake: "Lake",
     name: str,
+    score: str,
     model: "ModelVersion",
     rows: list[dict[str, Any]],
     history: "pd.DataFrame",
@@ -362,6 +370,8 @@ def _result(
 ) -> dg.MaterializeResult:
     import pandas as pd
 
+    from mars_assets.evaluation.history import in_words
+
     last = rows[-1]
     numbers = {key: float(last[key]) for key in names if isinstance(last.get(key), float)}
     short = history.assign(
@@ -372,7 +382,10 @@ def _result(
             **{what: picture(image, f"{name}: {what}") for what, image in pictures.items()},
             "scores": table(pd.DataFrame(rows)[names]),
             **(more or {}),
-            "history": table(short[["measured", "model_version", "label_version", *names]].iloc[::-1]),
+            "against the row before": in_words(last, score),
+            "history": table(
+                short[["measured", "model_version", "label_version", "change", "within_noise", *names]].iloc[::-1]
+            ),
             "judged on": str(last["split"]),
             "images left out because the model saw their observation": left_out,
             "model version": model.version,
@@ -382,5 +395,12 @@ def _result(
             "file": where(lake.metrics(name)),
             **numbers,
         },
-        data_version=dg.DataVersion(fingerprint(rows)[:16]),
+        data_version=dg.DataVersion(fingerprint([_of_itself(row) for row in rows])[:16]),
     )
+
+
+def _of_itself(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without when it was measured and what came before it."""
+    from mars_assets.evaluation.history import CHANGE
+
+    return {key: value for key, value in row.items() if key not in (*CHANGE, "measured")}

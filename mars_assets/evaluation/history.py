@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,70 @@ from mars_assets.lake import read_table, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+KEYS = ("model_version", "label_version", "split")
+"""What an evaluation's row is of."""
+CHANGE = ("change", "within_noise", "before_model", "before_labels")
+"""What :func:`with_change` adds."""
+
+
+def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict[str, Any]:
+    """An evaluation's row, with how its score differs from that of the row before it on the same split.
+
+    Args:
+        path: the table of the rows before.
+        row: ``KEYS``, the score, and its interval as ``SCORE_low`` and ``SCORE_high``.
+        score: the name of the one that is compared.
+        asset: the table's asset, for error messages.
+
+    Returns:
+        The row, with ``change`` (None for the first row, or where a score is undefined), ``within_noise`` (whether the
+        change is below 1.96 standard errors, those that the two intervals stand for; images that both have are counted as
+        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``.
+    """
+    nothing: dict[str, Any] = dict.fromkeys(CHANGE)
+    if not path.exists():
+        return row | nothing
+    table = read_table(path, asset)
+    own = tuple(row[key] for key in KEYS)
+    before = [
+        old
+        for old in table.to_dict("records")
+        if old["split"] == row["split"] and tuple(old[key] for key in KEYS) != own
+    ]
+    if not before:
+        return row | nothing
+    last = before[-1]
+    nothing |= {"before_model": last["model_version"], "before_labels": last["label_version"]}
+    numbers = [
+        math.nan if side.get(name) is None else float(side[name])
+        for side in (last, row)
+        for name in (score, f"{score}_low", f"{score}_high")
+    ]
+    if not all(map(math.isfinite, numbers)):
+        return row | nothing
+    change = numbers[3] - numbers[0]
+    error = math.hypot(numbers[2] - numbers[1], numbers[5] - numbers[4]) / (2 * 1.96)
+    return row | nothing | {"change": change, "within_noise": bool(abs(change) <= 1.96 * error)}
+
+
+def in_words(row: dict[str, Any], score: str) -> str:
+    """The change of a row of :func:`with_change`, for people."""
+    if row["before_model"] is None:
+        return "the first evaluation on this split"
+    what = [
+        name
+        for name, before, now in (
+            ("another model", row["before_model"], row["model_version"]),
+            ("other labels", row["before_labels"], row["label_version"]),
+        )
+        if before != now
+    ]
+    if row["change"] is None:
+        return f"not to be compared with the row before: {score} is undefined in one of them"
+    noise = "within noise" if row["within_noise"] else "more than noise"
+    return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
 
 
 def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asset: str) -> pd.DataFrame:

@@ -1,0 +1,81 @@
+"""Histories of scores: what is kept, what is replaced, and what a change is worth."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mars_assets.evaluation.history import CHANGE, KEYS, in_words, record, with_change
+
+
+def _row(model: str, labels: str, score: float | None, half: float = 0.05, split: str = "test") -> dict[str, Any]:
+    low, high = (None, None) if score is None else (score - half, score + half)
+    return {
+        "model_version": model,
+        "label_version": labels,
+        "split": split,
+        "score": score,
+        "score_low": low,
+        "score_high": high,
+    }
+
+
+def _measured(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+    found = with_change(path, row, "score", "x")
+    record(path, [found], KEYS, "x")
+    return found
+
+
+def test_the_first_row_has_no_change(tmp_path: Path) -> None:
+    row = _measured(tmp_path / "x.parquet", _row("m1", "l1", 0.8))
+    assert [row[key] for key in CHANGE] == [None] * 4
+    assert in_words(row, "score") == "the first evaluation on this split"
+
+
+def test_changes_are_against_the_row_before_of_the_same_split(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    _measured(path, _row("m1", "l1", 0.8))
+    _measured(path, _row("m1", "l1", 0.1, split="valid"))
+    other_labels = _measured(path, _row("m1", "l2", 0.83))
+    assert other_labels["change"] == pytest.approx(0.03)
+    assert other_labels["within_noise"] is True
+    assert in_words(other_labels, "score") == "score +0.030 since the row before (other labels): within noise"
+    other_model = _measured(path, _row("m2", "l2", 0.6))
+    assert other_model["within_noise"] is False
+    assert in_words(other_model, "score") == "score -0.230 since the row before (another model): more than noise"
+    table = record(path, [other_model], KEYS, "x")
+    assert len(table) == 4
+
+
+def test_the_same_thing_measured_again_is_compared_with_the_row_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    _measured(path, _row("m1", "l1", 0.8))
+    first, again = _measured(path, _row("m1", "l2", 0.7)), _measured(path, _row("m1", "l2", 0.7))
+    assert first == again
+
+
+def test_an_undefined_score_has_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    _measured(path, _row("m1", "l1", 0.8))
+    row = _measured(path, _row("m1", "l2", None))
+    assert row["change"] is None
+    assert row["within_noise"] is None
+    assert "undefined" in in_words(row, "score")
+
+
+def test_what_is_called_noise_is_noise_nineteen_times_of_twenty(tmp_path: Path) -> None:
+    """Two scores of the same truth, with intervals of their own standard errors."""
+    rng, within = np.random.default_rng(0), []
+    for number in range(300):
+        path = tmp_path / f"{number}.parquet"
+        for labels, error in (("l1", 0.02), ("l2", 0.05)):
+            row = _measured(path, _row("m", labels, 0.8 + error * rng.standard_normal(), 1.96 * error))
+        within.append(row["within_noise"])
+    assert np.mean(within) == pytest.approx(0.95, abs=0.03)
+
+
+def test_rows_of_an_earlier_layout_are_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    record(path, [_row("m1", "l1", 0.8)], KEYS, "x")  # without the columns of a change
+    assert _measured(path, _row("m1", "l2", 0.81))["within_noise"] is True
