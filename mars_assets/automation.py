@@ -2,14 +2,22 @@
 
 ``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
 the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` runs ``reevaluate`` when the
-inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night.
+inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night. ``fetch_labels`` brings a version
+of a Roboflow project into the inbox; the sensor ``new_roboflow_versions`` runs it.
 """
 
+import dataclasses
+import time
+from typing import Any
+
 import dagster as dg
+from pydantic import Field
 
 from mars_assets.assets.models import STAGE
-from mars_assets.errors import MissingInputError
-from mars_assets.resources import LakeResource
+from mars_assets.assets.reporting import mendable
+from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.progress import Progress
+from mars_assets.resources import LakeResource, RoboflowResource
 
 imagery_job = dg.define_asset_job(
     "imagery",
@@ -62,6 +70,71 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
 
 
+class FetchConfig(dg.Config):
+    """Which export to fetch."""
+
+    project: str = Field(description="WORKSPACE/PROJECT, as in its address.")
+    version: int = Field(ge=1, description="The version's number.")
+
+
+@dg.op(tags={"dagster/kind/roboflow": ""})
+def fetch_export(
+    context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
+) -> None:
+    """Has Roboflow export a version and downloads it into the inbox, whole or not at all."""
+    from mars_assets.labels.roboflow import Project
+
+    with mendable():
+        path = roboflow.open().fetch(
+            Project.named(config.project),
+            config.version,
+            roboflow.format,
+            lake.open().inbox,
+            Progress(context.log.info),
+        )
+    context.log.info(f"{path.name} is in the inbox")
+
+
+@dg.job(description="Brings a version of a Roboflow project into the inbox.")
+def fetch_labels() -> None:
+    fetch_export()
+
+
+@dg.sensor(job=fetch_labels, minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def new_roboflow_versions(
+    context: dg.SensorEvaluationContext, lake: LakeResource, roboflow: RoboflowResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Fetches the newest version of each watched Roboflow project that the inbox has not had yet; after a failure every hour."""
+    from mars_assets.labels.inbox import has_had
+
+    try:
+        projects = roboflow.watched()
+        if not projects:
+            return dg.SkipReason(
+                "no Roboflow project is watched: set ROBOFLOW_PROJECTS and ROBOFLOW_API_KEY to have some"
+            )
+        # Asked a minute later again: no waiting within a tick.
+        api = dataclasses.replace(roboflow.open(), attempts=1, timeouts=(5.0, 10.0))
+        newest = {project: max(api.versions(project), default=0) for project in projects}
+    except MarsError as error:
+        return dg.SkipReason(str(error))
+    inbox = lake.open().inbox
+    wanted = {
+        project: version for project, version in newest.items() if version and not has_had(inbox, project.name, version)
+    }
+    hour = int(time.time() // 3600)
+    requests = [
+        dg.RunRequest(
+            run_key=f"{project} {version} {hour}",
+            run_config={"ops": {"fetch_export": {"config": {"project": str(project), "version": version}}}},
+        )
+        for project, version in wanted.items()
+    ]
+    if not requests:
+        return dg.SkipReason("the inbox has, or had, the newest version of each project")
+    return dg.SensorResult(run_requests=requests)
+
+
 def _waiting(names: list[str]) -> str:
     return f"; still being copied: {', '.join(names)}" if names else ""
 
@@ -73,6 +146,6 @@ nightly_evaluation = dg.ScheduleDefinition(
     description="Every night the current checkpoints on the current labels. Off until it is switched on.",
 )
 
-jobs = [imagery_job, experiment_job, reevaluate_job]
-sensors = [new_labels]
+jobs: list[Any] = [imagery_job, experiment_job, reevaluate_job, fetch_labels]
+sensors = [new_labels, new_roboflow_versions]
 schedules = [nightly_evaluation]

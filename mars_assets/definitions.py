@@ -8,16 +8,22 @@ import dagster as dg
 from mars_assets import automation, checks
 from mars_assets.assets import evaluation, experiments, foundation, imagery, labels, models, tensors
 from mars_assets.execution import one_process_executor
-from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
+from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource, RoboflowResource
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """All assets, checks, jobs and resources.
 
     Args:
-        resource_overrides: resources to take the place of the default ones, by key: ``lake``, ``compute``, ``archive``.
+        resource_overrides: resources to take the place of the default ones, by key: ``lake``, ``compute``, ``archive``,
+            ``roboflow``.
     """
-    resources = {"lake": LakeResource(), "compute": ComputeResource(), "archive": ArchiveResource()}
+    resources = {
+        "lake": LakeResource(),
+        "compute": ComputeResource(),
+        "archive": ArchiveResource(),
+        "roboflow": RoboflowResource(),
+    }
     return dg.Definitions(
         assets=dg.load_assets_from_modules([imagery, labels, tensors, foundation, models, evaluation, experiments]),
         asset_checks=dg.load_asset_checks_from_modules([checks]),

@@ -1,16 +1,21 @@
 import os
 import time
 import zipfile
+from collections.abc import Iterator
 
 import dagster as dg
 import pandas as pd
 import pytest
 
-from mars_assets.automation import new_labels
+from mars_assets.automation import new_labels, new_roboflow_versions
+from mars_assets.definitions import build_defs
+from mars_assets.errors import DamagedFileError
 from mars_assets.labels import inbox
 from mars_assets.labels.exports import label_version
+from mars_assets.labels.inbox import reject
 from mars_assets.lake import Lake, sha256_file, write_json, write_table
-from mars_assets.resources import LakeResource
+from mars_assets.resources import LakeResource, RoboflowResource
+from mars_assets_tests.labels.test_roboflow import KEY, Answer, Server
 
 
 @pytest.fixture
@@ -79,6 +84,58 @@ def test_a_zip_that_is_still_being_copied_is_left_alone(evaluated: Lake) -> None
     whole.write_bytes(content)
     os.utime(whole, (time.time() - 60,) * 2)
     assert isinstance(tick(evaluated), dg.SensorResult)
+
+
+@pytest.fixture
+def roboflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("ROBOFLOW_API_KEY", KEY)
+    monkeypatch.setenv("ROBOFLOW_PROJECTS", " mars/craters,")
+    server = Server()
+    server.answers["/mars/craters"] = [Answer(200, {"versions": [{"id": "mars/craters/3"}, {"id": "mars/craters/2"}]})]
+    server.exports()
+    yield server
+    server.close()
+
+
+def look(lake: Lake, server: Server) -> dg.SensorResult | dg.SkipReason:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        resource = RoboflowResource(base_url=server.url)
+        return new_roboflow_versions(context, lake=LakeResource(root=str(lake.root)), roboflow=resource)
+
+
+def test_a_new_roboflow_version_ends_up_in_the_inbox_once(lake: Lake, roboflow: Server) -> None:
+    result = look(lake, roboflow)
+    assert isinstance(result, dg.SensorResult)
+    (request,) = result.run_requests or []
+    defs = build_defs({"lake": LakeResource(root=str(lake.root)), "roboflow": RoboflowResource(base_url=roboflow.url)})
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = defs.get_job_def("fetch_labels").execute_in_process(run_config=request.run_config, instance=instance)
+        said = " ".join(str(event) for event in instance.all_logs(run.run_id))
+    assert run.success
+    assert KEY not in said
+    assert [path.name for path in lake.inbox.glob("*.zip")] == ["craters.v3.coco-segmentation.zip"]
+    assert isinstance(look(lake, roboflow), dg.SkipReason)
+    # Put aside because it was broken, it is not fetched for ever.
+    reject(lake.inbox / "craters.v3.coco-segmentation.zip", DamagedFileError("broken"))
+    assert isinstance(look(lake, roboflow), dg.SkipReason)
+    roboflow.answers["/mars/craters"] = [Answer(200, {"versions": [{"id": "mars/craters/4"}]})]
+    assert isinstance(look(lake, roboflow), dg.SensorResult)
+
+
+def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
+    lake: Lake, roboflow: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value, message in (
+        ("ROBOFLOW_API_KEY", "wrong", "refuses the key"),
+        ("ROBOFLOW_API_KEY", "", "no key for Roboflow"),
+        ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
+        ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
+    ):
+        monkeypatch.setenv(name, value)
+        result = look(lake, roboflow)
+        assert isinstance(result, dg.SkipReason)
+        assert message in (result.skip_message or "")
 
 
 def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> None:

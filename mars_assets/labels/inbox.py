@@ -60,6 +60,13 @@ def exports_in_force(inbox: Path) -> list[Path]:
     return paths
 
 
+def has_had(inbox: Path, project: str, version: int) -> bool:
+    """Whether a project's version, or a later one, is in the inbox or was put aside."""
+    folders = (inbox, inbox / "rejected")
+    identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
+    return any(name == project and number >= version for name, number in identities)
+
+
 def reject(path: Path, error: DamagedFileError) -> Path:
     """Moves a zip to ``rejected/`` beside it, with a text file that says why. Returns where it is now."""
     folder = path.parent / "rejected"

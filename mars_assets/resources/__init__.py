@@ -1,7 +1,8 @@
-"""Resources: the lake, the device and the archive, as Dagster configures them."""
+"""Resources: the lake, the device, the archive and Roboflow, as Dagster configures them."""
 
 from mars_assets.resources.archive import ArchiveResource
 from mars_assets.resources.compute import ComputeResource
 from mars_assets.resources.lake import LakeResource
+from mars_assets.resources.roboflow import RoboflowResource
 
-__all__ = ["ArchiveResource", "ComputeResource", "LakeResource"]
+__all__ = ["ArchiveResource", "ComputeResource", "LakeResource", "RoboflowResource"]
