@@ -2,7 +2,8 @@
 
 ``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
 the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` runs ``reevaluate`` when the
-inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night. ``fetch_labels`` brings a version
+inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night. ``retrain`` trains both models again; the schedule ``weekly_retraining`` and the
+sensor ``scores_below_bound`` run it, once switched on. ``fetch_labels`` brings a version
 of a Roboflow project into the inbox; the sensor ``new_roboflow_versions`` runs it.
 """
 
@@ -36,6 +37,16 @@ reevaluate_job = dg.define_asset_job(
     "reevaluate",
     dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, "cls_evaluation", "seg_evaluation"),
     description="The current checkpoints on the current labels. Trains nothing.",
+)
+
+retrain_job = dg.define_asset_job(
+    "retrain",
+    dg.AssetSelection.assets(
+        "labelled_crops", "reflectance", STAGE, "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"
+    ),
+    config={"ops": {name: {"config": {"retrain": True}} for name in ("cls_model", "seg_model")}},
+    description="Both models trained again on the current labels, with the recipes of those in use; a new one takes the place of "
+    "the one in use only if it is not worse.",
 )
 
 
@@ -146,6 +157,33 @@ nightly_evaluation = dg.ScheduleDefinition(
     description="Every night the current checkpoints on the current labels. Off until it is switched on.",
 )
 
-jobs: list[Any] = [imagery_job, experiment_job, reevaluate_job, fetch_labels]
-sensors = [new_labels, new_roboflow_versions]
-schedules = [nightly_evaluation]
+weekly_retraining = dg.ScheduleDefinition(
+    name="weekly_retraining",
+    job=retrain_job,
+    cron_schedule="0 4 * * 0",
+    description="Every Sunday both models trained again. Off until it is switched on.",
+)
+
+
+@dg.sensor(job=retrain_job, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
+def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
+    """Trains both models again when a score fell below the bound of its check, once for each label version.
+
+    Off until it is switched on.
+    """
+    from mars_assets.checks import last_below_bound
+    from mars_assets.labels.table import current_label_version
+
+    here = lake.open()
+    low = last_below_bound(here)
+    if not low:
+        return dg.SkipReason("no score is below its bound")
+    version = current_label_version(here)
+    if context.cursor == version:
+        return dg.SkipReason(f"training for these labels has been requested: {'; '.join(low)}")
+    return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
+
+
+jobs: list[Any] = [imagery_job, experiment_job, reevaluate_job, retrain_job, fetch_labels]
+sensors = [new_labels, new_roboflow_versions, scores_below_bound]
+schedules = [nightly_evaluation, weekly_retraining]

@@ -7,8 +7,10 @@ import dagster as dg
 from mars_assets.assets.evaluation import cls_evaluation, reconstruction_metrics, seg_evaluation
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
+from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
+from mars_assets.lake import Lake, read_json
 from mars_assets.resources import LakeResource
 
 MIN_BALANCED_ACCURACY = 0.8
@@ -102,7 +104,7 @@ imputed_checks = [
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     """The paper's finding: of the methods for RGB images, post_norm has the lowest RGB loss."""
-    every = _metrics(lake, "reconstruction")
+    every = _metrics(lake.open(), "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
     rows = [row for row in last if row["method"] in IMPUTATION_METHODS]
@@ -111,27 +113,41 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
 
 
-def _bound_check(asset: dg.AssetsDefinition, metric: str, bound: float) -> dg.AssetChecksDefinition:
-    name = asset.key.to_user_string()
+BOUNDS = {
+    "cls_evaluation": (cls_evaluation, CLS_SCORE, MIN_BALANCED_ACCURACY),
+    "seg_evaluation": (seg_evaluation, SEG_SCORE, MIN_CRATER_IOU),
+}
+"""The evaluations, the score that is looked at, and what it must not fall below."""
+
+
+def _below(lake: Lake, name: str) -> list[str]:
+    """What is low about an evaluation's last row."""
+    _, score, bound = BOUNDS[name]
+    last = _metrics(lake, name)[-1]
+    value = last[score]
+    return [f"{score} is {value} on {last['split']}, below {bound}"] if value is None or value < bound else []
+
+
+def last_below_bound(lake: Lake) -> list[str]:
+    """What is low about the last rows of the evaluations that have been made."""
+    made = [name for name in BOUNDS if lake.metrics(name).exists()]
+    return [problem for name in made for problem in _below(lake, name)]
+
+
+def _bound_check(name: str) -> dg.AssetChecksDefinition:
+    asset, score, bound = BOUNDS[name]
 
     @dg.asset_check(
-        asset=asset, name=f"{metric}_above_bound", description=f"The last row's {metric} is at least {bound}."
+        asset=asset, name=f"{score}_above_bound", description=f"The last row's {score} is at least {bound}."
     )
     def above(lake: LakeResource) -> dg.AssetCheckResult:
-        last = _metrics(lake, name)[-1]
-        value = last[metric]
-        low = value is None or value < bound
-        problems = [f"{metric} is {value} on {last['split']}, below {bound}"] if low else []
-        return _outcome(problems, dg.AssetCheckSeverity.WARN, 1)
+        return _outcome(_below(lake.open(), name), dg.AssetCheckSeverity.WARN, 1)
 
     return above
 
 
-cls_bound = _bound_check(cls_evaluation, "balanced_accuracy", MIN_BALANCED_ACCURACY)
-seg_bound = _bound_check(seg_evaluation, "iou_crater", MIN_CRATER_IOU)
+bound_checks = [_bound_check(name) for name in BOUNDS]
 
 
-def _metrics(lake: LakeResource, name: str) -> list[dict[str, Any]]:
-    from mars_assets.lake import read_json
-
-    return read_json(lake.open().metrics(name).with_suffix(".json"))
+def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
+    return read_json(lake.metrics(name).with_suffix(".json"))

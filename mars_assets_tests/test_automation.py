@@ -7,7 +7,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from mars_assets.automation import new_labels, new_roboflow_versions
+from mars_assets.automation import new_labels, new_roboflow_versions, scores_below_bound
+from mars_assets.checks import MIN_BALANCED_ACCURACY
 from mars_assets.definitions import build_defs
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels import inbox
@@ -136,6 +137,37 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
         result = look(lake, roboflow)
         assert isinstance(result, dg.SkipReason)
         assert message in (result.skip_message or "")
+
+
+def low(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        return scores_below_bound(context, lake=LakeResource(root=str(lake.root)))
+
+
+def test_a_low_score_asks_for_one_retraining_of_these_labels(evaluated: Lake) -> None:
+    assert isinstance(low(evaluated), dg.SkipReason)
+    for accuracy, asked in ((MIN_BALANCED_ACCURACY, False), (MIN_BALANCED_ACCURACY - 0.01, True)):
+        row = {"balanced_accuracy": accuracy, "split": "test"}
+        write_table(evaluated.metrics("cls_evaluation"), pd.DataFrame([row]))
+        write_json(evaluated.metrics("cls_evaluation").with_suffix(".json"), [row])
+        assert isinstance(low(evaluated), dg.SensorResult) is asked
+    result = low(evaluated)
+    assert isinstance(result, dg.SensorResult)
+    assert isinstance(low(evaluated, result.cursor), dg.SkipReason)
+
+
+def test_what_costs_training_is_off_until_it_is_switched_on() -> None:
+    repository = build_defs().get_repository_def()
+    states = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
+    assert states == {
+        "new_labels": dg.DefaultSensorStatus.RUNNING,
+        "new_roboflow_versions": dg.DefaultSensorStatus.RUNNING,
+        "scores_below_bound": dg.DefaultSensorStatus.STOPPED,
+    }
+    assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == dict.fromkeys(
+        ("nightly_evaluation", "weekly_retraining"), dg.DefaultScheduleStatus.STOPPED
+    )
 
 
 def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> None:

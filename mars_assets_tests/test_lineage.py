@@ -269,6 +269,32 @@ def test_new_labels_cost_only_themselves_and_add_a_row(graph: Graph, shared: Pat
     assert [row["n"] for row in rows] == [8, 12]
     assert len({row["label_version"] for row in rows}) == 2
     assert len({row["model_version"] for row in rows}) == 1
+    assert rows[0]["change"] is None
+    assert rows[1]["change"] == pytest.approx(rows[1]["balanced_accuracy"] - rows[0]["balanced_accuracy"])
+    assert "other labels" in metadata(result, "cls_evaluation")["against the row before"]
+
+
+@pytest.mark.parametrize("name", ["cls_model", "seg_model"])
+def test_retraining_keeps_the_recipe_and_replaces_the_model_only_by_one_that_is_not_worse(
+    graph: Graph, first: Any, name: str
+) -> None:
+    """On labels that have come since, or with the same, whichever of these tests runs alone; the recipe is the quick one."""
+    before = current_model(graph.lake, name)
+    with_seed = build_defs({**graph.defs.resources, "compute": ComputeResource(device="cpu", seed=11)})
+    result = with_seed.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dg.AssetKey(name)],
+        instance=graph.instance,
+        run_config={"ops": {name: {"config": {"retrain": True}}}},
+    )
+    said = metadata(result, name)
+    version = said["version"]
+    assert version != before.version
+    assert read_json(graph.lake.model(name) / version / "config.json")["recipe"] == before.config["recipe"]
+    assert said["trained in this run"] is True
+    assert "neither was trained on" in said["against the one in use"]
+    assert said["in use"] == ("takes its place" in said["against the one in use"])
+    assert current_model(graph.lake, name).version == (version if said["in use"] else before.version)
+    make_current(graph.lake, name, before.version, {})
 
 
 def test_a_contradicting_setting_is_refused_and_named(graph: Graph, first: Any) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.models import STAGE, cls_model, seg_model
+from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, seg_model
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from mars_assets.models import ModelVersion
 
 GROUP = "evaluation"
-CLS_SCORE, SEG_SCORE = "balanced_accuracy", "iou_crater"
-"""By which rows are compared with the ones before them."""
 
 
 # Those that fit into the table that the UI shows at once; the file has all.

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+from pydantic import BaseModel, Field, ValidationError
 
-from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.configuration import listed, recipe_from
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
     from mars_assets.compute import Compute
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
+    from mars_assets.promotion import Judge
+
+R = TypeVar("R", bound=BaseModel)
 
 GROUP = "models"
 STAGE = "imputed_post_norm"
 """The tensors that models are trained on: the imputation that reconstructs Mars best."""
+
+CLS_SCORE, SEG_SCORE = "balanced_accuracy", "iou_crater"
+"""By which models are compared, and their evaluations."""
 
 INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
 
@@ -30,12 +37,22 @@ INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_wei
 _SEG_SCORES = ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
 
 
+_RETRAIN = (
+    "Train with the recipe of the model in use, whatever the other fields say, and take the result into use only if it is not "
+    "worse on images that neither was trained on."
+)
+
+
 class ClsModelConfig(dg.Config, ClsRecipe):
     """A classification recipe."""
+
+    retrain: bool = Field(False, description=_RETRAIN)
 
 
 class SegModelConfig(dg.Config, SegRecipe):
     """A segmentation recipe."""
+
+    retrain: bool = Field(False, description=_RETRAIN)
 
 
 @dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="2", deps=INPUTS, pool=GPU_POOL)
@@ -56,15 +73,18 @@ def cls_model(
     from mars_assets.classification.figures import training_curves
     from mars_assets.classification.train import COMPUTATION, train_classifier
     from mars_assets.datasets import classification_dataset
+    from mars_assets.promotion import judge_classifier
 
     with mendable():
-        here, recipe = lake.open(), recipe_from(config, ClsRecipe)
+        here, chosen = lake.open(), compute.choose()
+        recipe = _recipe(config, ClsRecipe, here, "cls_model")
         return _train(
             context,
             here,
             "cls_model",
             recipe,
-            compute.choose(),
+            chosen,
+            (CLS_SCORE, judge_classifier(chosen)) if config.retrain else None,
             lambda statistics: classification_dataset(here, STAGE, statistics),
             lambda *arguments: train_classifier(recipe, *arguments, features=here.features),
             lambda report: report["best"],
@@ -89,22 +109,47 @@ def seg_model(
     """
     from mars_assets.datasets import segmentation_dataset
     from mars_assets.lake import read_table
+    from mars_assets.promotion import judge_segmenter
     from mars_assets.segmentation.figures import training_figure
     from mars_assets.segmentation.train import train_segmentation
 
     with mendable():
-        here, recipe = lake.open(), recipe_from(config, SegRecipe)
+        here, chosen = lake.open(), compute.choose()
+        recipe = _recipe(config, SegRecipe, here, "seg_model")
+        judge = judge_segmenter(lambda annotation: segmentation_dataset(here, STAGE, annotation).images, chosen)
         return _train(
             context,
             here,
             "seg_model",
             recipe,
-            compute.choose(),
+            chosen,
+            (SEG_SCORE, judge) if config.retrain else None,
             lambda statistics: segmentation_dataset(here, STAGE, recipe.annotation, statistics),
             lambda *arguments: train_segmentation(recipe, *arguments),
             lambda report: {name: report[name] for name in _SEG_SCORES},
             lambda folder: training_figure(read_table(folder / "history.parquet", "seg_model")),
         )
+
+
+def _recipe(config: Any, recipe: type[R], lake: "Lake", name: str) -> R:
+    """The recipe that a configuration states, or that of the model in use where it is to be trained again."""
+    from mars_assets.errors import MarsError, MissingInputError
+    from mars_assets.models import current_model
+
+    stated = recipe_from(config, recipe)
+    if not config.retrain:
+        return stated
+    try:
+        model = current_model(lake, name)
+    except MissingInputError:
+        return stated  # the first one
+    try:
+        return recipe(**model.config["recipe"])
+    except ValidationError as error:
+        raise MarsError(
+            f"the recipe of {name} {model.version} is of an earlier version of this project: {listed(error)}. Train one "
+            "with a recipe of your own, without retrain"
+        ) from error
 
 
 def _train(
@@ -113,6 +158,7 @@ def _train(
     name: str,
     recipe: "ClsRecipe | SegRecipe",
     compute: "Compute",
+    unless_worse: "tuple[str, Judge] | None",
     dataset_for: Callable[[Any], "Dataset"],
     train: Callable[..., dict[str, Any]],
     best_of: Callable[[dict[str, Any]], dict[str, Any]],
@@ -120,12 +166,20 @@ def _train(
     card: Callable[[str, dict[str, Any], Any], str] | None = None,
     computation: str = "",
 ) -> dg.MaterializeResult:
-    """Trains a version, or finds it, and puts it into use."""
+    """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
     import pandas as pd
 
     from mars_assets.lake import read_json, write_bytes
-    from mars_assets.models import encoder_weights, make_current, start_version, version_of
+    from mars_assets.models import (
+        ModelVersion,
+        current_model,
+        encoder_weights,
+        make_current,
+        start_version,
+        version_of,
+    )
     from mars_assets.prithvi.weights import open_weights
+    from mars_assets.promotion import compare
     from mars_assets.provenance import software
     from mars_assets.training import CONFIG
 
@@ -154,12 +208,22 @@ def _train(
         text = card(version, read_json(folder / CONFIG), dataset.images)
         write_bytes(folder / "card.md", text.encode())
         more["card"] = dg.MetadataValue.md(text)
-    make_current(lake, name, version, best)
+    comparison = None
+    if unless_worse is not None and (lake.model(name) / "current.json").exists():
+        current = current_model(lake, name)
+        if current.version != version:
+            candidate = ModelVersion(name, version, folder, read_json(folder / CONFIG))
+            comparison = compare(current, candidate, dataset.images, *unless_worse)
+            progress.say(str(comparison))
+    if comparison is None or comparison.is_not_worse:
+        make_current(lake, name, version, best)
     counts = dataset.images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
     return dg.MaterializeResult(
         metadata={
             "version": version,
             "trained in this run": not found,
+            "in use": comparison is None or comparison.is_not_worse,
+            **({"against the one in use": str(comparison)} if comparison is not None else {}),
             "curves": picture(curves(folder), f"training of {name}"),
             "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
