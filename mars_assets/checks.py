@@ -71,6 +71,15 @@ def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
+@dg.asset_check(asset=labelled_crops)
+def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
+    """No two images of different groups look the same and lie in different splits: the model would know one from the other."""
+    from mars_assets.labels.checks import straddling_duplicates
+
+    problems, count = straddling_duplicates(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+
+
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
     """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""

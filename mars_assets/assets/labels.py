@@ -81,6 +81,8 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             "removed": report.removed,
             "groups that the exports divide": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
             "images that the exports' own splits would have leaked": report.leaked,
+            "look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
+            "outlines that leave their image": "; ".join(report.outside[:20]) or "none",
             "put aside": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
             "still being copied": ", ".join(report.left_alone) or "none",
             "conflicts": "; ".join(report.conflicts) or "none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
@@ -69,3 +70,15 @@ def leaking_groups(lake: Lake) -> tuple[list[str], int]:
         for group, values in exported.items()
         if len(values) > 1
     ], len(exported)
+
+
+def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
+    """Images that look the same and lie in two splits, and how many images there are."""
+    labels = read_labelled_crops(lake)
+    if "phash" not in labels:
+        return ["the table was made before images were compared: make labelled_crops again"], len(labels)
+    pairs = near_duplicates(labels)
+    pairs = pairs[pairs["split_a"] != pairs["split_b"]]
+    return [
+        f"{row.image_a} ({row.split_a}) looks like {row.image_b} ({row.split_b})" for row in pairs.itertuples()
+    ], len(labels)

@@ -22,8 +22,9 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
+from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
 from mars_assets.labels.exports import Export, label_version, read_export
-from mars_assets.labels.formats.image import SPLITS, ExportedImage
+from mars_assets.labels.formats.image import MAX_IMAGE_SIDE, SPLITS, ExportedImage
 from mars_assets.labels.inbox import being_copied, exports_in_force, reject, rejections
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
@@ -50,6 +51,7 @@ COLUMNS = {
     "crater_fraction": "share of pixels inside craters",
     "labels_sha": "of the label itself: changes when somebody corrects it",
     "pixels_sha": "sha256 of the file",
+    "phash": "perceptual hash: images that look the same differ in few of its 64 bits",
 }
 
 
@@ -65,6 +67,8 @@ class LabelReport:
         leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
         leaked: how many images the exports have in valid or test although their group is in train too.
         conflicts: images that two projects label differently; left out of the table.
+        duplicates: pairs of images that look the same and are not of one group; those in two splits first.
+        outside: images with outlines that lie outside of them, at least in part.
         rejected: zips that were put aside, now or before, and why.
         left_alone: zips that are still being copied.
     """
@@ -78,6 +82,8 @@ class LabelReport:
     leaks: list[dict[str, Any]]
     leaked: int
     conflicts: list[str]
+    duplicates: list[dict[str, Any]]
+    outside: list[str]
     rejected: list[dict[str, str]]
     left_alone: list[str]
 
@@ -191,7 +197,7 @@ def _row(
     known: Mapping[str, str],
 ) -> dict[str, Any]:
     content = archive.read(image.entry)
-    height, width = _image_size(content, f"{export.path.name}: {image.entry}")
+    height, width, looks = _looked_at(content, f"{export.path.name}: {image.entry}")
     if image.size is not None and image.size != (height, width):
         raise DamagedFileError(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
@@ -226,6 +232,7 @@ def _row(
         "crater_fraction": None,
         "labels_sha": labels_sha,
         "pixels_sha": pixels_sha,
+        "phash": looks,
     }
     if image.outlines is not None:
         row["n_craters"], row["crater_fraction"] = _masks(
@@ -266,8 +273,8 @@ def _safe(name: str) -> str:
     return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
 
 
-def _image_size(content: bytes, where: str) -> tuple[int, int]:
-    """(height, width) of an image that decodes as a whole.
+def _looked_at(content: bytes, where: str) -> tuple[int, int, str]:
+    """Height, width and perceptual hash of an image that decodes as a whole.
 
     Raises:
         DamagedFileError: it does not, or is larger than any crop.
@@ -277,12 +284,23 @@ def _image_size(content: bytes, where: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             width, height = image.size
-            if max(width, height) > 16384 or width * height > 2**26:
+            if max(width, height) > MAX_IMAGE_SIDE or width * height > 2**26:
                 raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
             image.load()
+            looks = perceptual_hash(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DamagedFileError(f"{where} does not decode as JPEG or PNG ({error}): export it again") from error
-    return height, width
+    return height, width, looks
+
+
+def _reaches_outside(image: ExportedImage) -> bool:
+    """Whether an outline has a point more than a pixel beyond the image, as none has that was drawn on it."""
+    if image.size is None:
+        return False
+    limits = np.array([image.size[1], image.size[0]])
+    rings = [ring for outline in image.outlines or () for ring in outline.get("polygons", ())]
+    points = [np.asarray(ring).reshape(-1, 2) for ring in rings]
+    return any(bool(((ring < -1) | (ring > limits + 1)).any()) for ring in points)
 
 
 def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -403,6 +421,13 @@ def _report(
         leaks=leaks,
         leaked=int(((table["exported_split"] != "train") & table["group"].isin(trained)).sum()),
         conflicts=conflicts,
+        duplicates=near_duplicates(table).to_dict("records"),
+        outside=[
+            f"{export.project}: {image.original}"
+            for export in exports
+            for image in export.images
+            if _reaches_outside(image)
+        ],
         rejected=[{"zip": name, "why": reason} for name, reason in rejections(lake.inbox)],
         left_alone=[path.name for path in being_copied(lake.inbox)],
     )

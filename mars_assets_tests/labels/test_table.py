@@ -1,3 +1,4 @@
+import io
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars_assets.errors import MarsError
-from mars_assets.labels.checks import leaking_groups, mask_problems, schema_problems
+from mars_assets.labels.checks import leaking_groups, mask_problems, schema_problems, straddling_duplicates
 from mars_assets.labels.table import (
     build_labelled_crops,
     mask_path,
@@ -186,3 +187,31 @@ def test_what_the_exports_split_would_have_leaked_is_reported(lake: Lake, write_
     assert report.leaked == 1
     assert [(leak["group"], leak["images"]) for leak in report.leaks] == [("ESP_011472_1225", 2)]
     assert len(leaking_groups(lake)[0]) == 1
+
+
+def test_the_same_picture_under_two_names_is_reported(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    buffer = io.BytesIO()
+    coarse = np.random.default_rng(4).integers(0, 256, (10, 10), dtype=np.uint8)
+    Image.fromarray(coarse).resize((48, 48), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    classes = {"train/Crater/one.png": buffer.getvalue(), "valid/NoCrater/two.png": buffer.getvalue()}
+    shutil.move(write_zip("classes.v1.folder.zip", classes), lake.inbox)
+    _, report = build_labelled_crops(lake)
+    (pair,) = report.duplicates
+    assert (pair["image_a"][:3], pair["image_b"][:3], pair["split_a"], pair["split_b"]) == (
+        "one",
+        "two",
+        "train",
+        "valid",
+    )
+    problems, count = straddling_duplicates(lake)
+    assert count == 2
+    assert "looks like" in problems[0]
+
+
+def test_outlines_that_leave_their_image_are_said(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    key = "train/_annotations.coco.json"
+    entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", "60.0")}
+    shutil.move(write_zip("c.zip", entries), lake.inbox)
+    assert build_labelled_crops(lake)[1].outside == ["c: train0"]
