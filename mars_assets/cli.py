@@ -56,7 +56,12 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     elif name == "seg_model":
         from mars_assets.segmentation.checkpoint import open_segmenter
 
-        encoder = cast(Any, open_segmenter(current_model(lake, name).folder)[0]).backbone.encoder
+        model = current_model(lake, name)
+        backbone = cast(Any, open_segmenter(model.folder)[0]).backbone
+        if not hasattr(backbone, "encoder"):
+            raise MarsError(f"seg_model {model.version} is a U-Net: only Prithvi's go out in Prithvi's layout")
+        encoder = backbone.encoder
+        own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
         from mars_assets.models import MARS_WEIGHTS
 

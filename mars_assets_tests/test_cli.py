@@ -1,13 +1,14 @@
 """The command `mars-assets`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mars_assets.cli import main
-from mars_assets.lake import Lake, read_json
-from mars_assets.models import set_current_weights
+from mars_assets.lake import Lake, read_json, write_json
+from mars_assets.models import make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
 
@@ -38,3 +39,41 @@ def test_another_suffix(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / "encoder.bin")]) == 1
     assert ".pt or .safetensors" in capsys.readouterr().err
     assert list(tmp_path.glob("encoder*")) == []
+
+
+def _segmenter(lake: Lake, **recipe: Any) -> None:
+    """A seg_model of a micro network, untrained, in use."""
+    from mars_assets.compute import Compute
+    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.recipe import SegRecipe
+
+    chosen = SegRecipe(neck_channels=8, head_channels=8, layers=1, unet_channels=2, unet_stages=2, **recipe)
+    micro = PrithviConfig(variant="micro", img_size=32, embed_dim=16, depth=2, num_heads=2)
+    folder = lake.model("seg_model") / "v1"
+    folder.mkdir(parents=True)
+    with mmseg_ready():
+        from mmseg.registry import MODELS
+
+        from mars_assets.segmentation.config import mmseg_config
+
+        config = mmseg_config(chosen, micro, Compute("cpu", "fp32", 1, 0))
+        state = MODELS.build(config.model).state_dict()
+    torch.save({"meta": {}, "state_dict": state}, folder / "model.pth")
+    (folder / "config.py").write_text(config.pretty_text)
+    write_json(folder / "config.json", {"recipe": chosen.model_dump()})
+    make_current(lake, "seg_model", "v1", {})
+
+
+def test_the_encoder_of_a_segmenter_goes_out_with_how_its_input_is_normalised(lake: Lake, tmp_path: Path) -> None:
+    _segmenter(lake, normalize="image")
+    target = tmp_path / "encoder.pt"
+    assert main(["--lake", str(lake.root), "export", "seg_model", str(target)]) == 0
+    about = read_json(tmp_path / "encoder.pt.json")
+    assert about["prithvi"]["embed_dim"] == 16
+    assert "of the image's own values" in about["input"]
+
+
+def test_a_unet_has_no_encoder_to_go_out(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _segmenter(lake, architecture="unet")
+    assert main(["--lake", str(lake.root), "export", "seg_model", str(tmp_path / "encoder.pt")]) == 1
+    assert "is a U-Net: only Prithvi's go out" in capsys.readouterr().err
