@@ -36,6 +36,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         DamagedFileError: its files cannot be read.
         MarsError: another suffix.
     """
+    from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.prithvi.weights import export_encoder, load_encoder
     from mars_assets.views import FLAT
 
@@ -57,10 +58,9 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         from mars_assets.segmentation.checkpoint import open_segmenter
 
         model = current_model(lake, name)
-        backbone = cast(Any, open_segmenter(model.folder)[0]).backbone
-        if not hasattr(backbone, "encoder"):
+        encoder = cast(Any, open_segmenter(model.folder)[0]).backbone.encoder
+        if not isinstance(encoder, PrithviEncoder):
             raise MarsError(f"seg_model {model.version} is a U-Net: only Prithvi's go out in Prithvi's layout")
-        encoder = backbone.encoder
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
         from mars_assets.models import MARS_WEIGHTS

@@ -225,6 +225,8 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
 
 def _optim_wrapper(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> dict[str, Any]:
     bf16 = compute.precision == "bf16"
+    # A U-Net has an "encoder" as well, but no pretrained blocks to be careful with.
+    unet = recipe.architecture == UNET
     return {
         "type": "AutocastOptimWrapper" if bf16 else "OptimWrapper",
         **({"device_type": compute.device} if bf16 else {}),
@@ -237,8 +239,8 @@ def _optim_wrapper(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) 
         "constructor": "EncoderDecayConstructor",
         "paramwise_cfg": {
             "depth": prithvi.depth,
-            "encoder_lr": recipe.encoder_lr,
-            "layer_decay": recipe.layer_decay,
+            "encoder_lr": 1.0 if unet else recipe.encoder_lr,
+            "layer_decay": 1.0 if unet else recipe.layer_decay,
         },
     }
 

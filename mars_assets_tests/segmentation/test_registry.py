@@ -472,6 +472,13 @@ def test_learning_rates_fall_from_the_last_block_to_the_first(
         assert group["weight_decay"] == (0.2 if decayed else 0.0)
 
 
+def test_a_unet_learns_at_one_rate(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
+    recipe = micro_recipe.model_copy(update={"architecture": "unet", "unet_channels": 2, "unet_stages": 3, "lr": 0.5})
+    config = mmseg_config(recipe, micro, cpu)
+    optimizer = build_optim_wrapper(MODELS.build(config.model), config.optim_wrapper).optimizer
+    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
+
+
 def test_a_frozen_encoder_takes_no_gradient(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     config = mmseg_config(micro_recipe.model_copy(update={"frozen": True}), micro, cpu)
     model = MODELS.build(config.model)
