@@ -88,7 +88,7 @@ class FetchConfig(dg.Config):
     version: int = Field(ge=1, description="The version's number.")
 
 
-@dg.op(tags={"dagster/kind/roboflow": ""})
+@dg.op(tags={"dagster/kind/roboflow": ""}, pool="roboflow")
 def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
@@ -115,7 +115,10 @@ def fetch_labels() -> None:
 def new_roboflow_versions(
     context: dg.SensorEvaluationContext, lake: LakeResource, roboflow: RoboflowResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Fetches the newest version of each watched Roboflow project that the inbox has not had yet; after a failure every hour."""
+    """Fetches the newest version of each watched Roboflow project that the inbox has not had yet.
+
+    One that fails is asked for again at the next full hour, one that cannot be asked about does not stop the others.
+    """
     from mars_assets.labels.inbox import has_had
 
     try:
@@ -126,9 +129,15 @@ def new_roboflow_versions(
             )
         # Asked a minute later again: no waiting within a tick.
         api = dataclasses.replace(roboflow.open(), attempts=1, timeouts=(5.0, 10.0))
-        newest = {project: max(api.versions(project), default=0) for project in projects}
     except MarsError as error:
         return dg.SkipReason(str(error))
+    newest, problems = {}, []
+    for project in projects:
+        try:
+            newest[project] = max(api.versions(project), default=0)
+        except MarsError as error:
+            problems.append(f"{project}: {error}")
+            context.log.warning(problems[-1])
     inbox = lake.open().inbox
     wanted = {
         project: version for project, version in newest.items() if version and not has_had(inbox, project.name, version)
@@ -142,7 +151,7 @@ def new_roboflow_versions(
         for project, version in wanted.items()
     ]
     if not requests:
-        return dg.SkipReason("the inbox has, or had, the newest version of each project")
+        return dg.SkipReason("; ".join(problems) or "the inbox has, or had, the newest version of each project")
     return dg.SensorResult(run_requests=requests)
 
 

@@ -178,3 +178,16 @@ def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> N
     assert "seg_model" in (result.skip_message or "")
     evaluated.labelled_crops.unlink()
     assert isinstance(tick(evaluated), dg.SkipReason)
+
+
+def test_one_project_out_of_reach_does_not_stop_the_others(
+    lake: Lake, roboflow: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBOFLOW_PROJECTS", "mars/gone,mars/craters")
+    result = look(lake, roboflow)
+    assert isinstance(result, dg.SensorResult)
+    assert len(result.run_requests or []) == 1
+    monkeypatch.setenv("ROBOFLOW_PROJECTS", "moon/craters,mars/craters")
+    result = look(lake, roboflow)
+    assert isinstance(result, dg.SkipReason)
+    assert "have one name, craters" in (result.skip_message or "")

@@ -255,7 +255,8 @@ def seg_evaluation(
         rows = [_row(model, dataset, result.row) for result in results.values()]
         rows, history = _record(here, "seg_evaluation", rows, SEG_SCORE)
         shown = results["test"] if "test" in results else results["valid"]
-        smallest = min(result.row["smallest_px"] for result in results.values())
+        known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
+        smallest = min(known, default=0.0)
         craters = crater_catalogue(masks, images, outlines=outlines, smallest_px=smallest).assign(
             model_version=model.version
         )

@@ -12,6 +12,7 @@ from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.prithvi import PRITHVI
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -199,7 +200,7 @@ def _train(
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, name, version, dataset.images)
     provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
-    if recipe.encoder == "mars_weights":
+    if recipe.encoder == "mars_weights" and recipe.architecture == PRITHVI:
         provenance["mars_weights_version"] = weights.parent.name
     report = train(dataset.images, weights, folder, compute, provenance, progress)
     best = best_of(report)

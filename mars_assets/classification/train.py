@@ -293,7 +293,8 @@ def train_classifier(
         memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
         features: a folder where the features of frozen encoders are kept for other trainings; without it they are not.
         whole: write the encoder too where only the linear unit was trained on features.
-        save_every: seconds of training that a killed run may lose.
+        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these and
+            the stretch to the next validation.
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,

@@ -32,7 +32,8 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     Returns:
         The row, with ``change`` (None for the first row, or where a score is undefined), ``within_noise`` (whether the
         change is below 1.96 standard errors, those that the two intervals stand for; images that both have are counted as
-        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``.
+        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``. An interval without any width, as one image
+        gives, says nothing of noise: ``within_noise`` is None then.
     """
     nothing: dict[str, Any] = dict.fromkeys(CHANGE)
     if not path.exists():
@@ -56,8 +57,10 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     if not all(map(math.isfinite, numbers)):
         return row | nothing
     change = numbers[3] - numbers[0]
-    error = math.hypot(numbers[2] - numbers[1], numbers[5] - numbers[4]) / (2 * 1.96)
-    return row | nothing | {"change": change, "within_noise": bool(abs(change) <= 1.96 * error)}
+    widths = numbers[2] - numbers[1], numbers[5] - numbers[4]
+    error = math.hypot(*widths) / (2 * 1.96)
+    within = bool(abs(change) <= 1.96 * error) if min(widths) > 0 else None
+    return row | nothing | {"change": change, "within_noise": within}
 
 
 def in_words(row: dict[str, Any], score: str) -> str:
@@ -74,7 +77,7 @@ def in_words(row: dict[str, Any], score: str) -> str:
     ]
     if row["change"] is None:
         return f"not to be compared with the row before: {score} is undefined in one of them"
-    noise = "within noise" if row["within_noise"] else "more than noise"
+    noise = {None: "its noise is not known", True: "within noise", False: "more than noise"}[row["within_noise"]]
     return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
 
 

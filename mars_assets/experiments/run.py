@@ -172,10 +172,10 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs
     version = version_of(run.recipe.model_dump(), images, sha256, run.seed, task.computation)
     provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
     seen: frozenset[str] = frozenset()
-    if run.recipe.encoder == "mars_weights":
+    architecture = getattr(run.recipe, "architecture", PRITHVI)
+    if run.recipe.encoder == "mars_weights" and architecture == PRITHVI:
         provenance["mars_weights_version"] = weights.parent.name
         seen = frozenset(pretrained_groups(weights.parent))
-    architecture = getattr(run.recipe, "architecture", PRITHVI)
     return _Inputs(
         version,
         dataset.provenance["label_version"],

@@ -22,6 +22,10 @@ ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-
 _EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)(\..*)?$")
 
 
+_NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
+"""What Python and the libraries raise on values of kinds and sizes that none of the formats has."""
+
+
 class _Format(NamedTuple):
     """How a format looks in a zip, by what it is told, and what reads it."""
 
@@ -78,10 +82,15 @@ def read_export(path: Path) -> Export:
     """
     project, version = export_identity(path)
     warnings: list[str] = []
-    with open_export(path) as archive:
-        export_format = _format_of(archive)
-        images = tuple(_FORMATS[export_format].read(archive, warnings))
-        notes = _readme_notes(archive)
+    try:
+        with open_export(path) as archive:
+            export_format = _format_of(archive)
+            images = tuple(_FORMATS[export_format].read(archive, warnings))
+            notes = _readme_notes(archive)
+    except _NONSENSE as error:
+        raise DamagedFileError(
+            f"{path.name} says what no export says ({type(error).__name__}: {str(error)[:200]}): export it again"
+        ) from error
     if not images:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
     warnings += [f"the export was changed by Roboflow: {note}" for note in notes if _alters_geometry(note)]

@@ -93,7 +93,15 @@ def rejections(inbox: Path) -> list[tuple[str, str]]:
     """Name of each zip that was put aside, and why, the latest first."""
     folder = inbox / "rejected"
     reasons = sorted(folder.glob("*.zip.txt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return [(path.name.removesuffix(".txt"), path.read_text().split("\n\n")[1]) for path in reasons]
+    return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
+
+
+def _reason_in(path: Path) -> str:
+    """Of a text that :func:`reject` wrote; the whole of any other."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    _, begun, rest = text.partition("\n\n")
+    reason, ended, _ = rest.rpartition("\n\nsha256 ")
+    return reason if begun and ended else text.strip()
 
 
 def _reason(target: Path) -> Path:

@@ -17,6 +17,12 @@ _RIM_WIDTHS: dict[Annotation, int] = {"outline_5": 5, "outline_15": 15}
 
 Mask = npt.NDArray[np.uint8]
 
+_LONGEST_OUTLINE = 100
+"""Length of an outline, in sums of the image's sides, beyond which none is believed."""
+_MOST_POINTS = 100_000
+_MOST_BYTES = 2**31
+"""Of an image's craters as masks of their own."""
+
 
 def instance_mask(outline: Outline, height: int, width: int) -> Mask:
     """One crater's pixels, uint8 0 / 1, shape (height, width). All rings of a polygon count; what lies outside is clipped.
@@ -27,6 +33,7 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
     from pycocotools import mask as coco
 
     if "polygons" in outline:
+        _refuse_endless(outline["polygons"], height, width)
         return coco.decode(coco.merge(coco.frPyObjects(outline["polygons"], height, width)))
     rle = outline["rle"]
     if list(rle["size"]) != [height, width]:
@@ -39,6 +46,21 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
             raise DamagedFileError("a run-length mask whose runs do not add up to its image: export it again")
         return coco.decode(coco.frPyObjects(rle, height, width))
     return _decode_compressed(rle["counts"], height, width)
+
+
+def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -> None:
+    """Pycocotools draws an outline point by point, and allocates by its length.
+
+    Raises:
+        DamagedFileError: an outline is longer than any that was drawn around a crater.
+    """
+    for ring in rings:
+        points = np.asarray(ring, np.float64).reshape(-1, 2)
+        steps = np.abs(np.diff(points, axis=0, append=points[:1]))
+        if steps.max(axis=1, initial=0).sum() > _LONGEST_OUTLINE * (height + width) or len(points) > _MOST_POINTS:
+            raise DamagedFileError(
+                f"an outline of {len(points)} points winds about endlessly in an image of {width} x {height}: export it again"
+            )
 
 
 def _decode_compressed(counts: str, height: int, width: int) -> Mask:
@@ -67,7 +89,13 @@ def _decode_compressed(counts: str, height: int, width: int) -> Mask:
 
 
 def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """All craters of an image, uint8 0 / 1, shape (craters, height, width). Outlines that cover no pixel are dropped."""
+    """All craters of an image, uint8 0 / 1, shape (craters, height, width). Outlines that cover no pixel are dropped.
+
+    Raises:
+        DamagedFileError: as :func:`instance_mask`, or more craters than can be.
+    """
+    if len(outlines) * height * width > _MOST_BYTES:
+        raise DamagedFileError(f"{len(outlines)} craters in one image of {width} x {height} pixels: more than can be")
     masks = [instance_mask(outline, height, width) for outline in outlines]
     kept = [mask for mask in masks if mask.any()]
     return np.stack(kept) if kept else np.zeros((0, height, width), np.uint8)

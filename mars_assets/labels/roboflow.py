@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import atomic_path, sweep
+from mars_assets.lake import atomic_path
 from mars_assets.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ FORMATS = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
 _CHUNK = 1 << 20
+_A_DAY = 86400
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Roboflow:
         target = inbox / f"{project.name}.v{version}.{format_name}.zip"
         if target.exists():
             return target
-        sweep(inbox)  # what a killed download left
+        _sweep(target)
         what = f"version {version} of {project}"
         with _cleared_of(self.key):
             for attempt in range(1, self.attempts + 1):
@@ -209,6 +210,13 @@ class Roboflow:
 
     def _pause(self, attempt: int) -> float:
         return min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT)
+
+
+def _sweep(target: Path) -> None:
+    """Removes what killed downloads of a target left; a day later, so that none of a download under way."""
+    for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
+        if time.time() - left.stat().st_mtime > _A_DAY:
+            left.unlink(missing_ok=True)
 
 
 class _AbandonedError(Exception):

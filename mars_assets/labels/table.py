@@ -23,8 +23,8 @@ from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
-from mars_assets.labels.exports import Export, label_version, read_export
-from mars_assets.labels.formats.image import MAX_IMAGE_SIDE, SPLITS, ExportedImage
+from mars_assets.labels.exports import Export, export_identity, label_version, read_export
+from mars_assets.labels.formats.image import SPLITS, ExportedImage, size_of
 from mars_assets.labels.inbox import being_copied, exports_in_force, reject, rejections
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
@@ -95,7 +95,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     before it counts again, if it is still there.
 
     Raises:
-        MarsError: no export is left in the inbox. The last table stays in force.
+        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet. The
+            last table stays in force.
     """
     import pandas as pd
 
@@ -103,6 +104,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     known = {} if before is None else dict(zip(before["image_id"], before["labels_sha"], strict=True))
     own = _own_crops(lake)
     exports, rows = _read_all(lake, own, known, progress)
+    _refuse_losses(lake, exports)
     version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
@@ -129,14 +131,16 @@ def _read_all(
         MarsError: none is left.
     """
     read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
-    while new := [path for path in exports_in_force(lake.inbox) if path not in read]:
+    in_force = exports_in_force(lake.inbox)
+    while new := [path for path in in_force if path not in read]:
         for path in new:
             try:
                 read[path] = _read(lake, path, own, known, progress)
             except DamagedFileError as error:
                 target = reject(path, error)
                 progress.say(f"put aside as {lake.relative(target)}: {error}")
-    found = [read[path] for path in exports_in_force(lake.inbox)]
+        in_force = exports_in_force(lake.inbox)
+    found = [read[path] for path in in_force]
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
         aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
@@ -147,6 +151,30 @@ def _read_all(
             + (f". Put aside: {'; '.join(aside)}" if aside else "")
         )
     return [export for export, _ in found], [row for _, rows in found for row in rows]
+
+
+def _refuse_losses(lake: Lake, exports: Sequence[Export]) -> None:
+    """
+    Raises:
+        MarsError: a project of the last table would be lost only because its newer export cannot be used, or not yet.
+    """
+    if not lake.labelled_crops.exists():
+        return
+    there = {export.project for export in exports}
+    before = {e["project"]: int(e["version"]) for e in read_provenance(lake.labelled_crops)["exports"]}
+    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    newer = {
+        project: path.name
+        for path in unusable
+        for project, version in [export_identity(path)]
+        if version >= before.get(project, version + 1)
+    }
+    lost = [f"{project} (there is {newer[project]})" for project in before if project not in there and project in newer]
+    if lost:
+        raise MarsError(
+            f"the labels in force stay: the inbox has no usable export any more of {', '.join(lost)}, which is still being copied "
+            "or was put aside. Put a whole one into the inbox; or, if the project is to go, delete that file"
+        )
 
 
 def _read(
@@ -279,17 +307,15 @@ def _looked_at(content: bytes, where: str) -> tuple[int, int, str]:
     Raises:
         DamagedFileError: it does not, or is larger than any crop.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    height, width = size_of(content, where)
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-            if max(width, height) > MAX_IMAGE_SIDE or width * height > 2**26:
-                raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
             image.load()
             looks = perceptual_hash(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} does not decode as JPEG or PNG ({error}): export it again") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DamagedFileError(f"{where} does not decode as a whole ({error}): export it again") from error
     return height, width, looks
 
 

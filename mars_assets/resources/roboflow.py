@@ -28,12 +28,20 @@ class RoboflowResource(dg.ConfigurableResource):
         """The projects.
 
         Raises:
-            MarsError: one is not of that form.
+            MarsError: one is not of that form, or two have the same name.
         """
+        from mars_assets.errors import MarsError
         from mars_assets.labels.roboflow import Project
 
         named = self.projects or os.environ.get("ROBOFLOW_PROJECTS", "").split(",")
-        return [Project.named(name) for name in named if name.strip()]
+        projects = [Project.named(name) for name in named if name.strip()]
+        names = [project.name for project in projects]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise MarsError(
+                f"projects of two workspaces have one name, {', '.join(sorted(twice))}: the inbox tells projects by it. "
+                "Rename one of them"
+            )
+        return projects
 
     def open(self) -> "Roboflow":
         """

@@ -22,7 +22,7 @@ COLUMNS = {
     "x_px": "column of the centre; 0 is the left edge of the first pixel",
     "y_px": "row of the centre; 0 is the upper edge of the first pixel",
     "diameter_px": "of the disc of equal area",
-    "probability": "mean over the crater's pixels",
+    "probability": "mean over the crater's pixels in the mask: of an outline those of its rim",
     "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
     "diameter_m": "metres, where the image is map projected",
     "longitude": "of the centre, degrees east, 0 to 360, likewise",
@@ -66,7 +66,7 @@ def crater_catalogue(
                     "x_px": x,
                     "y_px": y,
                     "diameter_px": crater.diameter,
-                    "probability": float(probability[crater.box][crater.pixels].mean()),
+                    "probability": float(probability[crater.box][crater.pixels & mask[crater.box]].mean()),
                     "cut": not crater.is_whole(mask.shape),
                     **ground.of(x, y, crater.diameter),
                 }

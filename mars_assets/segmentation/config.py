@@ -48,29 +48,50 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     )
     if unknown := [name for name in recipe.mmseg_options if name.split(".")[0] not in config]:
         raise MarsError(f"mmseg_options change {', '.join(unknown)}: the config has {', '.join(config.keys())}")
-    config.merge_from_dict(ConfigDict(recipe.mmseg_options))
+    try:
+        config.merge_from_dict(ConfigDict(recipe.mmseg_options))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise MarsError(
+            f"mmseg_options do not fit the config ({error}): what takes the place of a list or of another part needs "
+            "_delete_: true"
+        ) from error
     _defer(config.model)
     return config
 
 
 def _defer(model: Any) -> None:
     """Lets the heads do the neck's last layer where both are the paper's, whatever ``mmseg_options`` made of them."""
-    heads = [head for head in (model.decode_head, model.auxiliary_head) if head]
-    if (model.neck or {}).get("type") == "ConvTransposeNeck" and all(
-        head.type == "FCNHead" and head.num_convs and not head.concat_input and head.in_index == -1 for head in heads
-    ):
+    heads = [head for head in (model.get("decode_head"), model.get("auxiliary_head")) if head]
+    neck = model.get("neck") or {}
+    if neck.get("type") == "ConvTransposeNeck" and all(_is_the_papers(head) for head in heads):
         model.neck.deferred = True
         for head in heads:
             head.type = "DeconvolvingFCNHead"
 
 
+def _is_the_papers(head: Any) -> bool:
+    """Whether a head begins with a plain 3 x 3 convolution of the neck's map."""
+    plain = {
+        "type": "FCNHead",
+        "concat_input": False,
+        "in_index": -1,
+        "kernel_size": 3,
+        "dilation": 1,
+        "conv_cfg": None,
+    }
+    others = {"concat_input": True, "kernel_size": 3, "dilation": 1}  # FCNHead's own defaults
+    return (
+        all(head.get(name, others.get(name)) == value for name, value in plain.items()) and head.get("num_convs", 2) > 0
+    )
+
+
 def _refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig) -> None:
     unet = recipe.architecture == UNET
     steps = (2 ** (recipe.unet_stages - 1),) if unet else prithvi.patch_size[1:]
-    whose = f"the U-Net's {recipe.unet_stages} stages halve" if unet else f"{prithvi.variant} cuts into patches"
+    why = f"the U-Net halves it {recipe.unet_stages - 1} times" if unet else f"{prithvi.variant} cuts it into patches"
     for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):
         if any(side % step for step in steps):
-            raise MarsError(f"{name}={side} is not a multiple of {max(steps)} pixels, which {whose}")
+            raise MarsError(f"{name}={side} must be a multiple of {max(steps)} pixels, because {why}")
 
 
 def _layers(recipe: SegRecipe) -> int:

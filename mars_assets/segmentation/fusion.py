@@ -24,8 +24,8 @@ def deconvolve_and_convolve(
     """``conv2d(conv_transpose2d(x, deconvolution, deconvolution_bias, stride=2), convolution, bias, padding=1)``.
 
     Both are linear, so that each output pixel is a sum over 2 x 2 pixels of x with weights that depend on the parity of its
-    row and column. Per pixel of x that is 16 C O products where the two take 4 C M + 36 M O: a third where all are as wide,
-    and there is no map (B, M, 2H, 2W) to keep for the gradient.
+    row and column. Per pixel of x that is 16 C O products where the two take 4 C M + 36 M O: a third at the
+    paper's widths (768, 768, 256), and there is no map (B, M, 2H, 2W) to keep for the gradient.
 
     Args:
         x: (B, C, H, W).

@@ -40,7 +40,7 @@ class SegRecipe(BaseModel):
     architecture: Literal["prithvi", "unet"] = Field(
         "prithvi",
         description="prithvi: the encoder with a neck. unet: MMSegmentation's U-Net from random weights, a baseline; the "
-        "settings of encoder and neck have no effect then.",
+        "settings of neck and learning rates by block have no effect then, and encoder only gives the statistics.",
     )
     unet_channels: int = Field(16, ge=1, description="Width of the U-Net at full resolution; doubles at each halving.")
     unet_stages: int = Field(5, ge=2, le=7, description="Resolutions of the U-Net, the full one among them.")
@@ -65,7 +65,9 @@ class SegRecipe(BaseModel):
         "convolutional branch on the input, to half resolution. pyramid: maps of four blocks at four scales, into MMSegmentation's "
         "UPerNet head.",
     )
-    neck_channels: int = Field(64, ge=1, description="Width of the neck; the paper's is the encoder's, 768.")
+    neck_channels: int = Field(
+        64, ge=1, description="Width of the neck; the paper's is the encoder's, 768. The pyramid has its encoder's."
+    )
     detail_channels: int = Field(
         16,
         ge=1,
@@ -75,9 +77,11 @@ class SegRecipe(BaseModel):
         4, ge=1, description="How many of the encoder's blocks the detail neck sees, evenly spaced up to the last."
     )
     head_channels: int = Field(32, ge=1, description="Width of the fully convolutional heads.")
-    head_convolutions: int = Field(1, ge=1, description="3 x 3 convolutions of the decode head.")
+    head_convolutions: int = Field(1, ge=1, description="3 x 3 convolutions of the decode head; UPerNet's has its own.")
     auxiliary_head: bool = Field(
-        False, description="A second head, of two convolutions, on the same feature in training, as in the paper."
+        False,
+        description="A second head, of two convolutions, in training, as in the paper: on the same map, with the pyramid on the "
+        "coarsest.",
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Channel dropout before each head's last layer.")
 
@@ -167,6 +171,10 @@ class SegRecipe(BaseModel):
             problems.append("smallest_crater is for filled craters: of an outline it is not known what it encloses")
         if not all(0.1 <= scale <= 8 for scale in self.scales):
             problems.append(f"scales={self.scales}: between 0.1 and 8")
+        if self.neck == "pyramid" and self.batch_size == 1:
+            problems.append(
+                "the pyramid needs a batch_size of 2 at least: UPerNet normalises single pixels over the batch"
+            )
         if self.stride > self.window:
             problems.append(f"stride={self.stride} leaves gaps between windows of {self.window}: at most the window")
         if problems:

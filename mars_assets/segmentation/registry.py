@@ -417,7 +417,8 @@ class WindowedEncoderDecoder(EncoderDecoder):
         super().init_weights()
         prior = math.log(self.crater_prior / (1 - self.crater_prior))
         for head in (self.decode_head, *([self.auxiliary_head] if self.with_auxiliary_head else [])):
-            nn.init.constant_(head.conv_seg.bias[1:], prior)
+            if hasattr(head, "conv_seg"):  # not every head of mmseg's ends in one
+                nn.init.constant_(head.conv_seg.bias[1:], prior)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
         """(B, bands, H, W) -> logits (B, C, H, W), float32."""

@@ -137,8 +137,20 @@ def _as_the_authors(train: pd.DataFrame, cratered: npt.NDArray[np.bool_]) -> pd.
     places = places[places < len(images)]
     labels = [name for name in ("mask", "instances", "labels_sha", "mask_sha") if name in train]
     paired = images.iloc[places].reset_index(drop=True)
+    own = paired["mask"].map(_size)
     paired[labels] = train[labels].iloc[places].reset_index(drop=True)
+    if paired.empty:
+        raise MarsError(
+            "authors_pairing leaves no training image: no mask finds one in the list without the empty ones"
+        )
+    if not paired["mask"].map(_size).equals(own):
+        raise MarsError("authors_pairing gives masks to images of another size: it is for images that are all alike")
     return paired
+
+
+def _size(mask: str | Path) -> str:
+    height, width = read_label_image(Path(mask)).shape
+    return f"{width} x {height}"
 
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:

@@ -79,3 +79,12 @@ def test_rows_of_an_earlier_layout_are_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     record(path, [_row("m1", "l1", 0.8)], KEYS, "x")  # without the columns of a change
     assert _measured(path, _row("m1", "l2", 0.81))["within_noise"] is True
+
+
+def test_intervals_without_width_say_nothing_of_noise(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    _measured(path, _row("m1", "l1", 0.5, half=0.0))
+    row = _measured(path, _row("m1", "l2", 0.6))
+    assert row["change"] == pytest.approx(0.1)
+    assert row["within_noise"] is None
+    assert in_words(row, "score").endswith("its noise is not known")

@@ -1,6 +1,8 @@
 """The formats beside COCO and folders: what they read is what COCO says of the same craters."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,3 +172,99 @@ def test_a_yaml_of_nested_aliases_is_no_bomb(write_zip: Write) -> None:
     )
     with pytest.raises(DamagedFileError, match="no list of class names"):
         read_export(write_zip("y.zip", _as_yolo([]) | {"data.yaml": bomb + "names: *q\n"}))
+
+
+def _header(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and has hardly any pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("size", [(16000, 16000), (100_000, 100_000), (20_000, 10)])
+def test_images_that_say_they_are_huge_are_not_opened(write_zip: Write, size: tuple[int, int]) -> None:
+    masks = _as_masks(np.zeros((SIDE, SIDE))) | {"train/a_png.rf.1.jpg": _header(*size)}
+    with pytest.raises(DamagedFileError, match="too large for a crop"):
+        read_export(write_zip("m.zip", masks))
+
+
+def test_a_speckled_mask_is_refused_and_many_craters_are_quick(write_zip: Write) -> None:
+    entries = {f"train/{name}": image_bytes(number, 512) for number, name in enumerate(NAMES)}
+    board = np.indices((512, 512)).sum(axis=0) % 2
+    speckled = _as_masks(board) | entries | {"train/b_png.rf.2_mask.png": _png(np.zeros((512, 512)))}
+    with pytest.raises(DamagedFileError, match="is speckled: 131072 craters"):
+        read_export(write_zip("m.zip", speckled))
+    dots = np.zeros((512, 512))
+    dots[4::16, 4::16] = 1
+    many = speckled | {"train/a_png.rf.1_mask.png": _png(dots)}
+    outlines = read_export(write_zip("m.zip", many)).images[0].outlines or ()
+    assert len(outlines) == 32 * 32
+    np.testing.assert_array_equal(
+        instance_masks(outlines[:200], 512, 512).sum(axis=0) > 0,
+        np.isin(np.arange(512 * 512), np.flatnonzero(dots.ravel())[:200]).reshape(512, 512),
+    )
+
+
+def _strange_coco(old: str, new: str) -> dict[str, bytes | str]:
+    entries = _as_coco(_rings(np.random.default_rng(0)))
+    key = "train/_annotations.coco.json"
+    assert old in str(entries[key])
+    return entries | {key: str(entries[key]).replace(old, new, 1)}
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        _strange_coco('"category_id": 1', f'"category_id": {"9" * 5000}'),
+        _strange_coco('"category_id": 1', '"category_id": [1]'),
+        _strange_coco('"image_id": 0', '"image_id": {"a": 1}'),
+        _strange_coco('"segmentation": [[', f'"segmentation": [[1{"0" * 400}, 2, '),
+        _as_yolo([]) | {"data.yaml": "names: [crater]\ndate: 2024-13-45\n"},
+        _as_yolo([]) | {"data.yaml": "names: [crater]\nn: !!int abc\n"},
+        _as_yolo([]) | {"data.yaml": "names: [crater]\nn: !!timestamp abc\n"},
+        _as_yolo([]) | {"data.yaml": f"names: [crater]\nn: {'9' * 5000}\n"},
+    ],
+    ids=[
+        "long number",
+        "list for a class",
+        "object for an image",
+        "huge coordinate",
+        "date",
+        "int",
+        "timestamp",
+        "long int",
+    ],
+)
+def test_values_of_the_wrong_kind_are_no_crash(write_zip: Write, entries: dict[str, bytes | str]) -> None:
+    with pytest.raises(DamagedFileError, match=r"strange\.zip"):
+        read_export(write_zip("strange.zip", entries))
+
+
+def test_a_zip_of_a_version_to_come_is_no_crash(write_zip: Write) -> None:
+    path = write_zip("c.zip", MULTI)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02")
+    content[place + 6] = 99  # version needed to extract
+    path.write_bytes(bytes(content))
+    with pytest.raises(DamagedFileError, match=r"c\.zip"):
+        read_export(path)
+
+
+def test_two_values_or_columns_of_one_class(write_zip: Write) -> None:
+    mask = np.zeros((SIDE, SIDE))
+    mask[4:10, 4:10], mask[30:40, 30:40] = 1, 2
+    both = _as_masks(mask, "Pixel Value, Class\n0, background\n1, crater\n2, crater\n")
+    assert len(read_export(write_zip("m.zip", both)).images[0].outlines or ()) == 2
+    with pytest.raises(DamagedFileError, match="two columns of one class"):
+        read_export(write_zip("k.zip", _table("filename, Crater, craters\na_png.rf.1.jpg, 1, 0\n")))
+
+
+def test_key_points_are_no_outlines(write_zip: Write) -> None:
+    poses = _as_yolo([], more="0 .5 .5 .1 .1 .5 .5") | {"data.yaml": "names: [crater]\nkpt_shape: [1, 2]\n"}
+    with pytest.raises(DamagedFileError, match="key points: export outlines"):
+        read_export(write_zip("y.zip", poses))

@@ -11,6 +11,7 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, reject, rejections
 from mars_assets.labels.table import build_labelled_crops, current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
+from mars_assets_tests.labels.conftest import image_bytes
 
 
 def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_broken_version_is_put_aside_and_the_one_before_it_counts(filled: Lake
     aside = filled.inbox / "rejected" / "c.v2.coco-segmentation.zip"
     assert aside.read_bytes() == content
     said = (filled.inbox / "rejected" / "c.v2.coco-segmentation.zip.txt").read_text()
-    assert "does not decode" in said
+    assert "is no JPEG or PNG" in said
     assert report.rejected == [{"zip": aside.name, "why": said.split("\n\n")[1]}]
     assert [path.name for path in filled.inbox.glob("*.zip")] == ["c.v1.coco-segmentation.zip"]
 
@@ -66,7 +67,9 @@ def test_a_lone_broken_export_leaves_the_last_table_and_says_why(filled: Lake, w
     before = read_labelled_crops(filled)
     (filled.inbox / "c.v1.coco-segmentation.zip").unlink()
     shutil.move(write_zip("c.v2.coco-segmentation.zip", _broken(coco_entries)), filled.inbox)
-    with pytest.raises(MarsError, match=r"no export in .*Put aside: c\.v2\.coco-segmentation\.zip: .*does not decode"):
+    with pytest.raises(
+        MarsError, match=r"no export in .*Put aside: c\.v2\.coco-segmentation\.zip: .*is no JPEG or PNG"
+    ):
         build_labelled_crops(filled)
     assert read_labelled_crops(filled).equals(before)
 
@@ -117,3 +120,47 @@ def test_a_broken_inbox_that_empties_itself_says_so(lake: Lake, write_zip) -> No
     (lake.inbox / "x.zip").write_bytes(b"half")
     with pytest.raises(MarsError, match=r"Still being copied: x\.zip"):
         build_labelled_crops(lake)
+
+
+def _two_projects(lake: Lake, write_zip, coco_entries) -> None:
+    shutil.move(
+        write_zip("b.v1.folder.zip", {"train/Crater/x.png": _picture(1), "valid/NoCrater/y.png": _picture(2)}),
+        lake.inbox,
+    )
+    build_labelled_crops(lake)
+    assert len(read_labelled_crops(lake)) == 5
+
+
+def _picture(seed: int) -> bytes:
+    return image_bytes(seed, suffix="png")
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["broken", "half-copied"])
+def test_labels_are_not_lost_because_their_next_version_cannot_be_used(
+    filled: Lake, write_zip, coco_entries, half: bool
+) -> None:
+    """The older zip was taken away when the newer one was put there."""
+    _two_projects(filled, write_zip, coco_entries)
+    before = read_labelled_crops(filled)
+    (filled.inbox / "c.v1.coco-segmentation.zip").unlink()
+    newer = write_zip("c.v2.coco-segmentation.zip", coco_entries if half else _broken(coco_entries))
+    if half:
+        newer.write_bytes(newer.read_bytes()[:-30])
+    shutil.move(newer, filled.inbox)
+    for _ in range(2):  # the second time it lies in rejected/ already
+        with pytest.raises(
+            MarsError, match=r"the labels in force stay: .* of c \(there is c\.v2\.coco-segmentation\.zip\)"
+        ):
+            build_labelled_crops(filled)
+        assert read_labelled_crops(filled).equals(before)
+    for place in (filled.inbox, filled.inbox / "rejected"):
+        (place / "c.v2.coco-segmentation.zip").unlink(missing_ok=True)
+    build_labelled_crops(filled)
+    assert len(read_labelled_crops(filled)) == 2, "a project that was taken away on purpose is gone"
+
+
+def test_texts_of_others_in_rejected_are_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "c.zip").write_bytes(b"x")
+    reject(tmp_path / "c.zip", DamagedFileError("one\n\ntwo: Krater \u00fc"))
+    (tmp_path / "rejected" / "d.zip.txt").write_bytes(b"by hand \xff")
+    assert dict(rejections(tmp_path)) == {"c.zip": "one\n\ntwo: Krater \u00fc", "d.zip": "by hand \ufffd"}

@@ -76,3 +76,11 @@ def test_a_prediction_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(DamagedFileError, match=r"a\.png"):
         _catalogue(tmp_path, [image])
+
+
+def test_a_rim_is_as_likely_as_its_own_pixels(tmp_path: Path) -> None:
+    probability = np.zeros((100, 100))
+    probability[_disc(probability.shape, 50, 50, 30) & ~_disc(probability.shape, 50, 50, 25)] = 255
+    table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)], outlines=True)
+    assert table["probability"].tolist() == [1.0]
+    assert table.at[0, "diameter_px"] == pytest.approx(60, abs=0.5)

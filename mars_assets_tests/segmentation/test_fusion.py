@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mars_assets.compute import Compute
+from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.segmentation.fusion import deconvolve_and_convolve
 from mars_assets.segmentation.mmseg import mmseg_ready
@@ -74,3 +75,27 @@ def test_another_head_gets_the_whole_neck(micro: PrithviConfig, micro_recipe: Se
     assert type(model.decode_head).__name__ == "FCNHead"
     with torch.inference_mode():
         assert model.eval().slide_inference(torch.randn(1, 6, 40, 40), []).shape == (1, 2, 40, 40)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model.decode_head.dilation": 2},
+        {"model.decode_head.kernel_size": 5},
+        {"model.decode_head.concat_input": True},
+        {"model.decode_head": {"_delete_": True, "type": "FCNHead", "in_channels": 8, "channels": 8, "num_classes": 2}},
+    ],
+    ids=str,
+)
+def test_heads_that_are_not_the_papers_are_left_alone(
+    options: dict, micro: PrithviConfig, micro_recipe: SegRecipe
+) -> None:
+    model = _paper(micro, micro_recipe, **options)
+    assert type(model.decode_head).__name__ == "FCNHead"
+    with torch.inference_mode():
+        assert model.eval().slide_inference(torch.randn(1, 6, 32, 32), []).shape == (1, 2, 32, 32)
+
+
+def test_options_that_do_not_fit_are_named(micro: PrithviConfig, micro_recipe: SegRecipe) -> None:
+    with pytest.raises(MarsError, match="mmseg_options do not fit"):
+        _paper(micro, micro_recipe, **{"model.decode_head.loss_decode": {"type": "FocalLoss"}})

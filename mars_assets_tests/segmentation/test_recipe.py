@@ -68,6 +68,9 @@ def test_the_papers_six_runs_differ_in_loss_and_annotation_only():
         ({"class_weights": [0.0, 1.0]}, "positive"),
         ({"stride": 300}, "gaps"),
         ({"learning_rate": 1.0}, "learning_rate"),
+        ({"neck": "pyramid", "batch_size": 1}, "batch_size of 2"),
+        ({"smallest_crater": 9.0, "annotation": "outline_5"}, "filled craters"),
+        ({"scales": [0.01]}, "between 0.1 and 8"),
     ],
 )
 def test_a_contradictory_recipe_is_refused(fields: dict[str, Any], said: str):

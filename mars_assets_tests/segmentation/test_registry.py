@@ -533,7 +533,7 @@ def test_options_reach_the_config_and_unknown_ones_are_refused(
 
 def test_crops_that_the_unet_cannot_halve_are_refused(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     recipe = micro_recipe.model_copy(update={"architecture": "unet", "unet_stages": 7})
-    with pytest.raises(MarsError, match="crop_size=32 is not a multiple of 64"):
+    with pytest.raises(MarsError, match="crop_size=32 must be a multiple of 64"):
         mmseg_config(recipe, micro, cpu)
 
 

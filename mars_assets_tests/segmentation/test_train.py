@@ -324,3 +324,19 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
     assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
+
+
+def test_the_authors_pairing_that_leaves_nothing_is_refused(squares: pd.DataFrame, tmp_path: Path):
+    images = _with_empty(squares, tmp_path, (0,))
+    images = pd.concat([images.iloc[:2], images.iloc[6:]], ignore_index=True)
+    with pytest.raises(MarsError, match="leaves no training image"):
+        _chosen(images, SegRecipe(authors_pairing=True))
+
+
+def test_the_authors_pairing_is_for_images_of_one_size(squares: pd.DataFrame, tmp_path: Path):
+    images = _with_empty(squares, tmp_path, (1,))
+    wider = tmp_path / "wider.png"
+    Image.fromarray(np.ones((64, 50), np.uint8)).save(wider)
+    images.loc[3, "mask"] = wider
+    with pytest.raises(MarsError, match="images of another size"):
+        _chosen(images, SegRecipe(authors_pairing=True))

@@ -15,6 +15,7 @@ Split = Literal["train", "valid", "test"]
 Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 MAX_IMAGE_SIDE = 16384
+MAX_IMAGE_PIXELS = 2**26
 _NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
 _CRATER = re.compile(r"^craters?$", re.IGNORECASE)
 _ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
@@ -79,9 +80,13 @@ def size_of(content: bytes, where: str) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             width, height = image.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:  # whose message names a buffer in memory
+        raise DamagedFileError(f"{where} is no JPEG or PNG: export it again") from error
+    except Image.DecompressionBombError as error:
+        raise DamagedFileError(f"{where} is too large for a crop ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DamagedFileError(f"{where} is no JPEG or PNG ({error}): export it again") from error
-    if max(width, height) > MAX_IMAGE_SIDE:
+    if max(width, height) > MAX_IMAGE_SIDE or width * height > MAX_IMAGE_PIXELS:
         raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
     return height, width
 

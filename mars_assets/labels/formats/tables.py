@@ -30,6 +30,8 @@ from mars_assets.labels.formats.image import (
 
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
+_MOST_CRATERS = 2000
+"""In one mask; there are some hundred on the most cratered ground."""
 _FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
 
 
@@ -60,6 +62,10 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
         columns: dict[Label, int] = {}
         for number, name in enumerate(header[1:], start=1):
             label = class_of(name)
+            if label in columns:
+                raise DamagedFileError(
+                    f"{where} has two columns of one class: {', '.join(header[1:])}. Export it again"
+                )
             if label is not None:
                 columns[label] = number
         if "crater" not in columns:
@@ -110,11 +116,11 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
         header, rows = _table(archive, split)
         if header is None:
             continue
-        values = {name: _value(text, where) for text, name in (row[:2] for row in rows if len(row) > 1)}
-        craters = [value for name, value in values.items() if class_of(name) == "crater"]
+        values = {_value(text, where): name for text, name in (row[:2] for row in rows if len(row) > 1)}
+        craters = [value for value, name in values.items() if class_of(name) == "crater"]
         if not craters:
             raise DamagedFileError(
-                f"{where}{CLASSES_FILE} names no crater, only {', '.join(values)}: export that class too"
+                f"{where}{CLASSES_FILE} names no crater, only {', '.join(values.values())}: export that class too"
             )
         bare = 0
         for entry in archive.names:
@@ -126,10 +132,15 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
                 bare += 1
                 continue
             size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
-            mask = _mask(archive, mask_entry, size, set(values.values()))
+            mask = _mask(archive, mask_entry, size, set(values))
             numbers, count = ndimage.label(np.isin(mask, craters))
+            if count > _MOST_CRATERS:
+                raise DamagedFileError(f"{archive.path.name}: {mask_entry} is speckled: {count} craters in one image")
             touching |= count > 0
-            outlines = tuple(_run_lengths(numbers == number) for number in range(1, count + 1))
+            outlines = tuple(
+                _run_lengths(numbers[box] == number, box, size)
+                for number, box in enumerate(ndimage.find_objects(numbers), start=1)
+            )
             yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
         if bare:
             warnings.append(f"{split}: {bare} images without a mask, left out")
@@ -179,7 +190,9 @@ def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[
         with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             # A palette's numbers are the values, its colours are for looking at.
             mask = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:  # whose message names a buffer in memory
+        raise DamagedFileError(f"{where} is no PNG: export it again") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DamagedFileError(f"{where} cannot be read ({error}): export it again") from error
     if mask.ndim == 3 and (mask == mask[..., :1]).all(axis=-1).all():
         mask = mask[..., 0]
@@ -193,9 +206,12 @@ def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[
     return mask.astype(np.uint8)
 
 
-def _run_lengths(mask: npt.NDArray[np.bool_]) -> Outline:
-    """A mask as COCO's run lengths: column by column, background first."""
-    flat = mask.ravel(order="F")
-    ends = np.append(np.flatnonzero(np.diff(flat)) + 1, len(flat))
-    counts = np.diff(ends, prepend=0).tolist()
-    return {"rle": {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}}
+def _run_lengths(pixels: npt.NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, int]) -> Outline:
+    """A crater's pixels within its box as COCO's run lengths of the whole mask: column by column, background first."""
+    rows, columns = np.nonzero(pixels)
+    places = np.sort((columns + box[1].start) * size[0] + rows + box[0].start)
+    breaks = np.flatnonzero(np.diff(places) > 1) + 1
+    starts = places[np.append(0, breaks)]
+    ends = places[np.append(breaks, len(places)) - 1] + 1
+    edges = np.append(np.stack([starts, ends], axis=1).ravel(), size[0] * size[1])
+    return {"rle": {"size": list(size), "counts": np.diff(edges, prepend=0).tolist()}}

@@ -68,6 +68,8 @@ def _class_names(archive: ExportArchive) -> dict[int, str]:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid YAML ({error}): export it again") from error
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise DamagedFileError(f"{where} is of key points: export outlines")
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
