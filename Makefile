@@ -1,7 +1,7 @@
 # make demo   the whole lineage on the embedded synthetic sample
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
-# make bench  speed against peers, half an hour; TERRATORCH=PYTHON names the environment of one of them
+# make bench  speed against peers, an hour; TERRATORCH=PYTHON names the environment of one of them
 # make .venv  only the environment
 
 PYTHON ?= python3
@@ -40,6 +40,7 @@ bench: .venv
 	$(BIN)/python benchmarks/download.py
 	$(BIN)/python benchmarks/prithvi.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 	$(BIN)/python benchmarks/classification.py $(if $(TERRATORCH),--peer $(TERRATORCH))
+	$(BIN)/python benchmarks/segmentation.py
 
 # Makes mars_assets/sample/weights again: an hour on two cores.
 weights: .venv
