@@ -2,9 +2,11 @@
 
 ``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
 the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` runs ``reevaluate`` when the
-inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night. ``retrain`` trains both models again; the schedule ``weekly_retraining`` and the
-sensor ``scores_below_bound`` run it, once switched on. ``fetch_labels`` brings a version
-of a Roboflow project into the inbox; the sensor ``new_roboflow_versions`` runs it.
+inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night.
+
+``retrain`` trains both models again; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
+switched on. ``fetch_labels`` brings a version of a Roboflow project into the inbox; the sensor ``new_roboflow_versions``
+runs it.
 """
 
 import dataclasses
