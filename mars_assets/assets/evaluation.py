@@ -235,7 +235,7 @@ def seg_evaluation(
     least 0.5, each counted once; nothing smaller than the smallest labelled crater counts as a false alarm, since the labels
     do not say whether there are any. The craters seen are a catalogue: centre, diameter, and place on Mars where the image
     is map projected. Judged on images whose observation the model was not trained on, with 95 % bootstrap
-    intervals over images. Predictions are kept. It trains nothing.
+    intervals over observations. Predictions are kept. It trains nothing.
     """
     from mars_assets.datasets import segmentation_dataset
     from mars_assets.lake import write_csv, write_table
@@ -292,7 +292,7 @@ def seg_evaluation(
         pictures,
         {
             "by crater size": table(shown.sizes),
-            "smallest crater that counts (pixels)": float(shown.row["smallest_px"]),
+            "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
             "craters seen": len(craters),
             "largest craters seen": table(craters.nlargest(10, "diameter_px")[list(COLUMNS)]),
             "catalogue of craters": where(here.metrics("seg_craters").with_suffix(".csv")),
