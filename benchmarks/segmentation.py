@@ -244,7 +244,6 @@ def prepare(work: Path) -> None:
     torch.manual_seed(0)
     recipe, prithvi = paper(), encoder_config()
     model, config = our_network(recipe, prithvi)
-    model.init_weights()
     meta = {"dataset_meta": {"classes": ("background", "crater"), "palette": [[0, 0, 0], [255, 255, 255]]}}
     folder = work / "model"
     folder.mkdir()
