@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from mars_assets.labels.table import build_labelled_crops
+from mars_assets.lake import Lake
 
 
 def image_bytes(seed: int = 0, side: int = 48, suffix: str = "jpeg") -> bytes:
@@ -55,3 +59,12 @@ def coco_entries() -> dict[str, bytes | str]:
         annotations = [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [SQUARE]}]
         entries[f"{split}/_annotations.coco.json"] = coco(images, annotations)
     return entries
+
+
+@pytest.fixture
+def filled(lake: Lake, write_zip, coco_entries) -> Lake:
+    """A lake with the labels of ``coco_entries`` in force."""
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    build_labelled_crops(lake)
+    return lake

@@ -23,14 +23,6 @@ def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_pa
     assert names == ["again.zip", "c.v10.coco-segmentation.zip"]
 
 
-@pytest.fixture
-def filled(lake: Lake, write_zip, coco_entries) -> Lake:
-    lake.inbox.mkdir(parents=True)
-    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
-    build_labelled_crops(lake)
-    return lake
-
-
 def _broken(coco_entries: dict) -> dict:
     return coco_entries | {next(n for n in coco_entries if n.endswith(".jpg")): b"no image"}
 

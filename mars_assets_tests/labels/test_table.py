@@ -46,14 +46,6 @@ def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
     assert newer["n_craters"].notna().sum() == 175
 
 
-@pytest.fixture
-def filled(lake: Lake, write_zip, coco_entries) -> Lake:
-    lake.inbox.mkdir(parents=True)
-    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
-    build_labelled_crops(lake)
-    return lake
-
-
 def test_masks_are_drawn(filled: Lake) -> None:
     table = read_labelled_crops(filled).set_index("original")
     mask = np.asarray(Image.open(mask_path(filled, "filled", table.at["train0", "image_id"])))
