@@ -59,7 +59,8 @@ def choose_compute(
 
     Args:
         device: "auto" takes CUDA where there is any.
-        precision: "auto" takes bf16 where the hardware computes in it (CUDA of compute capability 8.0 or more), else fp32.
+        precision: "auto" takes bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
+            CPUs with AMX), else fp32.
         threads: 0 leaves torch's own choice.
         seed: kept for the steps.
 
@@ -75,10 +76,20 @@ def choose_compute(
         )
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        bf16 = chosen == "cuda" and torch.cuda.get_device_capability(0) >= (8, 0)
-        resolved: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
+        resolved: Literal["fp32", "bf16"] = "bf16" if _has_bf16(chosen) else "fp32"
     else:
         resolved = precision
     if threads:
         torch.set_num_threads(threads)
     return Compute(chosen, resolved, torch.get_num_threads(), seed)
+
+
+def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
+    """Whether the hardware multiplies matrices in bf16: elsewhere bf16 is emulated, and slower than fp32."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_capability(0) >= (8, 0)
+    # AVX-512's own bf16 instructions are not worth it, those of AMX are. torch 2.6 cannot tell yet.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_tile") and capabilities.get("amx_bf16"))

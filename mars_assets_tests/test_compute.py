@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from mars_assets.compute import choose_compute
+from mars_assets.errors import MarsError
+
+AMX = {"amx_tile": True, "amx_bf16": True}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [(AMX, "bf16"), ({**AMX, "amx_bf16": False}, "fp32"), ({"avx512_bf16": True}, "fp32"), ({}, "fp32")],
+)
+def test_bf16_where_the_cpu_multiplies_matrices_in_it(capabilities, precision, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_compute("cpu").precision == precision
+    assert choose_compute("cpu", "fp32").precision == "fp32"
+    assert choose_compute("cpu", "bf16").precision == "bf16"
+
+
+def test_fp32_where_torch_cannot_tell(monkeypatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choose_compute("cpu").precision == "fp32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+def test_cuda_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(MarsError, match="nvidia-smi"):
+        choose_compute("cuda")
+    assert choose_compute().device == "cpu"
