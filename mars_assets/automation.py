@@ -1,8 +1,9 @@
 """Jobs, and what starts them by itself.
 
 ``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
-the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` runs ``reevaluate`` when the
-inbox holds other labels than the table; the schedule ``nightly_evaluation`` does every night.
+the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` observes the exports in the inbox;
+``follow_labels`` makes what follows them, by each asset's automation condition (``assets/following.py``). The schedule
+``nightly_evaluation`` runs ``reevaluate`` every night.
 
 ``retrain`` trains both models again; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
 switched on. ``fetch_labels`` brings a version of a Roboflow project into the inbox; the sensor ``new_roboflow_versions``
@@ -16,11 +17,18 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.models import STAGE
 from mars_assets.assets.reporting import mendable
-from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.errors import MarsError
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
+
+LOOK_EVERY = 10
+"""Seconds between two looks at the inbox, and at what follows."""
+
+DATA_VERSION = "dagster/data_version"
+"""The tag by which Dagster knows an event's data version."""
 
 imagery_job = dg.define_asset_job(
     "imagery",
@@ -52,35 +60,36 @@ retrain_job = dg.define_asset_job(
 )
 
 
-@dg.sensor(job=reevaluate_job, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(minimum_interval_seconds=LOOK_EVERY, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Re-evaluates the current models when the exports in the inbox are others than those of `labelled_crops`."""
-    from mars_assets.labels.exports import label_version
+    """Observes `roboflow_exports` when the inbox holds others than at the last look.
+
+    A zip that is being copied is looked at once it is whole; the same file under another name is nothing new.
+    """
     from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
-    from mars_assets.labels.table import current_label_version
-    from mars_assets.lake import sha256_file
-    from mars_assets.models import current_model
 
     here = lake.open()
-    if not here.labelled_crops.exists():
-        return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
     waiting = [path.name for path in being_copied(here.inbox)]
     paths = exports_in_force(here.inbox)
     if not paths:
         return dg.SkipReason(f"no export in {here.inbox}{_waiting(waiting)}")
     if fresh := [path.name for path in unsettled(paths)]:
         return dg.SkipReason(f"just arrived, looked at next time: {', '.join(fresh)}")
-    version = label_version([sha256_file(path) for path in paths])
-    if version in (current_label_version(here), context.cursor):
-        return dg.SkipReason(
-            f"the labels are those of the table, or their evaluation has been requested{_waiting(waiting)}"
-        )
-    try:
-        for name in ("cls_model", "seg_model"):
-            current_model(here, name)
-    except MissingInputError as error:
-        return dg.SkipReason(f"there is nothing to evaluate yet: {error}")
-    return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
+    version, metadata = observe_inbox(here)
+    if version == context.cursor:
+        return dg.SkipReason(f"the exports are those of the last time{_waiting(waiting)}")
+    observation = dg.AssetObservation(roboflow_exports.key, metadata=metadata, tags={DATA_VERSION: version})
+    return dg.SensorResult(asset_events=[observation], cursor=version)
+
+
+follow_labels = dg.AutomationConditionSensorDefinition(
+    "follow_labels",
+    target=dg.AssetSelection.all(),
+    minimum_interval_seconds=LOOK_EVERY,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes what follows its inputs by itself (see each asset's automation condition): the table of labels, the "
+    "tensors and the evaluations when labels change, the evaluations when a model does. It trains nothing.",
+)
 
 
 class FetchConfig(dg.Config):
@@ -196,5 +205,5 @@ def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) 
 
 
 jobs: list[Any] = [imagery_job, experiment_job, reevaluate_job, retrain_job, fetch_labels]
-sensors = [new_labels, new_roboflow_versions, scores_below_bound]
+sensors = [new_labels, follow_labels, new_roboflow_versions, scores_below_bound]
 schedules = [nightly_evaluation, weekly_retraining]

@@ -91,5 +91,5 @@ def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
     if device == "cuda":
         return torch.cuda.get_device_capability(0) >= (8, 0)
     # AVX-512's own bf16 instructions are not worth it, those of AMX are. torch 2.6 cannot tell yet.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_tile") and capabilities.get("amx_bf16"))

@@ -20,15 +20,8 @@ from mars_assets_tests.labels.test_roboflow import KEY, Answer, Server
 
 
 @pytest.fixture
-def evaluated(lake: Lake) -> Lake:
-    """A lake with labels in force and both models."""
+def inbox_of_one(lake: Lake) -> Lake:
     put(lake, "craters.v1.zip", b"one")
-    write_table(
-        lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": version(lake, "craters.v1.zip")}
-    )
-    for name in ("cls_model", "seg_model"):
-        write_json(lake.model(name) / "v1/config.json", {})
-        write_json(lake.model(name) / "current.json", {"version": "v1"})
     return lake
 
 
@@ -50,41 +43,66 @@ def tick(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReas
         return new_labels(context, lake=LakeResource(root=str(lake.root)))
 
 
-def test_nothing_new_is_nothing_to_do(evaluated: Lake) -> None:
-    assert isinstance(tick(evaluated), dg.SkipReason)
-    (evaluated.inbox / "craters.v1.zip").rename(evaluated.inbox / "craters.v2.zip")
-    assert isinstance(tick(evaluated), dg.SkipReason), "the same file under another name is the same"
-
-
-def test_new_labels_request_one_evaluation(evaluated: Lake) -> None:
-    put(evaluated, "craters.v2.zip", b"two")
-    result = tick(evaluated)
+def seen(result: dg.SensorResult | dg.SkipReason) -> str:
+    """The data version that a tick observed."""
     assert isinstance(result, dg.SensorResult)
-    assert len(result.run_requests or []) == 1
-    assert result.cursor == version(evaluated, "craters.v2.zip")
-    assert isinstance(tick(evaluated, result.cursor), dg.SkipReason)
+    (event,) = result.asset_events
+    assert event.asset_key == dg.AssetKey("roboflow_exports")
+    assert isinstance(event, dg.AssetObservation)
+    assert not result.run_requests
+    return (event.tags or {})["dagster/data_version"]
 
 
-def test_a_zip_that_has_just_arrived_is_looked_at_next_time(evaluated: Lake) -> None:
-    put(evaluated, "craters.v2.zip", b"two", age=inbox.SETTLED_SECONDS / 10)
-    result = tick(evaluated)
+def test_the_same_exports_are_nothing_new(inbox_of_one: Lake) -> None:
+    result = tick(inbox_of_one)
+    assert seen(result) == version(inbox_of_one, "craters.v1.zip")[:16]
+    assert isinstance(result, dg.SensorResult)
+    (inbox_of_one.inbox / "craters.v1.zip").rename(inbox_of_one.inbox / "craters.v2.zip")
+    assert isinstance(tick(inbox_of_one, result.cursor), dg.SkipReason), "the same file under another name is the same"
+
+
+def test_new_labels_are_observed_as_their_asset_observes_them(inbox_of_one: Lake) -> None:
+    before = seen(tick(inbox_of_one))
+    put(inbox_of_one, "craters.v2.zip", b"two")
+    after = seen(tick(inbox_of_one, before))
+    assert after == version(inbox_of_one, "craters.v2.zip")[:16] != before
+    defs = build_defs({"lake": LakeResource(root=str(inbox_of_one.root))})
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert (
+            defs.resolve_implicit_global_asset_job_def()
+            .execute_in_process(asset_selection=[dg.AssetKey("roboflow_exports")], instance=instance)
+            .success
+        )
+        (record,) = instance.fetch_observations(dg.AssetKey("roboflow_exports"), limit=1).records
+        assert record.asset_observation
+        assert record.asset_observation.tags["dagster/data_version"] == after
+
+
+def test_an_empty_inbox_is_no_news(lake: Lake) -> None:
+    assert isinstance(tick(lake), dg.SkipReason)
+
+
+def test_a_zip_that_has_just_arrived_is_looked_at_next_time(inbox_of_one: Lake) -> None:
+    put(inbox_of_one, "craters.v2.zip", b"two", age=inbox.SETTLED_SECONDS / 10)
+    result = tick(inbox_of_one)
     assert isinstance(result, dg.SkipReason)
     assert "craters.v2.zip" in (result.skip_message or "")
 
 
-def test_a_zip_that_is_still_being_copied_is_left_alone(evaluated: Lake) -> None:
-    put(evaluated, "craters.v2.zip", b"two")
-    whole = evaluated.inbox / "craters.v2.zip"
+def test_a_zip_that_is_still_being_copied_is_left_alone(inbox_of_one: Lake) -> None:
+    known = version(inbox_of_one, "craters.v1.zip")[:16]
+    put(inbox_of_one, "craters.v2.zip", b"two")
+    whole = inbox_of_one.inbox / "craters.v2.zip"
     content = whole.read_bytes()
     for age in (60, inbox.UNFINISHED_SECONDS / 2):  # also where the copying has stalled
         whole.write_bytes(content[:-10])
         os.utime(whole, (time.time() - age,) * 2)
-        result = tick(evaluated)
+        result = tick(inbox_of_one, known)
         assert isinstance(result, dg.SkipReason)
         assert "still being copied: craters.v2.zip" in (result.skip_message or "")
     whole.write_bytes(content)
     os.utime(whole, (time.time() - 60,) * 2)
-    assert isinstance(tick(evaluated), dg.SensorResult)
+    assert seen(tick(inbox_of_one, known)) == version(inbox_of_one, "craters.v2.zip")[:16]
 
 
 @pytest.fixture
@@ -145,22 +163,24 @@ def low(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReaso
         return scores_below_bound(context, lake=LakeResource(root=str(lake.root)))
 
 
-def test_a_low_score_asks_for_one_retraining_of_these_labels(evaluated: Lake) -> None:
-    assert isinstance(low(evaluated), dg.SkipReason)
+def test_a_low_score_asks_for_one_retraining_of_these_labels(lake: Lake) -> None:
+    write_table(lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": "1"})
+    assert isinstance(low(lake), dg.SkipReason)
     for accuracy, asked in ((MIN_BALANCED_ACCURACY, False), (MIN_BALANCED_ACCURACY - 0.01, True)):
         row = {"balanced_accuracy": accuracy, "split": "test"}
-        write_table(evaluated.metrics("cls_evaluation"), pd.DataFrame([row]))
-        write_json(evaluated.metrics("cls_evaluation").with_suffix(".json"), [row])
-        assert isinstance(low(evaluated), dg.SensorResult) is asked
-    result = low(evaluated)
+        write_table(lake.metrics("cls_evaluation"), pd.DataFrame([row]))
+        write_json(lake.metrics("cls_evaluation").with_suffix(".json"), [row])
+        assert isinstance(low(lake), dg.SensorResult) is asked
+    result = low(lake)
     assert isinstance(result, dg.SensorResult)
-    assert isinstance(low(evaluated, result.cursor), dg.SkipReason)
+    assert isinstance(low(lake, result.cursor), dg.SkipReason)
 
 
 def test_what_costs_training_is_off_until_it_is_switched_on() -> None:
     repository = build_defs().get_repository_def()
     states = {sensor.name: sensor.default_status for sensor in repository.sensor_defs}
     assert states == {
+        "follow_labels": dg.DefaultSensorStatus.RUNNING,
         "new_labels": dg.DefaultSensorStatus.RUNNING,
         "new_roboflow_versions": dg.DefaultSensorStatus.RUNNING,
         "scores_below_bound": dg.DefaultSensorStatus.STOPPED,
@@ -168,16 +188,6 @@ def test_what_costs_training_is_off_until_it_is_switched_on() -> None:
     assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == dict.fromkeys(
         ("nightly_evaluation", "weekly_retraining"), dg.DefaultScheduleStatus.STOPPED
     )
-
-
-def test_a_lake_without_labels_or_models_waits(lake: Lake, evaluated: Lake) -> None:
-    put(evaluated, "craters.v2.zip", b"two")
-    (evaluated.model("seg_model") / "current.json").unlink()
-    result = tick(evaluated)
-    assert isinstance(result, dg.SkipReason)
-    assert "seg_model" in (result.skip_message or "")
-    evaluated.labelled_crops.unlink()
-    assert isinstance(tick(evaluated), dg.SkipReason)
 
 
 def test_one_project_out_of_reach_does_not_stop_the_others(

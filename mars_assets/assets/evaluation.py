@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from mars_assets.assets.following import follows
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
@@ -123,6 +124,7 @@ def reconstruction_metrics(
     code_version="1",
     deps=[cls_model, labelled_crops, dg.AssetKey(STAGE)],
     pool=GPU_POOL,
+    automation_condition=follows(),
 )
 def cls_evaluation(
     context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource
@@ -225,6 +227,7 @@ def cls_predictions(
     code_version="1",
     deps=[seg_model, labelled_crops, dg.AssetKey(STAGE)],
     pool=GPU_POOL,
+    automation_condition=follows(),
 )
 def seg_evaluation(
     context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource

@@ -1,10 +1,16 @@
 """Labels: the exports in the inbox, and one table of labelled crops made of them."""
 
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
+from mars_assets.assets.following import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
 from mars_assets.resources import LakeResource
+
+if TYPE_CHECKING:
+    from mars_assets.lake import Lake
 
 GROUP = "labels"
 
@@ -17,42 +23,43 @@ GROUP = "labels"
     "Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same "
     "zip under another name is nothing new.",
 )
-def roboflow_exports(context: dg.OpExecutionContext, lake: LakeResource) -> dg.ObserveResult:
+def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
     """Observes the inbox."""
+    with mendable():
+        version, metadata = observe_inbox(lake.open())
+    return dg.ObserveResult(data_version=dg.DataVersion(version), metadata=metadata)
+
+
+def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
+    """The data version of the exports in force, and what to show of them."""
     import pandas as pd
 
     from mars_assets.labels.exports import export_identity, label_version
-    from mars_assets.labels.inbox import being_copied, exports_in_force, rejections
-    from mars_assets.lake import sha256_file
+    from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
 
-    with mendable():
-        inbox = lake.open().inbox
-        shas = {path: sha256_file(path) for path in exports_in_force(inbox)}
+    shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
     rows = pd.DataFrame(
-        [
-            {
-                "file": path.name,
-                "project": export_identity(path)[0],
-                "version": export_identity(path)[1],
-                "sha256": sha[:16],
-            }
-            for path, sha in shas.items()
-        ],
+        [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
         columns=["file", "project", "version", "sha256"],
     )
-    return dg.ObserveResult(
-        data_version=dg.DataVersion(label_version(list(shas.values()))[:16]),
-        metadata={
-            "exports": table(rows),
-            "count": len(rows),
-            "still being copied": ", ".join(path.name for path in being_copied(inbox)) or "none",
-            "put aside": table(pd.DataFrame(aside, columns=["zip", "why"])) if (aside := rejections(inbox)) else "none",
-            "inbox": where(inbox),
-        },
-    )
+    aside = rejections(lake.inbox)
+    return label_version(list(shas.values()))[:16], {
+        "exports": table(rows),
+        "count": len(rows),
+        "still being copied": ", ".join(path.name for path in being_copied(lake.inbox)) or "none",
+        "put aside": table(pd.DataFrame(aside, columns=["zip", "why"])) if aside else "none",
+        "inbox": where(lake.inbox),
+    }
 
 
-@dg.asset(group_name=GROUP, kinds={"parquet", "png"}, code_version="2", deps=[roboflow_exports, crops])
+@dg.asset(
+    group_name=GROUP,
+    kinds={"parquet", "png"},
+    code_version="2",
+    deps=[roboflow_exports, crops],
+    # New crops may replace the pixels of labelled images that they are the originals of; that is for a run by hand.
+    automation_condition=follows("crops"),
+)
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
 

@@ -11,6 +11,7 @@ from mars_assets.assets.configuration import listed, recipe_from
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.tensors import EVALUATED
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.prithvi import PRITHVI
 from mars_assets.resources import ComputeResource, LakeResource
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=BaseModel)
 
 GROUP = "models"
-STAGE = "imputed_post_norm"
-"""The tensors that models are trained on: the imputation that reconstructs Mars best."""
+STAGE = f"imputed_{EVALUATED}"
+"""The tensors that models are trained on."""
 
 CLS_SCORE, SEG_SCORE = "balanced_accuracy", "iou_crater"
 """By which models are compared, and their evaluations."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 from pydantic import Field
 
+from mars_assets.assets.following import follows
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, SPECTRAL, STATISTICS, BandStatistics, ImputationMethod
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mars_assets.tensors import StageResult
 
 GROUP = "tensors"
+EVALUATED: ImputationMethod = "post_norm"
+"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
 
 
 class ReflectanceConfig(dg.Config):
@@ -29,7 +32,7 @@ class ReflectanceConfig(dg.Config):
     truncate: bool = Field(False, description="Truncate to integers, as the paper's published code did.")
 
 
-@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[labelled_crops])
+@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[labelled_crops], automation_condition=follows())
 def reflectance(
     context: dg.AssetExecutionContext, config: ReflectanceConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -81,6 +84,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
         kinds={"geotiff"},
         code_version="1",
         deps=[reflectance],
+        automation_condition=follows() if method == EVALUATED else None,
         description=(
             f"Six-band chips by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, float32, HLS "
             "reflectance units. Normalised with the published statistics a chip is the method's tensor."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -34,6 +35,17 @@ def _age(path: Path) -> float:
     return time.time() - path.stat().st_mtime
 
 
+def digest(path: Path) -> str:
+    """The sha256 of a zip, computed once for as long as its size and time stay the same."""
+    status = path.stat()
+    return _digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(path: Path, size: int, modified: int) -> str:
+    return sha256_file(path)
+
+
 def being_copied(inbox: Path) -> list[Path]:
     """The zips that are left alone for now."""
     return [path for path in _zips(inbox) if is_being_copied(path)]
@@ -53,9 +65,8 @@ def exports_in_force(inbox: Path) -> list[Path]:
             newest[project] = (version, path.name, path)
     paths, seen = [], set()
     for _, _, path in sorted(newest.values(), key=lambda item: item[1]):
-        digest = sha256_file(path)
-        if digest not in seen:
-            seen.add(digest)
+        if (sha256 := digest(path)) not in seen:
+            seen.add(sha256)
             paths.append(path)
     return paths
 
