@@ -2,6 +2,7 @@
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
 # make bench  speed against peers, an hour; TERRATORCH=PYTHON names the environment of one of them
+# make screenshots  the README's pictures of the UI, of the lake that make demo left
 # make .venv  only the environment
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui test bench weights
+.PHONY: .venv demo ui test bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -41,6 +42,9 @@ bench: .venv
 	$(BIN)/python benchmarks/prithvi.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 	$(BIN)/python benchmarks/classification.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 	$(BIN)/python benchmarks/segmentation.py
+
+screenshots: .venv
+	$(BIN)/python -m docs.screenshots
 
 # Makes mars_assets/sample/weights again: an hour on two cores.
 weights: .venv

@@ -1,14 +1,8 @@
 """The README's commands, as a person runs them: in a folder with the project's files, each in a process of its own."""
 
 import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,66 +15,14 @@ from mars_assets import cli
 from mars_assets.bands import HLS_BANDS
 from mars_assets.chips import read_chip
 from mars_assets.classification.checkpoint import open_classifier
-from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.lake import read_json, read_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import load_encoder_state, read_checkpoint
 from mars_assets.sample.archive import serve
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
+from mars_assets_tests.shell import Shell, dagster_dev, kill_when
 
-PROJECT = Path(__file__).parent.parent
-DAGSTER = str(Path(sys.executable).with_name("dagster"))
 OBSERVATION = "ESP_011472_1225"
-
-
-class Shell:
-    """A shell in a fresh clone's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        for name in ("workspace.yaml", "dagster.yaml"):
-            shutil.copy(PROJECT / name, folder)
-        shutil.copytree(PROJECT / "recipes", folder / "recipes")
-        self.lake = Lake.at(folder / "data_lake")
-        unset = ("DAGSTER_HOME", "DAGSTER_MODULE_NAME", "MARS_LAKE", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
-        self.clean = {name: value for name, value in os.environ.items() if name not in unset}
-        self.variables = {**self.clean, "DAGSTER_MODULE_NAME": "mars_assets.definitions"}
-
-    def start(self, *arguments: str, module: bool = True, **variables: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [DAGSTER, *arguments],
-            cwd=self.folder,
-            env={**(self.variables if module else self.clean), **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, module: bool = True, **variables: str) -> tuple[int, str]:
-        process = self.start(*arguments, module=module, **variables)
-        try:
-            output, _ = process.communicate(timeout=400)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, output
-
-    def materialize(self, select: str, *options: str, **variables: str) -> str:
-        code, output = self.run("asset", "materialize", "--select", select, *options, **variables)
-        assert code == 0, output[-4000:]
-        return output
-
-
-def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], seconds: float = 300) -> None:
-    """kill -9, of the command and all its children, as soon as something is reached."""
-    until = time.monotonic() + seconds
-    while not reached():
-        assert process.poll() is None, f"ended by itself: {process.communicate()[0][-3000:]}"
-        assert time.monotonic() < until, "never got there"
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.fixture
@@ -171,29 +113,8 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
 
 @pytest.fixture
 def server(shell: Shell) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = ("dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port))
-    process = shell.start(*arguments, module=False)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(180):
-            assert process.poll() is None, process.communicate()[0][-3000:]
-            try:
-                if requests.get(f"{url}/server_info", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.5)
+    with dagster_dev(shell.folder, shell.clean) as url:
         yield url
-    finally:
-        # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
 
 def test_dagster_dev_serves_the_graph(server: str) -> None:

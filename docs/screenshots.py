@@ -1,0 +1,70 @@
+"""The README's pictures of the UI, made of the lake that ``make demo`` left: ``make screenshots``.
+
+Needs Chromium on the PATH.
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page
+
+from mars_assets_tests.browser import chromium, open_page
+from mars_assets_tests.shell import PROJECT, clean_environment, dagster_dev
+
+PICTURES = Path(__file__).parent / "images"
+GROUPS = ("imagery", "labels", "tensors", "foundation", "models", "evaluation", "predictions", "experiments")
+
+
+def graph(page: Page) -> None:
+    """The whole graph, its groups opened."""
+    page.goto("/asset-groups")
+    for group in GROUPS:
+        page.get_by_text(group, exact=True).last.click()
+        page.wait_for_timeout(1500)  # the graph is laid out anew
+    save(page, "graph")
+
+
+def page_of(page: Page, asset: str) -> None:
+    page.goto(f"/assets/{asset}")
+    page.get_by_text("[Show Markdown]").first.wait_for()
+    page.wait_for_timeout(2000)
+    save(page, asset)
+
+
+def picture_of(page: Page, asset: str, number: int = 0) -> None:
+    """A picture on an asset's page, opened."""
+    page.goto(f"/assets/{asset}")
+    page.get_by_text("[Show Markdown]").nth(number).click()
+    page.locator('[role="dialog"] img').wait_for()
+    page.wait_for_timeout(1000)
+    save(page, f"{asset}_picture")
+
+
+def save(page: Page, name: str) -> None:
+    PICTURES.mkdir(exist_ok=True)
+    path = PICTURES / f"{name}.png"
+    page.screenshot(path=path)
+    with Image.open(path) as image:
+        image.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+    print(path.relative_to(PROJECT))
+
+
+def main() -> int:
+    executable = chromium()
+    if executable is None:
+        print("no Chromium on the PATH: install chromium", file=sys.stderr)
+        return 1
+    if not (PROJECT / "data_lake/metrics/cls_evaluation.parquet").exists():
+        print("the lake is empty: run make demo first", file=sys.stderr)
+        return 1
+    with dagster_dev(PROJECT, clean_environment()) as url, open_page(executable, url, 1400, 900) as page:
+        graph(page)
+        page_of(page, "cls_evaluation")
+        for asset in ("labelled_crops", "reconstruction_metrics", "seg_evaluation"):
+            picture_of(page, asset)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

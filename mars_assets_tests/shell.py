@@ -1,0 +1,111 @@
+"""A shell in a fresh clone's folder, and ``dagster dev`` started from it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from mars_assets.lake import Lake
+
+PROJECT = Path(__file__).parent.parent
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+
+
+def clean_environment() -> dict[str, str]:
+    """As if none of the project's variables were set."""
+    unset = ("DAGSTER_HOME", "DAGSTER_MODULE_NAME", "MARS_LAKE", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
+    return {name: value for name, value in os.environ.items() if name not in unset}
+
+
+class Shell:
+    """A shell in a fresh clone's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("workspace.yaml", "dagster.yaml"):
+            shutil.copy(PROJECT / name, folder)
+        shutil.copytree(PROJECT / "recipes", folder / "recipes")
+        self.lake = Lake.at(folder / "data_lake")
+        self.clean = clean_environment()
+        self.variables = {**self.clean, "DAGSTER_MODULE_NAME": "mars_assets.definitions"}
+
+    def start(self, *arguments: str, module: bool = True, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [DAGSTER, *arguments],
+            cwd=self.folder,
+            env={**(self.variables if module else self.clean), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, module: bool = True, **variables: str) -> tuple[int, str]:
+        process = self.start(*arguments, module=module, **variables)
+        try:
+            output, _ = process.communicate(timeout=400)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, output
+
+    def materialize(self, select: str, *options: str, **variables: str) -> str:
+        code, output = self.run("asset", "materialize", "--select", select, *options, **variables)
+        assert code == 0, output[-4000:]
+        return output
+
+
+def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], seconds: float = 300) -> None:
+    """kill -9, of the command and all its children, as soon as something is reached."""
+    until = time.monotonic() + seconds
+    while not reached():
+        assert process.poll() is None, f"ended by itself: {process.communicate()[0][-3000:]}"
+        assert time.monotonic() < until, "never got there"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@contextmanager
+def dagster_dev(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
+    """Webserver and daemon of the clone in a folder; gives their address once they answer."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "dagster_dev.log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [DAGSTER, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            cwd=folder,
+            env=dict(variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(180):
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                if requests.get(f"{url}/server_info", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,236 @@
+"""A person at the UI: `dagster dev` with its daemon, driven through headless Chromium and GraphQL, on real images.
+
+The tests are one story and run in their order, on one lake.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+import requests
+from playwright.sync_api import Locator, Page, expect
+
+from mars_assets.execution import PROCESS_TAG
+from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.sample.archive import serve
+from mars_assets_tests.browser import chromium, open_page
+from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
+from mars_assets_tests.shell import PROJECT, Shell, dagster_dev
+
+OBSERVATION = "ESP_011472_1225"
+PICTURE = 'img[src^="data:image/png"]'
+SECONDS = 240  # for anything to happen, on a machine that is busy with other tests
+T = TypeVar("T")
+
+
+@dataclass
+class Workplace:
+    """A lake, and the UI on it."""
+
+    lake: Lake
+    url: str
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        answer = requests.post(
+            f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=SECONDS
+        ).json()
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The latest first."""
+        fields = "runId status assetSelection { path } tags { key value }"
+        return self.ask(f"{{ runsOrError {{ ... on Runs {{ results {{ {fields} }} }} }} }}")["runsOrError"]["results"]
+
+    def launch(self, asset: str, config: dict[str, Any] | None = None, partition: str = "") -> str:
+        """What the button sends. Returns the run's id."""
+        selector = {
+            "repositoryLocationName": "mars_assets.definitions",
+            "repositoryName": "__repository__",
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": [asset]}],
+        }
+        answer = self.ask(
+            "mutation Launch($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {"
+            " __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }",
+            params={
+                "selector": selector,
+                "runConfigData": config or {},
+                "mode": "default",
+                "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}] if partition else []},
+            },
+        )["launchPipelineExecution"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["runId"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return next(run for run in self.runs() if run["runId"] == run_id)
+
+    def ended(self, run_id: str) -> str:
+        """How a run ends, once it has."""
+        return wait(lambda: status if (status := self.run(run_id)["status"]) in ("SUCCESS", "FAILURE") else None)
+
+    def rest(self) -> None:
+        """Waits until no run is going on; none may have failed."""
+        wait(lambda: all(run["status"] in ("SUCCESS", "FAILURE") for run in self.runs()))
+        assert {run["status"] for run in self.runs()} == {"SUCCESS"}
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The rows of the history, the oldest first."""
+        table = self.lake.metrics("cls_evaluation")
+        rows = read_table(table, "cls_evaluation").to_dict("records") if table.exists() else []
+        return sorted(rows, key=lambda row: row["measured"])
+
+
+def wait(found: Callable[[], T | None], seconds: float = SECONDS) -> T:
+    """What is found once it is there."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := found():
+            return value
+        time.sleep(0.5)
+    raise AssertionError(f"never came in {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def workplace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    shell = Shell(tmp_path_factory.mktemp("ui") / "clone")
+    shell.lake.inbox.mkdir(parents=True)
+    exports = shared / "data/exports"
+    coco_subset(
+        exports / "craters.v1.coco-segmentation.zip", shell.lake.inbox / "craters.v1.zip", {"train": 4, "valid": 2}
+    )
+    folder_subset(exports / "crater-tiles.v1.folder.zip", shell.lake.inbox / "tiles.v1.zip", {"train": 6, "valid": 4})
+    shell.materialize("labelled_crops,reflectance,imputed_post_norm,prithvi_weights")
+    browse_archive(shared, shell.folder / "archive")
+    with (
+        serve(shell.folder / "archive") as archive,
+        dagster_dev(shell.folder, {**shell.clean, "MARS_HIRISE_ARCHIVE": archive, "MARS_CONTACT": "tests"}) as url,
+    ):
+        yield Workplace(shell.lake, url)
+
+
+@pytest.fixture(scope="module")
+def page(workplace: Workplace) -> Iterator[Page]:
+    executable = chromium()
+    if executable is None:
+        message = "no Chromium on the PATH to drive"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with open_page(executable, workplace.url) as page:
+        yield page
+
+
+def materialize_by_the_button(page: Page, asset: str) -> None:
+    page.goto(f"/assets/{asset}")
+    page.locator("button", has_text="Materialize").first.click()
+
+
+def dialog(page: Page) -> Locator:
+    return page.locator('[role="dialog"][aria-modal="true"]')
+
+
+def confirm(page: Page, optional: str) -> None:
+    """The question whether to go on without an asset above that was never made."""
+    expect(dialog(page)).to_contain_text(optional)
+    dialog(page).get_by_text("Confirm").click()
+
+
+def look_at_a_picture(page: Page) -> None:
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = dialog(page).locator(PICTURE)
+    expect(picture).to_be_visible()
+    assert picture.evaluate("picture => picture.naturalWidth") > 100
+
+
+def test_the_graph_opens(page: Page) -> None:
+    page.goto("/asset-groups")
+    for group in ("imagery", "labels", "tensors", "foundation", "models", "evaluation", "experiments"):
+        expect(page.get_by_text(group, exact=True).first).to_be_visible()
+    page.get_by_text("models", exact=True).last.click()
+    for asset in ("cls_model", "seg_model"):
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+
+
+def test_a_model_is_trained_from_the_launchpad(workplace: Workplace, page: Page) -> None:
+    page.goto("/assets/cls_model")
+    materialize = page.locator("button", has_text="Materialize").first
+    expect(materialize).to_be_enabled()
+    materialize.locator("xpath=following::button[1]").click()
+    page.get_by_text("Open launchpad").click()
+    confirm(page, "mars_weights")
+    editor = page.locator(".CodeMirror")
+    editor.evaluate(
+        "(editor, text) => editor.CodeMirror.setValue(text)", (PROJECT / "recipes/cls_quick.yaml").read_text()
+    )
+    expect(dialog(page).get_by_text("No errors")).to_be_visible()
+    dialog(page).locator("button", has_text="Materialize").click()
+    page.wait_for_url("**/runs/*")
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=1000 * SECONDS)
+    assert read_json(workplace.lake.model("cls_model") / "current.json")["version"]
+
+    page.goto("/assets/cls_model")
+    for shown in ("best validation", "label version", "valid_balanced_accuracy"):
+        expect(page.get_by_text(shown, exact=True).first).to_be_visible()
+    look_at_a_picture(page)
+
+
+def test_the_new_model_is_evaluated_with_nobody_touching_anything(workplace: Workplace, page: Page) -> None:
+    assert len(wait(workplace.evaluations)) == 1
+    workplace.rest()
+    page.goto("/assets/cls_evaluation")
+    look_at_a_picture(page)
+
+
+def test_an_observation_is_added_and_its_partition_made(workplace: Workplace, page: Page) -> None:
+    workplace.lake.observations_csv.write_text(f"id,note\n{OBSERVATION},the real one\n")
+    materialize_by_the_button(page, "observations")
+    confirm(page, "hirise_index")
+    partitions = '{ assetNodeOrError(assetKey: {path: ["crops"]}) { ... on AssetNode { partitionKeys } } }'
+    wait(lambda: OBSERVATION in workplace.ask(partitions)["assetNodeOrError"]["partitionKeys"])
+    materialize_by_the_button(page, "hirise_images")
+    dialog(page).get_by_text("Missing", exact=True).click()
+    expect(dialog(page)).to_contain_text(OBSERVATION)
+    dialog(page).locator("button", has_text="Launch").click()
+    wait(lambda: list(workplace.lake.products(OBSERVATION).glob("*.jpg")))
+    run_id = workplace.launch("crops", partition=OBSERVATION)
+    assert workplace.ended(run_id) == "SUCCESS"
+    assert len(list(workplace.lake.crops(OBSERVATION).glob("*.png"))) == 14
+    page.goto(f"/assets/crops?view=partitions&partition={OBSERVATION}")
+    look_at_a_picture(page)
+
+
+def test_labels_put_into_the_inbox_become_a_new_row_by_themselves(
+    workplace: Workplace, page: Page, shared: Path, tmp_path: Path
+) -> None:
+    (before,) = workplace.evaluations()
+    export = tmp_path / "tiles.v2.zip"
+    folder_subset(shared / "data/exports/crater-tiles.v1.folder.zip", export, {"train": 6, "valid": 8})
+    shutil.copy(export, workplace.lake.inbox)
+    _, after = wait(lambda: rows if len(rows := workplace.evaluations()) > 1 else None)
+    assert after["label_version"] != before["label_version"]
+    assert after["model_version"] == before["model_version"], "nothing was trained"
+    assert (before["n"], after["n"]) == (8, 16)
+    assert after["change"] == after["balanced_accuracy"] - before["balanced_accuracy"]
+    workplace.rest()
+    page.goto("/assets/cls_evaluation")
+    expect(page.get_by_text(f"{after['label_version']}").first).to_be_visible()
+
+
+def test_a_run_that_dies_frees_the_device(workplace: Workplace) -> None:
+    config = {"ops": {"cls_model": {"config": {"steps": 100_000, "batch_size": 2}}}}
+    long = workplace.launch("cls_model", config)
+    checkpoints = workplace.lake.model("cls_model")
+    wait(lambda: list(checkpoints.glob("*/training/[!.]*.ckpt")))
+    (process,) = (tag["value"] for tag in workplace.run(long)["tags"] if tag["key"] == PROCESS_TAG)
+    psutil.Process(int(process.split()[1])).send_signal(signal.SIGKILL)
+    assert workplace.ended(workplace.launch("cls_evaluation")) == "SUCCESS"
+    assert workplace.ended(long) == "FAILURE"
