@@ -190,6 +190,12 @@ def test_what_costs_training_is_off_until_it_is_switched_on() -> None:
     )
 
 
+def test_all_that_starts_runs_says_what_it_does() -> None:
+    repository = build_defs().get_repository_def()
+    for definition in (*repository.sensor_defs, *repository.schedule_defs):
+        assert len(definition.description or "") > 60, definition.name
+
+
 def test_one_project_out_of_reach_does_not_stop_the_others(
     lake: Lake, roboflow: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

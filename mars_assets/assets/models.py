@@ -67,9 +67,9 @@ def cls_model(
     """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
 
     The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's, and `architecture` names a model of timm's to
-    compare with. The same recipe on the same labels, tensors,
-    weights and seed is one version and is not trained twice; a killed training continues. The state of the lowest
-    validation loss is kept.
+    compare with. The same recipe on the same labels, tensors, weights and seed is one version and is not trained twice; a
+    killed training continues. The state of the lowest validation loss is kept. `mars_weights` has to be there only for
+    recipes that start from it.
     """
     from mars_assets.classification.card import model_card
     from mars_assets.classification.figures import training_curves
