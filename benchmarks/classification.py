@@ -2,6 +2,7 @@
 from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
 
 TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
+Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; ``--precision fp32`` compares like with like.
 For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python
@@ -9,15 +10,13 @@ For TerraTorch's own environment see ``prithvi.py``:
 
 from __future__ import annotations
 
-import argparse
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import measure, report, verdict
+from measure import compute, measure, parser, report, surroundings, verdict
 
 THREADS = 2
 BATCH = 4
@@ -33,12 +32,6 @@ def paper() -> Any:
 
     file = Path(__file__).parent.parent / "recipes" / "cls_paper.yaml"
     return ClsRecipe(**yaml.safe_load(file.read_text())["ops"]["cls_model"]["config"])
-
-
-def compute() -> Any:
-    from mars_assets.compute import Compute
-
-    return Compute("cpu", "fp32", THREADS, 1)
 
 
 def prepare(work: Path) -> None:
@@ -92,7 +85,9 @@ def our_step(work: Path) -> None:
 
     def step() -> None:
         configured["optimizer"].zero_grad(set_to_none=True)
-        task.training_step(batch, 0).backward()
+        with compute(THREADS).autocast():
+            loss = task.training_step(batch, 0)
+        loss.backward()
         configured["optimizer"].step()
 
     report(step, 7)
@@ -142,7 +137,7 @@ def predict_from_files(work: Path) -> None:
     write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute()))
+        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute(THREADS)))
 
 
 def bare_forward(work: Path) -> None:
@@ -157,7 +152,7 @@ def bare_forward(work: Path) -> None:
     chips = torch.stack([load_chip(Path(chip), model.config, 224) for chip in images["chip"]])
 
     def forward() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), compute(THREADS).autocast():
             for batch in chips.split(32):
                 model(batch)
 
@@ -198,7 +193,7 @@ def sweep_of_heads(work: Path) -> None:
         of_lake.name, of_lake.score, lambda *_: Dataset(images, {"label_version": "benchmark"}), of_lake.train,
         of_lake.judge, of_lake.model,
     )  # fmt: skip
-    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute()))
+    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
 
 
 SIDES = {
@@ -211,19 +206,16 @@ PEERS = {"step, TerraTorch": peers_step}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="a Python with terratorch==1.2.11; without it the step is left out")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, repeats=3)
+    arguments.add_argument("--peer", help="a Python with terratorch==1.2.11; without it the step is left out")
+    options = arguments.parse_args()
     if options.side:
         import torch
 
         torch.set_num_threads(THREADS)
         (SIDES | PEERS)[options.side](options.work)
         return 0
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
+    surroundings(options, THREADS)
     work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
     try:
         prepare(work)

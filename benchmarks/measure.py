@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,6 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+_PRECISION = "BENCHMARK_PRECISION"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,34 @@ def measure(
         name: Measured(*(statistics.median(values) for values in zip(*found[counted], strict=True)))
         for name, found in rounds.items()
     }
+
+
+def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """With what every benchmark of torch can be told."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--repeats", type=int, default=repeats)
+    options.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16"],
+        default="auto",
+        help="our side's, as the compute resource has it; the other side's is fp32 always",
+    )
+    options.add_argument("--side", help=argparse.SUPPRESS)
+    options.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    return options
+
+
+def surroundings(options: argparse.Namespace, threads: int) -> None:
+    """Sets what the sides' processes find in their environment, and prints our precision."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads), _PRECISION: options.precision}
+    print(f"precision of our side: {compute(threads).precision}")
+
+
+def compute(threads: int, precision: str = "") -> Any:
+    """The compute resource's choice, of our side's precision unless another is given."""
+    from mars_assets.compute import choose_compute
+
+    return choose_compute("cpu", precision or os.environ[_PRECISION], threads, 1)
 
 
 def report(work: Callable[[], object], times: int = 1) -> None:

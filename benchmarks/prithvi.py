@@ -3,7 +3,8 @@
 The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three methods,
 scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether both give the
 same losses and, from an exported encoder, the same features. And the weights' way into the lake against what it takes at
-least: ``sha256sum`` and ``torch.load``.
+least: ``sha256sum`` and ``torch.load``. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX;
+``--precision fp32`` compares like with like.
 
 TerraTorch needs an environment of its own, since it holds other versions of what is installed here:
 
@@ -13,29 +14,30 @@ TerraTorch needs an environment of its own, since it holds other versions of wha
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from measure import measure, report, verdict
+from measure import compute, measure, parser, report, surroundings, verdict
 
 THREADS = 2
 BATCH = 4
 MASK_RATIO = 0.5
-WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES = (
+WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES, SUMMARY, SUMMARY_FP32 = (
     "mae.pt",
     "encoder.pt",
     "chips.npz",
     "losses.json",
     "features.npy",
+    "summary.parquet",
+    "summary_fp32.parquet",
 )
 
 
@@ -101,15 +103,15 @@ def peers_mae(work: Path) -> Any:
     return mae.eval()
 
 
-def forward(mae: Any, work: Path) -> None:
+def forward(mae: Any, work: Path, autocast: AbstractContextManager[Any]) -> None:
     import torch
 
     chips, _ = batches(work)[0]
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast:
         report(lambda: mae(chips, mask_ratio=MASK_RATIO), 9)
 
 
-def step(mae: Any, work: Path) -> None:
+def step(mae: Any, work: Path, autocast: AbstractContextManager[Any]) -> None:
     """Forward, backward, optimizer."""
     import torch
 
@@ -118,7 +120,8 @@ def step(mae: Any, work: Path) -> None:
 
     def one() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = mae(chips, mask_ratio=MASK_RATIO)[0]
+        with autocast:
+            loss = mae(chips, mask_ratio=MASK_RATIO)[0]
         (loss["loss"] if isinstance(loss, dict) else loss).backward()
         optimizer.step()
 
@@ -131,11 +134,10 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def our_stage(work: Path) -> None:
+def our_stage(work: Path, summary: str, precision: str = "") -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     import pandas as pd
 
-    from mars_assets.compute import Compute
     from mars_assets.evaluation.reconstruction import reconstruct, summarise
     from mars_assets.lake import write_table
 
@@ -151,9 +153,9 @@ def our_stage(work: Path) -> None:
     )
 
     def stage() -> None:
-        table = reconstruct(chips, work / "weights", mask_ratio=MASK_RATIO, compute=Compute("cpu", "fp32", THREADS, 1))
+        table = reconstruct(chips, work / "weights", mask_ratio=MASK_RATIO, compute=compute(THREADS, precision))
         write_table(work / "per_image.parquet", table.drop(columns="computed"))
-        write_table(work / "summary.parquet", summarise(table, "benchmark"))
+        write_table(work / summary, summarise(table, "benchmark"))
 
     report(stage)
 
@@ -210,15 +212,16 @@ def least_for_weights(work: Path) -> None:
 
 
 OURS = {
-    "forward": lambda work: forward(our_mae(work), work),
-    "step": lambda work: step(our_mae(work), work),
-    "stage": our_stage,
+    "forward": lambda work: forward(our_mae(work), work, compute(THREADS).autocast()),
+    "step": lambda work: step(our_mae(work), work, compute(THREADS).autocast()),
+    "stage": lambda work: our_stage(work, SUMMARY),
+    "stage, fp32": lambda work: our_stage(work, SUMMARY_FP32, "fp32"),
     "weights": install_weights,
     "sha256sum, torch.load": least_for_weights,
 }
 PEERS = {
-    "forward, TerraTorch": lambda work: forward(peers_mae(work), work),
-    "step, TerraTorch": lambda work: step(peers_mae(work), work),
+    "forward, TerraTorch": lambda work: forward(peers_mae(work), work, nullcontext()),
+    "step, TerraTorch": lambda work: step(peers_mae(work), work, nullcontext()),
     "chips, TerraTorch": peers_chips,
 }
 
@@ -235,41 +238,44 @@ def same_numbers(work: Path) -> list[bool]:
     theirs = pd.DataFrame(json.loads((work / PEERS_LOSSES).read_text()))
     theirs["method"] = [IMPUTATION_METHODS[row % len(IMPUTATION_METHODS)] for row in range(len(theirs))]
     expected = theirs.groupby("method")[["model_loss", "rgb_loss"]].mean()
-    ours = pd.read_parquet(work / "summary.parquet").set_index("method")[["model_loss", "rgb_loss"]]
-    apart = float((ours / expected - 1).abs().max(axis=None))
+
+    def apart(summary: str) -> float:
+        ours = pd.read_parquet(work / summary).set_index("method")[["model_loss", "rgb_loss"]]
+        return 100 * float((ours / expected - 1).abs().max(axis=None))
+
     config = open_weights(work / "weights").config
     encoder, _ = load_encoder_state(config, read_checkpoint(work / ENCODER))
     with torch.inference_mode():
         features = encoder(batches(work)[0][0]).tokens.numpy()
     difference = float(np.abs(features - np.load(work / PEERS_FEATURES)).max())
     return [
-        verdict("largest difference of the table's losses, %", 100 * apart, 0.5, at_least=False),
+        verdict("largest difference of the table's losses, %", apart(SUMMARY), 0.5, at_least=False),
+        verdict("the same in fp32, %", apart(SUMMARY_FP32), 0.01, at_least=False),
         verdict("largest difference of an exported encoder's features, of about 1", difference, 1e-3, at_least=False),
     ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="a Python with terratorch==1.2.11; without it only the weights are measured")
-    parser.add_argument("--images", type=int, default=16, help="images of the stage, each with three methods")
-    parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    arguments = parser(__doc__, repeats=4)
+    arguments.add_argument("--peer", help="a Python with terratorch==1.2.11; without it only the weights are measured")
+    arguments.add_argument("--images", type=int, default=16, help="images of the stage, each with three methods")
+    options = arguments.parse_args()
     if options.side:
         import torch
 
         torch.set_num_threads(THREADS)
         (OURS | PEERS)[options.side](options.work)
         return 0
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(THREADS)}
+    surroundings(options, THREADS)
     work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
     try:
         prepare(work, options.images)
         names = [*OURS, *PEERS] if options.peer else ["weights", "sha256sum, torch.load"]
-        arguments = ["--work", str(work)]
         found = measure(
-            Path(__file__), dict.fromkeys(names, arguments), options.repeats, dict.fromkeys(PEERS, options.peer)
+            Path(__file__),
+            {name: ["--work", str(work)] for name in names},
+            options.repeats,
+            dict.fromkeys(PEERS, options.peer),
         )
         least = found["sha256sum, torch.load"].seconds
         holds = [

@@ -3,7 +3,7 @@
 ``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
 the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` observes the exports in the inbox;
 ``follow_labels`` makes what follows them, by each asset's automation condition (``assets/following.py``). The schedule
-``nightly_evaluation`` runs ``reevaluate`` every night.
+``nightly_evaluation`` runs ``reevaluate`` every night, for what nothing has followed.
 
 ``retrain`` trains both models again; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
 switched on. ``fetch_labels`` brings a version of a Roboflow project into the inbox; the sensor ``new_roboflow_versions``
@@ -178,12 +178,24 @@ def _waiting(names: list[str]) -> str:
     return f"; still being copied: {', '.join(names)}" if names else ""
 
 
-nightly_evaluation = dg.ScheduleDefinition(
-    name="nightly_evaluation",
+@dg.schedule(
     job=reevaluate_job,
     cron_schedule="0 3 * * *",
-    description="Every night the current checkpoints on the current labels. Off until it is switched on.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night the current checkpoints on the current labels: what nothing has followed, such as new crops that are "
+    "the originals of labelled images. What is there is not made again.",
 )
+def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
+    """Evaluates those models that there are."""
+    here = lake.open()
+    if not here.labelled_crops.exists():
+        return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
+    models = [name for name in ("cls", "seg") if (here.model(f"{name}_model") / "current.json").exists()]
+    if not models:
+        return dg.SkipReason("there is no model to evaluate yet")
+    names = ["labelled_crops", "reflectance", STAGE, *(f"{name}_evaluation" for name in models)]
+    return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names])
+
 
 weekly_retraining = dg.ScheduleDefinition(
     name="weekly_retraining",

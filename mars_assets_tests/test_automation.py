@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from mars_assets.automation import new_labels, new_roboflow_versions, scores_below_bound
+from mars_assets.automation import new_labels, new_roboflow_versions, nightly_evaluation, scores_below_bound
 from mars_assets.checks import MIN_BALANCED_ACCURACY
 from mars_assets.definitions import build_defs
 from mars_assets.errors import DamagedFileError
@@ -185,9 +185,28 @@ def test_what_costs_training_is_off_until_it_is_switched_on() -> None:
         "new_roboflow_versions": dg.DefaultSensorStatus.RUNNING,
         "scores_below_bound": dg.DefaultSensorStatus.STOPPED,
     }
-    assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == dict.fromkeys(
-        ("nightly_evaluation", "weekly_retraining"), dg.DefaultScheduleStatus.STOPPED
-    )
+    assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == {
+        "nightly_evaluation": dg.DefaultScheduleStatus.RUNNING,
+        "weekly_retraining": dg.DefaultScheduleStatus.STOPPED,
+    }
+
+
+def test_every_night_the_models_that_there_are_are_evaluated(lake: Lake) -> None:
+    def night() -> dg.RunRequest | dg.SkipReason:
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_schedule_context(instance, resources={"lake": LakeResource(root=str(lake.root))})
+            return nightly_evaluation(context)
+
+    assert isinstance(night(), dg.SkipReason)
+    write_table(lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}))
+    assert isinstance(night(), dg.SkipReason)
+    evaluated = {"labelled_crops", "reflectance", "imputed_post_norm"}
+    for name in ("cls", "seg"):
+        write_json(lake.model(f"{name}_model") / "current.json", {"version": "v1"})
+        evaluated |= {f"{name}_evaluation"}
+        request = night()
+        assert isinstance(request, dg.RunRequest)
+        assert {key.to_user_string() for key in request.asset_selection or ()} == evaluated
 
 
 def test_all_that_starts_runs_says_what_it_does() -> None:
