@@ -113,7 +113,7 @@ def seg_model(
     from mars_assets.lake import read_table
     from mars_assets.promotion import judge_segmenter
     from mars_assets.segmentation.figures import training_figure
-    from mars_assets.segmentation.train import train_segmentation
+    from mars_assets.segmentation.train import COMPUTATION, train_segmentation
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
@@ -130,6 +130,7 @@ def seg_model(
             lambda *arguments: train_segmentation(recipe, *arguments),
             lambda report: {name: report[name] for name in _SEG_SCORES},
             lambda folder: training_figure(read_table(folder / "history.parquet", "seg_model")),
+            computation=COMPUTATION,
         )
 
 

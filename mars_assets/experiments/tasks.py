@@ -63,7 +63,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.train import train_segmentation
+    from mars_assets.segmentation.train import COMPUTATION, train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
         masks = predict_masks(folder, images, folder / "predictions", compute)
@@ -77,4 +77,5 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
         train_segmentation,
         judge,
         MODEL,
+        COMPUTATION,
     )

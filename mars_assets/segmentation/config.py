@@ -134,6 +134,7 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
         "scales": list(recipe.scales),
         "orientations": 8 if recipe.all_orientations else 1,
         "crater_prior": recipe.crater_prior,
+        "crater_threshold": recipe.threshold,
         "data_preprocessor": {
             "type": "BandDataPreProcessor",
             "mean": list(prithvi.statistics.means),

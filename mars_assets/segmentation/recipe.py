@@ -156,6 +156,13 @@ class SegRecipe(BaseModel):
         [1.0], min_length=1, description="Inference is the mean over the image magnified by each of these."
     )
     all_orientations: bool = Field(False, description="And over the eight orientations of a square at each.")
+    threshold: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="The probability from which a pixel counts as a crater's. Below 0.5 craters are seen larger, and more of them. "
+        "Predictions are shifted by as much, so that what is stored and shown is split at 0.5.",
+    )
     mmseg_options: dict[str, Any] = Field(
         {},
         description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "

@@ -395,6 +395,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         scales: the image is magnified by each.
         orientations: of a square, 1 or 8, at each scale.
         crater_prior: what the heads give for the probability of a crater before they are trained.
+        crater_threshold: the probability that inference moves to 0.5, where craters begin.
         kwargs: mmseg's.
     """
 
@@ -404,6 +405,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         scales: Sequence[float] = (1.0,),
         orientations: int = 1,
         crater_prior: float = 0.5,
+        crater_threshold: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -411,11 +413,12 @@ class WindowedEncoderDecoder(EncoderDecoder):
         self.scales = tuple(scales)
         self.orientations = orientations
         self.crater_prior = crater_prior
+        self.crater_threshold = crater_threshold
 
     def init_weights(self) -> None:
         """mmseg's, and the heads' prior."""
         super().init_weights()
-        prior = math.log(self.crater_prior / (1 - self.crater_prior))
+        prior = _logit(self.crater_prior)
         for head in (self.decode_head, *([self.auxiliary_head] if self.with_auxiliary_head else [])):
             if hasattr(head, "conv_seg"):  # not every head of mmseg's ends in one
                 nn.init.constant_(head.conv_seg.bias[1:], prior)
@@ -437,7 +440,9 @@ class WindowedEncoderDecoder(EncoderDecoder):
             if scale != 1:
                 found = F.interpolate(found, size, mode="bilinear", align_corners=False)
             logits.append(found)
-        return torch.stack(logits).mean(dim=0)
+        mean = torch.stack(logits).mean(dim=0)
+        mean[:, 1:] -= _logit(self.crater_threshold)
+        return mean
 
     def _slide(self, inputs: Tensor) -> Tensor:
         """(B, bands, H, W) -> logits (B, C, H, W), float32, at this scale and in this orientation."""
@@ -464,6 +469,10 @@ class WindowedEncoderDecoder(EncoderDecoder):
                 logits[:, :, top : top + rows, left : left + columns] += window
                 count[:, :, top : top + rows, left : left + columns] += 1
         return (logits / count)[:, :, : size[0], : size[1]]
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
 
 
 @DATASETS.register_module()

@@ -356,7 +356,7 @@ def _segmenter(kind: str, recipe: SegRecipe, micro: PrithviConfig, cpu: Compute)
     config = mmseg_config(recipe, micro, cpu)
     config.model.type = kind
     if kind == "EncoderDecoder":
-        for ours in ("scales", "orientations", "crater_prior"):
+        for ours in ("scales", "orientations", "crater_prior", "crater_threshold"):
             del config.model[ours]
     torch.manual_seed(1)
     return MODELS.build(config.model).eval()
@@ -383,6 +383,21 @@ def test_images_smaller_than_the_window_are_mirrored(
         whole = model.slide_inference(torch.from_numpy(mirrored), [])
     assert got.shape == (1, 2, *size)
     torch.testing.assert_close(got, whole[:, :, : size[0], : size[1]])
+
+
+def test_the_threshold_is_where_inference_says_a_half(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
+    image = torch.randn(1, 6, 64, 64)
+    probabilities = []
+    for threshold in (0.5, 0.2):
+        torch.manual_seed(0)
+        model = MODELS.build(
+            mmseg_config(micro_recipe.model_copy(update={"threshold": threshold}), micro, cpu).model
+        ).eval()
+        with torch.inference_mode():
+            probabilities.append(model.slide_inference(image, [])[0].softmax(0)[1])
+    plain, shifted = probabilities
+    torch.testing.assert_close(shifted, plain * 0.8 / (plain * 0.8 + (1 - plain) * 0.2))
+    assert ((plain > 0.2) == (shifted > 0.5)).all()
 
 
 def test_inference_over_orientations_turns_with_the_image(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
