@@ -44,12 +44,20 @@ class Compute:
         np.random.seed(self.seed % 2**32)
         torch.manual_seed(self.seed)
 
+    def __str__(self) -> str:
+        return f"{self._name}, {self.precision}"
+
+    @property
+    def _name(self) -> str:
+        import torch
+
+        return torch.cuda.get_device_name(0) if self.device == "cuda" else f"CPU, {self.threads} threads"
+
     def describe(self) -> dict[str, Any]:
         """What provenance says of the device: JSON-able."""
         import torch
 
-        name = torch.cuda.get_device_name(0) if self.device == "cuda" else f"CPU, {self.threads} threads"
-        return {"device": name, "precision": self.precision, "seed": self.seed, "torch": torch.__version__}
+        return {"device": self._name, "precision": self.precision, "seed": self.seed, "torch": torch.__version__}
 
 
 def choose_compute(

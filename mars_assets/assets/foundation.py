@@ -152,7 +152,7 @@ def mars_weights(
             ),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "went on from": "random weights" if recipe.from_random else weights.name,
-            "device": chosen.describe()["device"],
+            "device": str(chosen),
             "sha256": open_weights(folder / MARS_WEIGHTS).sha256,
             "folder": where(folder),
         },

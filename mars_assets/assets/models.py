@@ -233,7 +233,7 @@ def _train(
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "encoder": encoder,
             "label version": dataset.provenance["label_version"],
-            "device": compute.describe()["device"],
+            "device": str(compute),
             "folder": where(folder),
             **more,
             **{key: value for key, value in best.items() if isinstance(value, float)},
