@@ -23,11 +23,16 @@ from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.models import STAGE
 from mars_assets.assets.reporting import mendable
 from mars_assets.errors import MarsError
+from mars_assets.execution import clear_up
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
 
 LOOK_EVERY = 10
 """Seconds between two looks at the inbox, and at what follows."""
+
+ONE_AT_A_TIME = {"mars_assets/automatic": "true"}
+"""Tags of runs that nobody started; dagster.yaml lets one of them run at a time, so that none makes tensors of other labels
+while another one judges models on them."""
 
 DATA_VERSION = "dagster/data_version"
 """The tag by which Dagster knows an event's data version."""
@@ -75,7 +80,11 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     A zip that is being copied is looked at once it is whole; the same file under another name is nothing new.
     """
     from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
+    from mars_assets.labels.table import current_label_version
 
+    # A run whose machine went down with it would hold up everything that follows.
+    if cleared := clear_up(context.instance):
+        context.log.warning(f"the process of these runs is gone, they count as failed: {', '.join(cleared)}")
     here = lake.open()
     waiting = [path.name for path in being_copied(here.inbox)]
     paths = exports_in_force(here.inbox)
@@ -86,6 +95,11 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     version, metadata = observe_inbox(here)
     if version == context.cursor:
         return dg.SkipReason(f"the exports are those of the last time{_waiting(waiting)}")
+    if here.labelled_crops.exists() and version == current_label_version(here)[:16]:
+        # Made by hand, or what is left after another export was put aside.
+        return dg.SensorResult(
+            skip_reason=f"the exports are those of labelled_crops{_waiting(waiting)}", cursor=version
+        )
     observation = dg.AssetObservation(roboflow_exports.key, metadata=metadata, tags={DATA_VERSION: version})
     return dg.SensorResult(asset_events=[observation], cursor=version)
 
@@ -95,6 +109,7 @@ follow_labels = dg.AutomationConditionSensorDefinition(
     target=dg.AssetSelection.all(),
     minimum_interval_seconds=LOOK_EVERY,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    run_tags=ONE_AT_A_TIME,
     description="Makes what follows its inputs by itself (see each asset's automation condition): the table of labels, the "
     "tensors and the evaluations when labels change, the evaluations when a model does. It trains nothing.",
 )
@@ -187,14 +202,18 @@ def _waiting(names: list[str]) -> str:
 )
 def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     """Evaluates those models that there are."""
+    from mars_assets.labels.inbox import exports_in_force
+
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
     models = [name for name in ("cls", "seg") if (here.model(f"{name}_model") / "current.json").exists()]
     if not models:
         return dg.SkipReason("there is no model to evaluate yet")
-    names = ["labelled_crops", "reflectance", STAGE, *(f"{name}_evaluation" for name in models)]
-    return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names])
+    names = ["reflectance", STAGE, *(f"{name}_evaluation" for name in models)]
+    if exports_in_force(here.inbox):  # else the labels that are there stay in force
+        names.append("labelled_crops")
+    return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names], tags=ONE_AT_A_TIME)
 
 
 weekly_retraining = dg.ScheduleDefinition(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from mars_assets.compute import DeviceChoice
+from mars_assets.compute import DeviceChoice, PrecisionChoice
 from mars_assets.errors import MarsError
 from mars_assets.lake import DEFAULT_LAKE, Lake, write_json, write_table
 from mars_assets.models import current_model, current_weights
@@ -92,7 +92,7 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "cls_model")
-    compute = choose_compute(options.device)
+    compute = choose_compute(options.device, options.precision)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     table = predict_pictures(model.folder, options.folder, compute, progress)
     write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
     predict.add_argument(
         "--device", choices=get_args(DeviceChoice), default="auto", help="where to compute (%(default)s)"
+    )
+    predict.add_argument(
+        "--precision", choices=get_args(PrecisionChoice), default="auto", help="in which to compute (%(default)s)"
     )
     predict.set_defaults(run=_predict)
     return parser

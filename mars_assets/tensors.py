@@ -72,6 +72,12 @@ class StageResult:
     computed: int
 
 
+def settings_before(lake: Lake, stage: str) -> dict[str, Any]:
+    """The settings that a stage's chips were made with; empty where there are none."""
+    manifest = lake.tensors(stage) / "manifest.parquet"
+    return read_provenance(manifest) if manifest.exists() else {}
+
+
 def make_reflectance(
     lake: Lake,
     images: pd.DataFrame,

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -76,36 +77,43 @@ def kill_when(process: subprocess.Popen[str], reached: Callable[[], bool], secon
 
 
 @contextmanager
-def dagster_dev(folder: Path, variables: Mapping[str, str]) -> Iterator[str]:
-    """Webserver and daemon of the clone in a folder; gives their address once they answer."""
+def dagster_dev(folder: Path, variables: Mapping[str, str], daemon: bool = True) -> Iterator[str]:
+    """The UI of the clone in a folder, with the daemon or without; gives its address once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = folder / "dagster_dev.log"
-    with open(log, "w") as output:
+    url = f"http://127.0.0.1:{port}"
+    command = [DAGSTER, "dev"] if daemon else [DAGSTER + "-webserver"]
+    with tempfile.NamedTemporaryFile("w", suffix=".log") as output:
         process = subprocess.Popen(
-            [DAGSTER, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
+            [*command, "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)],
             cwd=folder,
             env=dict(variables),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(180):
-            assert process.poll() is None, log.read_text()[-3000:]
-            try:
-                if requests.get(f"{url}/server_info", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                time.sleep(0.5)
-        yield url
-    finally:
-        # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
-        process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            for _ in range(360):
+                assert process.poll() is None, Path(output.name).read_text()[-3000:]
+                if _answers(url):
+                    break
+                time.sleep(0.5)
+            else:
+                raise AssertionError(f"never answered: {Path(output.name).read_text()[-3000:]}")
+            yield url
+        finally:
+            # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/server_info", timeout=10).ok
+    except requests.RequestException:
+        return False

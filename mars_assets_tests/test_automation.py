@@ -78,6 +78,22 @@ def test_new_labels_are_observed_as_their_asset_observes_them(inbox_of_one: Lake
         assert record.asset_observation.tags["dagster/data_version"] == after
 
 
+def test_the_exports_of_the_table_are_no_news(inbox_of_one: Lake) -> None:
+    """Made by hand, or left after another export was put aside."""
+    known = version(inbox_of_one, "craters.v1.zip")
+    write_table(inbox_of_one.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": known})
+    result = tick(inbox_of_one)
+    assert isinstance(result, dg.SensorResult)
+    assert not result.asset_events
+    assert result.cursor == known[:16]
+    put(inbox_of_one, "craters.v2.zip", b"broken")
+    assert seen(tick(inbox_of_one, result.cursor)) == version(inbox_of_one, "craters.v2.zip")[:16]
+    reject(inbox_of_one.inbox / "craters.v2.zip", DamagedFileError("broken"))
+    result = tick(inbox_of_one, version(inbox_of_one, "craters.v1.zip"))
+    assert isinstance(result, dg.SensorResult)
+    assert not result.asset_events
+
+
 def test_an_empty_inbox_is_no_news(lake: Lake) -> None:
     assert isinstance(tick(lake), dg.SkipReason)
 
@@ -200,13 +216,18 @@ def test_every_night_the_models_that_there_are_are_evaluated(lake: Lake) -> None
     assert isinstance(night(), dg.SkipReason)
     write_table(lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}))
     assert isinstance(night(), dg.SkipReason)
-    evaluated = {"labelled_crops", "reflectance", "imputed_post_norm"}
+    evaluated = {"reflectance", "imputed_post_norm"}
     for name in ("cls", "seg"):
         write_json(lake.model(f"{name}_model") / "current.json", {"version": "v1"})
         evaluated |= {f"{name}_evaluation"}
         request = night()
         assert isinstance(request, dg.RunRequest)
         assert {key.to_user_string() for key in request.asset_selection or ()} == evaluated
+        assert request.tags == {"mars_assets/automatic": "true"}
+    put(lake, "craters.v1.zip", b"one")
+    request = night()
+    assert isinstance(request, dg.RunRequest)
+    assert {key.to_user_string() for key in request.asset_selection or ()} == evaluated | {"labelled_crops"}
 
 
 def test_all_that_starts_runs_says_what_it_does() -> None:

@@ -100,7 +100,18 @@ def wait(found: Callable[[], T | None], seconds: float = SECONDS) -> T:
 
 
 @pytest.fixture(scope="module")
-def workplace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def browser() -> str:
+    executable = chromium()
+    if executable is None:
+        message = "no Chromium on the PATH to drive"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return executable
+
+
+@pytest.fixture(scope="module")
+def workplace(browser: str, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     shell = Shell(tmp_path_factory.mktemp("ui") / "clone")
     shell.lake.inbox.mkdir(parents=True)
     exports = shared / "data/exports"
@@ -118,14 +129,8 @@ def workplace(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def page(workplace: Workplace) -> Iterator[Page]:
-    executable = chromium()
-    if executable is None:
-        message = "no Chromium on the PATH to drive"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with open_page(executable, workplace.url) as page:
+def page(browser: str, workplace: Workplace) -> Iterator[Page]:
+    with open_page(browser, workplace.url) as page:
         yield page
 
 
@@ -231,6 +236,10 @@ def test_a_run_that_dies_frees_the_device(workplace: Workplace) -> None:
     checkpoints = workplace.lake.model("cls_model")
     wait(lambda: list(checkpoints.glob("*/training/[!.]*.ckpt")))
     (process,) = (tag["value"] for tag in workplace.run(long)["tags"] if tag["key"] == PROCESS_TAG)
+    holders = '{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }'
+    (slot,) = workplace.ask(holders)["instance"]["concurrencyLimit"]["claimedSlots"]
+    assert slot["runId"] == long
     psutil.Process(int(process.split()[1])).send_signal(signal.SIGKILL)
+    wait(lambda: not workplace.ask(holders)["instance"]["concurrencyLimit"]["claimedSlots"], 90)
     assert workplace.ended(workplace.launch("cls_evaluation")) == "SUCCESS"
     assert workplace.ended(long) == "FAILURE"

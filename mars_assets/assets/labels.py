@@ -8,11 +8,13 @@ from mars_assets.assets.following import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
 from mars_assets.resources import LakeResource
+from mars_assets.resources.lake import LAKE_POOL
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
 
 GROUP = "labels"
+_DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
 
 
 @dg.observable_source_asset(
@@ -57,7 +59,8 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
     kinds={"parquet", "png"},
     code_version="2",
     deps=[roboflow_exports, crops],
-    # New crops may replace the pixels of labelled images that they are the originals of; that is for a run by hand.
+    pool=LAKE_POOL,
+    # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.
     automation_condition=follows("crops"),
 )
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -72,6 +75,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
     from mars_assets.labels.figures import label_sheet
     from mars_assets.labels.table import COLUMNS, build_labelled_crops
+    from mars_assets.lake import fingerprint
 
     with mendable():
         here = lake.open()
@@ -96,5 +100,6 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
             "dagster/column_schema": columns(COLUMNS, rows),
             "file": where(here.labelled_crops),
         },
-        data_version=dg.DataVersion(report.version[:16]),
+        # Not that of the exports: other pixels for the same labels are another table.
+        data_version=dg.DataVersion(fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))[:16]),
     )

@@ -12,12 +12,15 @@ from mars_assets.assets.reporting import mendable, picture, progress_of, table, 
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, SPECTRAL, STATISTICS, BandStatistics, ImputationMethod
 from mars_assets.lake import fingerprint
 from mars_assets.resources import LakeResource
+from mars_assets.resources.lake import LAKE_POOL
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
     from mars_assets.tensors import StageResult
 
 GROUP = "tensors"
+AS_BEFORE: Literal["as_before"] = "as_before"
+"""What runs that nobody configures take: they go on with what somebody chose."""
 EVALUATED: ImputationMethod = "post_norm"
 """The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
 
@@ -25,11 +28,15 @@ EVALUATED: ImputationMethod = "post_norm"
 class ReflectanceConfig(dg.Config):
     """How 8-bit values become reflectance."""
 
-    statistics: Literal["v1", "v2"] = Field(
-        "v1",
-        description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's.",
+    statistics: Literal["as_before", "v1", "v2"] = Field(
+        AS_BEFORE,
+        description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's. as_before: those "
+        "of the chips that are there, v1 where there are none.",
     )
-    truncate: bool = Field(False, description="Truncate to integers, as the paper's published code did.")
+    truncate: bool | None = Field(
+        None,
+        description="Truncate to integers, as the paper's published code did. Not given: as the chips that are there, or not.",
+    )
 
 
 @dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[labelled_crops], automation_condition=follows())
@@ -46,14 +53,20 @@ def reflectance(
     red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
     from mars_assets.labels.table import current_label_version, read_labelled_crops
-    from mars_assets.tensors import CALIBRATED, make_calibrated, make_reflectance
+    from mars_assets.tensors import CALIBRATED, make_calibrated, make_reflectance, settings_before
 
     progress = progress_of(context)
     with mendable():
         here = lake.open()
         images, version = read_labelled_crops(here), current_label_version(here)
+        before = settings_before(here, "reflectance")
         result = make_reflectance(
-            here, images, version, statistics=config.statistics, truncate=config.truncate, progress=progress
+            here,
+            images,
+            version,
+            statistics=before.get("statistics", "v1") if config.statistics == AS_BEFORE else config.statistics,
+            truncate=before.get("truncate", False) if config.truncate is None else config.truncate,
+            progress=progress,
         )
         calibrated = make_calibrated(here, images, version, progress=progress)
         metadata = _describe(here, "reflectance", result)
@@ -67,7 +80,9 @@ def reflectance(
 class ImputationConfig(dg.Config):
     """Statistics of an imputation."""
 
-    statistics: Literal["v1", "v2"] = Field("v1", description="Must be those that reflectance was scaled with.")
+    statistics: Literal["as_before", "v1", "v2"] = Field(
+        AS_BEFORE, description="Must be those that reflectance was scaled with; as_before: these."
+    )
 
 
 _EXPLAINED: dict[ImputationMethod, str] = {
@@ -84,6 +99,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
         kinds={"geotiff"},
         code_version="1",
         deps=[reflectance],
+        pool=LAKE_POOL,
         automation_condition=follows() if method == EVALUATED else None,
         description=(
             f"Six-band chips by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, float32, HLS "
@@ -93,18 +109,20 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     def imputed(
         context: dg.AssetExecutionContext, config: ImputationConfig, lake: LakeResource
     ) -> dg.MaterializeResult:
-        from mars_assets.tensors import make_imputed
+        from mars_assets.tensors import make_imputed, settings_before
 
         with mendable():
             here = lake.open()
-            result = make_imputed(here, method, statistics=config.statistics, progress=progress_of(context))
+            before = settings_before(here, "reflectance")
+            statistics = before.get("statistics", "v1") if config.statistics == AS_BEFORE else config.statistics
+            result = make_imputed(here, method, statistics=statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
         return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
 
     return imputed
 
 
-@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[reflectance])
+@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[reflectance], pool=LAKE_POOL)
 def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Six-band chips of the crops that have a calibrated source, beyond the paper: three bands are measured, none guessed.
 

@@ -70,7 +70,9 @@ class CraterClassifier(Classifier):
     def forward(self, chips: Tensor) -> Tensor:
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
         pooled = tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1)
-        return self.head(self.dropout(pooled)).squeeze(-1)
+        # bf16 has 256 values between a logit and its double: too few to sort images by.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(self.dropout(pooled.float())).squeeze(-1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""

@@ -41,7 +41,7 @@ def predict(
     Args:
         model_folder: of a finished classifier.
         images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one: another one is another image.
-        cache: Parquet file of earlier predictions; grows by what is new, and starts anew with another model.
+        cache: Parquet file of earlier predictions; grows by what is new, and starts anew with another model or precision.
         compute: where to compute.
         progress: of the new images.
 
@@ -53,7 +53,7 @@ def predict(
         DamagedFileError: a chip or the model cannot be read.
     """
     keys = ["image_id", *(["chip_sha"] if "chip_sha" in images else [])]
-    model = {"model_sha256": model_sha256(model_folder)}
+    model = {"model_sha256": model_sha256(model_folder), "precision": compute.precision}
     known = _cached(cache, keys, model)
     new = images.merge(known, on=keys, how="left")
     new = new[new["probability"].isna()]

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from mars_assets.lake import DEFAULT_LAKE, Lake
 
+LAKE_POOL = "lake"
+"""Concurrency pool of the steps that write the table of labels and the tensors: one writer at a time."""
+
 
 class LakeResource(dg.ConfigurableResource):
     """Where all files lie."""

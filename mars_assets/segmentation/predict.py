@@ -28,7 +28,7 @@ _KEY = "mars_assets"
 def predict_masks(
     model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
 ) -> dict[str, Path]:
-    """Predicts what is not in the cache: images that are new, whose chip changed, or of another model.
+    """Predicts what is not in the cache: images that are new, whose chip changed, or of another model or precision.
 
     The model slides over an image with its recipe's window and stride; the logits of overlapping windows are averaged.
 
@@ -48,7 +48,8 @@ def predict_masks(
         DamagedFileError: a chip or the model cannot be read.
         MarsError: the device's memory is too small.
     """
-    model = [model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG)]  # the window is in the config
+    # The window is in the config.
+    model = [model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}

@@ -161,7 +161,8 @@ class SegRecipe(BaseModel):
         gt=0,
         lt=1,
         description="The probability from which a pixel counts as a crater's. Below 0.5 craters are seen larger, and more of them. "
-        "Predictions are shifted by as much, so that what is stored and shown is split at 0.5.",
+        "Predictions are shifted by as much, so that what is stored and shown is split at 0.5. Validation chooses the best state "
+        "with it: another threshold is another training.",
     )
     mmseg_options: dict[str, Any] = Field(
         {},

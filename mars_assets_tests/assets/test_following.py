@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
 
 from mars_assets.definitions import build_defs
 from mars_assets.lake import Lake
@@ -46,6 +49,31 @@ class History:
         )
         assert not result.success
 
+    def begun(self, *names: str) -> dg.DagsterRun:
+        """A run of these assets that is going on."""
+        keys = {dg.AssetKey(name) for name in names}
+        job = self.defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
+        run = self.instance.create_run_for_job(job, asset_selection=frozenset(keys))
+        self._report(run, DagsterEventType.RUN_START)
+        return run
+
+    def in_run(self, run: dg.DagsterRun, *names: str, version: str) -> None:
+        """What a run has made by now."""
+        for name in names:
+            key = dg.AssetKey(name)
+            made = dg.AssetMaterialization(key, tags={DATA_VERSION: version})
+            self._report(run, DagsterEventType.ASSET_MATERIALIZATION, StepMaterializationData(made))
+            for check in self.graph.get(key).check_keys:
+                passed = AssetCheckEvaluation(asset_key=key, check_name=check.name, passed=True, metadata={})
+                self._report(run, DagsterEventType.ASSET_CHECK_EVALUATION, passed)
+
+    def ended(self, run: dg.DagsterRun, success: bool = True) -> None:
+        self._report(run, DagsterEventType.RUN_SUCCESS if success else DagsterEventType.RUN_FAILURE)
+
+    def _report(self, run: dg.DagsterRun, kind: DagsterEventType, data: Any = None) -> None:
+        event = DagsterEvent(event_type_value=kind.value, job_name=run.job_name, event_specific_data=data)
+        self.instance.report_dagster_event(event, run.run_id)
+
     def tick(self, minutes: float = 1) -> set[str]:
         self.now += timedelta(minutes=minutes)
         result = dg.evaluate_automation_conditions(
@@ -59,11 +87,13 @@ class History:
         return {key.to_user_string() for key in self.graph.get_all_asset_keys() if result.get_num_requested(key)}
 
     def settle(self, version: str) -> set[str]:
-        """Makes what is requested, tick by tick, until nothing is."""
+        """Runs what is requested, tick by tick, until nothing is."""
         everything: set[str] = set()
         while requested := self.tick():
             assert not requested & everything, "made twice"
-            self.made(*requested, version=version)
+            run = self.begun(*requested)
+            self.in_run(run, *requested, version=version)
+            self.ended(run)
             everything |= requested
         return everything
 
@@ -86,10 +116,56 @@ def test_new_labels_are_followed_down_to_the_evaluations_once(history: History) 
     history.observed("2")
     assert history.tick() == FOLLOWING, "all in one tick, so in one run"
     assert history.tick() == set(), "they have been requested"
-    history.made("labelled_crops", version="2")
-    history.tick()  # in the middle of the run
-    history.made(*FOLLOWING - {"labelled_crops"}, version="2")
-    assert history.tick() == history.tick() == set()
+    run = history.begun(*FOLLOWING)
+    assert history.tick() == set()
+    for name in ("labelled_crops", "reflectance", "imputed_post_norm", "cls_evaluation", "seg_evaluation"):
+        history.in_run(run, name, version="2")
+        assert history.tick() == set(), f"in the middle of the run, after {name}"
+    history.ended(run)
+    assert history.tick() == history.tick(60) == set()
+
+
+def test_labels_that_arrive_while_others_are_followed_are_followed_afterwards(history: History) -> None:
+    history.observed("2")
+    assert history.tick() == FOLLOWING
+    run = history.begun(*FOLLOWING)
+    history.observed("3")
+    assert history.tick() == set(), "one run at a time"
+    history.in_run(run, *FOLLOWING, version="2")
+    history.ended(run)
+    assert history.settle("3") == FOLLOWING
+
+
+def test_labels_that_arrive_while_the_models_are_judged_are_judged_too(history: History) -> None:
+    history.observed("2")
+    assert history.tick() == FOLLOWING
+    run = history.begun(*FOLLOWING)
+    history.in_run(run, *TABLE_TO_TENSORS, version="2")
+    assert history.tick() == set()
+    history.observed("3")
+    assert history.tick() == {"labelled_crops", "reflectance", "imputed_post_norm"}
+    second = history.begun(*TABLE_TO_TENSORS)
+    history.in_run(run, "cls_evaluation", "seg_evaluation", version="2")
+    history.ended(run)
+    history.in_run(second, *TABLE_TO_TENSORS, version="3")
+    history.ended(second)
+    assert history.settle("3") == {"cls_evaluation", "seg_evaluation"}
+
+
+def test_what_is_made_by_hand_while_nobody_looks_is_followed(history: History) -> None:
+    run = history.begun("labelled_crops")
+    history.in_run(run, "labelled_crops", version="2")
+    history.ended(run)
+    assert history.settle("2") == FOLLOWING - {"labelled_crops"}
+
+
+def test_what_one_run_by_hand_makes_is_not_made_again(history: History) -> None:
+    run = history.begun("cls_model", *FOLLOWING)
+    history.in_run(run, "labelled_crops", "reflectance", "imputed_post_norm", version="2")
+    assert history.tick() == set()
+    history.in_run(run, "cls_model", "cls_evaluation", "seg_evaluation", version="2")
+    history.ended(run)
+    assert history.tick() == history.tick(60) == set()
 
 
 def test_a_change_outlives_a_failed_run(history: History) -> None:
@@ -103,6 +179,32 @@ def test_a_change_outlives_a_failed_run(history: History) -> None:
     history.observed("3")
     assert history.settle("3") == FOLLOWING, "what is new after a failure does not wait"
     assert history.tick(60) == set()
+
+
+def test_a_run_that_fails_half_way_goes_on_there_within_the_hour(history: History) -> None:
+    history.observed("2")
+    assert history.tick() == FOLLOWING
+    run = history.begun(*FOLLOWING)
+    history.in_run(run, "labelled_crops", version="2")
+    assert history.tick(90) == set(), "an hour in which it was still going on does not count"
+    history.ended(run, success=False)
+    assert history.tick() == history.tick(5) == set()
+    history.now = history.now.replace(minute=59)
+    assert history.settle("2") == FOLLOWING - {"labelled_crops"}
+
+
+def test_of_two_changes_the_second_outlives_a_failed_run_too(history: History) -> None:
+    history.observed("2")
+    assert history.tick() == FOLLOWING
+    run = history.begun(*FOLLOWING)
+    history.observed("3")
+    assert history.tick() == set()
+    history.in_run(run, *FOLLOWING, version="2")
+    history.ended(run)
+    assert "labelled_crops" in history.tick()
+    history.failed("labelled_crops")
+    assert history.tick() == set()
+    assert "labelled_crops" in history.tick(60)
 
 
 def test_a_new_model_is_evaluated(history: History) -> None:

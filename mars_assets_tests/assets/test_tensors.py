@@ -1,0 +1,28 @@
+"""What runs that nobody configures make of the tensors."""
+
+import dagster as dg
+
+from mars_assets.definitions import build_defs
+from mars_assets.lake import Lake, write_table
+from mars_assets.resources import LakeResource
+from mars_assets.tensors import read_manifest
+from mars_assets_tests.test_tensors import images
+
+STAGES = ["reflectance", "imputed_post_norm"]
+
+
+def test_a_run_without_configuration_goes_on_with_what_was_chosen_before(lake: Lake) -> None:
+    job = build_defs({"lake": LakeResource(root=str(lake.root))}).resolve_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(name) for name in STAGES]
+    chosen = {"reflectance": {"config": {"statistics": "v2", "truncate": True}}}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for version, count, config in (("1", 2, chosen), ("2", 3, {})):
+            write_table(lake.labelled_crops, images(lake, count), {"label_version": version})
+            run = job.execute_in_process(asset_selection=keys, instance=instance, run_config={"ops": config})
+            assert run.success
+            for event in run.get_asset_materialization_events():
+                made = event.materialization.metadata["computed in this run"].value
+                assert made == (2 if version == "1" else 1), event.asset_key
+    for stage in STAGES:
+        _, provenance = read_manifest(lake, stage)
+        assert (provenance["statistics"], provenance["truncate"]) == ("v2", True)
