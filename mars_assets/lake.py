@@ -117,6 +117,10 @@ class Lake:
         """What frozen encoders made of images; may be deleted at any time."""
         return self.root / "features"
 
+    def shown(self, asset: str) -> Path:
+        """What an asset shows of what it is made of, while that stays the same; may be deleted at any time."""
+        return self.root / "shown" / f"{asset}.json"
+
     def metrics(self, table: str) -> Path:
         """A metrics table's Parquet file; its twins share the stem."""
         return self.root / "metrics" / f"{table}.parquet"

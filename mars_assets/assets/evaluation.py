@@ -1,7 +1,9 @@
 """Evaluation: how well the untouched model reconstructs Mars, and how good the fine-tuned models are on the present labels."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 from pydantic import Field
@@ -11,7 +13,7 @@ from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, seg_model
-from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.errors import MarsError
@@ -26,8 +28,14 @@ if TYPE_CHECKING:
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
     from mars_assets.models import ModelVersion
+    from mars_assets.progress import Progress
 
 GROUP = "evaluation"
+
+COMPUTATION = "evaluation 1"
+"""Names the way of judging: raise the number when the same model on the same images is judged or shown in another way."""
+
+_PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}
 
 
 # Those that fit into the table that the UI shows at once; the file has all.
@@ -136,39 +144,19 @@ def cls_evaluation(
     observations. Predictions are kept, so that new labels cost only their own images. It trains nothing. Suspected label
     errors are found by confident learning; look at them before believing the scores.
     """
-    from mars_assets.classification.evaluate import (
-        by_crater_size,
-        by_observation,
-        evaluate,
-        suspected_label_errors,
-    )
-    from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
-    from mars_assets.classification.predict import predict
     from mars_assets.datasets import classification_dataset
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
         model, statistics = _current(here, "cls_model")
-        dataset = classification_dataset(here, STAGE, statistics)
-        images, left_out = _judged(model, dataset)
-        predictions = predict(model.folder, images, model.folder / "predictions.parquet", chosen, progress_of(context))
-        results = {split: evaluate(predictions, images, split) for split in _splits(images)}
-        shown = results["test"] if "test" in results else results["valid"]
-        suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
-        rows = [_row(model, dataset, result.row) for result in results.values()]
-        rows, history = _record(here, "cls_evaluation", rows, CLS_SCORE)
-        figure = evaluation_figure(shown)
-        mistakes = mistakes_sheet(shown.images)
-        pictures = _save(here, "cls_evaluation", {"plots": figure, "mistakes": mistakes})
-    more = {
-        "by observation": table(by_observation(shown.images)),
-        "by crater size": table(sizes) if len(sizes) else "not known: no classified image has outlines",
-        "suspected label errors": table(suspected[["image_id", "observation", "label", "probability"]])
-        if len(suspected)
-        else "none",
-    }
-    names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
-    return _result(here, "cls_evaluation", CLS_SCORE, model, rows, history, names, left_out, chosen, pictures, more)
+        judged = _judged(model, classification_dataset(here, STAGE, statistics))
+        return _evaluated(
+            here,
+            "cls_evaluation",
+            judged,
+            chosen,
+            lambda: _judge_classifier(here, judged, chosen, progress_of(context)),
+        )
 
 
 @dg.asset(
@@ -241,66 +229,125 @@ def seg_evaluation(
     intervals over observations. Predictions are kept. It trains nothing.
     """
     from mars_assets.datasets import segmentation_dataset
+
+    with mendable():
+        here, chosen = lake.open(), compute.choose()
+        model, statistics = _current(here, "seg_model")
+        annotation = model.config["recipe"]["annotation"]
+        judged = _judged(model, segmentation_dataset(here, STAGE, annotation, statistics))
+        return _evaluated(
+            here,
+            "seg_evaluation",
+            judged,
+            chosen,
+            lambda: _judge_segmenter(here, judged, statistics, chosen, progress_of(context)),
+        )
+
+
+class _Judged(NamedTuple):
+    """A model and what it may be judged on.
+
+    Args:
+        model: the one in use.
+        label_version: of the labels in force.
+        images: those of the dataset that it may be judged on.
+        left_out: how many it may not, because it saw their observation.
+    """
+
+    model: "ModelVersion"
+    label_version: str
+    images: "pd.DataFrame"
+    left_out: int
+
+
+def _evaluated(
+    lake: "Lake", name: str, judged: _Judged, compute: "Compute", judge: Callable[[], dict[str, Any]]
+) -> dg.MaterializeResult:
+    """What a judgement shows; the last one, where it was of the same model and images."""
+    images = judged.images[["image_id", "split", "observation", "labels_sha", "chip_sha"]].sort_values("image_id")
+    key = fingerprint(
+        COMPUTATION,
+        judged.model.version,
+        judged.label_version,
+        images.to_dict("list"),
+        judged.left_out,
+        compute.precision,
+    )
+    files = [lake.metrics(name), *(_drawn(lake, name, what) for what in _PICTURES[name])]
+    metadata = kept(lake, name, key, judge, files)
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(key[:16]))
+
+
+def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progress: "Progress") -> dict[str, Any]:
+    from mars_assets.classification.evaluate import (
+        by_crater_size,
+        by_observation,
+        evaluate,
+        suspected_label_errors,
+    )
+    from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
+    from mars_assets.classification.predict import predict
+
+    model, images = judged.model, judged.images
+    predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute, progress)
+    results = {split: evaluate(predictions, images, split) for split in _splits(images)}
+    shown = results["test"] if "test" in results else results["valid"]
+    suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
+    rows, history = _record(
+        lake, "cls_evaluation", [_row(judged, result.row) for result in results.values()], CLS_SCORE
+    )
+    drawn = {"plots": evaluation_figure(shown), "mistakes": mistakes_sheet(shown.images)}
+    pictures = _save(lake, "cls_evaluation", drawn)
+    more = {
+        "by observation": table(by_observation(shown.images)),
+        "by crater size": table(sizes) if len(sizes) else "not known: no classified image has outlines",
+        "suspected label errors": table(suspected[["image_id", "observation", "label", "probability"]])
+        if len(suspected)
+        else "none",
+    }
+    names = ["split", "n", "accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", "ece", "loss"]
+    return _shown(lake, "cls_evaluation", CLS_SCORE, judged, rows, history, names, compute, pictures, more)
+
+
+def _judge_segmenter(
+    lake: "Lake", judged: _Judged, statistics: "BandStatistics", compute: "Compute", progress: "Progress"
+) -> dict[str, Any]:
     from mars_assets.lake import write_csv, write_table
     from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
 
-    with mendable():
-        here, chosen = lake.open(), compute.choose()
-        model, statistics = _current(here, "seg_model")
-        dataset = segmentation_dataset(here, STAGE, model.config["recipe"]["annotation"], statistics)
-        images, left_out = _judged(model, dataset)
-        masks = predict_masks(model.folder, images, model.folder / "predictions", chosen, progress_of(context))
-        outlines = model.config["recipe"]["annotation"] != "filled"
-        results = {split: evaluate(masks, images, split, outlines=outlines) for split in _splits(images)}
-        rows = [_row(model, dataset, result.row) for result in results.values()]
-        rows, history = _record(here, "seg_evaluation", rows, SEG_SCORE)
-        shown = results["test"] if "test" in results else results["valid"]
-        known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
-        smallest = min(known, default=0.0)
-        craters = crater_catalogue(masks, images, outlines=outlines, smallest_px=smallest).assign(
-            model_version=model.version
-        )
-        write_table(here.metrics("seg_craters"), craters)
-        write_csv(here.metrics("seg_craters").with_suffix(".csv"), craters)
-        pictures = {
-            "plots": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
-            "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
-            "worst": overlay_sheet(worst(shown, 3), statistics),
-        }
-        pictures = _save(here, "seg_evaluation", pictures)
-    names = [
-        "split",
-        "n",
-        "iou_crater",
-        "iou_background",
-        "miou",
-        "dice_crater",
-        "crater_precision",
-        "crater_recall",
-        "crater_f1",
-    ]
-    return _result(
-        here,
-        "seg_evaluation",
-        SEG_SCORE,
-        model,
-        rows,
-        history,
-        names,
-        left_out,
-        chosen,
-        pictures,
-        {
-            "by crater size": table(shown.sizes),
-            "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
-            "craters seen": len(craters),
-            "largest craters seen": table(craters.nlargest(10, "diameter_px")[list(COLUMNS)]),
-            "catalogue of craters": where(here.metrics("seg_craters").with_suffix(".csv")),
-        },
+    model, images = judged.model, judged.images
+    masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
+    outlines = model.config["recipe"]["annotation"] != "filled"
+    results = {split: evaluate(masks, images, split, outlines=outlines) for split in _splits(images)}
+    rows, history = _record(
+        lake, "seg_evaluation", [_row(judged, result.row) for result in results.values()], SEG_SCORE
     )
+    shown = results["test"] if "test" in results else results["valid"]
+    known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
+    smallest = min(known, default=0.0)
+    craters = crater_catalogue(masks, images, outlines=outlines, smallest_px=smallest)
+    craters = craters.assign(model_version=model.version)
+    write_table(lake.metrics("seg_craters"), craters)
+    write_csv(lake.metrics("seg_craters").with_suffix(".csv"), craters)
+    drawn = {
+        "plots": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
+        "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
+        "worst": overlay_sheet(worst(shown, 3), statistics),
+    }
+    pictures = _save(lake, "seg_evaluation", drawn)
+    more = {
+        "by crater size": table(shown.sizes),
+        "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
+        "craters seen": len(craters),
+        "largest craters seen": table(craters.nlargest(10, "diameter_px")[list(COLUMNS)]),
+        "catalogue of craters": where(lake.metrics("seg_craters").with_suffix(".csv")),
+    }
+    names = ["split", "n", "iou_crater", "iou_background", "miou", "dice_crater"]
+    names += ["crater_precision", "crater_recall", "crater_f1"]
+    return _shown(lake, "seg_evaluation", SEG_SCORE, judged, rows, history, names, compute, pictures, more)
 
 
 def _current(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]:
@@ -312,8 +359,8 @@ def _current(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]
     return model, BandStatistics(stated["name"], tuple(stated["means"]), tuple(stated["stds"]))
 
 
-def _judged(model: "ModelVersion", dataset: "Dataset") -> tuple["pd.DataFrame", int]:
-    """The images that the model may be judged on, and how many it may not."""
+def _judged(model: "ModelVersion", dataset: "Dataset") -> _Judged:
+    """What the model may be judged on."""
     from mars_assets.errors import MarsError
     from mars_assets.models import held_out
 
@@ -323,15 +370,15 @@ def _judged(model: "ModelVersion", dataset: "Dataset") -> tuple["pd.DataFrame", 
             f"no image is left to judge {model.name} {model.version} on: all valid and test images are of observations "
             "that it was trained on. Label crops of other observations"
         )
-    return images, left_out
+    return _Judged(model, dataset.provenance["label_version"], images, left_out)
 
 
 def _splits(images: "pd.DataFrame") -> list[str]:
     return [split for split in ("valid", "test") if (images["split"] == split).any()]
 
 
-def _row(model: "ModelVersion", dataset: "Dataset", scores: dict[str, Any]) -> dict[str, Any]:
-    return {"model_version": model.version, "label_version": dataset.provenance["label_version"], **scores}
+def _row(judged: _Judged, scores: dict[str, Any]) -> dict[str, Any]:
+    return {"model_version": judged.model.version, "label_version": judged.label_version, **scores}
 
 
 def _record(
@@ -353,56 +400,49 @@ def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
 
     images = {what: as_image(drawn) for what, drawn in pictures.items()}
     for what, image in images.items():
-        to_png(image, lake.metrics(name).with_name(f"{name}_{what}.png"))
+        to_png(image, _drawn(lake, name, what))
     return images
 
 
-def _result(
+def _drawn(lake: "Lake", name: str, what: str) -> Path:
+    return lake.metrics(name).with_name(f"{name}_{what}.png")
+
+
+def _shown(
     lake: "Lake",
     name: str,
     score: str,
-    model: "ModelVersion",
+    judged: _Judged,
     rows: list[dict[str, Any]],
     history: "pd.DataFrame",
     names: list[str],
-    left_out: int,
     compute: "Compute",
     pictures: dict[str, Any],
-    more: dict[str, Any] | None = None,
-) -> dg.MaterializeResult:
+    more: dict[str, Any],
+) -> dict[str, Any]:
     import pandas as pd
 
     from mars_assets.evaluation.history import in_words
 
     last = rows[-1]
-    numbers = {key: float(last[key]) for key in names if isinstance(last.get(key), float)}
+    numbers = {key: float(last[key]) for key in names if isinstance(last.get(key), float) and math.isfinite(last[key])}
     short = history.assign(
         model_version=history["model_version"].str[:12], label_version=history["label_version"].str[:12]
     )
-    return dg.MaterializeResult(
-        metadata={
-            **{what: picture(image, f"{name}: {what}") for what, image in pictures.items()},
-            "scores": table(pd.DataFrame(rows)[names]),
-            **(more or {}),
-            "against the row before": in_words(last, score),
-            "history": table(
-                short[["measured", "model_version", "label_version", "change", "within_noise", *names]].iloc[::-1]
-            ),
-            "judged on": str(last["split"]),
-            "images left out because the model saw their observation": left_out,
-            "model version": model.version,
-            "label version": str(last["label_version"]),
-            "device": str(compute),
-            "dagster/row_count": len(history),
-            "file": where(lake.metrics(name)),
-            **numbers,
-        },
-        data_version=dg.DataVersion(fingerprint([_of_itself(row) for row in rows])[:16]),
-    )
-
-
-def _of_itself(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without when it was measured and what came before it."""
-    from mars_assets.evaluation.history import CHANGE
-
-    return {key: value for key, value in row.items() if key not in (*CHANGE, "measured")}
+    return {
+        **{what: picture(image, f"{name}: {what}") for what, image in pictures.items()},
+        "scores": table(pd.DataFrame(rows)[names]),
+        **more,
+        "against the row before": in_words(last, score),
+        "history": table(
+            short[["measured", "model_version", "label_version", "change", "within_noise", *names]].iloc[::-1]
+        ),
+        "judged on": str(last["split"]),
+        "images left out because the model saw their observation": judged.left_out,
+        "model version": judged.model.version,
+        "label version": judged.label_version,
+        "device": str(compute),
+        "dagster/row_count": len(history),
+        "file": where(lake.metrics(name)),
+        **numbers,
+    }

@@ -6,11 +6,14 @@ import dagster as dg
 
 from mars_assets.assets.following import follows
 from mars_assets.assets.imagery import crops
-from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.reporting import columns, kept, mendable, picture, progress_of, table, where
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.labels.table import LabelReport
     from mars_assets.lake import Lake
 
 GROUP = "labels"
@@ -71,35 +74,51 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     put into one split as a whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the
     labels before it stay in force.
     """
-    import pandas as pd
-
-    from mars_assets.labels.figures import label_sheet
-    from mars_assets.labels.table import COLUMNS, build_labelled_crops
+    from mars_assets.labels.table import (
+        COLUMNS,
+        build_labelled_crops,
+        files_of,
+        inbox_state,
+        read_labelled_crops,
+    )
     from mars_assets.lake import fingerprint
+
+    changes = {"new": 0, "changed": 0, "removed": 0}
+
+    def build() -> dict[str, Any]:
+        rows, report = build_labelled_crops(here, progress_of(context))
+        changes.update(new=report.new, changed=report.changed, removed=report.removed)
+        return _describe(here, rows, report)
 
     with mendable():
         here = lake.open()
-        rows, report = build_labelled_crops(here, progress_of(context))
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": len(rows),
-            "labelled": picture(label_sheet(here, rows), "labelled crops with their outlines"),
-            "counts": table(pd.DataFrame(report.counts)),
-            "exports": table(pd.DataFrame(report.exports)),
-            "label version": report.version,
-            "new": report.new,
-            "changed": report.changed,
-            "removed": report.removed,
-            "groups that the exports divide": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
-            "images that the exports' own splits would have leaked": report.leaked,
-            "look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
-            "outlines that leave their image": "; ".join(report.outside[:20]) or "none",
-            "put aside": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
-            "still being copied": ", ".join(report.left_alone) or "none",
-            "conflicts": "; ".join(report.conflicts) or "none",
-            "dagster/column_schema": columns(COLUMNS, rows),
-            "file": where(here.labelled_crops),
-        },
+        metadata = kept(here, "labelled_crops", inbox_state(here), build, files_of(here))
+        rows = read_labelled_crops(here)
         # Not that of the exports: other pixels for the same labels are another table.
-        data_version=dg.DataVersion(fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))[:16]),
+        version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
+    schema = columns(COLUMNS, rows)
+    return dg.MaterializeResult(
+        metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},
+        data_version=dg.DataVersion(version[:16]),
     )
+
+
+def _describe(lake: "Lake", rows: "pd.DataFrame", report: "LabelReport") -> dict[str, Any]:
+    import pandas as pd
+
+    from mars_assets.labels.figures import label_sheet
+
+    return {
+        "dagster/row_count": len(rows),
+        "labelled": picture(label_sheet(lake, rows), "labelled crops with their outlines"),
+        "counts": table(pd.DataFrame(report.counts)),
+        "exports": table(pd.DataFrame(report.exports)),
+        "label version": report.version,
+        "groups that the exports divide": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
+        "images that the exports' own splits would have leaked": report.leaked,
+        "look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
+        "outlines that leave their image": "; ".join(report.outside[:20]) or "none",
+        "put aside": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
+        "still being copied": ", ".join(report.left_alone) or "none",
+        "conflicts": "; ".join(report.conflicts) or "none",
+    }

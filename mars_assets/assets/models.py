@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from mars_assets.assets.configuration import listed, recipe_from
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.assets.tensors import EVALUATED
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.prithvi import PRITHVI
@@ -227,7 +227,7 @@ def _train(
             "trained in this run": not found,
             "in use": comparison is None or comparison.is_not_worse,
             **({"against the one in use": str(comparison)} if comparison is not None else {}),
-            "curves": picture(curves(folder), f"training of {name}"),
+            **kept(lake, name, version, lambda: {"curves": picture(curves(folder), f"training of {name}")}),
             "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),

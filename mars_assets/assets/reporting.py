@@ -1,6 +1,6 @@
 """What every asset does around its domain call: errors that people can mend, progress, and metadata worth looking at."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from mars_assets.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mars_assets.lake import Lake
 
 MAX_ROWS = 50
 
@@ -64,6 +66,54 @@ def picture(image: Any, alt: str) -> dg.MetadataValue:
     from mars_assets.evaluation.figures import markdown_image
 
     return dg.MetadataValue.md(markdown_image(image, alt))
+
+
+def kept(
+    lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """What ``make`` gives, or what it gave the last time, where that was for the same key: pictures are not drawn again.
+
+    Args:
+        lake: keeps it.
+        asset: whose metadata it is.
+        key: names all that the metadata follows from.
+        make: gives metadata of Markdown, paths, texts and numbers.
+        files: what ``make`` writes; where one is gone it is made again.
+    """
+    from mars_assets.errors import MarsError
+    from mars_assets.lake import read_json, write_json
+
+    path = lake.shown(asset)
+    if path.exists() and all(file.exists() for file in files):
+        try:
+            stored = read_json(path)
+            if stored["key"] == key:
+                return {name: _restored(value) for name, value in stored["metadata"].items()}
+        except (MarsError, KeyError, TypeError, AttributeError) as error:
+            dg.get_dagster_logger().warning(f"{path} is damaged and made again: {error!r}")
+    metadata = make()
+    write_json(path, {"key": key, "metadata": {name: _storable(value) for name, value in metadata.items()}})
+    return metadata
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case dg.MarkdownMetadataValue():
+            return {"md": value.md_str}
+        case dg.PathMetadataValue():
+            return {"path": value.path}
+        case str() | int() | float():
+            return value
+    raise TypeError(f"{type(value).__name__} cannot be kept")
+
+
+def _restored(value: Any) -> Any:
+    match value:
+        case {"md": text}:
+            return dg.MetadataValue.md(text)
+        case {"path": path}:
+            return dg.MetadataValue.path(path)
+    return value
 
 
 def columns(descriptions: Mapping[str, str], rows: "pd.DataFrame") -> dg.MetadataValue:

@@ -1,14 +1,14 @@
 """Tensors: labelled crops in HLS reflectance units, and imputed to Prithvi's six bands by each method."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from mars_assets.assets.following import follows
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, SPECTRAL, STATISTICS, BandStatistics, ImputationMethod
 from mars_assets.lake import fingerprint
 from mars_assets.resources import LakeResource
@@ -72,7 +72,12 @@ def reflectance(
         metadata = _describe(here, "reflectance", result)
         metadata["calibrated chips"] = len(calibrated.manifest)
         if len(calibrated.manifest):
-            metadata["calibrated"] = _chips_picture(here, CALIBRATED, calibrated)
+            metadata |= kept(
+                here,
+                CALIBRATED,
+                _content(calibrated),
+                lambda: {"calibrated": _chips_picture(here, CALIBRATED, calibrated)},
+            )
     shas = [*result.manifest["chip_sha"], *calibrated.manifest["chip_sha"]]
     return dg.MaterializeResult(metadata=metadata, data_version=_version(shas))
 
@@ -148,6 +153,11 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
 
 
+def _content(result: "StageResult") -> str:
+    settings = {name: value for name, value in result.provenance.items() if name != "label_version"}
+    return fingerprint(settings, result.manifest[["image_id", "chip_sha"]].to_dict("list"))
+
+
 def _version(chip_shas: list[str]) -> dg.DataVersion:
     return dg.DataVersion(fingerprint(sorted(chip_shas))[:16])
 
@@ -173,10 +183,17 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
     from mars_assets.evaluation.chips import value_ranges
 
     folder = lake.tensors(stage)
-    shown: dict = {}
+    shown: dict[str, Any] = {}
     if len(result.manifest):
-        shown["chips"] = _chips_picture(lake, stage, result)
-        shown["values of these chips"] = table(value_ranges(_shown(lake, result), result.provenance["bands"]))
+        shown = kept(
+            lake,
+            stage,
+            _content(result),
+            lambda: {
+                "chips": _chips_picture(lake, stage, result),
+                "values of these chips": table(value_ranges(_shown(lake, result), result.provenance["bands"])),
+            },
+        )
     if "statistics" in result.provenance:
         shown["statistics"] = result.provenance["statistics"]
     return {

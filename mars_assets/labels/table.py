@@ -25,7 +25,7 @@ from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
 from mars_assets.labels.exports import Export, export_identity, label_version, read_export
 from mars_assets.labels.formats.image import SPLITS, ExportedImage, size_of
-from mars_assets.labels.inbox import being_copied, exports_in_force, reject, rejections
+from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
@@ -88,6 +88,43 @@ class LabelReport:
     left_alone: list[str]
 
 
+class _Known:
+    """What the table before says, so that images and labels that are the same are not looked at again.
+
+    Args:
+        rows: by image id.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[Any, Any]]) -> None:
+        self.rows = rows
+        self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
+        self.looks = {
+            str(row["pixels_sha"]): (int(row["height"]), int(row["width"]), str(row["phash"]))
+            for row in rows.values()
+            if row["origin"] == "export" and row.get("phash")
+        }
+
+
+def inbox_state(lake: Lake) -> str:
+    """Names all that the table follows from: exports, which of them are put aside or not whole yet, and the lake's crops."""
+    return fingerprint(
+        [digest(path) for path in exports_in_force(lake.inbox)],
+        [path.name for path in being_copied(lake.inbox)],
+        rejections(lake.inbox),
+        sorted((name, str(path), path.stat().st_mtime_ns) for name, (path, _, _) in _own_crops(lake).items()),
+    )
+
+
+def files_of(lake: Lake) -> list[Path]:
+    """The files that go with the table in force: itself, images and masks."""
+    if not lake.labelled_crops.exists():
+        return [lake.labelled_crops]
+    rows = read_table(lake.labelled_crops, ASSET, ["image_id", "file", "n_craters"])
+    outlined = rows.loc[rows["n_craters"].notna(), "image_id"]
+    masks = [mask_path(lake, name, image_id) for image_id in outlined for name in (*ANNOTATIONS, "instances")]
+    return [lake.labelled_crops, *(lake.inside(file) for file in rows["file"]), *masks]
+
+
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
     """Reads the exports in force, writes images and masks that are new, and the table.
 
@@ -101,7 +138,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     import pandas as pd
 
     before = read_table(lake.labelled_crops, ASSET) if lake.labelled_crops.exists() else None
-    known = {} if before is None else dict(zip(before["image_id"], before["labels_sha"], strict=True))
+    known = _Known({} if before is None else {row["image_id"]: row for row in before.to_dict("records")})
     own = _own_crops(lake)
     exports, rows = _read_all(lake, own, known, progress)
     _refuse_losses(lake, exports)
@@ -110,7 +147,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
-    report = _report(lake, version, exports, table, known, conflicts)
+    report = _report(lake, version, exports, table, known.labels, conflicts)
     write_table(
         lake.labelled_crops,
         table,
@@ -123,7 +160,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
 
 
 def _read_all(
-    lake: Lake, own: Mapping[str, tuple[Path, int, int]], known: Mapping[str, str], progress: Progress
+    lake: Lake, own: Mapping[str, tuple[Path, int, int]], known: _Known, progress: Progress
 ) -> tuple[list[Export], list[dict[str, Any]]]:
     """The exports in force and a row for each of their images; what cannot be read is put aside.
 
@@ -181,7 +218,7 @@ def _read(
     lake: Lake,
     path: Path,
     own: Mapping[str, tuple[Path, int, int]],
-    known: Mapping[str, str],
+    known: _Known,
     progress: Progress,
 ) -> tuple[Export, list[dict[str, Any]]]:
     export = read_export(path)
@@ -222,10 +259,11 @@ def _row(
     archive: ExportArchive,
     image: ExportedImage,
     own: Mapping[str, tuple[Path, int, int]],
-    known: Mapping[str, str],
+    known: _Known,
 ) -> dict[str, Any]:
     content = archive.read(image.entry)
-    height, width, looks = _looked_at(content, f"{export.path.name}: {image.entry}")
+    content_sha = hashlib.sha256(content).hexdigest()
+    height, width, looks = known.looks.get(content_sha) or _looked_at(content, f"{export.path.name}: {image.entry}")
     if image.size is not None and image.size != (height, width):
         raise DamagedFileError(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
@@ -236,7 +274,7 @@ def _row(
         file, origin, pixels_sha = crop[0], "crop", sha256_file(crop[0])
         image_id = f"{image.original}-{pixels_sha[:8]}"
     else:
-        origin, pixels_sha = "export", hashlib.sha256(content).hexdigest()
+        origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
         file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
@@ -263,23 +301,23 @@ def _row(
         "phash": looks,
     }
     if image.outlines is not None:
+        before = known.rows.get(image_id, {})
         row["n_craters"], row["crater_fraction"] = _masks(
-            lake, image, image_id, height, width, known.get(image_id) == labels_sha
+            lake, image, image_id, height, width, before if before.get("labels_sha") == labels_sha else None
         )
     return row
 
 
 def _masks(
-    lake: Lake, image: ExportedImage, image_id: str, height: int, width: int, unchanged: bool
+    lake: Lake, image: ExportedImage, image_id: str, height: int, width: int, unchanged: Mapping[str, Any] | None
 ) -> tuple[int, float]:
-    """Writes an image's masks unless they are there for the same label. Returns crater count and covered share."""
-    from PIL import Image
+    """Writes an image's masks unless they are there for the same label, whose row is ``unchanged``.
 
+    Returns crater count and covered share.
+    """
     paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
-    if unchanged and all(path.exists() for path in paths.values()):
-        with Image.open(paths["instances"]) as file:
-            labels = np.asarray(file)
-        return int(labels.max()), float((labels > 0).mean())
+    if unchanged is not None and all(path.exists() for path in paths.values()):
+        return int(unchanged["n_craters"]), float(unchanged["crater_fraction"])
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
     for annotation in ANNOTATIONS:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import dagster as dg
 import pandas as pd
 import pytest
@@ -5,9 +7,10 @@ import torch
 
 from mars_assets.assets.configuration import recipe_from
 from mars_assets.assets.models import ClsModelConfig
-from mars_assets.assets.reporting import MAX_ROWS, mendable, table
+from mars_assets.assets.reporting import MAX_ROWS, kept, mendable, table
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.errors import MarsError
+from mars_assets.lake import Lake, write_bytes
 
 
 def test_what_people_can_mend_fails_once_with_its_message() -> None:
@@ -40,3 +43,36 @@ def test_a_configuration_is_its_recipe_and_bounds_are_listed() -> None:
     values = ClsModelConfig().model_dump() | {"dropout": 2.0, "steps": 0}
     with pytest.raises(MarsError, match=r"(?s)dropout.*steps"):
         recipe_from(ClsModelConfig.model_construct(**values), ClsRecipe)
+
+
+def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> None:
+    made: list[str] = []
+    file = lake.metrics("scores")
+    write_bytes(file, b"")
+
+    def make() -> dict[str, Any]:
+        made.append("again")
+        return {
+            "picture": dg.MetadataValue.md("![x](data:image/png;base64,)"),
+            "file": dg.MetadataValue.path("/there"),
+            "text": "a",
+            "count": 1,
+            "score": 0.5,
+            "yes": True,
+        }
+
+    first = kept(lake, "scores", "key", make, [file])
+    assert kept(lake, "scores", "key", make, [file]) == first
+    assert made == ["again"]
+    kept(lake, "scores", "another key", make, [file])
+    assert len(made) == 2
+    file.unlink()
+    kept(lake, "scores", "another key", make, [file])
+    assert len(made) == 3
+    for damage in (b"{", b"[]", b'{"key": "another key"}'):
+        lake.shown("scores").write_bytes(damage)
+        write_bytes(file, b"")
+        assert kept(lake, "scores", "another key", make, [file]) == first
+    assert len(made) == 6
+    with pytest.raises(TypeError, match="cannot be kept"):
+        kept(lake, "scores", "third", lambda: {"table": object()})
