@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -253,6 +255,25 @@ def test_a_second_run_does_nothing_again(graph: Graph, first: Any, weights: dict
     for asset in ("cls_model", "seg_model"):
         assert metadata(second, asset)["trained in this run"] is False
     assert len(read_json(graph.lake.metrics("cls_evaluation").with_suffix(".json"))) == 1
+
+
+def test_what_is_there_is_shown_without_importing_torch(graph: Graph, first: Any) -> None:
+    script = """
+import sys
+import dagster as dg
+from mars_assets.assets import evaluation, labels, tensors
+from mars_assets.resources import ComputeResource, LakeResource
+
+lake, compute = LakeResource(root=sys.argv[1]), ComputeResource(device="cpu", seed=3)
+labels.labelled_crops(dg.build_asset_context(), lake=lake)
+tensors.reflectance(dg.build_asset_context(), config=tensors.ReflectanceConfig(), lake=lake)
+for asset in (evaluation.cls_evaluation, evaluation.seg_evaluation):
+    asset(dg.build_asset_context(), lake=lake, compute=compute)
+print([name for name in ("torch", "lightning", "mmseg", "timm", "matplotlib", "sklearn") if name in sys.modules])
+"""
+    command = [sys.executable, "-c", script, str(graph.lake.root)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
 
 
 def test_new_labels_cost_only_themselves_and_add_a_row(graph: Graph, shared: Path, first: Any) -> None:

@@ -147,15 +147,15 @@ def cls_evaluation(
     from mars_assets.datasets import classification_dataset
 
     with mendable():
-        here, chosen = lake.open(), compute.choose()
+        here = lake.open()
         model, statistics = _current(here, "cls_model")
         judged = _judged(model, classification_dataset(here, STAGE, statistics))
         return _evaluated(
             here,
             "cls_evaluation",
             judged,
-            chosen,
-            lambda: _judge_classifier(here, judged, chosen, progress_of(context)),
+            compute,
+            lambda: _judge_classifier(here, judged, compute.choose(), progress_of(context)),
         )
 
 
@@ -231,7 +231,7 @@ def seg_evaluation(
     from mars_assets.datasets import segmentation_dataset
 
     with mendable():
-        here, chosen = lake.open(), compute.choose()
+        here = lake.open()
         model, statistics = _current(here, "seg_model")
         annotation = model.config["recipe"]["annotation"]
         judged = _judged(model, segmentation_dataset(here, STAGE, annotation, statistics))
@@ -239,8 +239,8 @@ def seg_evaluation(
             here,
             "seg_evaluation",
             judged,
-            chosen,
-            lambda: _judge_segmenter(here, judged, statistics, chosen, progress_of(context)),
+            compute,
+            lambda: _judge_segmenter(here, judged, statistics, compute.choose(), progress_of(context)),
         )
 
 
@@ -261,7 +261,7 @@ class _Judged(NamedTuple):
 
 
 def _evaluated(
-    lake: "Lake", name: str, judged: _Judged, compute: "Compute", judge: Callable[[], dict[str, Any]]
+    lake: "Lake", name: str, judged: _Judged, compute: ComputeResource, judge: Callable[[], dict[str, Any]]
 ) -> dg.MaterializeResult:
     """What a judgement shows; the last one, where it was of the same model and images."""
     images = judged.images[["image_id", "split", "observation", "labels_sha", "chip_sha"]].sort_values("image_id")
@@ -271,6 +271,7 @@ def _evaluated(
         judged.label_version,
         images.to_dict("list"),
         judged.left_out,
+        compute.device,  # as asked for: what that comes to takes torch to tell
         compute.precision,
     )
     files = [lake.metrics(name), *(_drawn(lake, name, what) for what in _PICTURES[name])]

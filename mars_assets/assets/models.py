@@ -72,27 +72,36 @@ def cls_model(
     recipes that start from it.
     """
     from mars_assets.classification.card import model_card
-    from mars_assets.classification.figures import training_curves
-    from mars_assets.classification.train import COMPUTATION, train_classifier
+    from mars_assets.classification.recipe import COMPUTATION
     from mars_assets.datasets import classification_dataset
     from mars_assets.promotion import judge_classifier
 
+    def train(*arguments: Any) -> dict[str, Any]:
+        from mars_assets.classification.train import train_classifier
+
+        return train_classifier(recipe, *arguments, features=here.features)
+
+    def curves(folder: Path) -> Any:
+        from mars_assets.classification.figures import training_curves
+
+        return training_curves(folder)
+
     with mendable():
-        here, chosen = lake.open(), compute.choose()
+        here = lake.open()
         recipe = _recipe(config, ClsRecipe, here, "cls_model")
         return _train(
             context,
             here,
             "cls_model",
             recipe,
-            chosen,
-            (CLS_SCORE, judge_classifier(chosen)) if config.retrain else None,
+            compute,
+            (CLS_SCORE, judge_classifier) if config.retrain else None,
             lambda statistics: classification_dataset(here, STAGE, statistics),
-            lambda *arguments: train_classifier(recipe, *arguments, features=here.features),
+            train,
             lambda report: report["best"],
-            training_curves,
-            model_card,
+            curves,
             COMPUTATION,
+            model_card,
         )
 
 
@@ -110,27 +119,38 @@ def seg_model(
     state of the highest validation mIoU is kept.
     """
     from mars_assets.datasets import segmentation_dataset
-    from mars_assets.lake import read_table
     from mars_assets.promotion import judge_segmenter
-    from mars_assets.segmentation.figures import training_figure
-    from mars_assets.segmentation.train import COMPUTATION, train_segmentation
+    from mars_assets.segmentation.recipe import COMPUTATION
+
+    def train(*arguments: Any) -> dict[str, Any]:
+        from mars_assets.segmentation.train import train_segmentation
+
+        return train_segmentation(recipe, *arguments)
+
+    def curves(folder: Path) -> Any:
+        from mars_assets.lake import read_table
+        from mars_assets.segmentation.figures import training_figure
+
+        return training_figure(read_table(folder / "history.parquet", "seg_model"))
+
+    def judge(chosen: "Compute") -> "Judge":
+        return judge_segmenter(lambda annotation: segmentation_dataset(here, STAGE, annotation).images, chosen)
 
     with mendable():
-        here, chosen = lake.open(), compute.choose()
+        here = lake.open()
         recipe = _recipe(config, SegRecipe, here, "seg_model")
-        judge = judge_segmenter(lambda annotation: segmentation_dataset(here, STAGE, annotation).images, chosen)
         return _train(
             context,
             here,
             "seg_model",
             recipe,
-            chosen,
+            compute,
             (SEG_SCORE, judge) if config.retrain else None,
             lambda statistics: segmentation_dataset(here, STAGE, recipe.annotation, statistics),
-            lambda *arguments: train_segmentation(recipe, *arguments),
+            train,
             lambda report: {name: report[name] for name in _SEG_SCORES},
-            lambda folder: training_figure(read_table(folder / "history.parquet", "seg_model")),
-            computation=COMPUTATION,
+            curves,
+            COMPUTATION,
         )
 
 
@@ -160,14 +180,14 @@ def _train(
     lake: "Lake",
     name: str,
     recipe: "ClsRecipe | SegRecipe",
-    compute: "Compute",
-    unless_worse: "tuple[str, Judge] | None",
+    compute: ComputeResource,
+    unless_worse: "tuple[str, Callable[[Compute], Judge]] | None",
     dataset_for: Callable[[Any], "Dataset"],
     train: Callable[..., dict[str, Any]],
     best_of: Callable[[dict[str, Any]], dict[str, Any]],
     curves: Callable[[Path], Any],
+    computation: str,
     card: Callable[[str, dict[str, Any], Any], str] | None = None,
-    computation: str = "",
 ) -> dg.MaterializeResult:
     """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
     import pandas as pd
@@ -184,7 +204,7 @@ def _train(
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.promotion import compare
     from mars_assets.provenance import software
-    from mars_assets.training import CONFIG
+    from mars_assets.training import CONFIG, SCRATCH
 
     lake.require(
         {
@@ -204,19 +224,23 @@ def _train(
     provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
     if recipe.encoder == "mars_weights" and recipe.architecture == PRITHVI:
         provenance["mars_weights_version"] = weights.parent.name
-    report = train(dataset.images, weights, folder, compute, provenance, progress)
-    best = best_of(report)
+    # What is there is shown without importing torch; only what a killed run left behind is cleared up.
+    if not found or (folder / SCRATCH).exists():
+        train(dataset.images, weights, folder, compute.choose(), provenance, progress)
+    trained = read_json(folder / CONFIG)
+    best = best_of(trained["report"])
     more: dict[str, Any] = {}
     if card is not None:
-        text = card(version, read_json(folder / CONFIG), dataset.images)
+        text = card(version, trained, dataset.images)
         write_bytes(folder / "card.md", text.encode())
         more["card"] = dg.MetadataValue.md(text)
     comparison = None
     if unless_worse is not None and (lake.model(name) / "current.json").exists():
         current = current_model(lake, name)
         if current.version != version:
-            candidate = ModelVersion(name, version, folder, read_json(folder / CONFIG))
-            comparison = compare(current, candidate, dataset.images, *unless_worse)
+            score, judge = unless_worse
+            candidate = ModelVersion(name, version, folder, trained)
+            comparison = compare(current, candidate, dataset.images, score, judge(compute.choose()))
             progress.say(str(comparison))
     if comparison is None or comparison.is_not_worse:
         make_current(lake, name, version, best)
@@ -233,7 +257,7 @@ def _train(
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "encoder": encoder,
             "label version": dataset.provenance["label_version"],
-            "device": str(compute),
+            "device": f"{trained['compute']['device']}, {trained['compute']['precision']}",
             "folder": where(folder),
             **more,
             **{key: value for key, value in best.items() if isinstance(value, float)},

@@ -11,6 +11,9 @@ from mars_assets.prithvi import PRITHVI
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
+COMPUTATION = "classification 2"
+"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
+
 
 class ClsRecipe(BaseModel):
     """A fine-tuning recipe. The defaults are this project's; the paper's are in ``recipes/cls_paper.yaml``."""

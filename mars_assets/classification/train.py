@@ -49,9 +49,6 @@ Batch = tuple[Tensor, Tensor]
 History = list[dict[str, float]]
 
 LAST = "last.ckpt"
-COMPUTATION = "classification 2"
-"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
-
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
 

@@ -30,7 +30,8 @@ def classification_task(lake: Lake, stage: str) -> Task:
     from mars_assets.classification.checkpoint import MODEL
     from mars_assets.classification.evaluate import evaluate
     from mars_assets.classification.predict import predict, predict_from_features
-    from mars_assets.classification.train import COMPUTATION, new_encoder, train_classifier
+    from mars_assets.classification.recipe import COMPUTATION
+    from mars_assets.classification.train import new_encoder, train_classifier
 
     def train(*arguments: Any) -> dict[str, Any]:
         return train_classifier(*arguments, features=lake.features, whole=False)
@@ -63,7 +64,8 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.train import COMPUTATION, train_segmentation
+    from mars_assets.segmentation.recipe import COMPUTATION
+    from mars_assets.segmentation.train import train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
         masks = predict_masks(folder, images, folder / "predictions", compute)

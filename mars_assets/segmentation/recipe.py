@@ -14,6 +14,9 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
+COMPUTATION = "segmentation 1"
+"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
+
 
 class SegRecipe(BaseModel):
     """A fine-tuning recipe. The defaults are this project's; the paper's six runs are ``recipes/seg_paper_*.yaml``."""

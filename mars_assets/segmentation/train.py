@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from mars_assets.segmentation.registry import TrainingState
 
 
-COMPUTATION = "segmentation 1"
-"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
-
-
 def train_segmentation(
     recipe: SegRecipe,
     images: pd.DataFrame,
