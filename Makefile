@@ -42,6 +42,8 @@ bench: .venv
 	$(BIN)/python benchmarks/prithvi.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 	$(BIN)/python benchmarks/classification.py $(if $(TERRATORCH),--peer $(TERRATORCH))
 	$(BIN)/python benchmarks/segmentation.py
+	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/orchestration.py
 
 screenshots: .venv
 	$(BIN)/python -m docs.screenshots

@@ -10,9 +10,11 @@ come as Roboflow delivers them: a new version of each project, with the old imag
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import statistics
@@ -20,7 +22,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +62,7 @@ class Size:
 
 LAKES = {"150": Size(120, 30), "745": Size(600, 145)}
 NEW = Size(15, 15)
-"""As many of a kind that either model has something to predict; none is for training, or it would not be judged on them."""
+"""Some for either model."""
 ALONE, UNCHANGED, MORE = "30 alone", "745 unchanged", " and 30 more"
 """The sides: the new images in a lake of their own; a lake that has everything; ``LAKES`` when the new images come."""
 
@@ -82,8 +84,12 @@ class Picture:
     craters: list[tuple[float, float, float]]
 
 
-def picture(number: int, side: int, craters: int, new: bool) -> Picture:
-    """Rough ground with bowls in it. 40 observations, 28 of them for training; the new images are of four others."""
+def picture(number: int, side: int, new: bool) -> Picture:
+    """Rough ground with bowls in it.
+
+    The images of a lake are of 40 observations, 28 of them for training, the new ones of four others, none of them for
+    training, or models would not be judged on them. Of the classified images every other of an observation has a crater.
+    """
     import numpy as np
     from PIL import Image
 
@@ -93,6 +99,9 @@ def picture(number: int, side: int, craters: int, new: bool) -> Picture:
         coarse = Image.fromarray(rng.standard_normal((cells, cells)).astype(np.float32))
         ground += 24 * 0.6**octave * np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
     rows, columns = np.mgrid[:side, :side].astype(np.float32)
+    observations = 4 if new else 40
+    observation = number % observations
+    craters = CRATERS if side == CROP else number // observations % 2
     bowls = []
     for _ in range(craters):
         x, y, radius = *rng.uniform(0.1 * side, 0.9 * side, 2), float(rng.uniform(0.03 * side, 0.1 * side))
@@ -101,16 +110,14 @@ def picture(number: int, side: int, craters: int, new: bool) -> Picture:
         bowls.append((float(x), float(y), 2 * radius))
     grey = (120 + ground + 3 * rng.standard_normal(ground.shape)).clip(0, 255)
     pixels = np.stack([grey, 0.9 * grey, 0.8 * grey], axis=-1).astype(np.uint8)
-    place = number % 4 if new else number % 40
-    split: Split = (
-        ("valid" if place < 2 else "test") if new else ("train", "valid", "test")[(place >= 28) + (place >= 34)]
-    )
-    return Picture(f"ESP_{(61000 if new else 60000) + place:06d}_1800_RED-{number:04d}", split, pixels, bowls)
+    first_valid, first_test = (0, 1) if new else (28, 34)
+    split: Split = "test" if observation >= first_test else "valid" if observation >= first_valid else "train"
+    name = f"ESP_{(61000 if new else 60000) + observation:06d}_1800_RED-{number:04d}"
+    return Picture(name, split, pixels, bowls)
 
 
 def pictures(count: int, side: int, new: bool = False) -> list[Picture]:
-    """Outlined ones have craters, of classified ones every other has one."""
-    return [picture(number, side, CRATERS if side == CROP else number // 40 % 2, new) for number in range(count)]
+    return [picture(number, side, new) for number in range(count)]
 
 
 def write_tiles(path: Path, tiles: Sequence[Picture]) -> None:
@@ -144,8 +151,8 @@ def write_exports(folder: Path, version: int, tiles: Sequence[Picture], crops: S
     write_crops(folder / f"craters.v{version}.coco-segmentation.zip", crops)
 
 
-def ask(lake: Lake, name: str) -> None:
-    """Calls an asset's function, without a run."""
+def call(lake: Lake, name: str) -> Callable[[], object]:
+    """An asset's function with its arguments, to be called without a run."""
     import dagster as dg
     import yaml
 
@@ -163,13 +170,13 @@ def ask(lake: Lake, name: str) -> None:
     }
     arguments: dict[str, Any] = {"lake": LakeResource(root=str(lake.root))}
     if name.startswith(("cls_", "seg_")):
-        arguments["compute"] = ComputeResource(device="cpu", precision="fp32")
+        arguments["compute"] = ComputeResource(device="cpu")
     if name in configs:
         recipe = RECIPES / f"{name.removesuffix('_model')}_quick.yaml"
         values = yaml.safe_load(recipe.read_text())["ops"][name]["config"] if name in MODELS else {}
         arguments["config"] = configs[name](**values)
     asset: Any = assets[dg.AssetKey(name)]
-    asset(dg.build_asset_context(), **arguments)
+    return functools.partial(asset, dg.build_asset_context(), **arguments)
 
 
 def linked(source: Path, target: Path) -> Lake:
@@ -203,10 +210,10 @@ def prepare(work: Path) -> None:
         if size is not first:
             without_predictions(work / "150", lake.root)
         for asset in ("prithvi_weights", *EVERYTHING) if size is first else STAGES:
-            ask(lake, asset)
+            call(lake, asset)()
     unchanged = linked(work / "745", work / UNCHANGED)
     for asset in EVERYTHING:  # its models are those of the smaller lake
-        ask(unchanged, asset)
+        call(unchanged, asset)()
     write_exports(work / ALONE / "inbox", 1, new_tiles, new_crops)
     without_predictions(work / "150", work / ALONE)
 
@@ -218,15 +225,16 @@ def side(work: Path, name: str) -> None:
     with tempfile.TemporaryDirectory(dir=work) as folder:
         warm = linked(work / (name if name == UNCHANGED else ALONE), Path(folder) / "warm")
         for asset in assets:
-            ask(warm, asset)
+            call(warm, asset)()
         lake = linked(work / name.removesuffix(MORE), Path(folder) / "lake")
         if name.endswith(MORE):
             shutil.copytree(work / name, lake.inbox, dirs_exist_ok=True)
+        calls = {asset: call(lake, asset) for asset in assets}
 
         def ask_for_all() -> None:
-            for asset in assets:
+            for asset, make in calls.items():
                 start = time.perf_counter()
-                ask(lake, asset)
+                make()
                 seconds[asset] = time.perf_counter() - start
 
         report(ask_for_all)
@@ -254,6 +262,7 @@ def main() -> int:
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # the assets' progress
     if options.side:
         side(options.work, options.side)
         return 0

@@ -80,7 +80,6 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     A zip that is being copied is looked at once it is whole; the same file under another name is nothing new.
     """
     from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
-    from mars_assets.labels.table import current_label_version
 
     # A run whose machine went down with it would hold up everything that follows.
     if cleared := clear_up(context.instance):
@@ -95,11 +94,6 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     version, metadata = observe_inbox(here)
     if version == context.cursor:
         return dg.SkipReason(f"the exports are those of the last time{_waiting(waiting)}")
-    if here.labelled_crops.exists() and version == current_label_version(here)[:16]:
-        # Made by hand, or what is left after another export was put aside.
-        return dg.SensorResult(
-            skip_reason=f"the exports are those of labelled_crops{_waiting(waiting)}", cursor=version
-        )
     observation = dg.AssetObservation(roboflow_exports.key, metadata=metadata, tags={DATA_VERSION: version})
     return dg.SensorResult(asset_events=[observation], cursor=version)
 
@@ -220,6 +214,7 @@ weekly_retraining = dg.ScheduleDefinition(
     name="weekly_retraining",
     job=retrain_job,
     cron_schedule="0 4 * * 0",
+    tags=ONE_AT_A_TIME,
     description="Every Sunday both models trained again. Off until it is switched on.",
 )
 
@@ -240,7 +235,8 @@ def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) 
     version = current_label_version(here)
     if context.cursor == version:
         return dg.SkipReason(f"training for these labels has been requested: {'; '.join(low)}")
-    return dg.SensorResult(run_requests=[dg.RunRequest(tags={"label_version": version[:16]})], cursor=version)
+    tags = {"label_version": version[:16], **ONE_AT_A_TIME}
+    return dg.SensorResult(run_requests=[dg.RunRequest(tags=tags)], cursor=version)
 
 
 jobs: list[Any] = [imagery_job, experiment_job, reevaluate_job, retrain_job, fetch_labels]

@@ -7,6 +7,7 @@ freeing the places of runs whose process is gone.
 
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -47,7 +48,21 @@ def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
 def this_process() -> str:
     """A process's host, number and start, which no other process shares."""
     process = psutil.Process()
-    return f"{platform.node()} {process.pid} {process.create_time():.2f}"
+    return f"{platform.node()} {process.pid} {_start(process.pid)}"
+
+
+def _start(number: int) -> str:
+    """When a process began, by a clock that nobody sets: on Linux the boot and the ticks since then.
+
+    Raises:
+        psutil.NoSuchProcess: there is none of this number.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        status = Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return f"{psutil.Process(number).create_time():.0f}"
+    return f"{boot}:{status.rpartition(')')[2].split()[19]}"
 
 
 def is_gone(process: str) -> bool:
@@ -56,22 +71,24 @@ def is_gone(process: str) -> bool:
     if host != platform.node():
         return False
     try:
-        return abs(psutil.Process(int(number)).create_time() - float(started)) > 0.05
+        return _start(int(number)) != started
     except psutil.NoSuchProcess:
         return True
 
 
 def clear_up(instance: dg.DagsterInstance) -> list[str]:
-    """Frees what runs hold in concurrency pools whose process is gone, and marks them failed. Returns their ids."""
+    """Marks runs failed whose process is gone, and frees what they hold in concurrency pools. Returns their ids."""
     storage = instance.event_log_storage
-    if not storage.supports_global_concurrency_limits:
-        return []
+    holding = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
+    going_on = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    started = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=going_on))}
     cleared = []
-    for run_id in sorted(storage.get_concurrency_run_ids()):
+    for run_id in sorted(holding | started):
         run = instance.get_run_by_id(run_id)
         process = run.tags.get(PROCESS_TAG) if run else None
         if run is None or (process and is_gone(process)):
-            storage.free_concurrency_slots_for_run(run_id)
+            if run_id in holding:
+                storage.free_concurrency_slots_for_run(run_id)
             cleared.append(run_id)
             if run is not None and not run.is_finished:
                 instance.report_run_failed(run, "The process of this run was killed; its places in pools were freed.")

@@ -78,22 +78,6 @@ def test_new_labels_are_observed_as_their_asset_observes_them(inbox_of_one: Lake
         assert record.asset_observation.tags["dagster/data_version"] == after
 
 
-def test_the_exports_of_the_table_are_no_news(inbox_of_one: Lake) -> None:
-    """Made by hand, or left after another export was put aside."""
-    known = version(inbox_of_one, "craters.v1.zip")
-    write_table(inbox_of_one.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": known})
-    result = tick(inbox_of_one)
-    assert isinstance(result, dg.SensorResult)
-    assert not result.asset_events
-    assert result.cursor == known[:16]
-    put(inbox_of_one, "craters.v2.zip", b"broken")
-    assert seen(tick(inbox_of_one, result.cursor)) == version(inbox_of_one, "craters.v2.zip")[:16]
-    reject(inbox_of_one.inbox / "craters.v2.zip", DamagedFileError("broken"))
-    result = tick(inbox_of_one, version(inbox_of_one, "craters.v1.zip"))
-    assert isinstance(result, dg.SensorResult)
-    assert not result.asset_events
-
-
 def test_an_empty_inbox_is_no_news(lake: Lake) -> None:
     assert isinstance(tick(lake), dg.SkipReason)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
 from mars_assets.definitions import build_defs, defs
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.resources.lake import LAKE_POOL
 
 SNAPSHOT = Path(__file__).parent / "lineage.json"
 
@@ -100,6 +102,12 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
     }
     pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if GPU_POOL in (graph.get(key).pools or ())}
     assert pooled == takes_the_device
+
+
+def test_all_that_writes_labels_and_tensors_waits_for_the_lake(graph: Any) -> None:
+    writers = {"labelled_crops", "reflectance", *(f"imputed_{name}" for name in (*IMPUTATION_METHODS, SPECTRAL))}
+    pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if LAKE_POOL in (graph.get(key).pools or ())}
+    assert pooled == writers
 
 
 def test_jobs_resolve() -> None:

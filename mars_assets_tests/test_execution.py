@@ -1,4 +1,3 @@
-import platform
 import subprocess
 import sys
 
@@ -9,8 +8,10 @@ from mars_assets.execution import PROCESS_TAG, clear_up, is_gone, this_process
 
 
 def ended_process() -> str:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    text = f"{platform.node()} {process.pid} {psutil.Process(process.pid).create_time():.2f}"
+    script = "from mars_assets.execution import this_process; print(this_process(), flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    text = process.stdout.readline().strip()
     assert not is_gone(text)
     process.kill()
     process.communicate()
@@ -21,8 +22,26 @@ def test_who_is_gone() -> None:
     assert not is_gone(this_process())
     assert is_gone(ended_process())
     host, number, started = this_process().rsplit(" ", 2)
-    assert is_gone(f"{host} {number} {float(started) - 100}"), "the number was given to another process"
+    assert is_gone(f"{host} {number} {started}1"), "the number was given to another process"
     assert not is_gone(f"elsewhere {number} 1.0"), "of another host nothing is known"
+
+
+def test_setting_the_clock_kills_nobody(monkeypatch) -> None:
+    here = this_process()
+    monkeypatch.setattr(psutil, "boot_time", lambda: 1.0)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 2.0)
+    assert not is_gone(here)
+
+
+def test_a_run_that_held_nothing_and_died_counts_as_failed() -> None:
+    with dg.instance_for_test() as instance:
+        runs = [
+            instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: process})
+            for process in (ended_process(), this_process())
+        ]
+        assert clear_up(instance) == [runs[0].run_id]
+        statuses = [instance.get_run_by_id(run.run_id).status for run in runs]
+        assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
 
 
 def test_only_the_dead_lose_their_places() -> None:

@@ -268,13 +268,17 @@ def _evaluated(
     key = fingerprint(
         COMPUTATION,
         judged.model.version,
+        judged.model.config,  # with its report: a training made again may come out otherwise
         judged.label_version,
         images.to_dict("list"),
         judged.left_out,
         compute.device,  # as asked for: what that comes to takes torch to tell
         compute.precision,
     )
-    files = [lake.metrics(name), *(_drawn(lake, name, what) for what in _PICTURES[name])]
+    files = [lake.metrics(name), lake.metrics(name).with_suffix(".json")]
+    files += [_drawn(lake, name, what) for what in _PICTURES[name]]
+    if name == "seg_evaluation":
+        files += [lake.metrics("seg_craters"), lake.metrics("seg_craters").with_suffix(".csv")]
     metadata = kept(lake, name, key, judge, files)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(key[:16]))
 

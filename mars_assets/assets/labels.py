@@ -74,6 +74,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     put into one split as a whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the
     labels before it stay in force.
     """
+    from mars_assets.errors import MarsError
     from mars_assets.labels.table import (
         COLUMNS,
         build_labelled_crops,
@@ -92,7 +93,12 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
     with mendable():
         here = lake.open()
-        metadata = kept(here, "labelled_crops", inbox_state(here), build, files_of(here))
+        try:
+            files = files_of(here)
+        except MarsError:  # none yet, or damaged
+            here.shown("labelled_crops").unlink(missing_ok=True)
+            files = []
+        metadata = kept(here, "labelled_crops", inbox_state(here), build, files)
         rows = read_labelled_crops(here)
         # Not that of the exports: other pixels for the same labels are another table.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))

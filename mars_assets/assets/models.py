@@ -192,7 +192,7 @@ def _train(
     """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
     import pandas as pd
 
-    from mars_assets.lake import read_json, write_bytes
+    from mars_assets.lake import fingerprint, read_json, write_bytes
     from mars_assets.models import (
         ModelVersion,
         current_model,
@@ -251,7 +251,12 @@ def _train(
             "trained in this run": not found,
             "in use": comparison is None or comparison.is_not_worse,
             **({"against the one in use": str(comparison)} if comparison is not None else {}),
-            **kept(lake, name, version, lambda: {"curves": picture(curves(folder), f"training of {name}")}),
+            **kept(
+                lake,
+                name,
+                fingerprint(version, trained["report"]),
+                lambda: {"curves": picture(curves(folder), f"training of {name}")},
+            ),
             "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),

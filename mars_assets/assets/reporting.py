@@ -91,6 +91,8 @@ def kept(
                 return {name: _restored(value) for name, value in stored["metadata"].items()}
         except (MarsError, KeyError, TypeError, AttributeError) as error:
             dg.get_dagster_logger().warning(f"{path} is damaged and made again: {error!r}")
+    # What fails half way must not leave the files of now with what was shown before.
+    path.unlink(missing_ok=True)
     metadata = make()
     write_json(path, {"key": key, "metadata": {name: _storable(value) for name, value in metadata.items()}})
     return metadata

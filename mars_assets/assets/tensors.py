@@ -39,7 +39,14 @@ class ReflectanceConfig(dg.Config):
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[labelled_crops], automation_condition=follows())
+@dg.asset(
+    group_name=GROUP,
+    kinds={"geotiff"},
+    code_version="1",
+    deps=[labelled_crops],
+    pool=LAKE_POOL,
+    automation_condition=follows(),
+)
 def reflectance(
     context: dg.AssetExecutionContext, config: ReflectanceConfig, lake: LakeResource
 ) -> dg.MaterializeResult:

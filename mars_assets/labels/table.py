@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ASSET = "labelled_crops"
+COMPUTATION = "labels 1"
+"""Names the way the table is made: raise the number when the same exports give another table or other masks."""
+_LABEL = "label"
+"""The text chunk of a mask that names the label it shows."""
 COLUMNS = {
     "image_id": "name and content of the source: the same image keeps it across label versions",
     "project": "the Roboflow project, or the two that labelled the same image",
@@ -93,11 +97,15 @@ class _Known:
 
     Args:
         rows: by image id.
+        provenance: the table's.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[Any, Any]]) -> None:
-        self.rows = rows
+    def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
+        self.exports = {e["project"]: int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
+        if provenance.get("computation") != COMPUTATION:
+            rows = {}
+        self.rows = rows
         self.looks = {
             str(row["pixels_sha"]): (int(row["height"]), int(row["width"]), str(row["phash"]))
             for row in rows.values()
@@ -105,20 +113,43 @@ class _Known:
         }
 
 
+def _known(lake: Lake, progress: Progress) -> _Known:
+    """What the table before says; nothing where there is none, or it is damaged."""
+    if not lake.labelled_crops.exists():
+        return _Known({}, {})
+    try:
+        rows = read_table(lake.labelled_crops, ASSET, list(COLUMNS)).to_dict("records")
+    except MarsError as error:
+        progress.say(f"the table before is of no use, everything is read again: {error}")
+        return _Known({}, {})
+    return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
+
+
 def inbox_state(lake: Lake) -> str:
     """Names all that the table follows from: exports, which of them are put aside or not whole yet, and the lake's crops."""
     return fingerprint(
-        [digest(path) for path in exports_in_force(lake.inbox)],
+        COMPUTATION,
+        list(COLUMNS),
+        [(path.name, digest(path)) for path in exports_in_force(lake.inbox)],  # projects are named by their files
         [path.name for path in being_copied(lake.inbox)],
         rejections(lake.inbox),
-        sorted((name, str(path), path.stat().st_mtime_ns) for name, (path, _, _) in _own_crops(lake).items()),
+        sorted((name, str(path), _changed(path)) for name, (path, _, _) in _own_crops(lake).items()),
     )
 
 
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # which matters if the image is labelled, and is said then
+        return 0
+
+
 def files_of(lake: Lake) -> list[Path]:
-    """The files that go with the table in force: itself, images and masks."""
-    if not lake.labelled_crops.exists():
-        return [lake.labelled_crops]
+    """The files that go with the table in force: itself, images and masks.
+
+    Raises:
+        MarsError: there is none, or it is damaged.
+    """
     rows = read_table(lake.labelled_crops, ASSET, ["image_id", "file", "n_craters"])
     outlined = rows.loc[rows["n_craters"].notna(), "image_id"]
     masks = [mask_path(lake, name, image_id) for image_id in outlined for name in (*ANNOTATIONS, "instances")]
@@ -137,11 +168,13 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     """
     import pandas as pd
 
-    before = read_table(lake.labelled_crops, ASSET) if lake.labelled_crops.exists() else None
-    known = _Known({} if before is None else {row["image_id"]: row for row in before.to_dict("records")})
+    known = _known(lake, progress)
     own = _own_crops(lake)
     exports, rows = _read_all(lake, own, known, progress)
-    _refuse_losses(lake, exports)
+    _refuse_losses(lake, exports, known.exports)
+    # Only now: masks of an export that is put aside would take the place of those in force.
+    for row in rows:
+        _write_masks(row.pop("masks", {}))
     version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
@@ -152,6 +185,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         lake.labelled_crops,
         table,
         {
+            "computation": COMPUTATION,
             "label_version": version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
         },
@@ -190,15 +224,13 @@ def _read_all(
     return [export for export, _ in found], [row for _, rows in found for row in rows]
 
 
-def _refuse_losses(lake: Lake, exports: Sequence[Export]) -> None:
-    """
+def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
+    """Of the projects of the last table, ``before``, with their versions, none may get lost unnoticed.
+
     Raises:
-        MarsError: a project of the last table would be lost only because its newer export cannot be used, or not yet.
+        MarsError: one would, only because its newer export cannot be used, or not yet.
     """
-    if not lake.labelled_crops.exists():
-        return
     there = {export.project for export in exports}
-    before = {e["project"]: int(e["version"]) for e in read_provenance(lake.labelled_crops)["exports"]}
     unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
     newer = {
         project: path.name
@@ -301,37 +333,60 @@ def _row(
         "phash": looks,
     }
     if image.outlines is not None:
-        before = known.rows.get(image_id, {})
-        row["n_craters"], row["crater_fraction"] = _masks(
-            lake, image, image_id, height, width, before if before.get("labels_sha") == labels_sha else None
+        row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
+            lake, image, image_id, height, width, labels_sha, known.rows.get(image_id, {})
         )
     return row
 
 
 def _masks(
-    lake: Lake, image: ExportedImage, image_id: str, height: int, width: int, unchanged: Mapping[str, Any] | None
-) -> tuple[int, float]:
-    """Writes an image's masks unless they are there for the same label, whose row is ``unchanged``.
+    lake: Lake,
+    image: ExportedImage,
+    image_id: str,
+    height: int,
+    width: int,
+    labels_sha: str,
+    before: Mapping[Any, Any],
+) -> tuple[int, float, dict[Path, bytes]]:
+    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same label.
 
-    Returns crater count and covered share.
+    ``before`` is its row in the table before, empty where there is none.
     """
     paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
-    if unchanged is not None and all(path.exists() for path in paths.values()):
-        return int(unchanged["n_craters"]), float(unchanged["crater_fraction"])
+    if before.get("labels_sha") == labels_sha and all(_label_of(path) == labels_sha for path in paths.values()):
+        return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    for annotation in ANNOTATIONS:
-        write_bytes(paths[annotation], _png(annotation_mask(instances, annotation)))
-    write_bytes(paths["instances"], _png(labels))
-    return int(labels.max()), float((labels > 0).mean())
+    masks = {paths[name]: _png(annotation_mask(instances, name), labels_sha) for name in ANNOTATIONS}
+    masks[paths["instances"]] = _png(labels, labels_sha)
+    return int(labels.max()), float((labels > 0).mean()), masks
 
 
-def _png(array: npt.NDArray[Any]) -> bytes:
+def _write_masks(masks: Mapping[Path, bytes]) -> None:
+    for path, content in masks.items():
+        write_bytes(path, content)
+
+
+def _png(array: npt.NDArray[Any], labels_sha: str) -> bytes:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    info = PngInfo()
+    info.add_text(_LABEL, labels_sha)
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
+    Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def _label_of(path: Path) -> str | None:
+    """The label that a mask shows; None where there is no mask that says so."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get(_LABEL)
+    except (OSError, UnidentifiedImageError):
+        return None
 
 
 def _safe(name: str) -> str:

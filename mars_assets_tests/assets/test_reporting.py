@@ -76,3 +76,13 @@ def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> 
     assert len(made) == 6
     with pytest.raises(TypeError, match="cannot be kept"):
         kept(lake, "scores", "third", lambda: {"table": object()})
+
+
+def test_what_fails_half_way_does_not_bring_back_what_was_shown_before(lake: Lake) -> None:
+    def fails() -> dict[str, Any]:
+        raise MarsError("after the table was written")
+
+    assert kept(lake, "scores", "a", lambda: {"of": "a"}) == {"of": "a"}
+    with pytest.raises(MarsError):
+        kept(lake, "scores", "b", fails)
+    assert kept(lake, "scores", "a", lambda: {"of": "a again"}) == {"of": "a again"}

@@ -17,7 +17,7 @@ from mars_assets.labels.table import (
     read_labelled_crops,
     whole_groups,
 )
-from mars_assets.lake import Lake
+from mars_assets.lake import Lake, write_table
 
 
 def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
@@ -68,6 +68,39 @@ def test_a_corrected_label_is_a_change_and_its_mask_is_redrawn(filled: Lake, wri
     assert (report.new, report.changed, report.removed) == (0, 1, 0)
     image = table.set_index("original").at["train0", "image_id"]
     assert np.asarray(Image.open(mask_path(filled, "filled", image))).sum() == 32 * 32
+
+
+def test_masks_of_an_export_that_is_put_aside_take_no_effect(filled: Lake, write_zip, coco_entries) -> None:
+    """Its first image has another label, a later one is broken: by then nothing may have been written."""
+    before, _ = build_labelled_crops(filled)
+    masks = {path: path.read_bytes() for path in (filled.labels / "masks").rglob("*.png")}
+    key = "train/_annotations.coco.json"
+    broken = next(name for name in coco_entries if name.startswith("valid/") and name.endswith(".jpg"))
+    entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0"), broken: b"\xff\xd8 no more"}
+    shutil.move(write_zip("c.v2.coco-segmentation.zip", entries), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert [row["zip"] for row in report.rejected] == ["c.v2.coco-segmentation.zip"]
+    pd.testing.assert_frame_equal(table, before)
+    assert {path: path.read_bytes() for path in masks} == masks
+
+
+def test_a_mask_of_another_label_is_drawn_again(filled: Lake) -> None:
+    """As a run leaves it that was killed before it wrote the table."""
+    table, _ = build_labelled_crops(filled)
+    image = table.set_index("original").at["train0", "image_id"]
+    path = mask_path(filled, "outline_5", image)
+    content = path.read_bytes()
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(path)
+    build_labelled_crops(filled)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_or_incomplete_table_is_made_again(filled: Lake) -> None:
+    table, _ = build_labelled_crops(filled)
+    write_table(filled.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": "x"})
+    pd.testing.assert_frame_equal(build_labelled_crops(filled)[0], table)
+    filled.labelled_crops.write_bytes(b"no table")
+    pd.testing.assert_frame_equal(build_labelled_crops(filled)[0], table)
 
 
 def test_an_image_of_another_size_than_its_annotation_is_refused(lake: Lake, write_zip, coco_entries) -> None:
