@@ -1,7 +1,7 @@
 # make demo   the whole lineage on the embedded synthetic sample
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
-# make bench  speed against peers, an hour; TERRATORCH=PYTHON names the environment of one of them
+# make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
 # make screenshots  the README's pictures of the UI, of the lake that make demo left
 # make .venv  only the environment
 

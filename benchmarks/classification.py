@@ -2,7 +2,7 @@
 from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
 
 TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; ``--precision fp32`` compares like with like.
+Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well.
 For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python

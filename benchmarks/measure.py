@@ -65,7 +65,7 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
         "--precision",
         choices=["auto", "fp32", "bf16"],
         default="auto",
-        help="our side's, as the compute resource has it; the other side's is fp32 always",
+        help="our side's, as the compute resource has it",
     )
     options.add_argument("--side", help=argparse.SUPPRESS)
     options.add_argument("--work", type=Path, help=argparse.SUPPRESS)

@@ -98,6 +98,8 @@ def peers_mae(work: Path) -> Any:
     import torch
     from terratorch.registry import FULL_MODEL_REGISTRY
 
+    # Importing TerraTorch makes torch multiply in bf16 where the CPU can; its fp32 is what the claims are about.
+    torch.set_float32_matmul_precision("highest")
     mae = FULL_MODEL_REGISTRY.build("prithvi_eo_v1_100_mae", pretrained=False, num_frames=3)
     mae.load_state_dict(torch.load(work / WEIGHTS, weights_only=True), strict=True)
     return mae.eval()
