@@ -227,7 +227,7 @@ def test_labels_put_into_the_inbox_become_a_new_row_by_themselves(
     assert after["change"] == after["balanced_accuracy"] - before["balanced_accuracy"]
     workplace.rest()
     page.goto("/assets/cls_evaluation")
-    expect(page.get_by_text(f"{after['label_version']}").first).to_be_visible()
+    expect(page.get_by_text(str(after["label_version"])).first).to_be_visible()
 
 
 def test_a_run_that_dies_frees_the_device(workplace: Workplace) -> None:

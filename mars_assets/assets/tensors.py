@@ -71,7 +71,7 @@ def reflectance(
             here,
             images,
             version,
-            statistics=before.get("statistics", "v1") if config.statistics == AS_BEFORE else config.statistics,
+            statistics=_asked_for(here, config.statistics),
             truncate=before.get("truncate", False) if config.truncate is None else config.truncate,
             progress=progress,
         )
@@ -121,12 +121,11 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     def imputed(
         context: dg.AssetExecutionContext, config: ImputationConfig, lake: LakeResource
     ) -> dg.MaterializeResult:
-        from mars_assets.tensors import make_imputed, settings_before
+        from mars_assets.tensors import make_imputed
 
         with mendable():
             here = lake.open()
-            before = settings_before(here, "reflectance")
-            statistics = before.get("statistics", "v1") if config.statistics == AS_BEFORE else config.statistics
+            statistics = _asked_for(here, config.statistics)
             result = make_imputed(here, method, statistics=statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
         return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
@@ -158,6 +157,13 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 
 
 imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
+
+
+def _asked_for(lake: "Lake", statistics: str) -> Any:
+    """The statistics that a configuration names, or those of the chips that are there."""
+    from mars_assets.tensors import settings_before
+
+    return settings_before(lake, "reflectance").get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
 
 def _content(result: "StageResult") -> str:

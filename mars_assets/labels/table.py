@@ -174,7 +174,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
     for row in rows:
-        _write_masks(row.pop("masks", {}))
+        for path, content in row.pop("masks", {}).items():
+            write_bytes(path, content)
     version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
@@ -360,11 +361,6 @@ def _masks(
     masks = {paths[name]: _png(annotation_mask(instances, name), labels_sha) for name in ANNOTATIONS}
     masks[paths["instances"]] = _png(labels, labels_sha)
     return int(labels.max()), float((labels > 0).mean()), masks
-
-
-def _write_masks(masks: Mapping[Path, bytes]) -> None:
-    for path, content in masks.items():
-        write_bytes(path, content)
 
 
 def _png(array: npt.NDArray[Any], labels_sha: str) -> bytes:
