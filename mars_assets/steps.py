@@ -5,20 +5,13 @@ All are functions of the seed and the step's number alone, so that a training th
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import torch
-
-from mars_assets.compute import Compute
 
 Schedule = Literal["constant", "cosine"]
 
@@ -91,47 +84,3 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
         ends = np.cumsum(self._shares) / self._shares.sum()
         points = (np.arange(self._n) + random.random()) / self._n
         return random.permutation(np.minimum(np.searchsorted(ends, points, side="right"), self._n - 1)).tolist()
-
-
-def quiet_trainer(
-    compute: Compute, scratch: Path, stretches: int, callbacks: list[lightning.Callback], **options: Any
-) -> lightning.Trainer:
-    """A trainer that only computes: what is kept and said is its callbacks' business.
-
-    Args:
-        compute: device and precision.
-        scratch: a folder of its own.
-        stretches: how often the data are asked for anew and validated: Lightning's epochs.
-        callbacks: what keeps and says.
-        options: further ones of Lightning's.
-    """
-    return lightning.Trainer(
-        accelerator="gpu" if compute.device == "cuda" else "cpu",
-        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
-        max_epochs=stretches,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        default_root_dir=scratch,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **({"devices": 1} | options),
-    )
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Lightning without its greetings and advice: what a person needs to know, ``Progress`` says."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

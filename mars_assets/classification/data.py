@@ -103,21 +103,7 @@ class Chips:
 
 
 Inputs = Chips | Tensor
-"""What is classified: chips, or the features of a frozen encoder, one an image along the first dimension."""
-
-
-class LabelledInputs(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Pairs of an input and its label, float32 scalar, for a DataLoader."""
-
-    def __init__(self, inputs: Inputs, labels: Sequence[int]) -> None:
-        self.inputs = inputs
-        self.labels = torch.as_tensor(list(labels), dtype=torch.float32)
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.labels[index]
+"""What is classified, by an image's position: chips, or the features of a frozen encoder."""
 
 
 def shares_of(images: pd.DataFrame, draw: str) -> npt.NDArray[np.float64] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from mars_assets.classification.recipe import CLASSES
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.statistics import Indices, bootstrap_intervals
+from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, once, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,6 @@ METRICS = (
 BINS = 15
 """Equal-width bins of probability in the expected calibration error and the reliability diagram."""
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 
@@ -58,34 +58,52 @@ def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
     """Every metric of ``METRICS`` at threshold 0.5; NaN where it is undefined, as is AUROC with one class.
 
     The definitions are scikit-learn's; ``ece`` is the expected calibration error of the crater's probability (Naeini et
-    al. 2015). In numpy, since a bootstrap calls this a thousand times and scikit-learn takes 9 ms for one call of each.
+    al. 2015).
 
     Args:
         labels: 0 or 1, shape (n,).
         probabilities: of label 1, shape (n,).
     """
-    n, positives = len(labels), int(labels.sum())
+    return {
+        name: float(value[0]) for name, value in scores_of_samples(labels, probabilities, once(len(labels))).items()
+    }
+
+
+def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> dict[str, Floats]:
+    """:func:`scores` of many samples of the same images, as arrays of shape (R,).
+
+    In numpy, since a bootstrap has a thousand samples and scikit-learn takes 9 ms for one of each score.
+
+    Args:
+        labels: 0 or 1, shape (n,).
+        probabilities: of label 1, shape (n,).
+        counts: how often each image is in each sample, shape (R, n); none is empty.
+    """
+    n, said = counts.sum(1), probabilities >= 0.5
+    positives = counts @ labels
     negatives = n - positives
-    said = probabilities >= 0.5
-    tp = float(np.sum(said & (labels == 1)))
-    fp = float(np.sum(said)) - tp
-    recall, specificity = _ratio(tp, positives), _ratio(negatives - fp, negatives)
-    true_positives, false_positives = _operating_points(labels, probabilities)
+    tp = counts @ (said & (labels == 1))
+    fp = counts @ said - tp
+    recall, specificity = ratio(tp, positives), ratio(negatives - fp, negatives)
+    true_positives, false_positives = _operating_points(labels, probabilities, counts)
     steps = np.diff(true_positives, prepend=0.0)
-    precisions = true_positives / (true_positives + false_positives)
-    area = np.trapezoid(np.append(0.0, true_positives), np.append(0.0, false_positives))
-    gaps = np.bincount(_bins(probabilities), weights=probabilities - labels, minlength=BINS)
+    # The highest thresholds may have no image of a sample, and then no precision; nor do they add a step.
+    precisions = np.nan_to_num(ratio(true_positives, true_positives + false_positives))
+    start = np.zeros((len(counts), 1))
+    area = np.trapezoid(np.hstack([start, true_positives]), np.hstack([start, false_positives]))
+    bins = np.eye(BINS)[_bins(probabilities)]
+    gaps = counts @ ((probabilities - labels)[:, None] * bins)
     right = np.where(labels == 1, probabilities, 1 - probabilities)
     return {
         "accuracy": (tp + negatives - fp) / n,
         "balanced_accuracy": (recall + specificity) / 2,
-        "precision": _ratio(tp, tp + fp),
+        "precision": ratio(tp, tp + fp),
         "recall": recall,
-        "f1": _ratio(2 * tp, tp + fp + positives),
-        "auroc": _ratio(float(area), positives * negatives),
-        "average_precision": _ratio(float(np.sum(steps * precisions)), positives),
-        "ece": float(np.abs(gaps).sum() / n),
-        "loss": float(-np.log(right.clip(min=np.finfo(np.float64).eps)).mean()),
+        "f1": ratio(2 * tp, tp + fp + positives),
+        "auroc": ratio(area, positives * negatives),
+        "average_precision": ratio((steps * precisions).sum(1), positives),
+        "ece": np.abs(gaps).sum(1) / n,
+        "loss": counts @ -np.log(right.clip(min=np.finfo(np.float64).eps)) / n,
     }
 
 
@@ -123,11 +141,8 @@ def evaluate(
     observations = scored["observation"].fillna(scored["image_id"]).astype(str)
     by_observation = scored["observation"].nunique() > 1
 
-    def resampled(indices: Indices) -> dict[str, float]:
-        return scores(labels[indices], probabilities[indices])
-
     intervals = bootstrap_intervals(
-        resampled,
+        partial(scores_of_samples, labels, probabilities),
         len(scored),
         groups=observations.to_numpy(str) if by_observation else None,
         resamples=resamples,
@@ -250,10 +265,6 @@ def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
     return images.iloc[issues].reset_index(drop=True)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
@@ -268,13 +279,14 @@ def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
     return f"{', '.join(names)}: {reason}"
 
 
-def _operating_points(labels: Labels, probabilities: Floats) -> tuple[Floats, Floats]:
-    """Counts of true and of false positives at every distinct threshold, from the highest down."""
+def _operating_points(labels: Labels, probabilities: Floats, counts: Floats) -> tuple[Floats, Floats]:
+    """Counts of true and of false positives at every distinct threshold, from the highest down, (R, thresholds) each."""
     order = np.argsort(-probabilities, kind="stable")
-    ordered = probabilities[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
-    true_positives = np.cumsum(labels[order])[last_of_tie].astype(np.float64)
-    return true_positives, last_of_tie + 1 - true_positives
+    last_of_tie = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
+    counts = counts[:, order]
+    said = np.cumsum(counts, axis=1)[:, last_of_tie]
+    true_positives = np.cumsum(counts * labels[order], axis=1)[:, last_of_tie]
+    return true_positives, said - true_positives
 
 
 def _bins(probabilities: Floats) -> npt.NDArray[np.intp]:

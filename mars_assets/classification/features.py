@@ -72,7 +72,8 @@ class FeatureHead(nn.Module):
         return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
     def _judge(self, pooled: Tensor) -> Tensor:
-        return self.head(self.dropout(pooled)).squeeze(-1)
+        with torch.autocast(pooled.device.type, enabled=False):  # as in CraterClassifier
+            return self.head(self.dropout(pooled)).squeeze(-1)
 
 
 class FeatureCache:

@@ -11,7 +11,7 @@ from mars_assets.prithvi import PRITHVI
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
-COMPUTATION = "classification 2"
+COMPUTATION = "classification 3"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 
 

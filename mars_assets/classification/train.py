@@ -5,20 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import lightning
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Subset
 
 from mars_assets.classification.checkpoint import (
     HISTORY,
@@ -28,7 +26,7 @@ from mars_assets.classification.checkpoint import (
     load_weights,
     save_weights,
 )
-from mars_assets.classification.data import Chips, Inputs, LabelledInputs, augment, shares_of
+from mars_assets.classification.data import Chips, Inputs, augment, shares_of
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
@@ -38,8 +36,8 @@ from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder, open_weights
-from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.steps import BatchesOfSteps, learning_rate_factor, quiet_lightning, quiet_trainer, seed_step
+from mars_assets.progress import SILENT, Progress
+from mars_assets.steps import BatchesOfSteps, learning_rate_factor, seed_step
 from mars_assets.training import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 History = list[dict[str, float]]
 
-LAST = "last.ckpt"
+LAST = "last.pt"
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
 
@@ -76,8 +74,8 @@ def is_over(history: History, recipe: ClsRecipe) -> bool:
     return history[-1]["step"] >= recipe.steps or 0 < recipe.patience <= since_best
 
 
-class FineTuning(lightning.LightningModule):
-    """A training of the classifier. An epoch of Lightning's is the stretch of steps between two validations.
+class FineTuning:
+    """A training of the classifier: its state, a step of it, a validation.
 
     Every random number of a step (augmentation, masking, dropout, choice of images) follows from the seed and the step's
     number, so that a resumed training is the unbroken one.
@@ -85,31 +83,34 @@ class FineTuning(lightning.LightningModule):
     Args:
         classifier: what is trained, in place: of chips, or of the features of a frozen encoder.
         recipe: how.
-        seed: of every random number.
+        compute: device, precision, and the seed of every random number.
     """
 
-    def __init__(self, classifier: Classifier | FeatureHead, recipe: ClsRecipe, seed: int) -> None:
-        super().__init__()
-        # Loaded weights come in evaluation mode, and Lightning leaves the mode as it finds it.
-        self.classifier = classifier.train()
+    def __init__(self, classifier: Classifier | FeatureHead, recipe: ClsRecipe, compute: Compute) -> None:
+        self.classifier = classifier.to(compute.device).train()  # loaded weights come in evaluation mode
         self.recipe = recipe
-        self.seed = seed
+        self.compute = compute
         self.averaged = (
             AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_weights), use_buffers=True)
             if recipe.average_weights
             else None
         )
-        self._augment = "none" if isinstance(classifier, FeatureHead) else recipe.augment
+        self.optimizer = self._optimizer()
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps, recipe.schedule),
+        )
+        self.steps = 0
         self.history: History = []
+        self._augment = "none" if isinstance(classifier, FeatureHead) else recipe.augment
         self._losses: list[Tensor] = []
-        self._validated: list[Batch] = []
 
     @property
     def kept(self) -> Classifier | FeatureHead:
         """The classifier that is validated and kept: the averaged one, where weights are averaged."""
         return cast("Classifier | FeatureHead", self.averaged.module) if self.averaged is not None else self.classifier
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def _optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
         if isinstance(self.classifier, Classifier):
             groups = param_groups_layer_decay(
@@ -123,112 +124,90 @@ class FineTuning(lightning.LightningModule):
         for group in groups:
             group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        optimizer = kind(groups, lr=recipe.lr, fused=True)  # a third of the time, also on CPU
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps, recipe.schedule),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return kind(groups, lr=recipe.lr, fused=True)  # a third of the time, also on CPU
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        seed_step(self.seed, self.global_step)
+    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Of a batch as it comes from memory: augmented, masked, dropped out. A scalar with its gradient's graph."""
+        with self.compute.autocast():
+            logits = self.classifier(augment(inputs, self._augment))
+            return classification_loss(logits, labels, self.recipe.label_smoothing)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        chips, labels = batch
-        logits = self.classifier(augment(chips, self._augment))
-        loss = classification_loss(logits, labels, self.recipe.label_smoothing)
-        self._losses.append(loss.detach())
-        return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def step(self, inputs: Tensor, labels: Tensor) -> None:
+        """One step of the optimizer and of its schedule."""
+        seed_step(self.compute.seed, self.steps)
+        loss = self.loss(inputs.to(self.compute.device), labels.to(self.compute.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.classifier)
+        self._losses.append(loss.detach())
+        self.steps += 1
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        chips, labels = batch
-        self._validated.append((self.kept(chips), labels))
+    def validate(self, batches: Iterable[Batch]) -> None:
+        """Adds a row to the history.
 
-    def on_validation_epoch_end(self) -> None:
-        logits, labels = (torch.cat(parts).double().cpu() for parts in zip(*self._validated, strict=True))
+        Raises:
+            DivergedError: the loss since the last validation, or a logit, is not finite.
+        """
+        kept = self.kept.eval()
+        logits, labels = [], []
+        with torch.inference_mode(), self.compute.autocast():
+            for inputs, some in batches:
+                logits.append(kept(inputs.to(self.compute.device)).double().cpu())
+                labels.append(some)
+        self.classifier.train()
+        found = torch.cat(logits)
         train_loss = float(torch.stack(self._losses).mean())
         self._losses.clear()
-        self._validated.clear()
-        if not (math.isfinite(train_loss) and logits.isfinite().all()):
+        if not (math.isfinite(train_loss) and found.isfinite().all()):
             raise DivergedError(
-                f"the loss is not finite before step {self.global_step}: the training diverged. "
+                f"the loss is not finite before step {self.steps}: the training diverged. "
                 f"Take a lower lr than {self.recipe.lr:g} or a longer warm-up"
             )
-        values = scores(labels.long().numpy(), logits.sigmoid().numpy())
-        row = {"step": float(self.global_step), "train_loss": train_loss}
+        values = scores(torch.cat(labels).long().numpy(), found.sigmoid().numpy())
+        row = {"step": float(self.steps), "train_loss": train_loss}
         self.history.append(row | {f"valid_{name}": values[name] for name in VALIDATED})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
+    def state_dict(self) -> dict[str, Any]:
+        """All that a training after a validation goes on from: plain values and tensors."""
+        return {
+            "steps": self.steps,
+            "history": self.history,
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = checkpoint["history"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.history = state["steps"], state["history"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
 
-
-class _Data(lightning.LightningDataModule):
-    """The batches of a :class:`FineTuning`."""
-
-    def __init__(
-        self,
-        train: Subset[Batch],
-        valid: Subset[Batch],
-        recipe: ClsRecipe,
-        seed: int,
-        shares: npt.NDArray[np.float64] | None,
-    ) -> None:
-        super().__init__()
-        self._shares = shares
-        self._train = train
-        self._valid = valid
-        self._recipe = recipe
-        self._seed = seed
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        done, recipe = self.trainer.global_step, self._recipe
-        steps = range(done, min(done + recipe.evaluate_every, recipe.steps))
-        return DataLoader(
-            self._train,
-            batch_sampler=BatchesOfSteps(len(self._train), recipe.batch_size, steps, self._seed, self._shares),
-        )
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self._valid, batch_size=max(32, self._recipe.batch_size))
+    def _parts(self) -> dict[str, Any]:
+        parts = {"classifier": self.classifier, "optimizer": self.optimizer, "schedule": self.schedule}
+        return parts | ({"averaged": self.averaged} if self.averaged is not None else {})
 
 
-class _Keeper(lightning.Callback):
+class _Keeper:
     """After each validation: says how it went, keeps the best weights, and now and then leaves a checkpoint to resume from.
 
     Args:
+        task: the training.
         scratch: where the checkpoint and the best weights at that time go.
         progress: takes lines.
         save_every: seconds between two checkpoints; the first and the last validation leave one in any case.
     """
 
-    def __init__(self, scratch: Path, progress: Progress, save_every: float) -> None:
+    def __init__(self, task: FineTuning, scratch: Path, progress: Progress, save_every: float) -> None:
+        self._task = task
         self._scratch = scratch
         self._progress = progress
         self._save_every = save_every
         self._saved = -math.inf
         self._best: dict[str, Tensor] | None = None
-        self._counter: Counter | None = None
 
-    def on_train_start(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        assert isinstance(task, FineTuning)
-        if trainer.global_step:
-            self._progress.say(f"training goes on after step {trainer.global_step}")
-        self._counter = self._progress.counter("training", task.recipe.steps - trainer.global_step, "steps")
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        assert self._counter is not None
-        self._counter.advance()
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        assert isinstance(task, FineTuning)
+    def keep(self) -> None:
+        task = self._task
         row = task.history[-1]
         self._progress.say(
             f"step {row['step']:.0f}/{task.recipe.steps}: train loss {row['train_loss']:.4f}, validation loss "
@@ -237,25 +216,19 @@ class _Keeper(lightning.Callback):
         best = best_of(task.history)
         if row is best:
             self._best = {name: value.detach().cpu().clone() for name, value in task.kept.state_dict().items()}
-        over = is_over(task.history, task.recipe)
-        if over or time.monotonic() - self._saved >= self._save_every:
-            self._save(trainer, _weights_of(best, self._scratch))
-        trainer.should_stop = over
+        if is_over(task.history, task.recipe) or time.monotonic() - self._saved >= self._save_every:
+            self._save(_weights_of(best, self._scratch))
 
-    def _save(self, trainer: lightning.Trainer, best: Path) -> None:
+    def _save(self, best: Path) -> None:
         if self._best is not None:  # else the best are those of the run that this one continues
             save_weights(best, self._best)
             self._best = None
         with atomic_path(self._scratch / LAST) as temporary:
-            trainer.save_checkpoint(temporary)
+            torch.save(self._task.state_dict(), temporary)
         for weights in self._scratch.glob("best-*.safetensors"):
             if weights != best:
                 weights.unlink()
         self._saved = time.monotonic()
-
-    def on_train_end(self, trainer: lightning.Trainer, task: lightning.LightningModule) -> None:
-        assert self._counter is not None
-        self._counter.close()
 
 
 def train_classifier(
@@ -325,8 +298,11 @@ def train_classifier(
             trained.freeze()
         paths = [Path(chip) for chip in images["chip"]]
         inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
-    task = FineTuning(trained, recipe, compute.seed)
-    history = _fit(task, inputs, images, compute, _Keeper(scratch, progress, save_every), scratch)
+    task = FineTuning(trained, recipe, compute)
+    _resume(task, scratch)
+    if not is_over(task.history, recipe):  # else killed between the last checkpoint and the result
+        _fit(task, inputs, images, _Keeper(task, scratch, progress, save_every), progress)
+    history = task.history
 
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
     best = load_weights(_weights_of(best_of(history), scratch))
@@ -361,24 +337,39 @@ def _weights_of(row: dict[str, float], scratch: Path) -> Path:
     return scratch / f"best-{row['step']:.0f}.safetensors"
 
 
-def _fit(
-    task: FineTuning, inputs: Inputs, images: pd.DataFrame, compute: Compute, keeper: _Keeper, scratch: Path
-) -> History:
-    """Trains to the end and returns the history."""
-    recipe, last = task.recipe, scratch / LAST
-    if last.exists():
-        history = torch.load(last, map_location="cpu", weights_only=True)["history"]
-        if is_over(history, recipe):  # killed between the last checkpoint and the result
-            return history
-    labelled = LabelledInputs(inputs, images["label"].tolist())
-    train, valid = (Subset(labelled, np.flatnonzero(images["split"] == split).tolist()) for split in ("train", "valid"))
-    with quiet_lightning():
-        stretches = math.ceil(recipe.steps / recipe.evaluate_every)
-        trainer = quiet_trainer(compute, scratch, stretches, [keeper])
-        shares = shares_of(images[images["split"] == "train"], recipe.draw)
-        data = _Data(train, valid, recipe, compute.seed, shares)
-        trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    return task.history
+def _resume(task: FineTuning, scratch: Path) -> None:
+    """Puts a training to where it stopped, if it was begun."""
+    if (scratch / LAST).exists():
+        task.load_state_dict(torch.load(scratch / LAST, map_location=task.compute.device, weights_only=True))
+
+
+def _fit(task: FineTuning, inputs: Inputs, images: pd.DataFrame, keeper: _Keeper, progress: Progress) -> None:
+    """Trains to the end."""
+    recipe = task.recipe
+    labels = torch.tensor(images["label"].tolist(), dtype=torch.float32)
+    train, valid = (np.flatnonzero(images["split"] == split) for split in ("train", "valid"))
+    shares = shares_of(images[images["split"] == "train"], recipe.draw)
+
+    def batch(places: npt.NDArray[np.intp]) -> Batch:
+        chosen = (
+            inputs[torch.from_numpy(places)]
+            if isinstance(inputs, Tensor)
+            else torch.stack([inputs[place] for place in places.tolist()])
+        )
+        return chosen, labels[places]
+
+    if task.steps:
+        progress.say(f"training goes on after step {task.steps}")
+    counter = progress.counter("training", recipe.steps - task.steps, "steps")
+    while not is_over(task.history, recipe):
+        stretch = range(task.steps, min(task.steps + recipe.evaluate_every, recipe.steps))
+        for drawn in BatchesOfSteps(len(train), recipe.batch_size, stretch, task.compute.seed, shares):
+            task.step(*batch(train[drawn]))
+            counter.advance()
+        size = max(32, recipe.batch_size)
+        task.validate(batch(valid[start : start + size]) for start in range(0, len(valid), size))
+        keeper.keep()
+    counter.close()
 
 
 def _checked(images: pd.DataFrame) -> pd.DataFrame:

@@ -518,8 +518,8 @@ def _summary_rows(means: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _means(values: Mapping[str, npt.NDArray[np.float64]], images: npt.NDArray[np.intp]) -> dict[str, float]:
-    return {name: float(value[images].mean()) for name, value in values.items()}
+def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np.float64]) -> dict[str, Any]:
+    return {name: counts @ value / counts.sum(1) for name, value in values.items()}
 
 
 def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:

@@ -7,8 +7,23 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-Indices = npt.NDArray[np.intp]
-Statistic = Callable[[Indices], Mapping[str, float]]
+Floats = npt.NDArray[np.float64]
+Statistic = Callable[[Floats], Mapping[str, Floats]]
+"""Maps how often each of n images is in each of R samples, shape (R, n), to named values, shape (R,)."""
+
+_AT_ONCE = 1_000_000
+"""How many counts a statistic is given at a time at most, beyond a single sample's."""
+
+
+def once(n: int) -> Floats:
+    """The sample that holds each of n images once, shape (1, n)."""
+    return np.ones((1, n))
+
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """``part / whole``, NaN where ``whole`` is 0; element by element."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
 def bootstrap_intervals(
@@ -23,8 +38,8 @@ def bootstrap_intervals(
     """Percentile intervals of several statistics, from the same resamples, so that differences between them are paired.
 
     Args:
-        statistic: maps image indices, shape (n,), to named values. A value that a resample leaves undefined (one class
-            only, say) is NaN and not counted.
+        statistic: of many resamples at once. A value that a resample leaves undefined (one class only, say) is NaN and not
+            counted.
         n: how many images there are.
         groups: one label an image; whole groups are then resampled (images of one observation are alike), shape (n,).
         resamples: how many draws.
@@ -37,23 +52,21 @@ def bootstrap_intervals(
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
     rng = np.random.default_rng(seed)
-    members = None
-    if groups is not None:
-        _, inverse = np.unique(groups, return_inverse=True)
-        members = [np.flatnonzero(inverse == group) for group in range(inverse.max() + 1)]
-    drawn: dict[str, list[float]] = {}
-    for _ in range(resamples):
-        if members is None:
-            indices = rng.integers(0, n, n)
-        else:
-            indices = np.concatenate([members[group] for group in rng.integers(0, len(members), len(members))])
-        for name, value in statistic(indices).items():
-            drawn.setdefault(name, []).append(value)
+    group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(group.max()) + 1
+    drawn: dict[str, list[Floats]] = {}
+    together = max(_AT_ONCE // n, 1)
+    for start in range(0, resamples, together):
+        draws = [
+            np.bincount(rng.integers(0, units, units), minlength=units) for _ in range(resamples)[start:][:together]
+        ]
+        for name, values in statistic(np.stack(draws)[:, group].astype(np.float64)).items():
+            drawn.setdefault(name, []).append(values)
     tail = (1 - level) / 2
     intervals = {}
-    for name, values in drawn.items():
-        finite = np.asarray(values, np.float64)
-        finite = finite[np.isfinite(finite)]
+    for name, parts in drawn.items():
+        values = np.concatenate(parts)
+        finite = values[np.isfinite(values)]
         low, high = np.quantile(finite, [tail, 1 - tail]) if finite.size else (np.nan, np.nan)
         intervals[name] = (float(low), float(high))
     return intervals

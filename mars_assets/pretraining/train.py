@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +28,7 @@ from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae, open_weights, save_weights
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.steps import learning_rate_factor, quiet_lightning, quiet_trainer, seed_step
+from mars_assets.steps import learning_rate_factor, seed_step
 from mars_assets.training import SCRATCH, begin, finish
 
 if TYPE_CHECKING:
@@ -299,8 +303,8 @@ def _fit(
         if not last.exists():
             task.history.append({"step": 0.0, "train_loss": math.nan, "valid_loss": task._validation_loss()})
             progress.say(f"before any step: validation loss {task.history[0]['valid_loss']:.4f}")
-        with quiet_lightning():
-            trainer = quiet_trainer(
+        with _quiet_lightning():
+            trainer = _quiet_trainer(
                 compute,
                 scratch,
                 math.ceil(recipe.steps / recipe.evaluate_every),
@@ -320,3 +324,47 @@ def _fit(
 def _read(checkpoint: Path) -> dict[str, Any]:
     state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return state
+
+
+def _quiet_trainer(
+    compute: Compute, scratch: Path, stretches: int, callbacks: list[lightning.Callback], **options: Any
+) -> lightning.Trainer:
+    """A trainer that only computes: what is kept and said is its callbacks' business.
+
+    Args:
+        compute: device and precision.
+        scratch: a folder of its own.
+        stretches: how often the data are asked for anew and validated: Lightning's epochs.
+        callbacks: what keeps and says.
+        options: further ones of Lightning's.
+    """
+    return lightning.Trainer(
+        accelerator="gpu" if compute.device == "cuda" else "cpu",
+        precision="bf16-mixed" if compute.precision == "bf16" else "32-true",
+        max_epochs=stretches,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        default_root_dir=scratch,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **({"devices": 1} | options),
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning without its greetings and advice: what a person needs to know, ``Progress`` says."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.evaluation.statistics import Indices, bootstrap_intervals
+from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, once, ratio
 from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.segmentation.predict import read_mask
 from mars_assets.segmentation.recipe import IGNORE
@@ -132,10 +132,10 @@ def evaluate(
     craters: Counts = np.stack([_crater_counts(image, smallest_px) for image in counted])
     too_small = np.array([(image.false < smallest_px).sum() for image in counted])
 
-    def scores_of(indices: Indices) -> dict[str, float]:
-        return _scores(confusions[indices].sum(0), craters[indices].sum(0))
+    def scores_of(counts: Floats) -> dict[str, Floats]:
+        return _scores(counts @ confusions, np.tensordot(counts, craters, axes=1))
 
-    scores = scores_of(np.arange(len(chosen)))
+    scores = {name: float(value[0]) for name, value in scores_of(once(len(chosen))).items()}
     # An image of no known observation stands for itself.
     observations = chosen["observation"].fillna(chosen["image_id"]).astype(str)
     by_observation = chosen["observation"].nunique() > 1
@@ -161,8 +161,8 @@ def evaluate(
     row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
     by_image = chosen.assign(prediction=[str(path) for path in paths], too_small=too_small)
     by_image[["found", "missed", "false_alarms"]] = craters.sum(2)
-    for name in _pixel_scores(confusions[0]):
-        by_image[name] = [_pixel_scores(image)[name] for image in confusions]
+    for name, values in _pixel_scores(confusions.astype(np.float64)).items():
+        by_image[name] = values
     return Evaluation(row, by_image, _size_table(craters.sum(0), scores, intervals))
 
 
@@ -224,39 +224,36 @@ def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
     )
 
 
-def _scores(pixels: Counts, craters: Counts) -> dict[str, float]:
-    """All metrics from summed counts, NaN where undefined; those of a size class are named ``CLASS metric``."""
+def _scores(pixels: Floats, craters: Floats) -> dict[str, Floats]:
+    """All metrics from summed counts, (R, 4) and (R, 3, classes), NaN where undefined; those of a size class are named
+    ``CLASS metric``.
+    """
     scores = _pixel_scores(pixels)
-    scores |= {f"crater_{name}": value for name, value in _detection_scores(craters.sum(1)).items()}
-    for size, counts in zip(SIZE_CLASSES, craters.T, strict=True):
+    scores |= {f"crater_{name}": value for name, value in _detection_scores(craters.sum(-1)).items()}
+    for size, counts in zip(SIZE_CLASSES, np.moveaxis(craters, -1, 0), strict=True):
         scores |= {f"{size} {name}": value for name, value in _detection_scores(counts).items()}
     return scores
 
 
-def _pixel_scores(pixels: Counts) -> dict[str, float]:
-    tn, fp, fn, tp = pixels.tolist()
-    background, crater = _ratio(tn, tn + fp + fn), _ratio(tp, tp + fp + fn)
-    present = [value for value in (background, crater) if not np.isnan(value)]
+def _pixel_scores(pixels: Floats) -> dict[str, Floats]:
+    tn, fp, fn, tp = np.moveaxis(pixels, -1, 0)
+    classes = np.stack([ratio(tn, tn + fp + fn), ratio(tp, tp + fp + fn)])
     return {
-        "iou_background": background,
-        "iou_crater": crater,
-        "miou": _ratio(sum(present), len(present)),
-        "dice_crater": _ratio(2 * tp, 2 * tp + fp + fn),
-        "pixel_accuracy": _ratio(tp + tn, tp + tn + fp + fn),
+        "iou_background": classes[0],
+        "iou_crater": classes[1],
+        "miou": ratio(np.nansum(classes, axis=0), (~np.isnan(classes)).sum(0).astype(np.float64)),
+        "dice_crater": ratio(2 * tp, 2 * tp + fp + fn),
+        "pixel_accuracy": ratio(tp + tn, tp + tn + fp + fn),
     }
 
 
-def _detection_scores(craters: Counts) -> dict[str, float]:
-    found, missed, false = craters.tolist()
+def _detection_scores(craters: Floats) -> dict[str, Floats]:
+    found, missed, false = np.moveaxis(craters, -1, 0)
     return {
-        "precision": _ratio(found, found + false),
-        "recall": _ratio(found, found + missed),
-        "f1": _ratio(2 * found, 2 * found + missed + false),
+        "precision": ratio(found, found + false),
+        "recall": ratio(found, found + missed),
+        "f1": ratio(2 * found, 2 * found + missed + false),
     }
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
 
 
 def _with_intervals(

@@ -7,6 +7,7 @@ from mars_assets.classification.checkpoint import build_baseline, open_classifie
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
+from mars_assets.compute import Compute
 from mars_assets.errors import MarsError
 from mars_assets_tests.classification.conftest import CONFIG
 
@@ -32,7 +33,7 @@ def test_layers_have_their_rates_and_a_frozen_one_trains_its_head_alone(name):
     recipe = RECIPE.model_copy(update={"architecture": name})
     model = build_baseline(recipe, CONFIG)
     assert model(torch.randn(2, 6, 32, 32)).shape == (2,)
-    optimizer = FineTuning(model, recipe, 1).configure_optimizers()["optimizer"]
+    optimizer = FineTuning(model, recipe, Compute("cpu", "fp32", 1, 1)).optimizer
     rates = {id(p): g["initial_lr"] / recipe.lr for g in optimizer.param_groups for p in g["params"]}
     head = model.model.get_classifier().weight
     assert rates[id(head)] == 1

@@ -16,6 +16,7 @@ from mars_assets.classification.evaluate import (
     by_observation,
     evaluate,
     scores,
+    scores_of_samples,
     suspected_label_errors,
 )
 from mars_assets.errors import MarsError
@@ -56,6 +57,21 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed, decimals):
         ece = BinaryCalibrationError(n_bins=15, norm="l1")(torch.tensor(probabilities), torch.tensor(labels))
         assert actual["ece"] == pytest.approx(float(ece), abs=1e-6)
     assert set(actual) == set(METRICS)
+
+
+@pytest.mark.parametrize("decimals", [1, 16], ids=["ties", "no ties"])
+def test_scores_of_samples_are_those_of_their_images(decimals):
+    rng = np.random.default_rng(7)
+    labels = rng.integers(0, 2, 30)
+    probabilities = rng.random(30).round(decimals)
+    counts = rng.integers(0, 3, (40, 30)) * rng.integers(0, 2, (40, 30))
+    counts[0] = labels  # one class only
+    counts[1] = probabilities < 0.5  # no image is said to be a crater
+    together = scores_of_samples(labels, probabilities, counts.astype(float))
+    for sample, times in enumerate(counts):
+        alone = scores(np.repeat(labels, times), np.repeat(probabilities, times))
+        for name, value in alone.items():
+            assert together[name][sample] == pytest.approx(value, abs=1e-12, nan_ok=True), name
 
 
 def test_perfect_and_hopeless_predictions_have_the_scores_one_expects():

@@ -16,6 +16,7 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
+from mars_assets.compute import Compute
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
@@ -63,7 +64,7 @@ def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, no
 
 def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images):
     torch.manual_seed(3)
-    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
+    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, Compute("cpu", "fp32", 1, 1))
     chips = torch.stack([load_chip(Path(path), task.classifier.config, 32) for path in images["chip"][:4]])
     labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
     torch.manual_seed(11)
@@ -73,7 +74,7 @@ def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_for
     expected.backward()
 
     torch.manual_seed(11)
-    loss = task.training_step((chips, labels), 0)
+    loss = task.loss(chips, labels)
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     for name, parameter in task.classifier.named_parameters():
@@ -83,9 +84,8 @@ def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_for
 
 
 def test_the_papers_optimizer_takes_adams_step_at_the_warm_up_rate(weights):
-    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, seed=1)
-    configured = task.configure_optimizers()
-    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, Compute("cpu", "fp32", 1, 1))
+    optimizer, scheduler = task.optimizer, task.schedule
     before = task.classifier.head.weight.detach().clone()
     gradient = torch.linspace(-1, 1, 48)[None]
     for step in (1, 2):
@@ -119,8 +119,8 @@ def test_validation_is_deterministic_and_training_is_not(weights, pooling):
 
 def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(weights):
     recipe = MICRO.model_copy(update={"layer_decay": 0.5})
-    task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, seed=1)
-    optimizer = task.configure_optimizers()["optimizer"]
+    task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, Compute("cpu", "fp32", 1, 1))
+    optimizer = task.optimizer
     names = {id(parameter): name for name, parameter in task.classifier.named_parameters()}
     rates, decays = {}, {}
     for group in optimizer.param_groups:
@@ -148,8 +148,6 @@ def test_the_best_is_the_lowest_loss_and_patience_counts_validations_since():
 @pytest.fixture(scope="module")
 def trained(weights, images, tmp_path_factory):
     """An unbroken run of the micro recipe."""
-    from mars_assets.compute import Compute
-
     folder = tmp_path_factory.mktemp("trained")
     report = train_classifier(MICRO, images, weights, folder, Compute("cpu", "fp32", 1, 1), {"label_version": "v1"})
     return folder, report
@@ -250,7 +248,7 @@ def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
         with pytest.raises(_PulledPlugError):
             train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink), save_every=save_every)
         assert not (tmp_path / "config.json").exists()
-        (tmp_path / "training" / ".last.tmp-killed.ckpt").write_bytes(b"half")
+        (tmp_path / "training" / ".last.tmp-killed.pt").write_bytes(b"half")
     train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
     assert [line for line in lines if "goes on" in line] == [f"training goes on after step {step}" for step in resumed]
     _same(trained[0], tmp_path)

@@ -1,0 +1,44 @@
+"""Intervals against resamples drawn and computed one by one."""
+
+import numpy as np
+import pytest
+
+from mars_assets.evaluation import statistics
+from mars_assets.evaluation.statistics import bootstrap_intervals, once, ratio
+
+
+def _weighted_mean(values: np.ndarray):
+    return lambda counts: {"mean": counts @ values / counts.sum(1)}
+
+
+@pytest.mark.parametrize("at_once", [1, 7 * 40, 10**6], ids=["one by one", "in sevens", "all together"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_are_those_of_resamples_drawn_one_by_one(grouped, at_once, monkeypatch):
+    monkeypatch.setattr(statistics, "_AT_ONCE", at_once)
+    values = np.random.default_rng(1).normal(size=40)
+    groups = np.repeat(["b", "a", "d", "c"], [3, 20, 7, 10]) if grouped else None
+    rng, means = np.random.default_rng(5), []
+    for _ in range(300):
+        if grouped:
+            names = np.unique(groups)[rng.integers(0, 4, 4)]
+            sample = np.concatenate([values[groups == name] for name in names])
+        else:
+            sample = values[rng.integers(0, 40, 40)]
+        means.append(sample.mean())
+    expected = np.quantile(means, [0.05, 0.95])
+    found = bootstrap_intervals(_weighted_mean(values), 40, groups=groups, resamples=300, level=0.9, seed=5)["mean"]
+    assert found == pytest.approx(tuple(expected))
+
+
+def test_a_value_that_some_resamples_leave_undefined_has_the_interval_of_the_others():
+    def share_of_the_second(counts):
+        return {"share": ratio(counts[:, 1], counts[:, 0] * 0 + counts[:, 1]), "never": np.full(len(counts), np.nan)}
+
+    intervals = bootstrap_intervals(share_of_the_second, 2, resamples=50)
+    assert intervals["share"] == (1, 1)
+    assert np.isnan(intervals["never"]).all()
+
+
+def test_a_ratio_without_a_whole_is_undefined():
+    np.testing.assert_array_equal(ratio(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 3.0])), [0.5, np.nan, 0.0])
+    assert once(3).tolist() == [[1, 1, 1]]
