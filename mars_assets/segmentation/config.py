@@ -196,6 +196,7 @@ def _prithvi(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
                 "channels": recipe.neck_channels,
                 "image_channels": prithvi.in_chans,
                 "detail_channels": recipe.detail_channels,
+                "local_contrast": recipe.local_contrast,
             }
             return backbone, neck, max(recipe.neck_channels // 2, 1)
         case "pyramid":
@@ -222,6 +223,8 @@ def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
         "focal_tversky": [{"type": "MaskedTverskyLoss", "gamma": 0.75}],
     }
     losses = named[recipe.loss]
+    if recipe.craterwise_weight:
+        losses.append({"type": "CraterwiseLoss", "loss_weight": recipe.craterwise_weight})
     if recipe.boundary_weight:
         losses.append({"type": "CraterBoundaryLoss", "loss_weight": recipe.boundary_weight})
     return losses

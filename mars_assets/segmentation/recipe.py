@@ -76,6 +76,12 @@ class SegRecipe(BaseModel):
         ge=1,
         description="Width at half resolution of the detail neck's branch on the input; doubles at each halving.",
     )
+    local_contrast: int = Field(
+        0,
+        ge=0,
+        description="The detail neck's branch also sees each pixel's contrast to a square of this side in pixels, an odd number: "
+        "faint craters on bright slopes and in shadow; 0: it does not.",
+    )
     layers: int = Field(
         4, ge=1, description="How many of the encoder's blocks the detail neck sees, evenly spaced up to the last."
     )
@@ -96,6 +102,12 @@ class SegRecipe(BaseModel):
     )
     boundary_weight: float = Field(
         0.0, ge=0, description="Weight of a further cross entropy on the pixels within 3 of a crater's border."
+    )
+    craterwise_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of a further loss, in which a crater of ten pixels counts for as much as one of four hundred: 1 - Dice "
+        "of each in its surroundings, and the probability of each false alarm.",
     )
     crater_prior: float = Field(
         0.5, gt=0, lt=1, description="The probability of a crater that the untrained heads start from."
@@ -148,6 +160,12 @@ class SegRecipe(BaseModel):
     )
     schedule: Literal["constant", "poly", "cosine"] = Field(
         "cosine", description="Learning rate after the warm-up: constant, or falling to 0 linearly or as a half cosine."
+    )
+    average_weights: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Decay of the exponential average of the weights that is validated and kept; 0: off.",
     )
     evaluate_every: int = Field(
         150, ge=1, description="Iterations between two validations. The checkpoint of the best mIoU is kept."

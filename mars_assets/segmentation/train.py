@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.segmentation.registry import TrainingState
+    from mars_assets.segmentation.loop import TrainingState
 
 
 def train_segmentation(
@@ -184,7 +184,7 @@ def _fit(
         from mmseg.registry import MODELS
 
         from mars_assets.segmentation.config import mmseg_config
-        from mars_assets.segmentation.registry import TrainingState
+        from mars_assets.segmentation.loop import TrainingState
 
         config = mmseg_config(recipe, encoder.config, compute)
         compute.seed_everything()
@@ -201,6 +201,7 @@ def _fit(
             val_evaluator={"type": "CraterMetric"},
             optim_wrapper=config.optim_wrapper,
             param_scheduler=list(config.param_scheduler) or None,
+            custom_hooks=_averaging(recipe),
             default_hooks={"logger": None, "checkpoint": None, "timer": None},
             load_from=str(last) if last.exists() else None,
             resume=last.exists(),
@@ -225,6 +226,14 @@ def _fit(
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
     return config, state, parameters
+
+
+def _averaging(recipe: SegRecipe) -> list[dict[str, Any]]:
+    """The hook of mmengine's that validates and keeps averaged weights, if the recipe wants it."""
+    if not recipe.average_weights:
+        return []
+    # The statistics of batch norms are averaged like the weights that they go with.
+    return [{"type": "EMAHook", "momentum": 1 - recipe.average_weights, "update_buffers": True}]
 
 
 def _validation_pipeline(config: Config) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A micro encoder and a handful of images with square "craters"."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,16 @@ def micro_recipe() -> SegRecipe:
 @pytest.fixture
 def cpu() -> Compute:
     return Compute("cpu", "fp32", 1, seed=5)
+
+
+@pytest.fixture
+def ready() -> Iterator[None]:
+    """mmseg made ready, and the same random numbers in every test."""
+    import torch
+
+    from mars_assets.segmentation.mmseg import mmseg_ready
+
+    torch.manual_seed(0)
+    np.random.seed(0)
+    with mmseg_ready():
+        yield

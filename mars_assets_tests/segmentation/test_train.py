@@ -98,11 +98,22 @@ def test_a_finished_training_returns_its_report_at_once(
     assert not lines
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9], ids=["weights", "averaged weights"])
 def test_an_interrupted_training_ends_as_one_that_was_not(
-    trained: Trained, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+    average: float,
+    trained: Trained,
+    recipe: SegRecipe,
+    compute: Compute,
+    squares: pd.DataFrame,
+    micro_weights: Path,
+    tmp_path: Path,
 ):
-    """Same iterations, same history and same weights: sampler, augmentation and dropout go on where they stopped."""
+    """Same iterations, same history and same weights: sampler, augmentation, dropout and averages go on where they stopped."""
     whole, report = trained
+    if average:
+        recipe = recipe.model_copy(update={"average_weights": average})
+        whole = tmp_path / "whole"
+        report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(_stop, every=0))
@@ -118,6 +129,9 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, msg=name)
+    unaveraged = torch.load(trained[0] / "model.pth", weights_only=True)["state_dict"]
+    assert states[0].keys() == unaveraged.keys()
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in unaveraged.items()) == (not average)
 
 
 def test_a_training_of_other_settings_is_not_continued(

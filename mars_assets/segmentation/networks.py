@@ -1,0 +1,332 @@
+"""The networks that are trained, in mmseg's parts: Prithvi as a backbone, necks, a head, the segmentor with its windows.
+
+Letters in shapes: B batch, C classes or channels, D embedding width, H x W pixels, p patch side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor
+from mmseg.registry import MODELS
+from torch import Tensor, nn
+
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.segmentation.fusion import deconvolve_and_convolve
+from mars_assets.views import FLAT, oriented, oriented_back
+
+
+@MODELS.register_module()
+class PrithviBackbone(BaseModule):
+    """Prithvi's encoder as an mmseg backbone.
+
+    Args:
+        encoder: a ``PrithviConfig`` as a dict; the architecture only, weights are loaded by whoever trains.
+        layers: blocks after which to take a map, counted from 0.
+        frozen: the encoder's weights take no gradient.
+        with_image: put the normalised input itself in front of the maps, for necks with a branch of their own on it.
+        magnify: the encoder sees the input magnified so much, and its maps are as much larger.
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any],
+        layers: Sequence[int],
+        frozen: bool = False,
+        with_image: bool = False,
+        magnify: int = 1,
+    ) -> None:
+        super().__init__()
+        self.encoder = PrithviEncoder(PrithviConfig.from_dict(encoder))
+        self.layers = list(layers)
+        self.with_image = with_image
+        self.magnify = magnify
+        self.encoder.requires_grad_(not frozen)
+
+    def init_weights(self) -> None:
+        """Nothing: the encoder initialises itself, and mmengine calls this after pretrained weights were loaded."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, bands, H, W) -> the image itself if asked for, then a map (B, D, H/p, W/p) for each layer."""
+        seen = x
+        if self.magnify > 1:
+            seen = F.interpolate(x, scale_factor=self.magnify, mode="bilinear", align_corners=False)
+        maps = self.encoder.features(seen, self.layers)
+        return (x, *maps) if self.with_image else tuple(maps)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@MODELS.register_module()
+class ConvTransposeNeck(BaseModule):
+    """The paper's neck: four transposed convolutions take the last map to 16 times its size.
+
+    Two blocks of [ConvTranspose2d k2 s2, LayerNorm2d (eps 1e-6), GELU, ConvTranspose2d k2 s2], as in NASA-IMPACT's
+    hls-foundation-os.
+
+    Args:
+        in_channels: the map's.
+        channels: of every layer and of the output.
+        deferred: leave the last transposed convolution to the heads, see :class:`DeconvolvingFCNHead`.
+    """
+
+    def __init__(self, in_channels: int, channels: int, deferred: bool = False) -> None:
+        super().__init__()
+        self.deferred = deferred
+        self.blocks = nn.Sequential(self._block(in_channels, channels), self._block(channels, channels))
+
+    @staticmethod
+    def _block(in_channels: int, channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.ConvTranspose2d(in_channels, channels, kernel_size=2, stride=2),
+            LayerNorm2d(channels, eps=1e-6),
+            nn.GELU(),
+            nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """[..., (B, D, h, w)] -> ((B, channels, 16h, 16w),).
+
+        Deferred: (the map before the last transposed convolution (B, channels, 8h, 8w), its weight, its bias).
+        """
+        if not self.deferred:
+            return (self.blocks(inputs[-1]),)
+        first, second = cast("list[nn.Sequential]", list(self.blocks))
+        last = cast(nn.ConvTranspose2d, second[-1])
+        assert last.bias is not None
+        return second[:-1](first(inputs[-1])), last.weight, last.bias
+
+
+@MODELS.register_module()
+class DeconvolvingFCNHead(FCNHead):
+    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`: the neck's last layer and the head's first are one.
+
+    With the paper's widths those two are three quarters of the network's arithmetic, and this way takes a third of theirs.
+    The parameters, their names and the result are those of neck and ``FCNHead``.
+    """
+
+    def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
+        x, deconvolution, bias = inputs
+        first, *others = self.convs
+        feature = deconvolve_and_convolve(x, deconvolution, bias, first.conv.weight, first.conv.bias)
+        feature = first.activate(first.norm(feature) if first.with_norm else feature)
+        for layer in others:
+            feature = layer(feature)
+        return feature
+
+
+def _convolution(in_channels: int, channels: int, stride: int = 1) -> ConvModule:
+    return ConvModule(in_channels, channels, 3, stride, 1, norm_cfg={"type": "BN"})
+
+
+@MODELS.register_module()
+class DetailNeck(BaseModule):
+    """Puts back what patches of 16 pixels blur: encoder maps for context, a shallow branch on the image for edges.
+
+    The maps of several blocks are projected and summed at the patch's resolution, then upsampled step by step to half
+    resolution, each step joined with the branch's map of the same size: a U-Net whose deep end is the ViT (after UNETR,
+    Hatamizadeh et al. 2022, arXiv:2103.10504, with the input's branch at a fraction of its width).
+
+    Args:
+        in_channels: D of each encoder map.
+        channels: of the deep end; halved at half resolution.
+        image_channels: bands of the input.
+        detail_channels: of the branch at half resolution; doubled at each halving.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        image_channels: int,
+        detail_channels: int,
+        local_contrast: int = 0,
+    ) -> None:
+        super().__init__()
+        self.local_contrast = local_contrast
+        image_channels += bool(local_contrast)
+        widths = [detail_channels, 2 * detail_channels, 4 * detail_channels]
+        outputs = [max(channels // 2, 1), channels, channels]
+        self.out_channels = outputs[0]
+        self.norms = nn.ModuleList(LayerNorm2d(width) for width in in_channels)
+        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.down = nn.ModuleList(
+            nn.Sequential(_convolution(before, width, stride=2), _convolution(width, width))
+            for before, width in zip([image_channels, *widths], widths, strict=False)
+        )
+        self.up = nn.ModuleList(
+            _convolution(below + width, output)
+            for below, width, output in zip([*outputs[1:], channels], widths, outputs, strict=True)
+        )
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor]:
+        """[image (B, bands, H, W), (B, D, h, w), ...] -> ((B, out_channels, H/2, W/2),)."""
+        image, *maps = inputs
+        details = []
+        if self.local_contrast:
+            image = torch.cat(
+                [image, contrast_to_surroundings(image.mean(1, keepdim=True), self.local_contrast)], dim=1
+            )
+        image = image.contiguous(memory_format=torch.channels_last)  # as it was before it was joined
+        for down in self.down:
+            image = down(image)
+            details.append(image)
+        x = (
+            torch.stack(
+                [project(norm(level)) for norm, project, level in zip(self.norms, self.projections, maps, strict=True)]
+            )
+            .sum(0)
+            .contiguous(memory_format=torch.channels_last)
+        )
+        for up, detail in zip(reversed(self.up), reversed(details), strict=True):
+            x = F.interpolate(x, size=detail.shape[2:], mode="bilinear", align_corners=False)
+            x = up(torch.cat([x, detail], dim=1))
+        return (x,)
+
+
+def contrast_to_surroundings(image: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) less its mean over a square of ``side`` (odd) around each pixel, over the deviation there."""
+
+    def mean(x: Tensor) -> Tensor:
+        # Along one axis, then the other: torch's pooling looks at every pixel of the square.
+        for window in ((side, 1), (1, side)):
+            padding = (window[0] // 2, window[1] // 2)
+            x = F.avg_pool2d(x, window, 1, padding, count_include_pad=False)
+        return x
+
+    image = image.float()
+    centred = image - mean(image)
+    return centred / (mean(centred**2).sqrt() + FLAT)
+
+
+@MODELS.register_module()
+class BandDataPreProcessor(SegDataPreProcessor):
+    """mmseg's preprocessor for any number of bands: normalises on the model's device, then pads and stacks.
+
+    Args:
+        mean, std: one value a band.
+        kwargs: mmseg's.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # which takes 1 or 3 means
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None], persistent=False)
+        self._enable_normalize = True
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """mmseg's, with each pixel's channels side by side in memory: convolutions on a CPU, and in bf16 on CUDA, are faster."""
+        out = super().forward(data, training)
+        return {**out, "inputs": out["inputs"].contiguous(memory_format=torch.channels_last)}
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """First pixels of the windows that cover ``length`` >= ``window`` pixels; the last one is moved back to fit."""
+    steps = math.ceil((length - window) / stride)
+    return [min(step * stride, length - window) for step in range(steps + 1)]
+
+
+@MODELS.register_module()
+class WindowedEncoderDecoder(EncoderDecoder):
+    """mmseg's segmentor, with its sliding window in batches and over images of any size.
+
+    Windows and the mean of their logits are mmseg's. An image smaller than the window is mirrored to its size, where
+    mmseg would hand the encoder a size that it does not know. The result may be the mean over several scales and
+    orientations of the image.
+
+    Args:
+        window_batch: windows computed at once.
+        scales: the image is magnified by each.
+        orientations: of a square, 1 or 8, at each scale.
+        crater_prior: what the heads give for the probability of a crater before they are trained.
+        crater_threshold: the probability that inference moves to 0.5, where craters begin.
+        kwargs: mmseg's.
+    """
+
+    def __init__(
+        self,
+        window_batch: int = 16,
+        scales: Sequence[float] = (1.0,),
+        orientations: int = 1,
+        crater_prior: float = 0.5,
+        crater_threshold: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.window_batch = window_batch
+        self.scales = tuple(scales)
+        self.orientations = orientations
+        self.crater_prior = crater_prior
+        self.crater_threshold = crater_threshold
+
+    def init_weights(self) -> None:
+        """mmseg's, and the heads' prior."""
+        super().init_weights()
+        prior = _logit(self.crater_prior)
+        for head in (self.decode_head, *([self.auxiliary_head] if self.with_auxiliary_head else [])):
+            if hasattr(head, "conv_seg"):  # not every head of mmseg's ends in one
+                nn.init.constant_(head.conv_seg.bias[1:], prior)
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
+        """(B, bands, H, W) -> logits (B, C, H, W), float32."""
+        size = inputs.shape[2:]
+        logits: list[Tensor] = []
+        for scale in self.scales:
+            scaled = [max(round(length * scale), 1) for length in size]
+            image = inputs
+            if scale != 1:
+                image = F.interpolate(inputs, scaled, mode="bilinear", align_corners=False, antialias=scale < 1)
+            views = [
+                oriented_back(self._slide(oriented(image, orientation)), orientation)
+                for orientation in range(self.orientations)
+            ]
+            found = torch.stack(views).mean(dim=0)
+            if scale != 1:
+                found = F.interpolate(found, size, mode="bilinear", align_corners=False)
+            logits.append(found)
+        mean = torch.stack(logits).mean(dim=0)
+        mean[:, 1:] -= _logit(self.crater_threshold)
+        return mean
+
+    def _slide(self, inputs: Tensor) -> Tensor:
+        """(B, bands, H, W) -> logits (B, C, H, W), float32, at this scale and in this orientation."""
+        size = inputs.shape[2:]
+        for axis, (length, window) in enumerate(zip(size, self.test_cfg.crop_size, strict=True), start=2):
+            if length < window:
+                mirrored = np.pad(np.arange(length), (0, window - length), mode="symmetric")
+                inputs = inputs.index_select(axis, torch.from_numpy(mirrored).to(inputs.device))
+        rows, columns = self.test_cfg.crop_size
+        boxes = [
+            (top, left)
+            for top in window_starts(inputs.shape[2], rows, self.test_cfg.stride[0])
+            for left in window_starts(inputs.shape[3], columns, self.test_cfg.stride[1])
+        ]
+        logits = inputs.new_zeros((len(inputs), self.out_channels, *inputs.shape[2:]), dtype=torch.float32)
+        count = inputs.new_zeros((1, 1, *inputs.shape[2:]), dtype=torch.float32)
+        together = max(self.window_batch // len(inputs), 1)
+        for start in range(0, len(boxes), together):
+            some = boxes[start : start + together]
+            crops = torch.cat([inputs[:, :, top : top + rows, left : left + columns] for top, left in some])
+            # A torch.Size tells mmseg's heads that this is the size to return.
+            windows = self.encode_decode(crops, [{"img_shape": crops.shape[2:]}])
+            for (top, left), window in zip(some, windows.float().split(len(inputs)), strict=True):
+                logits[:, :, top : top + rows, left : left + columns] += window
+                count[:, :, top : top + rows, left : left + columns] += 1
+        return (logits / count)[:, :, : size[0], : size[1]]
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))

@@ -1,0 +1,225 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from mars_assets.segmentation.mmseg import mmseg_ready
+
+with mmseg_ready():
+    from mmseg.models.losses import DiceLoss
+    from mmseg.registry import MODELS
+
+    from mars_assets.segmentation import losses
+
+pytestmark = pytest.mark.usefixtures("ready")
+
+
+def _craters_of(probability: torch.Tensor) -> torch.Tensor:
+    """Logits (B, 2, H, W) of which the crater's softmax is ``probability`` (B, H, W)."""
+    return torch.stack([(1 - probability).log(), probability.log()], dim=1)
+
+
+def _logits_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
+    logits = torch.randn(3, 2, 9, 7, dtype=torch.float64)
+    labels = torch.randint(0, 2, (3, 9, 7))
+    return logits, labels
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_ignored_pixels_change_neither_dice_nor_its_gradient(batch: bool):
+    logits, labels = _logits_and_labels()
+    ignored = torch.rand(labels.shape) < 0.3
+    loss = losses.MaskedDiceLoss(batch=batch)
+    values, gradients = [], []
+    for noise in (0.0, 50.0):
+        changed = (logits + noise * torch.randn_like(logits) * ignored[:, None]).requires_grad_()
+        value = loss(changed, labels.masked_fill(ignored, 255))
+        value.backward()
+        values.append(value.detach())
+        gradients.append(changed.grad)
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(gradients[0], gradients[1])
+    assert not gradients[0][ignored[:, None].expand_as(logits)].any()
+    assert gradients[0].any()
+
+
+def test_mmsegs_own_dice_does_let_ignored_pixels_in():
+    """The reason for a Dice of our own: fails once mmseg masks them, and ours can go."""
+    logits, labels = _logits_and_labels()
+    labels[:, :3] = 255
+    noisy = logits.clone()
+    noisy[:, :, :3] += 50 * torch.randn_like(noisy[:, :, :3])
+    loss = DiceLoss(use_sigmoid=False)
+    assert not torch.isclose(loss(logits, labels), loss(noisy, labels))
+
+
+def test_dice_by_hand():
+    """One image of four pixels, crater probabilities 0.9, 0.9, 0.1, 0.1, truth 1, 0, 0 and one ignored."""
+    crater = torch.tensor([0.9, 0.9, 0.1, 0.1])
+    logits = torch.stack([(1 - crater).log(), crater.log()]).reshape(1, 2, 1, 4)
+    labels = torch.tensor([1, 0, 0, 255]).reshape(1, 1, 4)
+    background = 1 - (2 * (0.1 + 0.9) + 1) / (0.01 + 0.01 + 0.81 + 2 + 1)
+    craters = 1 - (2 * 0.9 + 1) / (0.81 + 0.81 + 0.01 + 1 + 1)
+    assert losses.MaskedDiceLoss()(logits, labels).item() == pytest.approx((background + craters) / 2, rel=1e-6)
+    only = losses.MaskedDiceLoss(class_weight=[0.0, 1.0], loss_weight=3.0)(logits, labels)
+    assert only.item() == pytest.approx(3 * craters, rel=1e-6)
+
+
+def test_a_good_prediction_has_a_smaller_dice_than_a_bad_one_and_a_perfect_one_almost_none():
+    _, labels = _logits_and_labels()
+    perfect = 40.0 * (torch.nn.functional.one_hot(labels, 2).movedim(-1, 1) - 0.5)
+    loss = losses.MaskedDiceLoss()
+    assert loss(perfect, labels) < 1e-6
+    assert loss(perfect, labels) < loss(0.01 * perfect, labels) < loss(-perfect, labels)
+
+
+def test_a_crop_without_craters_costs_nothing_where_none_is_predicted():
+    labels = torch.zeros(2, 8, 8, dtype=torch.long)
+    labels[0, :4] = 1
+    logits = 40.0 * (torch.nn.functional.one_hot(labels, 2).movedim(-1, 1) - 0.5)
+    assert losses.MaskedDiceLoss(class_weight=[0, 1], batch=True)(logits, labels) < 1e-6
+
+
+def test_tversky_by_hand():
+    """Truth 1, 0, 0 and one ignored: 0.8 found, 0.2 missed, 0.3 false."""
+    logits = _craters_of(torch.tensor([[[0.8, 0.2, 0.1, 0.9]]]))
+    labels = torch.tensor([[[1, 0, 0, 255]]])
+    index = (0.8 + 1) / (0.8 + 0.3 * 0.3 + 0.7 * 0.2 + 1)
+    assert losses.MaskedTverskyLoss()(logits, labels).item() == pytest.approx(1 - index, rel=1e-5)
+    focal = losses.MaskedTverskyLoss(gamma=0.75)(logits, labels)
+    assert focal.item() == pytest.approx((1 - index) ** 0.75, rel=1e-5)
+
+
+def test_tversky_of_equal_weights_is_dice_with_plain_sums():
+    logits, labels = _logits_and_labels()
+    dice = losses.MaskedDiceLoss(class_weight=[0.0, 1.0], batch=True, smooth=2.0, exponent=1)
+    tversky = losses.MaskedTverskyLoss(alpha=0.5, smooth=1.0)
+    assert tversky(logits, labels).item() == pytest.approx(dice(logits, labels).item(), rel=1e-6)
+
+
+def test_a_perfect_focal_tversky_has_a_finite_gradient():
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :4] = 1
+    logits = (400.0 * (torch.nn.functional.one_hot(labels, 2).movedim(-1, 1) - 0.5)).requires_grad_()
+    losses.MaskedTverskyLoss(gamma=0.75)(logits, labels).backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_focal_by_hand_and_without_focus_it_is_cross_entropy():
+    probability = torch.rand(2, 5, 4, dtype=torch.float64) * 0.9 + 0.05
+    labels = torch.randint(0, 2, (2, 5, 4))
+    labels[0, :2] = 255
+    logits, known = _craters_of(probability), labels != 255
+    right = torch.where(labels == 1, probability, 1 - probability)[known]
+    weights = torch.tensor([0.25, 0.75])[labels[known]]
+    expected = (weights * -((1 - right) ** 2) * right.log()).mean()
+    loss = losses.MaskedFocalLoss(class_weight=[0.25, 0.75])(logits, labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    plain = torch.nn.functional.cross_entropy(logits.float(), labels, ignore_index=255)
+    assert losses.MaskedFocalLoss(gamma=0.0)(logits, labels).item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_mmsegs_own_focal_loss_is_wrong_on_a_cpu():
+    """The reason for a focal loss of our own: fails once mmseg tells two classes apart on a CPU, and ours can go."""
+    labels = torch.ones(1, 4, 4, dtype=torch.long)
+    logits = _craters_of(torch.full((1, 4, 4), 0.999))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss = MODELS.build({"type": "mmseg.FocalLoss"})
+    try:
+        right, wrong = loss(logits, labels), loss(-logits, labels)
+    except (RuntimeError, AssertionError):
+        return
+    assert not right < wrong
+
+
+def test_the_boundary_loss_sees_only_what_is_near_a_border():
+    labels = torch.zeros(1, 20, 20, dtype=torch.long)
+    labels[:, :, 10:] = 1
+    logits = torch.randn(1, 2, 20, 20)
+    near = torch.zeros(20, dtype=torch.bool)
+    near[8:12] = True
+    loss = losses.CraterBoundaryLoss(width=2)
+    expected = torch.nn.functional.cross_entropy(logits[..., near], labels[..., near])
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    far = logits.clone()
+    far[..., ~near] += 5 * torch.randn_like(far[..., ~near])
+    assert torch.equal(loss(far, labels), loss(logits, labels))
+    assert loss(logits, torch.zeros_like(labels)) == 0
+
+
+@pytest.mark.parametrize("loss", ["MaskedTverskyLoss", "MaskedFocalLoss", "CraterBoundaryLoss", "CraterwiseLoss"])
+def test_ignored_pixels_have_no_gradient(loss: str):
+    logits, labels = _logits_and_labels()
+    ignored = torch.rand(labels.shape) < 0.3
+    logits.requires_grad_()
+    MODELS.build({"type": loss})(logits, labels.masked_fill(ignored, 255)).backward()
+    assert not logits.grad[ignored[:, None].expand_as(logits)].any()
+    assert logits.grad.any()
+
+
+def _at(probability: float, where: torch.Tensor) -> torch.Tensor:
+    """Logits (1, 2, H, W) of a probability somewhere, and of none elsewhere."""
+    crater = torch.where(where, torch.logit(torch.tensor(probability)), torch.tensor(-40.0))
+    return torch.stack([torch.zeros_like(crater), crater])[None]
+
+
+def test_each_crater_and_each_false_alarm_is_one_part_of_the_craterwise_loss():
+    labels = torch.zeros(1, 60, 60, dtype=torch.long)
+    labels[0, 5:9, 5:9] = 1  # 16 pixels, all seen with 0.8
+    labels[0, 30:50, 10:40] = 1  # 600 pixels, half of them seen
+    seen = torch.zeros(60, 60, dtype=torch.bool)
+    seen[5:9, 5:9] = seen[30:50, 10:25] = True
+    alarm = torch.zeros_like(seen)
+    alarm[5:7, 40:50] = True
+    loss = losses.CraterwiseLoss(margin=4.0, smooth=0.0)
+    small, large = 1 - 2 * 0.8 * 16 / (0.8 * 16 + 16), 1 - 2 * 0.8 * 300 / (0.8 * 300 + 600)
+    assert loss(_at(0.8, seen), labels).item() == pytest.approx((small + large) / 2, rel=1e-5)
+    assert loss(_at(0.8, seen | alarm), labels).item() == pytest.approx((small + large + 0.8) / 3, rel=1e-5)
+    # What is not predicted is no alarm, and what is within a crater's surroundings is its own.
+    assert loss(_at(0.3, alarm), torch.zeros_like(labels)).item() == 0
+    near = torch.zeros_like(seen)
+    near[5:9, 11:13] = True
+    both = 1 - 2 * 0.8 * 16 / (0.8 * 24 + 16)
+    labels[0, 30:50] = 0
+    seen[30:50] = False
+    assert loss(_at(0.8, seen | near), labels).item() == pytest.approx(both, rel=1e-5)
+
+
+def test_the_craterwise_loss_of_a_batch_is_the_mean_over_all_its_craters():
+    torch.manual_seed(4)
+    labels = torch.zeros(3, 48, 48, dtype=torch.long)
+    labels[0, 2:10, 2:10] = labels[0, 20:24, 20:28] = labels[1, 30:40, 5:9] = 1
+    logits = torch.randn(3, 2, 48, 48)
+    logits[:, 1] -= 6  # no false alarms
+    loss = losses.CraterwiseLoss()
+    alone = [loss(logits[image : image + 1], labels[image : image + 1]).item() for image in range(3)]
+    assert alone[2] == 0
+    assert loss(logits, labels).item() == pytest.approx((2 * alone[0] + alone[1]) / 3, rel=1e-5)
+
+
+def test_surroundings_are_those_of_the_nearest_crater():
+    from scipy import ndimage
+
+    rng = np.random.default_rng(2)
+    labels = ndimage.binary_opening(rng.random((2, 90, 70)) > 0.55, np.ones((1, 3, 3))).astype(np.int64)
+    numbers, craters = losses.cells_of(labels, 5.0)
+    seen = 0
+    for cells, mask in zip(numbers, labels == 1, strict=True):
+        components, count = ndimage.label(mask, np.ones((3, 3)))
+        assert {cells[components == component][0] for component in range(1, count + 1)} == set(
+            range(seen + 1, seen + count + 1)
+        )
+        distances = np.stack(
+            [ndimage.distance_transform_edt(components != component) for component in range(1, count + 1)]
+        )
+        own = {cells[components == component][0]: component - 1 for component in range(1, count + 1)}
+        for number, component in own.items():
+            inside = distances[component][cells == number]
+            others = distances[:, cells == number].min(axis=0)
+            np.testing.assert_allclose(inside, others, atol=0.3)  # OpenCV's 5 x 5 distance is approximate
+            radius = np.sqrt((components == component + 1).sum() / np.pi)
+            assert inside.max() <= max(radius, 5.0) + 0.3
+        seen += count
+    assert craters == seen
