@@ -224,7 +224,7 @@ def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
     }
     losses = named[recipe.loss]
     if recipe.craterwise_weight:
-        losses.append({"type": "CraterwiseLoss", "loss_weight": recipe.craterwise_weight})
+        losses.append({"type": "CraterwiseDiceLoss", "loss_weight": recipe.craterwise_weight})
     if recipe.boundary_weight:
         losses.append({"type": "CraterBoundaryLoss", "loss_weight": recipe.boundary_weight})
     return losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
     """
     from mars_assets.chips import read_chip
 
-    figure, axes = new_figure(12, 3.2 * len(images), rows=max(len(images), 1), columns=4)
+    figure, axes = new_figure(12, 3.5 * len(images) + 0.4, rows=max(len(images), 1), columns=4)
+    figure.suptitle("pixels of craters: found (green), false (orange), missed (blue)", fontsize=13)
     for axis in axes.ravel().tolist():
         axis.set_axis_off()
     for row, image in zip(axes, images.to_dict("records"), strict=False):
@@ -82,14 +84,14 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
         row[2].imshow(probability, cmap="magma", vmin=0, vmax=255, alpha=0.6)
         row[3].imshow(error_overlay(rgb, truth, probability >= 128))
         titles = (
-            image["image_id"],
+            "\n".join(textwrap.wrap(image["image_id"], 26)[:2]),
             "labels",
-            "probability of a crater",
-            f"found (green), false (orange), missed (blue), IoU {image['iou_crater']:.2f}\n"
-            f"craters: {image['found']} found, {image['missed']} missed, {image['false_alarms']} false",
+            "probability",
+            f"IoU {image['iou_crater']:.2f}; {image['found']} craters found,\n"
+            f"{image['missed']} missed, {image['false_alarms']} false",
         )
         for axis, title in zip(row, titles, strict=True):
-            axis.set_title(title, fontsize=7)
+            axis.set_title(title, fontsize=12)  # the UI shows the sheet half as large
     return figure
 
 

@@ -180,30 +180,20 @@ class CraterBoundaryLoss(nn.Module):
 
 
 @MODELS.register_module()
-class CraterwiseLoss(nn.Module):
-    """Every crater counts alike, and every false alarm as much as a crater: those of ten pixels are not drowned by those of
-    four hundred.
+class CraterwiseDiceLoss(nn.Module):
+    """1 - Dice of each crater in its own surroundings, mean over the craters of the batch: every crater counts alike, so that
+    those of ten pixels are not drowned by those of four hundred.
 
-    The mean over the batch's craters and false alarms of 1 - Dice, where
-
-    - a crater is a connected component of the labels, and its Dice that of the softmax within its surroundings: the pixels
-      that are nearer to it than to any other, no farther than its own radius or ``margin``;
-    - a false alarm is a connected component of what is predicted (probability above 0.5) that touches no crater and lies out
-      of all surroundings; for its 1 - Dice, which is 1 whatever is said, stands its mean probability.
-
-    Components weighted alike are the idea of Kofler et al. 2022 (arXiv:2205.08209), cells of the nearest component that of
-    Jaus et al. 2024 (arXiv:2410.18684); neither counts false components.
+    A crater is a connected component of the labels; its surroundings are all pixels that are nearer to it than to any
+    other, so that a false alarm is held against the crater next to it. Jaus et al. 2024 (arXiv:2410.18684); Dice with plain
+    sums. An image without craters has no part in it.
 
     Args:
-        margin: how far surroundings reach at least, in pixels.
         smooth: added to both sides of Dice's fraction.
     """
 
-    def __init__(
-        self, margin: float = 8.0, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = "loss_craterwise"
-    ) -> None:
+    def __init__(self, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = "loss_craterwise_dice") -> None:
         super().__init__()
-        self.margin = margin
         self.smooth = smooth
         self.loss_weight = loss_weight
         self.loss_name = loss_name
@@ -211,64 +201,36 @@ class CraterwiseLoss(nn.Module):
     def forward(
         self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
     ) -> Tensor:
-        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar; 0 with neither craters nor false alarms. ``weight`` (B, H, W), if
-        any, scales pixels' part.
+        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar; 0 without a crater. ``weight`` (B, H, W), if any, scales pixels'
+        part.
         """
         used = (target != ignore_index).float() if weight is None else (target != ignore_index) * weight
         probability = pred.float().softmax(dim=1)[:, 1]
         crater = (target == 1).float()
-        numbers, craters = cells_of(target.cpu().numpy(), self.margin)
-        said = ((probability > 0.5) & (target != ignore_index)).cpu().numpy()
-        alarms, false = _false_alarms(said, numbers > 0)
-
-        def summed(values: Tensor, groups: npt.NDArray[np.int64], count: int) -> Tensor:
-            index = torch.from_numpy(groups).to(values.device).flatten()
-            return values.new_zeros((len(values), count + 1)).index_add(1, index, values.flatten(1))[:, 1:]
-
-        overlap, size = summed(
-            torch.stack([probability * crater * used, (probability + crater) * used]), numbers, craters
-        )
-        missed = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
-        heard, pixels = summed(torch.stack([probability * used, used]), alarms, false)
-        wrong = heard / pixels.clamp_min(1e-6)
-        return self.loss_weight * (missed.sum() + wrong.sum()) / max(craters + false, 1)
+        numbers, craters = surroundings(target.cpu().numpy() == 1)
+        cells = torch.from_numpy(numbers).to(pred.device).flatten()
+        parts = torch.stack([probability * crater * used, (probability + crater) * used]).flatten(1)
+        overlap, size = parts.new_zeros((2, craters + 1)).index_add(1, cells, parts)[:, 1:]
+        loss = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
+        return self.loss_weight * loss.sum() / max(craters, 1)
 
 
-def _false_alarms(said: npt.NDArray[np.bool_], near: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:
-    """Numbers the components of ``said``, (B, H, W), that hold no pixel of ``near``, from 1 on; 0 elsewhere; and their count."""
-    numbers, count = np.zeros(said.shape, np.int64), 0
-    for image, mask in enumerate(said):
-        found, components = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-        false = np.ones(found, bool)
-        false[0] = False
-        false[np.unique(components[near[image]])] = False
-        renumbered = np.cumsum(false) * false
-        numbers[image] = (renumbered + count * false)[components]
-        count += int(false.sum())
-    return numbers, count
-
-
-def cells_of(labels: npt.NDArray[Any], margin: float) -> tuple[npt.NDArray[np.int64], int]:
-    """The surroundings of each crater, see :class:`CraterwiseLoss`.
+def surroundings(craters: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:
+    """Which crater each pixel is nearest to.
 
     Args:
-        labels: (B, H, W), 1 for craters.
-        margin: how far surroundings reach at least, in pixels.
+        craters: their pixels in each image, (B, H, W). Those that touch, if only at a corner, are one.
 
     Returns:
-        (B, H, W): the number of the crater whose surroundings a pixel is in, from 1 on through the batch, 0 for none; and how
-        many craters there are.
+        The number of the crater, from 1 on through the batch, (B, H, W), 0 in images without; and how many craters there are.
     """
-    cells, craters = np.zeros(labels.shape, np.int64), 0
-    for image, mask in enumerate(labels == 1):
-        if not mask.any():
-            continue
-        # OpenCV measures the distance to the nearest zero, and numbers the components of zeros from 1 on.
-        distance, nearest = cv2.distanceTransformWithLabels(
-            (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_CCOMP
-        )
-        areas = np.bincount(nearest[mask], minlength=nearest.max() + 1)
-        reach = np.maximum(np.sqrt(areas / np.pi), margin)
-        cells[image] = np.where(distance <= reach[nearest], nearest + craters, 0)
-        craters += len(areas) - 1
-    return cells, craters
+    numbers, count = np.zeros(craters.shape, np.int64), 0
+    for image, mask in enumerate(craters):
+        if mask.any():
+            # OpenCV finds the nearest zero, and numbers the components of zeros from 1 on.
+            _, nearest = cv2.distanceTransformWithLabels(
+                (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_CCOMP
+            )
+            numbers[image] = nearest + count
+            count += int(nearest.max())
+    return numbers, count

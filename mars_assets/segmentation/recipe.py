@@ -106,8 +106,8 @@ class SegRecipe(BaseModel):
     craterwise_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of a further loss, in which a crater of ten pixels counts for as much as one of four hundred: 1 - Dice "
-        "of each in its surroundings, and the probability of each false alarm.",
+        description="Weight of a further loss: 1 - Dice of each crater in its surroundings, where one of ten pixels counts for as "
+        "much as one of four hundred.",
     )
     crater_prior: float = Field(
         0.5, gt=0, lt=1, description="The probability of a crater that the untrained heads start from."
