@@ -57,7 +57,7 @@ class SegModelConfig(dg.Config, SegRecipe):
     retrain: bool = Field(False, description=_RETRAIN)
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "lightning"}, code_version="2", deps=INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch"}, code_version="3", deps=INPUTS, pool=GPU_POOL)
 def cls_model(
     context: dg.AssetExecutionContext,
     config: ClsModelConfig,
@@ -105,7 +105,7 @@ def cls_model(
         )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="2", deps=INPUTS, pool=GPU_POOL)
 def seg_model(
     context: dg.AssetExecutionContext,
     config: SegModelConfig,

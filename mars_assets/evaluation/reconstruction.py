@@ -519,7 +519,13 @@ def _summary_rows(means: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
 
 
 def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np.float64]) -> dict[str, Any]:
-    return {name: counts @ value / counts.sum(1) for name, value in values.items()}
+    n = counts.sum(1)
+    means = {}
+    for name, value in values.items():
+        known = np.isfinite(value)  # an image that is too small has no SSIM
+        mean = counts @ np.where(known, value, 0) / n
+        means[name] = np.where(counts @ ~known > 0, np.nan, mean)
+    return means
 
 
 def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:

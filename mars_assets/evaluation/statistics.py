@@ -49,17 +49,21 @@ def bootstrap_intervals(
     Returns:
         (low, high) for each name; NaN where no resample defined the value.
 
+    Raises:
+        ValueError: there are no images.
+
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
+    if not n:
+        raise ValueError("no images: nothing to resample")
     rng = np.random.default_rng(seed)
     group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     units = int(group.max()) + 1
     drawn: dict[str, list[Floats]] = {}
     together = max(_AT_ONCE // n, 1)
     for start in range(0, resamples, together):
-        draws = [
-            np.bincount(rng.integers(0, units, units), minlength=units) for _ in range(resamples)[start:][:together]
-        ]
+        some = range(start, min(start + together, resamples))
+        draws = [np.bincount(rng.integers(0, units, units), minlength=units) for _ in some]
         for name, values in statistic(np.stack(draws)[:, group].astype(np.float64)).items():
             drawn.setdefault(name, []).append(values)
     tail = (1 - level) / 2

@@ -84,7 +84,7 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
         row[2].imshow(probability, cmap="magma", vmin=0, vmax=255, alpha=0.6)
         row[3].imshow(error_overlay(rgb, truth, probability >= 128))
         titles = (
-            "\n".join(textwrap.wrap(image["image_id"], 26)[:2]),
+            "\n".join(textwrap.wrap(image["image_id"], 26, break_on_hyphens=False)),
             "labels",
             "probability",
             f"IoU {image['iou_crater']:.2f}; {image['found']} craters found,\n"

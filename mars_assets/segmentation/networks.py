@@ -145,6 +145,8 @@ class DetailNeck(BaseModule):
         channels: of the deep end; halved at half resolution.
         image_channels: bands of the input.
         detail_channels: of the branch at half resolution; doubled at each halving.
+        local_contrast: the branch also sees :func:`contrast_to_surroundings`, of the bands' mean, in a square of this side; 0:
+            it does not.
     """
 
     def __init__(
@@ -180,21 +182,23 @@ class DetailNeck(BaseModule):
             image = torch.cat(
                 [image, contrast_to_surroundings(image.mean(1, keepdim=True), self.local_contrast)], dim=1
             )
-        image = image.contiguous(memory_format=torch.channels_last)  # as it was before it was joined
+        image = channels_together(image)
         for down in self.down:
             image = down(image)
             details.append(image)
-        x = (
-            torch.stack(
-                [project(norm(level)) for norm, project, level in zip(self.norms, self.projections, maps, strict=True)]
-            )
-            .sum(0)
-            .contiguous(memory_format=torch.channels_last)
-        )
+        x = torch.stack(
+            [project(norm(level)) for norm, project, level in zip(self.norms, self.projections, maps, strict=True)]
+        ).sum(0)
+        x = channels_together(x)
         for up, detail in zip(reversed(self.up), reversed(details), strict=True):
             x = F.interpolate(x, size=detail.shape[2:], mode="bilinear", align_corners=False)
             x = up(torch.cat([x, detail], dim=1))
         return (x,)
+
+
+def channels_together(x: Tensor) -> Tensor:
+    """On a CPU (B, C, H, W) with each pixel's channels side by side in memory, where convolutions are up to twice as fast."""
+    return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
 
 
 def contrast_to_surroundings(image: Tensor, side: int) -> Tensor:
@@ -228,9 +232,9 @@ class BandDataPreProcessor(SegDataPreProcessor):
         self._enable_normalize = True
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """mmseg's, with each pixel's channels side by side in memory: convolutions on a CPU, and in bf16 on CUDA, are faster."""
+        """mmseg's, in :func:`channels_together`."""
         out = super().forward(data, training)
-        return {**out, "inputs": out["inputs"].contiguous(memory_format=torch.channels_last)}
+        return {**out, "inputs": channels_together(out["inputs"])}
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:

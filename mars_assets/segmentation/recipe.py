@@ -14,7 +14,7 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
-COMPUTATION = "segmentation 1"
+COMPUTATION = "segmentation 2"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 
 
@@ -79,8 +79,8 @@ class SegRecipe(BaseModel):
     local_contrast: int = Field(
         0,
         ge=0,
-        description="The detail neck's branch also sees each pixel's contrast to a square of this side in pixels, an odd number: "
-        "faint craters on bright slopes and in shadow; 0: it does not.",
+        description="The detail neck's branch also sees each pixel's contrast to a square of this side in pixels, an odd number, "
+        "around it: faint craters on bright slopes and in shadow; 0: it does not.",
     )
     layers: int = Field(
         4, ge=1, description="How many of the encoder's blocks the detail neck sees, evenly spaced up to the last."
@@ -200,6 +200,12 @@ class SegRecipe(BaseModel):
             problems.append("smallest_crater is for filled craters: of an outline it is not known what it encloses")
         if not all(0.1 <= scale <= 8 for scale in self.scales):
             problems.append(f"scales={self.scales}: between 0.1 and 8")
+        if self.local_contrast and self.local_contrast % 2 == 0:
+            problems.append(f"local_contrast={self.local_contrast}: the side of a square around a pixel is odd")
+        if self.local_contrast == 1:
+            problems.append("local_contrast=1: a pixel has no contrast to itself")
+        if self.local_contrast and (self.architecture == UNET or self.neck != "detail"):
+            problems.append("local_contrast is for the detail neck of architecture prithvi: nothing else would see it")
         if self.neck == "pyramid" and self.batch_size == 1:
             problems.append(
                 "the pyramid needs a batch_size of 2 at least: UPerNet normalises single pixels over the batch"

@@ -46,6 +46,14 @@ def test_when_features_are_enough(change, enough):
     assert are_enough(HEAD.model_copy(update=change)) is enough
 
 
+def test_a_heads_logits_are_fp32_under_autocast():
+    head = FeatureHead(48, HEAD).eval()
+    features = torch.randn(5, 1, 2, 48)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = head(features)
+    torch.testing.assert_close(found, head(features).detach(), rtol=0, atol=0)
+
+
 def test_features_are_both_poolings_in_every_orientation(images, weights, compute, tmp_path):
     recipe = HEAD.model_copy(update={"augment": "flips"})
     assert orientations_of(recipe) == 8

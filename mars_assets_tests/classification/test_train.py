@@ -341,3 +341,17 @@ def test_a_diverging_run_is_told(images, weights, compute, tmp_path):
 def test_an_unfinished_folder_is_not_opened(tmp_path):
     with pytest.raises(MissingInputError, match="cls_model"):
         open_classifier(tmp_path)
+
+
+def test_steps_and_validations_compute_in_bf16_where_it_is_asked_for(images, weights):
+    task = FineTuning(build_classifier(MICRO, load_encoder(weights)), MICRO, Compute("cpu", "bf16", 1, 1))
+    seen: list[torch.dtype] = []
+    for classifier in (task.classifier, task.kept):
+        classifier.encoder.blocks[0].mlp.fc1.register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
+    chips = torch.stack([load_chip(Path(path), task.classifier.config, 32) for path in images["chip"][:4]])
+    labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
+    assert task.loss(chips, labels).dtype == torch.float32
+    task.step(chips, labels)
+    task.validate([(chips, labels)])
+    assert seen == [torch.bfloat16] * 3
+    assert all(parameter.dtype == torch.float32 for parameter in task.classifier.parameters())

@@ -75,6 +75,29 @@ def test_the_preprocessor_normalises_six_bands():
     expected = (chip.numpy() - mean[:, None, None]) / std[:, None, None]
     np.testing.assert_allclose(out[0].numpy(), expected, rtol=1e-5, atol=1e-5)
     assert not preprocessor.state_dict()  # the checkpoint does not carry what the config says
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_detail_branch_sees_the_contrast_to_the_surroundings():
+    neck = networks.DetailNeck([16], channels=8, image_channels=6, detail_channels=4, local_contrast=9).eval()
+    seen = []
+    neck.down[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    image = torch.randn(1, 6, 32, 32)
+    with torch.no_grad():
+        neck([image, torch.randn(1, 16, 2, 2)])
+    torch.testing.assert_close(seen[0][:, :6], image)
+    torch.testing.assert_close(seen[0][:, 6:], networks.contrast_to_surroundings(image.mean(1, keepdim=True), 9))
+
+
+def test_the_craterwise_loss_is_one_of_a_recipes_only_where_it_has_a_weight(
+    micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute
+):
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.randint(0, 2, (1, 32, 32))))
+    for weight in (0.0, 2.0):
+        recipe = micro_recipe.model_copy(update={"craterwise_weight": weight})
+        model = _segmenter("WindowedEncoderDecoder", recipe, micro, cpu)
+        found = model.loss(torch.randn(1, 6, 32, 32), [sample])
+        assert ("decode.loss_craterwise_dice" in found) == bool(weight)
 
 
 def test_windows_cover_every_pixel_and_stay_inside():
@@ -170,6 +193,7 @@ def test_the_heads_start_from_the_prior(micro_recipe: SegRecipe, micro: PrithviC
         {"magnify": 2},
         {"architecture": "unet", "unet_channels": 2, "unet_stages": 3},
         {"loss": "focal_tversky", "boundary_weight": 1.0},
+        {"local_contrast": 9, "craterwise_weight": 1.0},
     ],
     ids=str,
 )

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,8 @@ def trained(
     return folder, train_segmentation(recipe, squares, micro_weights, folder, compute, {"label_version": "v7"})
 
 
-def _stop(line: str) -> None:
-    if line.startswith("training segmentation: 5/"):
+def _stop(at: str, line: str) -> None:
+    if line.startswith(at):
         raise KeyboardInterrupt
 
 
@@ -98,15 +99,18 @@ def test_a_finished_training_returns_its_report_at_once(
     assert not lines
 
 
+@pytest.mark.parametrize("between", [False, True], ids=["from a validation", "from between validations"])
 @pytest.mark.parametrize("average", [0.0, 0.9], ids=["weights", "averaged weights"])
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
+    between: bool,
     trained: Trained,
     recipe: SegRecipe,
     compute: Compute,
     squares: pd.DataFrame,
     micro_weights: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """Same iterations, same history and same weights: sampler, augmentation, dropout and averages go on where they stopped."""
     whole, report = trained
@@ -114,14 +118,20 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         recipe = recipe.model_copy(update={"average_weights": average})
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
+    if between:
+        import mars_assets.segmentation.loop as loop
+
+        monkeypatch.setattr(loop.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
     folder = tmp_path / "stopped"
+    stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
-        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(_stop, every=0))
+        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(partial(_stop, stop), every=0))
     assert not (folder / "config.json").exists()
     lines: list[str] = []
     resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
-    assert lines[0] == "going on from iteration 4"
-    assert lines[1].startswith("training segmentation: 1/2 iterations")
+    start = 5 if between else 4
+    assert lines[0] == f"going on from iteration {start}"
+    assert lines[1].startswith(f"training segmentation: 1/{6 - start} iterations")
     assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
     pd.testing.assert_frame_equal(
         pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
@@ -129,9 +139,39 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, msg=name)
-    unaveraged = torch.load(trained[0] / "model.pth", weights_only=True)["state_dict"]
-    assert states[0].keys() == unaveraged.keys()
-    assert all(torch.equal(states[0][name], tensor) for name, tensor in unaveraged.items()) == (not average)
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(
+    recipe: SegRecipe,
+    compute: Compute,
+    squares: pd.DataFrame,
+    micro_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    import mars_assets.segmentation.loop as loop
+
+    weights: list[dict[str, torch.Tensor]] = []
+    after = loop.TrainingState.after_train_iter
+
+    def watched(self, runner, *arguments, **named):  # type: ignore[no-untyped-def]
+        weights.append({name: value.clone() for name, value in runner.model.state_dict().items()})
+        after(self, runner, *arguments, **named)
+
+    monkeypatch.setattr(loop.TrainingState, "after_train_iter", watched)
+    once = recipe.model_copy(update={"average_weights": 0.75, "iterations": 4, "evaluate_every": 4})
+    report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
+    kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
+    for name, value in kept.items():
+        if not value.is_floating_point():  # a batch norm's count of batches, which nothing reads
+            continue
+        average = weights[0][name]
+        for later in weights[1:]:
+            average = average.lerp(later[name], 0.25)
+        torch.testing.assert_close(value, average, msg=name, rtol=1e-4, atol=1e-5)
+    valid = squares[squares["split"] == "valid"]
+    masks = predict_masks(tmp_path, valid, tmp_path / "predictions", compute)
+    assert evaluate(masks, valid, "valid").row["miou"] == pytest.approx(report["miou"], abs=1e-6)
 
 
 def test_a_training_of_other_settings_is_not_continued(
