@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -69,14 +70,17 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     # Trained before there were these settings, whose defaults have changed since.
     recipe = ClsRecipe(**({"normalize": "statistics", "all_orientations": False} | config["recipe"]))
     prithvi = PrithviConfig.from_dict(config["prithvi"])
-    classifier: Classifier = (
-        build_classifier(recipe, PrithviEncoder(prithvi))
-        if recipe.architecture == PRITHVI
-        else build_baseline(recipe, prithvi)
-    )
+    ours = recipe.architecture == PRITHVI
+    if ours:
+        with torch.device("meta"):  # drawing random weights first would take as long as reading those of the file
+            classifier: Classifier = build_classifier(recipe, PrithviEncoder(prithvi))
+    else:
+        classifier = build_baseline(recipe, prithvi)
     config["recipe"] = recipe.model_dump()
+    weights = load_weights(folder / MODEL)
     try:
-        classifier.load_state_dict(load_weights(folder / MODEL))
+        # Cloned: tensors in a mapped file lie at any address, see prithvi.weights.
+        classifier.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=ours)
     except RuntimeError as error:
         raise DamagedFileError(
             f"{folder / MODEL} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"

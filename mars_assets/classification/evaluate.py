@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +42,34 @@ class Evaluation:
         row: the scores, each with ``_low`` and ``_high``; None where the split leaves one undefined, and ``undefined``
             says which and why.
         images: one row an image of the split: the columns of ``images`` and ``probability``.
-        roc: ``threshold, false_positive_rate, true_positive_rate``; empty where a class is absent.
-        precision_recall: ``threshold, recall, precision``; empty where there is no crater.
-        calibration: one row a bin that holds images: ``low, high, n, mean_probability, crater_fraction``.
     """
 
     row: dict[str, Any]
     images: pd.DataFrame
-    roc: pd.DataFrame
-    precision_recall: pd.DataFrame
-    calibration: pd.DataFrame
+
+    @property
+    def _labels(self) -> Labels:
+        return self.images["label"].to_numpy(np.int64)
+
+    @property
+    def _probabilities(self) -> Floats:
+        return self.images["probability"].to_numpy(np.float64)
+
+    # Sweeps want the row alone, and importing scikit-learn takes longer than training a head.
+    @cached_property
+    def roc(self) -> pd.DataFrame:
+        """``threshold, false_positive_rate, true_positive_rate``; empty where a class is absent."""
+        return _roc(self._labels, self._probabilities)
+
+    @cached_property
+    def precision_recall(self) -> pd.DataFrame:
+        """``threshold, recall, precision``; empty where there is no crater."""
+        return _precision_recall(self._labels, self._probabilities)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """One row a bin that holds images: ``low, high, n, mean_probability, crater_fraction``."""
+        return _calibration(self._labels, self._probabilities)
 
 
 def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
@@ -160,13 +178,7 @@ def evaluate(
         row |= {name: _number(values[name]), f"{name}_low": _number(low), f"{name}_high": _number(high)}
     row["resampled"] = "observations" if by_observation else "images"
     row["undefined"] = _undefined(row, labels, split)
-    return Evaluation(
-        row=row,
-        images=scored,
-        roc=_roc(labels, probabilities),
-        precision_recall=_precision_recall(labels, probabilities),
-        calibration=_calibration(labels, probabilities),
-    )
+    return Evaluation(row, scored)
 
 
 def by_observation(images: pd.DataFrame) -> pd.DataFrame:

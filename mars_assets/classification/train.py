@@ -96,10 +96,6 @@ class FineTuning:
             else None
         )
         self.optimizer = self._optimizer()
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps, recipe.schedule),
-        )
         self.steps = 0
         self.history: History = []
         self._augment = "none" if isinstance(classifier, FeatureHead) else recipe.augment
@@ -122,7 +118,7 @@ class FineTuning:
         else:
             groups = param_groups_weight_decay(self.classifier, recipe.weight_decay)
         for group in groups:
-            group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
+            group["initial_lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         return kind(groups, lr=recipe.lr, fused=True)  # a third of the time, also on CPU
 
@@ -133,16 +129,23 @@ class FineTuning:
             return classification_loss(logits, labels, self.recipe.label_smoothing)
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
-        """One step of the optimizer and of its schedule."""
+        """One step of the training, on a batch of any device."""
         seed_step(self.compute.seed, self.steps)
         loss = self.loss(inputs.to(self.compute.device), labels.to(self.compute.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self._losses.append(loss.detach())
+        self.update()
+
+    def update(self) -> None:
+        """The optimizer's step at this step's learning rate, and the average's."""
+        recipe = self.recipe
+        factor = learning_rate_factor(self.steps, recipe.steps, recipe.warmup_steps, recipe.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
         self.optimizer.step()
-        self.schedule.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.classifier)
-        self._losses.append(loss.detach())
         self.steps += 1
 
     def validate(self, batches: Iterable[Batch]) -> None:
@@ -184,7 +187,7 @@ class FineTuning:
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        parts = {"classifier": self.classifier, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts: dict[str, Any] = {"classifier": self.classifier, "optimizer": self.optimizer}
         return parts | ({"averaged": self.averaged} if self.averaged is not None else {})
 
 

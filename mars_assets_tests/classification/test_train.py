@@ -85,13 +85,11 @@ def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_for
 
 def test_the_papers_optimizer_takes_adams_step_at_the_warm_up_rate(weights):
     task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, Compute("cpu", "fp32", 1, 1))
-    optimizer, scheduler = task.optimizer, task.schedule
     before = task.classifier.head.weight.detach().clone()
     gradient = torch.linspace(-1, 1, 48)[None]
     for step in (1, 2):
         task.classifier.head.weight.grad = gradient.clone()
-        optimizer.step()
-        scheduler.step()
+        task.update()
         # Adam's first steps on a constant gradient are lr * sign: bias correction cancels its averages.
         before -= 8.2e-6 * step / 2000 * gradient / (gradient.abs() + 1e-8)
         torch.testing.assert_close(task.classifier.head.weight.detach(), before, rtol=0, atol=1e-9)
