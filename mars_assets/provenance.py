@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -26,6 +27,7 @@ def software() -> dict[str, Any]:
     return {"mars_assets": mars_assets.__version__, "python": platform.python_version(), **_packages()}
 
 
+@cache  # reading a version opens and parses a file
 def _packages() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
