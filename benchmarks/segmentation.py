@@ -56,7 +56,7 @@ def our_network(recipe: Any, prithvi: Any, precision: str = "", *, theirs: bool 
         config = mmseg_config(recipe, prithvi, compute(THREADS, precision))
         if theirs:
             config.model.type = "EncoderDecoder"
-            for ours in ("scales", "orientations", "crater_prior", "crater_threshold"):
+            for ours in ("scales", "orientations", "crater_prior", "crater_threshold", "crater_peak"):
                 del config.model[ours]
             config.model.neck.deferred = False
             config.model.decode_head.type = config.model.auxiliary_head.type = "FCNHead"

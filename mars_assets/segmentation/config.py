@@ -135,6 +135,7 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
         "orientations": 8 if recipe.all_orientations else 1,
         "crater_prior": recipe.crater_prior,
         "crater_threshold": recipe.threshold,
+        "crater_peak": recipe.peak,
         "data_preprocessor": {
             "type": "BandDataPreProcessor",
             "mean": list(prithvi.statistics.means),

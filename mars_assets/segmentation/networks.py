@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -257,6 +258,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         orientations: of a square, 1 or 8, at each scale.
         crater_prior: what the heads give for the probability of a crater before they are trained.
         crater_threshold: the probability that inference moves to 0.5, where craters begin.
+        crater_peak: the probability that a crater must reach somewhere; inference takes what does not below 0.5.
         kwargs: mmseg's.
     """
 
@@ -267,6 +269,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         orientations: int = 1,
         crater_prior: float = 0.5,
         crater_threshold: float = 0.5,
+        crater_peak: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -275,6 +278,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         self.orientations = orientations
         self.crater_prior = crater_prior
         self.crater_threshold = crater_threshold
+        self.crater_peak = crater_peak
 
     def init_weights(self) -> None:
         """mmseg's, and the heads' prior."""
@@ -303,6 +307,10 @@ class WindowedEncoderDecoder(EncoderDecoder):
             logits.append(found)
         mean = torch.stack(logits).mean(dim=0)
         mean[:, 1:] -= _logit(self.crater_threshold)
+        if self.crater_peak > self.crater_threshold:
+            mean[:, 1] -= excess_of_faint(
+                mean[:, 1] - mean[:, 0], _logit(self.crater_peak) - _logit(self.crater_threshold)
+            )
         return mean
 
     def _slide(self, inputs: Tensor) -> Tensor:
@@ -330,6 +338,35 @@ class WindowedEncoderDecoder(EncoderDecoder):
                 logits[:, :, top : top + rows, left : left + columns] += window
                 count[:, :, top : top + rows, left : left + columns] += 1
         return (logits / count)[:, :, : size[0], : size[1]]
+
+
+_CLEARLY = 0.05
+"""A logit of which 8-bit probabilities still tell the sign."""
+
+
+def excess_of_faint(margins: Tensor, peak: float) -> Tensor:
+    """What must be taken from a crater's logits so that craters that are nowhere certain become background.
+
+    Thresholding with hysteresis, as Canny 1986 does with edges: a low threshold draws the outline, a high one decides
+    whether there is anything.
+
+    Args:
+        margins: logits of crater less those of background, (B, H, W).
+        peak: the margin that a 4-connected component of positive margins must reach somewhere.
+
+    Returns:
+        float32 (B, H, W): for the pixels of a component that does not, its highest margin and a little more, which leaves it
+        below 0, also when it is rounded to 8 bits; 0 elsewhere.
+    """
+    excess = np.zeros(margins.shape, np.float32)
+    for image, values in enumerate(margins.float().cpu().numpy()):
+        count, components = cv2.connectedComponents((values > 0).astype(np.uint8), connectivity=4)
+        highest = np.zeros(count, np.float32)
+        np.maximum.at(highest, components, values)
+        faint = highest < peak
+        faint[0] = False
+        excess[image] = np.where(faint, highest + _CLEARLY, 0)[components]
+    return torch.from_numpy(excess).to(margins.device)
 
 
 def _logit(probability: float) -> float:

@@ -185,6 +185,14 @@ class SegRecipe(BaseModel):
         "Predictions are shifted by as much, so that what is stored and shown is split at 0.5. Validation chooses the best state "
         "with it: another threshold is another training.",
     )
+    peak: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="The probability that a crater must reach in one of its pixels at least: what stays below it everywhere is "
+        "background, however large. Off where it is not above the threshold, which draws the outlines. What is stored and shown of "
+        "a crater that does not reach it has its highest probability just below 0.5.",
+    )
     mmseg_options: dict[str, Any] = Field(
         {},
         description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "

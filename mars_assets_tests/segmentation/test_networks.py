@@ -112,7 +112,7 @@ def _segmenter(kind: str, recipe: SegRecipe, micro: PrithviConfig, cpu: Compute)
     config = mmseg_config(recipe, micro, cpu)
     config.model.type = kind
     if kind == "EncoderDecoder":
-        for ours in ("scales", "orientations", "crater_prior", "crater_threshold"):
+        for ours in ("scales", "orientations", "crater_prior", "crater_threshold", "crater_peak"):
             del config.model[ours]
     torch.manual_seed(1)
     return MODELS.build(config.model).eval()
@@ -154,6 +154,39 @@ def test_the_threshold_is_where_inference_says_a_half(micro_recipe: SegRecipe, m
     plain, shifted = probabilities
     torch.testing.assert_close(shifted, plain * 0.8 / (plain * 0.8 + (1 - plain) * 0.2))
     assert ((plain > 0.2) == (shifted > 0.5)).all()
+
+
+def test_a_crater_must_reach_the_peak_somewhere():
+    margins = torch.full((2, 6, 8), -3.0)
+    margins[0, 1:3, 1:3] = torch.tensor([[0.5, 2.0], [1.0, 0.1]])  # faint
+    margins[0, 1:3, 5:8] = 1.0
+    margins[0, 2, 6] = 4.0  # certain somewhere
+    margins[0, 3, 3] = 5.0  # touches the faint one at a corner only
+    margins[1, 5, 5] = 2.9
+    left = margins - networks.excess_of_faint(margins, 3.0)
+    expected = margins.clone()
+    expected[0, 1:3, 1:3] -= 2.05
+    expected[1, 5, 5] = -0.05
+    torch.testing.assert_close(left, expected)
+    assert (left > 0).sum() == 7
+
+
+def test_predictions_are_those_of_the_mean_with_what_is_faint_taken_out(
+    micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute
+):
+    image = torch.randn(1, 6, 64, 64, generator=torch.Generator().manual_seed(1))
+    model = _segmenter("WindowedEncoderDecoder", micro_recipe, micro, cpu)
+    with torch.inference_mode():
+        plain = model.slide_inference(image, [])
+        margins = plain[:, 1] - plain[:, 0]
+        model.crater_threshold = float(margins.quantile(0.7).sigmoid())
+        lowered = margins - margins.quantile(0.7)
+        peak = float(lowered.max()) * 0.8
+        model.crater_peak = float((margins.quantile(0.7) + peak).sigmoid())
+        got = model.slide_inference(image, [])
+    expected = lowered - networks.excess_of_faint(lowered, peak)
+    assert 0 < (expected > 0).sum() < (lowered > 0).sum()
+    torch.testing.assert_close(got[:, 1] - got[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_inference_over_orientations_turns_with_the_image(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
