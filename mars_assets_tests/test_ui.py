@@ -234,7 +234,7 @@ def test_a_run_that_dies_frees_the_device(workplace: Workplace) -> None:
     config = {"ops": {"cls_model": {"config": {"steps": 100_000, "batch_size": 2}}}}
     long = workplace.launch("cls_model", config)
     checkpoints = workplace.lake.model("cls_model")
-    wait(lambda: list(checkpoints.glob("*/training/[!.]*.ckpt")))
+    wait(lambda: list(checkpoints.glob("*/training/[!.]*.pt")))
     (process,) = (tag["value"] for tag in workplace.run(long)["tags"] if tag["key"] == PROCESS_TAG)
     holders = '{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }'
     (slot,) = workplace.ask(holders)["instance"]["concurrencyLimit"]["claimedSlots"]
