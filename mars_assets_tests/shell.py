@@ -1,5 +1,6 @@
 """A shell in a fresh clone's folder, and ``dagster dev`` started from it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import requests
 
 from mars_assets.lake import Lake
@@ -103,6 +105,7 @@ def dagster_dev(folder: Path, variables: Mapping[str, str], daemon: bool = True)
                 raise AssertionError(f"never answered: {Path(output.name).read_text()[-3000:]}")
             yield url
         finally:
+            family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             # Signalling the parent alone lets it stop its children in order; a busy machine may take too long for that.
             process.send_signal(signal.SIGTERM)
             try:
@@ -110,6 +113,9 @@ def dagster_dev(folder: Path, variables: Mapping[str, str], daemon: bool = True)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            for left in family:  # a run goes on without those that launched it
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    left.kill()
 
 
 def _answers(url: str) -> bool:
