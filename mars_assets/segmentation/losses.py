@@ -19,6 +19,12 @@ from torch import Tensor, nn
 from mars_assets.segmentation.recipe import IGNORE
 
 
+def _counted(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """How much each pixel counts, (B, H, W): its weight, 0 where it is ignored."""
+    valid = target != ignore_index
+    return valid.float() if weight is None else valid * weight
+
+
 @MODELS.register_module()
 class MaskedDiceLoss(nn.Module):
     """1 - Dice of the softmax, per class, with ignored pixels left out of every sum.
@@ -57,7 +63,7 @@ class MaskedDiceLoss(nn.Module):
     ) -> Tensor:
         """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
         classes = pred.shape[1]
-        valid = (target != ignore_index).float() if weight is None else (target != ignore_index) * weight
+        valid = _counted(target, weight, ignore_index)
         one_hot = F.one_hot(target.where(target != ignore_index, 0), classes).movedim(-1, 1)
         probability = pred.float().softmax(dim=1)
         sums = (0, 2, 3) if self.batch else (2, 3)
@@ -100,7 +106,7 @@ class MaskedTverskyLoss(nn.Module):
         self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
     ) -> Tensor:
         """Logits (B, 2, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        valid = (target != ignore_index).float() if weight is None else (target != ignore_index) * weight
+        valid = _counted(target, weight, ignore_index)
         crater = (target == 1).float()
         probability = pred.float().softmax(dim=1)[:, 1]
         found = (probability * crater * valid).sum()
@@ -204,7 +210,7 @@ class CraterwiseDiceLoss(nn.Module):
         """Logits (B, 2, H, W) and labels (B, H, W) -> scalar; 0 without a crater. ``weight`` (B, H, W), if any, scales pixels'
         part.
         """
-        used = (target != ignore_index).float() if weight is None else (target != ignore_index) * weight
+        used = _counted(target, weight, ignore_index)
         probability = pred.float().softmax(dim=1)[:, 1]
         crater = (target == 1).float()
         numbers, craters = surroundings(target.cpu().numpy() == 1)
