@@ -3,8 +3,9 @@ import sys
 
 import dagster as dg
 import psutil
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from mars_assets.execution import PROCESS_TAG, clear_up, is_gone, this_process
+from mars_assets.execution import DAGSTERS_INTERVAL, PROCESS_TAG, clear_up, is_gone, this_process
 
 
 def ended_process() -> str:
@@ -57,6 +58,21 @@ def test_only_the_dead_lose_their_places() -> None:
         assert storage.get_concurrency_run_ids() == {runs["alive"], runs["elsewhere"]}
         assert instance.get_run_by_id(runs["dead"]).status == dg.DagsterRunStatus.FAILURE
         assert clear_up(instance) == []
+
+
+def test_a_run_that_waits_for_a_place_sleeps() -> None:
+    with dg.instance_for_test() as instance:
+        instance.event_log_storage.set_concurrency_slots("gpu", 1)
+        runs = [instance.create_run_for_job(_job) for _ in range(2)]
+        with (
+            InstanceConcurrencyContext(instance, runs[0]) as first,
+            InstanceConcurrencyContext(instance, runs[1]) as next,
+        ):
+            assert next.interval_to_next_pending_claim_check() == 0
+            assert first.claim("gpu", "step")
+            assert not next.claim("gpu", "step")
+            assert 0 < next.interval_to_next_pending_claim_check() <= 15
+            assert DAGSTERS_INTERVAL(next) <= 0, "Dagster's own sleeps now: ours can go"
 
 
 @dg.op

@@ -105,7 +105,7 @@ def cls_model(
         )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="2", deps=INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="3", deps=INPUTS, pool=GPU_POOL)
 def seg_model(
     context: dg.AssetExecutionContext,
     config: SegModelConfig,

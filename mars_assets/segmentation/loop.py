@@ -102,10 +102,10 @@ register_backend("mars_assets.atomic", AtomicBackend, force=True)
 class TrainingState(Hook):
     """Keeps the best and the last checkpoint and the history, so that a killed run goes on where it stopped.
 
-    Where mmengine averages the weights, ``state_dict`` holds the averages in both, and the scores are theirs; ``last.pth`` has
-    those that are trained beside them. Both checkpoints hold plain values and tensors only. ``best.pth`` carries its own score: whichever of the two was
-    written last before a kill, the pair is consistent. With data loaded in this process (no workers) a continued run
-    draws the same random numbers as one that was never stopped.
+    Where mmengine averages the weights, ``state_dict`` holds the averages in both, and the scores are theirs; ``last.pth``
+    has those that are trained beside them. Both checkpoints hold plain values and tensors only. ``best.pth`` carries its own
+    score: whichever of the two was written last before a kill, the pair is consistent. With data loaded in this process (no
+    workers) a continued run draws the same random numbers as one that was never stopped.
 
     Args:
         folder: where ``last.pth`` and ``best.pth`` go.

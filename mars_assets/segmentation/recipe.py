@@ -14,7 +14,7 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
-COMPUTATION = "segmentation 2"
+COMPUTATION = "segmentation 3"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 
 
@@ -176,7 +176,10 @@ class SegRecipe(BaseModel):
     scales: list[float] = Field(
         [1.0], min_length=1, description="Inference is the mean over the image magnified by each of these."
     )
-    all_orientations: bool = Field(False, description="And over the eight orientations of a square at each.")
+    all_orientations: bool = Field(
+        False,
+        description="And over the eight orientations of a square at each. The validations of a training take one, for speed.",
+    )
     threshold: float = Field(
         0.5,
         gt=0,

@@ -188,7 +188,8 @@ def _fit(
 
         config = mmseg_config(recipe, encoder.config, compute)
         compute.seed_everything()
-        model = MODELS.build(config.model)
+        # Which state is best is seen as well from one orientation of the images, in an eighth of the time.
+        model = MODELS.build({**config.model, "orientations": 1})
         if recipe.architecture == PRITHVI:
             model.backbone.encoder.load_state_dict(encoder.state_dict())
         runner = Runner(

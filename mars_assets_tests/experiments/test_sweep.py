@@ -95,3 +95,12 @@ def test_the_papers_sweep_is_the_papers_six_recipes() -> None:
     recipes = [SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"]) for file in files]
     assert len(runs) == len(recipes) == 6
     assert all(run.recipe in recipes for run in runs)
+
+
+def test_the_papers_small_sweep_differs_from_it_in_size_alone() -> None:
+    runs, small = (
+        plan(_sweep_of(RECIPES / "sweeps" / f"{name}.yaml")[1], SegRecipe) for name in ("seg_paper", "seg_paper_small")
+    )
+    size = {"neck_channels", "head_channels", "lr", "iterations", "warmup_iterations", "evaluate_every"}
+    as_dumped = [[(run.name, run.recipe.model_dump(exclude=size)) for run in some] for some in (runs, small)]
+    assert as_dumped[0] == as_dumped[1]
