@@ -28,7 +28,7 @@ demo: .venv
 	$(BIN)/python -m mars_assets.demo
 
 ui: .venv
-	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 test: .venv
 	$(BIN)/ruff check .

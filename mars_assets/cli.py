@@ -50,7 +50,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         classifier = open_classifier(model.folder)[0]
         if not isinstance(classifier, CraterClassifier):
             raise MarsError(
-                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only Prithvi's go"
+                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only models with Prithvi's encoder can be exported"
             )
         encoder = classifier.encoder
         own = model.config["recipe"].get("normalize") == "image"
@@ -60,7 +60,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         model = current_model(lake, name)
         encoder = cast(Any, open_segmenter(model.folder)[0]).backbone.encoder
         if not isinstance(encoder, PrithviEncoder):
-            raise MarsError(f"seg_model {model.version} is a U-Net: only Prithvi's go out in Prithvi's layout")
+            raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
         from mars_assets.models import MARS_WEIGHTS

@@ -89,7 +89,7 @@ def _joined(lake: Lake, stage: str, statistics: BandStatistics | None) -> tuple[
     if statistics is not None and settings["statistics"] != statistics.name:
         mismatches.append(
             f"{stage} was made with the statistics {settings['statistics']!r} and the weights want {statistics.name!r}: "
-            "make reflectance and its imputations with these"
+            f"make reflectance with the configuration {{statistics: {statistics.name}}}, then {stage} again"
         )
     if mismatches:
         raise ProvenanceError("; ".join(mismatches))

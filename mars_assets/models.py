@@ -139,6 +139,11 @@ def encoder_weights(lake: Lake, encoder: str) -> tuple[Path, str, str]:
     return folder, sha256, folder.name if encoder != "random" else f"random, of {folder.name}'s architecture"
 
 
+def weights_in_use(lake: Lake) -> str | None:
+    """The variant of the foundation weights in use, None where there are none."""
+    return str(read_json(lake.current_foundation)["variant"]) if lake.current_foundation.exists() else None
+
+
 def current_weights(lake: Lake) -> tuple[Path, str]:
     """Folder and sha256 of the foundation weights in use.
 

@@ -76,4 +76,4 @@ def test_the_encoder_of_a_segmenter_goes_out_with_how_its_input_is_normalised(la
 def test_a_unet_has_no_encoder_to_go_out(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _segmenter(lake, architecture="unet")
     assert main(["--lake", str(lake.root), "export", "seg_model", str(tmp_path / "encoder.pt")]) == 1
-    assert "is a U-Net: only Prithvi's go out" in capsys.readouterr().err
+    assert "is a U-Net: only models with Prithvi's encoder" in capsys.readouterr().err

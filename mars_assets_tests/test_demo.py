@@ -45,6 +45,6 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
         write_json(lake.metrics(name).with_suffix(".json"), rows)
     print_results(lake)
     shown = capsys.readouterr().out
-    assert shown.count("0.500 (0.400 … 0.600)") == 6, "the newest evaluation of each model"
-    assert "0.100 (0.100 … 0.100)" in shown
+    assert shown.count("0.500 [0.400, 0.600]") == 6, "the newest evaluation of each model"
+    assert "0.100 [0.100, 0.100]" in shown
     assert str(lake.root / "models") in shown

@@ -326,6 +326,18 @@ def test_a_contradicting_setting_is_refused_and_named(graph: Graph, first: Any) 
     assert "'v1'" in failure.step_failure_data.error.message
 
 
+def test_weights_stay_those_that_were_chosen(graph: Graph, first: Any) -> None:
+    assert read_json(graph.lake.current_foundation)["variant"] == "narrow"
+    assert graph.run(["prithvi_weights"]).success
+    assert read_json(graph.lake.current_foundation)["variant"] == "narrow"
+
+
+def test_a_variant_needs_its_source(graph: Graph, first: Any) -> None:
+    result = graph.run(["prithvi_weights"], {"ops": {"prithvi_weights": {"config": {"variant": "v1_100"}}}})
+    (failure,) = [e for e in result.all_events if e.is_step_failure]
+    assert "need a source" in failure.step_failure_data.error.message
+
+
 def test_missing_inputs_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = Graph(Lake.at(tmp_path / "empty"), instance, "http://127.0.0.1:9").run(["cls_model"])

@@ -4,7 +4,7 @@ A model's configuration is its recipe: ``class ClsModelConfig(dg.Config, ClsReci
 descriptions. Dagster checks names, types and choices before a run; bounds are checked when the recipe is made of it.
 """
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import dagster as dg
 from pydantic import BaseModel, ValidationError
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ValidationError
 from mars_assets.errors import MarsError
 
 R = TypeVar("R", bound=BaseModel)
+
+AS_BEFORE: Literal["as_before"] = "as_before"
+"""What runs that nobody configures take: they go on with what somebody chose."""
 
 
 def recipe_from(config: dg.Config, recipe: type[R]) -> R:
@@ -23,7 +26,7 @@ def recipe_from(config: dg.Config, recipe: type[R]) -> R:
     try:
         return recipe(**{name: getattr(config, name) for name in recipe.model_fields})
     except ValidationError as error:
-        raise MarsError(f"the run configuration does not hold: {listed(error)}") from error
+        raise MarsError(f"the run configuration is invalid: {listed(error)}") from error
 
 
 def listed(error: ValidationError) -> str:

@@ -1,11 +1,11 @@
 """The foundation model's weights: as published, and with their pretraining continued on Mars."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.configuration import AS_BEFORE, recipe_from
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
@@ -13,24 +13,32 @@ from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mars_assets.lake import Lake
+    from mars_assets.progress import Progress
+
 GROUP = "foundation"
 
 
 class PrithviWeightsConfig(dg.Config):
     """Which weights, and where from."""
 
-    source: Literal["sample", "huggingface", "file"] = Field(
-        "sample",
+    source: Literal["as_before", "sample", "huggingface", "file"] = Field(
+        AS_BEFORE,
         description="sample: the tiny encoder that this package ships, pretrained on synthetic terrain. huggingface: the "
-        "published weights. file: a checkpoint on this machine.",
+        "published weights. file: a checkpoint on this machine. as_before: the weights in use, the sample's where there are none.",
     )
     variant: str = Field(
-        "sample", description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl, v2_tiny_tl, or sample."
+        "",
+        description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl or v2_tiny_tl, with a source that has several.",
     )
     path: str = Field("", description="The checkpoint, for source file.")
     revision: str = Field(
         "",
-        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, and that commit ever after.",
+        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, and that "
+        "commit ever after.",
     )
 
 
@@ -47,18 +55,11 @@ def prithvi_weights(
 
     from mars_assets.lake import read_json
     from mars_assets.models import set_current_weights
-    from mars_assets.prithvi.weights import install, open_weights
+    from mars_assets.prithvi.weights import open_weights
 
     with mendable():
         here = lake.open()
-        folder = install(
-            here,
-            config.variant,
-            config.source,
-            path=config.path,
-            revision=config.revision,
-            progress=progress_of(context),
-        )
+        folder = _installed(here, config, progress_of(context))
         weights = open_weights(folder)
         report = read_json(folder / "load_report.json")
         set_current_weights(here, folder, weights.sha256)
@@ -79,6 +80,23 @@ def prithvi_weights(
         },
         data_version=dg.DataVersion(weights.sha256[:16]),
     )
+
+
+def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
+    """The folder of the weights that are wanted, whole."""
+    from mars_assets.errors import MarsError
+    from mars_assets.models import weights_in_use
+    from mars_assets.prithvi.weights import install, install_as_before
+
+    if config.source != AS_BEFORE:
+        variant = config.variant or ("sample" if config.source == "sample" else "")
+        return install(lake, variant, config.source, path=config.path, revision=config.revision, progress=progress)
+    if config.variant or config.path or config.revision:
+        raise MarsError(
+            "prithvi_weights: variant, path and revision need a source beside them: huggingface, file or sample"
+        )
+    in_use = weights_in_use(lake)
+    return install_as_before(lake, in_use, progress) if in_use else install(lake, "sample", "sample", progress=progress)
 
 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):

@@ -292,7 +292,10 @@ def _chosen(lake: Lake) -> dict[str, dict]:
 
 def _observation(chosen: dict[str, dict], key: str) -> dict:
     if key not in chosen:
-        raise MarsError(f"{key} is not in observations.csv: add it there and materialize 'observations'")
+        raise MarsError(
+            f"{key} is not among the chosen observations: add it to observations.csv, or widen the query, and materialize "
+            "'observations'"
+        )
     return chosen[key]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from mars_assets.assets.configuration import AS_BEFORE
 from mars_assets.assets.following import follows
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from mars_assets.tensors import StageResult
 
 GROUP = "tensors"
-AS_BEFORE: Literal["as_before"] = "as_before"
-"""What runs that nobody configures take: they go on with what somebody chose."""
 EVALUATED: ImputationMethod = "post_norm"
 """The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
 

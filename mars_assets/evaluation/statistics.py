@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,3 +76,13 @@ def bootstrap_intervals(
         low, high = np.quantile(finite, [tail, 1 - tail]) if finite.size else (np.nan, np.nan)
         intervals[name] = (float(low), float(high))
     return intervals
+
+
+def with_interval(row: Mapping[str, Any], name: str) -> str:
+    """A score of a row as a person reads it, ``0.900 [0.850, 0.940]``; a dash where it is undefined."""
+    value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
+    if value is None or math.isnan(value):
+        return "–"
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return f"{value:.3f}"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

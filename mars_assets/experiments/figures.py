@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mars_assets.evaluation.figures import new_figure
+from mars_assets.evaluation.statistics import with_interval
 from mars_assets.experiments.run import HELD_BACK, ranked
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
             if f"{split}_{scores[0]}" in table and table[f"{split}_{scores[0]}"].notna().any():
                 if table.get(f"{split}_pretrained_on", pd.Series(dtype=float)).gt(0).any():
                     shown[f"{split} pretrained on"] = _number(row[f"{split}_pretrained_on"], 0)
-                shown[f"{split} {scores[0].replace('_', ' ')}"] = _with_interval(row, f"{split}_{scores[0]}")
+                shown[f"{split} {scores[0].replace('_', ' ')}"] = with_interval(row, f"{split}_{scores[0]}")
                 for score in scores[1:]:
                     shown[f"{split} {score.replace('_', ' ')}"] = _number(row.get(f"{split}_{score}"))
         seconds = row.get("seconds")
@@ -151,12 +152,6 @@ def _as_number(text: str) -> float:
         return float(text)
     except ValueError:
         return float("inf")
-
-
-def _with_interval(row: Mapping[str, Any], name: str) -> str:
-    if row.get(name) is None or np.isnan(row[name]):
-        return "–"
-    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
 
 def _number(value: Any, digits: int = 3) -> str:

@@ -73,7 +73,7 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
     if bool(sweep.random) != bool(sweep.draws):
         problems.append("random: draws and the settings to draw go together")
     if problems:
-        raise MarsError(f"the sweep does not hold: {'; '.join(problems)}")
+        raise MarsError(f"the sweep is invalid: {'; '.join(problems)}")
     runs: dict[str, Run[R]] = {}
     for name, settings in _combinations(sweep):
         try:
@@ -84,7 +84,7 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
         for seed in sweep.seeds:
             runs.setdefault(f"{made.model_dump_json()} {seed}", Run(name, made, seed))
     if problems:
-        raise MarsError(f"the sweep does not hold: {'; '.join(dict.fromkeys(problems))}")
+        raise MarsError(f"the sweep is invalid: {'; '.join(dict.fromkeys(problems))}")
     return list(runs.values())
 
 

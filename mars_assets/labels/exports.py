@@ -89,7 +89,7 @@ def read_export(path: Path) -> Export:
             notes = _readme_notes(archive)
     except _NONSENSE as error:
         raise DamagedFileError(
-            f"{path.name} says what no export says ({type(error).__name__}: {str(error)[:200]}): export it again"
+            f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
     if not images:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")

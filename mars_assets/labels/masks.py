@@ -59,7 +59,7 @@ def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -
         steps = np.abs(np.diff(points, axis=0, append=points[:1]))
         if steps.max(axis=1, initial=0).sum() > _LONGEST_OUTLINE * (height + width) or len(points) > _MOST_POINTS:
             raise DamagedFileError(
-                f"an outline of {len(points)} points winds about endlessly in an image of {width} x {height}: export it again"
+                f"an outline of {len(points)} points is far too long for an image of {width} x {height}: export it again"
             )
 
 
@@ -92,10 +92,12 @@ def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.
     """All craters of an image, uint8 0 / 1, shape (craters, height, width). Outlines that cover no pixel are dropped.
 
     Raises:
-        DamagedFileError: as :func:`instance_mask`, or more craters than can be.
+        DamagedFileError: as :func:`instance_mask`, or more craters than is plausible.
     """
     if len(outlines) * height * width > _MOST_BYTES:
-        raise DamagedFileError(f"{len(outlines)} craters in one image of {width} x {height} pixels: more than can be")
+        raise DamagedFileError(
+            f"{len(outlines)} craters in one image of {width} x {height} pixels: more than is plausible, export it again"
+        )
     masks = [instance_mask(outline, height, width) for outline in outlines]
     kept = [mask for mask in masks if mask.any()]
     return np.stack(kept) if kept else np.zeros((0, height, width), np.uint8)

@@ -362,6 +362,29 @@ def install(
     return folder
 
 
+def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> Path:
+    """The lake's weights of a variant, brought again from where they came should a file of them be gone.
+
+    Returns:
+        Their folder, whole.
+
+    Raises:
+        MarsError: they are not whole and came from a file, or nothing says where from; or as :func:`install`.
+    """
+    folder = lake.foundation(variant)
+    report = read_json(folder / REPORT) if (folder / REPORT).exists() else {}
+    source = report.get("source")
+    if source in ("sample", "huggingface"):
+        return install(lake, variant, source, revision=report.get("commit"), progress=progress)
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+        raise MarsError(
+            f"the weights in use, {folder}, are not whole, and nothing says where to get them again: make "
+            "prithvi_weights with a source, a variant and, for a file, its path"
+        )
+    progress.say(f"weights {variant} stay in use")
+    return folder
+
+
 def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
     """Whether the lake holds what Hugging Face would give, as far as can be said without asking."""
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None

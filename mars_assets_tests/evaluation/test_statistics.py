@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mars_assets.evaluation import statistics
-from mars_assets.evaluation.statistics import bootstrap_intervals, once, ratio
+from mars_assets.evaluation.statistics import bootstrap_intervals, once, ratio, with_interval
 
 
 def _weighted_mean(values: np.ndarray):
@@ -42,3 +42,10 @@ def test_a_value_that_some_resamples_leave_undefined_has_the_interval_of_the_oth
 def test_a_ratio_without_a_whole_is_undefined():
     np.testing.assert_array_equal(ratio(np.array([1.0, 0.0, 0.0]), np.array([2.0, 0.0, 3.0])), [0.5, np.nan, 0.0])
     assert once(3).tolist() == [[1, 1, 1]]
+
+
+def test_a_score_is_read_with_its_interval() -> None:
+    row = {"f1": 0.9, "f1_low": 0.85, "f1_high": 0.94, "iou": None, "iou_low": None, "iou_high": None}
+    row |= {"loss": 0.5, "auroc": 0.7, "auroc_low": float("nan"), "auroc_high": float("nan")}
+    shown = {name: with_interval(row, name) for name in ("f1", "iou", "loss", "auroc", "absent")}
+    assert shown == {"f1": "0.900 [0.850, 0.940]", "iou": "–", "loss": "0.500", "auroc": "0.700", "absent": "–"}

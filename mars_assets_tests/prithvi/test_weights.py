@@ -25,6 +25,7 @@ from mars_assets.prithvi.weights import (
     export_encoder,
     fetch,
     install,
+    install_as_before,
     load_encoder,
     load_encoder_state,
     load_mae,
@@ -292,7 +293,22 @@ class TestInstalling:
             install(lake, "sample", "sample")
         config = dataclasses.replace(VARIANTS["sample"].config, depth=1, decoder_depth=1)
         save_weights(tmp_path / "sample", PrithviMAE(config), {})
-        assert open_weights(install(lake, "sample", "sample")).config == config
+        folder = install(lake, "sample", "sample")
+        assert open_weights(folder).config == config
+        (folder / "model.safetensors").unlink()
+        assert open_weights(install_as_before(lake, "sample")).config == config
+
+    def test_what_came_from_a_file_stays_without_it(
+        self, shared: Path, lake: Lake, variant: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "mae.pt"
+        file.write_bytes((shared / "parity" / "mae_flat_3frames.pt").read_bytes())
+        folder = install(lake, variant, "file", path=file)
+        file.unlink()
+        assert install_as_before(lake, variant) == folder
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(MarsError, match="are not whole"):
+            install_as_before(lake, variant)
 
     @pytest.mark.parametrize(
         ("variant", "source", "path", "message"),
@@ -395,6 +411,7 @@ class TestHuggingFace:
         requests = len(hub.authorisation)
         install(lake, variant, "huggingface")
         install(lake, variant, "huggingface", revision=Hub.commit)
+        assert install_as_before(lake, variant) == folder
         assert len(hub.authorisation) == requests
         install(lake, variant, "huggingface", revision="main")
         assert len(hub.authorisation) > requests
