@@ -96,6 +96,7 @@ def judge_segmenter(lake_images: Callable[[str], pd.DataFrame], compute: Any) ->
     """
 
     def judge(model: ModelVersion, images: pd.DataFrame, split: str) -> float | None:
+        from mars_assets.labels.masks import RIM_WIDTHS
         from mars_assets.segmentation.evaluate import evaluate
         from mars_assets.segmentation.predict import predict_masks
 
@@ -103,6 +104,6 @@ def judge_segmenter(lake_images: Callable[[str], pd.DataFrame], compute: Any) ->
         own = lake_images(annotation)
         own = own[own["image_id"].isin(images["image_id"])]
         masks = predict_masks(model.folder, own, model.folder / "predictions", compute)
-        return evaluate(masks, own, split, outlines=annotation != "filled", resamples=1).row["iou_crater"]
+        return evaluate(masks, own, split, rim=RIM_WIDTHS[annotation], resamples=1).row["iou_crater"]
 
     return judge

@@ -61,6 +61,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
 
 def segmentation_task(lake: Lake, stage: str) -> Task:
     """Runs of :func:`mars_assets.segmentation.train.train_segmentation`, ranked by the IoU of craters."""
+    from mars_assets.labels.masks import RIM_WIDTHS
     from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.predict import predict_masks
@@ -69,8 +70,8 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
         masks = predict_masks(folder, images, folder / "predictions", compute)
-        outlines = read_json(folder / CONFIG)["recipe"]["annotation"] != "filled"
-        return evaluate(masks, images, split, outlines=outlines).row
+        rim = RIM_WIDTHS[read_json(folder / CONFIG)["recipe"]["annotation"]]
+        return evaluate(masks, images, split, rim=rim).row
 
     return Task(
         "seg_experiments",

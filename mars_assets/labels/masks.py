@@ -13,7 +13,8 @@ from mars_assets.labels.formats.image import Outline
 
 Annotation = Literal["filled", "outline_5", "outline_15"]
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
-_RIM_WIDTHS: dict[Annotation, int] = {"outline_5": 5, "outline_15": 15}
+RIM_WIDTHS: dict[Annotation, int] = {"filled": 0, "outline_5": 5, "outline_15": 15}
+"""In pixels; 0 where there is no rim."""
 
 Mask = npt.NDArray[np.uint8]
 
@@ -110,7 +111,7 @@ def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) ->
         return np.any(instances, axis=0, keepdims=False).astype(np.uint8)
     mask = np.zeros((height, width), np.uint8)
     for instance in instances:
-        mask |= rim(instance, _RIM_WIDTHS[annotation])
+        mask |= rim(instance, RIM_WIDTHS[annotation])
     return mask
 
 

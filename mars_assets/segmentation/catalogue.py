@@ -31,14 +31,14 @@ COLUMNS = {
 
 
 def crater_catalogue(
-    predictions: Mapping[str, Path], images: pd.DataFrame, *, outlines: bool = False, smallest_px: float = 0.0
+    predictions: Mapping[str, Path], images: pd.DataFrame, *, rim: int = 0, smallest_px: float = 0.0
 ) -> pd.DataFrame:
-    """The craters that a model sees: the 4-connected components of its masks.
+    """The craters that a model sees: the 4-connected components of its masks, or what its rims enclose.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
         images: ``image_id, observation, chip`` (path; its georeference is used where it has one).
-        outlines: masks are rims: what they enclose is filled before craters are told apart.
+        rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
         smallest_px: craters of a smaller diameter are left out.
 
     Returns:
@@ -54,7 +54,7 @@ def crater_catalogue(
         path = predictions[image["image_id"]]
         mask, probability = read_mask(path), read_probability(path)
         ground = _Ground(Path(image["chip"]))
-        craters = sorted(craters_of_mask(mask, outlines), key=lambda crater: -crater.diameter)
+        craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
         seen = [crater for crater in craters if crater.diameter >= smallest_px]
         for number, crater in enumerate(seen, start=1):
             x, y = _centre(crater)

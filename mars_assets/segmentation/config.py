@@ -214,7 +214,7 @@ def _prithvi(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
 
 
 def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
-    cross_entropy = {"type": "CrossEntropyLoss", "class_weight": list(recipe.class_weights)}
+    cross_entropy = {"type": "PixelMeanCrossEntropyLoss", "class_weight": list(recipe.class_weights)}
     named: dict[str, list[dict[str, Any]]] = {
         "dice": [{"type": "MaskedDiceLoss"}],
         "weighted_cross_entropy": [cross_entropy],

@@ -47,17 +47,61 @@ class Matching(NamedTuple):
     false: Mask
 
 
-def craters_of_mask(mask: Mask, outlines: bool = False) -> list[Crater]:
-    """The 4-connected components of a mask, shape (H, W).
+def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
+    """The craters of a mask, shape (H, W): its 4-connected components, or what its rims enclose.
 
     Args:
         mask: the pixels of all craters.
-        outlines: the mask shows rims: what they enclose is filled first.
+        rim: the mask shows rims of this width in pixels, see :func:`mars_assets.labels.masks.rim`; 0 if it is filled.
     """
     from scipy import ndimage
 
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(mask) if outlines else mask)
+    if rim:
+        return _craters_of_rims(mask, rim)
+    labels, _ = ndimage.label(mask)
     return _numbered(labels)
+
+
+def _craters_of_rims(mask: Mask, width: int) -> list[Crater]:
+    """The craters whose rims a mask shows, out to the labelled outline, which runs along the middle of the rim.
+
+    A crater is an enclosed region and the inner half of the rim around it; so craters whose rims touch stay two. A rim
+    cut by the border encloses its crater with the border: of the regions that rims divide an image into, the largest is
+    taken for the outside. What is too small to have a region inside is itself, less the outer half.
+    """
+    from scipy import ndimage
+
+    inner, outer = (width + 1) // 2, width // 2
+    regions, _ = ndimage.label(~mask)
+    outside = int(np.bincount(regions.ravel(), minlength=2)[1:].argmax()) + 1
+    craters = []
+    for number, box in enumerate(ndimage.find_objects(regions), start=1):
+        if number != outside:
+            window = _grown(box, inner, mask.shape)
+            hole = ndimage.binary_fill_holes(regions[window] == number)
+            craters.append(Crater(window, ndimage.distance_transform_edt(~hole) <= inner))
+    rims, _ = ndimage.label(mask)
+    hollow = set(rims[ndimage.binary_dilation((regions > 0) & (regions != outside))].tolist())
+    for number, box in enumerate(ndimage.find_objects(rims), start=1):
+        if number not in hollow:
+            window = _grown(box, 1, mask.shape)
+            padded = np.pad(rims[window] == number, width, mode="edge")
+            core = (ndimage.distance_transform_edt(padded) > outer)[width:-width, width:-width]
+            for tight in ndimage.find_objects(core.astype(np.uint8)):
+                place = tuple(
+                    slice(side.start + part.start, side.start + part.stop)
+                    for side, part in zip(window, tight, strict=True)
+                )
+                craters.append(Crater((place[0], place[1]), core[tight]))
+    return craters
+
+
+def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    rows, columns = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, length))
+        for side, length in zip(box, shape, strict=True)
+    )
+    return rows, columns
 
 
 def craters_of_labels(labels: npt.NDArray[np.integer]) -> list[Crater]:

@@ -82,7 +82,7 @@ def evaluate(
     images: pd.DataFrame,
     split: str,
     *,
-    outlines: bool = False,
+    rim: int = 0,
     smallest_px: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -92,7 +92,7 @@ def evaluate(
     Pixels: confusion counts are summed over the images before any ratio is taken; ignored pixels (255) are left out.
     ``miou`` is the mean over the classes that are there or predicted, as in mmseg.
 
-    Craters: a predicted one is a 4-connected component of the predicted mask, a true one a number in ``instances`` or
+    Craters: a predicted one is a 4-connected component of the predicted mask, or what a rim encloses; a true one a number in ``instances`` or
     else a component of the true mask. Pairs are matched one to one, the best overlap first, from an intersection over
     union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the
     predicted one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false
@@ -106,7 +106,7 @@ def evaluate(
         images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background)
             if there are any.
         split: which images.
-        outlines: masks are rims: what they enclose is filled before craters are told apart.
+        rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
         smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
         resamples: bootstrap draws.
         seed: of the draws.
@@ -123,7 +123,7 @@ def evaluate(
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
     instances = chosen["instances"] if "instances" in chosen else [None] * len(chosen)
     counted = [
-        _count(Path(mask), path, labels, outlines)
+        _count(Path(mask), path, labels, rim)
         for mask, path, labels in zip(chosen["mask"], paths, instances, strict=True)
     ]
     if smallest_px is None:
@@ -177,17 +177,15 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
     return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
 
 
-def _count(mask: Path, prediction: Path, instances: Any, outlines: bool) -> _Counted:
+def _count(mask: Path, prediction: Path, instances: Any, rim: int) -> _Counted:
     truth, predicted = read_label_image(mask), read_mask(prediction)
     if predicted.shape != truth.shape:
         raise DamagedFileError(
             f"{prediction} is {predicted.shape}, its mask {truth.shape}: delete it and predict again"
         )
     has_instances = isinstance(instances, str | Path)  # a column that lacks some has NaN there
-    true = (
-        craters_of_labels(read_label_image(Path(instances))) if has_instances else craters_of_mask(truth == 1, outlines)
-    )
-    said = craters_of_mask(predicted & (truth != IGNORE), outlines)
+    true = craters_of_labels(read_label_image(Path(instances))) if has_instances else craters_of_mask(truth == 1, rim)
+    said = craters_of_mask(predicted & (truth != IGNORE), rim)
     matching = match(true, said)
     diameters = np.array([crater.diameter for crater in true])
     return _Counted(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
@@ -23,6 +24,22 @@ def _counted(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor
     """How much each pixel counts, (B, H, W): its weight, 0 where it is ignored."""
     valid = target != ignore_index
     return valid.float() if weight is None else valid * weight
+
+
+@MODELS.register_module()
+class PixelMeanCrossEntropyLoss(CrossEntropyLoss):
+    """Weighted cross entropy, its mean over the pixels that are not ignored: mmseg 0.x's, which the paper used.
+
+    mmseg 1.x divides by the sum of the pixels' class weights instead, so that with a small weight of the background a batch
+    without craters counts as much as one full of them.
+    """
+
+    def forward(
+        self, cls_score: Tensor, label: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **kwargs: Any
+    ) -> Tensor:
+        """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
+        counted = max(int((label != ignore_index).sum()), 1)
+        return super().forward(cls_score, label, weight, avg_factor=counted, ignore_index=ignore_index, **kwargs)
 
 
 @MODELS.register_module()

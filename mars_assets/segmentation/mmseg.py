@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def mmseg_ready() -> Iterator[None]:
     """Registers this project's parts and makes mmseg's registries the default.
 
-    Hides warnings about choices made on purpose: two output channels for two classes, no compiled operators, a mean
-    over all pixels.
+    Hides warnings about choices made on purpose: two output channels for two classes, no compiled operators, how
+    losses are averaged.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(mmseg|mmcv|mmengine)\b")

@@ -138,8 +138,22 @@ class CraterCrop(BaseTransform):
             # Band by band: OpenCV resizes at most four channels.
             bands = [cv2.resize(band, target, interpolation=interpolation) for band in image.transpose(2, 0, 1)]
             image = np.stack(bands).transpose(1, 2, 0)
-            mask = cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST)
+            mask = _resized(mask, target, smaller=side > self.size)
         return {**results, "img": image, "gt_seg_map": mask, "img_shape": mask.shape}
+
+
+def _resized(mask: npt.NDArray[np.uint8], target: tuple[int, ...], smaller: bool) -> npt.NDArray[np.uint8]:
+    """Labels at another size (width, height), where the resized image has what they name.
+
+    OpenCV's plain nearest neighbour is off by up to half a pixel; a pixel that holds several is what covers half of it.
+    """
+    if not smaller:
+        return cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
+    crater, ignored = (
+        cv2.resize((mask == label).astype(np.float32), target, interpolation=cv2.INTER_AREA) >= 0.5
+        for label in (1, IGNORE)
+    )
+    return np.where(ignored, IGNORE, crater).astype(np.uint8)
 
 
 def _start(length: int, window: int, inside: int | None) -> int:

@@ -80,7 +80,7 @@ def test_a_prediction_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_rim_is_as_likely_as_its_own_pixels(tmp_path: Path) -> None:
     probability = np.zeros((100, 100))
-    probability[_disc(probability.shape, 50, 50, 30) & ~_disc(probability.shape, 50, 50, 25)] = 255
-    table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)], outlines=True)
+    probability[_disc(probability.shape, 50, 50, 32) & ~_disc(probability.shape, 50, 50, 27)] = 255
+    table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)], rim=5)
     assert table["probability"].tolist() == [1.0]
     assert table.at[0, "diameter_px"] == pytest.approx(60, abs=0.5)

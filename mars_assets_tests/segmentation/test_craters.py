@@ -27,9 +27,15 @@ def test_a_diameter_is_that_of_the_disc_of_equal_area():
 def test_a_rim_encloses_its_crater():
     y, x = np.mgrid[:100, :100]
     distance = np.hypot(y - 50, x - 50)
-    (crater,) = craters_of_mask((distance <= 40) & (distance > 35), outlines=True)
-    (disc,) = craters_of_mask(distance <= 40)
-    assert iou(crater, disc) == 1
+    (crater,) = craters_of_mask((distance <= 40) & (distance > 35), rim=5)
+    assert crater.diameter == pytest.approx(2 * 38, abs=0.5)
+
+
+@pytest.mark.parametrize("width", [5, 15])
+def test_a_mask_without_a_gap_or_without_a_rim_has_no_crater_inside(width: int):
+    assert craters_of_mask(np.zeros((30, 40), bool), rim=width) == []
+    (crater,) = craters_of_mask(np.ones((30, 40), bool), rim=width)
+    assert crater.pixels.all()
 
 
 def test_a_small_crater_does_not_pierce_the_one_it_lies_in():

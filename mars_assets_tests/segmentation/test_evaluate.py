@@ -7,6 +7,8 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.masks import RIM_WIDTHS, Annotation, annotation_mask, label_image
+from mars_assets.segmentation.craters import craters_of_labels, craters_of_mask
 from mars_assets.segmentation.evaluate import METRICS, confusion, evaluate
 from mars_assets.segmentation.figures import error_overlay, evaluation_figure, overlay_sheet, training_figure, worst
 
@@ -137,13 +139,22 @@ def test_touching_craters_are_told_apart_by_their_instances(scenes: Scenes):
     assert (row["n_craters"], row["crater_recall"], row["crater_precision"]) == (2, 0.5, 1.0)
 
 
-def test_predicted_rims_are_filled(scenes: Scenes):
-    y, x = np.mgrid[:100, :120]
-    distance = np.hypot(y - 50, x - 60)
-    rim = (distance < 40) & (distance >= 35)
-    scenes.add(rim, (distance < 41) & (distance >= 37.5))
-    assert evaluate(scenes.predictions, scenes.images, "valid", outlines=True, resamples=10).row["crater_f1"] == 1
-    assert evaluate(scenes.predictions, scenes.images, "valid", outlines=False, resamples=10).row["crater_f1"] == 0
+@pytest.mark.parametrize("annotation", ["outline_5", "outline_15"])
+def test_rims_are_judged_by_the_craters_that_they_enclose(scenes: Scenes, annotation: Annotation):
+    """The annotation's own mask finds every crater: small ones, neighbours, those cut by a border or in another one."""
+    places = [(6, 60, 8), (7, 30, 30), (5, 12, 60), (10, 70, 100), (10, 92, 100), (22, 150, 0), (30, 199, 160)]
+    places += [(45, 110, 200), (9, 110, 200)]
+    y, x = np.mgrid[:200, :260]
+    discs = np.stack([np.hypot(y - row, x - column) <= radius for radius, row, column in places]).astype(np.uint8)
+    truth = annotation_mask(discs, annotation) == 1
+    scenes.add(truth, truth, label_image(discs))
+    rim = RIM_WIDTHS[annotation]
+    row = evaluate(scenes.predictions, scenes.images, "valid", rim=rim, resamples=10).row
+    assert (row["n_craters"], row["crater_f1"]) == (len(places), 1)
+    seen = sorted(crater.diameter for crater in craters_of_mask(truth, rim))
+    labelled = sorted(crater.diameter for crater in craters_of_labels(label_image(discs)))
+    assert seen == pytest.approx(labelled, abs=1)
+    assert evaluate(scenes.predictions, scenes.images, "valid", resamples=10).row["crater_f1"] < 0.5
 
 
 def test_what_a_split_leaves_undefined_is_none(scenes: Scenes):

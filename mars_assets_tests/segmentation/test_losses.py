@@ -209,3 +209,19 @@ def test_surroundings_are_the_pixels_that_are_nearest():
         np.testing.assert_allclose(mine, distances.min(axis=0), rtol=0.05, atol=0.3)  # OpenCV approximates distances
         seen += own
     assert count == seen
+
+
+def test_weighted_cross_entropy_is_a_mean_over_pixels():
+    """-log(0.5) of 2 craters and 6 background pixels, weights 0.95 and 0.05; two more are ignored."""
+    labels = torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 0, 255, 255]]])
+    loss = losses.PixelMeanCrossEntropyLoss(class_weight=[0.05, 0.95])
+    expected = np.log(2) * (2 * 0.95 + 6 * 0.05) / 8
+    assert loss(torch.zeros(1, 2, 1, 10), labels, ignore_index=255).item() == pytest.approx(expected, rel=1e-5)
+    assert loss(torch.zeros(1, 2, 1, 10), torch.full_like(labels, 255), ignore_index=255).item() == 0
+
+
+def test_equal_weights_give_torchs_cross_entropy():
+    logits, labels = _logits_and_labels()
+    labels[:, :2] = 255
+    value = losses.PixelMeanCrossEntropyLoss(class_weight=[1.0, 1.0])(logits, labels, ignore_index=255)
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, labels, ignore_index=255))

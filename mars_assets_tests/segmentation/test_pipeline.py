@@ -102,3 +102,21 @@ def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
         pipeline.LoadMask().transform(results)
     Image.fromarray(np.array([[0, 1, 255, 0, 0]] * 4, np.uint8)).save(path)
     assert pipeline.LoadMask().transform(results)["gt_seg_map"].tolist() == [[0, 1, 255, 0, 0]] * 4
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.7, 1.3, 2.0])
+def test_a_mask_stays_on_its_image_at_another_scale(scale: float):
+    y, x = np.mgrid[:300, :300]
+    mask = (np.hypot(y - 149.5, x - 149.5) <= 40).astype(np.uint8)
+    results = {"img": np.repeat(mask[..., None], 6, axis=2).astype(np.float32), "gt_seg_map": mask}
+    out = pipeline.CraterCrop(size=round(300 * scale), scale=scale).transform(results)
+    weights = out["img"][..., 0], out["gt_seg_map"]
+    centres = [[np.average(axis, weights=weight) for axis in np.indices(weight.shape)] for weight in weights]
+    np.testing.assert_allclose(*centres, atol=0.1)
+    np.testing.assert_allclose(weights[1].sum(), weights[0].sum(), rtol=0.03)
+
+
+def test_a_pixel_that_is_half_ignored_is_ignored_at_half_the_scale():
+    mask = np.repeat(np.array([[0, 0, 1, 1, 255, 255, 1, 255]], np.uint8), 8, axis=0)
+    out = pipeline._resized(mask, (4, 4), smaller=True)
+    assert out[0].tolist() == [0, 1, 255, 255]
