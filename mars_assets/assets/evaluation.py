@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 GROUP = "evaluation"
 
-COMPUTATION = "evaluation 2"
+COMPUTATION = "evaluation 3"
 """Names the way of judging: raise the number when the same model on the same images is judged or shown in another way."""
 
 _PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mars_assets.classification.recipe import CLASSES
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, once, ratio
+from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,14 +155,11 @@ def evaluate(
     labels = scored["label"].to_numpy(np.int64)
     probabilities = scored["probability"].to_numpy(np.float64)
 
-    # An image of no known observation stands for itself.
-    observations = scored["observation"].fillna(scored["image_id"]).astype(str)
-    by_observation = scored["observation"].nunique() > 1
-
+    groups, resampled = independent_units(scored["observation"], scored["image_id"])
     intervals = bootstrap_intervals(
         partial(scores_of_samples, labels, probabilities),
         len(scored),
-        groups=observations.to_numpy(str) if by_observation else None,
+        groups=groups,
         resamples=resamples,
         seed=seed,
     )
@@ -176,7 +173,7 @@ def evaluate(
     for name in METRICS:
         low, high = intervals[name]
         row |= {name: _number(values[name]), f"{name}_low": _number(low), f"{name}_high": _number(high)}
-    row["resampled"] = "observations" if by_observation else "images"
+    row["resampled"] = resampled
     row["undefined"] = _undefined(row, labels, split)
     return Evaluation(row, scored)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,10 @@ CHANGE = ("change", "within_noise", "before_model", "before_labels")
 """What :func:`with_change` adds."""
 
 
+_FEWEST = 5
+"""Of fewer observations an interval covers the truth too seldom to call a change more than noise."""
+
+
 def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict[str, Any]:
     """An evaluation's row, with how its score differs from that of the row before it on the same split.
 
@@ -32,8 +36,8 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     Returns:
         The row, with ``change`` (None for the first row, or where a score is undefined), ``within_noise`` (whether the
         change is below 1.96 standard errors, those that the two intervals stand for; images that both have are counted as
-        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``. An interval without any width, as one image
-        gives, says nothing of noise: ``within_noise`` is None then.
+        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``. Of fewer than
+        five observations, or of an interval without any width, nothing can be said of noise: ``within_noise`` is None then.
     """
     nothing: dict[str, Any] = dict.fromkeys(CHANGE)
     if not path.exists():
@@ -59,8 +63,15 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     change = numbers[3] - numbers[0]
     widths = numbers[2] - numbers[1], numbers[5] - numbers[4]
     error = math.hypot(*widths) / (2 * 1.96)
-    within = bool(abs(change) <= 1.96 * error) if min(widths) > 0 else None
+    enough = min(widths) > 0 and min(_independent(last), _independent(row)) >= _FEWEST
+    within = bool(abs(change) <= 1.96 * error) if enough else None
     return row | nothing | {"change": change, "within_noise": within}
+
+
+def _independent(row: Mapping[str, Any]) -> float:
+    """How many observations, or images, an evaluation's interval resamples; unlimited where the row does not say."""
+    count = row.get("n_observations" if row.get("resampled") == "observations" else "n")
+    return math.inf if count is None or math.isnan(count) else count
 
 
 def in_words(row: dict[str, Any], score: str) -> str:

@@ -30,7 +30,8 @@ from mars_assets.compute import Compute
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.evaluation.figures import new_figure, to_png
 from mars_assets.evaluation.history import record
-from mars_assets.evaluation.statistics import bootstrap_intervals
+from mars_assets.evaluation.statistics import bootstrap_intervals, independent_units
+from mars_assets.labels.table import read_labelled_crops
 from mars_assets.lake import Lake, fingerprint, read_table, sha256_file, write_table
 from mars_assets.models import current_weights
 from mars_assets.prithvi.config import PrithviConfig
@@ -147,11 +148,12 @@ def reconstruction_table(
             save(parts[-1].drop(columns="computed"))
     per_image = pd.concat(parts, ignore_index=True)
     computed = int(per_image.pop("computed").sum())
-    summary = summarise(per_image, label_version)
+    labels = read_labelled_crops(lake)
+    summary = summarise(per_image, label_version, dict(zip(labels["image_id"], labels["group"], strict=True)))
     record(
         lake.metrics("reconstruction"),
         _records(summary),
-        ["method", "weights", "mask_ratio", "masks", "seed", "label_version"],
+        ["method", "weights", "precision", "mask_ratio", "masks", "seed", "n_images", "label_version"],
         ASSET,
     )
     first = per_image[per_image["mask_ratio"] == mask_ratios[0]]
@@ -450,8 +452,10 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     return (similarity.mean(dim=1, keepdim=True) * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3))
 
 
-def summarise(per_image: pd.DataFrame, label_version: str, resamples: int = 2000) -> pd.DataFrame:
-    """Means over the images with 95 % intervals, from paired bootstraps over the images, for every mask ratio.
+def summarise(
+    per_image: pd.DataFrame, label_version: str, observations: Mapping[str, str] | None = None, resamples: int = 2000
+) -> pd.DataFrame:
+    """Means over the images with 95 % intervals, from paired bootstraps over their observations, for every mask ratio.
 
     An image of several masks counts once, with the means of its values. Methods share their images, all but ``spectral``
     and the anchor on Earth: their rows are of the images that they have.
@@ -459,13 +463,15 @@ def summarise(per_image: pd.DataFrame, label_version: str, resamples: int = 2000
     Args:
         per_image: from :func:`reconstruct`, of one weights and precision, and of the same seeds for every mask ratio.
         label_version: which labels the images came with.
+        observations: of each image, by its id; an image without one stands for itself. Images of one observation are alike,
+            so whole observations are resampled, where there are two at least.
         resamples: of the bootstrap.
 
     Returns:
         By mask ratio one row a method, best RGB loss first, ``spectral`` and the anchor last: method, the ``SCORES`` with
         ``_low`` and ``_high``, rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first row's method
-        on shared images), p_value (Wilcoxon's signed-rank test of that difference, two-sided; NaN for the first row and
-        without shared images), n_images, masks, mask_ratio, seed (the first), weights, precision, label_version.
+        on shared images), p_value (Wilcoxon's signed-rank test of the observations' mean differences, two-sided; NaN for the
+        first row and without shared images), n_images, resampled, n_observations, masks, mask_ratio, seed (the first), weights, precision, label_version.
 
     Raises:
         MarsError: rows of several weights, precisions or sets of seeds, or a method that lacks an image.
@@ -491,12 +497,14 @@ def summarise(per_image: pd.DataFrame, label_version: str, resamples: int = 2000
             **settings.iloc[0].to_dict(),
             "label_version": label_version,
         }
-        rows += [row | about for row in _summary_rows(means, resamples)]
+        rows += [row | about for row in _summary_rows(means, observations or {}, resamples)]
     return pd.DataFrame(rows)
 
 
-def _summary_rows(means: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
+def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
     """Rows of one mask ratio. ``means`` has an image a row, and columns (score, method)."""
+    import pandas as pd
+
     rgb_loss = means["rgb_loss"]
     paired = rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").dropna(how="all")
     if paired.isna().any(axis=None):
@@ -510,11 +518,18 @@ def _summary_rows(means: pd.DataFrame, resamples: int) -> list[dict[str, Any]]:
         values = {score: own[score][method].to_numpy() for score in SCORES}
         if ranked:
             values["rgb_minus_best"] = (own["rgb_loss"][method] - own["rgb_loss"][ranked[0]]).to_numpy()
-        intervals = bootstrap_intervals(partial(_means, values), len(own), resamples=resamples)
+        images = own.index.to_series()
+        known = images.map(dict(observations))
+        groups, resampled = independent_units(known, images)
+        intervals = bootstrap_intervals(partial(_means, values), len(own), groups=groups, resamples=resamples)
         row: dict[str, Any] = {"method": method}
         for name, value in values.items():
             row |= {name: float(value.mean()), f"{name}_low": intervals[name][0], f"{name}_high": intervals[name][1]}
-        rows.append(row | {"p_value": _signed_rank(values.get("rgb_minus_best")), "n_images": len(own)})
+        differences = values.get("rgb_minus_best")
+        if differences is not None and groups is not None:
+            differences = pd.Series(differences).groupby(groups).mean().to_numpy()
+        row |= {"p_value": _signed_rank(differences), "n_images": len(own)}
+        rows.append(row | {"resampled": resampled, "n_observations": int(known.nunique())})
     return rows
 
 
@@ -554,6 +569,7 @@ def statement(summary: pd.DataFrame) -> list[str]:
             f"{best} is {word} {than}: {row['rgb_minus_best']:.4f} "
             f"({row['rgb_minus_best_low']:.4f} … {row['rgb_minus_best_high']:.4f}) lower, p = {row['p_value']:.2g}, "
             f"{row['n_images']} images"
+            + (f" of {row['n_observations']} observations" if row["n_observations"] > 1 else "")
         )
     return said
 

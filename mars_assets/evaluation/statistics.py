@@ -1,13 +1,19 @@
-"""Bootstrap intervals by resampling images, the unit that is independent (pixels and craters of one image are not)."""
+"""Bootstrap intervals by resampling what is independent: observations, or images where all are of one.
+
+Pixels and craters of one image are alike, and so are images of one observation.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
@@ -54,7 +60,9 @@ def bootstrap_intervals(
     Raises:
         ValueError: there are no images.
 
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples of few images or groups
+    differ less than new ones would, so the percentiles are taken further out: Hesterberg, What Teachers Should Know About
+    the Bootstrap (The American Statistician 69, 2015), "expanded percentile".
     """
     if not n:
         raise ValueError("no images: nothing to resample")
@@ -68,7 +76,7 @@ def bootstrap_intervals(
         draws = [np.bincount(rng.integers(0, units, units), minlength=units) for _ in some]
         for name, values in statistic(np.stack(draws)[:, group].astype(np.float64)).items():
             drawn.setdefault(name, []).append(values)
-    tail = (1 - level) / 2
+    tail = _tail(units, level)
     intervals = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
@@ -76,6 +84,27 @@ def bootstrap_intervals(
         low, high = np.quantile(finite, [tail, 1 - tail]) if finite.size else (np.nan, np.nan)
         intervals[name] = (float(low), float(high))
     return intervals
+
+
+def _tail(units: int, level: float) -> float:
+    """The share of resamples beyond each end of an expanded percentile interval."""
+    from scipy.special import ndtr, stdtrit
+
+    if units < 2:
+        return (1 - level) / 2
+    return float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - level) / 2)))
+
+
+def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.str_] | None, str]:
+    """What to resample of these images: whole observations, or images where not two observations are known.
+
+    Returns:
+        ``groups`` for :func:`bootstrap_intervals`, an image of no known observation standing for itself, and the name of
+        what is resampled: ``observations`` or ``images``.
+    """
+    if observations.nunique() < 2:
+        return None, "images"
+    return observations.fillna(image_ids).astype(str).to_numpy(str), "observations"
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:

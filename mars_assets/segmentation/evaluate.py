@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, once, ratio
+from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
 from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.segmentation.predict import read_mask
 from mars_assets.segmentation.recipe import IGNORE
@@ -136,13 +136,11 @@ def evaluate(
         return _scores(counts @ confusions, np.tensordot(counts, craters, axes=1))
 
     scores = {name: float(value[0]) for name, value in scores_of(once(len(chosen))).items()}
-    # An image of no known observation stands for itself.
-    observations = chosen["observation"].fillna(chosen["image_id"]).astype(str)
-    by_observation = chosen["observation"].nunique() > 1
+    groups, resampled = independent_units(chosen["observation"], chosen["image_id"])
     intervals = bootstrap_intervals(
         scores_of,
         len(chosen),
-        groups=observations.to_numpy(str) if by_observation else None,
+        groups=groups,
         resamples=resamples,
         seed=seed,
     )
@@ -156,7 +154,7 @@ def evaluate(
         "n_too_small": int(too_small.sum()),
         "smallest_px": float(smallest_px),
         **_with_intervals(METRICS, scores, intervals),
-        "resampled": "observations" if by_observation else "images",
+        "resampled": resampled,
     }
     row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
     by_image = chosen.assign(prediction=[str(path) for path in paths], too_small=too_small)

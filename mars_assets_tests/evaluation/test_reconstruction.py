@@ -305,6 +305,18 @@ class TestSummary:
         same = summarise(_rows(40, means=0.0, post_norm=0.0), "v1")
         assert "not distinguishable" in statement(same)[0]
 
+    def test_images_of_one_observation_count_together(self) -> None:
+        rows = _rows(60, means=0.02, post_norm=0.0)
+        observations = {f"i{number}": f"ESP_{number // 10}" for number in range(60)}
+        apart, together = summarise(rows, "v1"), summarise(rows, "v1", observations)
+        assert list(together["n_observations"]) == [6, 6]
+        assert (set(apart["resampled"]), set(together["resampled"])) == ({"images"}, {"observations"})
+        pd.testing.assert_series_equal(apart["rgb_loss"], together["rgb_loss"])
+        pivot = rows.pivot(index="image_id", columns="method", values="rgb_loss")
+        means = (pivot["means"] - pivot["post_norm"]).groupby(observations).mean()
+        assert together.at[1, "p_value"] == pytest.approx(wilcoxon(means).pvalue)
+        assert together.at[1, "p_value"] > apart.at[1, "p_value"]
+
     def test_typical_images_leave_out_the_extremes(self) -> None:
         rows = _rows(40, means=0.0)
         ranked = list(rows.sort_values("rgb_loss")["image_id"])
@@ -354,6 +366,8 @@ class TestTable:
             table = rows.assign(file=[lake.relative(path) for path in rows["path"]]).drop(columns=["path", "method"])
             settings = {"statistics": "v1", "label_version": "labels1", "method": method, **provenance}
             write_table(lake.tensors(f"imputed_{method}") / "manifest.parquet", table, settings)
+        labels = pd.DataFrame({"image_id": list(sizes), "group": [f"ESP_{number % 2}" for number in range(len(sizes))]})
+        write_table(lake.labelled_crops, labels)
 
     def test_is_written_and_not_computed_twice(self, filled: Lake) -> None:
         settings = {"n_images": 3, "batch_size": 4, "compute": CPU}
@@ -363,6 +377,7 @@ class TestTable:
         pd.testing.assert_frame_equal(stored, result.summary)
         assert set(stored["weights"]) == {open_weights(filled.foundation("small")).sha256}
         assert set(stored["n_images"]) == {3}
+        assert set(stored["n_observations"]) == {2}
         assert [row["method"] for row in read_json(filled.metrics("reconstruction").with_suffix(".json"))] == list(
             stored["method"]
         )
