@@ -53,7 +53,7 @@ class Comparison:
 def compare(
     current: ModelVersion, candidate: ModelVersion, images: pd.DataFrame, score: str, judge: Judge
 ) -> Comparison:
-    """Judges two models on the test images that neither was trained on, or on those of valid if there are none.
+    """Judges two models on the test images that neither was trained on, or on those of valid if these say nothing.
 
     Valid has chosen the new model's best state, so that a comparison there is kind to it.
 
@@ -64,14 +64,17 @@ def compare(
         score: the name of what ``judge`` gives.
         judge: see :data:`Judge`.
     """
-    unseen = images
+    unseen, comparison = images, Comparison("", 0, None, None, score)
     for model in (current, candidate):
         unseen, _ = held_out(model, unseen)
     for split in ("test", "valid"):
         chosen = unseen[unseen["split"] == split]
         if len(chosen):
-            return Comparison(split, len(chosen), judge(current, chosen, split), judge(candidate, chosen, split), score)
-    return Comparison("", 0, None, None, score)
+            before, after = judge(current, chosen, split), judge(candidate, chosen, split)
+            comparison = Comparison(split, len(chosen), before, after, score)
+            if before is not None and after is not None:
+                return comparison
+    return comparison
 
 
 def judge_classifier(compute: Any) -> Judge:

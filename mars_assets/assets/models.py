@@ -175,6 +175,26 @@ def _recipe(config: Any, recipe: type[R], lake: "Lake", name: str) -> R:
         ) from error
 
 
+def _check_comparable(lake: "Lake", name: str, statistics: str) -> None:
+    """Whether the model in use, if there is one, can be judged on chips of these statistics.
+
+    Raises:
+        ProvenanceError: it was trained on chips of others, on which it would look worse than it is.
+    """
+    from mars_assets.errors import ProvenanceError
+    from mars_assets.models import current_model
+
+    if not (lake.model(name) / "current.json").exists():
+        return
+    model = current_model(lake, name)
+    own = model.config["provenance"]["statistics"]
+    if own != statistics:
+        raise ProvenanceError(
+            f"{name} {model.version} was trained on chips of the statistics {own!r}, and {STAGE} has {statistics!r}: the two "
+            "cannot be compared. Train without retrain, which puts the new model into use"
+        )
+
+
 def _train(
     context: dg.AssetExecutionContext,
     lake: "Lake",
@@ -216,6 +236,8 @@ def _train(
     )
     weights, sha256, encoder = encoder_weights(lake, recipe.encoder)
     dataset = dataset_for(open_weights(weights).config.statistics)
+    if unless_worse is not None:
+        _check_comparable(lake, name, dataset.provenance["statistics"])
     version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed, computation)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,6 +91,16 @@ def in_words(row: dict[str, Any], score: str) -> str:
     return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
 
 
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, every digit of them; what is missing or no number is None."""
+    table = table.replace([math.inf, -math.inf], math.nan)
+    plain = table.astype(object).where(table.notna(), None)
+    return [
+        {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+        for row in plain.to_dict("records")
+    ]
+
+
 def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asset: str) -> pd.DataFrame:
     """Adds rows to a table; rows of the same keys are replaced. Writes Parquet and its JSON twin.
 
@@ -118,5 +127,5 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     else:
         table = new
     write_table(path, table)
-    write_json(path.with_suffix(".json"), json.loads(table.to_json(orient="records", date_format="iso")))
+    write_json(path.with_suffix(".json"), _records(table))
     return table

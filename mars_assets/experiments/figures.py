@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_VALUES = 6
-"""Beyond as many distinct numbers a setting is compared by its thirds."""
+"""Beyond as many distinct numbers, or half as many as runs, a setting is compared by its thirds."""
 
 
 def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
@@ -62,8 +62,9 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
         score: compared on valid.
 
     Returns:
-        One row a setting, the strongest first: setting, share (of the score's variance that lies between the setting's
-        values, eta squared; 1 is all), best (the value of the highest mean), mean (that mean), runs.
+        One row a setting, the strongest first: setting, share (of the score's variance that goes with the setting's values:
+        omega squared, Hays 1963, which expects 0 of noise; 1 is all, NaN where no value has two runs), best (the value of
+        the highest mean), mean (that mean), runs.
     """
     import pandas as pd
 
@@ -74,25 +75,30 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
     values = done[f"valid_{score}"].to_numpy(np.float64)
     rows = []
     for setting in settings:
-        levels = _levels(done, setting)
+        levels, _ = _levels(done, setting)
         means = pd.Series(values).groupby(levels).mean()
         total = float(((values - values.mean()) ** 2).sum())
         between = float(((means.loc[levels].to_numpy() - values.mean()) ** 2).sum())
-        share = between / total if total else float("nan")
+        left, share = len(values) - len(means), float("nan")
+        if left and total:
+            within = (total - between) / left
+            share = max((between - (len(means) - 1) * within) / (total + within), 0.0)
         best = str(means.idxmax())
         rows.append((setting, share, best, float(means.max()), len(done)))
     return pd.DataFrame(rows, columns=columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
 
-def _levels(table: pd.DataFrame, setting: str) -> np.ndarray[Any, np.dtype[np.str_]]:
-    """A setting's value in each row, as text; numbers of many values by their thirds."""
+def _levels(table: pd.DataFrame, setting: str) -> tuple[np.ndarray[Any, np.dtype[np.str_]], list[str]]:
+    """A setting's value in each row, as text, and the values in order; numbers that hardly two runs share by their thirds."""
     values = [json.loads(recipe)[setting] for recipe in table["recipe"]]
     distinct = {json.dumps(value) for value in values}
-    if len(distinct) > _MOST_VALUES and all(isinstance(value, int | float) for value in values):
+    several = len(distinct) > max(min(_MOST_VALUES, len(values) // 2), 3)
+    if several and all(isinstance(value, int | float) for value in values):
         edges = np.quantile(values, [1 / 3, 2 / 3])
         names = [f"below {edges[0]:.3g}", f"{edges[0]:.3g} to {edges[1]:.3g}", f"above {edges[1]:.3g}"]
-        return np.array([names[int(np.searchsorted(edges, value, side="right"))] for value in values])
-    return np.array([str(value) for value in values])
+        return np.array([names[int(np.searchsorted(edges, value, side="right"))] for value in values]), names
+    texts = [str(value) for value in values]
+    return np.array(texts), sorted(set(texts), key=lambda text: (_as_number(text), text))
 
 
 def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Figure:
@@ -107,14 +113,14 @@ def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Fi
     for axis in places[len(strongest) :]:
         axis.set_axis_off()
     for axis, row in zip(places, strongest.to_dict("records"), strict=False):
-        levels = _levels(done, row["setting"])
-        names = sorted(set(levels), key=lambda name: (_as_number(name), name))
+        levels, names = _levels(done, row["setting"])
         for place, name in enumerate(names):
             of_name = values[levels == name]
             axis.plot(np.full(len(of_name), place), of_name, "o", alpha=0.5, color="C0")
             axis.hlines(of_name.mean(), place - 0.3, place + 0.3, color="C1")
         axis.set_xticks(range(len(names)), names, rotation=20, fontsize=7)
-        axis.set_title(f"{row['setting']}: {row['share']:.0%} of the variance", fontsize=9)
+        share = "too few runs" if np.isnan(row["share"]) else f"{row['share']:.0%} of the variance"
+        axis.set_title(f"{row['setting']}: {share}", fontsize=9)
         axis.grid(alpha=0.3, axis="y")
     figure.suptitle(f"{score.replace('_', ' ')} on valid, {len(done)} runs")
     return figure

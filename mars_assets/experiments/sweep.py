@@ -108,7 +108,8 @@ def _drawn(rng: np.random.Generator, values: Any) -> Any:
         return values[int(rng.integers(len(values)))]
     low, high = values["low"], values["high"]
     if values.get("log", False):
-        return float(math.exp(rng.uniform(math.log(low), math.log(high))))
+        drawn = float(math.exp(rng.uniform(math.log(low), math.log(high))))
+        return round(drawn) if isinstance(low, int) and isinstance(high, int) else drawn
     if isinstance(low, int) and isinstance(high, int):
         return int(rng.integers(low, high + 1))
     return float(rng.uniform(low, high))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +53,11 @@ def crater_catalogue(
     for image in images.to_dict("records"):
         path = predictions[image["image_id"]]
         mask, probability = read_mask(path), read_probability(path)
-        ground = _Ground(Path(image["chip"]))
         craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
         seen = [crater for crater in craters if crater.diameter >= smallest_px]
-        for number, crater in enumerate(seen, start=1):
-            x, y = _centre(crater)
+        centres = [_centre(crater) for crater in seen]
+        places = _places(Path(image["chip"]), centres, [crater.diameter for crater in seen])
+        for number, (crater, (x, y), place) in enumerate(zip(seen, centres, places, strict=True), start=1):
             rows.append(
                 {
                     "image_id": image["image_id"],
@@ -68,7 +68,7 @@ def crater_catalogue(
                     "diameter_px": crater.diameter,
                     "probability": float(probability[crater.box][crater.pixels & mask[crater.box]].mean()),
                     "cut": not crater.is_whole(mask.shape),
-                    **ground.of(x, y, crater.diameter),
+                    **place,
                 }
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -81,19 +81,20 @@ def _centre(crater: Crater) -> tuple[float, float]:
     return float(left + columns.mean() + 0.5), float(top + rows.mean() + 0.5)
 
 
-class _Ground:
-    """From pixels of a chip to places on Mars, where the chip says so."""
+def _places(
+    chip: Path, centres: list[tuple[float, float]], diameters: list[float]
+) -> Iterator[dict[str, float | None]]:
+    """From pixels of a chip to places and metres on Mars, where the chip says so; all of them at once, which PROJ likes."""
+    from mars_assets.chips import georeference
 
-    def __init__(self, chip: Path) -> None:
-        from mars_assets.chips import georeference
-
-        self._crs, self._transform = georeference(chip)
-
-    def of(self, x: float, y: float, diameter: float) -> dict[str, float | None]:
-        if self._crs is None:
-            return {"diameter_m": None, "longitude": None, "latitude": None}
-        a, b, c, d, e, f = self._transform[:6]
-        east, north = np.array([a * x + b * y + c]), np.array([d * x + e * y + f])
-        longitude, latitude = projected_positions(self._crs.to_wkt(), east, north)
-        metres = diameter * float(np.sqrt(abs(a * e - b * d)))
-        return {"diameter_m": metres, "longitude": float(longitude[0]), "latitude": float(latitude[0])}
+    crs, transform = georeference(chip)
+    if crs is None or not centres:
+        return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
+    a, b, c, d, e, f = transform[:6]
+    x, y = np.array(centres).T
+    longitudes, latitudes = projected_positions(crs.to_wkt(), a * x + b * y + c, d * x + e * y + f)
+    metres = np.array(diameters) * np.sqrt(abs(a * e - b * d))
+    return (
+        {"diameter_m": float(width), "longitude": float(longitude), "latitude": float(latitude)}
+        for width, longitude, latitude in zip(metres, longitudes, latitudes, strict=True)
+    )

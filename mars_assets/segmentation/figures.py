@@ -54,12 +54,12 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
-    """The images with the most wrong pixels for their craters, the worst first; those without any crater come last.
+    """The images with the largest share of wrong pixels, the worst first.
 
     Returns:
         Rows of ``evaluation.images``.
     """
-    return evaluation.images.sort_values("iou_crater", kind="stable", na_position="last").head(most)
+    return evaluation.images.sort_values("pixel_accuracy", kind="stable", na_position="last").head(most)
 
 
 def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:

@@ -25,6 +25,10 @@ _KEY = "mars_assets"
 """Name of the PNG text that says from which model and chip a prediction is."""
 
 
+COMPUTATION = "prediction 1"
+"""Names the way of predicting: raise the number when the same model says something else of the same image."""
+
+
 def predict_masks(
     model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
 ) -> dict[str, Path]:
@@ -49,7 +53,7 @@ def predict_masks(
         MarsError: the device's memory is too small.
     """
     # The window is in the config.
-    model = [model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
+    model = [COMPUTATION, model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mars_assets.evaluation.history import CHANGE, KEYS, in_words, record, with_change
+from mars_assets.lake import read_json
 
 
 def _row(model: str, labels: str, score: float | None, half: float = 0.05, split: str = "test") -> dict[str, Any]:
@@ -88,3 +89,22 @@ def test_intervals_without_width_say_nothing_of_noise(tmp_path: Path) -> None:
     assert row["change"] == pytest.approx(0.1)
     assert row["within_noise"] is None
     assert in_words(row, "score").endswith("its noise is not known")
+
+
+def test_the_twin_keeps_every_digit(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    record(path, [{"name": "a", "p": 3.25e-14, "n": 3, "best": True}, {"name": "b", "p": float("nan")}], ["name"], "t")
+    first, second = read_json(path.with_suffix(".json"))
+    assert (first["p"], first["n"], first["best"]) == (3.25e-14, 3, True)
+    assert (second["p"], second["best"]) == (None, None)
+
+
+def test_of_few_observations_no_change_is_called_more_than_noise(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    few = {"resampled": "observations", "n_observations": 4, "n": 90}
+    _measured(path, _row("m1", "l1", 0.5) | few)
+    row = _measured(path, _row("m1", "l2", 0.9) | few)
+    assert row["change"] == pytest.approx(0.4)
+    assert row["within_noise"] is None
+    assert _measured(path, _row("m1", "l3", 0.5) | few | {"n_observations": 9})["within_noise"] is None
+    assert _measured(path, _row("m1", "l4", 0.9) | few | {"n_observations": 9})["within_noise"] is False

@@ -177,9 +177,25 @@ def test_effects_are_shares_of_variance(here: Lake, images: pd.DataFrame):
     found = effects(table, ["lr", "steps"], "good").set_index("setting")
     values = table["valid_good"].to_numpy()
     between = 2 * ((values[:2].mean() - values.mean()) ** 2 + (values[2:].mean() - values.mean()) ** 2)
-    assert found.loc["lr", "share"] == pytest.approx(between / ((values - values.mean()) ** 2).sum())
+    total = ((values - values.mean()) ** 2).sum()
+    within = (total - between) / 2  # four runs of two values
+    assert found.loc["lr", "share"] == pytest.approx((between - within) / (total + within))
     assert found.loc["lr", "best"] == "0.2"
     assert found.loc["steps", "share"] == 0
+
+
+def test_noise_has_no_effect(here: Lake, images: pd.DataFrame):
+    rng, shares = np.random.default_rng(0), []
+    runs = plan(Sweep(random={"lr": {"low": 0.1, "high": 0.9}}, draws=12), ClsRecipe)
+    recipes = [run.recipe.model_dump_json() for run in runs]
+    for _ in range(200):
+        table = pd.DataFrame({"recipe": recipes, "failed": "", "valid_good": rng.random(12), "version": "v"})
+        shares.append(effects(table, ["lr"], "good").at[0, "share"])
+    assert np.mean(shares) < 0.15
+    alone = effects(table.head(2), ["lr"], "good")
+    assert np.isnan(alone.at[0, "share"]), "each value has one run"
+    title = draw_effects(table.head(2), ["lr"], "good").axes[0].get_title()
+    assert title == "lr: too few runs"
 
 
 def test_what_is_shown_has_every_run_the_best_first(here: Lake, images: pd.DataFrame):

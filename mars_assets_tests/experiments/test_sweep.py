@@ -104,3 +104,10 @@ def test_the_papers_small_sweep_differs_from_it_in_size_alone() -> None:
     size = {"neck_channels", "head_channels", "lr", "iterations", "warmup_iterations", "evaluate_every"}
     as_dumped = [[(run.name, run.recipe.model_dump(exclude=size)) for run in some] for some in (runs, small)]
     assert as_dumped[0] == as_dumped[1]
+
+
+def test_whole_numbers_are_drawn_from_a_log_range_too() -> None:
+    sweep = Sweep(random={"neck_channels": {"low": 16, "high": 256, "log": True}}, draws=20)
+    drawn = [run.recipe.neck_channels for run in plan(sweep, SegRecipe)]
+    assert len(set(drawn)) > 5
+    assert 16 <= min(drawn) <= max(drawn) <= 256
