@@ -7,8 +7,9 @@ first three HLS bands.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 
 ImputationMethod = Literal["means", "pre_norm", "post_norm"]
 IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
+EVALUATED: ImputationMethod = "post_norm"
+"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
 SPECTRAL = "spectral"
 """The method for calibrated products, whose bands are measured and not guessed: :func:`impute_spectral`."""
 
@@ -55,6 +58,11 @@ class BandStatistics:
             )
         if not (np.isfinite(self.means).all() and np.isfinite(self.stds).all() and min(self.stds) > 0):
             raise MarsError(f"statistics {self.name!r}: means must be finite and stds positive")
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> BandStatistics:
+        """From ``name, means, stds``, as JSON holds them."""
+        return cls(str(stated["name"]), tuple(stated["means"]), tuple(stated["stds"]))
 
     @property
     def mean(self) -> Float32:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mars_assets.compute import DeviceChoice, PrecisionChoice
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake, write_json, write_table
+from mars_assets.lake import DEFAULT_LAKE, Lake, write_csv, write_json, write_table
 from mars_assets.models import current_model, current_weights
 
 if TYPE_CHECKING:
@@ -102,6 +102,43 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
         print(f"{unread} could not be read: the column 'problem' says why")
 
 
+def _outline(lake: Lake, options: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from mars_assets.compute import choose_compute
+    from mars_assets.progress import Progress
+    from mars_assets.segmentation.unlabelled import outline_pictures, smallest_judged
+
+    if options.out.is_dir():
+        raise MarsError(f"{options.out} is a folder: name a file for the table")
+    model = current_model(lake, "seg_model")
+    smallest = smallest_judged(lake, model) if options.smallest is None else options.smallest
+    compute = choose_compute(options.device, options.precision)
+    progress = Progress(lambda line: print(line, file=sys.stderr))
+    with TemporaryDirectory() as temporary:
+        masks = options.masks or Path(temporary)
+        table, problems = outline_pictures(
+            model, options.folder, masks, compute, smallest_px=smallest, progress=progress
+        )
+    if options.out.suffix == ".parquet":
+        write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
+    else:
+        write_csv(options.out, table)
+    print(f"{options.out}: {len(table)} craters in {table['image'].nunique()} images by seg_model {model.version}")
+    print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
+    for name, problem in problems.items():
+        print(f"{name} is left out: {problem}")
+
+
+def _computing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", choices=get_args(DeviceChoice), default="auto", help="where to compute (%(default)s)"
+    )
+    command.add_argument(
+        "--precision", choices=get_args(PrecisionChoice), default="auto", help="in which to compute (%(default)s)"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mars-assets", description=__doc__)
     parser.add_argument(
@@ -128,13 +165,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("folder", type=Path, help="of images, grey or RGB")
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
-    predict.add_argument(
-        "--device", choices=get_args(DeviceChoice), default="auto", help="where to compute (%(default)s)"
-    )
-    predict.add_argument(
-        "--precision", choices=get_args(PrecisionChoice), default="auto", help="in which to compute (%(default)s)"
-    )
+    _computing(predict)
     predict.set_defaults(run=_predict)
+    outline = commands.add_parser(
+        "outline",
+        help="the craters in a folder of images",
+        description="Writes the craters that the current seg_model sees in all JPEG and PNG images below a folder: centre and "
+        "diameter in pixels, mean probability, and whether the border cuts it.",
+    )
+    outline.add_argument("folder", type=Path, help="of images, grey or RGB")
+    outline.add_argument("--out", type=Path, default=Path("craters.csv"), help="table, .csv or .parquet (%(default)s)")
+    outline.add_argument("--masks", type=Path, help="folder to keep the predicted masks in: 8-bit PNG, crater from 128")
+    outline.add_argument(
+        "--smallest",
+        type=float,
+        metavar="PIXELS",
+        help="least diameter; by default that of the smallest crater that the model was judged on",
+    )
+    _computing(outline)
+    outline.set_defaults(run=_outline)
     return parser
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mars_assets.bands import BandStatistics, Float32
+
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
 
@@ -45,3 +47,25 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DamagedFileError(f"{path} cannot be decoded ({error}): fetch or export it again") from error
+
+
+def read_bands(path: Path, statistics: BandStatistics) -> Float32:
+    """The six bands that models see of an image.
+
+    Args:
+        path: a six-band chip; or a JPEG or PNG, grey or RGB, which becomes one as the labelled images do.
+        statistics: that a picture is scaled with.
+
+    Returns:
+        float32 (6, H, W) in HLS reflectance units.
+
+    Raises:
+        DamagedFileError: the file is missing, unreadable or has other bands.
+        MarsError: a picture has more than 8 bits.
+    """
+    from mars_assets.bands import EVALUATED, HLS_BANDS, impute, scale_to_reflectance
+    from mars_assets.chips import read_chip
+
+    if path.suffix.lower() in SUFFIXES:
+        return impute(scale_to_reflectance(read_rgb(path), statistics), EVALUATED, statistics)
+    return read_chip(path, HLS_BANDS)

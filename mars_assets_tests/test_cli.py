@@ -3,14 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from mars_assets.cli import main
 from mars_assets.lake import Lake, read_json, write_json
-from mars_assets.models import make_current, set_current_weights
+from mars_assets.models import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
+from mars_assets.segmentation.craters import craters_of_mask
+from mars_assets.segmentation.predict import read_mask
+from mars_assets.segmentation.unlabelled import smallest_judged
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -60,7 +66,8 @@ def _segmenter(lake: Lake, **recipe: Any) -> None:
         state = MODELS.build(config.model).state_dict()
     torch.save({"meta": {}, "state_dict": state}, folder / "model.pth")
     (folder / "config.py").write_text(config.pretty_text)
-    write_json(folder / "config.json", {"recipe": chosen.model_dump()})
+    statistics = micro.to_dict()["statistics"]
+    write_json(folder / "config.json", {"recipe": chosen.model_dump(), "statistics": statistics})
     make_current(lake, "seg_model", "v1", {})
 
 
@@ -77,3 +84,45 @@ def test_a_unet_has_no_encoder_to_go_out(lake: Lake, tmp_path: Path, capsys: pyt
     _segmenter(lake, architecture="unet")
     assert main(["--lake", str(lake.root), "export", "seg_model", str(tmp_path / "encoder.pt")]) == 1
     assert "is a U-Net: only models with Prithvi's encoder" in capsys.readouterr().err
+
+
+def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _segmenter(lake, crop_size=32, window=32, stride=16)
+    pictures, masks, out = tmp_path / "pictures", tmp_path / "masks", tmp_path / "craters.csv"
+    (pictures / "deeper").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(noise).save(pictures / "a.png")
+    Image.fromarray(noise.T.copy()).save(pictures / "deeper" / "b.jpg")
+    (pictures / "broken.png").write_bytes(b"no picture")
+    arguments = ["--lake", str(lake.root), "outline", str(pictures), "--out", str(out), "--masks", str(masks)]
+    assert main([*arguments, "--smallest", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "broken.png is left out: " in said
+    assert "deeper/b.jpg is left out" not in said
+    table = pd.read_csv(out)
+    assert list(table.columns[:4]) == ["image", "crater", "x_px", "y_px"]
+    shapes = {path.relative_to(masks).as_posix(): Image.open(path).size for path in masks.rglob("*.png")}
+    assert shapes == {"a.png.png": (50, 40), "deeper/b.jpg.png": (40, 50)}
+    expected = {name: craters_of_mask(read_mask(masks / f"{name}.png")) for name in ("a.png", "deeper/b.jpg")}
+    assert table["image"].value_counts().to_dict() == {name: len(some) for name, some in expected.items() if some}
+    assert main([*arguments, "--smallest", "1000"]) == 0
+    assert len(pd.read_csv(out)) == 0
+
+
+def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _segmenter(lake)
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("empty", "no JPEG or PNG"), ("nowhere", "is not a folder")):
+        assert main(["--lake", str(lake.root), "outline", str(tmp_path / folder)]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
+    _segmenter(lake)
+    model = current_model(lake, "seg_model")
+    assert smallest_judged(lake, model) == 0
+    rows = [
+        {"model_version": version, "smallest_px": size} for version, size in (("v1", 6.5), ("v1", 7.5), ("v0", 3.0))
+    ]
+    write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
+    assert smallest_judged(lake, model) == 7.5

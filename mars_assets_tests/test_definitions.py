@@ -43,6 +43,7 @@ DESIGN = {
     "cls_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "seg_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_predictions": {"cls_model", "crops", "labelled_crops"},
+    "seg_predictions": {"seg_model", "crops", "labelled_crops"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }
@@ -97,6 +98,7 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
         "cls_evaluation",
         "seg_evaluation",
         "cls_experiments",
+        "seg_predictions",
         "seg_experiments",
         "cls_predictions",
     }

@@ -326,6 +326,17 @@ def test_a_contradicting_setting_is_refused_and_named(graph: Graph, first: Any) 
     assert "'v1'" in failure.step_failure_data.error.message
 
 
+def test_what_nobody_labelled_is_predicted(graph: Graph, first: Any) -> None:
+    result = graph.run(["cls_predictions", "seg_predictions"])
+    assert result.success
+    said = metadata(result, "seg_predictions")
+    table = read_table(graph.lake.metrics("seg_predictions"), "seg_predictions")
+    assert (said["crops"], said["craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
+    assert set(table["observation"]) <= {OBSERVATION}
+    for what in ("craters", "sizes"):
+        assert graph.lake.metrics("seg_predictions").with_name(f"seg_predictions_{what}.png").exists()
+
+
 def test_weights_stay_those_that_were_chosen(graph: Graph, first: Any) -> None:
     assert read_json(graph.lake.current_foundation)["variant"] == "narrow"
     assert graph.run(["prithvi_weights"]).success

@@ -10,10 +10,9 @@ from pydantic import Field
 
 from mars_assets.assets.following import follows
 from mars_assets.assets.foundation import prithvi_weights
-from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, seg_model
-from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, current_with_statistics, seg_model
+from mars_assets.assets.reporting import drawn_path, kept, mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.errors import MarsError
@@ -150,7 +149,7 @@ def cls_evaluation(
 
     with mendable():
         here = lake.open()
-        model, statistics = _current(here, "cls_model")
+        model, statistics = current_with_statistics(here, "cls_model")
         judged = _judged(model, classification_dataset(here, STAGE, statistics))
         return _evaluated(
             here,
@@ -159,56 +158,6 @@ def cls_evaluation(
             compute,
             lambda: _judge_classifier(here, judged, compute.choose(), progress_of(context)),
         )
-
-
-@dg.asset(
-    group_name="predictions",
-    kinds={"pytorch", "parquet"},
-    code_version="1",
-    deps=[cls_model, crops, labelled_crops],
-    pool=GPU_POOL,
-)
-def cls_predictions(
-    context: dg.AssetExecutionContext, lake: LakeResource, compute: ComputeResource
-) -> dg.MaterializeResult:
-    """What the current classifier says of every crop that has no class yet, the least certain first.
-
-    For choosing what to label next: sort by `uncertainty` (entropy in bits, 1 where the probability is a half). Crops are
-    predicted once for each model; new ones cost their own time alone.
-    """
-    from mars_assets.classification.figures import probability_histogram, uncertain_sheet
-    from mars_assets.classification.predict import predict
-    from mars_assets.classification.unlabelled import uncertainty, unlabelled_crops
-    from mars_assets.lake import write_csv, write_table
-
-    with mendable():
-        here, chosen = lake.open(), compute.choose()
-        model, _ = _current(here, "cls_model")
-        images = unlabelled_crops(here)
-        cache = model.folder / "predictions_of_crops.parquet"
-        probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
-        every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
-        every = every.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
-        pictures = _save(
-            here, "cls_predictions", {"uncertain": uncertain_sheet(every), "all": probability_histogram(every)}
-        )
-        kept = every.assign(file=[here.relative(Path(chip)) for chip in every["chip"]], model_version=model.version)
-        kept = kept.drop(columns=["chip", "chip_sha"])
-        write_table(here.metrics("cls_predictions"), kept)
-        write_csv(here.metrics("cls_predictions").with_suffix(".csv"), kept)
-    return dg.MaterializeResult(
-        metadata={
-            **{what: picture(image, f"cls_predictions: {what}") for what, image in pictures.items()},
-            "least certain crops": table(kept[["image_id", "probability", "uncertainty"]].head(20)),
-            "crops": len(kept),
-            "said to have a crater": int((kept["probability"] >= 0.5).sum()),
-            "dagster/row_count": len(kept),
-            "model version": model.version,
-            "file": where(here.metrics("cls_predictions")),
-            "for a spreadsheet": where(here.metrics("cls_predictions").with_suffix(".csv")),
-        },
-        data_version=dg.DataVersion(fingerprint(kept[["image_id", "probability"]].to_numpy().tolist())[:16]),
-    )
 
 
 @dg.asset(
@@ -234,7 +183,7 @@ def seg_evaluation(
 
     with mendable():
         here = lake.open()
-        model, statistics = _current(here, "seg_model")
+        model, statistics = current_with_statistics(here, "seg_model")
         annotation = model.config["recipe"]["annotation"]
         judged = _judged(model, segmentation_dataset(here, STAGE, annotation, statistics))
         return _evaluated(
@@ -278,7 +227,7 @@ def _evaluated(
         compute.precision,
     )
     files = [lake.metrics(name), lake.metrics(name).with_suffix(".json")]
-    files += [_drawn(lake, name, what) for what in _PICTURES[name]]
+    files += [drawn_path(lake, name, what) for what in _PICTURES[name]]
     if name == "seg_evaluation":
         files += [lake.metrics("seg_craters"), lake.metrics("seg_craters").with_suffix(".csv")]
     metadata = kept(lake, name, key, judge, files)
@@ -304,7 +253,7 @@ def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progres
         lake, "cls_evaluation", [_row(judged, result.row) for result in results.values()], CLS_SCORE
     )
     drawn = {"plots": evaluation_figure(shown), "mistakes": mistakes_sheet(shown.images)}
-    pictures = _save(lake, "cls_evaluation", drawn)
+    pictures = save_pictures(lake, "cls_evaluation", drawn)
     more = {
         "by observation": table(by_observation(shown.images)),
         "by crater size": table(sizes) if len(sizes) else "not known: no classified image has outlines",
@@ -345,7 +294,7 @@ def _judge_segmenter(
         "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
         "worst": overlay_sheet(worst(shown, 3), statistics),
     }
-    pictures = _save(lake, "seg_evaluation", drawn)
+    pictures = save_pictures(lake, "seg_evaluation", drawn)
     more = {
         "by crater size": table(shown.sizes),
         "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
@@ -356,15 +305,6 @@ def _judge_segmenter(
     names = ["split", "n", "iou_crater", "iou_background", "miou", "dice_crater"]
     names += ["crater_precision", "crater_recall", "crater_f1"]
     return _shown(lake, "seg_evaluation", SEG_SCORE, judged, rows, history, names, compute, pictures, more)
-
-
-def _current(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]:
-    """The current model and the statistics its input is normalised with."""
-    from mars_assets.models import current_model
-
-    model = current_model(lake, name)
-    stated = model.config["statistics"]
-    return model, BandStatistics(stated["name"], tuple(stated["means"]), tuple(stated["stds"]))
 
 
 def _judged(model: "ModelVersion", dataset: "Dataset") -> _Judged:
@@ -400,20 +340,6 @@ def _record(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [{**with_change(lake.metrics(name), row, score, name), "measured": now} for row in rows]
     return rows, record(lake.metrics(name), rows, KEYS, name)
-
-
-def _save(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
-    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
-    from mars_assets.evaluation.figures import as_image, to_png
-
-    images = {what: as_image(drawn) for what, drawn in pictures.items()}
-    for what, image in images.items():
-        to_png(image, _drawn(lake, name, what))
-    return images
-
-
-def _drawn(lake: "Lake", name: str, what: str) -> Path:
-    return lake.metrics(name).with_name(f"{name}_{what}.png")
 
 
 def _shown(

@@ -11,7 +11,7 @@ from mars_assets.assets.configuration import listed, recipe_from
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
-from mars_assets.assets.tensors import EVALUATED
+from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.prithvi import PRITHVI
 from mars_assets.resources import ComputeResource, LakeResource
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mars_assets.compute import Compute
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
+    from mars_assets.models import ModelVersion
     from mars_assets.promotion import Judge
 
 R = TypeVar("R", bound=BaseModel)
@@ -291,3 +292,11 @@ def _train(
         },
         data_version=dg.DataVersion(version),
     )
+
+
+def current_with_statistics(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]:
+    """The current model and the statistics its input is normalised with."""
+    from mars_assets.models import current_model
+
+    model = current_model(lake, name)
+    return model, BandStatistics.from_dict(model.config["statistics"])

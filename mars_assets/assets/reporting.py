@@ -133,3 +133,17 @@ def columns(descriptions: Mapping[str, str], rows: "pd.DataFrame") -> dg.Metadat
 def where(path: Path) -> dg.MetadataValue:
     """Where files lie."""
     return dg.MetadataValue.path(str(path))
+
+
+def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
+    from mars_assets.evaluation.figures import as_image, to_png
+
+    images = {what: as_image(drawn) for what, drawn in pictures.items()}
+    for what, image in images.items():
+        to_png(image, drawn_path(lake, name, what))
+    return images
+
+
+def drawn_path(lake: "Lake", name: str, what: str) -> Path:
+    return lake.metrics(name).with_name(f"{name}_{what}.png")

@@ -10,7 +10,15 @@ from mars_assets.assets.configuration import AS_BEFORE
 from mars_assets.assets.following import follows
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
-from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, SPECTRAL, STATISTICS, BandStatistics, ImputationMethod
+from mars_assets.bands import (
+    EVALUATED,
+    HLS_BANDS,
+    IMPUTATION_METHODS,
+    SPECTRAL,
+    STATISTICS,
+    BandStatistics,
+    ImputationMethod,
+)
 from mars_assets.lake import fingerprint
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
@@ -20,8 +28,6 @@ if TYPE_CHECKING:
     from mars_assets.tensors import StageResult
 
 GROUP = "tensors"
-EVALUATED: ImputationMethod = "post_norm"
-"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
 
 
 class ReflectanceConfig(dg.Config):

@@ -13,17 +13,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from mars_assets.bands import HLS_BANDS, ImputationMethod, impute, normalize, scale_to_reflectance
-from mars_assets.chips import read_chip
+from mars_assets.bands import HLS_BANDS, normalize
 from mars_assets.errors import MarsError
-from mars_assets.pictures import SUFFIXES, read_rgb
+from mars_assets.pictures import read_bands
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
 
 Normalization = Literal["statistics", "image"]
-IMPUTATION: ImputationMethod = "post_norm"
-"""How a picture's missing bands are filled: as in the tensors that the models are trained on."""
-
 SCALE = 1.25
 """Random scale is drawn from [1 / SCALE, SCALE], uniform in its logarithm."""
 SHIFT = 0.1
@@ -34,7 +30,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """Reads a chip, normalises it and resamples it to a square of ``image_size``.
 
     Args:
-        path: a six-band chip; or a JPEG or PNG, grey or RGB, which becomes one as the labelled images do.
+        path: a six-band chip, or a JPEG or PNG, see :func:`mars_assets.pictures.read_bands`.
         config: of the weights: bands and statistics.
         image_size: side of the result.
         by: with the weights' statistics alone, or then also by the image's own mean and deviation in each band, since
@@ -49,10 +45,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """
     if config.bands != HLS_BANDS:
         raise MarsError(f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}")
-    if path.suffix.lower() in SUFFIXES:
-        bands = impute(scale_to_reflectance(read_rgb(path), config.statistics), IMPUTATION, config.statistics)
-    else:
-        bands = read_chip(path, HLS_BANDS)
+    bands = read_bands(path, config.statistics)
     chip = torch.from_numpy(normalize(bands, config.statistics))
     if by == "image":
         chip = by_itself(chip)

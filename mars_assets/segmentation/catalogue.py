@@ -37,7 +37,8 @@ def crater_catalogue(
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, observation, chip`` (path; its georeference is used where it has one).
+        images: ``image_id, observation, chip`` (path; its georeference is used where it has one, or that of ``crs`` (WKT) and
+            ``transform`` (six numbers) if there are these columns).
         rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
         smallest_px: craters of a smaller diameter are left out.
 
@@ -56,7 +57,7 @@ def crater_catalogue(
         craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
         seen = [crater for crater in craters if crater.diameter >= smallest_px]
         centres = [_centre(crater) for crater in seen]
-        places = _places(Path(image["chip"]), centres, [crater.diameter for crater in seen])
+        places = _places(image, centres, [crater.diameter for crater in seen])
         for number, (crater, (x, y), place) in enumerate(zip(seen, centres, places, strict=True), start=1):
             rows.append(
                 {
@@ -82,17 +83,21 @@ def _centre(crater: Crater) -> tuple[float, float]:
 
 
 def _places(
-    chip: Path, centres: list[tuple[float, float]], diameters: list[float]
+    image: dict[str, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
-    """From pixels of a chip to places and metres on Mars, where the chip says so; all of them at once, which PROJ likes."""
+    """From pixels of an image to places and metres on Mars, where that is known; all at once, which PROJ likes."""
     from mars_assets.chips import georeference
 
-    crs, transform = georeference(chip)
-    if crs is None or not centres:
+    if "crs" in image:
+        crs, transform = image["crs"], image["transform"]
+    else:
+        projection, transform = georeference(Path(image["chip"]))
+        crs = projection.to_wkt() if projection else None
+    if not isinstance(crs, str) or not centres:  # what a table lacks may be NaN
         return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
-    a, b, c, d, e, f = transform[:6]
+    a, b, c, d, e, f = list(transform)[:6]
     x, y = np.array(centres).T
-    longitudes, latitudes = projected_positions(crs.to_wkt(), a * x + b * y + c, d * x + e * y + f)
+    longitudes, latitudes = projected_positions(crs, a * x + b * y + c, d * x + e * y + f)
     metres = np.array(diameters) * np.sqrt(abs(a * e - b * d))
     return (
         {"diameter_m": float(width), "longitude": float(longitude), "latitude": float(latitude)}

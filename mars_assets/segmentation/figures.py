@@ -169,3 +169,53 @@ def _images(axis: Axes, evaluation: Evaluation) -> None:
     summary = "undefined" if row["iou_crater"] is None else f"{row['iou_crater']:.3f}"
     axis.set(xlabel="crater IoU of an image", ylabel="images")
     axis.set_title(f"crater IoU over all pixels {summary}", fontsize=10)
+
+
+def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -> Figure:
+    """The images in which most craters are seen, with their outlines.
+
+    Args:
+        images: ``image_id, chip`` (path of a picture), ``prediction`` (path of the mask).
+        craters: a catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`.
+        most: how many images at most.
+
+    Raises:
+        DamagedFileError: an image or a mask cannot be read.
+    """
+    from mars_assets.pictures import read_rgb
+    from mars_assets.segmentation.predict import read_mask
+
+    counts = craters["image_id"].value_counts()
+    shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
+    rows = max(-(-len(shown) // 3), 1)
+    figure, axes = new_figure(12, 4.3 * rows, rows, 3)
+    places: list[Axes] = axes.ravel().tolist()
+    for axis in places:
+        axis.set_axis_off()
+    for axis, row in zip(places, shown.to_dict("records"), strict=False):
+        axis.imshow(read_rgb(Path(row["chip"])))
+        _outline(axis, read_mask(Path(row["prediction"])))
+        name = "\n".join(textwrap.wrap(row["image_id"], 30, break_on_hyphens=False))
+        axis.set_title(f"{name}\n{row['craters']} craters", fontsize=12)
+    return figure
+
+
+def size_frequency(craters: pd.DataFrame) -> Figure:
+    """How many craters are at least as wide: in metres on the ground where all places are known, else in pixels.
+
+    Args:
+        craters: a catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`; those that a border cuts are left out,
+            since their diameter is of what is seen.
+    """
+    figure, axes = new_figure(6, 4)
+    axis = axes[0, 0]
+    whole = craters[~craters["cut"].astype(bool)]
+    on_the_ground = len(whole) > 0 and whole["diameter_m"].notna().all()
+    diameters = np.sort(whole["diameter_m" if on_the_ground else "diameter_px"].to_numpy(np.float64))
+    if len(diameters):
+        axis.step(diameters, np.arange(len(diameters), 0, -1), where="pre")
+        axis.set(xscale="log", yscale="log")
+    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters of at least D")
+    axis.set_title(f"{len(whole)} craters that no border cuts")
+    axis.grid(alpha=0.3, which="both")
+    return figure

@@ -43,7 +43,7 @@ class CraterDataset(BaseSegDataset):
 
 @TRANSFORMS.register_module()
 class LoadChip(BaseTransform):
-    """Reads ``img_path``, a GeoTIFF of float32 reflectance, as ``img`` (H, W, bands).
+    """Reads ``img_path``, a GeoTIFF of float32 reflectance, as ``img`` (H, W, bands); or takes ``chip`` (bands, H, W).
 
     Args:
         bands: the names that the file's bands must have, in order.
@@ -57,7 +57,7 @@ class LoadChip(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         # A transposed view: crops are cut from it and turned back, so that the whole chip is never rearranged.
-        bands = read_chip(Path(results["img_path"]), self.bands)
+        bands = results["chip"] if "chip" in results else read_chip(Path(results["img_path"]), self.bands)
         if self.statistics is not None:
             bands = bands_by_themselves(bands, *self.statistics)
         image = bands.transpose(1, 2, 0)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mars_assets.bands import BandStatistics
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.lake import fingerprint, sha256_file, sweep, write_bytes
+from mars_assets.pictures import SUFFIXES, read_bands
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 _KEY = "mars_assets"
 """Name of the PNG text that says from which model and chip a prediction is."""
 
-
 COMPUTATION = "prediction 1"
 """Names the way of predicting: raise the number when the same model says something else of the same image."""
 
@@ -38,8 +39,8 @@ def predict_masks(
 
     Args:
         model_folder: of a finished model.
-        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one; else size and time of the file tell
-            one chip from another.
+        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see :func:`mars_assets.pictures.read_bands`), and
+            ``chip_sha`` if the chips have one; else size and time of the file tell one chip from another.
         cache: folder of the predictions, ``ID.png``, for this use alone.
         compute: where to compute.
         progress: of the new images.
@@ -60,10 +61,11 @@ def predict_masks(
     keys = {image_id: fingerprint(model, _chip_identity(chip)) for image_id, chip in chips.items()}
     new = [image_id for image_id in chips if _key_of(paths[image_id]) != keys[image_id]]
     if new:
-        segmenter, _ = open_segmenter(model_folder)
+        segmenter, config = open_segmenter(model_folder)
         segmenter.to(compute.device)
+        statistics = BandStatistics.from_dict(config["statistics"])
         for image_id in progress.track(new, "predicting crater masks"):
-            probability = _predict(segmenter, Path(chips[image_id]["chip"]), compute)
+            probability = _predict(segmenter, Path(chips[image_id]["chip"]), statistics, compute)
             write_bytes(paths[image_id], _png(probability, keys[image_id]))
     return paths
 
@@ -119,13 +121,16 @@ def _key_of(path: Path) -> str | None:
         return None
 
 
-def _predict(segmenter: EncoderDecoder, chip: Path, compute: Compute) -> Float32:
+def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, compute: Compute) -> Float32:
     """The probability of a crater, float32, shape (H, W)."""
     import torch
     from mmseg.registry import TRANSFORMS
 
     load = TRANSFORMS.build(segmenter.cfg.test_pipeline[0])
-    image = torch.from_numpy(load({"img_path": chip})["img"].transpose(2, 0, 1))
+    results: dict[str, Any] = {"img_path": chip}
+    if chip.suffix.lower() in SUFFIXES:
+        results["chip"] = read_bands(chip, statistics)
+    image = torch.from_numpy(load(results)["img"].transpose(2, 0, 1))
     with torch.inference_mode(), compute.autocast():
         try:
             inputs = segmenter.data_preprocessor({"inputs": [image]})["inputs"]

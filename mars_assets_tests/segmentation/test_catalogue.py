@@ -61,6 +61,22 @@ def test_places_and_metres_where_the_image_is_map_projected(tmp_path: Path) -> N
     assert table.at[0, "latitude"] == pytest.approx(2, abs=1e-6)
 
 
+def test_a_place_that_a_table_states_is_as_good_as_the_chips(tmp_path: Path) -> None:
+    probability = np.zeros((100, 100))
+    probability[_disc(probability.shape, 40, 70, 10)] = 255
+    transform = Affine(0.5, 0, -25, 0, -0.5, 1000)
+    image = _image(tmp_path, "a", probability, crs=MARS, transform=transform)
+    stated = {
+        **image,
+        "chip": tmp_path / "no such chip",
+        "crs": CRS.from_user_input(MARS).to_wkt(),
+        "transform": list(transform)[:6],
+    }
+    pd.testing.assert_frame_equal(_catalogue(tmp_path, [stated]), _catalogue(tmp_path, [image]))
+    nowhere = {**stated, "crs": np.nan, "transform": None}
+    assert _catalogue(tmp_path, [nowhere])[["diameter_m", "longitude"]].isna().all(axis=None)
+
+
 def test_small_ones_can_be_left_out_and_no_crater_is_an_empty_table(tmp_path: Path) -> None:
     probability = np.zeros((50, 50))
     probability[10:13, 10:13] = 255

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
+from mars_assets.chips import write_chip
 from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.progress import Progress
@@ -369,6 +371,21 @@ def test_predictions_are_what_the_validation_saw(
     # The prediction is kept in 8 bits: a pixel of probability 0.5 may fall to either side.
     assert row["iou_background"] == pytest.approx(report["iou_background"], abs=2e-3)
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
+
+
+@pytest.mark.parametrize("normalize", ["statistics", "image"])
+def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
+    normalize: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
+):
+    wanted = recipe.model_copy(update={"normalize": normalize})
+    train_segmentation(wanted, squares, micro_weights, tmp_path / "model", compute, {})
+    grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    bgr = scale_to_reflectance(np.repeat(grey[..., None], 3, axis=2))
+    write_chip(tmp_path / "grey.tif", impute(bgr, "post_norm"), HLS_BANDS)
+    images = pd.DataFrame({"image_id": ["png", "tif"], "chip": [tmp_path / "grey.png", tmp_path / "grey.tif"]})
+    paths = predict_masks(tmp_path / "model", images, tmp_path / "cache", compute)
+    np.testing.assert_array_equal(read_probability(paths["png"]), read_probability(paths["tif"]))
 
 
 def test_validations_take_one_orientation(

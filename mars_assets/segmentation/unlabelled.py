@@ -1,0 +1,101 @@
+"""Craters of what nobody has outlined yet: the lake's crops, or a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mars_assets.errors import MarsError
+from mars_assets.imagery.crops import kept_crops
+from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.pictures import pictures_below, read_rgb
+from mars_assets.progress import SILENT, Progress
+from mars_assets.segmentation.catalogue import crater_catalogue
+from mars_assets.segmentation.predict import predict_masks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.compute import Compute
+    from mars_assets.models import ModelVersion
+
+
+def crops_without_outlines(lake: Lake) -> pd.DataFrame:
+    """The lake's kept crops that nobody has outlined craters in.
+
+    Returns:
+        ``image_id, observation, chip`` (path of the PNG), ``chip_sha`` (of how it was cut), ``crs`` (WKT) and ``transform``
+        (six numbers) where the product is map projected.
+
+    Raises:
+        MarsError: there are none.
+    """
+    crops = kept_crops(lake, ["crs", "transform"])
+    if crops.empty:
+        raise MarsError("there are no crops to look at: make 'hirise_images' and 'crops' of an observation")
+    every = crops.rename(columns={"crop_id": "image_id", "cut": "chip_sha"}).assign(chip=crops["path"].map(str))
+    if lake.labelled_crops.exists():
+        labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "n_craters"])
+        labels = labels[labels["n_craters"].notna()]
+        every = every[~every["image_id"].isin({*labels["image_id"], *labels["original"]})]
+    if every.empty:
+        raise MarsError("craters are outlined in all crops already: cut other observations")
+    return every[["image_id", "observation", "chip", "chip_sha", "crs", "transform"]].reset_index(drop=True)
+
+
+def smallest_judged(lake: Lake, model: ModelVersion) -> float:
+    """The diameter in pixels below which the labels do not say whether a model is right; 0 where it was not evaluated."""
+    path = lake.metrics("seg_evaluation").with_suffix(".json")
+    rows = read_json(path) if path.exists() else []
+    sizes = [row["smallest_px"] for row in rows if row["model_version"] == model.version and row.get("smallest_px")]
+    return float(sizes[-1]) if sizes else 0.0
+
+
+def outline_pictures(
+    model: ModelVersion,
+    folder: Path,
+    masks: Path,
+    compute: Compute,
+    *,
+    smallest_px: float = 0.0,
+    progress: Progress = SILENT,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The craters in the picture files of a folder.
+
+    Args:
+        model: a finished segmenter.
+        folder: see :func:`mars_assets.pictures.pictures_below`.
+        masks: folder of the predictions, which are kept: 8-bit PNG, crater from 128.
+        compute: where to compute.
+        smallest_px: craters of a smaller diameter are left out.
+        progress: of the pictures.
+
+    Returns:
+        The catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`, without ``observation``, and why pictures could
+        not be read, by their names.
+
+    Raises:
+        MarsError: there is no such folder, or no picture in it that can be read.
+        MissingInputError: the folder of the model holds no finished segmenter.
+    """
+    import pandas as pd
+
+    from mars_assets.labels.masks import RIM_WIDTHS
+
+    if not folder.is_dir():
+        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+    readable, problems = [], {}
+    for picture in progress.track(pictures_below(folder), "looking through pictures"):
+        name = picture.relative_to(folder).as_posix()
+        try:
+            read_rgb(picture)
+            readable.append((name, str(picture)))
+        except MarsError as error:
+            problems[name] = str(error)
+    if not readable:
+        raise MarsError(next(iter(problems.values()), f"there is no JPEG or PNG in {folder}"))
+    images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)
+    predictions = predict_masks(model.folder, images, masks, compute, progress)
+    rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
+    table = crater_catalogue(predictions, images, rim=rim, smallest_px=smallest_px)
+    return table.drop(columns="observation").rename(columns={"image_id": "image"}), problems
