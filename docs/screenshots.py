@@ -3,6 +3,7 @@
 Needs Chromium on the PATH.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -35,21 +36,22 @@ def page_of(page: Page, asset: str) -> None:
     save(page, asset)
 
 
-def picture_of(page: Page, asset: str, number: int) -> None:
-    """A picture on an asset's page, opened."""
-    page.goto(f"/assets/{asset}")
-    page.get_by_text("[Show Markdown]").nth(number).click()
-    page.locator('[role="dialog"] img').wait_for()
-    page.wait_for_timeout(1000)
-    save(page, f"{asset}_picture")
+def figure(metrics: Path, name: str) -> None:
+    """A figure that an asset's page shows, as it lies in the lake; GitHub shows it as wide as its text."""
+    with Image.open(metrics / f"{name}.png") as image:
+        image.thumbnail((1000, 4000), Image.Resampling.LANCZOS)
+        keep(image, name)
 
 
 def save(page: Page, name: str) -> None:
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        keep(image, name)
+
+
+def keep(image: Image.Image, name: str) -> None:
     PICTURES.mkdir(exist_ok=True)
     path = PICTURES / f"{name}.png"
-    page.screenshot(path=path)
-    with Image.open(path) as image:
-        image.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+    image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
     print(path.relative_to(PROJECT))
 
 
@@ -64,8 +66,8 @@ def main() -> int:
     with dagster_dev(PROJECT, clean_environment(), daemon=False) as url, open_page(executable, url, 1400, 900) as page:
         graph(page)
         page_of(page, "cls_evaluation")
-        picture_of(page, "reconstruction_metrics", 1)
-        picture_of(page, "seg_evaluation", 1)
+    for name in ("reconstruction_examples", "seg_evaluation_images"):
+        figure(PROJECT / "data_lake/metrics", name)
     return 0
 
 

@@ -270,7 +270,9 @@ def _judge_segmenter(
 ) -> dict[str, Any]:
     from mars_assets.labels.masks import RIM_WIDTHS
     from mars_assets.lake import write_csv, write_table
+    from mars_assets.remembered import Remembered
     from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
+    from mars_assets.segmentation.evaluate import COMPUTATION as COUNTING
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
@@ -278,14 +280,15 @@ def _judge_segmenter(
     model, images = judged.model, judged.images
     masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
     rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-    results = {split: evaluate(masks, images, split, rim=rim) for split in _splits(images)}
+    with Remembered(model.folder / "counts.json", COUNTING) as remembered:
+        results = {split: evaluate(masks, images, split, rim=rim, remembered=remembered) for split in _splits(images)}
+        known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
+        smallest = min(known, default=0.0)
+        craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
     rows, history = _record(
         lake, "seg_evaluation", [_row(judged, result.row) for result in results.values()], SEG_SCORE
     )
     shown = results["test"] if "test" in results else results["valid"]
-    known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
-    smallest = min(known, default=0.0)
-    craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest)
     craters = craters.assign(model_version=model.version)
     write_table(lake.metrics("seg_craters"), craters)
     write_csv(lake.metrics("seg_craters").with_suffix(".csv"), craters)

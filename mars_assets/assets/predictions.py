@@ -85,7 +85,9 @@ def seg_predictions(
 
     from mars_assets.labels.masks import RIM_WIDTHS
     from mars_assets.lake import write_csv, write_table
+    from mars_assets.remembered import Remembered
     from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
+    from mars_assets.segmentation.evaluate import COMPUTATION
     from mars_assets.segmentation.figures import outlined_sheet, size_frequency
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.unlabelled import crops_without_outlines, smallest_judged
@@ -97,7 +99,9 @@ def seg_predictions(
         masks = predict_masks(model.folder, images, model.folder / "predictions_of_crops", chosen, progress_of(context))
         smallest = smallest_judged(here, model)
         rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-        craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest).assign(model_version=model.version)
+        with Remembered(model.folder / "craters_of_crops.json", COMPUTATION) as remembered:
+            craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
+        craters = craters.assign(model_version=model.version)
         images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
         pictures = save_pictures(
             here, "seg_predictions", {"craters": outlined_sheet(images, craters), "sizes": size_frequency(craters)}

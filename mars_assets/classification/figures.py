@@ -110,14 +110,14 @@ def probability_histogram(images: pd.DataFrame) -> Figure:
 def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
     columns = 3 if len(shown) <= 6 else 4  # few are shown larger
     rows = max(1, -(-len(shown) // columns))
-    figure, axes = new_figure(2.6 * columns, 3.0 * rows + 0.4, rows, columns)
+    figure, axes = new_figure(2.9 * columns, 3.5 * rows + 0.4, rows, columns)
     figure.suptitle(title)
     places: list[Axes] = axes.ravel().tolist()
     for axis in places:
         axis.set_axis_off()
     for axis, row, caption in zip(places, shown.to_dict("records"), captions, strict=False):
         axis.imshow(_stretched(Path(row["chip"])))
-        axis.set_title("\n".join([*textwrap.wrap(row["image_id"], 36), caption]), fontsize=7)
+        axis.set_title("\n".join([*textwrap.wrap(row["image_id"], 26), caption]), fontsize=10)
     return figure
 
 

@@ -29,7 +29,7 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
             mean, std = statistics.means[column], statistics.stds[column]
             axes[row, column].imshow(chip[column][::2, ::2], cmap="gray", vmin=mean - std, vmax=mean + 2 * std)
             if row == 0:
-                axes[row, column].set_title(band, fontsize=8)
+                axes[row, column].set_title(band, fontsize=11)
     return figure
 
 

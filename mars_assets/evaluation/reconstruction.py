@@ -13,6 +13,7 @@ own images and its own values.
 from __future__ import annotations
 
 import hashlib
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -679,7 +680,7 @@ def draw_examples(examples: Sequence[Example], variant: str, mask_ratio: float) 
             axis.set_xticks([])
             axis.set_yticks([])
             if example is examples[0]:
-                axis.set_title(title)
-        row[0].set_ylabel(example.image_id[-28:], fontsize=7)
+                axis.set_title(title, fontsize=12)
+        row[0].set_ylabel("\n".join(textwrap.wrap(example.image_id, 20, break_on_hyphens=False)), fontsize=11)
     figure.suptitle(f"{variant}, {mask_ratio:.0%} of the patches removed")
     return figure

@@ -118,7 +118,7 @@ def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Fi
             of_name = values[levels == name]
             axis.plot(np.full(len(of_name), place), of_name, "o", alpha=0.5, color="C0")
             axis.hlines(of_name.mean(), place - 0.3, place + 0.3, color="C1")
-        axis.set_xticks(range(len(names)), names, rotation=20, fontsize=7)
+        axis.set_xticks(range(len(names)), names, rotation=20, fontsize=9)
         share = "too few runs" if np.isnan(row["share"]) else f"{row['share']:.0%} of the variance"
         axis.set_title(f"{row['setting']}: {share}", fontsize=9)
         axis.grid(alpha=0.3, axis="y")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mars_assets.imagery.positions import projected_positions
+from mars_assets.remembered import Remembered
 from mars_assets.segmentation.craters import Crater, craters_of_mask
-from mars_assets.segmentation.predict import read_mask, read_probability
+from mars_assets.segmentation.evaluate import COMPUTATION
+from mars_assets.segmentation.predict import prediction_key, read_mask, read_probability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +34,12 @@ COLUMNS = {
 
 
 def crater_catalogue(
-    predictions: Mapping[str, Path], images: pd.DataFrame, *, rim: int = 0, smallest_px: float = 0.0
+    predictions: Mapping[str, Path],
+    images: pd.DataFrame,
+    *,
+    rim: int = 0,
+    smallest_px: float = 0.0,
+    remembered: Remembered | None = None,
 ) -> pd.DataFrame:
     """The craters that a model sees: the 4-connected components of its masks, or what its rims enclose.
 
@@ -41,6 +49,7 @@ def crater_catalogue(
             ``transform`` (six numbers) if there are these columns).
         rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
         smallest_px: craters of a smaller diameter are left out.
+        remembered: craters of images that were looked at before, where ``images`` has ``chip_sha``.
 
     Returns:
         A row a crater, see ``COLUMNS``; of an image the largest first.
@@ -50,29 +59,37 @@ def crater_catalogue(
     """
     import pandas as pd
 
+    remembered = remembered or Remembered(None, COMPUTATION)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
         path = predictions[image["image_id"]]
-        mask, probability = read_mask(path), read_probability(path)
-        craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
-        seen = [crater for crater in craters if crater.diameter >= smallest_px]
-        centres = [_centre(crater) for crater in seen]
-        places = _places(image, centres, [crater.diameter for crater in seen])
-        for number, (crater, (x, y), place) in enumerate(zip(seen, centres, places, strict=True), start=1):
-            rows.append(
-                {
-                    "image_id": image["image_id"],
-                    "observation": image["observation"],
-                    "crater": number,
-                    "x_px": x,
-                    "y_px": y,
-                    "diameter_px": crater.diameter,
-                    "probability": float(probability[crater.box][crater.pixels & mask[crater.box]].mean()),
-                    "cut": not crater.is_whole(mask.shape),
-                    **place,
-                }
-            )
+        key = prediction_key(path) if "chip_sha" in image else None
+        place = [str(image["crs"]), str(image["transform"])] if "crs" in image else []
+        made_from = None if key is None else ["craters", key, image["chip_sha"], rim, smallest_px, place]
+        about = {"image_id": image["image_id"], "observation": image["observation"]}
+        craters = remembered.of(made_from, partial(_craters, image, path, rim, smallest_px))
+        rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _craters(image: Mapping[Any, Any], prediction: Path, rim: int, smallest_px: float) -> list[dict[str, Any]]:
+    """The craters of one image, the largest first; plain values."""
+    mask, probability = read_mask(prediction), read_probability(prediction)
+    craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
+    seen = [crater for crater in craters if crater.diameter >= smallest_px]
+    centres = [_centre(crater) for crater in seen]
+    places = _places(image, centres, [crater.diameter for crater in seen])
+    return [
+        {
+            "x_px": x,
+            "y_px": y,
+            "diameter_px": crater.diameter,
+            "probability": float(probability[crater.box][crater.pixels & mask[crater.box]].mean()),
+            "cut": not crater.is_whole(mask.shape),
+            **place,
+        }
+        for crater, (x, y), place in zip(seen, centres, places, strict=True)
+    ]
 
 
 def _centre(crater: Crater) -> tuple[float, float]:
@@ -83,7 +100,7 @@ def _centre(crater: Crater) -> tuple[float, float]:
 
 
 def _places(
-    image: dict[str, Any], centres: list[tuple[float, float]], diameters: list[float]
+    image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
     """From pixels of an image to places and metres on Mars, where that is known; all at once, which PROJ likes."""
     from mars_assets.chips import georeference

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.remembered import Remembered
 from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
-from mars_assets.segmentation.predict import read_mask
+from mars_assets.segmentation.predict import prediction_key, read_mask
 from mars_assets.segmentation.recipe import IGNORE
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 SIZE_CLASSES = ("<16", "16-32", "32-64", ">=64")
 """Crater diameters in pixels; a lower bound belongs to its class."""
 _BOUNDS = (16.0, 32.0, 64.0)
+
+COMPUTATION = "counting 1"
+"""Names the way of counting: raise the number when the same masks have other counts or craters."""
 
 METRICS = (
     "iou_background",
@@ -86,6 +90,7 @@ def evaluate(
     smallest_px: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    remembered: Remembered | None = None,
 ) -> Evaluation:
     """Evaluates predictions on a split.
 
@@ -110,6 +115,7 @@ def evaluate(
         smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
         resamples: bootstrap draws.
         seed: of the draws.
+        remembered: counts of images that were counted before, where ``images`` has ``labels_sha``.
 
     Raises:
         MarsError: the split is empty, or an image of it has no prediction.
@@ -121,11 +127,8 @@ def evaluate(
     if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
         raise MarsError(f"{len(missing)} images of {split!r} have no prediction, {missing[0]} the first: predict them")
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
-    instances = chosen["instances"] if "instances" in chosen else [None] * len(chosen)
-    counted = [
-        _count(Path(mask), path, labels, rim)
-        for mask, path, labels in zip(chosen["mask"], paths, instances, strict=True)
-    ]
+    remembered = remembered or Remembered(None, COMPUTATION)
+    counted = [_counted(row, path, rim, remembered) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
     if smallest_px is None:
         smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
     confusions: Counts = np.stack([image.confusion for image in counted])
@@ -175,14 +178,30 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
     return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
 
 
-def _count(mask: Path, prediction: Path, instances: Any, rim: int) -> _Counted:
+def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Remembered) -> _Counted:
+    """What an image adds to the sums, counted now or before."""
+    key = prediction_key(prediction) if "labels_sha" in row else None
+    numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
+    made_from = None if key is None else ["counts", key, row["labels_sha"], rim, numbered]
+    confusion_counts, *diameters, whole = remembered.of(
+        made_from,
+        lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),
+    )
+    found, missed, false = (np.array(values, np.float64) for values in diameters)
+    return _Counted(np.array(confusion_counts, np.int64), found, missed, false, whole)
+
+
+def _plain(counted: _Counted) -> list[Any]:
+    return [np.asarray(value).tolist() for value in counted]
+
+
+def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _Counted:
     truth, predicted = read_label_image(mask), read_mask(prediction)
     if predicted.shape != truth.shape:
         raise DamagedFileError(
             f"{prediction} is {predicted.shape}, its mask {truth.shape}: delete it and predict again"
         )
-    has_instances = isinstance(instances, str | Path)  # a column that lacks some has NaN there
-    true = craters_of_labels(read_label_image(Path(instances))) if has_instances else craters_of_mask(truth == 1, rim)
+    true = craters_of_labels(read_label_image(instances)) if instances else craters_of_mask(truth == 1, rim)
     said = craters_of_mask(predicted & (truth != IGNORE), rim)
     matching = match(true, said)
     diameters = np.array([crater.diameter for crater in true])

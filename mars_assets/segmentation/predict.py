@@ -59,7 +59,7 @@ def predict_masks(
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}
     keys = {image_id: fingerprint(model, _chip_identity(chip)) for image_id, chip in chips.items()}
-    new = [image_id for image_id in chips if _key_of(paths[image_id]) != keys[image_id]]
+    new = [image_id for image_id in chips if prediction_key(paths[image_id]) != keys[image_id]]
     if new:
         segmenter, config = open_segmenter(model_folder)
         segmenter.to(compute.device)
@@ -110,7 +110,7 @@ def _chip_identity(row: dict[Any, Any]) -> list[Any]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _key_of(path: Path) -> str | None:
+def prediction_key(path: Path) -> str | None:
     """What a cached prediction was made from; None where there is none that can be read."""
     from PIL import Image, UnidentifiedImageError
 

@@ -13,8 +13,11 @@ from mars_assets.chips import write_chip
 from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.progress import Progress
+from mars_assets.remembered import Remembered
+from mars_assets.segmentation import evaluate as evaluate_module
+from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.checkpoint import open_segmenter
-from mars_assets.segmentation.evaluate import evaluate
+from mars_assets.segmentation.evaluate import Evaluation, evaluate
 from mars_assets.segmentation.predict import predict_masks, read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
@@ -386,6 +389,34 @@ def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
     images = pd.DataFrame({"image_id": ["png", "tif"], "chip": [tmp_path / "grey.png", tmp_path / "grey.tif"]})
     paths = predict_masks(tmp_path / "model", images, tmp_path / "cache", compute)
     np.testing.assert_array_equal(read_probability(paths["png"]), read_probability(paths["tif"]))
+
+
+def test_images_that_were_counted_are_not_counted_again(
+    trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    images = squares.assign(labels_sha=[f"labels {number}" for number in range(len(squares))])
+    images["chip_sha"] = images["image_id"]
+    masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
+
+    def judged() -> tuple[Evaluation, pd.DataFrame]:
+        with Remembered(tmp_path / "counts.json", "1") as remembered:
+            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, remembered=remembered)
+            return evaluation, crater_catalogue(masks, images, remembered=remembered)
+
+    counted: list[Path] = []
+    monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
+    n_valid = int((images["split"] == "valid").sum())
+    first, again = judged(), judged()
+    assert len(counted) == n_valid
+    assert first[0].row == again[0].row
+    pd.testing.assert_frame_equal(first[0].images, again[0].images)
+    pd.testing.assert_frame_equal(first[1], again[1])
+    plain = evaluate(masks, images.drop(columns="labels_sha"), "valid", resamples=5)
+    assert plain.row == first[0].row
+    counted.clear()
+    images.loc[images["split"] == "valid", "labels_sha"] += " corrected"
+    judged()
+    assert len(counted) == n_valid
 
 
 def test_validations_take_one_orientation(
