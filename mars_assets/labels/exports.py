@@ -19,8 +19,9 @@ from mars_assets.labels.formats.yolo import is_yolo, read_yolo
 from mars_assets.lake import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
-_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)(\..*)?$")
-
+_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
+"""The website's are ``Mars Craters.v2i.coco.zip`` and, of a version with a name, ``Mars Craters.v3-raw.coco.zip``; those that
+are fetched are ``mars-craters.v2.coco-segmentation.zip``."""
 
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
 """What Python and the libraries raise on values of kinds and sizes that none of the formats has."""
@@ -51,7 +52,7 @@ class Export:
     Args:
         path: the zip.
         sha256: of the zip's bytes: its identity, whatever it is called.
-        project, version: by the name that Roboflow gives a download, ``PROJECT.vN.FORMAT.zip``.
+        project, version: by the name of the file, see :func:`export_identity`.
         format: told by the content.
         images: all of them.
         notes: preprocessing and augmentation lines of ``README.roboflow.txt``.
@@ -69,9 +70,17 @@ class Export:
 
 
 def export_identity(path: Path) -> tuple[str, int]:
-    """(project, version) of a zip named as Roboflow names it; any other name is a project of its own, version 0."""
+    """(project, version) of a zip named as Roboflow names it; any other name is a project of its own, version 0.
+
+    Roboflow's website names downloads by a project's title, its API by the address: both give the address's form.
+    """
     match = _EXPORT_NAME.match(path.stem)
-    return (match["project"], int(match["version"])) if match else (path.stem, 0)
+    return (project_slug(match["project"]), int(match["version"])) if match else (project_slug(path.stem), 0)
+
+
+def project_slug(name: str) -> str:
+    """A project's title as it stands in its address: "Mars Craters" is "mars-craters". What is one already stays."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
 def read_export(path: Path) -> Export:

@@ -23,7 +23,7 @@ from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
-from mars_assets.labels.exports import Export, export_identity, label_version, read_export
+from mars_assets.labels.exports import Export, export_identity, label_version, project_slug, read_export
 from mars_assets.labels.formats.image import SPLITS, ExportedImage, size_of
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
@@ -101,7 +101,7 @@ class _Known:
     """
 
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
-        self.exports = {e["project"]: int(e["version"]) for e in provenance.get("exports", ())}
+        self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
         if provenance.get("computation") != COMPUTATION:
             rows = {}

@@ -47,9 +47,26 @@ def test_original_names(name: str, original: str) -> None:
     assert original_name(name) == original
 
 
-def test_identity_of_names() -> None:
-    assert export_identity(Path("my.craters.v12.coco-segmentation.zip")) == ("my.craters", 12)
-    assert export_identity(Path("download.zip")) == ("download", 0)
+@pytest.mark.parametrize(
+    ("name", "project", "version"),
+    [
+        ("Apple.v2i.yolov8.zip", "apple", 2),
+        ("X.v1i.coco.zip", "x", 1),
+        ("X.v1i.coco (1).zip", "x", 1),
+        ("go-chess 2.v3-go-chess.v1.coco.zip", "go-chess-2", 3),
+        ("My Project.v2-raw.coco.zip", "my-project", 2),
+        ("Mars Craters.v12i.coco-segmentation.zip", "mars-craters", 12),
+        ("mars-craters.v12.coco-segmentation.zip", "mars-craters", 12),  # by the API
+        ("Hard Hat Sample.v4-416x416_aug.folder.zip", "hard-hat-sample", 4),
+        ("my.craters.v12.coco-segmentation.zip", "my-craters", 12),
+        ("c.v3.zip", "c", 3),
+        ("download.zip", "download", 0),
+        ("a.v2x.zip", "a-v2x", 0),
+        ("...zip", "..", 0),
+    ],
+)
+def test_identity_of_names(name: str, project: str, version: int) -> None:
+    assert export_identity(Path(name)) == (project, version)
 
 
 def test_negatives_are_kept_and_the_root_category_is_not_a_class(write_zip, coco_entries) -> None:
