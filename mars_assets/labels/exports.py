@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage
+from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
 from mars_assets.lake import sha256_file
@@ -83,6 +85,18 @@ def project_slug(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
+@contextmanager
+def open_splits(path: Path) -> Iterator[ExportArchive]:
+    """Opens an export, its files named as Roboflow names them.
+
+    Raises:
+        DamagedFileError: no zip, half-copied, hostile, or with two files of one name.
+    """
+    with open_export(path) as archive:
+        name_as_roboflow(archive)
+        yield archive
+
+
 def read_export(path: Path) -> Export:
     """Reads and checks an export's labels; the pixels stay in the zip.
 
@@ -92,10 +106,12 @@ def read_export(path: Path) -> Export:
     project, version = export_identity(path)
     warnings: list[str] = []
     try:
-        with open_export(path) as archive:
+        with open_splits(path) as archive:
             export_format = _format_of(archive)
             images = tuple(_FORMATS[export_format].read(archive, warnings))
             notes = _readme_notes(archive)
+            archive.account_for(*(image.entry for image in images))
+            warnings += leftover_warnings(archive)
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"

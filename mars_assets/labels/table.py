@@ -21,9 +21,9 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.labels.archives import ExportArchive, open_export
+from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.exports import Export, export_identity, label_version, project_slug, read_export
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
 from mars_assets.labels.formats.image import SPLITS, ExportedImage, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.looks import Looks
@@ -271,7 +271,7 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
 def _read(reading: _Reading, path: Path) -> tuple[Export, list[dict[str, Any]]]:
     export = read_export(path)
     copies = _Copies()
-    with open_export(path) as archive:
+    with open_splits(path) as archive:
         images = reading.progress.track(export.images, f"reading {path.name}")
         rows = [_row(reading, export, archive, image, copies) for image in images]
     return replace(export, warnings=(*export.warnings, *copies.warnings())), rows
