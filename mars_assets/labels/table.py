@@ -303,7 +303,7 @@ class _Copies:
         if self._altered:
             said.append(
                 f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop turned, "
-                f"mirrored or cut: the export's pixels are used for {listed(self._altered)}"
+                f"mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
             )
         if self._further:
             said.append(

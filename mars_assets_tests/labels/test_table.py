@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -162,6 +162,7 @@ def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return table
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
     table = _labels(rows)
@@ -173,6 +174,7 @@ def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]
     assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
 def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
