@@ -1,8 +1,8 @@
 """One row per labelled image: which pixels, which class or craters, which split, where it comes from.
 
 Pixels: where the image's original name is a crop that this lake cut itself, and it still shows what that does, the lake's
-lossless crop; otherwise the image of the export. An image is identified by its name and the bytes of its source, so that the same image delivered again in a
-newer version of its project keeps its identity, its tensors and its predictions.
+lossless crop; otherwise the image of the export. An image is identified by its name and the bytes of its source, so that the
+same image delivered again in a newer version of its project keeps its identity, its tensors and its predictions.
 """
 
 from __future__ import annotations
@@ -302,13 +302,13 @@ class _Copies:
         said = []
         if self._altered:
             said.append(
-                f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop turned, "
-                f"mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
+                f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop "
+                f"turned, mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
             )
         if self._further:
             said.append(
-                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are used for "
-                f"{listed(self._further)}"
+                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are "
+                f"used for {listed(self._further)}"
             )
         return said
 

@@ -33,7 +33,8 @@ def name_as_roboflow(archive: ExportArchive) -> None:
         known = "/".join((top, *parts[1:]))
         if known in entries:
             raise DamagedFileError(
-                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without one of them"
+                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without one "
+                "of them"
             )
         entries[known] = name
     archive.rename(entries)
@@ -62,7 +63,8 @@ def require_labels(archive: ExportArchive, file: str) -> None:
     homes = {f"{split}/{file}" for split in SPLITS}
     if astray := [str(path) for path in paths if path.name == file and str(path) not in homes]:
         raise DamagedFileError(
-            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have these names"
+            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have these "
+            "names"
         )
 
 
