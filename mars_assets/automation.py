@@ -114,6 +114,11 @@ class FetchConfig(dg.Config):
 
     project: str = Field(description="WORKSPACE/PROJECT, as in its address.")
     version: int = Field(ge=1, description="The version's number.")
+    format: str = Field(
+        default="",
+        description="What is exported: coco-segmentation, yolo or png-mask-semantic; folder or multi-label of a classification "
+        "project. Empty: what the resource says of the project.",
+    )
 
 
 @dg.op(tags={"dagster/kind/roboflow": ""}, pool="roboflow")
@@ -124,10 +129,11 @@ def fetch_export(
     from mars_assets.labels.roboflow import Project
 
     with mendable():
+        project = Project.named(config.project)
         path = roboflow.open().fetch(
-            Project.named(config.project),
+            project,
             config.version,
-            roboflow.format,
+            config.format or roboflow.format_of(project),
             lake.open().inbox,
             Progress(context.log.info),
         )
@@ -144,6 +150,9 @@ def new_roboflow_versions(
     context: dg.SensorEvaluationContext, lake: LakeResource, roboflow: RoboflowResource
 ) -> dg.SensorResult | dg.SkipReason:
     """Fetches the newest version of each watched Roboflow project that the inbox has not had yet.
+
+    ROBOFLOW_PROJECTS lists them, as `WORKSPACE/PROJECT` for outlines and `WORKSPACE/PROJECT=folder` for classes (any format of the
+    resource may stand there), separated by commas; ROBOFLOW_API_KEY has the key.
 
     One that fails is asked for again at the next full hour, one that cannot be asked about does not stop the others.
     """
@@ -173,8 +182,14 @@ def new_roboflow_versions(
     hour = int(time.time() // 3600)
     requests = [
         dg.RunRequest(
-            run_key=f"{project} {version} {hour}",
-            run_config={"ops": {"fetch_export": {"config": {"project": str(project), "version": version}}}},
+            run_key=f"{project} {version} {projects[project]} {hour}",
+            run_config={
+                "ops": {
+                    "fetch_export": {
+                        "config": {"project": str(project), "version": version, "format": projects[project]}
+                    }
+                }
+            },
         )
         for project, version in wanted.items()
     ]

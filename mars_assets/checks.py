@@ -63,6 +63,15 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=labelled_crops)
+def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
+    """No image is left out of the table because projects label it differently."""
+    from mars_assets.labels.checks import contradicted_images
+
+    problems, count = contradicted_images(lake.open())
+    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+
+
+@dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     """No export has an observation, or an original image, in more than one split. In the table none is."""
     from mars_assets.labels.checks import leaking_groups

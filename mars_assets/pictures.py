@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mars_assets.bands import BandStatistics, Float32
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")
+"""Pillow's kinds of pictures that have no more than 8 bits a channel."""
 
 
 def is_picture(relative: PurePath) -> bool:
@@ -40,7 +41,7 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
-            if image.mode not in _MODES:
+            if image.mode not in MODES:
                 raise MarsError(
                     f"{path} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits, as HiRISE's pictures are"
                 )

@@ -150,11 +150,32 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
         ("ROBOFLOW_API_KEY", "", "no key for Roboflow"),
         ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
         ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
+        ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the format 'jpeg' is none that the inbox reads"),
     ):
         monkeypatch.setenv(name, value)
         result = look(lake, roboflow)
         assert isinstance(result, dg.SkipReason)
         assert message in (result.skip_message or "")
+
+
+def test_a_project_is_exported_in_the_format_that_it_is_named_with(
+    lake: Lake, roboflow: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBOFLOW_PROJECTS", "mars/craters, mars/tiles = folder")
+    roboflow.answers["/mars/tiles"] = [Answer(200, {"versions": [{"id": "mars/tiles/7"}]})]
+    export = Answer(200, {"export": {"link": f"{roboflow.url}/storage/x.zip"}})
+    roboflow.answers["/mars/tiles/7/folder"] = [export]
+    result = look(lake, roboflow)
+    assert isinstance(result, dg.SensorResult)
+    configs = [request.run_config for request in result.run_requests or []]
+    assert [config["ops"]["fetch_export"]["config"]["format"] for config in configs] == ["coco-segmentation", "folder"]
+    by_hand = {"ops": {"fetch_export": {"config": {"project": "mars/tiles", "version": 7}}}}
+    defs = build_defs({"lake": LakeResource(root=str(lake.root)), "roboflow": RoboflowResource(base_url=roboflow.url)})
+    for config in (configs[1], by_hand):
+        with dg.DagsterInstance.ephemeral() as instance:
+            assert defs.get_job_def("fetch_labels").execute_in_process(run_config=config, instance=instance).success
+        assert [path.name for path in lake.inbox.glob("*.zip")] == ["tiles.v7.folder.zip"]
+        (lake.inbox / "tiles.v7.folder.zip").unlink()
 
 
 def low(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
@@ -230,4 +251,4 @@ def test_one_project_out_of_reach_does_not_stop_the_others(
     monkeypatch.setenv("ROBOFLOW_PROJECTS", "moon/craters,mars/craters")
     result = look(lake, roboflow)
     assert isinstance(result, dg.SkipReason)
-    assert "have one name, craters" in (result.skip_message or "")
+    assert "have one name, or one is named twice: craters" in (result.skip_message or "")

@@ -60,7 +60,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 @dg.asset(
     group_name=GROUP,
     kinds={"parquet", "png"},
-    code_version="2",
+    code_version="3",
     deps=[roboflow_exports, crops],
     pool=LAKE_POOL,
     # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.
@@ -69,10 +69,11 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
 
-    Pixels come from the lake's own lossless crop where the image's original name is one, else from the export. Masks are
-    written filled and as rims of 5 and 15 pixels. Splits are by observation whatever the exports say: what they divide is
-    put into one split as a whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the
-    labels before it stay in force.
+    Pixels come from the lake's own lossless crop where the image's original name is one and it shows the same, else from the
+    export. Images that projects label differently are left out. Masks are written filled and as
+    rims of 5 and 15 pixels. Splits are by observation whatever the exports say: what they divide is put into one split as a
+    whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
+    force.
     """
     from mars_assets.errors import MarsError
     from mars_assets.labels.table import (

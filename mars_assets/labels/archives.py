@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,17 @@ MAX_ENTRY_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 16 * 2**30
 MAX_RATIO = 200
 """Compressed to uncompressed. JPEG and PNG do not compress, JSON and text do by ten or twenty."""
+_DAMAGE = (
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+    MemoryError,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What zipfile and what it unpacks with raise on bytes that are not as they were written."""
 
 
 class ExportArchive:
@@ -25,12 +37,14 @@ class ExportArchive:
         self.path = path
         self._archive = archive
         self._sizes: dict[str, int] = {}
+        self._accounted: set[str] = set()
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DamagedFileError(
                 f"{path.name} has {len(entries)} entries, more than the {MAX_ENTRIES} an export may have: split the project"
             )
         total = 0
+        self._entries: dict[str, str] = {}
         for entry in entries:
             if entry.is_dir():
                 continue
@@ -38,6 +52,7 @@ class ExportArchive:
             if entry.filename in self._sizes:
                 raise DamagedFileError(f"{path.name} has the entry {entry.filename!r} twice: export it again")
             self._sizes[entry.filename] = entry.file_size
+            self._entries[entry.filename] = entry.filename
             total += entry.file_size
         if total > MAX_TOTAL_BYTES:
             raise DamagedFileError(
@@ -65,10 +80,23 @@ class ExportArchive:
     @property
     def names(self) -> list[str]:
         """Names of all files, in the archive's order."""
-        return list(self._sizes)
+        return list(self._entries)
+
+    def rename(self, entries: Mapping[str, str]) -> None:
+        """Gives files other names from now on: the new one to that in the zip. Those that get none are not seen any more."""
+        self._entries = dict(entries)
+
+    def account_for(self, *names: str) -> None:
+        """Notes files that need not be read: what they are is known."""
+        self._accounted.update(names)
+
+    @property
+    def unaccounted(self) -> list[str]:
+        """Files that were neither read nor accounted for, in the archive's order."""
+        return [name for name in self._entries if name not in self._accounted]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._sizes
+        return name in self._entries
 
     def read(self, name: str) -> bytes:
         """An entry's content, checked against its CRC.
@@ -76,14 +104,16 @@ class ExportArchive:
         Raises:
             DamagedFileError: the entry is damaged or larger than it says.
         """
+        entry = self._entries[name]
+        self._accounted.add(name)
         try:
-            with self._archive.open(name) as file:
-                content = file.read(self._sizes[name] + 1)
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zlib.error) as error:
+            with self._archive.open(entry) as file:
+                content = file.read(self._sizes[entry] + 1)
+        except _DAMAGE as error:
             raise DamagedFileError(
                 f"{self.path.name}: the entry {name!r} is damaged ({error}): copy the zip again"
             ) from error
-        if len(content) != self._sizes[name]:
+        if len(content) != self._sizes[entry]:
             raise DamagedFileError(f"{self.path.name}: the entry {name!r} is not as long as it says")
         return content
 

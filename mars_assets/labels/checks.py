@@ -8,7 +8,7 @@ from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
-from mars_assets.lake import Lake
+from mars_assets.lake import Lake, read_provenance
 
 
 def schema_problems(lake: Lake) -> tuple[list[str], int]:
@@ -56,6 +56,12 @@ def mask_problems(lake: Lake) -> tuple[list[str], int]:
     if len(rows) and not (rows["n_craters"] > 0).any():
         problems.append("not one outlined crater in any image")
     return problems, len(rows)
+
+
+def contradicted_images(lake: Lake) -> tuple[list[str], int]:
+    """Images that are left out because projects label them differently, and how many labelled images there are with them."""
+    conflicts = list(read_provenance(lake.labelled_crops).get("conflicts", ()))
+    return [f"left out, {conflict}" for conflict in conflicts], len(read_labelled_crops(lake)) + len(conflicts)
 
 
 def leaking_groups(lake: Lake) -> tuple[list[str], int]:

@@ -16,7 +16,8 @@ SAME = 3
 """Differing bits of 64 up to which two images count as the same."""
 _FLAT = 8
 """Bits that must be set, and must not be, for a hash to say anything: that of an image without structure is all one."""
-_BLOCK = 1024
+_PARTS = SAME + 1
+"""Of a hash: two that differ in no more than ``SAME`` bits have at least one of these in common."""
 
 
 def perceptual_hash(image: Image) -> str:
@@ -47,14 +48,7 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     telling = np.flatnonzero((ones >= _FLAT) & (ones <= 64 - _FLAT))
     hashes, rows = hashes[telling], table.iloc[telling].reset_index(drop=True)
     group = pd.factorize(rows["group"])[0]
-    found: list[npt.NDArray[np.int64]] = []
-    for start in range(0, len(hashes), _BLOCK):
-        bits = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ hashes[None])
-        a, b = np.nonzero(bits <= SAME)
-        a += start
-        apart = (a < b) & (group[a] != group[b])
-        found.append(np.stack([a[apart], b[apart], bits[a[apart] - start, b[apart]]], axis=1).astype(np.int64))
-    pairs = np.concatenate(found) if found else np.zeros((0, 3), np.int64)
+    pairs = _close_pairs(hashes, group)
     first, second = rows.iloc[pairs[:, 0]], rows.iloc[pairs[:, 1]]
     result = pd.DataFrame(
         {
@@ -67,3 +61,31 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     )
     straddles = (result["split_a"] != result["split_b"]).to_numpy()
     return result.iloc[np.lexsort((result["bits"], ~straddles))].reset_index(drop=True)
+
+
+def _close_pairs(hashes: npt.NDArray[np.uint64], group: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
+    """Positions a < b of hashes of two groups that differ in at most ``SAME`` bits, and in how many: (pairs, 3), in order.
+
+    Only those that have a part in common are compared, so that the work grows with what is found and not with all pairs. A part
+    is every ``_PARTS``-th bit: neighbouring ones, of the same slope, are more often alike.
+    """
+    bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
+    masks = [np.bitwise_or.reduce(bit[part::_PARTS]) for part in range(_PARTS)]
+    found = [np.zeros((0, 3), np.int64)]
+    for part, mask in enumerate(masks):
+        order = np.argsort(hashes & mask, kind="stable")
+        parts = (hashes & mask)[order]
+        # Each with the next of its part, then the one after that, for as long as the part is the same.
+        at, step = np.arange(len(order)), 1
+        while (at := at[at + step < len(order)]).size:
+            at = at[parts[at] == parts[at + step]]
+            a, b = order[at], order[at + step]  # a < b, as sorting kept their order
+            differing = hashes[a] ^ hashes[b]
+            bits = np.bitwise_count(differing)
+            kept = (bits <= SAME) & (group[a] != group[b])
+            for before in masks[:part]:  # which have found these pairs
+                kept &= (differing & before) != 0
+            found.append(np.stack([a[kept], b[kept], bits[kept]], axis=1).astype(np.int64))
+            step += 1
+    pairs = np.concatenate(found)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,13 +15,15 @@ from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage
+from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
 from mars_assets.lake import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
-_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)(\..*)?$")
-
+_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
+"""The website's are ``Mars Craters.v2i.coco.zip`` and, of a version with a name, ``Mars Craters.v3-raw.coco.zip``; those that
+are fetched are ``mars-craters.v2.coco-segmentation.zip``."""
 
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
 """What Python and the libraries raise on values of kinds and sizes that none of the formats has."""
@@ -51,7 +54,7 @@ class Export:
     Args:
         path: the zip.
         sha256: of the zip's bytes: its identity, whatever it is called.
-        project, version: by the name that Roboflow gives a download, ``PROJECT.vN.FORMAT.zip``.
+        project, version: by the name of the file, see :func:`export_identity`.
         format: told by the content.
         images: all of them.
         notes: preprocessing and augmentation lines of ``README.roboflow.txt``.
@@ -69,9 +72,29 @@ class Export:
 
 
 def export_identity(path: Path) -> tuple[str, int]:
-    """(project, version) of a zip named as Roboflow names it; any other name is a project of its own, version 0."""
+    """(project, version) of a zip named as Roboflow names it; any other name is a project of its own, version 0.
+
+    Roboflow's website names downloads by a project's title, its API by the address: both give the address's form.
+    """
     match = _EXPORT_NAME.match(path.stem)
-    return (match["project"], int(match["version"])) if match else (path.stem, 0)
+    return (project_slug(match["project"]), int(match["version"])) if match else (project_slug(path.stem), 0)
+
+
+def project_slug(name: str) -> str:
+    """A project's title as it stands in its address: "Mars Craters" is "mars-craters". What is one already stays."""
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+
+
+@contextmanager
+def open_splits(path: Path) -> Iterator[ExportArchive]:
+    """Opens an export, its files named as Roboflow names them.
+
+    Raises:
+        DamagedFileError: no zip, half-copied, hostile, or with two files of one name.
+    """
+    with open_export(path) as archive:
+        name_as_roboflow(archive)
+        yield archive
 
 
 def read_export(path: Path) -> Export:
@@ -83,10 +106,12 @@ def read_export(path: Path) -> Export:
     project, version = export_identity(path)
     warnings: list[str] = []
     try:
-        with open_export(path) as archive:
+        with open_splits(path) as archive:
             export_format = _format_of(archive)
             images = tuple(_FORMATS[export_format].read(archive, warnings))
             notes = _readme_notes(archive)
+            archive.account_for(*(image.entry for image in images))
+            warnings += leftover_warnings(archive)
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"

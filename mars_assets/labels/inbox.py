@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.exports import export_identity
+from mars_assets.labels.exports import export_identity, project_slug
 from mars_assets.lake import sha256_file, write_bytes
 
 SETTLED_SECONDS = 10
@@ -75,7 +75,7 @@ def has_had(inbox: Path, project: str, version: int) -> bool:
     """Whether a project's version, or a later one, is in the inbox or was put aside."""
     folders = (inbox, inbox / "rejected")
     identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
-    return any(name == project and number >= version for name, number in identities)
+    return any(name == project_slug(project) and number >= version for name, number in identities)
 
 
 def reject(path: Path, error: DamagedFileError) -> Path:

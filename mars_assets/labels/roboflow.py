@@ -66,6 +66,17 @@ class Project:
         return f"{self.workspace}/{self.name}"
 
 
+def known_format(name: str) -> str:
+    """The name of a format, as it is.
+
+    Raises:
+        MarsError: it is none of ``FORMATS``.
+    """
+    if name not in FORMATS:
+        raise MarsError(f"the format {name!r} is none that the inbox reads: choose of {', '.join(FORMATS)}")
+    return name
+
+
 @dataclass(frozen=True)
 class Roboflow:
     """Roboflow's API.
@@ -114,8 +125,7 @@ class Roboflow:
             MarsError: as in :meth:`versions`; or the export is not made in time, or there is no room for it.
             DamagedFileError: what is sent is no whole zip, at every attempt.
         """
-        if format_name not in FORMATS:
-            raise MarsError(f"the format {format_name!r} is none that the inbox reads: choose of {', '.join(FORMATS)}")
+        known_format(format_name)
         target = inbox / f"{project.name}.v{version}.{format_name}.zip"
         if target.exists():
             return target

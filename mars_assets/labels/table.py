@@ -1,8 +1,8 @@
 """One row per labelled image: which pixels, which class or craters, which split, where it comes from.
 
-Pixels: where the image's original name is a crop that this lake cut itself, the lake's lossless crop; otherwise the image
-of the export. An image is identified by its name and the bytes of its source, so that the same image delivered again in a
-newer version of its project keeps its identity, its tensors and its predictions.
+Pixels: where the image's original name is a crop that this lake cut itself, and it still shows what that does, the lake's
+lossless crop; otherwise the image of the export. An image is identified by its name and the bytes of its source, so that the
+same image delivered again in a newer version of its project keeps its identity, its tensors and its predictions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,12 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.labels.archives import ExportArchive, open_export
-from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
-from mars_assets.labels.exports import Export, export_identity, label_version, read_export
-from mars_assets.labels.formats.image import SPLITS, ExportedImage, size_of
+from mars_assets.labels.archives import ExportArchive
+from mars_assets.labels.duplicates import near_duplicates
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
+from mars_assets.labels.formats.image import SPLITS, ExportedImage, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
+from mars_assets.labels.looks import Looks
 from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ASSET = "labelled_crops"
-COMPUTATION = "labels 1"
+COMPUTATION = "labels 2"
 """Names the way the table is made: raise the number when the same exports give another table or other masks."""
 _LABEL = "label"
 """The text chunk of a mask that names the label it shows."""
 COLUMNS = {
     "image_id": "name and content of the source: the same image keeps it across label versions",
-    "project": "the Roboflow project, or the two that labelled the same image",
+    "project": "the Roboflow project, or those that labelled the same image, joined by '+'",
     "split": "train, valid or test: as exported, but all of a group in one",
     "exported_split": "as exported",
     "observation": "the HiRISE observation that the image's name begins with, if any",
@@ -54,6 +55,7 @@ COLUMNS = {
     "n_craters": "outlined craters where the image was segmented (0 is a labelled negative)",
     "crater_fraction": "share of pixels inside craters",
     "labels_sha": "of the label itself: changes when somebody corrects it",
+    "outlines_sha": "of the outlines alone, which the masks show; None where there are none",
     "pixels_sha": "sha256 of the file",
     "phash": "perceptual hash: images that look the same differ in few of its 64 bits",
 }
@@ -93,7 +95,7 @@ class LabelReport:
 
 
 class _Known:
-    """What the table before says, so that images and labels that are the same are not looked at again.
+    """What the table before says, so that masks of the same outlines are not drawn again.
 
     Args:
         rows: by image id.
@@ -101,16 +103,11 @@ class _Known:
     """
 
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
-        self.exports = {e["project"]: int(e["version"]) for e in provenance.get("exports", ())}
+        self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
         if provenance.get("computation") != COMPUTATION:
             rows = {}
         self.rows = rows
-        self.looks = {
-            str(row["pixels_sha"]): (int(row["height"]), int(row["width"]), str(row["phash"]))
-            for row in rows.values()
-            if row["origin"] == "export" and row.get("phash")
-        }
 
 
 def _known(lake: Lake, progress: Progress) -> _Known:
@@ -118,11 +115,11 @@ def _known(lake: Lake, progress: Progress) -> _Known:
     if not lake.labelled_crops.exists():
         return _Known({}, {})
     try:
-        rows = read_table(lake.labelled_crops, ASSET, list(COLUMNS)).to_dict("records")
-    except MarsError as error:
+        rows = read_table(lake.labelled_crops, ASSET).to_dict("records")
+        return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
+    except (MarsError, KeyError) as error:
         progress.say(f"the table before is of no use, everything is read again: {error}")
         return _Known({}, {})
-    return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
 
 
 def inbox_state(lake: Lake) -> str:
@@ -163,14 +160,14 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     before it counts again, if it is still there.
 
     Raises:
-        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet. The
-            last table stays in force.
+        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
+            images are labelled in two ways. The last table stays in force.
     """
     import pandas as pd
 
     known = _known(lake, progress)
-    own = _own_crops(lake)
-    exports, rows = _read_all(lake, own, known, progress)
+    looks = Looks.read(_looks_path(lake), COMPUTATION)
+    exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
     for row in rows:
@@ -178,6 +175,10 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             write_bytes(path, content)
     version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
+    if not merged:
+        raise MarsError(
+            f"no image is left, all are labelled in two ways: {listed(conflicts)}. Correct them in Roboflow"
+        )
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
@@ -189,28 +190,48 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             "computation": COMPUTATION,
             "label_version": version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
+            "conflicts": conflicts,
         },
     )
+    looks.write(_looks_path(lake), COMPUTATION)
     return table, report
 
 
-def _read_all(
-    lake: Lake, own: Mapping[str, tuple[Path, int, int]], known: _Known, progress: Progress
-) -> tuple[list[Export], list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class _Reading:
+    """What exports are read with.
+
+    Args:
+        lake: where images go.
+        own: its crops, see :func:`_own_crops`.
+        known: the table before.
+        looks: of images seen before.
+        progress: where it is said.
+    """
+
+    lake: Lake
+    own: Mapping[str, tuple[Path, int, int]]
+    known: _Known
+    looks: Looks
+    progress: Progress
+
+
+def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
     """The exports in force and a row for each of their images; what cannot be read is put aside.
 
     Raises:
         MarsError: none is left.
     """
+    lake = reading.lake
     read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
     in_force = exports_in_force(lake.inbox)
     while new := [path for path in in_force if path not in read]:
         for path in new:
             try:
-                read[path] = _read(lake, path, own, known, progress)
+                read[path] = _read(reading, path)
             except DamagedFileError as error:
                 target = reject(path, error)
-                progress.say(f"put aside as {lake.relative(target)}: {error}")
+                reading.progress.say(f"put aside as {lake.relative(target)}: {error}")
         in_force = exports_in_force(lake.inbox)
     found = [read[path] for path in in_force]
     if not found:
@@ -247,17 +268,49 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         )
 
 
-def _read(
-    lake: Lake,
-    path: Path,
-    own: Mapping[str, tuple[Path, int, int]],
-    known: _Known,
-    progress: Progress,
-) -> tuple[Export, list[dict[str, Any]]]:
+def _read(reading: _Reading, path: Path) -> tuple[Export, list[dict[str, Any]]]:
     export = read_export(path)
-    with open_export(path) as archive:
-        images = progress.track(export.images, f"reading {path.name}")
-        return export, [_row(lake, export, archive, image, own, known) for image in images]
+    copies = _Copies()
+    with open_splits(path) as archive:
+        images = reading.progress.track(export.images, f"reading {path.name}")
+        rows = [_row(reading, export, archive, image, copies) for image in images]
+    return replace(export, warnings=(*export.warnings, *copies.warnings())), rows
+
+
+class _Copies:
+    """What an export has made of the lake's crops: which image of it stands for each, and which for none."""
+
+    def __init__(self) -> None:
+        self._standing: dict[str, tuple[str, str | None]] = {}
+        self._altered: list[str] = []
+        self._further: list[str] = []
+
+    def alter(self, original: str) -> None:
+        """Notes an image that shows something else than the crop it is named after."""
+        self._altered.append(original)
+
+    def stands_for(self, original: str, content_sha: str, outlines_sha: str | None) -> bool:
+        """Whether an image stands for its crop. Only one of augmented copies does, if their outlines differ."""
+        first = self._standing.setdefault(original, (content_sha, outlines_sha))
+        if first[1] == outlines_sha or first[0] == content_sha:
+            return True
+        self._further.append(original)
+        return False
+
+    def warnings(self) -> list[str]:
+        """What a person should know of it."""
+        said = []
+        if self._altered:
+            said.append(
+                f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop "
+                f"turned, mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
+            )
+        if self._further:
+            said.append(
+                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are "
+                f"used for {listed(self._further)}"
+            )
+        return said
 
 
 def current_label_version(lake: Lake) -> str:
@@ -280,6 +333,10 @@ def mask_path(lake: Lake, annotation: str, image_id: str) -> Path:
     return lake.labels / "masks" / annotation / f"{image_id}.png"
 
 
+def _looks_path(lake: Lake) -> Path:
+    return lake.labels / "looks.parquet"
+
+
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """crop_id -> (file, height, width) of every crop this lake cut."""
     crops = kept_crops(lake, ["height", "width"])
@@ -287,24 +344,30 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
 
 
 def _row(
-    lake: Lake,
-    export: Export,
-    archive: ExportArchive,
-    image: ExportedImage,
-    own: Mapping[str, tuple[Path, int, int]],
-    known: _Known,
+    reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
 ) -> dict[str, Any]:
+    lake = reading.lake
     content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
-    height, width, looks = known.looks.get(content_sha) or _looked_at(content, f"{export.path.name}: {image.entry}")
+    look = reading.looks.of(content, content_sha, f"{export.path.name}: {image.entry}")
+    height, width = look.height, look.width
     if image.size is not None and image.size != (height, width):
         raise DamagedFileError(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
             f"{image.size[1]} x {image.size[0]}: export it again"
         )
-    crop = own.get(image.original)
+    labels_sha = fingerprint(image.label, image.outlines)
+    outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
+    crop = reading.own.get(image.original)
+    own_sha = None
     if crop is not None and crop[1:] == (height, width):
-        file, origin, pixels_sha = crop[0], "crop", sha256_file(crop[0])
+        crop_sha = sha256_file(crop[0])
+        if not reading.looks.is_crop(content, content_sha, crop[0], crop_sha):
+            copies.alter(image.original)
+        elif copies.stands_for(image.original, content_sha, outlines_sha):
+            own_sha = crop_sha
+    if crop is not None and own_sha is not None:
+        file, origin, pixels_sha = crop[0], "crop", own_sha
         image_id = f"{image.original}-{pixels_sha[:8]}"
     else:
         origin, pixels_sha = "export", content_sha
@@ -313,7 +376,6 @@ def _row(
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    labels_sha = fingerprint(image.label, image.outlines)
     row: dict[str, Any] = {
         "image_id": image_id,
         "project": export.project,
@@ -330,12 +392,13 @@ def _row(
         "n_craters": None,
         "crater_fraction": None,
         "labels_sha": labels_sha,
+        "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
-        "phash": looks,
+        "phash": look.phash,
     }
-    if image.outlines is not None:
+    if outlines_sha is not None:
         row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
-            lake, image, image_id, height, width, labels_sha, known.rows.get(image_id, {})
+            lake, image, image_id, height, width, outlines_sha, reading.known.rows.get(image_id, {})
         )
     return row
 
@@ -346,29 +409,29 @@ def _masks(
     image_id: str,
     height: int,
     width: int,
-    labels_sha: str,
+    outlines_sha: str,
     before: Mapping[Any, Any],
 ) -> tuple[int, float, dict[Path, bytes]]:
-    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same label.
+    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same outlines.
 
     ``before`` is its row in the table before, empty where there is none.
     """
     paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
-    if before.get("labels_sha") == labels_sha and all(_label_of(path) == labels_sha for path in paths.values()):
+    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), labels_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, labels_sha)
+    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
+    masks[paths["instances"]] = _png(labels, outlines_sha)
     return int(labels.max()), float((labels > 0).mean()), masks
 
 
-def _png(array: npt.NDArray[Any], labels_sha: str) -> bytes:
+def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text(_LABEL, labels_sha)
+    info.add_text(_LABEL, outlines_sha)
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -390,24 +453,6 @@ def _safe(name: str) -> str:
     return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
 
 
-def _looked_at(content: bytes, where: str) -> tuple[int, int, str]:
-    """Height, width and perceptual hash of an image that decodes as a whole.
-
-    Raises:
-        DamagedFileError: it does not, or is larger than any crop.
-    """
-    from PIL import Image
-
-    height, width = size_of(content, where)
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            image.load()
-            looks = perceptual_hash(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} does not decode as a whole ({error}): export it again") from error
-    return height, width, looks
-
-
 def _reaches_outside(image: ExportedImage) -> bool:
     """Whether an outline has a point more than a pixel beyond the image, as none has that was drawn on it."""
     if image.size is None:
@@ -419,31 +464,55 @@ def _reaches_outside(image: ExportedImage) -> bool:
 
 
 def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row an image. Two projects may add to each other (one classifies, one outlines), never contradict."""
-    merged: dict[str, dict[str, Any]] = {}
-    conflicts: dict[str, str] = {}
+    """One row an image, and what is said of those that are left out.
+
+    Projects may add to each other (one classifies, one outlines) or say the same, never contradict.
+    """
+    images: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        first = merged.setdefault(row["image_id"], row)
-        if first is row:
-            continue
-        for column in ("label", "n_craters"):
-            old, new = first[column], row[column]
-            if (
-                old is not None
-                and new is not None
-                and (old != new or (column == "n_craters" and first["labels_sha"] != row["labels_sha"]))
-            ):
-                conflicts[row["image_id"]] = (
-                    f"{row['original']}: {column} {old} ({first['project']}) or {new} ({row['project']})"
-                )
-        combined = {key: first[key] if first[key] is not None else row[key] for key in first}
-        # What one project judges on, no model is trained on.
-        combined["exported_split"] = max(first["exported_split"], row["exported_split"], key=SPLITS.index)
-        if first["project"] != row["project"]:
-            combined["project"] = f"{first['project']}+{row['project']}"
-            combined["labels_sha"] = fingerprint(first["labels_sha"], row["labels_sha"])
-        merged[row["image_id"]] = combined
-    return [row for key, row in merged.items() if key not in conflicts], sorted(conflicts.values())
+        images.setdefault(row["image_id"], []).append(row)
+    merged, conflicts = [], []
+    for same in images.values():
+        contradiction = _contradiction(same)
+        if contradiction:
+            conflicts.append(f"{same[0]['original']}: {contradiction}")
+        else:
+            merged.append(_combined(same))
+    return merged, sorted(conflicts)
+
+
+def _contradiction(same: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the rows of one image say that cannot all be true, with their projects; None where it can."""
+    labels = _sayings(same, "label")
+    outlines = _sayings(same, "outlines_sha")
+    counts = {row["outlines_sha"]: row["n_craters"] for row in same}
+    if len(labels) > 1:
+        return "label " + " or ".join(f"{label} ({by})" for label, by in labels.items())
+    if len(outlines) > 1:
+        said = [f"{counts[sha]} ({by})" for sha, by in outlines.items()]
+        return f"n_craters {' or '.join(said)}, outlined differently"
+    for label, classified_by in labels.items():
+        for sha, outlined_by in outlines.items():
+            if (label == "crater") != (counts[sha] > 0):
+                return f"label {label} ({classified_by}) and n_craters {counts[sha]} ({outlined_by})"
+    return None
+
+
+def _sayings(same: Sequence[Mapping[str, Any]], column: str) -> dict[Any, str]:
+    """What rows have in a column, and the projects that say so; nothing of those that have nothing there."""
+    values = dict.fromkeys(row[column] for row in same if row[column] is not None)
+    return {value: ", ".join(dict.fromkeys(row["project"] for row in same if row[column] == value)) for value in values}
+
+
+def _combined(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of those of an image that do not contradict each other."""
+    row = {key: next((one[key] for one in same if one[key] is not None), None) for key in same[0]}
+    row["project"] = "+".join(dict.fromkeys(one["project"] for one in same))
+    # What one project judges on, no model is trained on.
+    row["exported_split"] = max((one["exported_split"] for one in same), key=SPLITS.index)
+    if row["label"] is not None and row["outlines_sha"] is not None:
+        row["labels_sha"] = fingerprint(fingerprint(row["label"], None), row["outlines_sha"])
+    return row
 
 
 def whole_groups(table: pd.DataFrame) -> pd.Series:

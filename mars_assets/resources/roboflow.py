@@ -15,33 +15,44 @@ class RoboflowResource(dg.ConfigurableResource):
 
     projects: list[str] = Field(
         default=[],
-        description="WORKSPACE/PROJECT, as in its address. Empty: the variable ROBOFLOW_PROJECTS, separated by commas.",
+        description="WORKSPACE/PROJECT, as in its address, or WORKSPACE/PROJECT=FORMAT for another format than below, such as "
+        "`mars/tiles=folder`. Empty: the variable ROBOFLOW_PROJECTS, separated by commas.",
     )
     format: str = Field(
         default="coco-segmentation",
-        description="What is exported: coco-segmentation, yolo or png-mask-semantic; folder or multi-label of a "
-        "classification project.",
+        description="What is exported of projects that name no format: coco-segmentation, yolo or png-mask-semantic; folder or "
+        "multi-label of a classification project.",
     )
     base_url: str = Field(default="", description="Of the API. Empty: Roboflow's own.")
 
-    def watched(self) -> list["Project"]:
-        """The projects.
+    def watched(self) -> dict["Project", str]:
+        """The projects, and the format that each is exported in.
 
         Raises:
-            MarsError: one is not of that form, or two have the same name.
+            MarsError: one is not of that form or its format is none that the inbox reads, or two have the same name.
         """
         from mars_assets.errors import MarsError
-        from mars_assets.labels.roboflow import Project
+        from mars_assets.labels.exports import project_slug
+        from mars_assets.labels.roboflow import Project, known_format
 
         named = self.projects or os.environ.get("ROBOFLOW_PROJECTS", "").split(",")
-        projects = [Project.named(name) for name in named if name.strip()]
-        names = [project.name for project in projects]
+        entries = [name.partition("=") for name in named if name.strip()]
+        projects = [(Project.named(name), known_format(form.strip() or self.format)) for name, _, form in entries]
+        names = [project_slug(project.name) for project, _ in projects]
         if twice := {name for name in names if names.count(name) > 1}:
             raise MarsError(
-                f"projects of two workspaces have one name, {', '.join(sorted(twice))}: the inbox tells projects by it. "
-                "Rename one of them"
+                f"projects of two workspaces have one name, or one is named twice: {', '.join(sorted(twice))}. The inbox tells "
+                "projects by it. Rename or leave out one of them"
             )
-        return projects
+        return dict(projects)
+
+    def format_of(self, project: "Project") -> str:
+        """The format that a project is exported in, whether it is watched or not.
+
+        Raises:
+            MarsError: as :meth:`watched`.
+        """
+        return self.watched().get(project, self.format)
 
     def open(self) -> "Roboflow":
         """

@@ -77,5 +77,45 @@ def test_many_images_are_all_compared() -> None:
     assert near_duplicates(table)[["image_a", "image_b"]].to_numpy().tolist() == [["5", "2999"]]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_pairs_are_those_that_comparing_all_with_all_finds(seed: int) -> None:
+    """Of hashes around a few, which differ in up to six bits wherever they lie."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, 40, dtype=np.uint64)[rng.integers(0, 40, 400)]
+    for _ in range(3):
+        hashes ^= np.where(rng.random(400) < 0.7, np.uint64(1) << rng.integers(0, 64, 400, dtype=np.uint64), 0).astype(
+            np.uint64
+        )
+    groups = rng.integers(0, 150, 400)
+    table = _table(
+        [
+            (str(n), str(g), ("train", "valid")[g % 2], f"{h:016x}")
+            for n, (g, h) in enumerate(zip(groups, hashes, strict=True))
+        ]
+    )
+    expected = [
+        (str(a), str(b), bits)
+        for a in range(400)
+        for b in range(a + 1, 400)
+        if (bits := (int(hashes[a]) ^ int(hashes[b])).bit_count()) <= SAME and groups[a] != groups[b]
+    ]
+    found = near_duplicates(table)
+    assert {bits for *_, bits in expected} == set(range(SAME + 1))
+    assert sorted(expected) == sorted((row.image_a, row.image_b, row.bits) for row in found.itertuples())
+    straddles = (found["split_a"] != found["split_b"]).tolist()
+    assert straddles == sorted(straddles, reverse=True)
+
+
+def test_the_work_grows_with_the_images_and_not_with_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All with all would be two hundred million."""
+    compared = []
+    count = np.bitwise_count
+    monkeypatch.setattr(np, "bitwise_count", lambda values: compared.append(np.size(values)) or count(values))
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 20_000, dtype=np.uint64)
+    near_duplicates(_table([(str(n), str(n), "train", f"{value:016x}") for n, value in enumerate(hashes)]))
+    assert sum(compared) < 10 * len(hashes)
+
+
 def test_no_images_are_no_pairs() -> None:
     assert near_duplicates(_table([])).empty

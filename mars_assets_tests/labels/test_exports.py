@@ -1,18 +1,24 @@
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels import archives
+from mars_assets.labels.archives import open_export
 from mars_assets.labels.exports import (
+    Export,
     export_identity,
     label_version,
+    open_splits,
     read_export,
 )
 from mars_assets.labels.formats.image import original_name
+from mars_assets_tests.labels.conftest import coco, image_bytes
 
 
 def test_real_segmentation_export(shared: Path) -> None:
@@ -47,9 +53,26 @@ def test_original_names(name: str, original: str) -> None:
     assert original_name(name) == original
 
 
-def test_identity_of_names() -> None:
-    assert export_identity(Path("my.craters.v12.coco-segmentation.zip")) == ("my.craters", 12)
-    assert export_identity(Path("download.zip")) == ("download", 0)
+@pytest.mark.parametrize(
+    ("name", "project", "version"),
+    [
+        ("Apple.v2i.yolov8.zip", "apple", 2),
+        ("X.v1i.coco.zip", "x", 1),
+        ("X.v1i.coco (1).zip", "x", 1),
+        ("go-chess 2.v3-go-chess.v1.coco.zip", "go-chess-2", 3),
+        ("My Project.v2-raw.coco.zip", "my-project", 2),
+        ("Mars Craters.v12i.coco-segmentation.zip", "mars-craters", 12),
+        ("mars-craters.v12.coco-segmentation.zip", "mars-craters", 12),  # by the API
+        ("Hard Hat Sample.v4-416x416_aug.folder.zip", "hard-hat-sample", 4),
+        ("my.craters.v12.coco-segmentation.zip", "my-craters", 12),
+        ("c.v3.zip", "c", 3),
+        ("download.zip", "download", 0),
+        ("a.v2x.zip", "a-v2x", 0),
+        ("...zip", "..", 0),
+    ],
+)
+def test_identity_of_names(name: str, project: str, version: int) -> None:
+    assert export_identity(Path(name)) == (project, version)
 
 
 def test_negatives_are_kept_and_the_root_category_is_not_a_class(write_zip, coco_entries) -> None:
@@ -144,29 +167,132 @@ def test_half_copied_zips_are_refused(write_zip, coco_entries, keep: float) -> N
         read_export(path)
 
 
+def _is_noticed(path: Path, whole: Export) -> bool:
+    """Whether a damaged zip is refused, at the latest when its pixels are read, or a warning says what it lacks.
+
+    Raises:
+        AssertionError: it is read as something else without a word.
+    """
+    try:
+        export = read_export(path)
+        with open_splits(path) as archive:
+            for image in export.images:
+                archive.read(image.entry)
+    except DamagedFileError:
+        return True
+    if set(export.warnings) > set(whole.warnings):
+        return True
+    assert export.images == whole.images
+    return False
+
+
 def test_flipped_bytes_never_pass_silently(write_zip, coco_entries) -> None:
     """A damaged zip is read as before, or refused; it never raises anything else and never changes what is read."""
     path = write_zip("c.zip", coco_entries)
-    whole, good = read_export(path).images, path.read_bytes()
+    whole, good = read_export(path), path.read_bytes()
     rng = np.random.default_rng(5)
     refused = 0
     for _ in range(300):
         bad = bytearray(good)
         bad[rng.integers(len(bad))] ^= 1 << rng.integers(8)
         path.write_bytes(bad)
-        try:
-            assert {i.outlines for i in map(_hashable, read_export(path).images)} <= {
-                i.outlines for i in map(_hashable, whole)
-            }
-        except DamagedFileError:
-            refused += 1
+        refused += _is_noticed(path, whole)
     assert refused > 10
 
 
-def _hashable(image):
-    from dataclasses import replace
+PNG = image_bytes(1, 8, "png")
+MASK = io.BytesIO()
+Image.fromarray(np.eye(8, dtype=np.uint8)).save(MASK, "PNG")
+_SPLITS = ("train", "valid")
+SMALL: dict[str, dict[str, bytes | str]] = {
+    "coco": {f"{split}/a.png": PNG for split in _SPLITS}
+    | {
+        f"{split}/_annotations.coco.json": coco([{"id": 0, "file_name": "a.png", "height": 8, "width": 8}], [])
+        for split in _SPLITS
+    },
+    "folder": {f"{split}/{name}/a.png": PNG for split in _SPLITS for name in ("Crater", "NoCrater")},
+    "yolo": {"data.yaml": "names: [crater]\n"}
+    | {f"{split}/images/a.png": PNG for split in _SPLITS}
+    | {f"{split}/labels/a.txt": "" for split in _SPLITS},
+    "masks": {f"{split}/a.png": PNG for split in _SPLITS}
+    | {f"{split}/a_mask.png": MASK.getvalue() for split in _SPLITS}
+    | {f"{split}/_classes.csv": "Pixel Value, Class\n0, background\n1, crater\n" for split in _SPLITS},
+    "multi-label": {f"{split}/a.png": PNG for split in _SPLITS}
+    | {f"{split}/_classes.csv": "filename, Crater\na.png, 1\n" for split in _SPLITS},
+}
 
-    return replace(image, outlines=json.dumps(image.outlines))
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_no_flipped_bit_of_a_name_hides_an_image(write_zip, layout: str) -> None:
+    """Names are not covered by a checksum: those in the directory at a zip's end, bit by bit."""
+    path = write_zip("c.zip", SMALL[layout])
+    whole, good = read_export(path), path.read_bytes()
+    assert {image.split for image in whole.images} == set(_SPLITS)
+    directory = good.index(b"PK\x01\x02")
+    for name in SMALL[layout]:
+        place = good.index(name.encode(), directory)
+        for bit in range(8 * len(name)):
+            bad = bytearray(good)
+            bad[place + bit // 8] ^= 1 << bit % 8
+            path.write_bytes(bad)
+            _is_noticed(path, whole)
+
+
+@pytest.mark.parametrize("layout", SMALL)
+@pytest.mark.parametrize("top", ["", "Mars Craters.v1i/", "a/b/"])
+def test_val_is_valid_and_a_folder_around_everything_does_not_matter(write_zip, layout: str, top: str) -> None:
+    """As a Mac's Finder packs what was unpacked, and as other tools call splits."""
+    whole = read_export(write_zip("c.zip", SMALL[layout]))
+    moved = {f"{top}{name.replace('valid/', 'val/')}": content for name, content in SMALL[layout].items()}
+    moved |= {"__MACOSX/train/._a.png": b"x", f"{top}train/.DS_Store": b"x", f"{top}README.dataset.txt": "x"}
+    export = read_export(write_zip("d.zip", moved))
+    assert (export.images, export.format, export.warnings) == (whole.images, whole.format, whole.warnings)
+
+
+@pytest.mark.parametrize("layout", SMALL)
+def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
+    export = read_export(write_zip("c.zip", SMALL[layout] | {"more/b.png": PNG, "train/c.png.part": "x"}))
+    assert [image.original for image in export.images] == [
+        image.original for image in read_export(write_zip("d.zip", SMALL[layout])).images
+    ]
+    assert export.warnings[-2:] == (
+        "1 images outside of train, valid, test, or without a label, left out: more/b.png",
+        "1 files that no export has, left out: train/c.png.part",
+    )
+
+
+@pytest.mark.parametrize(("layout", "file"), [("coco", "_annotations.coco.json"), ("multi-label", "_classes.csv")])
+def test_a_split_without_its_labels_or_labels_elsewhere_are_refused(write_zip, layout: str, file: str) -> None:
+    entries = SMALL[layout]
+    without = {name: content for name, content in entries.items() if name != f"valid/{file}"}
+    with pytest.raises(DamagedFileError, match=f"images in valid and no {file}"):
+        read_export(write_zip("c.zip", without))
+    with pytest.raises(DamagedFileError, match=f"labels outside of train, valid, test: holdout/{file}"):
+        read_export(write_zip("c.zip", entries | {f"holdout/{file}": entries[f"train/{file}"]}))
+
+
+def test_two_entries_that_become_one_are_refused(write_zip) -> None:
+    with pytest.raises(DamagedFileError, match=r"'valid/Crater/a\.png' and 'val/Crater/a\.png', which are the same"):
+        read_export(write_zip("c.zip", SMALL["folder"] | {"val/Crater/a.png": PNG}))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_damaged_entries_are_said_whatever_they_are_packed_with(tmp_path: Path, method: int) -> None:
+    path = tmp_path / "c.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.txt", bytes(np.random.default_rng(0).integers(0, 30, 3000, dtype=np.uint8)))
+    good = path.read_bytes()
+    refused = 0
+    for place in range(30, good.index(b"PK\x01\x02"), 7):
+        bad = bytearray(good)
+        bad[place] ^= 64
+        path.write_bytes(bad)
+        try:
+            with open_export(path) as archive:
+                archive.read("a.txt")
+        except DamagedFileError:
+            refused += 1
+    assert refused > 100
 
 
 def test_label_version_knows_no_order_and_no_names() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, reject, rejections
+from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, has_had, reject, rejections
 from mars_assets.labels.table import build_labelled_crops, current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import image_bytes
@@ -21,6 +21,17 @@ def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_pa
     copy.write_bytes((tmp_path / "inbox/other.zip").read_bytes())
     names = [path.name for path in exports_in_force(tmp_path / "inbox")]
     assert names == ["again.zip", "c.v10.coco-segmentation.zip"]
+
+
+def test_of_the_names_that_the_website_gives_the_newest_counts(write_zip, coco_entries, tmp_path: Path) -> None:
+    """The website has a project's title, the API its address."""
+    for name in ("Mars Craters.v1i.coco.zip", "mars-craters.v2.coco-segmentation.zip", "Mars Craters.v3-raw.coco.zip"):
+        write_zip(f"inbox/{name}", coco_entries | {"note.txt": name})
+    inbox = tmp_path / "inbox"
+    assert [path.name for path in exports_in_force(inbox)] == ["Mars Craters.v3-raw.coco.zip"]
+    assert has_had(inbox, "mars-craters", 3)
+    assert has_had(inbox, "Mars_Craters", 3)
+    assert not has_had(inbox, "mars-craters", 4)
 
 
 def _broken(coco_entries: dict) -> dict:

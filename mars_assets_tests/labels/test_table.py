@@ -5,12 +5,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mars_assets.errors import MarsError
-from mars_assets.labels.checks import leaking_groups, mask_problems, schema_problems, straddling_duplicates
+from mars_assets.imagery.crops import MANIFEST
+from mars_assets.labels import looks
+from mars_assets.labels import table as table_module
+from mars_assets.labels.checks import (
+    contradicted_images,
+    leaking_groups,
+    mask_problems,
+    schema_problems,
+    straddling_duplicates,
+)
 from mars_assets.labels.table import (
     build_labelled_crops,
     mask_path,
@@ -18,6 +27,7 @@ from mars_assets.labels.table import (
     whole_groups,
 )
 from mars_assets.lake import Lake, write_table
+from mars_assets_tests.labels.conftest import SQUARE, coco
 
 
 def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
@@ -152,6 +162,7 @@ def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return table
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
     table = _labels(rows)
@@ -163,6 +174,7 @@ def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]
     assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
 def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -240,3 +252,178 @@ def test_outlines_that_leave_their_image_are_said(lake: Lake, write_zip, coco_en
     entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", "60.0")}
     shutil.move(write_zip("c.zip", entries), lake.inbox)
     assert build_labelled_crops(lake)[1].outside == ["c: train0"]
+
+
+OBSERVATION = "ESP_011472_1225"
+
+
+def _scene(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC).convert("RGB")
+
+
+def _cut(lake: Lake, *names: str) -> dict[str, Image.Image]:
+    """Crops as the lake cuts them."""
+    folder = lake.crops(OBSERVATION)
+    folder.mkdir(parents=True)
+    scenes = {f"{OBSERVATION}_{name}": _scene(number) for number, name in enumerate(names)}
+    for name, scene in scenes.items():
+        scene.save(folder / f"{name}.png")
+    rows = [
+        {"crop_id": name, "observation": OBSERVATION, "file": f"{name}.png", "kept": True, "height": 96, "width": 96}
+        for name in scenes
+    ]
+    write_table(folder / MANIFEST, pd.DataFrame(rows), {})
+    return scenes
+
+
+def _jpeg(image: Image.Image, quality: int = 75) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _outlined(images: dict[str, tuple[Image.Image, list[list[float]]]], split: str = "train") -> dict:
+    """A COCO export of pictures with their outlines."""
+    entries: dict[str, bytes | str] = {f"{split}/{name}": _jpeg(image) for name, (image, _) in images.items()}
+    rows = [{"id": n, "file_name": name, "height": 96, "width": 96} for n, name in enumerate(images)]
+    outlines = [
+        {"id": 0, "image_id": n, "category_id": 1, "segmentation": [ring]}
+        for n, (_, rings) in enumerate(images.values())
+        for ring in rings
+    ]
+    return entries | {f"{split}/_annotations.coco.json": coco(rows, outlines)}
+
+
+def _put(lake: Lake, write_zip, name: str, entries: dict) -> None:
+    lake.inbox.mkdir(parents=True, exist_ok=True)
+    shutil.move(write_zip(name, entries), lake.inbox)
+
+
+CHANGES = {
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "upside down": lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    "cut": lambda image: image.crop((20, 10, 96, 86)).resize((96, 96)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_outlines_of_a_crop_that_was_turned_or_cut_stay_on_the_exports_image(
+    lake: Lake, write_zip, change: str
+) -> None:
+    scenes = _cut(lake, "a", "b")
+    (a, scene), (b, other) = scenes.items()
+    images = {f"{a}_png.rf.1.jpg": (CHANGES[change](scene), [SQUARE]), f"{b}_png.rf.2.jpg": (other, [SQUARE])}
+    _put(lake, write_zip, "c.v1i.coco.zip", _outlined(images))
+    table, report = build_labelled_crops(lake)
+    rows = table.set_index("original")
+    assert rows.at[a, "origin"] == "export"
+    assert rows.at[b, "origin"] == "crop"
+    assert lake.inside(rows.at[a, "file"]).read_bytes() == _jpeg(CHANGES[change](scene))
+    assert "1 images are named as crops of this lake and show something else" in report.exports[0]["warnings"]
+    assert a in report.exports[0]["warnings"]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [lambda image: image, lambda image: image.point(lambda value: int(value * 0.7 + 20)), lambda i: i.convert("L")],
+    ids=["compressed", "darker", "grey"],
+)
+def test_a_crop_that_was_only_compressed_or_lit_otherwise_is_the_lakes_own(lake: Lake, write_zip, same) -> None:
+    ((name, scene),) = _cut(lake, "a").items()
+    _put(lake, write_zip, "c.v1i.coco.zip", _outlined({f"{name}_png.rf.1.jpg": (same(scene), [SQUARE])}))
+    table, report = build_labelled_crops(lake)
+    assert table["origin"].tolist() == ["crop"]
+    assert not report.exports[0]["warnings"]
+
+
+def test_augmented_copies_do_not_make_their_original_vanish(lake: Lake, write_zip) -> None:
+    ((name, scene),) = _cut(lake, "a").items()
+    shifted = [value + 1 for value in SQUARE]
+    images = {
+        f"{name}_png.rf.1.jpg": (scene, [SQUARE]),
+        f"{name}_png.rf.2.jpg": (scene.point(lambda value: int(value * 0.8)), [shifted]),
+        f"{name}_png.rf.3.jpg": (CHANGES["mirrored"](scene), [SQUARE]),
+    }
+    _put(lake, write_zip, "c.v1i.coco.zip", _outlined(images))
+    table, report = build_labelled_crops(lake)
+    assert sorted(table["origin"]) == ["crop", "export", "export"]
+    assert table["split"].nunique() == table["group"].nunique() == 1
+    assert not report.conflicts
+    warnings = report.exports[0]["warnings"]
+    assert "1 images are named as crops of this lake and show something else" in warnings
+    assert "1 images are further copies of a crop with other outlines" in warnings
+    assert mask_problems(lake) == ([], 3)
+
+
+def test_projects_that_say_the_same_do_not_contradict_each_other(lake: Lake, write_zip) -> None:
+    """Whatever a third one adds, and in whatever order they are read."""
+    one, two = {"x_png.rf.1.jpg": (_scene(1), [SQUARE])}, {"x_png.rf.1.jpg": (_scene(1), [SQUARE, SQUARE])}
+    classes = {"train/Crater/x_png.rf.1.jpg": _jpeg(_scene(1))}
+    for name, entries in (
+        ("a.v1.folder", classes),
+        ("b.v1.coco", _outlined(one)),
+        ("c.v1.coco", _outlined(one, "test")),
+    ):
+        _put(lake, write_zip, f"{name}.zip", entries | {"README.dataset.txt": name})
+    table, report = build_labelled_crops(lake)
+    assert not report.conflicts
+    (row,) = table.to_dict("records")
+    assert (row["project"], row["label"], row["n_craters"], row["split"]) == ("a+b+c", "crater", 1, "test")
+    _put(lake, write_zip, "more.v1.coco.zip", _outlined({"y_png.rf.1.jpg": (_scene(2), [])}))
+    _put(lake, write_zip, "d.v1.coco.zip", _outlined(two))
+    table, report = build_labelled_crops(lake)
+    assert report.conflicts == ["x: n_craters 1 (b, c) or 2 (d), outlined differently"]
+    assert table["original"].tolist() == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("label", "rings", "said"),
+    [
+        ("NoCrater", [SQUARE], "x: label no_crater (a) and n_craters 1 (b)"),
+        ("Crater", [], "x: label crater (a) and n_craters 0 (b)"),
+    ],
+)
+def test_a_class_that_the_outlines_contradict_is_said(
+    lake: Lake, write_zip, label: str, rings: list, said: str
+) -> None:
+    _put(lake, write_zip, "a.v1.folder.zip", {f"train/{label}/x.jpg": _jpeg(_scene(1))})
+    _put(lake, write_zip, "b.v1.coco.zip", _outlined({"x.jpg": (_scene(1), rings)}))
+    with pytest.raises(MarsError, match="all are labelled in two ways: x: label"):
+        build_labelled_crops(lake)
+    _put(lake, write_zip, "c.v1.folder.zip", {"train/Crater/y.jpg": _jpeg(_scene(2))})
+    assert build_labelled_crops(lake)[1].conflicts == [said]
+    assert contradicted_images(lake) == ([f"left out, {said}"], 2)
+
+
+def test_nothing_is_decoded_or_drawn_again(lake: Lake, write_zip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither own crops, nor those that were turned, nor what two projects label together."""
+    scenes = _cut(lake, "a", "b")
+    (a, scene), (b, other) = scenes.items()
+    names = [f"{a}_png.rf.1.jpg", f"{b}_png.rf.2.jpg", "x_png.rf.3.jpg"]
+    pictures = [scene, CHANGES["turned"](other), _scene(5)]
+    _put(lake, write_zip, "c.v1.coco.zip", _outlined({n: (p, [SQUARE]) for n, p in zip(names, pictures, strict=True)}))
+    classes = {f"train/Crater/{n}": _jpeg(p, 60) for n, p in zip(names[:2], pictures, strict=False)}
+    _put(lake, write_zip, "k.v1.folder.zip", classes | {f"train/Crater/{names[2]}": _jpeg(pictures[2])})
+    before, _ = build_labelled_crops(lake)
+    assert set(before["project"]) == {"c", "k", "c+k"}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("again")
+
+    monkeypatch.setattr(looks, "_looked_at", refuse)
+    monkeypatch.setattr(looks, "_shows_the_same", refuse)
+    monkeypatch.setattr(table_module, "instance_masks", refuse)
+    pd.testing.assert_frame_equal(build_labelled_crops(lake)[0], before)
+    monkeypatch.undo()
+    (lake.labels / "looks.parquet").write_bytes(b"damaged")
+    pd.testing.assert_frame_equal(build_labelled_crops(lake)[0], before)
+
+
+def test_an_image_of_more_than_8_bits_is_put_aside_with_its_export(lake: Lake, write_zip) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (96, 96), dtype=np.uint16)).save(buffer, "PNG")
+    _put(lake, write_zip, "k.v1.folder.zip", {"train/Crater/x.png": buffer.getvalue()})
+    with pytest.raises(MarsError, match=r"Put aside: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
+        build_labelled_crops(lake)

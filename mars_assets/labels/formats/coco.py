@@ -20,6 +20,7 @@ from mars_assets.labels.formats.image import (
     listed,
     original_name,
 )
+from mars_assets.labels.formats.layout import require_labels
 
 COCO_FILE = "_annotations.coco.json"
 
@@ -33,8 +34,9 @@ def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
     """The images of all splits; classes other than crater are left out and said.
 
     Raises:
-        DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive.
+        DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive, or a split has none.
     """
+    require_labels(archive, COCO_FILE)
     for split in SPLITS:
         folder = f"{split}/"
         if folder + COCO_FILE in archive:

@@ -25,6 +25,7 @@ def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[Export
         label = class_of(name.parts[1])
         if label is None:
             unknown[name.parts[1]] = unknown.get(name.parts[1], 0) + 1
+            archive.account_for(entry)
             continue
         yield ExportedImage(entry, split, original_name(name.name), label=label)
     if unknown:

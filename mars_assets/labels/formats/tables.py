@@ -27,6 +27,7 @@ from mars_assets.labels.formats.image import (
     original_name,
     size_of,
 )
+from mars_assets.labels.formats.layout import require_labels
 
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
@@ -54,6 +55,7 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
     Raises:
         DamagedFileError: no column is a class of ours, values are not 0 and 1, or images are missing or named twice.
     """
+    require_labels(archive, CLASSES_FILE)
     for split in SPLITS:
         where = f"{archive.path.name}: {split}/{CLASSES_FILE}"
         header, rows = _table(archive, split)
@@ -86,6 +88,7 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
                 label = _chosen(dict(zip(columns, values, strict=True)))
                 if label is None:
                     unclear += 1
+                    archive.account_for(entry)
                 else:
                     yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), label=label)
             seen.add(entry)
@@ -110,6 +113,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
     """
     from scipy import ndimage
 
+    require_labels(archive, CLASSES_FILE)
     touching = False
     for split in SPLITS:
         where = f"{archive.path.name}: {split}/"
@@ -130,6 +134,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
             mask_entry = entry.removesuffix(name.suffix) + _MASK
             if mask_entry not in archive:
                 bare += 1
+                archive.account_for(entry)
                 continue
             size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
             mask = _mask(archive, mask_entry, size, set(values))

@@ -47,6 +47,7 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
         labels = f"{split}/labels/{name.stem}.txt"
         if labels not in archive:
             bare += 1
+            archive.account_for(entry)
             continue
         size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
         outlines = _outlines(archive, labels, names, size, ignored)
