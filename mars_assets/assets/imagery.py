@@ -95,6 +95,9 @@ class QueryConfig(dg.Config):
     )
     limit: int | None = Field(None, ge=1, description="At most so many, drawn at random from those that fit.")
     seed: int = Field(0, description="Of that draw.")
+    exclude: list[str] = Field(
+        default=[], description="Ids of observations to leave out, such as those whose product the archive lacks."
+    )
 
     def domain(self) -> "IndexQuery":
         from mars_assets.imagery.index import IndexQuery
@@ -113,6 +116,7 @@ class QueryConfig(dg.Config):
             incidence=pair("incidence"),
             limit=self.limit,
             seed=self.seed,
+            exclude=tuple(self.exclude),
         )
 
 
@@ -121,11 +125,25 @@ class ObservationsConfig(dg.Config):
 
     query: QueryConfig | None = Field(
         None,
-        description="Observations chosen from the index, beside those that observations.csv lists, if there is one.",
+        description="Observations chosen from the index, beside those that observations.csv lists, if there is one. Not given: "
+        "the query that the observations were chosen by before, if any.",
+    )
+    listed_only: bool = Field(
+        False, description="Drop the query that is in force: only what observations.csv lists is chosen."
     )
 
+    def chosen(self, lake: Lake) -> "IndexQuery | None":
+        """The query that this run is to go by."""
+        from mars_assets.imagery.observations import query_before
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="2", deps=[hirise_index])
+        if self.query is not None:
+            if self.listed_only:
+                raise MarsError("observations: listed_only drops the query, so give one of the two")
+            return self.query.domain()
+        return None if self.listed_only else query_before(lake)
+
+
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="3", deps=[hirise_index])
 def observations(
     context: dg.AssetExecutionContext, config: ObservationsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -133,15 +151,18 @@ def observations(
 
     Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
     `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
-    made for them. An observation that is no longer chosen loses its partition; its files stay.
+    made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
+    no longer chosen loses its partition; its files stay.
     """
-    from mars_assets.imagery.observations import choose_observations
+    from dataclasses import asdict
+
+    from mars_assets.imagery.observations import choose_observations, write_observations
 
     with mendable():
         here = lake.open()
-        query = None if config.query is None else config.query.domain()
+        query = config.chosen(here)
         rows = choose_observations(here, query)
-        write_table(here.observations, rows, {"query": None if config.query is None else config.query.model_dump()})
+        write_observations(here, rows, query)
     keys = rows["observation"].tolist()
     registered = set(context.instance.get_dynamic_partitions("observation"))
     context.instance.add_dynamic_partitions("observation", keys)
@@ -153,6 +174,7 @@ def observations(
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
             "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
             "no longer chosen": len(registered - set(keys)),
+            "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
         },
         data_version=dg.DataVersion(fingerprint(rows.to_json(orient="records"))[:16]),
