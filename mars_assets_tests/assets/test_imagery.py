@@ -19,7 +19,7 @@ from mars_assets.sample.index import write_index
 from mars_assets.sample.terrain import SceneSpec
 
 IDS = [f"ESP_99000{n}_{target}" for n, target in enumerate((1700, 1800, 1900))]
-TEST = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
+SMALL = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
 
 
 class Runs:
@@ -99,3 +99,59 @@ def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
     for config in ({"listed_only": True}, {}):
         assert runs.choose(**config).success
         assert runs.partitions() == ["ESP_011472_1225"]
+
+
+def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    runs.put(IDS[0], jpeg(0))
+    runs.put(IDS[2], jpeg(2))
+    failed = runs.of_all("hirise_images")
+    assert not failed.success
+    assert "1 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert IDS[1] in message(failed, "hirise_images")
+    assert runs.made("hirise_images") == {IDS[0], IDS[2]}
+    event = runs.instance.get_latest_materialization_event(dg.AssetKey("hirise_images"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["dagster/partition_row_count"].value == 1
+    # What follows can go on with them.
+    assert runs.run("crops", config=SMALL, partition_key=IDS[0]).success
+
+
+def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    for n, name in enumerate(IDS):
+        runs.put(name, jpeg(n, lines=32 if n == 0 else 200))
+    assert runs.of_all("hirise_images").success
+    failed = runs.of_all("crops", config=SMALL)
+    assert not failed.success
+    assert "1 of 3 observations could not be cut" in message(failed, "crops")
+    assert "too few for crops of 64" in message(failed, "crops")
+    assert runs.made("crops") == set(IDS[1:])
+
+
+def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS[:2]))
+    assert runs.choose().success
+    for n, name in enumerate(IDS[:2]):
+        runs.put(name, jpeg(n))
+    assert runs.of_all("hirise_images", "crops", config=SMALL).success
+    cut = runs.lake.crops(IDS[0]) / f"{IDS[0]}_BROWSE_r00000_c00000.png"
+    Image.new("L", (64, 64)).save(cut)
+
+    def check(observation: str) -> Any:
+        run = runs.run("crops", config=SMALL, partition_key=observation)
+        (evaluation,) = [e for e in run.get_asset_check_evaluations() if e.check_name == "crops_are_whole"]
+        return evaluation
+
+    assert check(IDS[1]).passed
+    found = check(IDS[0])
+    assert not found.passed
+    assert cut.name in found.description
+    cut.write_bytes(cut.read_bytes()[:60])
+    damaged = runs.run("crops", config=SMALL, partition_key=IDS[0])
+    assert f"{cut} does not decode" in message(damaged, "crops")
+    cut.unlink()
+    assert check(IDS[0]).passed
