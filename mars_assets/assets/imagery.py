@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
-from mars_assets.errors import MarsError
+from mars_assets.errors import ArchiveError, MarsError
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, write_table
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
@@ -153,7 +153,7 @@ def observations(
     Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
     `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
     made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
-    no longer chosen loses its partition; its files stay.
+    no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
     """
     from dataclasses import asdict
 
@@ -333,6 +333,8 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
         except MarsError as error:
             failures[key] = str(error)
             context.log.error(f"{key}: {error}")
+            if isinstance(error, ArchiveError):  # it says no to all of them, and is not to be asked for each
+                break
     if not failures:
         return [row for rows in done.values() for row in rows]
     if len(failures) == len(context.partition_keys) == 1:
@@ -348,9 +350,12 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
             )
         )
     listed = "\n".join(f"{key}: {message}" for key, message in failures.items())
+    keys = context.partition_keys
+    if untried := len(keys) - len(done) - len(failures):
+        listed += f"\n{untried} more: not tried"
     raise MarsError(
-        f"{len(failures)} of {len(context.partition_keys)} observations could not be {what}; the others are recorded as "
-        f"made, and what follows on them can be run for their partitions:\n{listed}"
+        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as made, and what "
+        f"follows on them can be run for their partitions:\n{listed}"
     )
 
 

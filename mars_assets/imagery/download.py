@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
 from mars_assets.lake import read_json, sha256_file, write_json
@@ -91,10 +91,10 @@ class Archive:
     def user_agent(self) -> str:
         """
         Raises:
-            MarsError: no contact was given. What is downloaded already needs none.
+            ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
-            raise MarsError(
+            raise ArchiveError(
                 "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
                 "archive resource's contact, to your e-mail address or web page"
             )
@@ -160,6 +160,7 @@ def fetch_product(
         progress: told of every transfer, its rate and every failed attempt.
 
     Raises:
+        ArchiveError: it can be asked for nothing now: it says to come back much later, or contact or address are no good.
         MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
             names the address and the last cause.
     """
@@ -423,7 +424,7 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
                 method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
             )
         if response is None:
-            raise MarsError(
+            raise ArchiveError(
                 "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, HTTP_PROXY and "
                 "ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
             )
@@ -448,7 +449,7 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
     if status in (408, 425, 429) or status >= 500:
         after = _retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
-            raise MarsError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
+            raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
         raise _AttemptError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
         raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)

@@ -26,6 +26,7 @@ INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 _TABLE = "RDR_INDEX_TABLE"
 _NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
 _NOT_APPLICABLE = -9998
+_MANY = 5000  # observations that nobody means to download by a query without a limit
 _POLAR = 85.0  # latitude from which on an observation may be wider than half a circle of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
 _NEEDED = (
@@ -193,7 +194,7 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     An observation fits a box if its bounding box overlaps it.
 
     Raises:
-        MarsError: none fits.
+        MarsError: none fits, or thousands do and the query has no limit.
     """
     rows = index[_has_product(index, query.product)]
     south, north = query.latitude
@@ -213,6 +214,11 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     )
     if not found:
         raise MarsError(f"no observation of the index fits {query}: widen the query, or choose another product")
+    if query.limit is None and len(found) > _MANY:
+        raise MarsError(
+            f"{len(found)} observations of the index fit {query}: narrow the query, or give it a limit, and so many of them "
+            "are drawn"
+        )
     if query.limit is not None and len(found) > query.limit:
         found = sorted(sorted(found, key=lambda name: lot(f"{query.seed} {name}"))[: query.limit])
     return found

@@ -119,6 +119,30 @@ def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> N
     assert runs.run("crops", config=SMALL, partition_key=IDS[0]).success
 
 
+def test_an_archive_that_refuses_all_is_asked_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mars_assets.imagery import download
+
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    runs.put(IDS[0], jpeg(0))
+    asked: list[str] = []
+
+    def tomorrow(response: Any, address: str, start: int) -> None:
+        asked.append(address)
+        if len(asked) > 1:
+            response.status_code, response.headers["Retry-After"] = 429, "80000"
+        real(response, address, start)
+
+    real = download._refuse_errors
+    monkeypatch.setattr(download, "_refuse_errors", tomorrow)
+    failed = runs.of_all("hirise_images")
+    assert "2 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "come back in 22.2 hours" in message(failed, "hirise_images")
+    assert "1 more: not tried" in message(failed, "hirise_images")
+    assert len(asked) == 2
+    assert runs.made("hirise_images") == {IDS[0]}
+
+
 def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
     runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
     assert runs.choose().success

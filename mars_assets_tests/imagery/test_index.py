@@ -243,6 +243,13 @@ def test_a_draw_outlives_a_longer_index() -> None:
     assert after - before <= set(names[:100]), "only new ones take a place"
 
 
+def test_nobody_means_the_whole_planet() -> None:
+    index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(6000)])
+    with pytest.raises(MarsError, match=r"6000 observations of the index fit.*limit"):
+        select(index, IndexQuery())
+    assert len(select(index, IndexQuery(limit=5500))) == 5500
+
+
 def test_what_is_excluded_makes_room_for_the_next() -> None:
     index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(60)])
     drawn = select(index, IndexQuery(limit=20))
