@@ -55,10 +55,10 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
                 problems.append(f"{name} is missing: materialize 'crops' of {folder.name} again")
             elif i % step == 0 and (problem := look(folder / name, crop)):
                 problems.append(f"{name} {problem}: delete it, and materialize 'crops' of {folder.name} again")
-    with contextlib.suppress(PermissionError):  # in a lake that may only be read all are decoded every time
+    with contextlib.suppress(OSError):  # in a lake that may only be read all are decoded every time
         if problems:
             marker.unlink(missing_ok=True)
-        else:
+        elif not marker.exists():
             marker.touch()
     return problems, len(crops)
 
