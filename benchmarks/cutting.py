@@ -1,5 +1,6 @@
 """Crops from a synthetic single-tile JP2 as HiRISE's (10 bits, 3 bands, 8000 x 12000): ours, writing included, against
-rasterio windows in row order and bare glymur strips, which write nothing; and a scene four times as tall.
+rasterio windows in row order and bare glymur strips, which write nothing; and a scene four times as tall. GDAL is left to
+decode with as many threads as it likes, which is one for every CPU; a single one is measured for comparison.
 """
 
 from __future__ import annotations
@@ -69,10 +70,10 @@ def ours(scene: Path) -> None:
     assert manifest["kept"].any()
 
 
-def rasterio_windows(scene: Path, threads: str) -> None:
+def rasterio_windows(scene: Path, **options: str) -> None:
     import rasterio
 
-    with rasterio.Env(GDAL_NUM_THREADS=threads, GDAL_CACHEMAX=512 * 2**20), rasterio.open(scene) as file:
+    with rasterio.Env(GDAL_CACHEMAX=512 * 2**20, **options), rasterio.open(scene) as file:
         for row in range(0, file.height - SIZE + 1, SIZE):
             for column in range(0, file.width - SIZE + 1, SIZE):
                 file.read(window=((row, row + SIZE), (column, column + SIZE)))
@@ -102,8 +103,8 @@ def main() -> int:
         sides = {
             "ours": lambda: ours(options.scene),
             "ours, tall": lambda: ours(options.scene),
-            "rasterio windows": lambda: rasterio_windows(options.scene, "1"),
-            "rasterio, all CPUs": lambda: rasterio_windows(options.scene, "ALL_CPUS"),
+            "rasterio windows": lambda: rasterio_windows(options.scene),
+            "rasterio, one thread": lambda: rasterio_windows(options.scene, GDAL_NUM_THREADS="1"),
             "glymur, 2048 rows": lambda: glymur_strips(options.scene, 2048),
             "glymur, 4096 rows": lambda: glymur_strips(options.scene, 4096),
         }
@@ -123,7 +124,7 @@ def main() -> int:
                 make_scene(scenes[name], lines, options.samples)
             print(f"{scenes[name].name}: {scenes[name].stat().st_size / 1e6:.0f} MB")
         plain = ["--scene", str(scenes["plain"])]
-        names = ["ours", "glymur, 2048 rows", "glymur, 4096 rows", "rasterio windows", "rasterio, all CPUs"]
+        names = ["ours", "glymur, 2048 rows", "glymur, 4096 rows", "rasterio windows", "rasterio, one thread"]
         sides = dict.fromkeys(names, plain)
         if "tall" in scenes:
             sides["ours, tall"] = ["--scene", str(scenes["tall"])]
@@ -138,8 +139,8 @@ def main() -> int:
         verdict("of bare glymur's speed", bare / us.seconds, 0.9),
         verdict("peak memory, GB", us.megabytes / 1024, 2, at_least=False),
     ]
-    ratio = found["rasterio, all CPUs"].seconds / us.seconds
-    print(f"times as fast as rasterio windows with GDAL_NUM_THREADS=ALL_CPUS: {ratio:.2f} (no bound was set)")
+    ratio = found["rasterio, one thread"].seconds / us.seconds
+    print(f"times as fast as rasterio windows with GDAL_NUM_THREADS=1: {ratio:.2f} (no bound was set)")
     if "ours, tall" in found:
         tall = found["ours, tall"]
         holds += [

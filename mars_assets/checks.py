@@ -27,11 +27,16 @@ def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: in
 
 
 @dg.asset_check(asset=crops, blocking=True)
-def crops_are_whole(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop of every manifest is there, an 8-bit RGB image of the size that the manifest says."""
+def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+    """Every crop is there, decodes, and is 8-bit RGB of the size that the manifest says; so are the DN of calibrated ones.
+
+    Looks at the observations of the run, or at all where it is run by itself. Of a set of crops that was found whole before
+    a sample is decoded.
+    """
     from mars_assets.imagery.checks import crop_problems
 
-    problems, count = crop_problems(lake.open())
+    partitioned = context.has_partition_key or context.has_partition_key_range
+    problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
 

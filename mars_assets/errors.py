@@ -27,6 +27,10 @@ class DamagedFileError(MarsError):
     """A file is not what its name says: truncated, another format, or of unexpected content."""
 
 
+class ArchiveError(MarsError):
+    """The archive cannot be asked for anything now, whatever file is wanted."""
+
+
 class DivergedError(MarsError):
     """A training whose loss is not finite any more: the recipe's own fault, and the same when it is tried again."""
 

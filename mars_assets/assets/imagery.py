@@ -1,12 +1,13 @@
 """HiRISE imagery: which observations, their products from the archive, and the crops cut out of them."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
-from mars_assets.errors import MarsError
+from mars_assets.errors import ArchiveError, MarsError
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, write_table
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
@@ -95,6 +96,9 @@ class QueryConfig(dg.Config):
     )
     limit: int | None = Field(None, ge=1, description="At most so many, drawn at random from those that fit.")
     seed: int = Field(0, description="Of that draw.")
+    exclude: list[str] = Field(
+        default=[], description="Ids of observations to leave out, such as those whose product the archive lacks."
+    )
 
     def domain(self) -> "IndexQuery":
         from mars_assets.imagery.index import IndexQuery
@@ -113,6 +117,7 @@ class QueryConfig(dg.Config):
             incidence=pair("incidence"),
             limit=self.limit,
             seed=self.seed,
+            exclude=tuple(self.exclude),
         )
 
 
@@ -121,11 +126,25 @@ class ObservationsConfig(dg.Config):
 
     query: QueryConfig | None = Field(
         None,
-        description="Observations chosen from the index, beside those that observations.csv lists, if there is one.",
+        description="Observations chosen from the index, beside those that observations.csv lists, if there is one. Not given: "
+        "the query that the observations were chosen by before, if any.",
+    )
+    listed_only: bool = Field(
+        False, description="Drop the query that is in force: only what observations.csv lists is chosen."
     )
 
+    def chosen(self, lake: Lake) -> "IndexQuery | None":
+        """The query that this run is to go by."""
+        from mars_assets.imagery.observations import query_before
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="2", deps=[hirise_index])
+        if self.query is not None:
+            if self.listed_only:
+                raise MarsError("observations: listed_only drops the query, so give one of the two")
+            return self.query.domain()
+        return None if self.listed_only else query_before(lake)
+
+
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="3", deps=[hirise_index])
 def observations(
     context: dg.AssetExecutionContext, config: ObservationsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -133,15 +152,18 @@ def observations(
 
     Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
     `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
-    made for them. An observation that is no longer chosen loses its partition; its files stay.
+    made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
+    no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
     """
-    from mars_assets.imagery.observations import choose_observations
+    from dataclasses import asdict
+
+    from mars_assets.imagery.observations import choose_observations, write_observations
 
     with mendable():
         here = lake.open()
-        query = None if config.query is None else config.query.domain()
+        query = config.chosen(here)
         rows = choose_observations(here, query)
-        write_table(here.observations, rows, {"query": None if config.query is None else config.query.model_dump()})
+        write_observations(here, rows, query)
     keys = rows["observation"].tolist()
     registered = set(context.instance.get_dynamic_partitions("observation"))
     context.instance.add_dynamic_partitions("observation", keys)
@@ -153,6 +175,7 @@ def observations(
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
             "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
             "no longer chosen": len(registered - set(keys)),
+            "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
         },
         data_version=dg.DataVersion(fingerprint(rows.to_json(orient="records"))[:16]),
@@ -174,7 +197,8 @@ def hirise_images(
 
     A file has its name only when it is whole: right length, right end, decodable. Its sha256 and address stand in the
     observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues. Of a file
-    that was there the archive is asked whether it still is the same: `at the archive` says so.
+    that was there the archive is asked whether it still is the same: `at the archive` says so. Where some observations of
+    a run cannot be fetched the others are, and are recorded as made, before the run fails.
     """
     from mars_assets.imagery.download import fetch_product, source_state
     from mars_assets.imagery.products import ProductFiles
@@ -183,35 +207,25 @@ def hirise_images(
     with mendable():
         here, source = lake.open(), archive.open()
         chosen = _chosen(here)
-        failures: dict[str, str] = {}
-        rows: list[dict] = []
-        for key in context.partition_keys:
+
+        def fetched(key: str) -> list[dict]:
             row = _observation(chosen, key)
             wanted = ProductFiles(row["image"], row["label"])
             state = source_state(source, wanted, here.products(key))
-            try:
-                files = fetch_product(source, wanted, here.products(key), progress)
-            except MarsError as error:
-                failures[key] = str(error)
-                context.log.error(f"{key}: {error}")
-                continue
-            for file in files:
-                rows.append(
-                    {
-                        "observation": key,
-                        "file": file.path.name,
-                        "MB": file.bytes / 1e6,
-                        "sha256": file.sha256[:16],
-                        "at the archive": state.get(file.path.name, "fetched now"),
-                        "address": file.address,
-                    }
-                )
-        if failures:
-            listed = "\n".join(f"{key}: {message}" for key, message in failures.items())
-            raise MarsError(
-                f"{len(failures)} of {len(context.partition_keys)} observations could not be fetched:\n{listed}"
-            )
-    return _partitioned(context, rows, {"folder": where(here.root / "imagery" / "hirise")})
+            return [
+                {
+                    "observation": key,
+                    "file": file.path.name,
+                    "MB": file.bytes / 1e6,
+                    "sha256": file.sha256[:16],
+                    "at the archive": state.get(file.path.name, "fetched now"),
+                    "address": file.address,
+                }
+                for file in fetch_product(source, wanted, here.products(key), progress)
+            ]
+
+        rows = _each_observation(context, "fetched", fetched)
+    return _partitioned(rows, {"folder": where(here.root / "imagery" / "hirise")})
 
 
 class CropsConfig(dg.Config):
@@ -241,6 +255,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     No crop has no-data, a missing band or damaged rows; the manifest says for every skipped cell why. The stretch from
     the product's values to 8 bit is one for a whole scene and is recorded. Crops of calibrated products (COLOR, RED) have
     their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for others.
+    Where some observations of a run cannot be cut the others are, and are recorded as made, before the run fails.
     """
     from pathlib import PurePosixPath
 
@@ -253,9 +268,9 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
         here = lake.open()
         chosen = _chosen(here)
         settings = CropSettings(config.size, config.stride, config.max_invalid, config.max_saturated)
-        rows: list[dict] = []
         pictures: dict[str, dg.MetadataValue] = {}
-        for key in context.partition_keys:
+
+        def cut(key: str) -> list[dict]:
             row = _observation(chosen, key)
             image = here.products(key) / PurePosixPath(row["image"]).name
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
@@ -265,7 +280,10 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
-            rows.append(
+            if len(pictures) < 3:
+                pictures[f"{key}: grid"] = picture(overview_with_grid(image, manifest, longest=300), f"grid of {key}")
+                pictures[f"{key}: crops"] = picture(contact_sheet(kept, here.crops(key)), f"crops of {key}")
+            return [
                 {
                     "observation": key,
                     "crops": len(kept),
@@ -275,13 +293,10 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
                     "latitude": float(manifest["latitude"].mean()),
                     "longitude": float(manifest["longitude"].iloc[len(manifest) // 2]),
                 }
-            )
-            if len(pictures) < 3:
-                pictures |= {
-                    f"{key}: grid": picture(overview_with_grid(image, manifest, longest=300), f"grid of {key}"),
-                    f"{key}: crops": picture(contact_sheet(kept, here.crops(key)), f"crops of {key}"),
-                }
-    return _partitioned(context, rows, {"folder": where(here.all_crops), **pictures})
+            ]
+
+        rows = _each_observation(context, "cut", cut)
+    return _partitioned(rows, {"folder": where(here.all_crops), **pictures})
 
 
 def _chosen(lake: Lake) -> dict[str, dict]:
@@ -299,10 +314,57 @@ def _observation(chosen: dict[str, dict], key: str) -> dict:
     return chosen[key]
 
 
-def _partitioned(context: dg.AssetExecutionContext, rows: list[dict], metadata: dict) -> dg.MaterializeResult:
-    """One result for all partitions of a run: the table of all, the pictures of a few."""
+def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callable[[str], list[dict]]) -> list[dict]:
+    """Does the work of every observation of a run; one that cannot be done does not keep the others from it.
+
+    Args:
+        context: the run's.
+        what: what the work does to an observation, for messages.
+        work: takes an observation and gives its rows of the run's table.
+
+    Raises:
+        MarsError: some observations could not be done. The others are recorded as made.
+    """
+    done: dict[str, list[dict]] = {}
+    failures: dict[str, str] = {}
+    for key in context.partition_keys:
+        try:
+            done[key] = work(key)
+        except MarsError as error:
+            failures[key] = str(error)
+            context.log.error(f"{key}: {error}")
+            if isinstance(error, ArchiveError):  # it says no to all of them, and is not to be asked for each
+                break
+    if not failures:
+        return [row for rows in done.values() for row in rows]
+    if len(failures) == len(context.partition_keys) == 1:
+        raise MarsError(*failures.values())
+    for key, rows in done.items():
+        # A step that fails has no result, so what it did make is said here.
+        context.log_event(
+            dg.AssetMaterialization(
+                context.asset_key,
+                partition=key,
+                metadata=_described(rows),
+                tags={"dagster/data_version": fingerprint(rows)[:16]},
+            )
+        )
+    listed = "\n".join(f"{key}: {message}" for key, message in failures.items())
+    keys = context.partition_keys
+    if untried := len(keys) - len(done) - len(failures):
+        listed += f"\n{untried} more: not tried"
+    raise MarsError(
+        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as made, and what "
+        f"follows on them can be run for their partitions:\n{listed}"
+    )
+
+
+def _described(rows: list[dict]) -> dict[str, Any]:
     import pandas as pd
 
-    return dg.MaterializeResult(
-        metadata={"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows)), **metadata}
-    )
+    return {"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows))}
+
+
+def _partitioned(rows: list[dict], metadata: dict) -> dg.MaterializeResult:
+    """One result for all partitions of a run: the table of all, the pictures of a few."""
+    return dg.MaterializeResult(metadata={**_described(rows), **metadata})

@@ -2,25 +2,91 @@
 
 from __future__ import annotations
 
-from mars_assets.imagery.crops import read_crops
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mars_assets.errors import MarsError
+from mars_assets.imagery.crops import MANIFEST, read_crops
 from mars_assets.lake import Lake
 
+_FOUND_WHOLE = ".found-whole"
+"""Lies with crops all of which were decoded; goes with them when they are cut anew."""
+_SAMPLE = 16
 
-def crop_problems(lake: Lake) -> tuple[list[str], int]:
-    """What is wrong with the crops of all observations, and how many crops there are."""
-    from PIL import Image, UnidentifiedImageError
 
+def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tuple[list[str], int]:
+    """What is wrong with crops, and how many crops there are.
+
+    All files must be there. All are decoded too, but of crops that were found whole before only some.
+
+    Args:
+        lake: where they are.
+        observations: whose crops; all that have any if not given.
+    """
+    if observations is None:
+        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{MANIFEST}"))
+    else:
+        folders = [lake.crops(observation) for observation in observations]
     problems, count = [], 0
-    for folder in sorted(path.parent for path in lake.all_crops.glob("*/crops.parquet")):
-        manifest = read_crops(folder)
-        for row in manifest[manifest["kept"]].itertuples():
-            count += 1
-            try:
-                with Image.open(folder / row.file) as image:
-                    if image.mode != "RGB" or image.size != (row.width, row.height):
-                        problems.append(
-                            f"{row.file}: {image.mode} of {image.size}, not RGB of {row.width} x {row.height}"
-                        )
-            except (FileNotFoundError, UnidentifiedImageError) as error:
-                problems.append(f"{row.file} cannot be opened: {error}")
+    for folder in folders:
+        try:
+            found, crops = _problems_of(folder)
+        except (MarsError, OSError) as error:
+            found, crops = [f"the crops of {folder.name} cannot be looked at: {error}"], 0
+        problems += found
+        count += crops
     return problems, count
+
+
+def _problems_of(folder: Path) -> tuple[list[str], int]:
+    manifest = read_crops(folder)
+    crops = manifest[manifest["kept"]].to_dict("records")
+    marker = folder / _FOUND_WHOLE
+    step = max(1, len(crops) // _SAMPLE) if marker.exists() else 1
+    present = {path.name for path in folder.iterdir()}
+    problems = []
+    for i, crop in enumerate(crops):
+        for name, look in ((crop["file"], _look_at_picture), (crop["dn_file"], _look_at_dn)):
+            if not isinstance(name, str):  # uncalibrated products have no DN
+                continue
+            if name not in present:
+                problems.append(f"{name} is missing: materialize 'crops' of {folder.name} again")
+            elif i % step == 0 and (problem := look(folder / name, crop)):
+                problems.append(f"{name} {problem}: delete it, and materialize 'crops' of {folder.name} again")
+    with contextlib.suppress(OSError):  # in a lake that may only be read all are decoded every time
+        if problems:
+            marker.unlink(missing_ok=True)
+        elif not marker.exists():
+            marker.touch()
+    return problems, len(crops)
+
+
+def _look_at_picture(path: Path, crop: dict[str, Any]) -> str:
+    """What is wrong with a crop's picture; empty if nothing."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode != "RGB" or image.size != (crop["width"], crop["height"]):
+                return f"is {image.mode} of {image.size}, not RGB of {crop['width']} x {crop['height']}"
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
+        return f"does not decode ({error})"
+    return ""
+
+
+def _look_at_dn(path: Path, crop: dict[str, Any]) -> str:
+    """What is wrong with the GeoTIFF of a crop's DN; empty if nothing."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.open(path) as dataset:
+            dataset.read()
+            if dataset.shape != (crop["height"], crop["width"]):
+                return f"has {dataset.shape} pixels, not {crop['height']} x {crop['width']}"
+    except (RasterioError, OSError) as error:
+        return f"does not decode ({error})"
+    return ""

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.errors import MarsError
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.labels import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
 from mars_assets.lake import (
     Lake,
-    atomic_path,
     fingerprint,
     read_json,
     read_provenance,
     read_table,
     sweep,
+    write_bytes,
     write_json,
     write_table,
 )
@@ -268,9 +268,25 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
     for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
         crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
         crops = crops[crops["kept"]]
-        cut = read_provenance(manifest).get("fingerprint", "")
+        cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
     return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+
+
+def _cut_of(manifest: Path) -> str:
+    """The fingerprint of how the crops of a manifest were cut.
+
+    Raises:
+        DamagedFileError: it cannot be read as Parquet.
+    """
+    import pyarrow as pa
+
+    try:
+        return str(read_provenance(manifest).get("fingerprint", ""))
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFileError(
+            f"{manifest} cannot be read ({error}): materialize 'crops' of {manifest.parent.name} again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -455,8 +471,7 @@ class _Cutter:
         if record["file"] is not None and not (self.work / record["file"]).exists():
             picture = to_8bit(rgb_composite(self.product, pixels), self.low, self.high)
             picture[(quality == NO_DATA) | (quality == BAND_MISSING)] = 0
-            with atomic_path(self.work / record["file"]) as temporary:
-                temporary.write_bytes(_png(picture))
+            write_bytes(self.work / record["file"], _png(picture))
         if record["dn_file"] is not None and not (self.work / record["dn_file"]).exists():
             self._write_dn(self.work / record["dn_file"], pixels, record)
         return record
@@ -491,8 +506,8 @@ class _Cutter:
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        import rasterio
         from affine import Affine
+        from rasterio.io import MemoryFile
 
         assert self.label is not None
         count = pixels.shape[2]
@@ -509,12 +524,15 @@ class _Cutter:
             "predictor": 2,
             "interleave": "band",
         }
-        with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
-            dataset.write(np.moveaxis(pixels, -1, 0))
-            dataset.scales = (self.label.scaling_factor,) * count
-            dataset.offsets = (self.label.offset,) * count
-            dataset.descriptions = self.label.band_names
-            dataset.update_tags(OBSERVATION=self.observation, INCIDENCE_ANGLE=self.label.incidence_angle)
+        # In memory: what GDAL cannot write when it closes a file, on a full disk, is no error of its.
+        with MemoryFile() as memory:
+            with memory.open(**profile) as dataset:
+                dataset.write(np.moveaxis(pixels, -1, 0))
+                dataset.scales = (self.label.scaling_factor,) * count
+                dataset.offsets = (self.label.offset,) * count
+                dataset.descriptions = self.label.band_names
+                dataset.update_tags(OBSERVATION=self.observation, INCIDENCE_ANGLE=self.label.incidence_angle)
+            write_bytes(path, memory.read())
 
 
 def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
@@ -546,9 +564,14 @@ def _checked_label(label: Path | None, observation: ObservationId, product: Prod
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
     """The target's manifest if it was made of this source with these settings and all its files are there."""
     path = target / MANIFEST
-    if not path.exists() or read_provenance(path).get("fingerprint") != key:
+    if not path.exists():
         return None
-    manifest = read_crops(target)
+    try:
+        if _cut_of(path) != key:
+            return None
+        manifest = read_crops(target)
+    except DamagedFileError:
+        return None
     present = {entry.name for entry in os.scandir(target)}
     wanted = set(manifest["file"].dropna()) | set(manifest["dn_file"].dropna())
     return manifest if wanted <= present else None

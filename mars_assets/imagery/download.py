@@ -7,6 +7,7 @@ asked for. Only a verified file gets its name, and ``ledger.json`` remembers its
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import errno
 import hashlib
@@ -20,7 +21,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
 from mars_assets.lake import read_json, sha256_file, write_json
@@ -91,16 +91,16 @@ class Archive:
     def user_agent(self) -> str:
         """
         Raises:
-            MarsError: no contact was given. What is downloaded already needs none.
+            ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
-            raise MarsError(
+            raise ArchiveError(
                 "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
                 "archive resource's contact, to your e-mail address or web page"
             )
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
-    @contextmanager
+    @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
         """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
         from filelock import FileLock, Timeout
@@ -160,6 +160,7 @@ def fetch_product(
         progress: told of every transfer, its rate and every failed attempt.
 
     Raises:
+        ArchiveError: it can be asked for nothing now: it says to come back much later, or contact or address are no good.
         MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
             names the address and the last cause.
     """
@@ -209,6 +210,7 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
         MarsError: the archive does not answer.
     """
     import requests
+    import urllib3
 
     changed = []
     ledger = _ledger(folder)
@@ -217,13 +219,16 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
         if relative is None or entry is None:
             continue
         address = archive.address(relative)
+        broken = ""
         try:
             with archive.connection(), _open(archive, "HEAD", address, {}) as response:
                 if response.status_code != 200:
                     raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
                 headers = response.headers
-        except requests.RequestException as error:
-            raise MarsError(f"{address}: {_cause(error, archive)}") from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            broken = _cause(error, archive)
+        if broken:
+            raise MarsError(f"{address}: {broken}")
         now = {"etag": headers.get("ETag"), "last_modified": headers.get("Last-Modified"), "bytes": _length(headers)}
         if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
             changed.append(Path(relative).name)
@@ -240,11 +245,12 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
         return found
 
     failures, best, use_ranges = 0, 0, True
+    unusable: set[str] = set()
     while True:
         try:
             with archive.connection():
                 sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
-            _verify_part(part, name)
+            _verify_part(part, name, address, sha256, unusable)
             break
         except _AttemptError as failure:
             if failure.discard:
@@ -328,10 +334,29 @@ def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedF
     )
 
 
-def _verify_part(part: Path, name: str) -> None:
+def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set[str]) -> None:
+    """Looks whether what came is whole.
+
+    Args:
+        part: what came.
+        name: what it is to be called.
+        address: where from.
+        sha256: of the part.
+        unusable: those of earlier attempts that were not; this one's is added.
+
+    Raises:
+        _AttemptError: it is not.
+        MarsError: it is not, and it is what came before: this is what the archive has.
+    """
     try:
         verify_file(part, name)
     except DamagedFileError as error:
+        if sha256 in unusable:
+            part.unlink()
+            raise MarsError(
+                f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
+            ) from error
+        unusable.add(sha256)
         raise _AttemptError(str(error), discard=True) from error
 
 
@@ -352,6 +377,7 @@ def _transfer(
         validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
         if validator:
             headers["If-Range"] = validator
+    broken = ""
     try:
         with _open(archive, "GET", address, headers) as response:
             _refuse_errors(response, address, start)
@@ -372,22 +398,36 @@ def _transfer(
                 )
             sha256 = _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _AttemptError(_cause(error, archive)) from error
+        broken = _cause(error, archive)
+    if broken:
+        raise _AttemptError(broken)
     if total is not None and part.stat().st_size != total:
         raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
     return sha256
 
 
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Asks, and follows redirects as long as they stay on the archive's host."""
+    """Asks, and follows redirects as long as they stay on the archive's host.
+
+    The libraries' errors quote headers and a proxy's password, and Dagster keeps the whole chain of errors that one comes
+    from. So those who catch them raise their own afterwards, which comes from none.
+    """
     import requests
 
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
     for _ in range(_REDIRECTS):
-        response = requests.request(
-            method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
-        )
+        response = None
+        # An address that cannot be used is a ValueError, of whichever library it is.
+        with contextlib.suppress(ValueError):
+            response = requests.request(
+                method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
+            )
+        if response is None:
+            raise ArchiveError(
+                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, HTTP_PROXY and "
+                "ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
+            )
         location = response.headers.get("Location")
         if not response.is_redirect or location is None:
             return response
@@ -409,14 +449,14 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
     if status in (408, 425, 429) or status >= 500:
         after = _retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
-            raise MarsError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
+            raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
         raise _AttemptError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
         raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)
     if status in (404, 410):
         raise MarsError(
-            f"{address}: the archive has no such file ({status}). Check the observation's id and product in "
-            "observations.csv: not every observation has colour products"
+            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
+            "in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
         raise _AttemptError("the archive sent a part where the whole was asked for")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mars_assets.errors import MarsError
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_product
 
@@ -33,6 +33,9 @@ def contact_sheet(
         columns: thumbnails a row.
         thumbnail: their edge in pixels.
         most: how many at most.
+
+    Raises:
+        DamagedFileError: a crop does not decode.
     """
     from PIL import Image, ImageDraw
 
@@ -48,8 +51,13 @@ def contact_sheet(
     rows = math.ceil(len(names) / columns)
     sheet = Image.new("RGB", (columns * step + _MARGIN, rows * step + _MARGIN), "white")
     for i, name in enumerate(names):
-        with Image.open(folder / name) as crop:
-            small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
+        try:
+            with Image.open(folder / name) as crop:
+                small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
+            raise DamagedFileError(
+                f"{folder / name} does not decode ({error}): delete it, and materialize 'crops' of {folder.name} again"
+            ) from error
         sheet.paste(small, (i % columns * step + _MARGIN, i // columns * step + _MARGIN))
     return sheet
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
+from mars_assets.lake import lot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 _TABLE = "RDR_INDEX_TABLE"
 _NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
 _NOT_APPLICABLE = -9998
+_MANY = 5000  # observations that nobody means to download by a query without a limit
 _POLAR = 85.0  # latitude from which on an observation may be wider than half a circle of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
 _NEEDED = (
@@ -157,8 +159,10 @@ class IndexQuery:
         solar_longitude: the season's first and last L_s in degrees: northern spring is (0, 90), southern summer (270, 360).
             (330, 30) goes over the new year.
         incidence: smallest and largest incidence angle in degrees: high ones show relief by long shadows.
-        limit: at most so many, drawn at random, so that they spread over what fits.
+        limit: at most so many, drawn at random, so that they spread over what fits. Each observation has its lot, so that a
+            longer index changes few of those that are drawn.
         seed: of that draw.
+        exclude: observations to leave out, such as those whose product the archive lacks.
     """
 
     product: ProductType = DEFAULT_PRODUCT
@@ -168,6 +172,7 @@ class IndexQuery:
     incidence: tuple[float, float] = (0.0, 180.0)
     limit: int | None = None
     seed: int = 0
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (("latitude", -90, 90), ("incidence", 0, 180)):
@@ -179,6 +184,8 @@ class IndexQuery:
                 raise MarsError(f"a query's {name} lies between {lowest} and 360 degrees, not {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
             raise MarsError(f"a query's limit is at least 1, not {self.limit}")
+        if unknown := [name for name in self.exclude if observation_of(name) != name]:
+            raise MarsError(f"a query's exclude names observations by their ids; {', '.join(unknown)} is none")
 
 
 def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
@@ -187,7 +194,7 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     An observation fits a box if its bounding box overlaps it.
 
     Raises:
-        MarsError: none fits.
+        MarsError: none fits, or thousands do and the query has no limit.
     """
     rows = index[_has_product(index, query.product)]
     south, north = query.latitude
@@ -201,12 +208,19 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     first, last = query.solar_longitude
     if _arc(first, last) < 360:
         fits &= (rows["SOLAR_LONGITUDE"] - first) % 360 <= _arc(first, last)
-    found = sorted({name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name})
+    excluded = set(query.exclude)
+    found = sorted(
+        {name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name and name not in excluded}
+    )
     if not found:
         raise MarsError(f"no observation of the index fits {query}: widen the query, or choose another product")
+    if query.limit is None and len(found) > _MANY:
+        raise MarsError(
+            f"{len(found)} observations of the index fit {query}: narrow the query, or give it a limit, and so many of them "
+            "are drawn"
+        )
     if query.limit is not None and len(found) > query.limit:
-        drawn = np.random.default_rng(query.seed).choice(len(found), query.limit, replace=False)
-        found = [found[i] for i in sorted(drawn)]
+        found = sorted(sorted(found, key=lambda name: lot(f"{query.seed} {name}"))[: query.limit])
     return found
 
 

@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
-from mars_assets.lake import Lake, read_table
+from mars_assets.lake import Lake, read_provenance, read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def query_before(lake: Lake) -> IndexQuery | None:
+    """The query of the observations that are there; None where there are none, or none came from a query.
+
+    Raises:
+        DamagedFileError: their table cannot be read.
+    """
+    import pyarrow as pa
+
+    if not lake.observations.exists():
+        return None
+    try:
+        stored = read_provenance(lake.observations).get("query")
+        return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DamagedFileError(
+            f"{lake.observations} cannot be read, so which query it came from is unknown ({error}): delete it, and name the "
+            "query again if there was one"
+        ) from error
+
+
+def write_observations(lake: Lake, rows: pd.DataFrame, query: IndexQuery | None) -> None:
+    """Writes what :func:`choose_observations` chose, with the query for those who go on with it."""
+    write_table(lake.observations, rows, {"query": None if query is None else asdict(query)})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:

@@ -80,7 +80,8 @@ def judge(pixels: Pixels, rules: QualityRules) -> Quality:
 def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
     null = np.zeros(pixels.shape, bool) if rules.lossy else pixels == rules.null
     quality = np.full(pixels.shape[:2], GOOD, np.uint8)
-    quality[np.isin(pixels, rules.saturated, kind="table").any(axis=2)] = SATURATED
+    if rules.saturated:  # a label may name no such values, and NumPy takes no table of none
+        quality[np.isin(pixels, rules.saturated, kind="table").any(axis=2)] = SATURATED
     quality[null.any(axis=2)] = BAND_MISSING
     quality[null.all(axis=2)] = NO_DATA
     return quality

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,6 +325,51 @@ def test_a_colour_product_with_its_label(shared: Path, tmp_path: Path) -> None:
         assert dataset.crs.to_dict()["lat_ts"] == 15
 
 
+def test_a_label_without_saturation_keywords(shared: Path, tmp_path: Path) -> None:
+    pixels = terrain(7, 128, 128, 1)
+    pixels[:64, :64] = 0
+    image, label = tmp_path / "x.JP2", tmp_path / "x.LBL"
+    write_jp2(image, pixels)
+    write_label(shared, label, image.name, pixels, ("RED",))
+    label.write_text(re.sub(r".*_SATURATION +=.*\n", "", label.read_text()))
+    manifest = cut_crops(image, label, OBSERVATION, "RED", tmp_path / "out", SMALL)
+    assert manifest["reason"].tolist() == ["no data", "", "", ""]
+
+
+CUT_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from mars_assets.imagery.crops import CropSettings, _Cutter, cut_crops
+
+written = _Cutter._write_dn
+
+def on_a_full_disk(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    try:
+        written(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+_Cutter._write_dn = on_a_full_disk
+image, label, target = map(Path, sys.argv[1:])
+cut_crops(image, label, "ESP_013951_1955", "RED", target, CropSettings(192, 192))
+"""
+
+
+def test_dn_that_do_not_fit_on_the_disk_get_no_name(shared: Path, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    pixels = terrain(7, 192, 192, 1)
+    image, label, target = tmp_path / "x.JP2", tmp_path / "x.LBL", tmp_path / "crops" / OBSERVATION
+    write_jp2(image, pixels)
+    write_label(shared, label, image.name, pixels, ("RED",))
+    command = [sys.executable, "-c", CUT_ON_A_FULL_DISK, str(image), str(label), str(target)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert list(tmp_path.rglob("*.png")), ran.stderr
+    assert not list(tmp_path.rglob("*_r*.tif"))
+    assert ran.returncode != 0
+    assert cut_crops(image, label, OBSERVATION, "RED", target, CropSettings(192, 192))["kept"].all()
+
+
 def test_a_label_of_something_else_is_refused(shared: Path, tmp_path: Path) -> None:
     pixels = terrain(8, 96, 96, 1)
     image, label = tmp_path / "x.JP2", tmp_path / "x.LBL"
@@ -423,6 +470,14 @@ def test_other_settings_or_another_source_cut_anew(tmp_path: Path) -> None:
 
 
 # what cannot be cut
+
+
+def test_a_damaged_manifest_is_made_again(tmp_path: Path) -> None:
+    write_jp2(tmp_path / "x.JP2", terrain(11, 128, 128, 1))
+    target = tmp_path / OBSERVATION
+    before = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", target, SMALL)
+    (target / "crops.parquet").write_bytes(b"PAR1 cut off")
+    assert cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", target, SMALL).equals(before)
 
 
 def test_unusable_inputs_are_explained(tmp_path: Path) -> None:

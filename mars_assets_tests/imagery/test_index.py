@@ -19,7 +19,7 @@ from mars_assets.imagery.index import (
     read_index_label,
     select,
 )
-from mars_assets.imagery.observations import choose_observations
+from mars_assets.imagery.observations import choose_observations, query_before, write_observations
 from mars_assets.imagery.products import parse_observation_id, product_files
 from mars_assets.lake import Lake, write_table
 from mars_assets.sample.index import write_index
@@ -232,6 +232,32 @@ def test_a_limit_draws_by_seed_and_spreads() -> None:
     assert len(select(index, IndexQuery(limit=500))) == 200
 
 
+def test_a_draw_outlives_a_longer_index() -> None:
+    """The cumulative index grows every month: what was drawn is downloaded and cut, so a new draw must be nearly the same."""
+    names = [f"ESP_{n:06d}_1800" for n in range(3100)]
+    # New rows are not only at the end: released late, or of another phase.
+    before = set(select(table([{"OBSERVATION_ID": name} for name in names[100:]]), IndexQuery(limit=50, seed=4)))
+    after = set(select(table([{"OBSERVATION_ID": name} for name in names]), IndexQuery(limit=50, seed=4)))
+    assert len(after) == 50
+    assert len(before & after) >= 45
+    assert after - before <= set(names[:100]), "only new ones take a place"
+
+
+def test_nobody_means_the_whole_planet() -> None:
+    index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(6000)])
+    with pytest.raises(MarsError, match=r"6000 observations of the index fit.*limit"):
+        select(index, IndexQuery())
+    assert len(select(index, IndexQuery(limit=5500))) == 5500
+
+
+def test_what_is_excluded_makes_room_for_the_next() -> None:
+    index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(60)])
+    drawn = select(index, IndexQuery(limit=20))
+    without = select(index, IndexQuery(limit=20, exclude=(drawn[3],)))
+    assert len(without) == 20
+    assert set(drawn) - set(without) == {drawn[3]}
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -241,6 +267,7 @@ def test_a_limit_draws_by_seed_and_spreads() -> None:
         {"solar_longitude": (-10, 20)},
         {"incidence": (0, 190)},
         {"limit": 0},
+        {"exclude": ("ESP_011472",)},
     ],
 )
 def test_senseless_queries(query: dict[str, Any]) -> None:
@@ -285,6 +312,19 @@ def test_listed_and_found_observations(lake: Lake) -> None:
     assert len(choose_observations(lake, IndexQuery(limit=2))) == 2
     with pytest.raises(MarsError, match=r"observations\.csv"):
         choose_observations(lake)
+
+
+def test_the_query_stands_beside_what_it_chose(lake: Lake) -> None:
+    write_table(lake.index, table([{"OBSERVATION_ID": "ESP_000001_1800"}]))
+    assert query_before(lake) is None
+    query = IndexQuery(product="COLOR", longitude=(0, 20), limit=3, exclude=("ESP_000002_1800",))
+    write_observations(lake, choose_observations(lake, query), query)
+    assert query_before(lake) == query
+    write_observations(lake, choose_observations(lake, query), None)
+    assert query_before(lake) is None
+    lake.observations.write_bytes(b"PAR1 cut off")
+    with pytest.raises(DamagedFileError, match=r"observations\.parquet.*delete it"):
+        query_before(lake)
 
 
 def test_without_an_index(lake: Lake) -> None:

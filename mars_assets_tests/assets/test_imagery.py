@@ -1,0 +1,181 @@
+"""Observations, downloads and crops as runs of several observations."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+from PIL import Image
+
+from mars_assets.definitions import build_defs
+from mars_assets.imagery.products import product_files
+from mars_assets.lake import Lake
+from mars_assets.resources import ArchiveResource, LakeResource
+from mars_assets.sample.archive import serve
+from mars_assets.sample.index import write_index
+from mars_assets.sample.terrain import SceneSpec
+
+IDS = [f"ESP_99000{n}_{target}" for n, target in enumerate((1700, 1800, 1900))]
+SMALL = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
+
+
+class Runs:
+    """Runs of assets on one lake and one instance."""
+
+    def __init__(self, lake: Lake, instance: dg.DagsterInstance, archive: Path, url: str) -> None:
+        self.lake, self.instance, self.archive = lake, instance, archive
+        resources = {
+            "lake": LakeResource(root=str(lake.root)),
+            "archive": ArchiveResource(base_url=url, contact="tests"),
+        }
+        self.job = build_defs(resources).resolve_implicit_global_asset_job_def()
+
+    def run(self, *assets: str, config: dict[str, Any] | None = None, **options: Any) -> Any:
+        return self.job.execute_in_process(
+            asset_selection=[dg.AssetKey(name) for name in assets],
+            instance=self.instance,
+            run_config=config or {},
+            raise_on_error=False,
+            **options,
+        )
+
+    def choose(self, **config: Any) -> Any:
+        return self.run("observations", config={"ops": {"observations": {"config": config}}} if config else None)
+
+    def of_all(self, *assets: str, config: dict[str, Any] | None = None) -> Any:
+        """One run of all partitions, as a backfill starts it."""
+        keys = self.partitions()
+        span = {"dagster/asset_partition_range_start": keys[0], "dagster/asset_partition_range_end": keys[-1]}
+        return self.run(*assets, config=config, tags=span)
+
+    def partitions(self) -> list[str]:
+        return list(self.instance.get_dynamic_partitions("observation"))
+
+    def made(self, asset: str) -> set[str]:
+        return self.instance.get_materialized_partitions(dg.AssetKey(asset))
+
+    def put(self, observation: str, content: bytes) -> None:
+        """A browse product into the archive."""
+        path = self.archive / product_files(observation, "RGB.NOMAP.browse").image
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def runs(lake: Lake, tmp_path: Path) -> Iterator[Runs]:
+    lake.root.mkdir()
+    archive = tmp_path / "archive"
+    write_index(archive, [(SceneSpec(name, 2048, 1024, n), 100.0 + n) for n, name in enumerate(IDS)])
+    with serve(archive) as url, dg.DagsterInstance.ephemeral() as instance:
+        yield Runs(lake, instance, archive, url)
+
+
+def jpeg(seed: int, lines: int = 200, samples: int = 128) -> bytes:
+    pixels = np.random.default_rng(seed).integers(60, 200, (lines, samples, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def message(result: Any, asset: str) -> str:
+    return str(result.failure_data_for_node(asset).user_failure_data.description)
+
+
+def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
+    assert runs.run("hirise_index").success
+    assert runs.choose(query={"longitude": [100.5, 102.5]}).success
+    chosen = runs.partitions()
+    assert 0 < len(chosen) < len(IDS)
+    assert runs.choose().success
+    assert runs.partitions() == chosen, "materializing all drops no partition"
+    runs.lake.observations_csv.write_text("id\nESP_011472_1225\n")
+    assert runs.choose().success
+    assert sorted(runs.partitions()) == sorted([*chosen, "ESP_011472_1225"])
+    refused = runs.choose(query={}, listed_only=True)
+    assert "one of the two" in message(refused, "observations")
+    for config in ({"listed_only": True}, {}):
+        assert runs.choose(**config).success
+        assert runs.partitions() == ["ESP_011472_1225"]
+
+
+def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    runs.put(IDS[0], jpeg(0))
+    runs.put(IDS[2], jpeg(2))
+    failed = runs.of_all("hirise_images")
+    assert not failed.success
+    assert "1 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert IDS[1] in message(failed, "hirise_images")
+    assert runs.made("hirise_images") == {IDS[0], IDS[2]}
+    event = runs.instance.get_latest_materialization_event(dg.AssetKey("hirise_images"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["dagster/partition_row_count"].value == 1
+    # What follows can go on with them.
+    assert runs.run("crops", config=SMALL, partition_key=IDS[0]).success
+
+
+def test_an_archive_that_refuses_all_is_asked_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mars_assets.imagery import download
+
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    runs.put(IDS[0], jpeg(0))
+    asked: list[str] = []
+
+    def tomorrow(response: Any, address: str, start: int) -> None:
+        asked.append(address)
+        if len(asked) > 1:
+            response.status_code, response.headers["Retry-After"] = 429, "80000"
+        real(response, address, start)
+
+    real = download._refuse_errors
+    monkeypatch.setattr(download, "_refuse_errors", tomorrow)
+    failed = runs.of_all("hirise_images")
+    assert "2 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "come back in 22.2 hours" in message(failed, "hirise_images")
+    assert "1 more: not tried" in message(failed, "hirise_images")
+    assert len(asked) == 2
+    assert runs.made("hirise_images") == {IDS[0]}
+
+
+def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    for n, name in enumerate(IDS):
+        runs.put(name, jpeg(n, lines=32 if n == 0 else 200))
+    assert runs.of_all("hirise_images").success
+    failed = runs.of_all("crops", config=SMALL)
+    assert not failed.success
+    assert "1 of 3 observations could not be cut" in message(failed, "crops")
+    assert "too few for crops of 64" in message(failed, "crops")
+    assert runs.made("crops") == set(IDS[1:])
+
+
+def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS[:2]))
+    assert runs.choose().success
+    for n, name in enumerate(IDS[:2]):
+        runs.put(name, jpeg(n))
+    assert runs.of_all("hirise_images", "crops", config=SMALL).success
+    cut = runs.lake.crops(IDS[0]) / f"{IDS[0]}_BROWSE_r00000_c00000.png"
+    Image.new("L", (64, 64)).save(cut)
+
+    def check(observation: str) -> Any:
+        run = runs.run("crops", config=SMALL, partition_key=observation)
+        (evaluation,) = [e for e in run.get_asset_check_evaluations() if e.check_name == "crops_are_whole"]
+        return evaluation
+
+    assert check(IDS[1]).passed
+    found = check(IDS[0])
+    assert not found.passed
+    assert cut.name in found.description
+    cut.write_bytes(cut.read_bytes()[:60])
+    damaged = runs.run("crops", config=SMALL, partition_key=IDS[0])
+    assert f"{cut} does not decode" in message(damaged, "crops")
+    cut.unlink()
+    assert check(IDS[0]).passed
