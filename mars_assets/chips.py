@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,14 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
     Raises:
         DamagedFileError: it is missing, unreadable, or has other bands or another order of bands.
     """
-    from rasterio.errors import RasterioError
+    with _opened(path) as file:
+        return _values(file, bands)
 
-    rasterio = _rasterio()
-    try:
-        with rasterio.open(path) as file:
-            if tuple(file.descriptions) != tuple(bands):
-                raise DamagedFileError(
-                    f"{path} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
-                )
-            return file.read(out_dtype="float32")
-    except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, Any]:
+    """A chip as :func:`read_chip` reads it, and its CRS and transform as :func:`georeference` gives them."""
+    with _opened(path) as file:
+        return _values(file, bands), *_place(file)
 
 
 def georeference(path: Path) -> tuple[Any, Any]:
@@ -97,12 +94,29 @@ def georeference(path: Path) -> tuple[Any, Any]:
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
+    with _opened(path) as file:
+        return _place(file)
+
+
+def _values(file: Any, bands: Sequence[str]) -> Float32:
+    if tuple(file.descriptions) != tuple(bands):
+        raise DamagedFileError(
+            f"{file.name} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
+        )
+    return file.read(out_dtype="float32")
+
+
+def _place(file: Any) -> tuple[Any, Any]:
+    return (file.crs, file.transform) if file.crs else (None, None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from rasterio.errors import RasterioError
 
-    rasterio = _rasterio()
     try:
-        with rasterio.open(path) as file:
-            return (file.crs, file.transform) if file.crs else (None, None)
+        with _rasterio().open(path) as file:
+            yield file
     except RasterioError as error:
         raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
 
