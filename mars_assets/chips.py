@@ -12,7 +12,7 @@ import numpy as np
 
 from mars_assets.bands import Float32
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import atomic_path
+from mars_assets.lake import write_bytes
 
 STRIP_ROWS = 64
 """Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it sees
@@ -43,33 +43,49 @@ def write_chip(
     Raises:
         MarsError: another shape or type, or values that are not finite.
     """
-    rasterio = _rasterio()
     if chip.dtype != np.float32 or chip.ndim != 3 or chip.shape[0] != len(bands):
         raise MarsError(f"{path}: a chip is float32 of shape ({len(bands)}, H, W), not {chip.dtype} {chip.shape}")
     if not np.isfinite(chip).all():
         raise MarsError(f"{path}: a chip's values must be finite")
     count, height, width = chip.shape
-    with (
-        atomic_path(path) as temporary,
-        rasterio.open(
-            temporary,
-            "w",
-            driver="GTiff",
-            count=count,
-            height=height,
-            width=width,
-            dtype="float32",
-            crs=crs,
-            transform=transform,
-            compress="zstd",
-            zstd_level=1,
-            blockysize=min(height, STRIP_ROWS),
-            interleave="pixel",
-        ) as file,
-    ):
+    with new_geotiff(
+        path,
+        count=count,
+        height=height,
+        width=width,
+        dtype="float32",
+        crs=crs,
+        transform=transform,
+        compress="zstd",
+        zstd_level=1,
+        blockysize=min(height, STRIP_ROWS),
+        interleave="pixel",
+    ) as file:
         file.write(chip)
         file.descriptions = tuple(bands)
         file.update_tags(**{_FINGERPRINT: fingerprint})
+
+
+@contextmanager
+def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
+    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+
+    Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
+
+    Args:
+        path: where to.
+        profile: rasterio's, without the driver.
+
+    Raises:
+        MarsError: the disk is full or the folder may not be written.
+    """
+    _rasterio()
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", **profile) as file:
+            yield file
+        write_bytes(path, memory.read())
 
 
 def read_chip(path: Path, bands: Sequence[str]) -> Float32:

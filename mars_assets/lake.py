@@ -155,6 +155,29 @@ class Lake:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """
+    Raises:
+        MarsError: the disk is full, the file larger than files may be, or the folder may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MarsError(
+                f"no space left to write {target}: free some and run again; what was finished is kept"
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise MarsError(
+                f"{target} is larger than a file may be here: raise the limit (ulimit -f), or have the lake on another "
+                "file system, and run again; what was finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
+            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
+        raise
+
+
+@contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """A temporary path beside ``target`` that becomes ``target`` when the block ends without an exception.
 
@@ -163,7 +186,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         MarsError: the disk is full or the folder may not be written.
     """
-    try:
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
         try:
@@ -173,14 +196,6 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MarsError(
-                f"no space left to write {target}: free some and run again; what was finished is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
-            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
-        raise
 
 
 @contextmanager
