@@ -491,13 +491,13 @@ class _Cutter:
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        import rasterio
         from affine import Affine
+
+        from mars_assets.chips import new_geotiff
 
         assert self.label is not None
         count = pixels.shape[2]
         profile = {
-            "driver": "GTiff",
             "height": pixels.shape[0],
             "width": pixels.shape[1],
             "count": count,
@@ -509,7 +509,7 @@ class _Cutter:
             "predictor": 2,
             "interleave": "band",
         }
-        with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as dataset:
+        with new_geotiff(path, **profile) as dataset:
             dataset.write(np.moveaxis(pixels, -1, 0))
             dataset.scales = (self.label.scaling_factor,) * count
             dataset.offsets = (self.label.offset,) * count
