@@ -92,6 +92,11 @@ class Lake:
         return self.root / "labels"
 
     @property
+    def masks(self) -> Path:
+        """The labelled images' masks, a folder for each annotation."""
+        return self.labels / "masks"
+
+    @property
     def labelled_crops(self) -> Path:
         return self.labels / "labelled_crops.parquet"
 

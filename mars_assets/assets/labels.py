@@ -60,7 +60,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 @dg.asset(
     group_name=GROUP,
     kinds={"parquet", "png"},
-    code_version="2",
+    code_version="3",
     deps=[roboflow_exports, crops],
     pool=LAKE_POOL,
     # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.

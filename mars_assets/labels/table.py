@@ -26,7 +26,14 @@ from mars_assets.labels.duplicates import near_duplicates, perceptual_hash
 from mars_assets.labels.exports import Export, export_identity, label_version, read_export
 from mars_assets.labels.formats.image import SPLITS, ExportedImage, size_of
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
-from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
+from mars_assets.labels.masks import (
+    ANNOTATIONS,
+    annotation_mask,
+    instance_masks,
+    label_image,
+    retire_masks,
+    sweep_masks,
+)
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
 
@@ -34,7 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ASSET = "labelled_crops"
-COMPUTATION = "labels 1"
+COMPUTATION = "labels 2"
 """Names the way the table is made: raise the number when the same exports give another table or other masks."""
 _LABEL = "label"
 """The text chunk of a mask that names the label it shows."""
@@ -54,6 +61,7 @@ COLUMNS = {
     "n_craters": "outlined craters where the image was segmented (0 is a labelled negative)",
     "crater_fraction": "share of pixels inside craters",
     "labels_sha": "of the label itself: changes when somebody corrects it",
+    "outlines_sha": "of the outlines alone, which the masks show; None where there are none",
     "pixels_sha": "sha256 of the file",
     "phash": "perceptual hash: images that look the same differ in few of its 64 bits",
 }
@@ -118,11 +126,11 @@ def _known(lake: Lake, progress: Progress) -> _Known:
     if not lake.labelled_crops.exists():
         return _Known({}, {})
     try:
-        rows = read_table(lake.labelled_crops, ASSET, list(COLUMNS)).to_dict("records")
-    except MarsError as error:
+        rows = read_table(lake.labelled_crops, ASSET).to_dict("records")
+        return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
+    except (MarsError, KeyError) as error:
         progress.say(f"the table before is of no use, everything is read again: {error}")
         return _Known({}, {})
-    return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
 
 
 def inbox_state(lake: Lake) -> str:
@@ -150,9 +158,8 @@ def files_of(lake: Lake) -> list[Path]:
     Raises:
         MarsError: there is none, or it is damaged.
     """
-    rows = read_table(lake.labelled_crops, ASSET, ["image_id", "file", "n_craters"])
-    outlined = rows.loc[rows["n_craters"].notna(), "image_id"]
-    masks = [mask_path(lake, name, image_id) for image_id in outlined for name in (*ANNOTATIONS, "instances")]
+    rows = read_labelled_crops(lake)
+    masks = [lake.masks / kind / name for name in _mask_names(rows) for kind in (*ANNOTATIONS, "instances")]
     return [lake.labelled_crops, *(lake.inside(file) for file in rows["file"]), *masks]
 
 
@@ -182,6 +189,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
     report = _report(lake, version, exports, table, known.labels, conflicts)
+    named = _mask_names(table)
+    retire_masks(lake.masks, _mask_names_in_force(lake) - named)
     write_table(
         lake.labelled_crops,
         table,
@@ -191,6 +200,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
         },
     )
+    sweep_masks(lake.masks, named)
     return table, report
 
 
@@ -272,12 +282,38 @@ def read_labelled_crops(lake: Lake) -> pd.DataFrame:
     Raises:
         MissingInputError: ``labelled_crops`` has not been made.
     """
-    return read_table(lake.labelled_crops, ASSET)
+    rows = read_table(lake.labelled_crops, ASSET)
+    # The table of an earlier version of this code, whose masks were named by their images alone.
+    return rows if "outlines_sha" in rows else rows.assign(outlines_sha=None)
 
 
-def mask_path(lake: Lake, annotation: str, image_id: str) -> Path:
-    """A mask's address; ``annotation`` is one of ``ANNOTATIONS`` or ``instances`` (crater numbers, uint16)."""
-    return lake.labels / "masks" / annotation / f"{image_id}.png"
+def mask_path(lake: Lake, annotation: str, row: Any) -> Path:
+    """A mask's address. Another outline has another, so that a training that is under way keeps the masks of its labels.
+
+    Args:
+        lake: where it lies.
+        annotation: one of ``ANNOTATIONS``, or ``instances`` (crater numbers, uint16).
+        row: of the table, of an outlined image: ``image_id`` and ``outlines_sha``.
+    """
+    return lake.masks / annotation / _mask_name(row.image_id, row.outlines_sha)
+
+
+def _mask_name(image_id: str, outlines_sha: Any) -> str:
+    return f"{image_id}-{outlines_sha[:8]}.png" if isinstance(outlines_sha, str) else f"{image_id}.png"
+
+
+def _mask_names(rows: pd.DataFrame) -> set[str]:
+    """The names of a table's masks, the same in each annotation's folder."""
+    outlined = rows[rows["n_craters"].notna()]
+    return {_mask_name(*names) for names in zip(outlined["image_id"], outlined["outlines_sha"], strict=True)}
+
+
+def _mask_names_in_force(lake: Lake) -> set[str]:
+    """Those of the table in force; all that are there if it is damaged."""
+    try:
+        return _mask_names(read_labelled_crops(lake))
+    except (MarsError, KeyError):
+        return {path.name for path in lake.masks.glob("*/*.png")}
 
 
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
@@ -314,6 +350,7 @@ def _row(
             write_bytes(file, content)
     observation = observation_of(image.original)
     labels_sha = fingerprint(image.label, image.outlines)
+    outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
     row: dict[str, Any] = {
         "image_id": image_id,
         "project": export.project,
@@ -330,12 +367,13 @@ def _row(
         "n_craters": None,
         "crater_fraction": None,
         "labels_sha": labels_sha,
+        "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
         "phash": looks,
     }
-    if image.outlines is not None:
+    if outlines_sha is not None:
         row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
-            lake, image, image_id, height, width, labels_sha, known.rows.get(image_id, {})
+            lake, image, image_id, height, width, outlines_sha, known.rows.get(image_id, {})
         )
     return row
 
@@ -346,29 +384,29 @@ def _masks(
     image_id: str,
     height: int,
     width: int,
-    labels_sha: str,
+    outlines_sha: str,
     before: Mapping[Any, Any],
 ) -> tuple[int, float, dict[Path, bytes]]:
-    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same label.
+    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same outlines.
 
     ``before`` is its row in the table before, empty where there is none.
     """
-    paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
-    if before.get("labels_sha") == labels_sha and all(_label_of(path) == labels_sha for path in paths.values()):
+    paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
+    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), labels_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, labels_sha)
+    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
+    masks[paths["instances"]] = _png(labels, outlines_sha)
     return int(labels.max()), float((labels > 0).mean()), masks
 
 
-def _png(array: npt.NDArray[Any], labels_sha: str) -> bytes:
+def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_text(_LABEL, labels_sha)
+    info.add_text(_LABEL, outlines_sha)
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
