@@ -63,6 +63,23 @@ def test_masks_are_drawn(filled: Lake) -> None:
     assert table.at["train0", "crater_fraction"] == pytest.approx(256 / 48**2)
 
 
+def test_labels_and_imagery_may_lie_on_another_disk(lake: Lake, tmp_path: Path, write_zip, coco_entries) -> None:
+    for folder in (lake.labels, lake.all_crops.parent):
+        (tmp_path / "disk" / folder.name).mkdir(parents=True)
+        lake.root.mkdir(exist_ok=True)
+        folder.symlink_to(tmp_path / "disk" / folder.name)
+    crop = pd.DataFrame([{"crop_id": "train0", "observation": "o", "height": 48, "width": 48, "kept": True}])
+    write_table(lake.crops("o") / "crops.parquet", crop.assign(file="train0.png"))
+    name = next(name for name in coco_entries if name.startswith("train/train0"))
+    Image.open(io.BytesIO(coco_entries[name])).save(lake.crops("o") / "train0.png")
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    rows = build_labelled_crops(lake)[0].set_index("original")
+    assert rows.at["train0", "file"] == "imagery/crops/o/train0.png"
+    assert rows.at["train1", "file"].startswith("labels/images/train1-")
+    assert schema_problems(lake) == mask_problems(lake) == ([], 3)
+
+
 def test_empty_inbox_says_what_to_do(lake: Lake) -> None:
     with pytest.raises(MarsError, match="put the zip of a Roboflow export there"):
         build_labelled_crops(lake)
