@@ -51,7 +51,10 @@ def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every mask has its image's size and only 0 and 1, and is empty if and only if no crater is labelled."""
+    """Every mask is there, of its image's size, and shows craters if and only if some are labelled.
+
+    Those drawn last are read, and of the others a sample.
+    """
     from mars_assets.labels.checks import mask_problems
 
     problems, count = mask_problems(lake.open())

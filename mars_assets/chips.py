@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from mars_assets.bands import Float32
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import atomic_path
+from mars_assets.lake import write_bytes
 
 STRIP_ROWS = 64
 """Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it sees
@@ -42,33 +43,49 @@ def write_chip(
     Raises:
         MarsError: another shape or type, or values that are not finite.
     """
-    rasterio = _rasterio()
     if chip.dtype != np.float32 or chip.ndim != 3 or chip.shape[0] != len(bands):
         raise MarsError(f"{path}: a chip is float32 of shape ({len(bands)}, H, W), not {chip.dtype} {chip.shape}")
     if not np.isfinite(chip).all():
         raise MarsError(f"{path}: a chip's values must be finite")
     count, height, width = chip.shape
-    with (
-        atomic_path(path) as temporary,
-        rasterio.open(
-            temporary,
-            "w",
-            driver="GTiff",
-            count=count,
-            height=height,
-            width=width,
-            dtype="float32",
-            crs=crs,
-            transform=transform,
-            compress="zstd",
-            zstd_level=1,
-            blockysize=min(height, STRIP_ROWS),
-            interleave="pixel",
-        ) as file,
-    ):
+    with new_geotiff(
+        path,
+        count=count,
+        height=height,
+        width=width,
+        dtype="float32",
+        crs=crs,
+        transform=transform,
+        compress="zstd",
+        zstd_level=1,
+        blockysize=min(height, STRIP_ROWS),
+        interleave="pixel",
+    ) as file:
         file.write(chip)
         file.descriptions = tuple(bands)
         file.update_tags(**{_FINGERPRINT: fingerprint})
+
+
+@contextmanager
+def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
+    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+
+    Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
+
+    Args:
+        path: where to.
+        profile: rasterio's, without the driver.
+
+    Raises:
+        MarsError: the disk is full or the folder may not be written.
+    """
+    _rasterio()
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", **profile) as file:
+            yield file
+        write_bytes(path, memory.read())
 
 
 def read_chip(path: Path, bands: Sequence[str]) -> Float32:
@@ -77,18 +94,14 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
     Raises:
         DamagedFileError: it is missing, unreadable, or has other bands or another order of bands.
     """
-    from rasterio.errors import RasterioError
+    with _opened(path) as file:
+        return _values(file, bands)
 
-    rasterio = _rasterio()
-    try:
-        with rasterio.open(path) as file:
-            if tuple(file.descriptions) != tuple(bands):
-                raise DamagedFileError(
-                    f"{path} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
-                )
-            return file.read(out_dtype="float32")
-    except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, Any]:
+    """A chip as :func:`read_chip` reads it, and its CRS and transform as :func:`georeference` gives them."""
+    with _opened(path) as file:
+        return _values(file, bands), *_place(file)
 
 
 def georeference(path: Path) -> tuple[Any, Any]:
@@ -97,12 +110,29 @@ def georeference(path: Path) -> tuple[Any, Any]:
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
+    with _opened(path) as file:
+        return _place(file)
+
+
+def _values(file: Any, bands: Sequence[str]) -> Float32:
+    if tuple(file.descriptions) != tuple(bands):
+        raise DamagedFileError(
+            f"{file.name} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
+        )
+    return file.read(out_dtype="float32")
+
+
+def _place(file: Any) -> tuple[Any, Any]:
+    return (file.crs, file.transform) if file.crs else (None, None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from rasterio.errors import RasterioError
 
-    rasterio = _rasterio()
     try:
-        with rasterio.open(path) as file:
-            return (file.crs, file.transform) if file.crs else (None, None)
+        with _rasterio().open(path) as file:
+            yield file
     except RasterioError as error:
         raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
 

@@ -43,6 +43,8 @@ def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | 
         ProvenanceError: they contradict each other or the weights.
         MarsError: no image has a class.
     """
+    import pandas as pd
+
     images, provenance = _joined(lake, stage, statistics)
     images = images[images["label"].notna()]
     if images.empty:
@@ -51,8 +53,7 @@ def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | 
             f"{lake.inbox} and make labelled_crops, reflectance and {stage} again"
         )
     outlined = [
-        str(mask_path(lake, "instances", image)) if known else None
-        for image, known in zip(images["image_id"], images["n_craters"].notna(), strict=True)
+        None if pd.isna(row.n_craters) else str(mask_path(lake, "instances", row)) for row in images.itertuples()
     ]
     images = images.assign(label=(images["label"] == "crater").astype(int), instances=outlined)
     columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "label", "instances"]
@@ -69,8 +70,8 @@ def segmentation_dataset(lake: Lake, stage: str, annotation: str, statistics: Ba
             f"labelled_crops, reflectance and {stage} again"
         )
     images = images.assign(
-        mask=[str(mask_path(lake, annotation, image)) for image in images["image_id"]],
-        instances=[str(mask_path(lake, "instances", image)) for image in images["image_id"]],
+        mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()],
+        instances=[str(mask_path(lake, "instances", row)) for row in images.itertuples()],
     )
     columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "mask", "instances"]
     return Dataset(images[columns], {**provenance, "annotation": annotation})

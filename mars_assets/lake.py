@@ -1,7 +1,8 @@
 """The lake: the one place that knows where a file lies, and how it is written so that it is whole or absent.
 
 Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
-leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``) and swept up by the next writer.
+leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``), and swept up by the first process
+that writes into the folder a day later.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
@@ -27,6 +30,10 @@ DEFAULT_LAKE = "data_lake"
 """Where the lake is if nobody says otherwise, relative to the working directory."""
 
 _TEMPORARY = ".tmp-"
+_OLD = f"{_TEMPORARY}old-"
+_LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\.\w+)?")
+_A_DAY = 24 * 3600
+_swept: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,11 @@ class Lake:
         return self.root / "labels"
 
     @property
+    def masks(self) -> Path:
+        """The labelled images' masks, a folder for each annotation."""
+        return self.labels / "masks"
+
+    @property
     def labelled_crops(self) -> Path:
         return self.labels / "labelled_crops.parquet"
 
@@ -139,19 +151,45 @@ class Lake:
             raise MissingInputError(",".join(missing), *missing.values())
 
     def relative(self, path: Path) -> str:
-        """A path as stored in tables and metadata: relative to the lake, with forward slashes."""
-        return path.resolve().relative_to(self.root).as_posix()
+        """A path as stored in tables and metadata: relative to the lake, with forward slashes.
+
+        Links below the root are not followed: a folder of the lake may lie on another disk.
+        """
+        return Path(os.path.normpath(path.absolute())).relative_to(self.root.absolute()).as_posix()
 
     def inside(self, relative: str) -> Path:
         """The path of a stored relative address.
 
         Raises:
-            MarsError: it leads out of the lake.
+            MarsError: it leads out of the lake: it is absolute, or goes up.
         """
-        path = (self.root / relative).resolve()
-        if not path.is_relative_to(self.root):
+        address = PurePath(relative)
+        if address.is_absolute() or ".." in address.parts:
             raise MarsError(f"{relative!r} leads out of the lake {self.root}")
-        return path
+        return self.root / address
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """
+    Raises:
+        MarsError: the disk is full, the file larger than files may be, or the folder may not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MarsError(
+                f"no space left to write {target}: free some and run again; what was finished is kept"
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise MarsError(
+                f"{target} is larger than a file may be here: raise the limit (ulimit -f), or have the lake on another "
+                "file system, and run again; what was finished is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
+            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
+        raise
 
 
 @contextmanager
@@ -163,8 +201,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         MarsError: the disk is full or the folder may not be written.
     """
-    try:
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_old(target.parent)
         temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
         try:
             yield temporary
@@ -173,33 +212,55 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MarsError(
-                f"no space left to write {target}: free some and run again; what was finished is kept"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
-            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
-        raise
+
+
+def _sweep_old(folder: Path) -> None:
+    """Removes files that runs killed more than a day ago left half-written in a folder; once a process, as it may be large."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    oldest = time.time() - _A_DAY
+    for entry in os.scandir(folder):
+        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with suppress(OSError):  # gone by now, or another user's: no reason not to write
+                if entry.stat().st_mtime < oldest:
+                    Path(entry.path).unlink()
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes ``target``'s place when the block ends without an exception; an old one is replaced."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if target.exists():
-            old = target.with_name(f".{target.name}{_TEMPORARY}old-{uuid.uuid4().hex[:8]}")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    """A temporary folder that takes ``target``'s place when the block ends without an exception; an old one is replaced.
+
+    Raises:
+        MarsError: the disk is full or the folder may not be written.
+    """
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _recover(target)
+        temporary = target.with_name(f".{target.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
+        temporary.mkdir()
+        try:
+            yield temporary
+            if target.exists():
+                old = target.with_name(f".{target.name}{_OLD}{uuid.uuid4().hex[:8]}")
+                os.replace(target, old)
+                os.replace(temporary, target)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _recover(target: Path) -> None:
+    """Gives a folder back its place where a run was killed while it replaced it, and removes what killed runs left of others."""
+    left = [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}{_TEMPORARY}")]
+    old = [path for path in left if _OLD in path.name]
+    if old and not target.exists():
+        os.replace(max(old, key=lambda path: path.stat().st_mtime), target)
+    for path in left:
+        if path.exists() and (path in old or path.stat().st_mtime < time.time() - _A_DAY):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep(folder: Path) -> int:
@@ -208,10 +269,16 @@ def sweep(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     for path in folder.iterdir():
-        if path.name.startswith(".") and _TEMPORARY in path.name:
+        if path.name.startswith(".") and _TEMPORARY in path.name and not _is_last(path):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             count += 1
     return count
+
+
+def _is_last(path: Path) -> bool:
+    """Whether a killed :func:`atomic_folder` left a folder nowhere but under this name."""
+    name, is_old, _ = path.name[1:].partition(_OLD)
+    return bool(is_old) and not path.with_name(name).exists()
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -3,8 +3,10 @@
 Images of 8 bits become B, G, R by the paper's scale. Crops of COLOR products have a second source, their calibrated DN,
 which become green, red and near infrared by physics; ``spectral`` makes six bands of these.
 
-A chip carries the fingerprint of all that it was made from. A stage computes the chips whose fingerprint is not there yet:
-a killed run continues, a changed setting recomputes, a new label costs nothing where the pixels are the same.
+A chip carries the fingerprint of all that it was made from: pixels, place on Mars, settings. A stage computes the chips
+whose fingerprint is not there yet: a killed run continues, a changed setting recomputes, a new label costs nothing where
+the pixels are the same. A manifest never names a chip that is something else: what is made again leaves it before the
+first write.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from mars_assets.bands import (
     impute_spectral,
     scale_to_reflectance,
 )
-from mars_assets.chips import read_chip, read_fingerprint, write_chip
+from mars_assets.chips import read_chip, read_fingerprint, read_placed_chip, write_chip
 from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, sweep, write_table
 from mars_assets.pictures import read_rgb
@@ -47,6 +49,8 @@ _CALIBRATION = "calibrated-reflectance 1"
 _IMPUTATION = "imputation 1"
 _SPECTRAL_IMPUTATION = "spectral-imputation 1"
 """Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
+_LACKING = "lacking"
+"""In a manifest's provenance: how many of its chips are being made again."""
 
 
 class Chip(NamedTuple):
@@ -106,7 +110,7 @@ def make_reflectance(
         rgb = read_rgb(lake.inside(row.file))
         return Chip(scale_to_reflectance(rgb, chosen, truncate), *crops.georeference(row))
 
-    images = images.assign(source_sha=images["pixels_sha"])
+    images = images.assign(source_sha=[crops.placed_sha(row) for row in images.itertuples()])
     return _run_stage(lake, "reflectance", images, BGR, settings, label_version, compute, progress)
 
 
@@ -184,14 +188,10 @@ def make_imputed(
 
 def _chip_by_chip(lake: Lake, bands: tuple[str, ...], function: Callable[[Float32], Float32]) -> Callable[[Any], Chip]:
     """A stage's computation on the chip of the stage before, whose position stays."""
-    import rasterio
 
     def compute(row: Any) -> Chip:
-        path = lake.inside(row.file)
-        values = function(read_chip(path, bands))
-        with rasterio.open(path) as file:
-            crs = file.crs
-            return Chip(values, crs, file.transform if crs else None)
+        values, crs, transform = read_placed_chip(lake.inside(row.file), bands)
+        return Chip(function(values), crs, transform)
 
     return compute
 
@@ -201,9 +201,16 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
 
     Raises:
         MissingInputError: the stage has not been made.
+        MarsError: its last run made chips again and was stopped, or has not ended.
     """
     path = lake.tensors(stage) / "manifest.parquet"
-    return read_table(path, stage), read_provenance(path)
+    manifest, provenance = read_table(path, stage), read_provenance(path)
+    if lacking := provenance.get(_LACKING):
+        raise MarsError(
+            f"{path} lacks {lacking} chips: the run that makes them again was stopped, or is at it. Let it end, or "
+            f"make {stage if stage != CALIBRATED else 'reflectance'} again"
+        )
+    return manifest, provenance
 
 
 def _run_stage(
@@ -222,7 +229,8 @@ def _run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     manifest_path = folder / "manifest.parquet"
-    known = {}
+    known: dict[str, str] = {}
+    old = None
     if manifest_path.exists():
         old = read_table(manifest_path, stage)
         known = dict(zip(old["image_id"], old["chip_sha"], strict=True))
@@ -244,6 +252,11 @@ def _run_stage(
                 "chip_sha": chip_sha,
             }
         )
+    replaced = {row.image_id for row, _, chip_sha in todo if known.get(row.image_id, chip_sha) != chip_sha}
+    if old is not None and replaced:
+        left = old[~old["image_id"].isin(replaced)]
+        before = read_provenance(manifest_path)
+        write_table(manifest_path, left, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
     for row, path, chip_sha in progress.track(todo, f"{stage}: computing chips"):
         chip = compute(row)
         write_chip(path, chip.values, bands, crs=chip.crs, transform=chip.transform, fingerprint=chip_sha)
@@ -293,6 +306,11 @@ class _Crops:
 
         return crop.crs, Affine(*crop.transform)
 
+    def placed_sha(self, row: Any) -> str:
+        """Names an image's pixels and its place; where it has none, the pixels alone."""
+        crs, transform = self.georeference(row)
+        return row.pixels_sha if crs is None else fingerprint(row.pixels_sha, crs, list(transform)[:6])
+
     def calibrated_source(self, row: Any) -> _CalibratedSource | None:
         """The DN of an image that is a crop of a COLOR product."""
         if row.origin != "crop":
@@ -330,14 +348,21 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
     """
     manifest, provenance = read_manifest(lake, stage)
     bands = tuple(provenance["bands"])
-    problems = [f"{file} is missing" for file in manifest["file"] if not lake.inside(file).exists()]
+    there = np.array([lake.inside(file).exists() for file in manifest["file"]], bool)
+    problems = [f"{file} is missing" for file in manifest.loc[~there, "file"]]
+    manifest = manifest[there]
     sample = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, min(looked_at, len(manifest))).astype(int))]
     for row in sample.itertuples():
         try:
-            chip = read_chip(lake.inside(row.file), bands)
+            path = lake.inside(row.file)
+            chip = read_chip(path, bands)
         except DamagedFileError as error:
             problems.append(str(error))
             continue
+        if read_fingerprint(path) != row.chip_sha:
+            problems.append(
+                f"{row.file} was made from something else than the manifest says: delete {path.parent} and make it again"
+            )
         problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance)]
     return problems, len(sample)
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +61,31 @@ def test_values_that_are_not_finite_are_not_written(chip: np.ndarray, tmp_path: 
 
 def test_a_missing_chip_has_no_fingerprint(tmp_path: Path) -> None:
     assert read_fingerprint(tmp_path / "absent.tif") is None
+
+
+@pytest.mark.parametrize("short", [1, 1000, 3000, 20_000], ids=lambda short: f"{short} bytes short")
+def test_a_chip_for_which_there_is_no_room_is_not_there(chip: np.ndarray, tmp_path: Path, short: int) -> None:
+    """The file system lets files grow to a bit less than the chip wants, in a process of its own."""
+    write_chip(tmp_path / "whole.tif", chip, HLS_BANDS)
+    np.save(tmp_path / "chip.npy", chip)
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from mars_assets.bands import HLS_BANDS
+from mars_assets.chips import write_chip
+from mars_assets.errors import MarsError
+
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    write_chip(folder / "chips" / "a.tif", np.load(folder / "chip.npy"), HLS_BANDS)
+except MarsError as error:
+    print(error)
+"""
+    limit = (tmp_path / "whole.tif").stat().st_size - short
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, str(tmp_path), str(limit)], check=True, capture_output=True, text=True
+    )
+    assert "chips/a.tif is larger than a file may be here" in done.stdout
+    assert not list((tmp_path / "chips").iterdir())

@@ -30,10 +30,26 @@ def test_only_a_folder_is_a_lake(tmp_path: Path) -> None:
         Lake.at("s3://bucket/lake")
 
 
-@pytest.mark.parametrize("address", ["../outside", "/etc/passwd", "labels/../../outside"])
+@pytest.mark.parametrize("address", ["../outside", "/etc/passwd", "labels/../../outside", "labels/.."])
 def test_stored_addresses_stay_inside(lake: Lake, address: str) -> None:
     with pytest.raises(MarsError, match="leads out of the lake"):
         lake.inside(address)
+
+
+def test_a_folder_of_the_lake_may_lie_on_another_disk(lake: Lake, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    lake.root.mkdir()
+    lake.labels.symlink_to(disk)
+    path = lake.labels / "images" / "a.png"
+    write_json(path, {})
+    assert (disk / "images" / "a.png").exists()
+    assert lake.relative(path) == "labels/images/a.png"
+    assert lake.inside("labels/images/a.png") == path
+    with pytest.raises(MarsError, match="leads out of the lake"):
+        lake.inside("labels/../secret")
+    with pytest.raises(ValueError, match="subpath"):
+        lake.relative(lake.labels / ".." / ".." / "outside")
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -72,6 +88,65 @@ with atomic_path(Path(sys.argv[1])) as temporary:
     assert len(list(tmp_path.iterdir())) == 2
     assert sweep(tmp_path) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["chip.tif"]
+
+
+def test_the_next_process_sweeps_up_what_was_left_a_day_ago(tmp_path: Path) -> None:
+    names = [
+        ".a.tmp-0123abcd.json",
+        ".b.tmp-0123abcd.parquet",
+        ".c.tmp-0123abcd",
+        ".mine.tmp-draft.json",
+        "d.tmp-0123abcd",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (0, 1e9))
+    (tmp_path / ".e.tmp-0123abcd.json").write_text("of a run that is under way")
+    write_json(tmp_path / "z.json", {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".mine.tmp-draft.json", "d.tmp-0123abcd", ".e.tmp-0123abcd.json", "z.json"}
+
+
+def test_a_folder_whose_replacement_was_killed_is_there_again(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from mars_assets.lake import atomic_folder
+replace, renamed = os.replace, []
+def dying(a, b):
+    if renamed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    renamed.append(replace(a, b))
+os.replace = dying
+with atomic_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "two").write_text("two")
+"""
+    target = tmp_path / "weights"
+    with atomic_folder(target) as temporary:
+        (temporary / "one").write_text("one")
+    subprocess.run([sys.executable, "-B", "-c", script, str(target)], check=False)
+    assert not target.exists()
+    os.utime(next(path for path in tmp_path.iterdir() if ".tmp-old-" not in path.name), (0, 1e9))
+    assert sweep(tmp_path) == 1, "the new one; the old one is the last good state"
+    with pytest.raises(RuntimeError), atomic_folder(target):
+        raise RuntimeError
+    assert [path.name for path in tmp_path.rglob("*")] == ["weights", "one"]
+
+
+def test_leftovers_of_a_folder_go_with_its_next_writer(tmp_path: Path) -> None:
+    for name, time in ((".m.tmp-01234567", 1e9), (".m.tmp-old-01234567", None), (".m.tmp-89abcdef", None)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, None if time is None else (0, time))
+    (tmp_path / "m").mkdir()
+    with atomic_folder(tmp_path / "m") as temporary:
+        (temporary / "file").write_text("")
+    assert {path.name for path in tmp_path.iterdir()} == {"m", ".m.tmp-89abcdef"}, "that of a run under way"
+
+
+def test_a_folder_for_which_the_disk_has_no_room(tmp_path: Path) -> None:
+    with pytest.raises(MarsError, match=r"no space left to write .*weights"), atomic_folder(tmp_path / "weights"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from mars_assets.bands import (
     normalize,
     scale_to_reflectance,
 )
-from mars_assets.chips import read_chip
+from mars_assets.chips import georeference, read_chip
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import Lake, write_table
 from mars_assets.progress import Progress
@@ -75,23 +77,72 @@ def test_chips_are_the_formulas_of_the_pixels(lake: Lake) -> None:
 
 
 def test_a_killed_stage_goes_on(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    table, written = images(lake), []
-    write = tensors.write_chip
+    table = images(lake)
+    _killed_after(2, monkeypatch, lambda: make_reflectance(lake, table, "v"))
+    with pytest.raises(MissingInputError):
+        read_manifest(lake, "reflectance")
+    assert make_reflectance(lake, table, "v").computed == 2
+    assert make_reflectance(lake, table, "v").computed == 0
+
+
+def test_a_killed_change_of_settings_leaves_no_chip_under_a_wrong_name(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """v1, then v2 killed part-way, then v1 again, as a run without a configuration asks for."""
+    table = images(lake)
+    make_reflectance(lake, table, "v")
+    wanted = [read_chip(path, HLS_BANDS[:3]) for path in sorted(lake.tensors("reflectance").glob("*.tif"))]
+    make_imputed(lake, "means")
+    _killed_after(2, monkeypatch, lambda: make_reflectance(lake, table, "v", statistics="v2"))
+    with pytest.raises(MarsError, match=r"lacks 4 chips.*make reflectance again"):
+        make_imputed(lake, "means")
+    with pytest.raises(MarsError, match="lacks 4 chips"):
+        chip_problems(lake, "reflectance")
+    assert tensors.settings_before(lake, "reflectance")["statistics"] == "v1"
+
+    assert make_reflectance(lake, table, "v").computed == 2, "those that were made with v2"
+    for row, chip in zip(read_manifest(lake, "reflectance")[0].itertuples(), wanted, strict=True):
+        np.testing.assert_array_equal(read_chip(lake.root / row.file, HLS_BANDS[:3]), chip)
+    assert chip_problems(lake, "reflectance") == ([], 4)
+    assert make_imputed(lake, "means").computed == 0
+
+
+def _killed_after(count: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> None:
+    """Runs a stage that is killed when it has written ``count`` chips."""
+    write, written = tensors.write_chip, []
 
     def dying(path: Path, *arguments: object, **options: object) -> None:
-        if len(written) == 2:
+        if len(written) == count:
             raise KeyboardInterrupt
         written.append(path)
         write(path, *arguments, **options)
 
-    monkeypatch.setattr(tensors, "write_chip", dying)
-    with pytest.raises(KeyboardInterrupt):
-        make_reflectance(lake, table, "v")
-    with pytest.raises(MissingInputError):
-        read_manifest(lake, "reflectance")
-    monkeypatch.setattr(tensors, "write_chip", write)
-    assert make_reflectance(lake, table, "v").computed == 2
-    assert make_reflectance(lake, table, "v").computed == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "write_chip", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+
+def test_new_images_leave_the_chips_in_force_while_they_are_made(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_reflectance(lake, images(lake), "v")
+    _killed_after(1, monkeypatch, lambda: make_reflectance(lake, images(lake, 6), "w"))
+    assert len(read_manifest(lake, "reflectance")[0]) == 4
+    assert make_reflectance(lake, images(lake, 6), "w").computed == 1
+
+
+def test_an_unchanged_stage_opens_no_chip(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_reflectance(lake, images(lake), "v")
+    monkeypatch.setattr(tensors, "read_fingerprint", lambda path: pytest.fail(f"{path} is read"))
+    assert make_reflectance(lake, images(lake), "v").computed == 0
+
+
+def test_a_chip_that_is_not_what_the_manifest_says_is_found(lake: Lake) -> None:
+    make_reflectance(lake, images(lake), "v")
+    path = lake.tensors("reflectance") / "i1.tif"
+    tensors.write_chip(path, read_chip(path, HLS_BANDS[:3]) * np.float32(0.5), HLS_BANDS[:3], fingerprint="other")
+    problems, _ = chip_problems(lake, "reflectance")
+    assert len(problems) == 1
+    assert "i1.tif was made from something else" in problems[0]
 
 
 def test_only_what_is_new_or_changed_is_computed(lake: Lake) -> None:
@@ -116,8 +167,34 @@ def test_another_setting_makes_every_chip_again(lake: Lake) -> None:
 
 
 def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
-    observation = "ESP_011472_1225"
     place = [0.5, 0.0, 1000.0, 0.0, -0.5, 2000.0]
+    table = placed_images(lake, place)
+    make_reflectance(lake, table, "v")
+    manifest = make_imputed(lake, "post_norm").manifest
+    with rasterio.open(lake.root / manifest.at[0, "file"]) as file:
+        assert file.crs.to_string() == "IAU_2015:49910"
+        assert list(file.transform)[:6] == place
+    with rasterio.open(lake.root / manifest.at[1, "file"]) as file:
+        assert file.crs is None
+    assert manifest.at[1, "chip_sha"] == _without_a_place(lake, table).at[1, "chip_sha"]
+
+
+def test_a_crop_whose_place_was_corrected_has_it_in_its_chips(lake: Lake) -> None:
+    table = placed_images(lake, [0.5, 0.0, 1000.0, 0.0, -0.5, 2000.0])
+    make_reflectance(lake, table, "v")
+    make_imputed(lake, "post_norm")
+    corrected = [0.5, 0.0, 1100.0, 0.0, -0.5, 2000.0]
+    placed_images(lake, corrected)
+    assert make_reflectance(lake, table, "v").computed == 1
+    result = make_imputed(lake, "post_norm")
+    assert result.computed == 1
+    assert list(georeference(lake.root / result.manifest.at[0, "file"])[1])[:6] == corrected
+    assert make_reflectance(lake, table, "v").computed == 0
+
+
+def placed_images(lake: Lake, place: list[float]) -> pd.DataFrame:
+    """Two crops of the lake's own: a map projected one, whose transform is ``place``, and one without a place."""
+    observation = "ESP_011472_1225"
     crops = pd.DataFrame(
         {
             "crop_id": [f"crop{n}" for n in range(2)],
@@ -130,13 +207,13 @@ def test_own_crops_keep_their_place_on_mars(lake: Lake) -> None:
         }
     )
     write_table(lake.crops(observation) / "crops.parquet", crops)
-    make_reflectance(lake, images(lake, 2, observation=observation), "v")
-    manifest = make_imputed(lake, "post_norm").manifest
-    with rasterio.open(lake.root / manifest.at[0, "file"]) as file:
-        assert file.crs.to_string() == "IAU_2015:49910"
-        assert list(file.transform)[:6] == place
-    with rasterio.open(lake.root / manifest.at[1, "file"]) as file:
-        assert file.crs is None
+    return images(lake, 2, observation=observation)
+
+
+def _without_a_place(lake: Lake, table: pd.DataFrame) -> pd.DataFrame:
+    """The manifest of the same images, were they from elsewhere."""
+    make_reflectance(lake, table.assign(origin="export"), "v")
+    return make_imputed(lake, "post_norm").manifest
 
 
 def write_dn(path: Path, dn: np.ndarray, scale: float = 2e-4, offset: float = 0.03, incidence: float = 60.0) -> None:
@@ -195,10 +272,10 @@ def test_calibrated_crops_are_i_over_f(lake: Lake) -> None:
     assert chip_problems(lake, "imputed_spectral") == ([], 3)
     assert make_spectral(lake).computed == 0
 
-    damaged = lake.root / spectral.manifest.at[0, "file"]
-    _write(damaged, np.where(np.arange(6)[:, None, None] == 0, chip + 1, chip))
+    damaged, sha = lake.root / spectral.manifest.at[0, "file"], spectral.manifest.at[0, "chip_sha"]
+    _write(damaged, np.where(np.arange(6)[:, None, None] == 0, chip + 1, chip), sha)
     assert "not what spectral says" in chip_problems(lake, "imputed_spectral")[0][0]
-    _write(damaged, chip * 100)
+    _write(damaged, chip * 100, sha)
     assert "outside 0" in chip_problems(lake, "imputed_spectral")[0][0]
 
 
@@ -261,26 +338,30 @@ def test_bands_that_follow_from_one_another_take_little_space(lake: Lake) -> Non
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path, chip: path.unlink(), "is missing"),
-        (lambda path, chip: path.write_bytes(b"II*"), "cannot be read"),
-        (lambda path, chip: _write(path, chip[:, :-1]), "shape"),
-        (lambda path, chip: _write(path, chip + 1e4), "outside"),
-        (lambda path, chip: _write(path, np.concatenate([chip[:3], chip[:3] * 0])), "not what post_norm says"),
+        (lambda path, chip, sha: path.unlink(), r"i0\.tif is missing"),
+        (lambda path, chip, sha: path.write_bytes(b"II*"), r"i0\.tif cannot be read"),
+        (lambda path, chip, sha: _write(path, chip[:, :-1], sha), r"i0\.tif: shape"),
+        (lambda path, chip, sha: _write(path, chip + 1e4, sha), r"i0\.tif: reflectance outside"),
+        (
+            lambda path, chip, sha: _write(path, np.concatenate([chip[:3], chip[:3] * 0]), sha),
+            r"i0\.tif: .*not what post_norm says",
+        ),
+        (lambda path, chip, sha: _write(path, chip, "another"), r"i0\.tif was made from something else"),
     ],
 )
 def test_damaged_chips_are_found(lake: Lake, damage, message: str) -> None:
     make_reflectance(lake, images(lake), "v")
-    path = lake.root / make_imputed(lake, "post_norm").manifest.at[0, "file"]
-    damage(path, read_chip(path, HLS_BANDS))
-    problems, _ = chip_problems(lake, "imputed_post_norm")
-    assert problems
-    assert all(
-        message in problem for problem in problems if "cannot be read" not in problem or message == "cannot be read"
-    )
+    row = make_imputed(lake, "post_norm").manifest.iloc[0]
+    path = lake.root / row["file"]
+    damage(path, read_chip(path, HLS_BANDS), row["chip_sha"])
+    problems, looked_at = chip_problems(lake, "imputed_post_norm")
+    assert len(problems) == 1
+    assert re.search(message, problems[0])
+    assert looked_at == (3 if "missing" in message else 4)
 
 
-def _write(path: Path, chip: np.ndarray) -> None:
-    tensors.write_chip(path, chip.astype(np.float32), HLS_BANDS)
+def _write(path: Path, chip: np.ndarray, sha: str) -> None:
+    tensors.write_chip(path, chip.astype(np.float32), HLS_BANDS, fingerprint=sha)
 
 
 def test_every_statistics_has_its_own_white() -> None:

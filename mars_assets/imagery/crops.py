@@ -507,12 +507,12 @@ class _Cutter:
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
         from affine import Affine
-        from rasterio.io import MemoryFile
+
+        from mars_assets.chips import new_geotiff
 
         assert self.label is not None
         count = pixels.shape[2]
         profile = {
-            "driver": "GTiff",
             "height": pixels.shape[0],
             "width": pixels.shape[1],
             "count": count,
@@ -524,15 +524,12 @@ class _Cutter:
             "predictor": 2,
             "interleave": "band",
         }
-        # In memory: what GDAL cannot write when it closes a file, on a full disk, is no error of its.
-        with MemoryFile() as memory:
-            with memory.open(**profile) as dataset:
-                dataset.write(np.moveaxis(pixels, -1, 0))
-                dataset.scales = (self.label.scaling_factor,) * count
-                dataset.offsets = (self.label.offset,) * count
-                dataset.descriptions = self.label.band_names
-                dataset.update_tags(OBSERVATION=self.observation, INCIDENCE_ANGLE=self.label.incidence_angle)
-            write_bytes(path, memory.read())
+        with new_geotiff(path, **profile) as dataset:
+            dataset.write(np.moveaxis(pixels, -1, 0))
+            dataset.scales = (self.label.scaling_factor,) * count
+            dataset.offsets = (self.label.offset,) * count
+            dataset.descriptions = self.label.band_names
+            dataset.update_tags(OBSERVATION=self.observation, INCIDENCE_ANGLE=self.label.incidence_angle)
 
 
 def _png(rgb: npt.NDArray[np.uint8]) -> bytes:

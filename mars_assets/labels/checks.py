@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from mars_assets.labels.duplicates import near_duplicates
@@ -29,33 +33,64 @@ def schema_problems(lake: Lake) -> tuple[list[str], int]:
     return problems, len(rows)
 
 
-def mask_problems(lake: Lake) -> tuple[list[str], int]:
-    """What is wrong with the masks, and how many images have some."""
-    from PIL import Image, UnidentifiedImageError
+def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[list[str], int]:
+    """What is wrong with the masks: all are looked for; those drawn last, and an evenly chosen sample of the others, are read.
 
+    Args:
+        lake: where they lie.
+        newest: of how many images at most those drawn last are read.
+        others: of how many further images they are read.
+
+    Returns:
+        The problems, and of how many images the masks were read.
+    """
     rows = read_labelled_crops(lake)
     rows = rows[rows["n_craters"].notna()]
-    problems = []
+    problems, drawn = [], []
+    there = {kind: _times(lake.masks / kind) for kind in (*ANNOTATIONS, "instances")}
     for row in rows.itertuples():
-        for annotation in ANNOTATIONS:
-            path = mask_path(lake, annotation, row.image_id)
-            try:
-                with Image.open(path) as file:
-                    mask = np.asarray(file)
-            except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-                problems.append(f"{path.name} ({annotation}) cannot be read: {error}")
-                continue
-            if mask.shape != (row.height, row.width) or mask.max(initial=0) > 1:
-                problems.append(
-                    f"{path.name} ({annotation}) is no mask of {row.width} x {row.height} pixels with 0 and 1"
-                )
-            elif mask.any() != (row.n_craters > 0):
-                problems.append(
-                    f"{path.name} ({annotation}) is {'not ' if mask.any() else ''}empty for {row.n_craters} craters"
-                )
+        names = {kind: mask_path(lake, kind, row).name for kind in there}
+        missing = [kind for kind, name in names.items() if name not in there[kind]]
+        problems += [f"{names[kind]} ({kind}) is missing" for kind in missing]
+        drawn.append(np.nan if missing else there["filled"][names["filled"]])
+    whole = rows.assign(drawn=drawn).dropna(subset="drawn").sort_values("drawn", kind="stable")
+    rest = max(0, len(whole) - newest)
+    sample = np.unique(np.linspace(0, rest - 1, min(others, rest)).astype(int))
+    read = whole.iloc[[*sample, *range(rest, len(whole))]]
+    for row in read.itertuples():
+        problems += [problem for kind in there if (problem := _problem_of_mask(lake, kind, row))]
     if len(rows) and not (rows["n_craters"] > 0).any():
         problems.append("not one outlined crater in any image")
-    return problems, len(rows)
+    return problems, len(read)
+
+
+def _times(folder: Path) -> dict[str, float]:
+    """When the files of a folder were written."""
+    if not folder.is_dir():
+        return {}
+    return {entry.name: entry.stat().st_mtime for entry in os.scandir(folder)}
+
+
+def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
+    from PIL import Image, UnidentifiedImageError
+
+    path = mask_path(lake, kind, row)
+    try:
+        with Image.open(path) as file:
+            mask = np.asarray(file)
+    except (UnidentifiedImageError, OSError) as error:
+        return f"{path.name} ({kind}) cannot be read: {error}"
+    highest = int(mask.max(initial=0))
+    if mask.shape != (row.height, row.width) or (kind != "instances" and highest > 1):
+        return f"{path.name} ({kind}) is no mask of {row.width} x {row.height} pixels with 0 and 1"
+    if kind == "instances":
+        return None if highest == row.n_craters else f"{path.name} ({kind}) has {highest} of {row.n_craters} craters"
+    if highest and row.n_craters == 0:
+        return f"{path.name} ({kind}) is not empty for 0 craters"
+    # A rim may be empty: a crater that reaches beyond the image on all sides has none in it.
+    if not highest and row.n_craters > 0 and kind == "filled":
+        return f"{path.name} ({kind}) is empty for {row.n_craters} craters"
+    return None
 
 
 def contradicted_images(lake: Lake) -> tuple[list[str], int]:

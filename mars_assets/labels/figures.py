@@ -46,7 +46,7 @@ def _tile(lake: Lake, row: Any) -> Image:
     with Image.open(lake.inside(row.file)) as file:
         image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
     if row.label is None or row.label != row.label:
-        with Image.open(mask_path(lake, "instances", row.image_id)) as file:
+        with Image.open(mask_path(lake, "instances", row)) as file:
             labels = np.asarray(file.resize((_TILE, _TILE), Image.Resampling.NEAREST))
         edges = np.zeros(labels.shape, bool)
         edges[:-1] |= labels[:-1] != labels[1:]

@@ -1,8 +1,12 @@
-"""Crater outlines to masks: filled, and as rims of a given width."""
+"""Crater outlines to masks: filled, and as rims of a given width. How long masks that are out of date are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,6 +21,9 @@ RIM_WIDTHS: dict[Annotation, int] = {"filled": 0, "outline_5": 5, "outline_15": 
 """In pixels; 0 where there is no rim."""
 
 Mask = npt.NDArray[np.uint8]
+
+KEPT_SECONDS = 7 * 24 * 3600
+"""How long a mask stays that the table no longer names: a training that began before reads it at every step."""
 
 _LONGEST_OUTLINE = 100
 """Length of an outline, in sums of the image's sides, beyond which none is believed."""
@@ -144,3 +151,31 @@ def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     for number, index in enumerate(order, start=1):
         labels[instances[index] > 0] = number
     return labels
+
+
+def retire_masks(folder: Path, names: Iterable[str]) -> None:
+    """Notes, as the time of the files, that from now on no table names them; see :func:`sweep_masks`.
+
+    Args:
+        folder: of the annotations' folders.
+        names: of the masks, in each of these.
+    """
+    places = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    for name in names:
+        for place in places:
+            with suppress(FileNotFoundError):
+                os.utime(place / name)
+
+
+def sweep_masks(folder: Path, named: Set[str]) -> int:
+    """Removes masks that the table does not name and that were drawn or retired more than ``KEPT_SECONDS`` ago.
+
+    Returns:
+        How many.
+    """
+    oldest, count = time.time() - KEPT_SECONDS, 0
+    for path in folder.glob("*/*"):
+        if path.name not in named and path.stat().st_mtime < oldest:
+            path.unlink()
+            count += 1
+    return count

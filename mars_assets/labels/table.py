@@ -27,7 +27,14 @@ from mars_assets.labels.exports import Export, export_identity, label_version, o
 from mars_assets.labels.formats.image import SPLITS, ExportedImage, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.looks import Looks
-from mars_assets.labels.masks import ANNOTATIONS, annotation_mask, instance_masks, label_image
+from mars_assets.labels.masks import (
+    ANNOTATIONS,
+    annotation_mask,
+    instance_masks,
+    label_image,
+    retire_masks,
+    sweep_masks,
+)
 from mars_assets.lake import Lake, fingerprint, lot, read_provenance, read_table, sha256_file, write_bytes, write_table
 from mars_assets.progress import SILENT, Progress
 
@@ -147,9 +154,8 @@ def files_of(lake: Lake) -> list[Path]:
     Raises:
         MarsError: there is none, or it is damaged.
     """
-    rows = read_table(lake.labelled_crops, ASSET, ["image_id", "file", "n_craters"])
-    outlined = rows.loc[rows["n_craters"].notna(), "image_id"]
-    masks = [mask_path(lake, name, image_id) for image_id in outlined for name in (*ANNOTATIONS, "instances")]
+    rows = read_labelled_crops(lake)
+    masks = [lake.masks / kind / name for name in _mask_names(rows) for kind in (*ANNOTATIONS, "instances")]
     return [lake.labelled_crops, *(lake.inside(file) for file in rows["file"]), *masks]
 
 
@@ -183,6 +189,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
     report = _report(lake, version, exports, table, known.labels, conflicts)
+    named = _mask_names(table)
+    retire_masks(lake.masks, _mask_names_in_force(lake) - named)
     write_table(
         lake.labelled_crops,
         table,
@@ -194,6 +202,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         },
     )
     looks.write(_looks_path(lake), COMPUTATION)
+    sweep_masks(lake.masks, named)
     return table, report
 
 
@@ -325,12 +334,38 @@ def read_labelled_crops(lake: Lake) -> pd.DataFrame:
     Raises:
         MissingInputError: ``labelled_crops`` has not been made.
     """
-    return read_table(lake.labelled_crops, ASSET)
+    rows = read_table(lake.labelled_crops, ASSET)
+    # The table of an earlier version of this code, whose masks were named by their images alone.
+    return rows if "outlines_sha" in rows else rows.assign(outlines_sha=None)
 
 
-def mask_path(lake: Lake, annotation: str, image_id: str) -> Path:
-    """A mask's address; ``annotation`` is one of ``ANNOTATIONS`` or ``instances`` (crater numbers, uint16)."""
-    return lake.labels / "masks" / annotation / f"{image_id}.png"
+def mask_path(lake: Lake, annotation: str, row: Any) -> Path:
+    """A mask's address. Another outline has another, so that a training that is under way keeps the masks of its labels.
+
+    Args:
+        lake: where it lies.
+        annotation: one of ``ANNOTATIONS``, or ``instances`` (crater numbers, uint16).
+        row: of the table, of an outlined image: ``image_id`` and ``outlines_sha``.
+    """
+    return lake.masks / annotation / _mask_name(row.image_id, row.outlines_sha)
+
+
+def _mask_name(image_id: str, outlines_sha: Any) -> str:
+    return f"{image_id}-{outlines_sha[:8]}.png" if isinstance(outlines_sha, str) else f"{image_id}.png"
+
+
+def _mask_names(rows: pd.DataFrame) -> set[str]:
+    """The names of a table's masks, the same in each annotation's folder."""
+    outlined = rows[rows["n_craters"].notna()]
+    return {_mask_name(*names) for names in zip(outlined["image_id"], outlined["outlines_sha"], strict=True)}
+
+
+def _mask_names_in_force(lake: Lake) -> set[str]:
+    """Those of the table in force; all that are there if it is damaged."""
+    try:
+        return _mask_names(read_labelled_crops(lake))
+    except (MarsError, KeyError):
+        return {path.name for path in lake.masks.glob("*/*.png")}
 
 
 def _looks_path(lake: Lake) -> Path:
@@ -416,7 +451,7 @@ def _masks(
 
     ``before`` is its row in the table before, empty where there is none.
     """
-    paths = {name: mask_path(lake, name, image_id) for name in (*ANNOTATIONS, "instances")}
+    paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
     if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)

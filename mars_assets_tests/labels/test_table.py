@@ -1,5 +1,7 @@
 import io
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mars_assets.datasets import segmentation_dataset
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import MANIFEST
 from mars_assets.labels import looks
@@ -20,13 +23,17 @@ from mars_assets.labels.checks import (
     schema_problems,
     straddling_duplicates,
 )
+from mars_assets.labels.masks import KEPT_SECONDS
 from mars_assets.labels.table import (
     build_labelled_crops,
+    current_label_version,
+    files_of,
     mask_path,
     read_labelled_crops,
     whole_groups,
 )
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake, read_provenance, write_table
+from mars_assets.tensors import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco
 
 
@@ -58,11 +65,28 @@ def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
 
 def test_masks_are_drawn(filled: Lake) -> None:
     table = read_labelled_crops(filled).set_index("original")
-    mask = np.asarray(Image.open(mask_path(filled, "filled", table.at["train0", "image_id"])))
+    mask = np.asarray(Image.open(mask_path(filled, "filled", table.loc["train0"])))
     assert mask[8:24, 8:24].all()
     assert mask.sum() == 16 * 16
     assert table.at["train1", "n_craters"] == 0
     assert table.at["train0", "crater_fraction"] == pytest.approx(256 / 48**2)
+
+
+def test_labels_and_imagery_may_lie_on_another_disk(lake: Lake, tmp_path: Path, write_zip, coco_entries) -> None:
+    for folder in (lake.labels, lake.all_crops.parent):
+        (tmp_path / "disk" / folder.name).mkdir(parents=True)
+        lake.root.mkdir(exist_ok=True)
+        folder.symlink_to(tmp_path / "disk" / folder.name)
+    crop = pd.DataFrame([{"crop_id": "train0", "observation": "o", "height": 48, "width": 48, "kept": True}])
+    write_table(lake.crops("o") / "crops.parquet", crop.assign(file="train0.png"))
+    name = next(name for name in coco_entries if name.startswith("train/train0"))
+    Image.open(io.BytesIO(coco_entries[name])).save(lake.crops("o") / "train0.png")
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
+    rows = build_labelled_crops(lake)[0].set_index("original")
+    assert rows.at["train0", "file"] == "imagery/crops/o/train0.png"
+    assert rows.at["train1", "file"].startswith("labels/images/train1-")
+    assert schema_problems(lake) == mask_problems(lake) == ([], 3)
 
 
 def test_empty_inbox_says_what_to_do(lake: Lake) -> None:
@@ -76,8 +100,131 @@ def test_a_corrected_label_is_a_change_and_its_mask_is_redrawn(filled: Lake, wri
     shutil.move(write_zip("c.v2.coco-segmentation.zip", corrected), filled.inbox)
     table, report = build_labelled_crops(filled)
     assert (report.new, report.changed, report.removed) == (0, 1, 0)
-    image = table.set_index("original").at["train0", "image_id"]
-    assert np.asarray(Image.open(mask_path(filled, "filled", image))).sum() == 32 * 32
+    row = table.set_index("original").loc["train0"]
+    assert np.asarray(Image.open(mask_path(filled, "filled", row))).sum() == 32 * 32
+
+
+def _correct(lake: Lake, write_zip, coco_entries, name: str, corner: str = "40.0") -> None:
+    key = "train/_annotations.coco.json"
+    entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", corner)}
+    shutil.move(write_zip(name, entries), lake.inbox)
+
+
+def _dataset(lake: Lake) -> pd.DataFrame:
+    """What a training on the rims of 5 pixels is given now."""
+    make_reflectance(lake, read_labelled_crops(lake), current_label_version(lake))
+    make_imputed(lake, "post_norm")
+    return segmentation_dataset(lake, "imputed_post_norm", "outline_5").images
+
+
+def test_a_corrected_label_leaves_the_masks_that_a_training_reads(filled: Lake, write_zip, coco_entries) -> None:
+    before = {path: path.read_bytes() for path in filled.masks.rglob("*.png")}
+    for path in before:
+        os.utime(path, (0, 0))  # drawn long ago
+    training = _dataset(filled)
+    assert set(map(Path, [*training["mask"], *training["instances"]])) < set(before)
+    _correct(filled, write_zip, coco_entries, "c.v2.coco-segmentation.zip")
+    build_labelled_crops(filled)
+    assert {path: path.read_bytes() for path in before} == before
+    later = _dataset(filled)
+    assert (later["mask"] != training["mask"]).tolist() == (later["instances"] != training["instances"]).tolist()
+    assert (later["mask"] != training["mask"]).sum() == 1
+    assert all(Path(path).exists() for path in [*later["mask"], *later["instances"]])
+    assert len(list(filled.masks.rglob("*.png"))) == len(before) + 4
+    assert mask_problems(filled) == ([], 3)
+
+
+def test_masks_that_no_table_names_go_after_a_while(filled: Lake, write_zip, coco_entries) -> None:
+    old = mask_path(filled, "filled", read_labelled_crops(filled).set_index("original").loc["train0"])
+    _correct(filled, write_zip, coco_entries, "c.v2.coco-segmentation.zip")
+    build_labelled_crops(filled)
+    os.utime(old, (0, time.time() - 2 * KEPT_SECONDS))
+    _correct(filled, write_zip, coco_entries, "c.v3.coco-segmentation.zip", "36.0")
+    build_labelled_crops(filled)
+    assert not old.exists()
+    assert len(list((filled.masks / "filled").iterdir())) == 4, "three in force, and that of version 2 for a while"
+
+
+def test_a_run_killed_before_the_table_leaves_its_masks_as_they_were(
+    filled: Lake, write_zip, coco_entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = read_labelled_crops(filled).set_index("original").loc["train0"]
+    _correct(filled, write_zip, coco_entries, "c.v2.coco-segmentation.zip")
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(table_module, "write_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_labelled_crops(filled)
+    assert read_labelled_crops(filled).set_index("original").loc["train0"].equals(row)
+    assert np.asarray(Image.open(mask_path(filled, "filled", row))).sum() == 16 * 16
+
+
+def test_a_table_from_before_masks_had_the_name_of_their_outlines(filled: Lake) -> None:
+    table, _ = build_labelled_crops(filled)
+    provenance = read_provenance(filled.labelled_crops)
+    for path in filled.masks.rglob("*.png"):
+        path.rename(path.with_name(path.stem.rpartition("-")[0] + ".png"))
+    write_table(filled.labelled_crops, table.drop(columns="outlines_sha"), provenance | {"computation": "labels 1"})
+    assert mask_problems(filled) == ([], 3)
+    assert all(path.exists() for path in files_of(filled))
+
+    again, report = build_labelled_crops(filled)
+    pd.testing.assert_frame_equal(again, table)
+    assert (report.new, report.changed, report.removed) == (0, 0, 0)
+    assert mask_problems(filled) == ([], 3)
+    assert len(list((filled.masks / "filled").iterdir())) == 6, "the old ones, for a while"
+
+
+def test_a_crater_that_fills_its_image_has_no_rim_and_that_is_right(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    key = "train/_annotations.coco.json"
+    square, whole = "[8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0]", "[0, 0, 48, 0, 48, 48, 0, 48]"
+    assert square in str(coco_entries[key])
+    entries = coco_entries | {key: str(coco_entries[key]).replace(square, whole)}
+    shutil.move(write_zip("c.v1.coco-segmentation.zip", entries), lake.inbox)
+    row = build_labelled_crops(lake)[0].set_index("original").loc["train0"]
+    assert not np.asarray(Image.open(mask_path(lake, "outline_15", row))).any()
+    assert mask_problems(lake) == ([], 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "original", "mask", "message"),
+    [
+        ("filled", "train0", np.zeros((48, 48), np.uint8), "(filled) is empty for 1 craters"),
+        ("instances", "train0", np.zeros((48, 48), np.uint16), "(instances) has 0 of 1 craters"),
+        ("outline_5", "train1", np.eye(48, dtype=np.uint8), "(outline_5) is not empty for 0 craters"),
+        ("filled", "train0", np.full((48, 48), 255, np.uint8), "is no mask of 48 x 48 pixels with 0 and 1"),
+        ("outline_15", "train0", np.zeros((48, 40), np.uint8), "is no mask of 48 x 48 pixels"),
+        ("filled", "train0", None, "(filled) is missing"),
+    ],
+)
+def test_damaged_masks_are_found(filled: Lake, kind: str, original: str, mask: np.ndarray | None, message: str) -> None:
+    path = mask_path(filled, kind, read_labelled_crops(filled).set_index("original", drop=False).loc[original])
+    path.unlink()
+    if mask is not None:
+        Image.fromarray(mask).save(path)
+    problems, _ = mask_problems(filled)
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_masks_drawn_last_and_a_sample_of_the_others_are_read(filled: Lake) -> None:
+    rows = read_labelled_crops(filled).set_index("original")
+    for age, original in enumerate(("valid0", "train0", "train1")):  # the last one is the oldest
+        path = mask_path(filled, "filled", rows.loc[original])
+        path.write_bytes(b"no PNG")
+        os.utime(path, (0, 1e9 - age))
+
+    def found(newest: int, others: int) -> tuple[list[bool], int]:
+        problems, count = mask_problems(filled, newest, others)
+        return [any(name in problem for problem in problems) for name in ("valid0", "train0", "train1")], count
+
+    assert found(1, 0) == ([True, False, False], 1)
+    assert found(1, 1) == ([True, False, True], 2)
+    assert found(2, 5) == ([True, True, True], 3)
 
 
 def test_masks_of_an_export_that_is_put_aside_take_no_effect(filled: Lake, write_zip, coco_entries) -> None:
@@ -97,8 +244,7 @@ def test_masks_of_an_export_that_is_put_aside_take_no_effect(filled: Lake, write
 def test_a_mask_of_another_label_is_drawn_again(filled: Lake) -> None:
     """As a run leaves it that was killed before it wrote the table."""
     table, _ = build_labelled_crops(filled)
-    image = table.set_index("original").at["train0", "image_id"]
-    path = mask_path(filled, "outline_5", image)
+    path = mask_path(filled, "outline_5", table.set_index("original").loc["train0"])
     content = path.read_bytes()
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(path)
     build_labelled_crops(filled)
