@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +12,20 @@ import numpy.typing as npt
 
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import kept_crops
-from mars_assets.lake import Lake, read_table
+from mars_assets.lake import Lake, read_json, read_table
 from mars_assets.pictures import pictures_below
 from mars_assets.progress import SILENT, Progress
+from mars_assets.training import CONFIG, require_finished
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mars_assets.compute import Compute
+
+
+MUCH_LARGER = 1.5
+"""From how many times the trained images' side on pictures are said to be too large."""
+_SEPARATOR = re.compile(r"[^0-9A-Za-z]")
 
 
 def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -29,7 +37,7 @@ def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 
 def unlabelled_crops(lake: Lake) -> pd.DataFrame:
-    """The lake's kept crops that have no class yet.
+    """The lake's kept crops that have no class yet, neither they nor a tile of theirs.
 
     Returns:
         ``image_id, observation, chip (path of the PNG), chip_sha (of how it was cut), position_kind, longitude, latitude``.
@@ -44,11 +52,34 @@ def unlabelled_crops(lake: Lake) -> pd.DataFrame:
     if lake.labelled_crops.exists():
         labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "label"])
         labels = labels[labels["label"].notna()]
-        every = every[~every["image_id"].isin({*labels["image_id"], *labels["original"]})]
+        every = every[~every["image_id"].isin(_and_beginnings({*labels["image_id"], *labels["original"]}))]
     if every.empty:
         raise MarsError("all crops have a class already: cut other observations")
     columns = ["image_id", "observation", "chip", "chip_sha", "position_kind", "longitude", "latitude"]
     return every[columns].reset_index(drop=True)
+
+
+def _and_beginnings(names: set[str]) -> set[str]:
+    """Names, and what is before any separator in them: a tile is called as its crop and something after that."""
+    return names | {name[: separator.start()] for name in names for separator in _SEPARATOR.finditer(name)}
+
+
+def scale_note(model_folder: Path, pictures: Sequence[Path]) -> str:
+    """What a person should know where pictures are much larger than those that a classifier was trained on; else empty.
+
+    All are brought to one size, so that craters in larger pictures are smaller than those it knows.
+    """
+    from mars_assets.classification.data import median_side
+
+    trained = read_json(model_folder / CONFIG)["report"].get("median_side")  # models of before have none
+    side = median_side(pictures)
+    if not (trained and side) or side <= MUCH_LARGER * trained:
+        return ""
+    return (
+        f"the pictures are {side / trained:.1f} times as large as those that the model was trained on ({side:.0f} and "
+        f"{trained:.0f} pixels): it sees their craters so much smaller, and may miss them. Cut them into tiles of about "
+        f"{trained:.0f} pixels"
+    )
 
 
 def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progress: Progress = SILENT) -> pd.DataFrame:
@@ -58,7 +89,7 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
         model_folder: of a finished classifier.
         folder: see :func:`mars_assets.pictures.pictures_below`.
         compute: where to compute.
-        progress: of the pictures.
+        progress: of the pictures; is told of :func:`scale_note`.
 
     Returns:
         ``image`` (relative, forward slashes), ``probability`` and ``uncertainty`` (float64; NaN where it could not be
@@ -77,6 +108,9 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
     pictures = pictures_below(folder)
     if not pictures:
         raise MarsError(f"there is no JPEG or PNG in {folder}")
+    require_finished(model_folder, "cls_model")
+    if note := scale_note(model_folder, pictures):
+        progress.say(note)
     results = progress.track(probabilities_of(model_folder, pictures, compute), "predicting images", len(pictures))
     rows = [
         (picture.relative_to(folder).as_posix(), np.nan, str(result))

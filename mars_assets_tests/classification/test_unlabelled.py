@@ -10,9 +10,10 @@ from mars_assets.classification.figures import probability_histogram, uncertain_
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
-from mars_assets.classification.unlabelled import predict_pictures, uncertainty, unlabelled_crops
+from mars_assets.classification.unlabelled import predict_pictures, scale_note, uncertainty, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake, write_table
+from mars_assets.progress import Progress
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2, normalize="statistics")
 
@@ -110,6 +111,29 @@ def test_crops_with_a_class_are_left_out(lake: Lake):
     )
     with pytest.raises(MarsError, match="all crops have a class"):
         unlabelled_crops(lake)
+
+
+def test_a_crop_whose_tiles_have_a_class_has_one(lake: Lake):
+    names = [f"ESP_000001_1800_BROWSE_r00000_c{column:05d}" for column in (0, 512, 1024)]
+    crops_of(lake, "ESP_000001_1800", names)
+    originals = [f"{names[0]}-t03", f"{names[0]}-t04", f"{names[1]}-t00", f"{names[2]}0-t00"]
+    labels = pd.DataFrame({"image_id": [f"{name}-0a1b2c3d" for name in originals], "original": originals})
+    write_table(lake.labelled_crops, labels.assign(label=["crater", "no_crater", None, "crater"]))
+    assert unlabelled_crops(lake)["image_id"].tolist() == names[1:]
+
+
+def test_pictures_much_larger_than_the_trained_are_told(model, compute, tmp_path):
+    for side in (40, 47):
+        Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
+    assert scale_note(model, sorted(tmp_path.iterdir())) == ""  # trained on 32
+    Image.new("L", (90, 40)).save(tmp_path / "60.png")
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert "1.9 times as large" in scale_note(model, [tmp_path / "60.png", tmp_path / "broken.png"])
+    (tmp_path / "40.png").unlink()
+    (tmp_path / "47.png").unlink()
+    lines: list[str] = []
+    predict_pictures(model, tmp_path, compute, Progress(lines.append))
+    assert any("60 and 32 pixels" in line for line in lines)
 
 
 def test_what_a_labeller_sees(lake: Lake):
