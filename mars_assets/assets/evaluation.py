@@ -17,6 +17,7 @@ from mars_assets.assets.reporting import kept, mendable, picture, progress_of, t
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.errors import MarsError
+from mars_assets.evaluation import COMPUTATION
 from mars_assets.lake import fingerprint, read_table
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from mars_assets.progress import Progress
 
 GROUP = "evaluation"
-
-COMPUTATION = "evaluation 2"
-"""Names the way of judging: raise the number when the same model on the same images is judged or shown in another way."""
 
 _PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}
 
@@ -164,7 +162,7 @@ def cls_evaluation(
 @dg.asset(
     group_name="predictions",
     kinds={"pytorch", "parquet"},
-    code_version="1",
+    code_version="2",
     deps=[cls_model, crops, labelled_crops],
     pool=GPU_POOL,
 )
@@ -178,13 +176,16 @@ def cls_predictions(
     """
     from mars_assets.classification.figures import probability_histogram, uncertain_sheet
     from mars_assets.classification.predict import predict
-    from mars_assets.classification.unlabelled import uncertainty, unlabelled_crops
+    from mars_assets.classification.unlabelled import scale_note, uncertainty, unlabelled_crops
     from mars_assets.lake import write_csv, write_table
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
         model, _ = _current(here, "cls_model")
         images = unlabelled_crops(here)
+        note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
+        if note:
+            context.log.warning(note)
         cache = model.folder / "predictions_of_crops.parquet"
         probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
         every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
@@ -199,6 +200,7 @@ def cls_predictions(
     return dg.MaterializeResult(
         metadata={
             **{what: picture(image, f"cls_predictions: {what}") for what, image in pictures.items()},
+            **({"scale": note} if note else {}),
             "least certain crops": table(kept[["image_id", "probability", "uncertainty"]].head(20)),
             "crops": len(kept),
             "said to have a crater": int((kept["probability"] >= 0.5).sum()),

@@ -27,7 +27,7 @@ CONFIG = PrithviConfig(
     decoder_num_heads=2,
 )  # fmt: skip
 CPU = Compute("cpu", "fp32", 1, 9)
-SWEEP = Sweep(base={"steps": 3}, grid={"lr": [0.1, 0.2, 0.3]}, seeds=[1, 2], hold_back=0.3)
+SWEEP = Sweep(base={"steps": 3, "warmup_steps": 1}, grid={"lr": [0.1, 0.2, 0.3]}, seeds=[1, 2], hold_back=0.3)
 
 
 @pytest.fixture
@@ -144,6 +144,34 @@ def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(h
     assert len(trainer.ran) == 6
     for table in (other, again):
         pd.testing.assert_series_equal(table["valid_good"], first["valid_good"])
+
+
+def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.DataFrame, monkeypatch):
+    trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
+    first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    best = ranked(first, "good").iloc[0]["version"]
+    judged: list[str] = []
+    monkeypatch.setattr(trainer, "judge", lambda folder, images, split, _: judged.append(folder.name) or {"good": 0.5})
+    # A finished training is found by the trainers themselves.
+    monkeypatch.setattr(
+        trainer, "train", lambda *arguments: {"steps": 3} if (arguments[3] / "model.bin").exists() else 1 / 0
+    )
+
+    test = images.tail(1).assign(image_id="new", split="test", observation="ESP_99")
+    trainer.images, trainer.label_version = pd.concat([images, test]), "w"
+    table, ran = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    assert (ran, table["version"].tolist()) == (6, first["version"].tolist())
+    assert set(judged) == {best}  # the one whose weights were kept
+    by_version = table.set_index("version")
+    assert by_version.loc[best, "test_good"] == 0.5
+    others = by_version[(by_version["failed"] == "") & (by_version.index != best)]
+    assert others["test_good"].isna().all()
+    assert others["not_judged"].str.contains("weights were not kept").all()
+    np.testing.assert_allclose(others["valid_good"], first.set_index("version").loc[others.index, "valid_good"])
+    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 0
+    monkeypatch.setattr("mars_assets.experiments.run.COMPUTATION", "another way of judging")
+    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 6
+    assert len(judged) == 4
 
 
 def test_an_undefined_score_ranks_nowhere(here: Lake, images: pd.DataFrame):
