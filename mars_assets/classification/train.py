@@ -124,9 +124,8 @@ class FineTuning:
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Of a batch as it comes from memory: augmented, masked, dropped out. A scalar with its gradient's graph."""
-        inputs = augment(
-            inputs, self._augment
-        )  # outside of autocast, in which coordinates are rounded by most of a pixel
+        # Not under autocast, which would round coordinates by up to most of a pixel.
+        inputs = augment(inputs, self._augment)
         with self.compute.autocast():
             logits = self.classifier(inputs)
             return classification_loss(logits, labels, self.recipe.label_smoothing)
