@@ -1,5 +1,7 @@
 """What is said of images without a label."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,10 @@ from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.classification.unlabelled import predict_pictures, scale_note, uncertainty, unlabelled_crops
+from mars_assets.cli import main
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake, read_provenance, write_table
+from mars_assets.models import make_current
 from mars_assets.progress import Progress
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2, normalize="statistics")
@@ -134,6 +138,16 @@ def test_pictures_much_larger_than_the_trained_are_told(model, compute, tmp_path
     lines: list[str] = []
     predict_pictures(model, tmp_path, compute, Progress(lines.append))
     assert any("60 and 32 pixels" in line for line in lines)
+
+
+def test_the_commands_table_says_that_pictures_are_too_large(model, lake: Lake, tmp_path):
+    shutil.copytree(model, lake.model("cls_model") / "v")
+    make_current(lake, "cls_model", "v", {})
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (60, 60)).save(tmp_path / "pictures" / "a.png")
+    out = tmp_path / "table.parquet"
+    assert main(["--lake", str(lake.root), "predict", str(tmp_path / "pictures"), "--out", str(out)]) == 0
+    assert "60 and 32 pixels" in read_provenance(out)["scale"]
 
 
 def test_what_a_labeller_sees(lake: Lake):
