@@ -2,7 +2,8 @@
 from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
 
 TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well.
+Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well;
+with ``--precision fp32`` both multiply in fp32.
 For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python
@@ -84,10 +85,12 @@ def our_step(work: Path) -> None:
     report(lambda: task.step(*batch), 7)
 
 
-def peers_step(work: Path) -> None:
+def peers_step(work: Path, precision: str) -> None:
     import torch
     from terratorch.tasks import ClassificationTask
 
+    if precision == "fp32":  # importing TerraTorch makes torch multiply in bf16 where the CPU can
+        torch.set_float32_matmul_precision("highest")
     task = ClassificationTask(
         {
             "backbone": "prithvi_eo_v1_100",
@@ -204,14 +207,20 @@ def main() -> int:
         import torch
 
         torch.set_num_threads(THREADS)
-        (SIDES | PEERS)[options.side](options.work)
+        if options.side in PEERS:
+            PEERS[options.side](options.work, options.precision)
+        else:
+            SIDES[options.side](options.work)
         return 0
     surroundings(options, THREADS)
+    precision = compute(THREADS).precision
+    if options.peer:
+        print(f"TerraTorch's side multiplies in {precision}")
     work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
     try:
         prepare(work)
         names = [*SIDES, *PEERS] if options.peer else [name for name in SIDES if name != "step"]
-        sides = {name: ["--work", str(work)] for name in names}
+        sides = {name: ["--work", str(work), "--precision", precision] for name in names}
         found = measure(Path(__file__), sides, options.repeats, dict.fromkeys(PEERS, options.peer))
     finally:
         shutil.rmtree(work)

@@ -104,6 +104,22 @@ def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, An
         return _values(file, bands), *_place(file)
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels that the header of a chip, a JPEG or a PNG states.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable.
+    """
+    from rasterio.errors import RasterioError
+
+    rasterio = _rasterio()
+    try:
+        with rasterio.open(path) as file:
+            return file.height, file.width
+    except RasterioError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+
 def georeference(path: Path) -> tuple[Any, Any]:
     """A chip's CRS and transform, rasterio's; (None, None) where it has no CRS.
 

@@ -85,8 +85,9 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    from mars_assets.classification.unlabelled import predict_pictures
+    from mars_assets.classification.unlabelled import predict_pictures, scale_note
     from mars_assets.compute import choose_compute
+    from mars_assets.pictures import pictures_below
     from mars_assets.progress import Progress
 
     if options.out.is_dir():
@@ -95,7 +96,9 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
     compute = choose_compute(options.device, options.precision)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     table = predict_pictures(model.folder, options.folder, compute, progress)
-    write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
+    about = {"model_version": model.version, "recipe": model.config["recipe"]}
+    note = scale_note(model.folder, pictures_below(options.folder))
+    write_table(options.out, table, about | ({"scale": note} if note else {}))
     print(f"{options.out}: {len(table)} images by cls_model {model.version}, the least certain first")
     print(f"{(table['probability'] >= 0.5).sum()} of them are said to have a crater")
     if unread := (table["problem"] != "").sum():

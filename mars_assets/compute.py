@@ -70,12 +70,15 @@ def choose_compute(
         precision: "auto" takes bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
             CPUs with AMX), else fp32.
         threads: 0 leaves torch's own choice.
-        seed: kept for the steps.
+        seed: kept for the steps; not negative.
 
     Raises:
-        MarsError: CUDA was asked for and there is none.
+        MarsError: CUDA was asked for and there is none, or the seed is negative.
     """
     import torch
+
+    if seed < 0:
+        raise MarsError(f"the seed is {seed}: numpy takes none below 0")
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MarsError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import MissingInputError
@@ -49,17 +49,19 @@ def version_of(
 
     Args:
         recipe: the recipe's values.
-        images: a dataset's images; their identity, split, chips and labels count, their paths do not.
+        images: a dataset's images; identity, split, chips and labels of those in train and valid count, their paths do not,
+            and nor do images that only judge.
         weights_sha256: of the encoder that training starts from.
         seed: of training.
         computation: names the way of training: another name where the same settings train in another way than before.
     """
+    images = images[images["split"].isin(["train", "valid"])]
     rows = images[["image_id", "split", "chip_sha", "labels_sha"]].sort_values("image_id").to_dict("list")
     return fingerprint(dict(recipe), rows, weights_sha256, seed, *filter(None, [computation]))[:12]
 
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
-    """The version's folder, with the list of the images it is made from."""
+    """The version's folder, with the list of the images it is made from, and of those beside them at the time."""
     folder = lake.model(name) / version
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / IMAGES, images[["image_id", "split", "observation"]])
@@ -107,8 +109,14 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
 
 
 def pretrained_groups(folder: Path) -> set[str]:
-    """The observations that a version of ``mars_weights`` was pretrained on."""
-    return set(read_table(folder / IMAGES, "mars_weights", ["group"])["group"])
+    """The observations that a version of ``mars_weights`` was pretrained on, and the names of its images without folders.
+
+    Labels know an image of no known observation by its name alone.
+    """
+    from mars_assets.labels.formats.image import original_name
+
+    images = read_table(folder / IMAGES, "mars_weights", ["image_id", "group"])
+    return {*images["group"], *(original_name(PurePosixPath(image_id).name) for image_id in images["image_id"])}
 
 
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mars_assets.compute import Compute
 from mars_assets.errors import MissingInputError, ProvenanceError
 from mars_assets.lake import fingerprint, read_json, sweep, write_json
+from mars_assets.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 SCRATCH = "training"
+_SETTINGS = "settings.json"
 
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
@@ -32,8 +34,17 @@ def settings_of(recipe: BaseModel, images: pd.DataFrame, weights_sha256: str, se
     return {**recipe.model_dump(), "seed": seed, "weights": weights_sha256, "images": described}
 
 
-def begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+def begin(
+    folder: Path, settings: dict[str, Any], precision: str = "", progress: Progress = SILENT
+) -> dict[str, Any] | None:
     """Begins or continues a training.
+
+    Args:
+        folder: of this one training.
+        settings: what it is; see :func:`settings_of`.
+        precision: that it computes in. One that was begun in another precision begins anew, since half a training in each
+            is neither; a finished one stays what it is.
+        progress: is told of that.
 
     Returns:
         The report of a training that is finished; else None, and ``training/`` is there.
@@ -47,10 +58,17 @@ def begin(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
         _refuse_others(config["settings"], settings, folder)
         shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
         return config["report"]
-    if (scratch / "settings.json").exists():
-        _refuse_others(read_json(scratch / "settings.json"), settings, folder)
-    else:
-        write_json(scratch / "settings.json", settings)
+    if (scratch / _SETTINGS).exists():
+        begun = read_json(scratch / _SETTINGS)
+        before = begun.pop("precision", "")
+        _refuse_others(begun, settings, folder)
+        if before != precision:
+            progress.say(
+                f"begun in {before or 'a precision that nobody noted'}, now {precision}: the training begins anew"
+            )
+            shutil.rmtree(scratch)
+    if not (scratch / _SETTINGS).exists():
+        write_json(scratch / _SETTINGS, {**settings, "precision": precision} if precision else settings)
     for place in (folder, scratch):
         sweep(place)
     return None

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mars_assets.compute import choose_compute
 from mars_assets.errors import MarsError
+from mars_assets.resources import ComputeResource
 
 AMX = {"amx_tile": True, "amx_bf16": True}
 
@@ -28,3 +30,10 @@ def test_cuda_that_is_not_there_is_an_error() -> None:
     with pytest.raises(MarsError, match="nvidia-smi"):
         choose_compute("cuda")
     assert choose_compute().device == "cpu"
+
+
+def test_a_negative_seed_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(MarsError, match="seed is -1"):
+        choose_compute("cpu", seed=-1)
+    with pytest.raises(ValidationError, match="seed"):
+        ComputeResource(seed=-1)

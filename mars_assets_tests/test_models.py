@@ -33,6 +33,15 @@ def test_a_version_is_what_made_it() -> None:
     assert len({first, *others}) == 7
 
 
+def test_images_that_only_judge_are_no_part_of_a_version() -> None:
+    first = version_of({"lr": 0.1}, IMAGES, "sha", 1)
+    row = IMAGES.tail(1).assign(image_id="e", labels_sha="z")
+    for split in ("test", "held_back"):
+        assert version_of({"lr": 0.1}, pd.concat([IMAGES, row.assign(split=split)]), "sha", 1) == first
+    for split in ("train", "valid"):
+        assert version_of({"lr": 0.1}, pd.concat([IMAGES, row.assign(split=split)]), "sha", 1) != first
+
+
 @pytest.fixture
 def trained(lake: Lake) -> Lake:
     folder = start_version(lake, "cls_model", "v1", IMAGES)

@@ -16,6 +16,7 @@ from mars_assets.assets.reporting import drawn_path, kept, mendable, picture, pr
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.errors import MarsError
+from mars_assets.evaluation import COMPUTATION
 from mars_assets.lake import fingerprint, read_table
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from mars_assets.progress import Progress
 
 GROUP = "evaluation"
-
-COMPUTATION = "evaluation 3"
-"""Names the way of judging: raise the number when the same model on the same images is judged or shown in another way."""
 
 _PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}
 

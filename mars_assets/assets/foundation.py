@@ -110,7 +110,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "lightning"},
-    code_version="1",
+    code_version="2",
     deps=[crops, labelled_crops, prithvi_weights],
     pool=GPU_POOL,
 )
@@ -142,7 +142,7 @@ def mars_weights(
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256 = current_weights(here)
-        images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None)
+        images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
         settings = recipe.model_dump()
         version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
         folder = here.model("mars_weights") / version
@@ -165,8 +165,20 @@ def mars_weights(
             "validation loss before": float(first["valid_loss"]),
             "images": table(
                 pd.DataFrame(
-                    [{"trained on": report["n_train"], "held out": report["n_valid"], "left out": report["left_out"]}]
+                    [
+                        {
+                            "trained on": report["n_train"],
+                            "held out": report["n_valid"],
+                            "left out": report["left_out"],
+                            "of no known observation": images.unknown,
+                        }
+                    ]
                 )
+            ),
+            **(
+                {"images that cannot be read": table(pd.DataFrame(images.broken.items(), columns=["image", "problem"]))}
+                if images.broken
+                else {}
             ),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "went on from": "random weights" if recipe.from_random else weights.name,

@@ -12,7 +12,7 @@ from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.bands import EVALUATED, BandStatistics
-from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.recipe import ClsRecipe, recipe_of
 from mars_assets.prithvi import PRITHVI
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -58,7 +58,7 @@ class SegModelConfig(dg.Config, SegRecipe):
     retrain: bool = Field(False, description=_RETRAIN)
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch"}, code_version="3", deps=INPUTS, pool=GPU_POOL)
+@dg.asset(group_name=GROUP, kinds={"pytorch"}, code_version="4", deps=INPUTS, pool=GPU_POOL)
 def cls_model(
     context: dg.AssetExecutionContext,
     config: ClsModelConfig,
@@ -89,7 +89,7 @@ def cls_model(
 
     with mendable():
         here = lake.open()
-        recipe = _recipe(config, ClsRecipe, here, "cls_model")
+        recipe = _recipe(config, ClsRecipe, here, "cls_model", recipe_of)
         return _train(
             context,
             here,
@@ -139,7 +139,7 @@ def seg_model(
 
     with mendable():
         here = lake.open()
-        recipe = _recipe(config, SegRecipe, here, "seg_model")
+        recipe = _recipe(config, SegRecipe, here, "seg_model", lambda trained: SegRecipe(**trained["recipe"]))
         return _train(
             context,
             here,
@@ -155,7 +155,9 @@ def seg_model(
         )
 
 
-def _recipe(config: Any, recipe: type[R], lake: "Lake", name: str) -> R:
+def _recipe(
+    config: Any, recipe: type[R], lake: "Lake", name: str, recipe_of_trained: Callable[[dict[str, Any]], R]
+) -> R:
     """The recipe that a configuration states, or that of the model in use where it is to be trained again."""
     from mars_assets.errors import MarsError, MissingInputError
     from mars_assets.models import current_model
@@ -168,7 +170,7 @@ def _recipe(config: Any, recipe: type[R], lake: "Lake", name: str) -> R:
     except MissingInputError:
         return stated  # the first one
     try:
-        return recipe(**model.config["recipe"])
+        return recipe_of_trained(model.config)
     except ValidationError as error:
         raise MarsError(
             f"the recipe of {name} {model.version} is of an earlier version of this project: {listed(error)}. Train one "

@@ -18,7 +18,7 @@ GROUP = "predictions"
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version="1",
+    code_version="2",
     deps=[cls_model, crops, labelled_crops],
     pool=GPU_POOL,
 )
@@ -32,13 +32,17 @@ def cls_predictions(
     """
     from mars_assets.classification.figures import probability_histogram, uncertain_sheet
     from mars_assets.classification.predict import predict
-    from mars_assets.classification.unlabelled import uncertainty, unlabelled_crops
+    from mars_assets.classification.unlabelled import scale_note, uncertainty
     from mars_assets.lake import write_csv, write_table
+    from mars_assets.unlabelled import unlabelled_crops
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
         model, _ = current_with_statistics(here, "cls_model")
-        images = unlabelled_crops(here)
+        images = unlabelled_crops(here, "label", ["position_kind", "longitude", "latitude"])
+        note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
+        if note:
+            context.log.warning(note)
         cache = model.folder / "predictions_of_crops.parquet"
         probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
         every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
@@ -53,6 +57,7 @@ def cls_predictions(
     return dg.MaterializeResult(
         metadata={
             **{what: picture(image, f"cls_predictions: {what}") for what, image in pictures.items()},
+            **({"scale": note} if note else {}),
             "least certain crops": table(kept[["image_id", "probability", "uncertainty"]].head(20)),
             "crops": len(kept),
             "said to have a crater": int((kept["probability"] >= 0.5).sum()),
@@ -90,12 +95,13 @@ def seg_predictions(
     from mars_assets.segmentation.evaluate import COMPUTATION
     from mars_assets.segmentation.figures import outlined_sheet, size_frequency
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.unlabelled import crops_without_outlines, smallest_judged
+    from mars_assets.segmentation.unlabelled import smallest_judged
+    from mars_assets.unlabelled import unlabelled_crops
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
         model, _ = current_with_statistics(here, "seg_model")
-        images = crops_without_outlines(here)
+        images = unlabelled_crops(here, "n_craters", ["crs", "transform"])
         masks = predict_masks(model.folder, images, model.folder / "predictions_of_crops", chosen, progress_of(context))
         smallest = smallest_judged(here, model)
         rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mars_assets.classification.model import Classifier, CraterClassifier, TimmClassifier
-from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.classification.recipe import PRITHVI, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError
 from mars_assets.lake import atomic_path, read_json, sha256_file
 from mars_assets.prithvi.config import PrithviConfig
@@ -67,8 +67,7 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """
     require_finished(folder, "cls_model")
     config = read_json(folder / CONFIG)
-    # Trained before there were these settings, whose defaults have changed since.
-    recipe = ClsRecipe(**({"normalize": "statistics", "all_orientations": False} | config["recipe"]))
+    recipe = recipe_of(config)
     prithvi = PrithviConfig.from_dict(config["prithvi"])
     ours = recipe.architecture == PRITHVI
     if ours:

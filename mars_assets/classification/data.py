@@ -14,7 +14,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
-from mars_assets.errors import MarsError
+from mars_assets.chips import image_size
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.pictures import read_bands
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
@@ -53,6 +54,26 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     if chip.shape[1:] == size:
         return chip
     return F.interpolate(chip[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def median_side(paths: Sequence[Path], most: int = 200) -> float | None:
+    """The median side of images in pixels, of one that is not square the root of its area.
+
+    Args:
+        paths: their files; of those that cannot be read nothing is said.
+        most: of how many headers are read, evenly spaced.
+
+    Returns:
+        None where there are none.
+    """
+    sides = []
+    for place in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)):
+        try:
+            height, width = image_size(paths[place])
+        except DamagedFileError:
+            continue
+        sides.append((height * width) ** 0.5)
+    return float(np.median(sides)) if sides else None
 
 
 class Chips:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
+from mars_assets.classification.model import logits_of
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
 from mars_assets.lake import atomic_path, fingerprint
 from mars_assets.progress import SILENT, Progress
@@ -72,8 +73,7 @@ class FeatureHead(nn.Module):
         return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
     def _judge(self, pooled: Tensor) -> Tensor:
-        with torch.autocast(pooled.device.type, enabled=False):  # as in CraterClassifier
-            return self.head(self.dropout(pooled)).squeeze(-1)
+        return logits_of(self.head, self.dropout, pooled)
 
 
 class FeatureCache:

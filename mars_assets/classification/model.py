@@ -15,6 +15,15 @@ from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.views import oriented
 
 
+def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
+    """Logits (...) of features (..., D) in float32, also under autocast.
+
+    bf16 has 128 values between a logit and its double: too few to sort images by.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return head(dropout(features.float())).squeeze(-1)
+
+
 class Classifier(nn.Module, abc.ABC):
     """Whether a chip shows a crater, as a logit: normalised chips (B, C, H, W) -> logits (B,).
 
@@ -30,6 +39,11 @@ class Classifier(nn.Module, abc.ABC):
     def layers(self) -> nn.Module:
         """The module whose ``group_matcher`` tells its layers, for layer-wise rates."""
         return self
+
+    @property
+    @abc.abstractmethod
+    def without_decay(self) -> tuple[str, ...]:
+        """Names in ``layers`` of parameters without weight decay, beside biases and norms."""
 
     @abc.abstractmethod
     def freeze(self) -> None:
@@ -64,15 +78,17 @@ class CraterClassifier(Classifier):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.embed_dim, 1)
 
+    @property
+    def without_decay(self) -> tuple[str, ...]:
+        return ("encoder.cls_token",)
+
     def freeze(self) -> None:
         self.encoder.requires_grad_(False)
 
     def forward(self, chips: Tensor) -> Tensor:
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
         pooled = tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1)
-        # bf16 has 256 values between a logit and its double: too few to sort images by.
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.head(self.dropout(pooled.float())).squeeze(-1)
+        return logits_of(self.head, self.dropout, pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""
@@ -83,7 +99,7 @@ class CraterClassifier(Classifier):
 
 
 class TimmClassifier(Classifier):
-    """A model of timm's with one linear unit.
+    """A model of timm's, its pooled features, dropout, and its own classifier as one linear unit.
 
     Args:
         name: timm's name.
@@ -93,7 +109,7 @@ class TimmClassifier(Classifier):
         imagenet: start from ImageNet weights.
 
     Raises:
-        MarsError: timm has no such model, or its weights cannot be fetched.
+        MarsError: timm has no such model, it does not end in one linear unit, or its weights cannot be fetched.
     """
 
     def __init__(self, name: str, config: PrithviConfig, dropout: float, image_size: int, imagenet: bool) -> None:
@@ -104,7 +120,7 @@ class TimmClassifier(Classifier):
         if not timm.is_model(name):
             similar = difflib.get_close_matches(name, timm.list_models(), 8) or ["resnet18", "vit_tiny_patch16_224"]
             raise MarsError(f"timm has no model {name!r}; it has {', '.join(similar)}, and others")
-        options: dict[str, Any] = {"drop_rate": dropout}
+        options: dict[str, Any] = {}
         published = timm.get_pretrained_cfg(name)
         if published is not None and published.fixed_input_size:
             options["img_size"] = image_size
@@ -116,15 +132,26 @@ class TimmClassifier(Classifier):
             raise MarsError(
                 f"the ImageNet weights of {name} cannot be fetched ({error}): connect this machine, or set imagenet to false"
             ) from error
+        if not isinstance(self._head, nn.Linear):
+            raise MarsError(f"timm's {name} does not end in one linear unit: choose another, such as resnet18")
+        self.dropout = nn.Dropout(dropout)  # not timm's: the statistics of a frozen model stay, its dropout does not
+
+    @property
+    def _head(self) -> nn.Module:
+        return cast(Any, self.model).get_classifier()
 
     @property
     def layers(self) -> nn.Module:
         return self.model
 
+    @property
+    def without_decay(self) -> tuple[str, ...]:
+        return tuple(getattr(self.model, "no_weight_decay", tuple)())
+
     def freeze(self) -> None:
         self._frozen = True
         self.model.requires_grad_(False)
-        cast(Any, self.model).get_classifier().requires_grad_(True)
+        self._head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> TimmClassifier:
         """A frozen model stays as it is: the statistics of its batch norms are part of it."""
@@ -134,4 +161,5 @@ class TimmClassifier(Classifier):
         return self
 
     def forward(self, chips: Tensor) -> Tensor:
-        return self.model(chips).squeeze(-1)
+        model = cast(Any, self.model)
+        return logits_of(self._head, self.dropout, model.forward_head(model.forward_features(chips), pre_logits=True))

@@ -18,7 +18,7 @@ from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.recipe import ClsRecipe, recipe_of
 from mars_assets.errors import MarsError
 from mars_assets.lake import read_json, read_provenance, read_table, write_table
 from mars_assets.progress import SILENT, Progress
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
 
+_COMPUTATION = "prediction 2"
+"""Part of what predictions are kept under: raise the number when the same model says something else of the same image."""
 _BATCH = 32
 _SAVE_EVERY = 32
 """Batches after which what is predicted so far is written, so that a killed run loses no more than these."""
@@ -53,7 +55,11 @@ def predict(
         DamagedFileError: a chip or the model cannot be read.
     """
     keys = ["image_id", *(["chip_sha"] if "chip_sha" in images else [])]
-    model = {"model_sha256": model_sha256(model_folder), "precision": compute.precision}
+    model = {
+        "model_sha256": model_sha256(model_folder),
+        "precision": compute.precision,
+        "computation": _COMPUTATION,
+    }
     known = _cached(cache, keys, model)
     new = images.merge(known, on=keys, how="left")
     new = new[new["probability"].isna()]
@@ -76,7 +82,7 @@ def predict_from_features(
     """
     require_finished(model_folder, "cls_model")
     config = read_json(model_folder / CONFIG)
-    recipe, settings = ClsRecipe(**config["recipe"]), config["settings"]
+    recipe, settings = recipe_of(config), config["settings"]
     if not are_enough(recipe) or "chip_sha" not in images:
         return None
     cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
@@ -139,7 +145,7 @@ def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute
     """
     classifier, config = open_classifier(model_folder)
     classifier.to(compute.device)
-    recipe = ClsRecipe(**config["recipe"])
+    recipe = recipe_of(config)
 
     def read(chip: Path) -> torch.Tensor | MarsError:
         try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mars_assets.prithvi import PRITHVI
 
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
-COMPUTATION = "classification 3"
+COMPUTATION = "classification 4"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 
 
@@ -74,7 +75,12 @@ class ClsRecipe(BaseModel):
     )
     batch_size: int = Field(16, ge=1, description="Images a step.")
     steps: int = Field(400, ge=1, description="Steps of the optimizer.")
-    warmup_steps: int = Field(40, ge=0, description="Steps over which the learning rate rises linearly from 0.")
+    warmup_steps: int = Field(
+        40,
+        ge=0,
+        validate_default=True,
+        description="Steps over which the learning rate rises linearly from 0; no more than all.",
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "cosine", description="After the warm-up: constant, or a half cosine to 0 at the last step."
     )
@@ -93,7 +99,56 @@ class ClsRecipe(BaseModel):
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
 
+    @field_validator("encoder", "pooling", "mask_ratio")
+    @classmethod
+    def _is_of_prithvi(cls, value: Any, info: ValidationInfo) -> Any:
+        """Settings of Prithvi's encoder that a timm model would bear in vain."""
+        architecture = info.data.get("architecture", PRITHVI)
+        means_nothing = (cls.model_fields[str(info.field_name)].default, 0.0)
+        if architecture != PRITHVI and value not in means_nothing and not _is_kept(info):
+            raise ValueError(f"{value!r} is for {PRITHVI} and does nothing with {architecture}: leave it out")
+        return value
+
+    @field_validator("imagenet")
+    @classmethod
+    def _is_of_timm(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("architecture") == PRITHVI and not _is_kept(info):
+            raise ValueError(
+                f"{PRITHVI} has no ImageNet weights: choose them by encoder, or a timm model by architecture"
+            )
+        return value
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _ends_within_the_training(cls, value: int, info: ValidationInfo) -> int:
+        steps = info.data.get("steps", value)
+        if value > steps and not _is_kept(info):
+            raise ValueError(
+                f"a warm-up of {value} of {steps} steps never reaches lr: set warmup_steps to {steps} or less"
+            )
+        return value
+
     @property
     def orientations(self) -> int:
         """How many orientations of an image predictions are the mean of."""
         return 8 if self.all_orientations else 1
+
+
+def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
+    """The recipe in a finished classifier's ``config.json``, whichever version of this project wrote it.
+
+    Settings that contradict each other were no error then; they do what they did. Settings that there were not yet have the
+    value that stands for what was done, which is not today's default.
+
+    Raises:
+        ValidationError: values that this version does not know.
+    """
+    before = {"normalize": "statistics", "all_orientations": False}
+    return ClsRecipe.model_validate(before | config["recipe"], context=_KEPT)
+
+
+_KEPT = {"of": "a finished classifier"}
+
+
+def _is_kept(info: ValidationInfo) -> bool:
+    return info.context is _KEPT

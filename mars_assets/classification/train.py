@@ -26,7 +26,7 @@ from mars_assets.classification.checkpoint import (
     load_weights,
     save_weights,
 )
-from mars_assets.classification.data import Chips, Inputs, augment, shares_of
+from mars_assets.classification.data import Chips, Inputs, augment, median_side, shares_of
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
@@ -112,7 +112,7 @@ class FineTuning:
             groups = param_groups_layer_decay(
                 self.classifier.layers,
                 weight_decay=recipe.weight_decay,
-                no_weight_decay_list=("encoder.cls_token",),
+                no_weight_decay_list=self.classifier.without_decay,
                 layer_decay=recipe.layer_decay,
             )
         else:
@@ -124,8 +124,10 @@ class FineTuning:
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Of a batch as it comes from memory: augmented, masked, dropped out. A scalar with its gradient's graph."""
+        # Not under autocast, which would round coordinates by up to most of a pixel.
+        inputs = augment(inputs, self._augment)
         with self.compute.autocast():
-            logits = self.classifier(augment(inputs, self._augment))
+            logits = self.classifier(inputs)
             return classification_loss(logits, labels, self.recipe.label_smoothing)
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
@@ -271,16 +273,19 @@ def train_classifier(
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
-        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``parameters``, ``trained_parameters``.
+        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``median_side`` (of the training images, pixels),
+        ``parameters``, ``trained_parameters``.
 
     Raises:
-        MarsError: there are no images to train or validate on, or one class only, or the training diverged.
+        MarsError: there are no images to train or validate on, or one class only, the masking leaves nothing of them, or
+            the training diverged.
         ProvenanceError: the folder holds a training of other settings.
     """
     images = _checked(images)
     published = open_weights(weights)
+    _check_masking(recipe, published.config)
     settings = settings_of(recipe, images, published.sha256, compute.seed)
-    finished = begin(folder, settings)
+    finished = begin(folder, settings, compute.precision, progress)
     if finished is not None:
         return finished
     scratch = folder / SCRATCH
@@ -401,6 +406,19 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     return images
 
 
+def _check_masking(recipe: ClsRecipe, config: PrithviConfig) -> None:
+    """
+    Raises:
+        MarsError: the masking leaves nothing of an image.
+    """
+    patches = (recipe.image_size // config.patch_size[1]) * (recipe.image_size // config.patch_size[2])
+    if recipe.architecture == PRITHVI and int(patches * (1 - recipe.mask_ratio)) < 1:
+        raise MarsError(
+            f"mask_ratio {recipe.mask_ratio:g} removes all {patches} patches of images of {recipe.image_size} pixels: take a "
+            "lower one, or a larger image_size"
+        )
+
+
 def _report(
     trained: Classifier | FeatureHead, config: PrithviConfig, recipe: ClsRecipe, history: History, images: pd.DataFrame
 ) -> dict[str, Any]:
@@ -415,6 +433,7 @@ def _report(
         "stopped_early": last["step"] < recipe.steps,
         "best": _json_able(best),
         "last": _json_able(last),
+        "median_side": median_side([Path(chip) for chip in images.loc[images["split"] == "train", "chip"]]),
         **{f"n_{split}": len(labels) for split, labels in splits.items()},
         **{f"n_{split}_craters": int(labels.sum()) for split, labels in splits.items()},
         "parameters": parameters,

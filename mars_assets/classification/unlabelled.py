@@ -1,7 +1,8 @@
-"""Crops that nobody has labelled, and which of them a labeller should look at first."""
+"""What a classifier says of pictures that nobody has labelled, and which of them a labeller should look at first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,15 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import kept_crops
-from mars_assets.lake import Lake, read_table
+from mars_assets.lake import read_json
 from mars_assets.pictures import pictures_below
 from mars_assets.progress import SILENT, Progress
+from mars_assets.training import CONFIG, require_finished
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mars_assets.compute import Compute
+
+
+MUCH_LARGER = 1.5
+"""From how many times the trained images' side on pictures are said to be too large."""
 
 
 def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -28,27 +33,22 @@ def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
     return np.where(np.isnan(p), np.nan, np.nan_to_num(bits))
 
 
-def unlabelled_crops(lake: Lake) -> pd.DataFrame:
-    """The lake's kept crops that have no class yet.
+def scale_note(model_folder: Path, pictures: Sequence[Path]) -> str:
+    """What a person should know where pictures are much larger than those that a classifier was trained on; else empty.
 
-    Returns:
-        ``image_id, observation, chip (path of the PNG), chip_sha (of how it was cut), position_kind, longitude, latitude``.
-
-    Raises:
-        MarsError: there are none.
+    All are brought to one size, so that craters in larger pictures are smaller than those it knows.
     """
-    crops = kept_crops(lake, ["position_kind", "longitude", "latitude"])
-    if crops.empty:
-        raise MarsError("there are no crops to predict: make 'hirise_images' and 'crops' of an observation")
-    every = crops.rename(columns={"crop_id": "image_id", "cut": "chip_sha"}).assign(chip=crops["path"].map(str))
-    if lake.labelled_crops.exists():
-        labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "label"])
-        labels = labels[labels["label"].notna()]
-        every = every[~every["image_id"].isin({*labels["image_id"], *labels["original"]})]
-    if every.empty:
-        raise MarsError("all crops have a class already: cut other observations")
-    columns = ["image_id", "observation", "chip", "chip_sha", "position_kind", "longitude", "latitude"]
-    return every[columns].reset_index(drop=True)
+    from mars_assets.classification.data import median_side
+
+    trained = read_json(model_folder / CONFIG)["report"].get("median_side")  # models of before have none
+    side = median_side(pictures)
+    if not (trained and side) or side <= MUCH_LARGER * trained:
+        return ""
+    return (
+        f"the pictures are {side / trained:.1f} times as large as those that the model was trained on ({side:.0f} and "
+        f"{trained:.0f} pixels): it sees their craters so much smaller, and may miss them. Cut them into tiles of about "
+        f"{trained:.0f} pixels"
+    )
 
 
 def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progress: Progress = SILENT) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
         model_folder: of a finished classifier.
         folder: see :func:`mars_assets.pictures.pictures_below`.
         compute: where to compute.
-        progress: of the pictures.
+        progress: of the pictures; is told of :func:`scale_note`.
 
     Returns:
         ``image`` (relative, forward slashes), ``probability`` and ``uncertainty`` (float64; NaN where it could not be
@@ -77,6 +77,9 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
     pictures = pictures_below(folder)
     if not pictures:
         raise MarsError(f"there is no JPEG or PNG in {folder}")
+    require_finished(model_folder, "cls_model")
+    if note := scale_note(model_folder, pictures):
+        progress.say(note)
     results = progress.track(probabilities_of(model_folder, pictures, compute), "predicting images", len(pictures))
     rows = [
         (picture.relative_to(folder).as_posix(), np.nan, str(result))

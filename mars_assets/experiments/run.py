@@ -15,15 +15,16 @@ from mars_assets.bands import BandStatistics
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
+from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake, lot, read_json, read_table, write_json
+from mars_assets.lake import Lake, fingerprint, lot, read_json, read_table, write_json
 from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
-from mars_assets.training import SCRATCH
+from mars_assets.training import CONFIG, SCRATCH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,9 @@ HELD_BACK = "held_back"
 
 _KEYS = ("version", "label_version")
 _SCORES = "scores.json"
+_JUDGING = ("valid", "test", HELD_BACK)
+"""The splits that runs are judged on."""
+_NOT_KEPT = "the weights were not kept: scores on valid are those of before, others are unknown"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Task:
 def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     """Moves a share of the training observations into the split ``held_back``: the same ones for every sweep.
 
-    An observation's own hash decides, so that new observations move no others; but one is held back at least.
+    An observation's own hash decides, so that new observations move no others; but one is held back at least, and one is
+    left to train on.
 
     Raises:
         MarsError: there are not two training observations.
@@ -73,7 +78,8 @@ def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     draws = {name: lot(f"hold back {name}") for name in trained}
     if len(draws) < 2:
         raise MarsError("hold_back needs two training observations at least: label crops of others, or set it to 0")
-    held = {name for name, draw in draws.items() if draw < share} or {min(draws, key=lambda name: draws[name])}
+    ordered = sorted(draws, key=lambda name: draws[name])
+    held = {name for name in ordered[:-1] if draws[name] < share} or {ordered[0]}
     moved = (images["split"] == "train") & images["observation"].astype(str).isin(held)
     return images.assign(split=images["split"].mask(moved, HELD_BACK))
 
@@ -91,7 +97,8 @@ def run_sweep(
 
     A run that diverges is a row that says so; any other error stops the sweep, which goes on from there when it is asked
     again, in the middle of a training too. Of finished trainings the history and the scores stay, and the weights of the
-    best.
+    best. Where other images judge than before, the weights that are there are judged again; the row of a run without them
+    keeps its scores on valid, and ``not_judged`` says so.
 
     Args:
         lake: holds the inputs, the runs (``models/TASK/VERSION``) and the table (``metrics/TASK.parquet``).
@@ -135,8 +142,10 @@ def run_sweep(
         }
         table = record(path, [row], _KEYS, task.name)
         same = table[(table["label_version"] == inputs.label_version) & (table["held_back"] == held_back)]
-        for version in ranked(same, task.score)["version"].tolist()[1:]:
+        best = ranked(same, task.score)["version"].tolist()[:1]
+        for version in set(same["version"]) - set(best):
             (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
+            shutil.rmtree(lake.model(task.name) / version / "predictions", ignore_errors=True)
     table = read_table(path, task.name)
     rows = pd.concat([table[inputs.matches(table)] for inputs in planned], ignore_index=True)
     return rows.assign(name=[run.name for run in runs]), ran
@@ -156,13 +165,21 @@ class _Inputs:
     """Observations that the encoder was pretrained on, unlabelled."""
 
     def key(self) -> dict[str, str]:
-        return {"version": self.version, "label_version": self.label_version}
+        return {"version": self.version, "label_version": self.label_version, "judged": self.judged}
+
+    @property
+    def judged(self) -> str:
+        """Names the images that judge, and how: a version is named by those of train and valid alone."""
+        images = self.images[self.images["split"].isin(_JUDGING)].sort_values("image_id")
+        columns = ["image_id", "split", "observation", "chip_sha", "labels_sha"]
+        return fingerprint(COMPUTATION, images[columns].astype(str).to_dict("list"))[:16]
 
     def matches(self, table: pd.DataFrame) -> pd.Series:
         return (table[list(_KEYS)] == [self.version, self.label_version]).all(axis=1)
 
     def is_in(self, table: pd.DataFrame) -> bool:
-        return bool(self.matches(table).any())
+        same = table[self.matches(table)]
+        return "judged" in same and bool((same["judged"] == self.judged).any())
 
 
 def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs:
@@ -190,25 +207,34 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs
 def _trained_and_judged(
     lake: Lake, task: Task, run: Run[Any], inputs: _Inputs, compute: Compute, progress: Progress
 ) -> dict[str, Any]:
-    """A run's scores by split. They are kept beside it: a version's images and labels are part of its name."""
+    """A run's scores by split, kept beside it with the name of what judged."""
     folder = start_version(lake, task.name, inputs.version, inputs.images)
-    if (folder / _SCORES).exists():
-        return read_json(folder / _SCORES)
-    resumed, start = (folder / SCRATCH).exists(), time.monotonic()
+    before: dict[str, Any] = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
+    if before and (before.get("failed") or before.get("judged") == inputs.judged):
+        return {**before, "judged": inputs.judged}
+    if before and not (folder / task.model).exists():
+        progress.say(f"judged anew, since other images judge now or in another way: {_NOT_KEPT}")
+        own = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
+        found: dict[str, Any] = own | {"judged": inputs.judged, "not_judged": _NOT_KEPT}
+        write_json(folder / _SCORES, found)
+        return found
+    # Begun by a run that was killed, while it trained or afterwards: how long it took is not known.
+    resumed, start = (folder / SCRATCH).exists() or (folder / CONFIG).exists(), time.monotonic()
     try:
         report = task.train(run.recipe, inputs.images, inputs.weights, folder, compute, inputs.provenance, progress)
     except DivergedError as error:
-        found: dict[str, Any] = {"failed": str(error)}
+        found = {"failed": str(error)}
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     else:
-        seconds = None if resumed else time.monotonic() - start
-        found = {"failed": "", "seconds": seconds, "report": json.dumps(report)}
-        for split in ("valid", "test", HELD_BACK):
+        seconds = before.get("seconds") if before else None if resumed else time.monotonic() - start
+        found = {"failed": "", "not_judged": "", "seconds": seconds, "report": json.dumps(report)}
+        for split in _JUDGING:
             chosen = inputs.images[inputs.images["split"] == split]
             if len(chosen):
                 scores = task.judge(folder, chosen, split, compute)
                 found |= {f"{split}_{name}": value for name, value in scores.items() if name != "split"}
                 found[f"{split}_pretrained_on"] = int(chosen["observation"].isin(inputs.seen).sum())
+    found["judged"] = inputs.judged
     write_json(folder / _SCORES, found)
     return found
 

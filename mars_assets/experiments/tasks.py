@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.recipe import recipe_of
 from mars_assets.datasets import classification_dataset, segmentation_dataset
+from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.run import Task
 from mars_assets.lake import Lake, read_json
 from mars_assets.models import encoder_weights
@@ -37,10 +38,16 @@ def classification_task(lake: Lake, stage: str) -> Task:
         return train_classifier(*arguments, features=lake.features, whole=False)
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
-        recipe = ClsRecipe(**read_json(folder / CONFIG)["recipe"])
-        weights, _, _ = encoder_weights(lake, recipe.encoder)
+        config = read_json(folder / CONFIG)
+        recipe = recipe_of(config)
 
         def load() -> PrithviEncoder:
+            weights, sha256, name = encoder_weights(lake, recipe.encoder)
+            if sha256 != config["settings"]["weights"]:
+                raise ProvenanceError(
+                    f"{folder} was trained on the features of other weights than {name}, which are in use now: put those "
+                    f"into use again, or run the sweep again, which trains with the present ones"
+                )
             return new_encoder(recipe, open_weights(weights).config, weights, compute)
 
         predictions = predict_from_features(folder, images, lake.features, load, compute)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,9 @@ from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.labels.archives import open_export
 from mars_assets.labels.formats.image import original_name
-from mars_assets.lake import Lake, fingerprint, lot, read_table, sha256_file, write_bytes
+from mars_assets.lake import Lake, fingerprint, lot, read_table, sha256_file, write_bytes, write_table
 from mars_assets.pictures import is_picture, pictures_below
+from mars_assets.progress import SILENT, Progress
 from mars_assets.steps import BatchesOfSteps
 
 if TYPE_CHECKING:
@@ -37,48 +38,84 @@ class Unlabelled:
 
     Args:
         images: ``image_id``, ``group`` (observation, or the image itself) and ``path``.
-        sha: names the images.
+        sha: names the images: their ids and their content.
         left_out: how many were left out since a model will be judged on their observation.
+        unknown: how many of the images are of no known observation, so that nothing can tell whether a model will be judged
+            on theirs.
+        broken: why, by id, of the further images that cannot be read and were left out.
     """
 
     images: pd.DataFrame
     sha: str
     left_out: int
+    unknown: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
 
 
-def unlabelled_images(lake: Lake, extra: Path | None = None) -> Unlabelled:
+def group_of(relative: PurePath) -> tuple[str, bool]:
+    """What must not straddle the splits of an image, and whether that is its observation.
+
+    Args:
+        relative: its path in the folder or zip.
+
+    Returns:
+        The observation that its name begins with, or the name of the nearest folder that has one. Else the whole path, with
+        the uploaded name in the place of Roboflow's: images of the same name in two folders are two images.
+    """
+    for part in reversed(relative.parts):
+        if observation := observation_of(part):
+            return observation, True
+    return relative.with_name(original_name(relative.name)).as_posix(), False
+
+
+def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress = SILENT) -> Unlabelled:
     """All images that may be pretrained on, in the order of their ids.
 
     Observations that the labels have in valid or test are left out: a model that saw their pixels would be judged on them.
+    An image of no known observation is left out where an image of its name is in valid or test. Further images that cannot
+    be read are left out too.
 
     Args:
         lake: its kept crops are taken.
         extra: a folder or zip of further images; a zip is taken apart into ``imagery/unlabelled/``.
+        progress: of the further images, each of which is read once.
 
     Raises:
         MarsError: there is no image at all, or ``extra`` is neither folder nor zip.
     """
     import pandas as pd
 
-    rows = [(row.crop_id, row.observation, row.path, row.cut) for row in kept_crops(lake).itertuples()]
+    rows = [(row.crop_id, row.observation, "", row.path, row.cut) for row in kept_crops(lake).itertuples()]
+    broken: dict[str, str] = {}
+    unknown: set[str] = set()
     if extra is not None:
-        folder, source = _opened(lake, extra)
-        for path in pictures_below(folder):
-            group = observation_of(path.name) or original_name(path.name)
-            rows.append((path.relative_to(folder).as_posix(), group, path, source or _stamp(path)))
+        folder = _opened(lake, extra)
+        for path, (sha, problem) in _looked_at(lake, pictures_below(folder), progress).items():
+            relative = path.relative_to(folder)
+            image_id = relative.as_posix()
+            if problem:
+                broken[image_id] = problem
+                continue
+            group, known = group_of(relative)
+            if not known:
+                unknown.add(image_id)
+            rows.append((image_id, group, "" if known else original_name(path.name), path, sha))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
+            + (f". None of its {len(broken)} images can be read: {next(iter(broken.values()))}" if broken else "")
         )
-    images = pd.DataFrame(rows, columns=["image_id", "group", "path", "stamp"]).drop_duplicates("image_id")
+    columns = ["image_id", "group", "name", "path", "stamp"]
+    images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
     judged = _judged_groups(lake)
-    kept = images[~images["group"].isin(judged)].sort_values("image_id", ignore_index=True)
+    is_judged = images["group"].isin(judged) | images.pop("name").isin(judged)
+    kept = images[~is_judged].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
             f"all {len(images)} images are of observations that the labels have in valid or test: add others"
         )
     sha = fingerprint(kept["image_id"].tolist(), kept.pop("stamp").tolist())
-    return Unlabelled(kept, sha, len(images) - len(kept))
+    return Unlabelled(kept, sha, len(images) - len(kept), int(kept["image_id"].isin(unknown).sum()), broken)
 
 
 def _judged_groups(lake: Lake) -> set[str]:
@@ -88,19 +125,45 @@ def _judged_groups(lake: Lake) -> set[str]:
     return set(labels.loc[labels["split"] != "train", "group"])
 
 
+def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, tuple[str, str]]:
+    """The sha256 of each picture, and why it cannot be read, which is empty where it can.
+
+    That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
+    are known by path, size and time of change, and not read again.
+    """
+    import pandas as pd
+
+    cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
+    columns = ["path", "stamp", "sha", "problem"]
+    known = read_table(cache, "mars_weights", columns) if cache.exists() else pd.DataFrame(columns=columns, dtype=str)
+    before = {(row.path, row.stamp): (row.sha, row.problem) for row in known.itertuples()}
+    keys = {path: (str(path.resolve()), _stamp(path)) for path in paths}
+    new = [path for path, key in keys.items() if key not in before]
+    if not new:
+        return {path: before[key] for path, key in keys.items()}
+    for path in progress.track(new, "looking at further images"):
+        try:
+            read_pixels(path)
+        except DamagedFileError as error:
+            before[keys[path]] = sha256_file(path), str(error)
+        else:
+            before[keys[path]] = sha256_file(path), ""
+    write_table(cache, pd.DataFrame([(*key, *found) for key, found in before.items()], columns=columns))
+    return {path: before[key] for path, key in keys.items()}
+
+
 def _stamp(path: Path) -> str:
     stat = path.stat()
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
-    """The folder of the further images, and what names its content: nothing, if that is looked at file by file."""
+def _opened(lake: Lake, extra: Path) -> Path:
+    """The folder of the further images."""
     if extra.is_dir():
-        return extra, ""
+        return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    sha = sha256_file(extra)
-    folder = lake.root / "imagery" / "unlabelled" / sha[:16]
+    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:
@@ -108,7 +171,7 @@ def _opened(lake: Lake, extra: Path) -> tuple[Path, str]:
                 if is_picture(Path(name)):
                     write_bytes(folder / name, archive.read(name))
         write_bytes(done, b"")
-    return folder, sha
+    return folder
 
 
 def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -190,7 +253,7 @@ def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
                 return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
             grey = image.mode in ("L", "1")
             pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
     return pixels[..., None] if grey else pixels
 

@@ -47,15 +47,17 @@ class MaskedPretraining(lightning.LightningModule):
     Args:
         mae: what is trained, in place.
         recipe: how.
-        seed: of every random number.
+        compute: precision of the validations, and the seed of every random number.
         held_out: centres of the held-out images, uint8 (N, 3, H, W), and their ids.
     """
 
-    def __init__(self, mae: PrithviMAE, recipe: PretrainRecipe, seed: int, held_out: tuple[Tensor, list[str]]) -> None:
+    def __init__(
+        self, mae: PrithviMAE, recipe: PretrainRecipe, compute: Compute, held_out: tuple[Tensor, list[str]]
+    ) -> None:
         super().__init__()
         self.mae = mae.train()
         self.recipe = recipe
-        self.seed = seed
+        self.compute = compute
         self._centres, self._ids = held_out
         self.history: History = []
         self._losses: list[Tensor] = []
@@ -83,7 +85,7 @@ class MaskedPretraining(lightning.LightningModule):
     def training_step(self, rgb: Tensor, batch_idx: int) -> Tensor:
         recipe = self.recipe
         batch = self.global_step * recipe.accumulate + batch_idx % recipe.accumulate
-        seed_step(self.seed, batch, self.global_rank)
+        seed_step(self.compute.seed, batch, self.global_rank)
         x = model_input(_relit(rgb, recipe.brightness), recipe.imputation, self.mae.config.statistics)
         noise = torch.rand(len(x), math.prod(self.mae.encoder.grid(x[:, :, None]))).to(x.device)
         removed, pred, mask = self.mae(x, recipe.mask_ratio, noise)
@@ -100,7 +102,7 @@ class MaskedPretraining(lightning.LightningModule):
             shared = self.all_gather(torch.tensor(train_loss))
             assert isinstance(shared, Tensor)
             train_loss = float(shared.mean())
-        valid_loss = self._validation_loss()
+        valid_loss = self.validation_loss()
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             raise MarsError(
                 f"the loss is not finite before step {self.global_step}: the pretraining diverged. "
@@ -109,16 +111,18 @@ class MaskedPretraining(lightning.LightningModule):
         self.history.append({"step": float(self.global_step), "train_loss": train_loss, "valid_loss": valid_loss})
 
     @torch.no_grad()
-    def _validation_loss(self) -> float:
+    def validation_loss(self) -> float:
         """Mean loss of the removed patches of the held-out images, with one mask an image for all times."""
         self.mae.eval()
         losses = []
+        device = next(self.mae.parameters()).device  # Lightning tells its own only once it fits
         for start in range(0, len(self._centres), _VALIDATED_AT_A_TIME):
             part = slice(start, start + _VALIDATED_AT_A_TIME)
-            x = model_input(self._centres[part].to(self.device), self.recipe.imputation, self.mae.config.statistics)
+            x = model_input(self._centres[part].to(device), self.recipe.imputation, self.mae.config.statistics)
             patches = math.prod(self.mae.encoder.grid(x[:, :, None]))
-            noise = np.stack([mask_noise(image_id, self.seed, patches) for image_id in self._ids[part]])
-            loss = self.mae(x, self.recipe.mask_ratio, torch.from_numpy(noise).to(self.device)).loss
+            noise = np.stack([mask_noise(image_id, self.compute.seed, patches) for image_id in self._ids[part]])
+            with self.compute.autocast():
+                loss = self.mae(x, self.recipe.mask_ratio, torch.from_numpy(noise).to(device)).loss
             losses.append(float(loss) * len(x))
         self.mae.train()
         return sum(losses) / len(self._centres)
@@ -226,7 +230,8 @@ def pretrain(
 
     Returns:
         JSON-able: ``steps``, ``first`` and ``last`` (rows of the history; ``first`` is before any step), ``n_train``,
-        ``n_valid``, ``groups``, ``parameters``.
+        ``n_valid``, ``groups``, ``parameters``, and of the images ``left_out``, ``n_unknown`` and ``broken``, see
+        :class:`~mars_assets.pretraining.data.Unlabelled`.
 
     Raises:
         MarsError: too few images, a batch that cannot be shared evenly, or a pretraining that diverged.
@@ -246,11 +251,12 @@ def pretrain(
         "weights": published.sha256,
         "images": unlabelled.sha,
     }
-    finished = begin(folder, settings)
+    finished = begin(folder, settings, compute.precision, progress)
     if finished is not None:
         return finished
     scratch = folder / SCRATCH
     images = unlabelled.images
+    _say_what_is_missing(unlabelled, progress)
     train, valid = split_groups(images, recipe.hold_out)
     paths = images["path"].tolist()
     size = published.config.img_size
@@ -260,7 +266,7 @@ def pretrain(
     kept = RandomCrops([paths[i] for i in valid], size, 1.0, compute.seed, 0)
     ids = images["image_id"].iloc[valid].tolist()
     centres = torch.stack([kept.centre(i) for i in progress.track(range(len(ids)), "reading held-out images")])
-    task = MaskedPretraining(mae, recipe, compute.seed, (centres, ids))
+    task = MaskedPretraining(mae, recipe, compute, (centres, ids))
     crops = RandomCrops([paths[i] for i in train], size, recipe.smallest_scale, compute.seed, memory_gb)
     state = _fit(task, crops, scratch, compute, progress)
 
@@ -278,6 +284,8 @@ def pretrain(
         "n_valid": len(valid),
         "groups": int(images["group"].nunique()),
         "left_out": unlabelled.left_out,
+        "n_unknown": unlabelled.unknown,
+        "broken": unlabelled.broken,
         "parameters": sum(parameter.numel() for parameter in mae.parameters()),
     }
     finish(
@@ -293,6 +301,18 @@ def pretrain(
     return report
 
 
+def _say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
+    if unlabelled.unknown:
+        progress.say(
+            f"{unlabelled.unknown} of {len(unlabelled.images)} images are of no known observation: where one is in the "
+            "labels' valid or test, models are judged on what their encoder has seen. Name files or folders by observation"
+        )
+    if unlabelled.broken:
+        progress.say(
+            f"{len(unlabelled.broken)} images cannot be read and are left out: {'; '.join(unlabelled.broken.values())}"
+        )
+
+
 def _fit(
     task: MaskedPretraining, crops: RandomCrops, scratch: Path, compute: Compute, progress: Progress
 ) -> dict[str, Any]:
@@ -301,7 +321,9 @@ def _fit(
     over = last.exists() and _read(last)["global_step"] >= recipe.steps
     if not over:
         if not last.exists():
-            task.history.append({"step": 0.0, "train_loss": math.nan, "valid_loss": task._validation_loss()})
+            task.mae.to(compute.device)
+            task.history.append({"step": 0.0, "train_loss": math.nan, "valid_loss": task.validation_loss()})
+            task.mae.cpu()  # processes that share the steps are sent it
             progress.say(f"before any step: validation loss {task.history[0]['valid_loss']:.4f}")
         with _quiet_lightning():
             trainer = _quiet_trainer(

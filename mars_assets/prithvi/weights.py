@@ -78,6 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MarsError(f"there is no checkpoint {path}")
     content: Any
+    _refuse_what_is_none(path)
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -91,6 +92,24 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
+
+
+def _refuse_what_is_none(path: Path) -> None:
+    """
+    Raises:
+        DamagedFileError: the file begins as none of the formats of a checkpoint does.
+    """
+    with path.open("rb") as file:
+        begin = file.read(256)
+    what = ""
+    if begin.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer, which only names the file that is meant"
+    elif begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "a web page"
+    elif path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
+        what = "neither a zip nor a pickle, as torch.save writes them"
+    if what:
+        raise DamagedFileError(f"{path} is no checkpoint but {what}: download it again")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:

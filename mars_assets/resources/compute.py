@@ -18,7 +18,7 @@ class ComputeResource(dg.ConfigurableResource):
         description="auto: bf16 where the hardware computes in it (CUDA 8.0 and newer, CPUs with AMX), else fp32.",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's own choice.")
-    seed: int = Field(default=1, description="Seed of every random number in training and evaluation.")
+    seed: int = Field(default=1, ge=0, description="Seed of every random number in training and evaluation.")
 
     def choose(self) -> Compute:
         """The choice, resolved on the machine that runs the step."""

@@ -30,6 +30,7 @@ from mars_assets.prithvi.config import VARIANTS
 from mars_assets.prithvi.model import PrithviMAE, patchify
 from mars_assets.progress import Progress
 from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
+from mars_assets.steps import learning_rate_factor
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -157,14 +158,6 @@ class Pretraining(torch.nn.Module):
         }
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, then a cosine to nothing."""
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / (settings.steps - settings.warmup_steps)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
 def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, progress: Progress) -> None:
     """Trains, and writes ``model.safetensors`` (half precision) with ``config.json`` and ``provenance.json``."""
     compute.seed_everything()
@@ -175,7 +168,7 @@ def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, pro
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     tiles = draw_tiles(settings, progress)
-    x, _ = augment(tiles[:: len(tiles) // 200], config.img_size, torch.Generator().manual_seed(settings.seed))
+    x, _ = augment(tiles[:: max(1, len(tiles) // 200)], config.img_size, torch.Generator().manual_seed(settings.seed))
     model.start(x.to(compute.device))
 
     checkpoint, first, curve, seconds = work / "pretrain.pt", 0, [], 0.0
@@ -197,7 +190,7 @@ def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, pro
         x, heights = (tensor.to(compute.device) for tensor in augment(tiles[batch], config.img_size, generator))
         noise = torch.rand(len(x), math.prod(config.grid), generator=generator).to(compute.device)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
+            group["lr"] = settings.lr * learning_rate_factor(step, settings.steps, settings.warmup_steps, "cosine")
         with compute.autocast():
             losses = model(x, heights, noise)
         optimizer.zero_grad(set_to_none=True)

@@ -69,7 +69,7 @@ def train_segmentation(
 
     images = _chosen(_checked(images), recipe)
     settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
-    finished = begin(folder, settings)
+    finished = begin(folder, settings, compute.precision, progress)
     if finished is not None:
         return finished
     scratch = folder / SCRATCH

@@ -1,4 +1,4 @@
-"""Craters of what nobody has outlined yet: the lake's crops, or a folder of pictures."""
+"""Craters of pictures that nobody has outlined."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import kept_crops
-from mars_assets.lake import Lake, read_json, read_table
+from mars_assets.lake import Lake, read_json
 from mars_assets.pictures import pictures_below, read_rgb
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
@@ -18,29 +17,6 @@ if TYPE_CHECKING:
 
     from mars_assets.compute import Compute
     from mars_assets.models import ModelVersion
-
-
-def crops_without_outlines(lake: Lake) -> pd.DataFrame:
-    """The lake's kept crops that nobody has outlined craters in.
-
-    Returns:
-        ``image_id, observation, chip`` (path of the PNG), ``chip_sha`` (of how it was cut), ``crs`` (WKT) and ``transform``
-        (six numbers) where the product is map projected.
-
-    Raises:
-        MarsError: there are none.
-    """
-    crops = kept_crops(lake, ["crs", "transform"])
-    if crops.empty:
-        raise MarsError("there are no crops to look at: make 'hirise_images' and 'crops' of an observation")
-    every = crops.rename(columns={"crop_id": "image_id", "cut": "chip_sha"}).assign(chip=crops["path"].map(str))
-    if lake.labelled_crops.exists():
-        labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", "n_craters"])
-        labels = labels[labels["n_craters"].notna()]
-        every = every[~every["image_id"].isin({*labels["image_id"], *labels["original"]})]
-    if every.empty:
-        raise MarsError("craters are outlined in all crops already: cut other observations")
-    return every[["image_id", "observation", "chip", "chip_sha", "crs", "transform"]].reset_index(drop=True)
 
 
 def smallest_judged(lake: Lake, model: ModelVersion) -> float:

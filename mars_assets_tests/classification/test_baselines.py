@@ -43,6 +43,44 @@ def test_layers_have_their_rates_and_a_frozen_one_trains_its_head_alone(name):
     assert {p for p in model.parameters() if p.requires_grad} == set(model.model.get_classifier().parameters())
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto"])
+def test_logits_are_timms_and_the_linear_unit_is_fp32_under_autocast(name):
+    torch.manual_seed(0)
+    model = build_baseline(RECIPE.model_copy(update={"architecture": name}), CONFIG).eval()
+    chips = torch.randn(4, 6, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(chips), model.model(chips)[:, 0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model(chips)
+            features = model.model.forward_head(model.model.forward_features(chips), pre_logits=True)
+    assert found.dtype == torch.float32
+    head = model.model.get_classifier()
+    torch.testing.assert_close(found, head(features.float())[:, 0], rtol=0, atol=0)
+
+
+def test_the_features_are_dropped_out_also_of_a_frozen_model():
+    model = build_baseline(RECIPE.model_copy(update={"dropout": 0.9}), CONFIG)
+    model.freeze()
+    chips = torch.randn(8, 6, 32, 32)
+    torch.nn.init.normal_(model.model.get_classifier().weight)
+    assert not torch.equal(model.train()(chips), model(chips))
+    assert torch.equal(model.eval()(chips), model(chips))
+
+
+def test_what_timm_does_not_decay_does_not():
+    recipe = RECIPE.model_copy(update={"architecture": "vit_tiny_patch16_224"})
+    model = build_baseline(recipe, CONFIG)
+    optimizer = FineTuning(model, recipe, Compute("cpu", "fp32", 1, 1)).optimizer
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay[id(model.model.pos_embed)] == decay[id(model.model.cls_token)] == 0
+    assert decay[id(model.model.blocks[0].mlp.fc1.weight)] == recipe.weight_decay
+
+
+def test_a_model_without_one_linear_unit_is_told():
+    with pytest.raises(MarsError, match="does not end in one linear unit"):
+        build_baseline(RECIPE.model_copy(update={"architecture": "deit_tiny_distilled_patch16_224"}), CONFIG)
+
+
 def test_an_unknown_name_suggests_others():
     with pytest.raises(MarsError, match=r"no model 'resnet1800'; it has .*resnet18"):
         build_baseline(RECIPE.model_copy(update={"architecture": "resnet1800"}), CONFIG)

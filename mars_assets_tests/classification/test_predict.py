@@ -93,6 +93,15 @@ def test_another_model_does_not_take_this_ones_predictions(models, images, compu
     assert not np.allclose(one["probability"], other["probability"])
 
 
+def test_predictions_that_were_computed_in_another_way_are_not_taken(
+    models, images, compute, tmp_path, read, monkeypatch
+):
+    predict(models[0], images, tmp_path / "cache.parquet", compute)
+    monkeypatch.setattr(module, "_COMPUTATION", "another")
+    predict(models[0], images, tmp_path / "cache.parquet", compute)
+    assert len(read) == 2 * len(images)
+
+
 def test_what_is_predicted_before_a_failure_is_kept(models, images, compute, tmp_path, read, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 4)
     monkeypatch.setattr(module, "_SAVE_EVERY", 1)

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.experiments.sweep import Sweep, plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -41,6 +42,46 @@ def test_the_quick_recipe_is_valid_and_short():
 def test_a_wrong_or_unknown_field_is_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ClsRecipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"architecture": "resnet18", "mask_ratio": 0.5}, r"mask_ratio\n.*0\.5 is for prithvi and does nothing with resnet18"),
+        ({"architecture": "resnet18", "pooling": "class_token"}, r"pooling\n.*does nothing with resnet18: leave it out"),
+        ({"architecture": "resnet18", "encoder": "mars_weights"}, r"encoder\n.*does nothing with resnet18"),
+        ({"imagenet": True}, r"imagenet\n.*prithvi has no ImageNet weights"),
+        ({"steps": 30}, r"warmup_steps\n.*a warm-up of 40 of 30 steps never reaches lr: set warmup_steps to 30 or less"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_refused_unless_it_is_of_a_finished_model(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        ClsRecipe(**wrong)
+    kept = recipe_of({"recipe": wrong})
+    assert wrong.items() <= kept.model_dump().items()
+
+
+def test_what_only_repeats_what_is_so_is_no_contradiction():
+    baseline = ClsRecipe(architecture="resnet18", imagenet=True, mask_ratio=0.0)
+    assert ClsRecipe(**baseline.model_dump()) == baseline
+    assert ClsRecipe(**ClsRecipe(architecture="resnet18").model_dump()).mask_ratio == 0.375
+    assert ClsRecipe(steps=30, warmup_steps=30).warmup_steps == 30
+
+
+def test_recipes_of_before_a_setting_have_what_was_done_then():
+    recipe = recipe_of({"recipe": {"steps": 50}})
+    assert (recipe.normalize, recipe.all_orientations) == ("statistics", False)
+    assert recipe_of({"recipe": ClsRecipe().model_dump()}) == ClsRecipe()
+
+
+@pytest.mark.parametrize(
+    "file", sorted(RECIPES.glob("cls_*.yaml")) + sorted(RECIPES.glob("sweeps/cls_*.yaml")), ids=str
+)
+def test_the_recipes_that_come_along_are_accepted(file):
+    ops = yaml.safe_load(file.read_text())["ops"]
+    assert (
+        plan(Sweep(**ops["cls_experiments"]["config"]), ClsRecipe) if "cls_experiments" in ops else _recipe(file.name)
+    )
 
 
 def test_recipe_evaluation_and_figures_import_without_the_heavy_libraries():

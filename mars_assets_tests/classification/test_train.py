@@ -140,7 +140,7 @@ def test_the_best_is_the_lowest_loss_and_patience_counts_validations_since():
     assert not is_over(history, ClsRecipe(steps=100))
     assert not is_over(history, ClsRecipe(steps=100, patience=3))
     assert is_over(history, ClsRecipe(steps=100, patience=2))
-    assert is_over(history, ClsRecipe(steps=8))
+    assert is_over(history, ClsRecipe(steps=8, warmup_steps=0))
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +252,23 @@ def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
     _same(trained[0], tmp_path)
 
 
+def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, weights, compute, tmp_path):
+    lines: list[str] = []
+
+    def sink(line: str) -> None:
+        lines.append(line)
+        if "step 4/" in line and len(lines) < 4:
+            raise _PulledPlugError
+
+    with pytest.raises(_PulledPlugError):
+        train_classifier(
+            MICRO, images, weights, tmp_path, Compute("cpu", "bf16", 1, 1), {}, Progress(sink), save_every=0
+        )
+    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
+    assert "begun in bf16, now fp32: the training begins anew" in lines
+    _same(trained[0], tmp_path)
+
+
 def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
     trained, images, weights, compute, tmp_path, monkeypatch
 ):
@@ -330,6 +347,11 @@ def test_what_cannot_be_trained_on_is_told(images, weights, compute, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_masking_that_leaves_nothing_is_told(images, weights, compute, tmp_path):
+    with pytest.raises(MarsError, match=r"mask_ratio 0\.95 removes all 16 patches of images of 32 pixels"):
+        train_classifier(MICRO.model_copy(update={"mask_ratio": 0.95}), images, weights, tmp_path, compute, {})
+
+
 def test_a_diverging_run_is_told(images, weights, compute, tmp_path):
     recipe = MICRO.model_copy(update={"lr": 1e30, "warmup_steps": 0})
     with pytest.raises(MarsError, match="the training diverged"):
@@ -353,3 +375,16 @@ def test_steps_and_validations_compute_in_bf16_where_it_is_asked_for(images, wei
     task.validate([(chips, labels)])
     assert seen == [torch.bfloat16] * 3
     assert all(parameter.dtype == torch.float32 for parameter in task.classifier.parameters())
+
+
+@pytest.mark.parametrize("how", ["flips", "full"])
+def test_images_are_augmented_alike_in_every_precision(weights, how):
+    recipe = MICRO.model_copy(update={"augment": how, "image_size": 224})
+    chips, seen = torch.rand(3, 6, 224, 224), []
+    for precision in ("fp32", "bf16"):
+        task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, Compute("cpu", precision, 1, 1))
+        task.classifier.forward = lambda chips: seen.append(chips) or chips.mean((1, 2, 3))
+        torch.manual_seed(4)
+        task.loss(chips, torch.ones(3))
+    assert torch.equal(*seen)
+    assert not torch.equal(seen[0], chips)

@@ -1,5 +1,7 @@
 """What is said of images without a label."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +12,13 @@ from mars_assets.classification.figures import probability_histogram, uncertain_
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
-from mars_assets.classification.unlabelled import predict_pictures, uncertainty, unlabelled_crops
+from mars_assets.classification.unlabelled import predict_pictures, scale_note, uncertainty
+from mars_assets.cli import main
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake, read_provenance, write_table
+from mars_assets.models import make_current
+from mars_assets.progress import Progress
+from mars_assets.unlabelled import unlabelled_crops
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2, normalize="statistics")
 
@@ -96,25 +102,62 @@ def crops_of(lake: Lake, observation: str, names: list[str]) -> None:
 
 def test_crops_with_a_class_are_left_out(lake: Lake):
     with pytest.raises(MarsError, match="make 'hirise_images' and 'crops'"):
-        unlabelled_crops(lake)
+        unlabelled_crops(lake, "label")
     crops_of(lake, "ESP_000001_1800", ["one", "two"])
     crops_of(lake, "ESP_000002_1800", ["three"])
-    assert unlabelled_crops(lake)["image_id"].tolist() == ["one", "two", "three"]
+    assert unlabelled_crops(lake, "label")["image_id"].tolist() == ["one", "two", "three"]
     lake.labels.mkdir(parents=True)
     labels = pd.DataFrame({"image_id": ["two-0a", "three-0b"], "original": ["two", "three"], "label": ["crater", None]})
+    labels["n_craters"] = pd.array([None, 4], "Int32")
     write_table(lake.labelled_crops, labels)
-    left = unlabelled_crops(lake)
+    without = unlabelled_crops(lake, "n_craters", ["longitude"])
+    assert without["image_id"].tolist() == ["one", "two"]
+    assert without["longitude"].tolist() == [1.0, 1.0]
+    left = unlabelled_crops(lake, "label")
     assert left["image_id"].tolist() == ["one", "three"]  # three has outlines, but no class
     write_table(
         lake.labelled_crops, pd.DataFrame({"image_id": ["one", "two", "three"], "original": "", "label": "crater"})
     )
     with pytest.raises(MarsError, match="all crops have a class"):
-        unlabelled_crops(lake)
+        unlabelled_crops(lake, "label")
+
+
+def test_a_crop_whose_tiles_have_a_class_has_one(lake: Lake):
+    names = [f"ESP_000001_1800_BROWSE_r00000_c{column:05d}" for column in (0, 512, 1024)]
+    crops_of(lake, "ESP_000001_1800", names)
+    originals = [f"{names[0]}-t03", f"{names[0]}-t04", f"{names[1]}-t00", f"{names[2]}0-t00"]
+    labels = pd.DataFrame({"image_id": [f"{name}-0a1b2c3d" for name in originals], "original": originals})
+    write_table(lake.labelled_crops, labels.assign(label=["crater", "no_crater", None, "crater"]))
+    assert unlabelled_crops(lake, "label")["image_id"].tolist() == names[1:]
+
+
+def test_pictures_much_larger_than_the_trained_are_told(model, compute, tmp_path):
+    for side in (40, 47):
+        Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
+    assert scale_note(model, sorted(tmp_path.iterdir())) == ""  # trained on 32
+    Image.new("L", (90, 40)).save(tmp_path / "60.png")
+    (tmp_path / "broken.png").write_bytes(b"")
+    assert "1.9 times as large" in scale_note(model, [tmp_path / "60.png", tmp_path / "broken.png"])
+    (tmp_path / "40.png").unlink()
+    (tmp_path / "47.png").unlink()
+    lines: list[str] = []
+    predict_pictures(model, tmp_path, compute, Progress(lines.append))
+    assert any("60 and 32 pixels" in line for line in lines)
+
+
+def test_the_commands_table_says_that_pictures_are_too_large(model, lake: Lake, tmp_path):
+    shutil.copytree(model, lake.model("cls_model") / "v")
+    make_current(lake, "cls_model", "v", {})
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (60, 60)).save(tmp_path / "pictures" / "a.png")
+    out = tmp_path / "table.parquet"
+    assert main(["--lake", str(lake.root), "predict", str(tmp_path / "pictures"), "--out", str(out)]) == 0
+    assert "60 and 32 pixels" in read_provenance(out)["scale"]
 
 
 def test_what_a_labeller_sees(lake: Lake):
     crops_of(lake, "ESP_000001_1800", ["one", "two", "three"])
-    table = unlabelled_crops(lake).assign(probability=[0.1, 0.5, 0.8], uncertainty=[0.47, 1.0, 0.72])
+    table = unlabelled_crops(lake, "label").assign(probability=[0.1, 0.5, 0.8], uncertainty=[0.47, 1.0, 0.72])
     sheet = uncertain_sheet(table, most=2)
     assert [axis.get_title().split("\n")[0] for axis in sheet.axes[:2]] == ["two", "three"]
     assert "2 of them" in probability_histogram(table).axes[0].get_title()

@@ -27,7 +27,7 @@ CONFIG = PrithviConfig(
     decoder_num_heads=2,
 )  # fmt: skip
 CPU = Compute("cpu", "fp32", 1, 9)
-SWEEP = Sweep(base={"steps": 3}, grid={"lr": [0.1, 0.2, 0.3]}, seeds=[1, 2], hold_back=0.3)
+SWEEP = Sweep(base={"steps": 3, "warmup_steps": 1}, grid={"lr": [0.1, 0.2, 0.3]}, seeds=[1, 2], hold_back=0.3)
 
 
 @pytest.fixture
@@ -59,6 +59,8 @@ class Trainer:
         if recipe.lr == 0.3:
             raise DivergedError("the training diverged")
         (folder / "model.bin").write_bytes(b"weights")
+        (folder / "predictions").mkdir()
+        (folder / "predictions" / "0.png").write_bytes(b"mask")
         write_table(folder / "history.parquet", pd.DataFrame({"step": [1, 2], "valid_loss": [1.0, recipe.lr]}))
         write_json(folder / "score.json", recipe.lr + compute.seed / 100)
         return {"steps": 3}
@@ -97,6 +99,7 @@ def test_only_the_best_keeps_its_weights_and_all_their_history(here: Lake, image
     kept = [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")]
     best = ranked(table, "good").iloc[0]
     assert kept == [best["version"]]
+    assert [path.parent.name for path in here.model("t_experiments").glob("*/predictions")] == kept
     assert (json.loads(best["recipe"])["lr"], best["seed"]) == (0.2, 2)
     assert len(histories(here, "t_experiments", table)) == 4
 
@@ -115,6 +118,8 @@ def test_held_back_observations_are_whole_the_same_and_never_trained_on(here: La
     trainer = Trainer(images)
     run_sweep(here, trainer.task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU)
     assert trainer.trained_on.isdisjoint(observations)
+    nearly_all = hold_back(images[images["observation"].isin(["ESP_1", "ESP_2"])], 0.99)
+    assert set(nearly_all["split"]) == {"train", HELD_BACK}
 
 
 def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: Lake, images: pd.DataFrame):
@@ -144,6 +149,34 @@ def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(h
     assert len(trainer.ran) == 6
     for table in (other, again):
         pd.testing.assert_series_equal(table["valid_good"], first["valid_good"])
+
+
+def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.DataFrame, monkeypatch):
+    trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
+    first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    best = ranked(first, "good").iloc[0]["version"]
+    judged: list[str] = []
+    monkeypatch.setattr(trainer, "judge", lambda folder, images, split, _: judged.append(folder.name) or {"good": 0.5})
+    # A finished training is found by the trainers themselves.
+    monkeypatch.setattr(
+        trainer, "train", lambda *arguments: {"steps": 3} if (arguments[3] / "model.bin").exists() else 1 / 0
+    )
+
+    test = images.tail(1).assign(image_id="new", split="test", observation="ESP_99")
+    trainer.images, trainer.label_version = pd.concat([images, test]), "w"
+    table, ran = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    assert (ran, table["version"].tolist()) == (6, first["version"].tolist())
+    assert set(judged) == {best}  # the one whose weights were kept
+    by_version = table.set_index("version")
+    assert by_version.loc[best, "test_good"] == 0.5
+    others = by_version[(by_version["failed"] == "") & (by_version.index != best)]
+    assert others["test_good"].isna().all()
+    assert others["not_judged"].str.contains("weights were not kept").all()
+    np.testing.assert_allclose(others["valid_good"], first.set_index("version").loc[others.index, "valid_good"])
+    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 0
+    monkeypatch.setattr("mars_assets.experiments.run.COMPUTATION", "another way of judging")
+    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 6
+    assert len(judged) == 4
 
 
 def test_an_undefined_score_ranks_nowhere(here: Lake, images: pd.DataFrame):

@@ -13,7 +13,7 @@ from mars_assets.segmentation.recipe import SegRecipe
 
 def test_variants_times_grid_times_seeds():
     sweep = Sweep(
-        base={"steps": 7},
+        base={"steps": 70},
         variants={"a": {"pooling": "mean"}, "b": {"pooling": "class_token", "lr": 0.5}},
         grid={"dropout": [0.0, 0.5]},
         seeds=[1, 2],
@@ -22,7 +22,7 @@ def test_variants_times_grid_times_seeds():
     assert [(run.name, run.recipe.dropout, run.seed) for run in runs] == [
         (name, dropout, seed) for name in "ab" for dropout in (0.0, 0.5) for seed in (1, 2)
     ]
-    assert {run.recipe.steps for run in runs} == {7}
+    assert {run.recipe.steps for run in runs} == {70}
     assert [run.recipe.lr for run in runs if run.name == "b"] == [0.5] * 4
     assert varied(runs) == ["pooling", "dropout", "lr"]
 

@@ -1,5 +1,6 @@
 """Masked pretraining on random textures, in seconds."""
 
+import os
 import threading
 import zipfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from mars_assets.models import (
     encoder_weights,
     held_out,
     make_current,
+    pretrained_groups,
     set_current_weights,
 )
 from mars_assets.pretraining import train as training
@@ -116,6 +118,61 @@ def test_the_lakes_own_crops_and_what_models_are_judged_on(lake: Lake, textures:
     assert found.left_out == 8
     assert not set(found.images["group"]) & {"ESP_000001_1800", "ESP_000002_1800"}
     assert "ESP_000003_1800" in set(found.images["group"])
+
+
+def picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+    return path
+
+
+def test_any_part_of_a_path_tells_the_observation_else_the_path_is_the_group(lake: Lake, tmp_path: Path) -> None:
+    names = ["ESP_000001_1800/t.png", "ESP_000002_1800/t.png", "ESP_000003_1800_RED/a/t.png", "x/t.png", "y/t.png",
+             "train/crop_png.rf.1a.png", "train/other_png.rf.2b.png", "flat_png.rf.3c.png",
+             "ESP_000001_1800/ESP_000004_1800_0.png"]  # fmt: skip
+    for name in names:
+        picture(tmp_path / "more" / name)
+    labels = pd.DataFrame(
+        {"group": ["ESP_000001_1800", "crop", "ESP_000002_1800"], "split": ["test", "valid", "train"]}
+    )
+    write_table(lake.labelled_crops, labels)
+    found = unlabelled_images(lake, tmp_path / "more")
+    assert dict(zip(found.images["image_id"], found.images["group"], strict=True)) == {
+        "ESP_000001_1800/ESP_000004_1800_0.png": "ESP_000004_1800",
+        "ESP_000002_1800/t.png": "ESP_000002_1800",
+        "ESP_000003_1800_RED/a/t.png": "ESP_000003_1800",
+        "flat_png.rf.3c.png": "flat",
+        "train/other_png.rf.2b.png": "train/other",
+        "x/t.png": "x/t",
+        "y/t.png": "y/t",
+    }
+    assert (found.left_out, found.unknown) == (2, 4)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_the_others_known_by_content(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        picture(tmp_path / "a" / f"{number}.png", number)
+    whole = unlabelled_images(lake, tmp_path / "a")
+    (tmp_path / "a" / "broken.png").write_bytes((tmp_path / "a" / "0.png").read_bytes()[:36])
+    found = unlabelled_images(lake, tmp_path / "a")
+    assert list(found.images["image_id"]) == ["0.png", "1.png", "2.png"]
+    assert list(found.broken) == ["broken.png"]
+    assert "cannot be decoded" in found.broken["broken.png"]
+    assert found.sha == whole.sha
+    with monkeypatch.context() as patched:
+        patched.setattr("mars_assets.pretraining.data.read_pixels", lambda path: pytest.fail(f"{path} is read again"))
+        assert unlabelled_images(lake, tmp_path / "a").broken == found.broken
+    for path in (tmp_path / "a").iterdir():  # as cp -r does, which keeps no times
+        os.utime(path, (1, 1))
+    assert unlabelled_images(lake, tmp_path / "a").sha == whole.sha
+    picture(tmp_path / "a" / "1.png", 99)
+    assert unlabelled_images(lake, tmp_path / "a").sha != whole.sha
+    for name in ("0.png", "1.png", "2.png"):
+        (tmp_path / "a" / name).write_bytes(b"no image")
+    with pytest.raises(MarsError, match="None of its 4 images can be read"):
+        unlabelled_images(lake, tmp_path / "a")
 
 
 def test_without_images(lake: Lake, tmp_path: Path) -> None:
@@ -256,6 +313,7 @@ def test_a_killed_run_is_the_unbroken_one(
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             run(tmp_path / "killed", unlabelled, weights)
     assert (tmp_path / "killed" / "training" / "last.ckpt").exists()
+    assert read_json(tmp_path / "killed" / "training" / "settings.json")["precision"] == "fp32"
     resumed = run(tmp_path / "killed", unlabelled, weights)
     assert resumed == unbroken
     pd.testing.assert_frame_equal(
@@ -264,6 +322,31 @@ def test_a_killed_run_is_the_unbroken_one(
     )
     whole, killed = state_of(tmp_path / "whole"), state_of(tmp_path / "killed")
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_validations_compute_where_and_as_the_training_does(
+    unlabelled: Unlabelled, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    validation_loss, moved = training.MaskedPretraining.validation_loss, PrithviMAE.to
+
+    def to(mae: Any, where: Any) -> Any:
+        seen.append(str(where))
+        return moved(mae, where)
+
+    def validated(task: Any) -> float:
+        block = task.mae.encoder.blocks[0].mlp.fc1
+        hook = block.register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
+        loss = validation_loss(task)
+        hook.remove()
+        return loss
+
+    monkeypatch.setattr(training.MaskedPretraining, "validation_loss", validated)
+    monkeypatch.setattr(PrithviMAE, "to", to)
+    recipe = RECIPE.model_copy(update={"steps": 1, "warmup_steps": 1})
+    (tmp_path / "a").mkdir()
+    pretrain(recipe, unlabelled, weights, tmp_path / "a", Compute("cpu", "bf16", 1, 5), {})
+    assert seen == ["cpu", torch.bfloat16, torch.bfloat16]  # the first before any step
 
 
 def test_other_settings_are_refused(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
@@ -310,7 +393,7 @@ def test_two_processes_share_the_steps(unlabelled: Unlabelled, weights: Path, tm
 
 def test_layers_have_their_rates(weights: Path) -> None:
     recipe = RECIPE.model_copy(update={"layer_decay": 0.5, "lr": 1.0})
-    task = training.MaskedPretraining(PrithviMAE(CONFIG), recipe, 1, (torch.zeros(0), []))
+    task = training.MaskedPretraining(PrithviMAE(CONFIG), recipe, CPU, (torch.zeros(0), []))
     optimizer = task.configure_optimizers()["optimizer"]
     rate = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
@@ -352,6 +435,10 @@ def test_a_model_is_not_judged_on_what_its_encoder_saw(lake: Lake, unlabelled: U
     folder = lake.model("cls_model") / "m"
     write_table(folder / "images.parquet", pd.DataFrame({"image_id": ["a"], "split": ["train"], "observation": ["o"]}))
     images = pd.DataFrame({"image_id": ["b", "c"], "split": ["test", "test"], "observation": [seen, "ESP_777777_1800"]})
+    own = version / "images.parquet"
+    table = pd.read_parquet(own)
+    write_table(own, pd.concat([table, pd.DataFrame({"image_id": ["deep/crop_png.rf.1.png"], "group": ["deep/crop"]})]))
+    assert "crop" in pretrained_groups(version)  # as labels, which know no folder, name its group
     for provenance, left in (({"mars_weights_version": "v1"}, ["c"]), ({}, ["b", "c"])):
         judged, left_out = held_out(ModelVersion("cls_model", "m", folder, {"provenance": provenance}), images)
         assert list(judged["image_id"]) == left

@@ -94,6 +94,21 @@ class TestReading:
                 read_checkpoint(tmp_path / name)
         assert not (tmp_path / "ran").exists()
 
+    @pytest.mark.parametrize(
+        ("content", "what"),
+        [
+            (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
+            (b"\n<html lang='en'>", "a web page"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
+            (b"Not Found", "neither a zip nor a pickle"),
+        ],
+    )
+    def test_what_is_no_checkpoint_at_all(self, tmp_path: Path, content: bytes, what: str) -> None:
+        for name in ("x.pt", "x.safetensors") if what != "neither a zip nor a pickle" else ("x.pt",):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(DamagedFileError, match=f"{name} is no checkpoint but {what}.*download it again"):
+                read_checkpoint(tmp_path / name)
+
     def test_damaged_files(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
         torch.save(state, tmp_path / "x.pt")
         save_file(state, tmp_path / "x.safetensors")
