@@ -55,7 +55,7 @@ def run_demo(lake: Lake) -> None:
         # On a lake where somebody chose others, the job would go on with those.
         weights = {"ops": {"prithvi_weights": {"config": {"source": "sample"}}}}
         dagster(["job", "execute", "-j", "experiment", "--config-json", json.dumps(weights)], surroundings, log)
-        dagster(["asset", "materialize", "--select", "cls_predictions"], surroundings, log)
+        dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("Look at it in a browser: make ui, then http://127.0.0.1:3000")

@@ -112,6 +112,9 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
 def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _segmenter(lake)
     (tmp_path / "empty").mkdir()
+    inside = ["--lake", str(lake.root), "outline", str(tmp_path), "--masks", str(tmp_path / "masks")]
+    assert main(inside) == 1
+    assert "name a folder elsewhere" in capsys.readouterr().err
     for folder, said in (("empty", "no JPEG or PNG"), ("nowhere", "is not a folder")):
         assert main(["--lake", str(lake.root), "outline", str(tmp_path / folder)]) == 1
         assert said in capsys.readouterr().err
@@ -121,8 +124,13 @@ def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     _segmenter(lake)
     model = current_model(lake, "seg_model")
     assert smallest_judged(lake, model) == 0
-    rows = [
-        {"model_version": version, "smallest_px": size} for version, size in (("v1", 6.5), ("v1", 7.5), ("v0", 3.0))
+    names = ("model_version", "label_version", "split", "smallest_px")
+    values = [
+        ("v1", "l1", "test", 4.0),
+        ("v1", "l2", "valid", 6.5),
+        ("v1", "l2", "test", 7.5),
+        ("v0", "l2", "test", 3.0),
     ]
+    rows = [dict(zip(names, row, strict=True)) for row in values]
     write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
-    assert smallest_judged(lake, model) == 7.5
+    assert smallest_judged(lake, model) == 6.5

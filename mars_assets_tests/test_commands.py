@@ -125,6 +125,6 @@ def test_dagster_dev_serves_the_graph(server: str) -> None:
             break
         time.sleep(1)
     nodes = {node["assetKey"]["path"][0]: node for node in answer["data"]["assetNodes"]}
-    assert len(nodes) == 21
+    assert len(nodes) == 22
     assert nodes["cls_model"]["groupName"] == "models"
     assert "experiment" in nodes["cls_model"]["jobNames"]

@@ -43,7 +43,7 @@ DESIGN = {
     "cls_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "seg_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_predictions": {"cls_model", "crops", "labelled_crops"},
-    "seg_predictions": {"seg_model", "crops", "labelled_crops"},
+    "seg_predictions": {"seg_model", "crops", "labelled_crops", "seg_evaluation"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }

@@ -15,11 +15,13 @@ from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, cu
 from mars_assets.assets.reporting import drawn_path, kept, mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
+from mars_assets.classification import recipe as classification_recipe
 from mars_assets.errors import MarsError
 from mars_assets.evaluation import COMPUTATION
 from mars_assets.lake import fingerprint, read_table
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.segmentation import recipe as segmentation_recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
 
 GROUP = "evaluation"
 
+JUDGING = {
+    "cls_evaluation": (COMPUTATION, classification_recipe.PREDICTION),
+    "seg_evaluation": (COMPUTATION, segmentation_recipe.PREDICTION, segmentation_recipe.COUNTING),
+}
+"""Names of all that a judgement rests on, beside model and images."""
 _PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}
 
 
@@ -74,8 +81,8 @@ def reconstruction_metrics(
 
     Every image is masked with one noise for all methods, so that the comparison is paired. `model_loss` is the mean
     squared error of the removed patches over all six channels, `rgb_loss` over the first three, in normalised units;
-    `psnr` (dB) and `ssim` are of the removed pixels in natural colour. Intervals are 95 % paired bootstraps over the
-    images; `p_value` is Wilcoxon's signed-rank test of the RGB loss against the best method.
+    `psnr` (dB) and `ssim` are of the removed pixels in natural colour. Intervals are 95 % paired bootstraps over whole
+    observations; `p_value` is Wilcoxon's signed-rank test of the RGB loss against the best method, over observations.
 
     The paper's numbers, of Prithvi-100M on 259 images that are not to be had, as `model_loss` / `rgb_loss`: means 0.0174 /
     0.0610, pre_norm 0.0298 / 0.1040, post_norm 0.0190 / 0.0493.
@@ -215,7 +222,7 @@ def _evaluated(
     """What a judgement shows; the last one, where it was of the same model and images."""
     images = judged.images[["image_id", "split", "observation", "labels_sha", "chip_sha"]].sort_values("image_id")
     key = fingerprint(
-        COMPUTATION,
+        JUDGING[name],
         judged.model.version,
         judged.model.config,  # with its report: a training made again may come out otherwise
         judged.label_version,
@@ -270,10 +277,10 @@ def _judge_segmenter(
     from mars_assets.lake import write_csv, write_table
     from mars_assets.remembered import Remembered
     from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
-    from mars_assets.segmentation.evaluate import COMPUTATION as COUNTING
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
+    from mars_assets.segmentation.recipe import COUNTING
 
     model, images = judged.model, judged.images
     masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)

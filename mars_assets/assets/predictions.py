@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from mars_assets.assets.evaluation import seg_evaluation
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.models import cls_model, current_with_statistics, seg_model
@@ -74,7 +75,7 @@ def cls_predictions(
     group_name=GROUP,
     kinds={"mmsegmentation", "parquet"},
     code_version="1",
-    deps=[seg_model, crops, labelled_crops],
+    deps=[seg_model, crops, labelled_crops, seg_evaluation],
     pool=GPU_POOL,
 )
 def seg_predictions(
@@ -92,9 +93,9 @@ def seg_predictions(
     from mars_assets.lake import write_csv, write_table
     from mars_assets.remembered import Remembered
     from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
-    from mars_assets.segmentation.evaluate import COMPUTATION
     from mars_assets.segmentation.figures import outlined_sheet, size_frequency
     from mars_assets.segmentation.predict import predict_masks
+    from mars_assets.segmentation.recipe import COUNTING
     from mars_assets.segmentation.unlabelled import smallest_judged
     from mars_assets.unlabelled import unlabelled_crops
 
@@ -104,8 +105,12 @@ def seg_predictions(
         images = unlabelled_crops(here, "n_craters", ["crs", "transform"])
         masks = predict_masks(model.folder, images, model.folder / "predictions_of_crops", chosen, progress_of(context))
         smallest = smallest_judged(here, model)
+        if not smallest:
+            context.log.warning(
+                "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
+            )
         rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-        with Remembered(model.folder / "craters_of_crops.json", COMPUTATION) as remembered:
+        with Remembered(model.folder / "craters_of_crops.json", COUNTING) as remembered:
             craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
         craters = craters.assign(model_version=model.version)
         images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])

@@ -130,7 +130,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates predictions on a split.
 
-    Intervals are 95 % percentile bootstraps. Where the split has several observations, whole observations are resampled,
+    Intervals are 95 % bootstraps. Where the split has several observations, whole observations are resampled,
     since images of one observation are alike; else images, and ``resampled`` says which.
 
     Args:

@@ -18,7 +18,7 @@ from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.classification.recipe import PREDICTION, ClsRecipe, recipe_of
 from mars_assets.errors import MarsError
 from mars_assets.lake import read_json, read_provenance, read_table, write_table
 from mars_assets.progress import SILENT, Progress
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
 
-_COMPUTATION = "prediction 2"
-"""Part of what predictions are kept under: raise the number when the same model says something else of the same image."""
 _BATCH = 32
 _SAVE_EVERY = 32
 """Batches after which what is predicted so far is written, so that a killed run loses no more than these."""
@@ -58,7 +56,7 @@ def predict(
     model = {
         "model_sha256": model_sha256(model_folder),
         "precision": compute.precision,
-        "computation": _COMPUTATION,
+        "computation": PREDICTION,
     }
     known = _cached(cache, keys, model)
     new = images.merge(known, on=keys, how="left")

@@ -14,6 +14,8 @@ CLASSES = ("NoCrater", "Crater")
 
 COMPUTATION = "classification 4"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
+PREDICTION = "prediction 2"
+"""Names the way of predicting: raise the number when the same model says something else of the same image."""
 
 
 class ClsRecipe(BaseModel):

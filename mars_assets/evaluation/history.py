@@ -68,9 +68,10 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
 
 
 def _independent(row: Mapping[str, Any]) -> float:
-    """How many observations, or images, an evaluation's interval resamples; unlimited where the row does not say."""
-    count = row.get("n_observations" if row.get("resampled") == "observations" else "n")
-    return math.inf if count is None or math.isnan(count) else count
+    """How many observations, or images where none is known, an evaluation is of; unlimited where the row does not say."""
+    counts = [row.get("n_observations"), row.get("n")]  # images of no known observation stand for themselves
+    known = [count for count in counts if count is not None and not math.isnan(count) and count > 0]
+    return known[0] if known else math.inf
 
 
 def in_words(row: dict[str, Any], score: str) -> str:

@@ -52,6 +52,7 @@ class Task:
         model: name of the file with a finished training's weights; only the best run's is kept. Of a frozen encoder's run it
             holds the linear unit alone.
         computation: names the way of training, see :func:`mars_assets.models.version_of`.
+        judging: names the way of predicting and counting that ``judge`` rests on.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Task:
     judge: Callable[[Path, pd.DataFrame, str, Compute], dict[str, Any]]
     model: str
     computation: str = ""
+    judging: str = ""
 
 
 def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
@@ -161,6 +163,7 @@ class _Inputs:
     provenance: dict[str, Any]
     weights: Path
     encoder: str
+    judging: str
     seen: frozenset[str]
     """Observations that the encoder was pretrained on, unlabelled."""
 
@@ -172,7 +175,7 @@ class _Inputs:
         """Names the images that judge, and how: a version is named by those of train and valid alone."""
         images = self.images[self.images["split"].isin(_JUDGING)].sort_values("image_id")
         columns = ["image_id", "split", "observation", "chip_sha", "labels_sha"]
-        return fingerprint(COMPUTATION, images[columns].astype(str).to_dict("list"))[:16]
+        return fingerprint(COMPUTATION, self.judging, images[columns].astype(str).to_dict("list"))[:16]
 
     def matches(self, table: pd.DataFrame) -> pd.Series:
         return (table[list(_KEYS)] == [self.version, self.label_version]).all(axis=1)
@@ -200,6 +203,7 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs
         provenance,
         weights,
         encoder if architecture == PRITHVI else architecture,
+        task.judging,
         seen,
     )
 

@@ -31,7 +31,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
     from mars_assets.classification.checkpoint import MODEL
     from mars_assets.classification.evaluate import evaluate
     from mars_assets.classification.predict import predict, predict_from_features
-    from mars_assets.classification.recipe import COMPUTATION
+    from mars_assets.classification.recipe import COMPUTATION, PREDICTION
     from mars_assets.classification.train import new_encoder, train_classifier
 
     def train(*arguments: Any) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
         judge,
         MODEL,
         COMPUTATION,
+        PREDICTION,
     )
 
 
@@ -72,7 +73,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.recipe import COMPUTATION
+    from mars_assets.segmentation.recipe import COMPUTATION, COUNTING, PREDICTION
     from mars_assets.segmentation.train import train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
@@ -88,4 +89,5 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
         judge,
         MODEL,
         COMPUTATION,
+        f"{PREDICTION}, {COUNTING}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -135,7 +136,9 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
 
     cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
     columns = ["path", "stamp", "sha", "problem"]
-    known = read_table(cache, "mars_weights", columns) if cache.exists() else pd.DataFrame(columns=columns, dtype=str)
+    known = pd.DataFrame(columns=columns, dtype=str)
+    with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
+        known = read_table(cache, "mars_weights", columns)
     before = {(row.path, row.stamp): (row.sha, row.problem) for row in known.itertuples()}
     keys = {path: (str(path.resolve()), _stamp(path)) for path in paths}
     new = [path for path, key in keys.items() if key not in before]

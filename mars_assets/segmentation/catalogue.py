@@ -12,8 +12,8 @@ import numpy as np
 from mars_assets.imagery.positions import projected_positions
 from mars_assets.remembered import Remembered
 from mars_assets.segmentation.craters import Crater, craters_of_mask
-from mars_assets.segmentation.evaluate import COMPUTATION
 from mars_assets.segmentation.predict import prediction_key, read_mask, read_probability
+from mars_assets.segmentation.recipe import COUNTING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,10 @@ COLUMNS = {
     "longitude": "of the centre, degrees east, 0 to 360, likewise",
     "latitude": "of the centre, planetocentric, likewise",
 }
+
+
+_TYPES = dict.fromkeys(("x_px", "y_px", "diameter_px", "probability", "diameter_m", "longitude", "latitude"), "float64")
+_TYPES |= {"crater": "int64", "cut": "bool"}
 
 
 def crater_catalogue(
@@ -59,7 +63,7 @@ def crater_catalogue(
     """
     import pandas as pd
 
-    remembered = remembered or Remembered(None, COMPUTATION)
+    remembered = remembered or Remembered(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
         path = predictions[image["image_id"]]
@@ -69,7 +73,7 @@ def crater_catalogue(
         about = {"image_id": image["image_id"], "observation": image["observation"]}
         craters = remembered.of(made_from, partial(_craters, image, path, rim, smallest_px))
         rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
 
 
 def _craters(image: Mapping[Any, Any], prediction: Path, rim: int, smallest_px: float) -> list[dict[str, Any]]:

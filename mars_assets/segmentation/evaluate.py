@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.labels.table import COMPUTATION as LABELS
 from mars_assets.remembered import Remembered
 from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.segmentation.predict import prediction_key, read_mask
-from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.segmentation.recipe import COUNTING, IGNORE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 SIZE_CLASSES = ("<16", "16-32", "32-64", ">=64")
 """Crater diameters in pixels; a lower bound belongs to its class."""
 _BOUNDS = (16.0, 32.0, 64.0)
-
-COMPUTATION = "counting 1"
-"""Names the way of counting: raise the number when the same masks have other counts or craters."""
 
 METRICS = (
     "iou_background",
@@ -103,7 +101,7 @@ def evaluate(
     predicted one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false
     alarm: the labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
 
-    Intervals are 95 % percentile bootstraps. Where the split has several observations, whole observations are
+    Intervals are 95 % bootstraps. Where the split has several observations, whole observations are
     resampled, since images of one observation are alike; else images, and ``resampled`` says which.
 
     Args:
@@ -127,7 +125,7 @@ def evaluate(
     if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
         raise MarsError(f"{len(missing)} images of {split!r} have no prediction, {missing[0]} the first: predict them")
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
-    remembered = remembered or Remembered(None, COMPUTATION)
+    remembered = remembered or Remembered(None, COUNTING)
     counted = [_counted(row, path, rim, remembered) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
     if smallest_px is None:
         smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
@@ -182,7 +180,7 @@ def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Rem
     """What an image adds to the sums, counted now or before."""
     key = prediction_key(prediction) if "labels_sha" in row else None
     numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
-    made_from = None if key is None else ["counts", key, row["labels_sha"], rim, numbered]
+    made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, numbered]
     confusion_counts, *diameters, whole = remembered.of(
         made_from,
         lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),

@@ -14,6 +14,7 @@ from mars_assets.lake import fingerprint, sha256_file, sweep, write_bytes
 from mars_assets.pictures import SUFFIXES, read_bands
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+from mars_assets.segmentation.recipe import PREDICTION
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
 _KEY = "mars_assets"
 """Name of the PNG text that says from which model and chip a prediction is."""
-
-COMPUTATION = "prediction 1"
-"""Names the way of predicting: raise the number when the same model says something else of the same image."""
 
 
 def predict_masks(
@@ -54,7 +52,7 @@ def predict_masks(
         MarsError: the device's memory is too small.
     """
     # The window is in the config.
-    model = [COMPUTATION, model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
+    model = [PREDICTION, model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}

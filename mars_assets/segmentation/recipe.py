@@ -16,6 +16,10 @@ UNET = "unet"
 
 COMPUTATION = "segmentation 3"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
+PREDICTION = "prediction 1"
+"""Names the way of predicting: raise the number when the same model says something else of the same image."""
+COUNTING = "counting 1"
+"""Names the way of counting: raise the number when the same masks have other counts or craters."""
 
 
 class SegRecipe(BaseModel):

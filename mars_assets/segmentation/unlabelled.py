@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def smallest_judged(lake: Lake, model: ModelVersion) -> float:
     """The diameter in pixels below which the labels do not say whether a model is right; 0 where it was not evaluated."""
     path = lake.metrics("seg_evaluation").with_suffix(".json")
-    rows = read_json(path) if path.exists() else []
-    sizes = [row["smallest_px"] for row in rows if row["model_version"] == model.version and row.get("smallest_px")]
-    return float(sizes[-1]) if sizes else 0.0
+    rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
+    newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]
+    return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
 
 
 def outline_pictures(
@@ -60,6 +60,8 @@ def outline_pictures(
 
     if not folder.is_dir():
         raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+    if masks.resolve().is_relative_to(folder.resolve()):
+        raise MarsError(f"{masks} lies in {folder}, where masks would be taken for pictures: name a folder elsewhere")
     readable, problems = [], {}
     for picture in progress.track(pictures_below(folder), "looking through pictures"):
         name = picture.relative_to(folder).as_posix()

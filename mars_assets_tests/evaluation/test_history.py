@@ -101,7 +101,13 @@ def test_the_twin_keeps_every_digit(tmp_path: Path) -> None:
 
 def test_of_few_observations_no_change_is_called_more_than_noise(tmp_path: Path) -> None:
     path = tmp_path / "scores.parquet"
-    few = {"resampled": "observations", "n_observations": 4, "n": 90}
+    few = {"n_observations": 4, "n": 90}
+    alone = {"n_observations": 1, "n": 90}
+    _measured(tmp_path / "one.parquet", _row("m1", "l1", 0.5) | alone)
+    assert _measured(tmp_path / "one.parquet", _row("m1", "l2", 0.9) | alone)["within_noise"] is None
+    unknown = {"n_observations": 0, "n": 90}
+    _measured(tmp_path / "none.parquet", _row("m1", "l1", 0.5) | unknown)
+    assert _measured(tmp_path / "none.parquet", _row("m1", "l2", 0.9) | unknown)["within_noise"] is False
     _measured(path, _row("m1", "l1", 0.5) | few)
     row = _measured(path, _row("m1", "l2", 0.9) | few)
     assert row["change"] == pytest.approx(0.4)

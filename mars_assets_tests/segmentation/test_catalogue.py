@@ -84,6 +84,7 @@ def test_small_ones_can_be_left_out_and_no_crater_is_an_empty_table(tmp_path: Pa
     assert len(_catalogue(tmp_path, [image])) == 1
     empty = _catalogue(tmp_path, [image], smallest_px=8.0)
     assert empty.empty
+    assert empty.nlargest(3, "diameter_px").empty, "its columns are numbers all the same"
     assert list(empty.columns) == list(COLUMNS)
 
 
