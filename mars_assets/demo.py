@@ -7,7 +7,6 @@ out of it. Everything is asked of Dagster again on every run; what is there alre
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake, read_json, read_table
+from mars_assets.lake import DEFAULT_LAKE, Lake, read_json, read_table, write_json
 from mars_assets.progress import Progress
 from mars_assets.sample.archive import serve
 from mars_assets.sample.make import make_sample
@@ -53,8 +52,9 @@ def run_demo(lake: Lake) -> None:
         scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
         # On a lake where somebody chose others, the job would go on with those.
-        weights = {"ops": {"prithvi_weights": {"config": {"source": "sample"}}}}
-        dagster(["job", "execute", "-j", "experiment", "--config-json", json.dumps(weights)], surroundings, log)
+        config = lake.root / "demo.json"
+        write_json(config, {"ops": {"prithvi_weights": {"config": {"source": "sample"}}}})
+        dagster(["job", "execute", "-j", "experiment", "-c", str(config)], surroundings, log)
         dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")

@@ -1,8 +1,13 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
 
+from mars_assets import demo
 from mars_assets.demo import dagster, print_results, run_demo
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake, write_json
@@ -48,3 +53,26 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
     assert shown.count("0.500 [0.400, 0.600]") == 6, "the newest evaluation of each model"
     assert "0.100 [0.100, 0.100]" in shown
     assert str(lake.root / "models") in shown
+
+
+def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but what they do: Dagster parses them, and answers with its help."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(demo, "make_sample", lambda archive, *_, **__: archive.mkdir(parents=True))
+    monkeypatch.setattr(demo, "read_table", lambda *_: pd.DataFrame({"observation": ["ESP_1", "ESP_2"]}))
+    monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
+    monkeypatch.setattr(demo, "print_results", lambda _: None)
+    run_demo(lake)
+    assert len(commands) == 4
+    for arguments in commands:
+        command = [
+            str(Path(sys.executable).with_name("dagster")),
+            *arguments,
+            "-m",
+            "mars_assets.definitions",
+            "--help",
+        ]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+        if "-c" in arguments:
+            assert yaml.safe_load(Path(arguments[arguments.index("-c") + 1]).read_text())["ops"]
