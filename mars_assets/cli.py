@@ -50,7 +50,8 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         classifier = open_classifier(model.folder)[0]
         if not isinstance(classifier, CraterClassifier):
             raise MarsError(
-                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only models with Prithvi's encoder can be exported"
+                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only models with Prithvi's encoder "
+                "can be exported"
             )
         encoder = classifier.encoder
         own = model.config["recipe"].get("normalize") == "image"

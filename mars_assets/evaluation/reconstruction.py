@@ -472,7 +472,8 @@ def summarise(
         By mask ratio one row a method, best RGB loss first, ``spectral`` and the anchor last: method, the ``SCORES`` with
         ``_low`` and ``_high``, rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first row's method
         on shared images), p_value (Wilcoxon's signed-rank test of the observations' mean differences, two-sided; NaN for the
-        first row and without shared images), n_images, resampled, n_observations, masks, mask_ratio, seed (the first), weights, precision, label_version.
+        first row and without shared images), n_images, resampled, n_observations, masks, mask_ratio, seed (the first),
+        weights, precision, label_version.
 
     Raises:
         MarsError: rows of several weights, precisions or sets of seeds, or a method that lacks an image.

@@ -95,9 +95,9 @@ def evaluate(
     Pixels: confusion counts are summed over the images before any ratio is taken; ignored pixels (255) are left out.
     ``miou`` is the mean over the classes that are there or predicted, as in mmseg.
 
-    Craters: a predicted one is a 4-connected component of the predicted mask, or what a rim encloses; a true one a number in ``instances`` or
-    else a component of the true mask. Pairs are matched one to one, the best overlap first, from an intersection over
-    union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the
+    Craters: a predicted one is a 4-connected component of the predicted mask, or what a rim encloses; a true one a number
+    in ``instances``, or else what the true mask shows. Pairs are matched one to one, the best overlap first, from an
+    intersection over union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the
     predicted one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false
     alarm: the labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
 
