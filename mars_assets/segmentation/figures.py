@@ -187,8 +187,9 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
 
     counts = craters["image_id"].value_counts()
     shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
-    rows = max(-(-len(shown) // 3), 1)
-    figure, axes = new_figure(12, 4.3 * rows, rows, 3)
+    columns = min(max(len(shown), 1), 3)
+    rows = max(-(-len(shown) // columns), 1)
+    figure, axes = new_figure(4 * columns, 4.5 * rows, rows, columns)
     places: list[Axes] = axes.ravel().tolist()
     for axis in places:
         axis.set_axis_off()
@@ -207,6 +208,8 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
         craters: a catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`; those that a border cuts are left out,
             since their diameter is of what is seen.
     """
+    from matplotlib.ticker import LogFormatter
+
     figure, axes = new_figure(6, 4)
     axis = axes[0, 0]
     whole = craters[~craters["cut"].astype(bool)]
@@ -215,6 +218,9 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
     if len(diameters):
         axis.step(diameters, np.arange(len(diameters), 0, -1), where="pre")
         axis.set(xscale="log", yscale="log")
+        for scale in (axis.xaxis, axis.yaxis):
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
     axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters of at least D")
     axis.set_title(f"{len(whole)} craters that no border cuts")
     axis.grid(alpha=0.3, which="both")

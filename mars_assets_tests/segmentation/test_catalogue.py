@@ -11,6 +11,7 @@ from mars_assets.bands import HLS_BANDS
 from mars_assets.chips import write_chip
 from mars_assets.errors import DamagedFileError
 from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
+from mars_assets.segmentation.figures import outlined_sheet, size_frequency
 
 MARS = CRS.from_proj4("+proj=eqc +lat_ts=0 +lon_0=180 +R=3396190 +units=m +no_defs")
 
@@ -101,3 +102,26 @@ def test_a_rim_is_as_likely_as_its_own_pixels(tmp_path: Path) -> None:
     table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)], rim=5)
     assert table["probability"].tolist() == [1.0]
     assert table.at[0, "diameter_px"] == pytest.approx(60, abs=0.5)
+
+
+def test_how_many_are_at_least_as_wide(tmp_path: Path) -> None:
+    probability = np.zeros((100, 120))
+    for x, y, radius in ((30, 40, 15), (90, 20, 6), (60, 80, 10), (120, 50, 20)):  # the last one is cut
+        probability[_disc(probability.shape, x, y, radius)] = 255
+    image = _image(tmp_path, "a", probability)
+    axis = size_frequency(_catalogue(tmp_path, [image])).axes[0]
+    np.testing.assert_allclose(axis.lines[0].get_xdata(), [12, 20, 30], atol=0.5)
+    assert axis.lines[0].get_ydata().tolist() == [3, 2, 1]
+    assert "pixels" in axis.get_xlabel()
+    side = 2 * np.pi * 3396190 / 360
+    placed = _image(tmp_path, "b", probability, crs=MARS, transform=Affine(0.5, 0, 0, 0, -0.5, side))
+    assert "(m)" in size_frequency(_catalogue(tmp_path, [placed])).axes[0].get_xlabel()
+
+
+def test_no_crater_is_drawn_too(tmp_path: Path) -> None:
+    image = _image(tmp_path, "a", np.zeros((20, 30)))
+    none = _catalogue(tmp_path, [image])
+    assert size_frequency(none).axes[0].get_title().startswith("0 craters")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "picture.png")
+    shown = pd.DataFrame([{"image_id": "a", "chip": tmp_path / "picture.png", "prediction": tmp_path / "a.png"}])
+    assert outlined_sheet(shown, none).axes[0].get_title() == "a\n0 craters"
