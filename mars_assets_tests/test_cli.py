@@ -100,7 +100,7 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
     assert "broken.png is left out: " in said
     assert "deeper/b.jpg is left out" not in said
     table = pd.read_csv(out)
-    assert list(table.columns[:4]) == ["image", "crater", "x_px", "y_px"]
+    assert list(table.columns) == ["image", "crater", "x_px", "y_px", "diameter_px", "probability", "cut"]
     shapes = {path.relative_to(masks).as_posix(): Image.open(path).size for path in masks.rglob("*.png")}
     assert shapes == {"a.png.png": (50, 40), "deeper/b.jpg.png": (40, 50)}
     expected = {name: craters_of_mask(read_mask(masks / f"{name}.png")) for name in ("a.png", "deeper/b.jpg")}

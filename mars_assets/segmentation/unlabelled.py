@@ -47,8 +47,8 @@ def outline_pictures(
         progress: of the pictures.
 
     Returns:
-        The catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`, without ``observation``, and why pictures could
-        not be read, by their names.
+        The catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`, without what a picture does not say (observation,
+        place and metres), and why pictures could not be read, by their names.
 
     Raises:
         MarsError: there is no such folder, or no picture in it that can be read.
@@ -76,4 +76,5 @@ def outline_pictures(
     predictions = predict_masks(model.folder, images, masks, compute, progress)
     rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
     table = crater_catalogue(predictions, images, rim=rim, smallest_px=smallest_px)
-    return table.drop(columns="observation").rename(columns={"image_id": "image"}), problems
+    unknown = ["observation", "diameter_m", "longitude", "latitude"]
+    return table.drop(columns=unknown).rename(columns={"image_id": "image"}), problems
