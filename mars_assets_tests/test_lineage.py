@@ -333,7 +333,8 @@ def test_what_nobody_labelled_is_predicted(graph: Graph, first: Any) -> None:
     table = read_table(graph.lake.metrics("seg_predictions"), "seg_predictions")
     assert (said["crops"], said["craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
     assert set(table["observation"]) <= {OBSERVATION}
-    for what in ("craters", "sizes"):
+    for what in ("outlines", "sizes"):
+        assert "data:image/" in said[what]
         assert graph.lake.metrics("seg_predictions").with_name(f"seg_predictions_{what}.png").exists()
 
 

@@ -115,7 +115,7 @@ def seg_predictions(
         craters = craters.assign(model_version=model.version)
         images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
         pictures = save_pictures(
-            here, "seg_predictions", {"craters": outlined_sheet(images, craters), "sizes": size_frequency(craters)}
+            here, "seg_predictions", {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)}
         )
         write_table(here.metrics("seg_predictions"), craters)
         write_csv(here.metrics("seg_predictions").with_suffix(".csv"), craters)
