@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,5 +43,7 @@ def by_itself(chip: Tensor) -> Tensor:
 
 def bands_by_themselves(bands: Float32, means: Sequence[float], stds: Sequence[float]) -> Float32:
     """Bands (C, H, W) that become, normalised with these statistics, what :func:`by_itself` gives."""
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (means, stds))
-    return by_itself(torch.from_numpy((bands - mean) / std)).numpy() * std + mean
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (means, stds))
+    chip = torch.from_numpy(bands)
+    own_deviation, own_mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
+    return ((chip - own_mean).div_(own_deviation / std + FLAT).add_(mean)).numpy()

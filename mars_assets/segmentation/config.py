@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mmengine import Config, ConfigDict
@@ -89,9 +90,12 @@ def _refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig) -> None:
     unet = recipe.architecture == UNET
     steps = (2 ** (recipe.unet_stages - 1),) if unet else prithvi.patch_size[1:]
     why = f"the U-Net halves it {recipe.unet_stages - 1} times" if unet else f"{prithvi.variant} cuts it into patches"
+    magnify = 1 if unet else recipe.magnify
     for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):
-        if any(side % step for step in steps):
-            raise MarsError(f"{name}={side} must be a multiple of {max(steps)} pixels, because {why}")
+        if any(side * magnify % step for step in steps):
+            multiple = f"{max(steps) / magnify:g}"
+            magnified = f", magnified {magnify:g} times" if magnify != 1 else ""
+            raise MarsError(f"{name}={side} must be a multiple of {multiple} pixels, because {why}{magnified}")
 
 
 def _layers(recipe: SegRecipe) -> int:
@@ -198,6 +202,8 @@ def _prithvi(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
                 "image_channels": prithvi.in_chans,
                 "detail_channels": recipe.detail_channels,
                 "local_contrast": recipe.local_contrast,
+                # Down to twice the resolution of the encoder's maps, and to an eighth at least.
+                "stages": max(3, math.ceil(math.log2(max(prithvi.patch_size[1:]) / recipe.magnify)) - 1),
             }
             return backbone, neck, max(recipe.neck_channels // 2, 1)
         case "pyramid":

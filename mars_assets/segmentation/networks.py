@@ -34,7 +34,7 @@ class PrithviBackbone(BaseModule):
         layers: blocks after which to take a map, counted from 0.
         frozen: the encoder's weights take no gradient.
         with_image: put the normalised input itself in front of the maps, for necks with a branch of their own on it.
-        magnify: the encoder sees the input magnified so much, and its maps are as much larger.
+        magnify: the encoder sees the input magnified so much, and its maps are as much larger, or smaller.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class PrithviBackbone(BaseModule):
         layers: Sequence[int],
         frozen: bool = False,
         with_image: bool = False,
-        magnify: int = 1,
+        magnify: float = 1,
     ) -> None:
         super().__init__()
         self.encoder = PrithviEncoder(PrithviConfig.from_dict(encoder))
@@ -56,10 +56,13 @@ class PrithviBackbone(BaseModule):
         """Nothing: the encoder initialises itself, and mmengine calls this after pretrained weights were loaded."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, bands, H, W) -> the image itself if asked for, then a map (B, D, H/p, W/p) for each layer."""
+        """(B, bands, H, W) -> the image itself if asked for, then a map (B, D, H/p, W/p) for each layer, of the image that the
+        encoder sees.
+        """
         seen = x
-        if self.magnify > 1:
-            seen = F.interpolate(x, scale_factor=self.magnify, mode="bilinear", align_corners=False)
+        if self.magnify != 1:
+            size = [round(length * self.magnify) for length in x.shape[2:]]
+            seen = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=self.magnify < 1)
         maps = self.encoder.features(seen, self.layers)
         return (x, *maps) if self.with_image else tuple(maps)
 
@@ -148,6 +151,7 @@ class DetailNeck(BaseModule):
         detail_channels: of the branch at half resolution; doubled at each halving.
         local_contrast: the branch also sees :func:`contrast_to_surroundings`, of the bands' mean, in a square of this side; 0:
             it does not.
+        stages: how often the branch halves the image.
     """
 
     def __init__(
@@ -157,12 +161,13 @@ class DetailNeck(BaseModule):
         image_channels: int,
         detail_channels: int,
         local_contrast: int = 0,
+        stages: int = 3,
     ) -> None:
         super().__init__()
         self.local_contrast = local_contrast
         image_channels += bool(local_contrast)
-        widths = [detail_channels, 2 * detail_channels, 4 * detail_channels]
-        outputs = [max(channels // 2, 1), channels, channels]
+        widths = [2**stage * detail_channels for stage in range(stages)]
+        outputs = [max(channels // 2, 1), *[channels] * (stages - 1)]
         self.out_channels = outputs[0]
         self.norms = nn.ModuleList(LayerNorm2d(width) for width in in_channels)
         self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)

@@ -58,11 +58,12 @@ class SegRecipe(BaseModel):
     )
     frozen: bool = Field(False, description="Train only neck and heads; the encoder keeps its weights.")
 
-    magnify: int = Field(
+    magnify: float = Field(
         1,
-        ge=1,
+        ge=0.25,
         le=4,
-        description="The encoder sees its input magnified so much, so that its patches cover less ground.",
+        description="The encoder sees its input magnified so much. Above 1 its patches cover less ground; at 0.5 it has a quarter "
+        "of the patches, and the detail neck's branch on the input sees what is small.",
     )
 
     neck: Literal["deconvolution", "detail", "pyramid"] = Field(

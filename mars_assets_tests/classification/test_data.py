@@ -11,7 +11,7 @@ from mars_assets.chips import write_chip
 from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, shares_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.views import oriented
+from mars_assets.views import bands_by_themselves, by_itself, oriented
 
 CONFIG = PrithviConfig(variant="test")
 
@@ -137,6 +137,16 @@ def test_an_image_normalised_by_itself_does_not_know_its_light(tmp_path):
     torch.testing.assert_close(*loaded, atol=1e-4, rtol=0)
     flat = _write(tmp_path / "flat.tif", np.full((32, 32, 3), 90, np.uint8))
     assert load_chip(flat, CONFIG, 32, "image").abs().max() < 1e-3
+
+
+def test_bands_by_themselves_become_what_their_image_by_itself_is():
+    rng = np.random.default_rng(1)
+    bands = (rng.random((6, 24, 20)) * rng.random((6, 1, 1)) * 3000).astype(np.float32)
+    means, stds = rng.random(6) * 1000, rng.random(6) * 700 + 100
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (means, stds))
+    wanted = by_itself((torch.from_numpy(bands) - mean) / std)
+    found = (torch.from_numpy(bands_by_themselves(bands, means, stds)) - mean) / std
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
 def test_eight_orientations_are_all_of_a_square():

@@ -43,3 +43,8 @@ def test_crops_that_the_unet_cannot_halve_are_refused(micro_recipe: SegRecipe, m
 def test_crops_that_patches_do_not_divide_are_refused(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     with pytest.raises(MarsError, match="crop_size=40"):
         mmseg_config(micro_recipe.model_copy(update={"crop_size": 40}), micro, cpu)
+    # What must fit is what the encoder sees.
+    magnified = micro_recipe.model_copy(update={"crop_size": 64, "window": 48, "magnify": 0.5})
+    with pytest.raises(MarsError, match=r"window=48 must be a multiple of 32 pixels, .* magnified 0.5 times"):
+        mmseg_config(magnified, micro, cpu)
+    mmseg_config(micro_recipe.model_copy(update={"crop_size": 40, "window": 40, "magnify": 2}), micro, cpu)

@@ -224,6 +224,7 @@ def test_the_heads_start_from_the_prior(micro_recipe: SegRecipe, micro: PrithviC
         {"neck": "pyramid"},
         {"neck": "deconvolution", "auxiliary_head": True},
         {"magnify": 2},
+        {"magnify": 0.5, "neck_channels": 6},
         {"architecture": "unet", "unet_channels": 2, "unet_stages": 3},
         {"loss": "focal_tversky", "boundary_weight": 1.0},
         {"local_contrast": 9, "craterwise_weight": 1.0},
@@ -242,15 +243,31 @@ def test_every_architecture_segments_at_full_resolution(
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.decode_head.parameters())
 
 
-def test_a_magnified_encoder_sees_the_same_ground_in_more_patches(micro: PrithviConfig):
-    backbone = networks.PrithviBackbone(micro.to_dict(), [3], magnify=2).eval()
+@pytest.mark.parametrize("magnify", [2, 0.5])
+def test_a_magnified_encoder_sees_the_same_ground_in_other_patches(magnify: float, micro: PrithviConfig):
+    backbone = networks.PrithviBackbone(micro.to_dict(), [3], magnify=magnify).eval()
     plain = networks.PrithviBackbone(micro.to_dict(), [3]).eval()
     plain.load_state_dict(backbone.state_dict())
-    image = torch.randn(1, 6, 32, 32)
-    (larger,), (usual,) = backbone(image), plain(image)
-    assert larger.shape[2:] == (2 * usual.shape[2], 2 * usual.shape[3])
-    doubled = torch.nn.functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(larger, plain(doubled)[0])
+    image = torch.randn(1, 6, 32, 64)
+    (other,), (usual,) = backbone(image), plain(image)
+    assert other.shape[2:] == (magnify * usual.shape[2], magnify * usual.shape[3])
+    magnified = torch.nn.functional.interpolate(
+        image, scale_factor=magnify, mode="bilinear", align_corners=False, antialias=magnify < 1
+    )
+    torch.testing.assert_close(other, plain(magnified)[0])
+
+
+@pytest.mark.parametrize(("magnify", "stages"), [(0.25, 5), (0.5, 4), (1, 3), (2, 3)])
+def test_the_branch_of_details_reaches_the_encoders_maps(
+    magnify: float, stages: int, micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute
+):
+    recipe = micro_recipe.model_copy(update={"magnify": magnify, "crop_size": 64, "window": 64})
+    model = _segmenter("WindowedEncoderDecoder", recipe, micro, cpu)
+    coarsest, *_, last = model.backbone(torch.randn(1, 6, 64, 64))
+    for down in model.neck.down:
+        coarsest = down(coarsest)
+    assert len(model.neck.down) == stages
+    assert coarsest.shape[2] == (8 if stages == 3 else 2 * last.shape[2])
 
 
 def test_a_frozen_encoder_takes_no_gradient(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
