@@ -61,7 +61,7 @@ def cls_experiments(
     The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep
     goes on where it stopped. A frozen encoder passes over the images once, however many heads are tried, where nothing
     before the head is random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced accuracy on valid, so
-    the best one's score there is optimistic: `hold_back` gives one that is not. The weights of the best run are kept; of a
+    the best one's score there is optimistic: `hold_back` gives one that is not, and `folds` one of all training images. The weights of the best run are kept; of a
     frozen encoder's, the head.
     """
     from mars_assets.experiments.tasks import classification_task
@@ -105,17 +105,30 @@ def _sweep(
 ) -> dg.MaterializeResult:
     """Runs what of a sweep is not there, and shows all of it."""
     from mars_assets.evaluation.figures import as_image, to_png
-    from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable
-    from mars_assets.experiments.run import histories, ranked, run_sweep
+    from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
+    from mars_assets.experiments.run import histories, ranked, run_sweep, together
     from mars_assets.experiments.sweep import plan, varied
 
     runs = plan(sweep, recipe)
-    rows, ran = run_sweep(lake, task, runs, held_back=sweep.hold_back, compute=compute, progress=progress_of(context))
+    rows, ran = run_sweep(
+        lake,
+        task,
+        runs,
+        held_back=sweep.held_back,
+        folds=sweep.folds,
+        compute=compute,
+        progress=progress_of(context),
+    )
     settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
     shown = readable(rows, settings, scores)
-    write_bytes(lake.metrics(task.name).with_suffix(".md"), (shown.to_markdown(index=False) + "\n").encode())
-    drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
+    pages = [shown]
     metadata: dict[str, Any] = {}
+    if sweep.folds:
+        pages.insert(0, readable_together(together(lake, task, rows), settings, scores))
+        metadata["all parts together"] = table(pages[0])
+    text = "\n\n".join(page.to_markdown(index=False) for page in pages) + "\n"
+    write_bytes(lake.metrics(task.name).with_suffix(".md"), text.encode())
+    drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
     order = ranked(rows, task.score)
     if settings and len(order) > 1:
         drawn["settings"] = as_image(draw_effects(rows, settings, task.score))
@@ -132,11 +145,11 @@ def _sweep(
     return dg.MaterializeResult(
         metadata={
             **{what: picture(image, f"{task.name}: {what}") for what, image in drawn.items()},
-            "runs": table(shown),
             **metadata,
+            "runs": table(shown),
             "run now": ran,
             "dagster/row_count": len(rows),
             "file": where(lake.metrics(task.name)),
         },
-        data_version=dg.DataVersion(fingerprint(shown.astype(str).to_numpy().tolist())[:16]),
+        data_version=dg.DataVersion(fingerprint(*(page.astype(str).to_numpy().tolist() for page in pages))[:16]),
     )

@@ -34,10 +34,9 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
     order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
     order += [version for version in table["version"] if version not in set(order)]
     for row in table.set_index("version").loc[order].reset_index().to_dict("records"):
-        recipe = json.loads(row["recipe"])
-        shown: dict[str, Any] = {"run": row["name"] or row["version"][:8]}
-        shown |= {setting: recipe[setting] for setting in settings}
-        shown["seed"] = row["seed"]
+        shown = _described(row, row["name"] or row["version"][:8], settings)
+        if table["fold"].any():
+            shown["part held back"] = row["fold"] + 1
         for split in ("valid", HELD_BACK, "test"):
             if f"{split}_{scores[0]}" in table and table[f"{split}_{scores[0]}"].notna().any():
                 if table.get(f"{split}_pretrained_on", pd.Series(dtype=float)).gt(0).any():
@@ -51,6 +50,37 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
             shown["failed"] = row["failed"]
         rows.append(shown)
     return pd.DataFrame(rows)
+
+
+def readable_together(pooled: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
+    """The table of :func:`mars_assets.experiments.run.together` as a person reads it.
+
+    Args:
+        pooled: that table.
+        settings: those that vary.
+        scores: as for :func:`readable`.
+    """
+    import pandas as pd
+
+    rows = []
+    for row in pooled.to_dict("records"):
+        shown = {**_described(row, row["name"] or "–", settings), "parts": row["parts"]}
+        if pooled["pretrained_on"].gt(0).any():
+            shown["pretrained on"] = _number(row["pretrained_on"], 0)
+        if scores[0] in pooled:
+            shown |= {"images": _number(row["n"], 0), "observations": _number(row["n_observations"], 0)}
+            shown[scores[0].replace("_", " ")] = with_interval(row, scores[0])
+            shown |= {score.replace("_", " "): _number(row.get(score)) for score in scores[1:]}
+        if (pooled["missing"] != "").any():
+            shown["missing"] = row["missing"]
+        rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def _described(row: Mapping[Any, Any], name: str, settings: Sequence[str]) -> dict[str, Any]:
+    """Which run a row is of."""
+    recipe = json.loads(row["recipe"])
+    return {"run": name, **{setting: recipe[setting] for setting in settings}, "seed": row["seed"]}
 
 
 def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.DataFrame:
@@ -140,11 +170,13 @@ def draw_curves(
     figure, axes = new_figure(8, 4)
     axis = axes[0, 0]
     order = [version for version in ranked(table, score)["version"] if version in histories]
-    names = dict(zip(table["version"], table["name"], strict=True))
+    names = {row["version"]: row["name"] or row["version"][:8] for row in table.to_dict("records")}
+    if table["fold"].any():
+        names = {row["version"]: f"{names[row['version']]}, part {row['fold'] + 1}" for row in table.to_dict("records")}
     for place, version in reversed(list(enumerate(order))):
         history = histories[version].dropna(subset=[curve[1]])
         style = {"color": f"C{place}", "zorder": 3} if place < 5 else {"color": "0.8", "linewidth": 0.8}
-        label = f"{place + 1}. {names[version] or version[:8]}" if place < 5 else None
+        label = f"{place + 1}. {names[version]}" if place < 5 else None
         axis.plot(history[curve[0]], history[curve[1]], label=label, **style)
     axis.set(xlabel=curve[0], ylabel=curve[1].replace("_", " "))
     axis.grid(alpha=0.3)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mars_assets.bands import BandStatistics
 from mars_assets.compute import Compute
@@ -18,7 +18,7 @@ from mars_assets.errors import DivergedError, MarsError
 from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake, fingerprint, lot, read_json, read_table, write_json
+from mars_assets.lake import Lake, fingerprint, lot, read_json, read_table, write_json, write_table
 from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.weights import open_weights
@@ -34,9 +34,22 @@ HELD_BACK = "held_back"
 
 _KEYS = ("version", "label_version")
 _SCORES = "scores.json"
+_EVIDENCE = "held_back.parquet"
 _JUDGING = ("valid", "test", HELD_BACK)
 """The splits that runs are judged on."""
 _NOT_KEPT = "the weights were not kept: scores on valid are those of before, others are unknown"
+
+
+class Judged(NamedTuple):
+    """A training on one split.
+
+    Args:
+        row: its scores.
+        evidence: what they are computed from, a row an image, ``image_id`` and ``observation`` among it.
+    """
+
+    row: dict[str, Any]
+    evidence: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,8 @@ class Task:
         score: what runs are ranked by, on valid; the higher the better.
         dataset: the images of a recipe, for weights of these statistics.
         train: trains into a folder: (recipe, images, weights, folder, compute, provenance, progress) -> report.
-        judge: scores of a finished folder on the images of a split: (folder, images, split, compute) -> row.
+        judge: a finished folder on the images of a split: (folder, images, split, compute) -> scores and evidence.
+        together: the scores of evidence from several folders, each of its own images.
         model: name of the file with a finished training's weights; only the best run's is kept. Of a frozen encoder's run it
             holds the linear unit alone.
         computation: names the way of training, see :func:`mars_assets.models.version_of`.
@@ -59,7 +73,8 @@ class Task:
     score: str
     dataset: Callable[[Any, BandStatistics], Dataset]
     train: Callable[..., dict[str, Any]]
-    judge: Callable[[Path, pd.DataFrame, str, Compute], dict[str, Any]]
+    judge: Callable[[Path, pd.DataFrame, str, Compute], Judged]
+    together: Callable[[pd.DataFrame], dict[str, Any]]
     model: str
     computation: str = ""
     judging: str = ""
@@ -81,8 +96,30 @@ def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     if len(draws) < 2:
         raise MarsError("hold_back needs two training observations at least: label crops of others, or set it to 0")
     ordered = sorted(draws, key=lambda name: draws[name])
-    held = {name for name in ordered[:-1] if draws[name] < share} or {ordered[0]}
-    moved = (images["split"] == "train") & images["observation"].astype(str).isin(held)
+    return _held_back(images, {name for name in ordered[:-1] if draws[name] < share} or {ordered[0]})
+
+
+def hold_back_part(images: pd.DataFrame, folds: int, fold: int) -> pd.DataFrame:
+    """Moves one of ``folds`` parts of the training observations into the split ``held_back``.
+
+    By the lots of :func:`hold_back`, so that each observation is in one part, whatever others there are, and the first
+    part of five is what a fifth held back is. With few observations a part may be empty.
+
+    Raises:
+        MarsError: all training observations are in this part.
+    """
+    trained = set(images.loc[images["split"] == "train", "observation"].astype(str))
+    held = {name for name in trained if int(lot(f"hold back {name}") * folds) == fold}
+    if held == trained:
+        raise MarsError(
+            f"folds: all {len(trained)} training observations fall into the same of {folds} parts: label crops of others, or take "
+            "more parts"
+        )
+    return _held_back(images, held)
+
+
+def _held_back(images: pd.DataFrame, observations: set[str]) -> pd.DataFrame:
+    moved = (images["split"] == "train") & images["observation"].astype(str).isin(observations)
     return images.assign(split=images["split"].mask(moved, HELD_BACK))
 
 
@@ -92,6 +129,7 @@ def run_sweep(
     runs: Sequence[Run[Any]],
     *,
     held_back: float,
+    folds: int = 0,
     compute: Compute,
     progress: Progress = SILENT,
 ) -> tuple[pd.DataFrame, int]:
@@ -107,6 +145,7 @@ def run_sweep(
         task: what is trained, and how it is judged.
         runs: from :func:`mars_assets.experiments.sweep.plan`.
         held_back: see :func:`hold_back`.
+        folds: the runs' parts are held back instead, see :func:`hold_back_part`; those of an empty part are left out.
         compute: device and precision; the seed is each run's.
         progress: takes lines.
 
@@ -122,14 +161,19 @@ def run_sweep(
 
     path = lake.metrics(task.name)
     # All inputs are looked at before the first training.
-    planned = [_planned(lake, task, run, held_back) for run in runs]
+    planned = [(run, _planned(lake, task, run, held_back, folds)) for run in runs]
+    if folds:
+        planned = [(run, inputs) for run, inputs in planned if (inputs.images["split"] == HELD_BACK).any()]
     ran = 0
-    for number, (run, inputs) in enumerate(zip(runs, planned, strict=True), start=1):
-        if path.exists() and inputs.is_in(read_table(path, task.name)):
+    for number, (run, inputs) in enumerate(planned, start=1):
+        known = path.exists() and inputs.is_in(read_table(path, task.name))
+        if known and not (folds and _lacks_evidence(lake.model(task.name) / inputs.version)):
             continue
-        progress.say(f"run {number} of {len(runs)}: {run.name or inputs.version}, seed {run.seed}")
+        part = f", part {run.fold + 1} of {folds}" if folds else ""
+        progress.say(f"run {number} of {len(planned)}: {run.name or inputs.version}, seed {run.seed}{part}")
         ran += 1
-        found = _trained_and_judged(lake, task, run, inputs, replace(compute, seed=run.seed), progress)
+        seeded = replace(compute, seed=run.seed)
+        found = _trained_and_judged(lake, task, run, inputs, seeded, progress, with_evidence=bool(folds))
         if found["failed"]:
             progress.say(f"run {number} failed: {found['failed']}")
         row = {
@@ -149,8 +193,47 @@ def run_sweep(
             (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
             shutil.rmtree(lake.model(task.name) / version / "predictions", ignore_errors=True)
     table = read_table(path, task.name)
-    rows = pd.concat([table[inputs.matches(table)] for inputs in planned], ignore_index=True)
-    return rows.assign(name=[run.name for run in runs]), ran
+    rows = pd.concat([table[inputs.matches(table)] for _, inputs in planned], ignore_index=True)
+    return rows.assign(name=[run.name for run, _ in planned], fold=[run.fold for run, _ in planned]), ran
+
+
+def together(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
+    """The scores of each recipe and seed on all the parts that its runs held back, the best first.
+
+    Args:
+        lake: has the runs.
+        task: theirs.
+        rows: of :func:`run_sweep`.
+
+    Returns:
+        ``name, seed, recipe, parts, pretrained_on, missing``, and the task's scores; where the run of a part failed, there are
+        none, and ``missing`` says why.
+    """
+    import pandas as pd
+
+    found = []
+    for (_, seed), runs in rows.groupby(["recipe", "seed"], sort=False):
+        files = [lake.model(task.name) / version / _EVIDENCE for version in runs["version"]]
+        missing = [f"part {row['fold'] + 1}: {row['failed']}" for row in runs.to_dict("records") if row["failed"]]
+        first = runs.iloc[0]
+        scores = {}
+        if not missing:
+            scores = task.together(pd.concat([read_table(file, task.name) for file in files], ignore_index=True))
+        found.append(
+            {
+                "name": first["name"],
+                "seed": seed,
+                "recipe": first["recipe"],
+                "parts": len(runs),
+                "pretrained_on": int(pd.to_numeric(runs[f"{HELD_BACK}_pretrained_on"]).sum()) if not missing else None,
+                "missing": "; ".join(missing),
+                **{name: value for name, value in scores.items() if name != "split"},
+            }
+        )
+    table = pd.DataFrame(found)
+    if task.score in table:
+        table = table.sort_values(task.score, ascending=False, kind="stable", ignore_index=True)
+    return table
 
 
 @dataclass(frozen=True)
@@ -185,10 +268,10 @@ class _Inputs:
         return "judged" in same and bool((same["judged"] == self.judged).any())
 
 
-def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs:
+def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int) -> _Inputs:
     weights, sha256, encoder = encoder_weights(lake, run.recipe.encoder)
     dataset = task.dataset(run.recipe, open_weights(weights).config.statistics)
-    images = hold_back(dataset.images, held_back)
+    images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
     version = version_of(run.recipe.model_dump(), images, sha256, run.seed, task.computation)
     provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
     seen: frozenset[str] = frozenset()
@@ -209,13 +292,27 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float) -> _Inputs
 
 
 def _trained_and_judged(
-    lake: Lake, task: Task, run: Run[Any], inputs: _Inputs, compute: Compute, progress: Progress
+    lake: Lake,
+    task: Task,
+    run: Run[Any],
+    inputs: _Inputs,
+    compute: Compute,
+    progress: Progress,
+    with_evidence: bool,
 ) -> dict[str, Any]:
-    """A run's scores by split, kept beside it with the name of what judged."""
+    """A run's scores by split, kept beside it with the name of what judged.
+
+    With evidence, it is trained again where that is not there and cannot be had otherwise.
+    """
     folder = start_version(lake, task.name, inputs.version, inputs.images)
     before: dict[str, Any] = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
-    if before and (before.get("failed") or before.get("judged") == inputs.judged):
+    lacking = with_evidence and _lacks_evidence(folder)
+    if before and (before.get("failed") or (before.get("judged") == inputs.judged and not lacking)):
         return {**before, "judged": inputs.judged}
+    if before and with_evidence and not (folder / task.model).exists():
+        progress.say("trained again: what it said of each image that it holds back was not kept, nor were its weights")
+        shutil.rmtree(folder)
+        folder, before = start_version(lake, task.name, inputs.version, inputs.images), {}
     if before and not (folder / task.model).exists():
         progress.say(f"judged anew, since other images judge now or in another way: {_NOT_KEPT}")
         own = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
@@ -235,12 +332,20 @@ def _trained_and_judged(
         for split in _JUDGING:
             chosen = inputs.images[inputs.images["split"] == split]
             if len(chosen):
-                scores = task.judge(folder, chosen, split, compute)
-                found |= {f"{split}_{name}": value for name, value in scores.items() if name != "split"}
+                judged = task.judge(folder, chosen, split, compute)
+                found |= {f"{split}_{name}": value for name, value in judged.row.items() if name != "split"}
+                if split == HELD_BACK:
+                    write_table(folder / _EVIDENCE, judged.evidence)
                 found[f"{split}_pretrained_on"] = int(chosen["observation"].isin(inputs.seen).sum())
     found["judged"] = inputs.judged
     write_json(folder / _SCORES, found)
     return found
+
+
+def _lacks_evidence(folder: Path) -> bool:
+    """Whether a run that did not fail was judged without its evidence being kept, or no longer."""
+    scores = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
+    return not scores.get("failed") and (bool(scores.get("not_judged")) or not (folder / _EVIDENCE).exists())
 
 
 def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:

@@ -43,6 +43,18 @@ class Sweep(BaseModel):
         description="Share of the training observations that no run is trained on and all are judged on, beside valid and "
         "test: an estimate that no choice between recipes has touched.",
     )
+    folds: int = Field(
+        0,
+        ge=0,
+        description="Cross-validation, in the place of hold_back: the training observations are dealt into so many parts, and each "
+        "recipe is trained as often, with another part held back each time. Its scores on all parts together rest on every "
+        "training image, and none was seen by the training that is judged on it.",
+    )
+
+    @property
+    def held_back(self) -> float:
+        """Share of the training observations that a run holds back, as far as lots can tell."""
+        return 1 / self.folds if self.folds else self.hold_back
 
 
 class Run(NamedTuple, Generic[R]):
@@ -52,11 +64,13 @@ class Run(NamedTuple, Generic[R]):
         name: of its variant; empty without one.
         recipe: all settings.
         seed: of the training.
+        fold: the part of the training observations that it holds back, from 0.
     """
 
     name: str
     recipe: R
     seed: int
+    fold: int = 0
 
 
 def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
@@ -70,6 +84,10 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
     ]
     problems += [f"grid: {name} is not a list of values" for name, value in sweep.grid.items() if not _listed(value)]
     problems += [f"random: {name} {problem}" for name, value in sweep.random.items() if (problem := _no_range(value))]
+    if sweep.folds == 1:
+        problems.append("folds: one part is all, and leaves nothing to train on")
+    if sweep.folds and sweep.hold_back:
+        problems.append("folds and hold_back: the parts are held back in turn, so that there is no share to choose")
     if bool(sweep.random) != bool(sweep.draws):
         problems.append("random: draws and the settings to draw go together")
     if problems:
@@ -81,8 +99,8 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
         except ValidationError as error:
             problems += [f"{name or 'run'}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             continue
-        for seed in sweep.seeds:
-            runs.setdefault(f"{made.model_dump_json()} {seed}", Run(name, made, seed))
+        for seed, fold in itertools.product(sweep.seeds, range(sweep.folds or 1)):
+            runs.setdefault(f"{made.model_dump_json()} {seed} {fold}", Run(name, made, seed, fold))
     if problems:
         raise MarsError(f"the sweep is invalid: {'; '.join(dict.fromkeys(problems))}")
     return list(runs.values())

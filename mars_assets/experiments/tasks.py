@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mars_assets.classification.recipe import recipe_of
 from mars_assets.datasets import classification_dataset, segmentation_dataset
 from mars_assets.errors import ProvenanceError
-from mars_assets.experiments.run import Task
+from mars_assets.experiments.run import HELD_BACK, Judged, Task
 from mars_assets.lake import Lake, read_json
 from mars_assets.models import encoder_weights
 from mars_assets.prithvi.weights import open_weights
@@ -34,10 +34,12 @@ def classification_task(lake: Lake, stage: str) -> Task:
     from mars_assets.classification.recipe import COMPUTATION, PREDICTION
     from mars_assets.classification.train import new_encoder, train_classifier
 
+    evidence = ["image_id", "observation", "label", "probability"]
+
     def train(*arguments: Any) -> dict[str, Any]:
         return train_classifier(*arguments, features=lake.features, whole=False)
 
-    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
+    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> Judged:
         config = read_json(folder / CONFIG)
         recipe = recipe_of(config)
 
@@ -53,7 +55,11 @@ def classification_task(lake: Lake, stage: str) -> Task:
         predictions = predict_from_features(folder, images, lake.features, load, compute)
         if predictions is None:
             predictions = predict(folder, images, folder / "predictions.parquet", compute)
-        return evaluate(predictions, images, split).row
+        evaluation = evaluate(predictions, images, split)
+        return Judged(evaluation.row, evaluation.images[evidence])
+
+    def together(evidence: pd.DataFrame) -> dict[str, Any]:
+        return evaluate(evidence, evidence.drop(columns="probability").assign(split=HELD_BACK), HELD_BACK).row
 
     return Task(
         "cls_experiments",
@@ -61,6 +67,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
         lambda recipe, statistics: classification_dataset(lake, stage, statistics),
         train,
         judge,
+        together,
         MODEL,
         COMPUTATION,
         PREDICTION,
@@ -71,15 +78,16 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     """Runs of :func:`mars_assets.segmentation.train.train_segmentation`, ranked by the IoU of craters."""
     from mars_assets.labels.masks import RIM_WIDTHS
     from mars_assets.segmentation.checkpoint import MODEL
-    from mars_assets.segmentation.evaluate import evaluate
+    from mars_assets.segmentation.evaluate import evaluate, evaluate_together
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.recipe import COMPUTATION, COUNTING, PREDICTION
     from mars_assets.segmentation.train import train_segmentation
 
-    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> dict[str, Any]:
+    def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> Judged:
         masks = predict_masks(folder, images, folder / "predictions", compute)
         rim = RIM_WIDTHS[read_json(folder / CONFIG)["recipe"]["annotation"]]
-        return evaluate(masks, images, split, rim=rim).row
+        evaluation = evaluate(masks, images, split, rim=rim)
+        return Judged(evaluation.row, evaluation.evidence)
 
     return Task(
         "seg_experiments",
@@ -87,6 +95,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
         lambda recipe, statistics: segmentation_dataset(lake, stage, recipe.annotation, statistics),
         train_segmentation,
         judge,
+        lambda evidence: evaluate_together(evidence, HELD_BACK),
         MODEL,
         COMPUTATION,
         f"{PREDICTION}, {COUNTING}",

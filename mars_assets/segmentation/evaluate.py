@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -55,11 +56,13 @@ class Evaluation(NamedTuple):
             dice_crater, pixel_accuracy``, and ``found, missed, false_alarms, too_small`` (craters).
         sizes: one row a size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall,
             f1`` with intervals.
+        evidence: what :func:`evaluate_together` takes: ``image_id, observation, counts`` (JSON).
     """
 
     row: dict[str, Any]
     images: pd.DataFrame
     sizes: pd.DataFrame
+    evidence: pd.DataFrame
 
 
 class _Counted(NamedTuple):
@@ -127,6 +130,28 @@ def evaluate(
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
     remembered = remembered or Remembered(None, COUNTING)
     counted = [_counted(row, path, rim, remembered) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
+    evidence = chosen[["image_id", "observation"]].assign(counts=[json.dumps(_plain(image)) for image in counted])
+    row, sizes, by_image = _summed(counted, chosen, split, smallest_px, resamples, seed)
+    return Evaluation(row, by_image.assign(prediction=[str(path) for path in paths]), sizes, evidence)
+
+
+def evaluate_together(evidence: pd.DataFrame, split: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The row of :func:`evaluate` for images that several models were judged on, each on its own.
+
+    Args:
+        evidence: theirs, of :class:`Evaluation`, one below the other.
+        split: what the images are called.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    counted = [_from_plain(json.loads(counts)) for counts in evidence["counts"]]
+    return _summed(counted, evidence.drop(columns="counts"), split, None, resamples, seed)[0]
+
+
+def _summed(
+    counted: list[_Counted], chosen: pd.DataFrame, split: str, smallest_px: float | None, resamples: int, seed: int
+) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """The row, the sizes, and the images with their own scores."""
     if smallest_px is None:
         smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
     confusions: Counts = np.stack([image.confusion for image in counted])
@@ -158,11 +183,11 @@ def evaluate(
         "resampled": resampled,
     }
     row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
-    by_image = chosen.assign(prediction=[str(path) for path in paths], too_small=too_small)
+    by_image = chosen.assign(too_small=too_small)
     by_image[["found", "missed", "false_alarms"]] = craters.sum(2)
     for name, values in _pixel_scores(confusions.astype(np.float64)).items():
         by_image[name] = values
-    return Evaluation(row, by_image, _size_table(craters.sum(0), scores, intervals))
+    return row, _size_table(craters.sum(0), scores, intervals), by_image
 
 
 def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
@@ -181,16 +206,22 @@ def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Rem
     key = prediction_key(prediction) if "labels_sha" in row else None
     numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
     made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, numbered]
-    confusion_counts, *diameters, whole = remembered.of(
+    counts = remembered.of(
         made_from,
         lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),
     )
-    found, missed, false = (np.array(values, np.float64) for values in diameters)
-    return _Counted(np.array(confusion_counts, np.int64), found, missed, false, whole)
+    return _from_plain(counts)
 
 
 def _plain(counted: _Counted) -> list[Any]:
+    """As JSON has it."""
     return [np.asarray(value).tolist() for value in counted]
+
+
+def _from_plain(values: list[Any]) -> _Counted:
+    confusion_counts, *diameters, whole = values
+    found, missed, false = (np.array(some, np.float64) for some in diameters)
+    return _Counted(np.array(confusion_counts, np.int64), found, missed, false, whole)
 
 
 def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _Counted:

@@ -132,7 +132,9 @@ def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images
     with pytest.raises(ProvenanceError, match="features of other weights than other"):
         task.judge(folder, valid, "valid", compute)
     use("own", load_mae_from(weights))
-    assert task.judge(folder, valid, "valid", compute)["n"] == 8
+    row, evidence = task.judge(folder, valid, "valid", compute)
+    assert row["n"] == 8
+    assert {**task.together(evidence), "split": "valid"} == row
 
 
 def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passes):

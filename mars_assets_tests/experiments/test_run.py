@@ -12,8 +12,18 @@ from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
-from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable
-from mars_assets.experiments.run import HELD_BACK, Task, histories, hold_back, ranked, run_sweep
+from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
+from mars_assets.experiments.run import (
+    HELD_BACK,
+    Judged,
+    Task,
+    histories,
+    hold_back,
+    hold_back_part,
+    ranked,
+    run_sweep,
+    together,
+)
 from mars_assets.experiments.sweep import Sweep, plan
 from mars_assets.lake import Lake, read_json, write_json, write_table
 from mars_assets.models import set_current_weights
@@ -54,6 +64,8 @@ class Trainer:
         self.trained_on: set[str] = set()
 
     def train(self, recipe, images, weights, folder: Path, compute, provenance, progress) -> dict:
+        if (folder / "model.bin").exists():  # as a finished training
+            return {"steps": 3}
         self.ran.append((recipe.lr, compute.seed))
         self.trained_on |= set(images.loc[images["split"] == "train", "observation"])
         if recipe.lr == 0.3:
@@ -65,14 +77,20 @@ class Trainer:
         write_json(folder / "score.json", recipe.lr + compute.seed / 100)
         return {"steps": 3}
 
-    def judge(self, folder: Path, images, split, compute) -> dict:
+    def judge(self, folder: Path, images, split, compute) -> Judged:
         value = read_json(folder / "score.json")
-        return {"split": split, "good": value, "good_low": value - 0.1, "good_high": value + 0.1, "other": None}
+        row = {"split": split, "good": value, "good_low": value - 0.1, "good_high": value + 0.1, "other": None}
+        return Judged(row, images[["image_id", "observation"]].assign(good=value))
+
+    def together(self, evidence: pd.DataFrame) -> dict:
+        counts = {"n": len(evidence), "n_observations": evidence["observation"].nunique()}
+        assert evidence["image_id"].is_unique
+        return {"split": HELD_BACK, **counts, "good": evidence["good"].mean(), "other": None}
 
     def task(self) -> Task:
         return Task(
             "t_experiments", "good", lambda recipe, _: Dataset(self.images, {"label_version": self.label_version}), self.train,
-            self.judge, "model.bin",
+            self.judge, self.together, "model.bin",
         )  # fmt: skip
 
 
@@ -122,6 +140,55 @@ def test_held_back_observations_are_whole_the_same_and_never_trained_on(here: La
     assert set(nearly_all["split"]) == {"train", HELD_BACK}
 
 
+def test_each_training_observation_is_held_back_in_one_part(images: pd.DataFrame):
+    parts = [hold_back_part(images, 5, fold) for fold in range(5)]
+    held = [set(part.loc[part["split"] == HELD_BACK, "observation"]) for part in parts]
+    trained = images.loc[images["split"] == "train", "observation"].unique()
+    assert sorted(name for names in held for name in names) == sorted(trained)
+    assert held[0] == set(hold_back(images, 0.2).query("split == @HELD_BACK")["observation"])
+    assert all((part.loc[images["split"] == "valid", "split"] == "valid").all() for part in parts)
+    one = images[images["observation"].isin([min(held[1]), "ESP_24"])]
+    with pytest.raises(MarsError, match="all 1 training observations fall into the same of 5 parts"):
+        hold_back_part(one, 5, 1)
+
+
+def test_parts_together_are_judged_on_every_training_image_once(here: Lake, images: pd.DataFrame):
+    sweep = Sweep(base={"steps": 3, "warmup_steps": 1}, grid={"lr": [0.1, 0.2, 0.3]}, folds=4)
+    trainer, runs = Trainer(images), plan(sweep, ClsRecipe)
+    arguments = {"held_back": sweep.held_back, "folds": 4, "compute": CPU}
+    # The first part was a fourth that a sweep without parts held back, by code that kept no evidence.
+    before = plan(sweep.model_copy(update={"folds": 0}), ClsRecipe)
+    run_sweep(here, trainer.task(), before, held_back=0.25, compute=CPU)
+    assert len(trainer.ran) == 3
+    for kept in here.model("t_experiments").glob("*/held_back.parquet"):
+        kept.unlink()
+    trainer.ran.clear()
+    rows, ran = run_sweep(here, trainer.task(), runs, **arguments)
+    # The best of them had its weights, the other is trained again, the failed one is not tried again.
+    assert ran == 11
+    assert trainer.ran == [(0.1, 1)] * 4 + [(0.2, 1)] * 3 + [(0.3, 1)] * 3
+    assert rows["fold"].tolist() == [0, 1, 2, 3] * 3
+    assert run_sweep(here, trainer.task(), runs, **arguments)[1] == 0
+    pooled = together(here, trainer.task(), rows)
+    assert [json.loads(recipe)["lr"] for recipe in pooled["recipe"]] == [0.2, 0.1, 0.3]
+    assert pooled["n"].tolist()[:2] == [40, 40]
+    assert pooled["n_observations"].tolist()[:2] == [20, 20]
+    np.testing.assert_allclose(pooled["good"][:2], [0.21, 0.11])
+    assert pooled["missing"][2] == "; ".join(f"part {part}: the training diverged" for part in range(1, 5))
+    shown = readable_together(pooled, ["lr"], ["good", "other"])
+    assert shown["good"].tolist() == ["0.210", "0.110", "–"]
+    assert shown["images"].tolist() == ["40", "40", "–"]
+    assert readable(rows, ["lr"], ["good"])["part held back"].tolist() == [1, 2, 3, 4] * 3
+
+
+def test_parts_that_no_observation_fell_into_are_left_out(here: Lake, images: pd.DataFrame):
+    few = images[images["observation"].isin(["ESP_1", "ESP_2", "ESP_24"])]
+    trainer, runs = Trainer(few), plan(Sweep(base={"lr": 0.1}, folds=50), ClsRecipe)
+    rows, ran = run_sweep(here, trainer.task(), runs, held_back=0.02, folds=50, compute=CPU)
+    assert ran == len(rows) == 2
+    assert together(here, trainer.task(), rows)["parts"].tolist() == [2]
+
+
 def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: Lake, images: pd.DataFrame):
     runs = plan(Sweep(grid={"lr": [0.3, 0.2]}), ClsRecipe)
     table, _ = run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
@@ -156,7 +223,12 @@ def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.D
     first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
     best = ranked(first, "good").iloc[0]["version"]
     judged: list[str] = []
-    monkeypatch.setattr(trainer, "judge", lambda folder, images, split, _: judged.append(folder.name) or {"good": 0.5})
+
+    def judge(folder: Path, images, split, compute) -> Judged:
+        judged.append(folder.name)
+        return Judged({"good": 0.5}, images)
+
+    monkeypatch.setattr(trainer, "judge", judge)
     # A finished training is found by the trainers themselves.
     monkeypatch.setattr(
         trainer, "train", lambda *arguments: {"steps": 3} if (arguments[3] / "model.bin").exists() else 1 / 0
@@ -181,8 +253,8 @@ def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.D
 
 def test_an_undefined_score_ranks_nowhere(here: Lake, images: pd.DataFrame):
     class Undefined(Trainer):
-        def judge(self, *arguments) -> dict:
-            return {"good": None, "good_low": None, "good_high": None, "other": 1.0}
+        def judge(self, folder: Path, images, *arguments) -> Judged:
+            return Judged({"good": None, "good_low": None, "good_high": None, "other": 1.0}, images)
 
     table, _ = run_sweep(here, Undefined(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU)
     assert ranked(table, "good").empty

@@ -28,7 +28,18 @@ def test_variants_times_grid_times_seeds():
 
 
 def test_an_empty_sweep_is_the_default_recipe_once():
-    assert plan(Sweep(), ClsRecipe) == [("", ClsRecipe(), 1)]
+    assert plan(Sweep(), ClsRecipe) == [("", ClsRecipe(), 1, 0)]
+
+
+def test_parts_are_runs_of_their_own():
+    runs = plan(Sweep(grid={"lr": [0.1, 0.2]}, seeds=[1, 2], folds=3), ClsRecipe)
+    assert [(run.recipe.lr, run.seed, run.fold) for run in runs[:4]] == [
+        (0.1, 1, 0),
+        (0.1, 1, 1),
+        (0.1, 1, 2),
+        (0.1, 2, 0),
+    ]
+    assert len(runs) == 12
 
 
 def test_the_same_recipe_runs_once():
@@ -64,6 +75,8 @@ def test_draws_are_in_their_ranges_and_more_begin_with_the_same():
         ({"random": {"lr": {"low": 0, "high": 1, "log": True}}, "draws": 1}, "low above 0"),
         ({"random": {"lr": [1, 2]}}, "go together"),
         ({"draws": 3}, "go together"),
+        ({"folds": 1}, "one part is all"),
+        ({"folds": 5, "hold_back": 0.2}, "folds and hold_back"),
     ],
 )  # fmt: skip
 def test_all_that_does_not_hold_is_said_before_anything_runs(sweep, message):
@@ -85,7 +98,7 @@ def test_a_sweep_file_holds(path: Path) -> None:
     asset, sweep = _sweep_of(path)
     recipe = {"cls_experiments": ClsRecipe, "seg_experiments": SegRecipe}[asset]
     runs = plan(sweep, recipe)
-    assert [run.name for run in runs] == list(sweep.variants)  # no two variants are the same recipe
+    assert [run.name for run in runs if run.fold == 0] == list(sweep.variants)  # no two variants are the same recipe
     assert f"--select {asset} -c recipes/sweeps/{path.name}" in path.read_text()
 
 

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.masks import RIM_WIDTHS, Annotation, annotation_mask, label_image
 from mars_assets.segmentation.craters import craters_of_labels, craters_of_mask
-from mars_assets.segmentation.evaluate import METRICS, confusion, evaluate
+from mars_assets.segmentation.evaluate import METRICS, confusion, evaluate, evaluate_together
 from mars_assets.segmentation.figures import error_overlay, evaluation_figure, overlay_sheet, training_figure, worst
 
 
@@ -92,6 +92,18 @@ def test_each_image_has_its_own_scores(scenes: Scenes):
         truth = np.asarray(Image.open(row["mask"]))
         said = np.asarray(Image.open(row["prediction"])) >= 128
         assert row["iou_crater"] == pytest.approx(jaccard_score(truth[truth != 255], said[truth != 255]))
+
+
+def test_images_of_several_models_together_are_one_split(scenes: Scenes):
+    rng = np.random.default_rng(4)
+    for number in range(8):
+        boxes = [(int(row), int(column), int(side)) for row, column, side in rng.integers(3, 60, (3, 3))]
+        scenes.add(
+            _boxes(*boxes), _boxes(*boxes[:2], (2, 2, int(rng.integers(4, 30)))), observation=f"ESP_{number % 5}"
+        )
+    whole = evaluate(scenes.predictions, scenes.images, "valid", resamples=50)
+    halves = [evaluate(scenes.predictions, part, "valid").evidence for part in (scenes.images[:3], scenes.images[3:])]
+    assert evaluate_together(pd.concat(halves, ignore_index=True), "valid", resamples=50) == whole.row
 
 
 def test_ignored_pixels_count_nowhere():
