@@ -213,19 +213,19 @@ def together(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
 
     found = []
     for (_, seed), runs in rows.groupby(["recipe", "seed"], sort=False):
-        files = [lake.model(task.name) / version / _EVIDENCE for version in runs["version"]]
-        missing = [f"part {row['fold'] + 1}: {row['failed']}" for row in runs.to_dict("records") if row["failed"]]
-        first = runs.iloc[0]
-        scores = {}
+        first, parts = runs.iloc[0], runs.to_dict("records")
+        missing = [f"part {part['fold'] + 1}: {part['failed']}" for part in parts if part["failed"]]
+        scores: dict[str, Any] = {"pretrained_on": float("nan")}
         if not missing:
+            files = [lake.model(task.name) / part["version"] / _EVIDENCE for part in parts]
             scores = task.together(pd.concat([read_table(file, task.name) for file in files], ignore_index=True))
+            scores["pretrained_on"] = sum(int(part[f"{HELD_BACK}_pretrained_on"]) for part in parts)
         found.append(
             {
                 "name": first["name"],
                 "seed": seed,
                 "recipe": first["recipe"],
-                "parts": len(runs),
-                "pretrained_on": int(pd.to_numeric(runs[f"{HELD_BACK}_pretrained_on"]).sum()) if not missing else None,
+                "parts": len(parts),
                 "missing": "; ".join(missing),
                 **{name: value for name, value in scores.items() if name != "split"},
             }

@@ -179,6 +179,8 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
     assert shown["good"].tolist() == ["0.210", "0.110", "–"]
     assert shown["images"].tolist() == ["40", "40", "–"]
     assert readable(rows, ["lr"], ["good"])["part held back"].tolist() == [1, 2, 3, 4] * 3
+    failed = together(here, trainer.task(), rows[rows["failed"] != ""].drop(columns="held_back_pretrained_on"))
+    assert readable_together(failed, ["lr"], ["good"]).columns.tolist() == ["run", "lr", "seed", "parts", "missing"]
 
 
 def test_parts_that_no_observation_fell_into_are_left_out(here: Lake, images: pd.DataFrame):
