@@ -61,8 +61,8 @@ def cls_experiments(
     The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep
     goes on where it stopped. A frozen encoder passes over the images once, however many heads are tried, where nothing
     before the head is random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced accuracy on valid, so
-    the best one's score there is optimistic: `hold_back` gives one that is not, and `folds` one of all training images. The weights of the best run are kept; of a
-    frozen encoder's, the head.
+    the best one's score there is optimistic: `hold_back` gives one that is not, and `folds`, cross-validation by
+    observation, one on all training images. The weights of the best run are kept; of a frozen encoder's, the head.
     """
     from mars_assets.experiments.tasks import classification_task
 
