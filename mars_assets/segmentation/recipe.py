@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 CLASSES = ("background", "crater")
 """Names of label 0 and label 1; 255 is ignored."""
@@ -206,6 +206,12 @@ class SegRecipe(BaseModel):
         description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "
         "heads and losses can be named, e.g. {model.decode_head.loss_decode: {_delete_: true, type: FocalLoss}}.",
     )
+
+    @field_validator("magnify")
+    @classmethod
+    def _plain(cls, magnify: float) -> float:
+        """1.0 as 1: versions are named by a recipe's values, and those of before it took fractions had whole numbers."""
+        return int(magnify) if magnify == int(magnify) else magnify
 
     @model_validator(mode="after")
     def _consistent(self) -> SegRecipe:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from mars_assets.lake import fingerprint
 from mars_assets.segmentation.recipe import SegRecipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("seg_*.yaml"))
@@ -80,3 +81,20 @@ def test_the_papers_six_runs_differ_in_loss_and_annotation_only():
 def test_a_contradictory_recipe_is_refused(fields: dict[str, Any], said: str):
     with pytest.raises(ValidationError, match=said):
         SegRecipe(**fields)
+
+
+@pytest.mark.parametrize("config", [{}, {"magnify": 1}, {"magnify": 1.0}], ids=str)
+def test_a_number_that_dagster_made_a_fraction_of_names_the_same_version(config: dict[str, Any]):
+    named = []
+
+    @dg.op
+    def seg_model(config: RecipeConfig) -> None:
+        named.append(fingerprint(SegRecipe(**config.model_dump()).model_dump()))
+
+    @dg.job
+    def job() -> None:
+        seg_model()
+
+    job.execute_in_process(run_config={"ops": {"seg_model": {"config": config}}})
+    assert named == [fingerprint(SegRecipe().model_dump())]
+    assert SegRecipe(magnify=0.5).magnify == 0.5
