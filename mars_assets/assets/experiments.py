@@ -114,7 +114,7 @@ def _sweep(
         lake,
         task,
         runs,
-        held_back=sweep.held_back,
+        held_back=sweep.hold_back,
         folds=sweep.folds,
         compute=compute,
         progress=progress_of(context),

@@ -37,7 +37,7 @@ _SCORES = "scores.json"
 _EVIDENCE = "held_back.parquet"
 _JUDGING = ("valid", "test", HELD_BACK)
 """The splits that runs are judged on."""
-_NOT_KEPT = "the weights were not kept: scores on valid are those of before, others are unknown"
+_NOT_KEPT = "the weights were not kept: scores on valid are those of before, those on test are unknown"
 
 
 class Judged(NamedTuple):
@@ -128,7 +128,7 @@ def run_sweep(
     task: Task,
     runs: Sequence[Run[Any]],
     *,
-    held_back: float,
+    held_back: float = 0.0,
     folds: int = 0,
     compute: Compute,
     progress: Progress = SILENT,
@@ -136,9 +136,10 @@ def run_sweep(
     """Trains and judges what is not in the table yet.
 
     A run that diverges is a row that says so; any other error stops the sweep, which goes on from there when it is asked
-    again, in the middle of a training too. Of finished trainings the history and the scores stay, and the weights of the
-    best. Where other images judge than before, the weights that are there are judged again; the row of a run without them
-    keeps its scores on valid, and ``not_judged`` says so.
+    again, in the middle of a training too. Of finished trainings the history and the scores stay, what was said of the images
+    held back, and the weights of the best. Where other images judge than before, the weights that are there are judged
+    again; the row of a run without them keeps its scores on valid, and on what is held back if that is the same, and
+    ``not_judged`` says so. With folds such a run is trained again where what it held back is not the same.
 
     Args:
         lake: holds the inputs, the runs (``models/TASK/VERSION``) and the table (``metrics/TASK.parquet``).
@@ -159,7 +160,7 @@ def run_sweep(
     """
     import pandas as pd
 
-    path = lake.metrics(task.name)
+    path, share = lake.metrics(task.name), 1 / folds if folds else held_back
     # All inputs are looked at before the first training.
     planned = [(run, _planned(lake, task, run, held_back, folds)) for run in runs]
     if folds:
@@ -167,7 +168,7 @@ def run_sweep(
     ran = 0
     for number, (run, inputs) in enumerate(planned, start=1):
         known = path.exists() and inputs.is_in(read_table(path, task.name))
-        if known and not (folds and _lacks_evidence(lake.model(task.name) / inputs.version)):
+        if known and not (folds and inputs.lacks_evidence(lake.model(task.name) / inputs.version)):
             continue
         part = f", part {run.fold + 1} of {folds}" if folds else ""
         progress.say(f"run {number} of {len(planned)}: {run.name or inputs.version}, seed {run.seed}{part}")
@@ -178,7 +179,8 @@ def run_sweep(
             progress.say(f"run {number} failed: {found['failed']}")
         row = {
             **inputs.key(),
-            "held_back": held_back,
+            "held_back": share,
+            "fold": run.fold,
             "name": run.name,
             "seed": run.seed,
             "encoder": inputs.encoder,
@@ -187,7 +189,7 @@ def run_sweep(
             **found,
         }
         table = record(path, [row], _KEYS, task.name)
-        same = table[(table["label_version"] == inputs.label_version) & (table["held_back"] == held_back)]
+        same = table[(table["label_version"] == inputs.label_version) & (table["held_back"] == share)]
         best = ranked(same, task.score)["version"].tolist()[:1]
         for version in set(same["version"]) - set(best):
             (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
@@ -256,9 +258,23 @@ class _Inputs:
     @property
     def judged(self) -> str:
         """Names the images that judge, and how: a version is named by those of train and valid alone."""
-        images = self.images[self.images["split"].isin(_JUDGING)].sort_values("image_id")
+        return fingerprint(COMPUTATION, self.judging, self._identity(_JUDGING))[:16]
+
+    @property
+    def evidence(self) -> str:
+        """Names what is said of the images held back, and how; scores are made of it anew."""
+        return fingerprint(self.judging, self._identity((HELD_BACK,)))[:16]
+
+    def _identity(self, splits: Sequence[str]) -> dict[str, list[str]]:
+        images = self.images[self.images["split"].isin(splits)].sort_values("image_id")
         columns = ["image_id", "split", "observation", "chip_sha", "labels_sha"]
-        return fingerprint(COMPUTATION, self.judging, images[columns].astype(str).to_dict("list"))[:16]
+        return images[columns].astype(str).to_dict("list")
+
+    def lacks_evidence(self, folder: Path) -> bool:
+        """Whether a run that did not fail left no evidence of these images, or not all."""
+        scores = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
+        there = scores.get("evidence") == self.evidence and (folder / _EVIDENCE).exists()
+        return not scores.get("failed") and not there
 
     def matches(self, table: pd.DataFrame) -> pd.Series:
         return (table[list(_KEYS)] == [self.version, self.label_version]).all(axis=1)
@@ -306,10 +322,11 @@ def _trained_and_judged(
     """
     folder = start_version(lake, task.name, inputs.version, inputs.images)
     before: dict[str, Any] = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
-    lacking = with_evidence and _lacks_evidence(folder)
-    if before and (before.get("failed") or (before.get("judged") == inputs.judged and not lacking)):
+    lacking = inputs.lacks_evidence(folder)
+    current = before.get("judged") == inputs.judged and not (with_evidence and lacking)
+    if before and (before.get("failed") or current):
         return {**before, "judged": inputs.judged}
-    if before and with_evidence and not (folder / task.model).exists():
+    if before and with_evidence and lacking and not (folder / task.model).exists():
         progress.say("trained again: what it said of each image that it holds back was not kept, nor were its weights")
         shutil.rmtree(folder)
         folder, before = start_version(lake, task.name, inputs.version, inputs.images), {}
@@ -317,6 +334,9 @@ def _trained_and_judged(
         progress.say(f"judged anew, since other images judge now or in another way: {_NOT_KEPT}")
         own = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
         found: dict[str, Any] = own | {"judged": inputs.judged, "not_judged": _NOT_KEPT}
+        if not lacking:
+            evidence = read_table(folder / _EVIDENCE, task.name)
+            found |= _of_split(HELD_BACK, task.together(evidence), evidence["observation"], inputs)
         write_json(folder / _SCORES, found)
         return found
     # Begun by a run that was killed, while it trained or afterwards: how long it took is not known.
@@ -333,19 +353,19 @@ def _trained_and_judged(
             chosen = inputs.images[inputs.images["split"] == split]
             if len(chosen):
                 judged = task.judge(folder, chosen, split, compute)
-                found |= {f"{split}_{name}": value for name, value in judged.row.items() if name != "split"}
+                found |= _of_split(split, judged.row, chosen["observation"], inputs)
                 if split == HELD_BACK:
                     write_table(folder / _EVIDENCE, judged.evidence)
-                found[f"{split}_pretrained_on"] = int(chosen["observation"].isin(inputs.seen).sum())
+                    found["evidence"] = inputs.evidence
     found["judged"] = inputs.judged
     write_json(folder / _SCORES, found)
     return found
 
 
-def _lacks_evidence(folder: Path) -> bool:
-    """Whether a run that did not fail was judged without its evidence being kept, or no longer."""
-    scores = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
-    return not scores.get("failed") and (bool(scores.get("not_judged")) or not (folder / _EVIDENCE).exists())
+def _of_split(split: str, row: dict[str, Any], observations: pd.Series, inputs: _Inputs) -> dict[str, Any]:
+    """A split's part of a run's row."""
+    scores = {f"{split}_{name}": value for name, value in row.items() if name != "split"}
+    return scores | {f"{split}_pretrained_on": int(observations.isin(inputs.seen).sum())}
 
 
 def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:

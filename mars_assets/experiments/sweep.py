@@ -51,11 +51,6 @@ class Sweep(BaseModel):
         "training image, and none was seen by the training that is judged on it.",
     )
 
-    @property
-    def held_back(self) -> float:
-        """Share of the training observations that a run holds back, as far as lots can tell."""
-        return 1 / self.folds if self.folds else self.hold_back
-
 
 class Run(NamedTuple, Generic[R]):
     """One training of a sweep.

@@ -184,10 +184,10 @@ class RandomLight(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         bands = np.ascontiguousarray(results["img"].transpose(2, 0, 1))
-        mean, deviation = (some.astype(np.float32) for some in (bands.mean((1, 2)), bands.std((1, 2))))
-        contrast = np.float32(CONTRAST ** np.random.uniform(-1, 1))
-        brightness = np.float32(BRIGHTNESS * np.random.uniform(-1, 1))
-        grain = np.float32(NOISE * np.random.random()) * np.random.standard_normal(bands.shape[1:]).astype(np.float32)
+        mean, deviation = bands.mean((1, 2)), bands.std((1, 2))
+        contrast = CONTRAST ** np.random.uniform(-1, 1)
+        brightness = BRIGHTNESS * np.random.uniform(-1, 1)
+        grain = NOISE * np.random.random() * np.random.standard_normal(bands.shape[1:]).astype(np.float32)
         offset = mean * (1 - contrast) + deviation * brightness
         changed = bands * contrast + offset[:, None, None] + deviation[:, None, None] * grain
         return {**results, "img": changed.transpose(1, 2, 0)}

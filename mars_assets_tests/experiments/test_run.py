@@ -155,7 +155,7 @@ def test_each_training_observation_is_held_back_in_one_part(images: pd.DataFrame
 def test_parts_together_are_judged_on_every_training_image_once(here: Lake, images: pd.DataFrame):
     sweep = Sweep(base={"steps": 3, "warmup_steps": 1}, grid={"lr": [0.1, 0.2, 0.3]}, folds=4)
     trainer, runs = Trainer(images), plan(sweep, ClsRecipe)
-    arguments = {"held_back": sweep.held_back, "folds": 4, "compute": CPU}
+    arguments = {"folds": 4, "compute": CPU}
     # The first part was a fourth that a sweep without parts held back, by code that kept no evidence.
     before = plan(sweep.model_copy(update={"folds": 0}), ClsRecipe)
     run_sweep(here, trainer.task(), before, held_back=0.25, compute=CPU)
@@ -179,6 +179,17 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
     assert shown["good"].tolist() == ["0.210", "0.110", "–"]
     assert shown["images"].tolist() == ["40", "40", "–"]
     assert readable(rows, ["lr"], ["good"])["part held back"].tolist() == [1, 2, 3, 4] * 3
+    # A test image more trains nothing again, although most weights are gone; another label of an image held back does.
+    test = images.tail(1).assign(image_id="new", split="test", observation="ESP_99")
+    trainer.ran.clear()
+    trainer.images, trainer.label_version = pd.concat([images, test]), "w"
+    again, _ = run_sweep(here, trainer.task(), runs, **arguments)
+    assert trainer.ran == []
+    pd.testing.assert_frame_equal(together(here, trainer.task(), again), pooled)
+    other = trainer.images["image_id"] == "0"
+    trainer.images = trainer.images.assign(labels_sha=trainer.images["labels_sha"].mask(other, "m"))
+    run_sweep(here, trainer.task(), runs, **arguments)
+    assert trainer.ran.count((0.1, 1)) == 4
     failed = together(here, trainer.task(), rows[rows["failed"] != ""].drop(columns="held_back_pretrained_on"))
     assert readable_together(failed, ["lr"], ["good"]).columns.tolist() == ["run", "lr", "seed", "parts", "missing"]
 
@@ -186,7 +197,7 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
 def test_parts_that_no_observation_fell_into_are_left_out(here: Lake, images: pd.DataFrame):
     few = images[images["observation"].isin(["ESP_1", "ESP_2", "ESP_24"])]
     trainer, runs = Trainer(few), plan(Sweep(base={"lr": 0.1}, folds=50), ClsRecipe)
-    rows, ran = run_sweep(here, trainer.task(), runs, held_back=0.02, folds=50, compute=CPU)
+    rows, ran = run_sweep(here, trainer.task(), runs, folds=50, compute=CPU)
     assert ran == len(rows) == 2
     assert together(here, trainer.task(), rows)["parts"].tolist() == [2]
 
