@@ -7,15 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, get_args
 
 from mars_assets.compute import DeviceChoice, PrecisionChoice
 from mars_assets.errors import MarsError
 from mars_assets.lake import DEFAULT_LAKE, Lake, write_csv, write_json, write_table
 from mars_assets.models import current_model, current_weights
-
-if TYPE_CHECKING:
-    from mars_assets.prithvi.model import PrithviEncoder
 
 ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
 
@@ -40,26 +37,24 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     from mars_assets.prithvi.weights import export_encoder, load_encoder
     from mars_assets.views import FLAT
 
-    encoder: PrithviEncoder
+    encoder: Any
     own = False
     if name == "cls_model":
         from mars_assets.classification.checkpoint import open_classifier
-        from mars_assets.classification.model import CraterClassifier
 
         model = current_model(lake, name)
-        classifier = open_classifier(model.folder)[0]
-        if not isinstance(classifier, CraterClassifier):
+        encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
+        if not isinstance(encoder, PrithviEncoder):
             raise MarsError(
-                f"cls_model {model.version} is a {model.config['recipe']['architecture']}: only models with Prithvi's encoder "
-                "can be exported"
+                f"cls_model {model.version}, of architecture {model.config['recipe']['architecture']}, has no encoder of "
+                "Prithvi's: nothing else can be exported"
             )
-        encoder = classifier.encoder
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "seg_model":
         from mars_assets.segmentation.checkpoint import open_segmenter
 
         model = current_model(lake, name)
-        encoder = cast(Any, open_segmenter(model.folder)[0]).backbone.encoder
+        encoder = getattr(open_segmenter(model.folder)[0].backbone, "encoder", None)
         if not isinstance(encoder, PrithviEncoder):
             raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
         own = model.config["recipe"].get("normalize") == "image"

@@ -12,8 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from mars_assets.bands import BandStatistics
+from mars_assets.classification.recipe import OUTLINES
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake, fingerprint, read_json, read_table, write_json, write_table
+from mars_assets.prithvi import PRITHVI
 from mars_assets.training import CONFIG, require_finished
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 IMAGES = "images.parquet"
 """The list, in a version's folder, of the images that it was made from."""
+SEG_MODEL_VERSION = "seg_model_version"
+"""What the provenance of a model calls the segmentation model that it began as."""
 MARS_WEIGHTS = "weights"
 """The folder of weights in a version of ``mars_weights``."""
 
@@ -93,19 +98,36 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
     """The images that the model may be judged on, and how many were left out.
 
     Left out are images of the present training split, and those that the model was trained on or whose observation it
-    was trained on, whatever split the labels put them in now; and those whose observation its encoder was pretrained on,
-    where that is ``mars_weights``.
+    was trained on, whatever split the labels put them in now; and those whose observation was seen by what it began as,
+    ``mars_weights`` or a ``seg_model``.
     """
     made_from = read_table(model.folder / IMAGES, model.name)
-    trained = made_from[made_from["split"] == "train"]
     candidates = images[images["split"] != "train"]
-    seen = candidates["image_id"].isin(trained["image_id"]) | candidates["observation"].isin(trained["observation"])
-    pretraining = model.config.get("provenance", {}).get("mars_weights_version")
-    if pretraining is not None:
-        seen |= candidates["observation"].isin(
-            pretrained_groups(model.folder.parent.parent / "mars_weights" / pretraining)
-        )
-    return candidates[~seen], int(seen.sum())
+    again = candidates["image_id"].isin(made_from.loc[made_from["split"] == "train", "image_id"])
+    known = candidates["observation"].isin(seen_by(model.folder, model.config.get("provenance", {})))
+    return candidates[~(again | known)], int((again | known).sum())
+
+
+def seen_by(folder: Path, provenance: Mapping[str, Any]) -> set[str]:
+    """The observations whose labels or images have shaped a model of the lake: its own, and those of what it began as.
+
+    Args:
+        folder: of the version.
+        provenance: of its ``config.json``.
+    """
+    images = read_table(folder / IMAGES, folder.parent.name)
+    return {*images.loc[images["split"] == "train", "observation"], *_seen_before(folder.parent.parent, provenance)}
+
+
+def _seen_before(models: Path, provenance: Mapping[str, Any]) -> set[str]:
+    """What a model had seen before its own training began."""
+    seen: set[str] = set()
+    if "mars_weights_version" in provenance:
+        seen |= pretrained_groups(models / "mars_weights" / provenance["mars_weights_version"])
+    if SEG_MODEL_VERSION in provenance:
+        folder = models / "seg_model" / provenance[SEG_MODEL_VERSION]
+        seen |= seen_by(folder, read_json(folder / CONFIG)["provenance"])
+    return seen
 
 
 def pretrained_groups(folder: Path) -> set[str]:
@@ -117,6 +139,53 @@ def pretrained_groups(folder: Path) -> set[str]:
 
     images = read_table(folder / IMAGES, "mars_weights", ["image_id", "group"])
     return {*images["group"], *(original_name(PurePosixPath(image_id).name) for image_id in images["image_id"])}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins at.
+
+    Args:
+        folder: of an encoder's weights, or of a finished segmentation model.
+        sha256: of the weights.
+        name: for people.
+        statistics: what its input is normalised with.
+        provenance: what the new model's provenance says of it.
+        seen: the observations that it has seen, with labels or without.
+    """
+
+    folder: Path
+    sha256: str
+    name: str
+    statistics: BandStatistics
+    provenance: dict[str, str]
+    seen: frozenset[str]
+
+
+def start_of_training(lake: Lake, encoder: str, architecture: str) -> Start:
+    """What a recipe's ``architecture`` and ``encoder`` name.
+
+    Raises:
+        MissingInputError: it has not been made.
+    """
+    if architecture == OUTLINES:
+        from mars_assets.segmentation.checkpoint import model_sha256
+
+        model = current_model(lake, "seg_model")
+        folder, sha256, name = model.folder, model_sha256(model.folder), f"seg_model {model.version}"
+        statistics = BandStatistics.from_dict(model.config["statistics"])
+        versions = {SEG_MODEL_VERSION: model.version}
+    else:
+        from mars_assets.prithvi.weights import open_weights
+
+        folder, sha256, name = encoder_weights(lake, encoder)
+        statistics = open_weights(folder).config.statistics
+        of_mars = encoder == "mars_weights" and architecture == PRITHVI
+        versions = {"mars_weights_version": folder.parent.name} if of_mars else {}
+    seen = _seen_before(lake.model("seg_model").parent, versions)
+    return Start(
+        folder, sha256, name, statistics, {"weights": name, "weights_sha256": sha256, **versions}, frozenset(seen)
+    )
 
 
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:

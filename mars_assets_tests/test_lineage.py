@@ -363,3 +363,36 @@ def test_missing_inputs_are_named_with_the_command_that_makes_them(tmp_path: Pat
 def test_quick_recipes_are_configurations_of_their_assets() -> None:
     assert json.dumps(quick())  # plain values only
     assert set(quick()["ops"]) == {"cls_model", "seg_model"}
+
+
+def test_a_classifier_begins_as_the_segmentation_model_in_use(graph: Graph, first: Any) -> None:
+    before, outlining = (current_model(graph.lake, name) for name in ("cls_model", "seg_model"))
+    recipe = {
+        "architecture": "seg_model", "image_size": 64, "normalize": outlining.config["recipe"]["normalize"], "steps": 2,
+        "warmup_steps": 1, "batch_size": 2, "evaluate_every": 2,
+    }  # fmt: skip
+    config = {"ops": {"cls_model": {"config": recipe}}}
+    result = graph.run(["cls_model"], config)
+    assert result.success
+    assert metadata(result, "cls_model")["began as"] == f"seg_model {outlining.version}"
+    model = current_model(graph.lake, "cls_model")
+    assert model.config["provenance"]["seg_model_version"] == outlining.version
+    assert metadata(graph.run(["cls_model"], config), "cls_model")["trained in this run"] is False
+    judged = metadata(graph.run(["cls_evaluation"]), "cls_evaluation")
+    assert judged["model version"] == model.version
+    sweep = {"variants": {"outlines": recipe}, "hold_back": 0.3}
+    compared = metadata(
+        graph.run(["cls_experiments"], {"ops": {"cls_experiments": {"config": sweep}}}), "cls_experiments"
+    )
+    (row,) = (
+        read_table(graph.lake.metrics("cls_experiments"), "cls_experiments")
+        .query("name == 'outlines'")
+        .to_dict("records")
+    )
+    assert row["encoder"] == f"seg_model {outlining.version}"
+    assert compared["run now"] == 1
+    (outlining.folder.parent / "current.json").rename(outlining.folder.parent / "aside.json")
+    failed = graph.run(["cls_model"], {"ops": {"cls_model": {"config": recipe | {"lr": 0.1}}}})
+    (outlining.folder.parent / "aside.json").rename(outlining.folder.parent / "current.json")
+    assert "--select seg_model" in str(failed.failure_data_for_node("cls_model").user_failure_data.description)
+    make_current(graph.lake, "cls_model", before.version, {})

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from mars_assets.errors import MissingInputError
-from mars_assets.lake import Lake, write_json
+from mars_assets.lake import Lake, write_json, write_table
 from mars_assets.models import current_model, current_weights, held_out, make_current, start_version, version_of
 
 IMAGES = pd.DataFrame(
@@ -76,3 +76,28 @@ def test_no_model_is_judged_on_what_it_was_trained_on(trained: Lake) -> None:
     # a was trained on, e is another image of an observation that was, g is in today's training split.
     assert judged["image_id"].tolist() == ["c", "f"]
     assert left_out == 2
+
+
+def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
+    outlined = pd.DataFrame(
+        {"image_id": ["p", "q", "r"], "split": ["train", "valid", "test"], "observation": ["O5", "O6", "O7"]}
+    )
+    pretrained = pd.DataFrame({"image_id": ["u"], "group": ["O8"]})
+    write_table(trained.model("mars_weights") / "m1" / "images.parquet", pretrained)
+    write_json(
+        start_version(trained, "seg_model", "s1", outlined) / "config.json",
+        {"provenance": {"mars_weights_version": "m1"}},
+    )
+    folder = trained.model("cls_model") / "v1"
+    write_json(folder / "config.json", {"recipe": {}, "provenance": {"seg_model_version": "s1"}})
+    later = pd.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "d", "e", "f"],
+            "split": ["test"] * 6,
+            "observation": ["O2", "O5", "O6", "O7", "O8", "O9"],
+        }
+    )
+    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    # O2 it was trained on itself; O5 the segmentation model was, and O8 that one's encoder.
+    assert judged["observation"].tolist() == ["O6", "O7", "O9"]
+    assert left_out == 3

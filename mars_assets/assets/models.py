@@ -13,7 +13,6 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.classification.recipe import ClsRecipe, recipe_of
-from mars_assets.prithvi import PRITHVI
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -67,8 +66,8 @@ def cls_model(
 ) -> dg.MaterializeResult:
     """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
 
-    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's, and `architecture` names a model of timm's to
-    compare with. The same recipe on the same labels, tensors, weights and seed is one version and is not trained twice; a
+    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. With the `architecture` `seg_model` it begins as
+    the segmentation model in use, which has to be there; it can also name a model of timm's, to compare with. The same recipe on the same labels, tensors, weights and seed is one version and is not trained twice; a
     killed training continues. The state of the lowest validation loss is kept. `mars_weights` has to be there only for
     recipes that start from it.
     """
@@ -219,12 +218,11 @@ def _train(
     from mars_assets.models import (
         ModelVersion,
         current_model,
-        encoder_weights,
         make_current,
+        start_of_training,
         start_version,
         version_of,
     )
-    from mars_assets.prithvi.weights import open_weights
     from mars_assets.promotion import compare
     from mars_assets.provenance import software
     from mars_assets.training import CONFIG, SCRATCH
@@ -237,21 +235,19 @@ def _train(
             "prithvi_weights": lake.current_foundation,
         }
     )
-    weights, sha256, encoder = encoder_weights(lake, recipe.encoder)
-    dataset = dataset_for(open_weights(weights).config.statistics)
+    start = start_of_training(lake, recipe.encoder, recipe.architecture)
+    dataset = dataset_for(start.statistics)
     if unless_worse is not None:
         _check_comparable(lake, name, dataset.provenance["statistics"])
-    version = version_of(recipe.model_dump(), dataset.images, sha256, compute.seed, computation)
+    version = version_of(recipe.model_dump(), dataset.images, start.sha256, compute.seed, computation)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, name, version, dataset.images)
-    provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
-    if recipe.encoder == "mars_weights" and recipe.architecture == PRITHVI:
-        provenance["mars_weights_version"] = weights.parent.name
+    provenance = {**dataset.provenance, **start.provenance, "software": software()}
     # What is there is shown without importing torch; only what a killed run left behind is cleared up.
     if not found or (folder / SCRATCH).exists():
-        train(dataset.images, weights, folder, compute.choose(), provenance, progress)
+        train(dataset.images, start.folder, folder, compute.choose(), provenance, progress)
     trained = read_json(folder / CONFIG)
     best = best_of(trained["report"])
     more: dict[str, Any] = {}
@@ -285,7 +281,7 @@ def _train(
             "best validation": table(pd.DataFrame([best])),
             "images": table(counts.reset_index()),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "encoder": encoder,
+            "began as": start.name,
             "label version": dataset.provenance["label_version"],
             "device": f"{trained['compute']['device']}, {trained['compute']['precision']}",
             "folder": where(folder),

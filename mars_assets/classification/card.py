@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.classification.recipe import CLASSES, PRITHVI
+from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +27,14 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         .reset_index()
     )
     divided = int((images.groupby("observation")["split"].nunique() > 1).sum())
-    kind = (
-        f"Prithvi's encoder ({provenance.get('weights', 'unnamed weights')}, "
-        f"{'frozen' if recipe['frozen'] else 'fine-tuned'}) with one linear unit"
-        if recipe["architecture"] == PRITHVI
-        else f"timm's {recipe['architecture']}, from {'ImageNet' if recipe['imagenet'] else 'random'} weights"
+    begun = f"({provenance.get('weights', 'unnamed weights')}, {'frozen' if recipe['frozen'] else 'fine-tuned'})"
+    kind = {
+        PRITHVI: f"Prithvi's encoder {begun} with one linear unit",
+        OUTLINES: f"A segmentation network {begun}, which has learnt the outlines of craters: the mean of the {STRONGEST} pixels "
+        "that it is surest of, scaled",
+    }.get(
+        recipe["architecture"],
+        f"timm's {recipe['architecture']}, from {'ImageNet' if recipe['imagenet'] else 'random'} weights",
     )
     best = report["best"]
     lines = [

@@ -1,6 +1,7 @@
-"""A finished classifier on disk: ``model.safetensors``, ``history.parquet`` and, written last, ``config.json``.
+"""A classifier's start, and a finished one on disk: ``model.safetensors``, ``history.parquet`` and, last, ``config.json``.
 
-``config.json`` says all that opening the model takes, and marks the folder as complete.
+``config.json`` says all that opening the model takes, and marks the folder as complete; of one that began as a segmentation
+model ``network.json`` says which network it is.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mars_assets.classification.model import Classifier, CraterClassifier, TimmClassifier
-from mars_assets.classification.recipe import PRITHVI, ClsRecipe, recipe_of
-from mars_assets.errors import DamagedFileError
-from mars_assets.lake import atomic_path, read_json, sha256_file
+from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
+from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import atomic_path, read_json, sha256_file, write_json
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.training import CONFIG, require_finished
 
 MODEL = "model.safetensors"
 HISTORY = "history.parquet"
+NETWORK = "network.json"
 
 
 def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
@@ -34,6 +38,62 @@ def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassi
 def build_baseline(recipe: ClsRecipe, config: PrithviConfig, imagenet: bool = False) -> TimmClassifier:
     """A recipe's model of timm's, for the bands and statistics of ``config``."""
     return TimmClassifier(recipe.architecture, config, recipe.dropout, recipe.image_size, imagenet)
+
+
+def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
+    """Architecture, bands and statistics of what a training begins at, and the sha256 of its weights.
+
+    Args:
+        recipe: what is trained.
+        folder: of an encoder's weights, or, for the architecture ``seg_model``, of a finished segmentation model.
+
+    Raises:
+        MissingInputError: the folder holds no finished segmentation model.
+        MarsError: the segmentation model cannot see images as the recipe shows them.
+    """
+    if recipe.architecture != OUTLINES:
+        published = open_weights(folder)
+        return published.config, published.sha256
+    from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
+    from mars_assets.segmentation.config import refuse_sizes
+    from mars_assets.segmentation.recipe import SegRecipe
+
+    require_finished(folder, "seg_model")
+    trained = read_json(folder / CONFIG)
+    config = PrithviConfig.from_dict(trained["prithvi"])
+    try:
+        outlining = SegRecipe.model_validate(trained["recipe"])
+    except ValidationError as error:
+        raise MarsError(f"the recipe of {folder} is of an earlier version: make 'seg_model' again ({error})") from error
+    refuse_sizes(outlining, config, {"image_size": recipe.image_size})
+    if outlining.normalize != recipe.normalize:
+        raise MarsError(
+            f"normalize is {recipe.normalize!r}, and seg_model was trained on images normalised by {outlining.normalize!r}: "
+            "set it to that"
+        )
+    return config, sha256_of_segmenter(folder)
+
+
+def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
+    """A finished segmentation model as a classifier, and ``network.json`` in the classifier's folder."""
+    from mars_assets.segmentation.checkpoint import open_segmenter
+
+    network, _ = open_segmenter(segmenter)
+    parts = {**network.cfg.model.to_dict(), "auxiliary_head": None}
+    write_json(folder / NETWORK, parts)
+    classifier = _outline_classifier(parts, config)
+    weights = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary_head.")}
+    classifier.network.load_state_dict(weights)
+    return classifier
+
+
+def _outline_classifier(parts: dict[str, Any], config: PrithviConfig) -> OutlineClassifier:
+    from mars_assets.segmentation.mmseg import mmseg_ready
+
+    with mmseg_ready():
+        from mmseg.registry import MODELS
+
+        return OutlineClassifier(MODELS.build(parts), config)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -73,6 +133,8 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     if ours:
         with torch.device("meta"):  # drawing random weights first would take as long as reading those of the file
             classifier: Classifier = build_classifier(recipe, PrithviEncoder(prithvi))
+    elif recipe.architecture == OUTLINES:
+        classifier = _outline_classifier(_network_of(folder), prithvi)
     else:
         classifier = build_baseline(recipe, prithvi)
     config["recipe"] = recipe.model_dump()
@@ -85,6 +147,13 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
             f"{folder / MODEL} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"
         ) from error
     return classifier.eval(), config
+
+
+def _network_of(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / NETWORK)
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{folder / NETWORK} is missing: make 'cls_model' again") from error
 
 
 def model_sha256(folder: Path) -> str:

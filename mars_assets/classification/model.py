@@ -1,4 +1,6 @@
-"""The classifiers: Prithvi's encoder with one pooled token, dropout and one linear unit; or a model of timm's, to compare."""
+"""The classifiers: Prithvi's encoder with one pooled token, dropout and one linear unit; a segmentation network and what it is
+surest of; or a model of timm's, to compare.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mars_assets.classification.recipe import STRONGEST
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
@@ -96,6 +100,93 @@ class CraterClassifier(Classifier):
             "stem": r"^encoder\.(?:cls_token|patch_embed)",
             "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
         }
+
+
+_PACE = 50.0
+"""How much faster than the network its scale and its offset are learnt. Both begin where a guess puts them, and the network's
+rates, made to keep what it knows, would leave them there.
+"""
+
+
+class OutlineClassifier(Classifier):
+    """A segmentation network's opinion of an image: by how much it prefers crater to background where it does so most.
+
+    The mean of the strongest of those margins, in the logits of its decode head, times a scale, plus an offset. Its batch
+    norms keep the statistics of the outlined images, beside which a batch of tiles is too few.
+
+    Args:
+        network: mmseg's encoder-decoder of two classes. Its decode head answers in float32 from here on.
+        config: bands and statistics of its input.
+
+    Raises:
+        MarsError: it tells other classes apart.
+    """
+
+    def __init__(self, network: nn.Module, config: PrithviConfig) -> None:
+        super().__init__(config)
+        head = cast(Any, network).decode_head
+        if head.conv_seg.out_channels != 2:
+            raise MarsError(
+                f"the segmentation model tells {head.conv_seg.out_channels} classes apart: one of two is needed, crater and "
+                "background"
+            )
+        self._frozen = False
+        head.conv_seg = _Float32Convolution.of(head.conv_seg)
+        self.network = network.requires_grad_(True)
+        self.head = nn.Linear(1, 1)
+        nn.init.constant_(self.head.weight, 0.5 / _PACE)
+        nn.init.constant_(self.head.bias, -1.0 / _PACE)
+
+    @property
+    def encoder(self) -> nn.Module:
+        return cast(Any, self.network).backbone.encoder
+
+    @property
+    def without_decay(self) -> tuple[str, ...]:
+        return ("network.backbone.encoder.cls_token",)
+
+    def freeze(self) -> None:
+        self._frozen = True
+        self.network.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> OutlineClassifier:
+        super().train(mode)
+        for module in self.network.modules():
+            if self._frozen or isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, chips: Tensor) -> Tensor:
+        from mars_assets.segmentation.networks import channels_together
+
+        network = cast(Any, self.network)
+        logits = network.decode_head(network.extract_feat(channels_together(chips)))
+        margins = (logits[:, 1] - logits[:, 0]).flatten(1)
+        strongest = margins.topk(min(STRONGEST, margins.shape[1]), dim=1).values.mean(dim=1, keepdim=True)
+        return _PACE * logits_of(self.head, nn.Identity(), strongest)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """As :meth:`CraterClassifier.group_matcher`; what comes after the encoder, or another backbone, learns like the head."""
+        encoder = r"^network\.backbone\.encoder\."
+        return {
+            "stem": encoder + r"(?:cls_token|patch_embed)",
+            "blocks": [(encoder + r"blocks\.(\d+)", None), (encoder + r"norm", (99999,))],
+        }
+
+
+class _Float32Convolution(nn.Conv2d):
+    """A convolution in float32, also under autocast; see :func:`logits_of`."""
+
+    @classmethod
+    def of(cls, convolution: nn.Conv2d) -> _Float32Convolution:
+        """One with the parameters of a plain convolution of single pixels."""
+        own = cls(convolution.in_channels, convolution.out_channels, kernel_size=1)
+        own.weight, own.bias = convolution.weight, convolution.bias
+        return own
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 class TimmClassifier(Classifier):

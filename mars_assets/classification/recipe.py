@@ -9,6 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from mars_assets.prithvi import PRITHVI
 
+OUTLINES = "seg_model"
+"""The architecture that is the asset ``seg_model``'s network, see :class:`mars_assets.classification.model.OutlineClassifier`."""
+
+STRONGEST = 8
+"""How many pixels of that network's map speak for an image. One alone may be a speck of noise."""
+
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
@@ -25,7 +31,8 @@ class ClsRecipe(BaseModel):
 
     architecture: str = Field(
         PRITHVI,
-        description="prithvi: the encoder with one linear unit. Else the name of a timm model, such as resnet18 or "
+        description="prithvi: the encoder with one linear unit. seg_model: the network of the asset seg_model, which has learnt "
+        "outlines; what it is surest of in an image, scaled, is the answer. Else the name of a timm model, such as resnet18 or "
         "vit_tiny_patch16_224: a baseline, from random weights.",
     )
     imagenet: bool = Field(False, description="A timm model starts from its ImageNet weights, which timm fetches.")
@@ -37,14 +44,21 @@ class ClsRecipe(BaseModel):
     pooling: Literal["class_token", "mean"] = Field(
         "mean", description="What the linear unit sees: the class token, or the mean of the patch tokens."
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout between the pooled token and the linear unit.")
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Dropout between the pooled token and the linear unit; a seg_model keeps its own instead.",
+    )
     mask_ratio: float = Field(
         0.375,
         ge=0,
         lt=1,
         description="Part of the patches removed at random in training; they are not encoded. None are in validation.",
     )
-    frozen: bool = Field(False, description="Train only the linear unit; the encoder keeps its weights.")
+    frozen: bool = Field(
+        False, description="Train only the linear unit, of a seg_model scale and offset; all else keeps its weights."
+    )
     image_size: int = Field(
         224, ge=1, description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased."
     )
@@ -101,22 +115,24 @@ class ClsRecipe(BaseModel):
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
 
-    @field_validator("encoder", "pooling", "mask_ratio")
+    @field_validator("encoder", "pooling", "dropout", "mask_ratio")
     @classmethod
     def _is_of_prithvi(cls, value: Any, info: ValidationInfo) -> Any:
-        """Settings of Prithvi's encoder that a timm model would bear in vain."""
+        """Settings of Prithvi's encoder that another architecture would bear in vain."""
         architecture = info.data.get("architecture", PRITHVI)
         means_nothing = (cls.model_fields[str(info.field_name)].default, 0.0)
-        if architecture != PRITHVI and value not in means_nothing and not _is_kept(info):
+        takes_it = architecture == PRITHVI or (info.field_name == "dropout" and architecture != OUTLINES)
+        if not takes_it and value not in means_nothing and not _is_kept(info):
             raise ValueError(f"{value!r} is for {PRITHVI} and does nothing with {architecture}: leave it out")
         return value
 
     @field_validator("imagenet")
     @classmethod
     def _is_of_timm(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("architecture") == PRITHVI and not _is_kept(info):
+        architecture = info.data.get("architecture")
+        if value and architecture in (PRITHVI, OUTLINES) and not _is_kept(info):
             raise ValueError(
-                f"{PRITHVI} has no ImageNet weights: choose them by encoder, or a timm model by architecture"
+                f"{architecture} has no ImageNet weights: choose others by encoder, or a timm model by architecture"
             )
         return value
 

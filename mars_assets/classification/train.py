@@ -21,21 +21,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mars_assets.classification.checkpoint import (
     HISTORY,
     MODEL,
+    begin_with_outlines,
     build_baseline,
     build_classifier,
     load_weights,
     save_weights,
+    start_of,
 )
 from mars_assets.classification.data import Chips, Inputs, augment, median_side, shares_of
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import CLASSES, PRITHVI, ClsRecipe
+from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.prithvi.weights import load_encoder, open_weights
+from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import SILENT, Progress
 from mars_assets.steps import BatchesOfSteps, learning_rate_factor, seed_step
 from mars_assets.training import SCRATCH, begin, finish, settings_of
@@ -260,7 +262,7 @@ def train_classifier(
         recipe: how to train.
         images: ``image_id, split (train, valid, ...), chip (path), label (0 or 1), observation``, and ``chip_sha`` if the
             chips have one. Their order does not matter.
-        weights: folder of the encoder's weights.
+        weights: folder of the encoder's weights; for the architecture ``seg_model`` of a finished segmentation model.
         folder: of this one training.
         compute: device, precision and seed.
         provenance: is put into ``config.json`` as it is.
@@ -282,26 +284,22 @@ def train_classifier(
         ProvenanceError: the folder holds a training of other settings.
     """
     images = _checked(images)
-    published = open_weights(weights)
-    _check_masking(recipe, published.config)
-    settings = settings_of(recipe, images, published.sha256, compute.seed)
+    start, sha256 = start_of(recipe, weights)
+    _check_masking(recipe, start)
+    settings = settings_of(recipe, images, sha256, compute.seed)
     finished = begin(folder, settings, compute.precision, progress)
     if finished is not None:
         return finished
     scratch = folder / SCRATCH
 
     if features is not None and "chip_sha" in images and are_enough(recipe):
-        cache = FeatureCache(features, published.sha256, recipe, compute)
-        inputs: Inputs = cache.of(lambda: new_encoder(recipe, published.config, weights, compute), images, progress)
+        cache = FeatureCache(features, sha256, recipe, compute)
+        inputs: Inputs = cache.of(lambda: new_encoder(recipe, start, weights, compute), images, progress)
         compute.seed_everything()
-        trained: Classifier | FeatureHead = FeatureHead(published.config.embed_dim, recipe)
+        trained: Classifier | FeatureHead = FeatureHead(start.embed_dim, recipe)
     else:
         compute.seed_everything()
-        trained = (
-            build_classifier(recipe, new_encoder(recipe, published.config, weights, compute))
-            if recipe.architecture == PRITHVI
-            else build_baseline(recipe, published.config, recipe.imagenet)
-        )
+        trained = _new_classifier(recipe, start, weights, folder, compute)
         if recipe.frozen:
             trained.freeze()
         paths = [Path(chip) for chip in images["chip"]]
@@ -315,21 +313,31 @@ def train_classifier(
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
     best = load_weights(_weights_of(best_of(history), scratch))
     if whole and isinstance(trained, FeatureHead):
-        encoder = new_encoder(recipe, published.config, weights, compute)
+        encoder = new_encoder(recipe, start, weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     save_weights(folder / MODEL, best)
-    report = _report(trained, published.config, recipe, history, images)
+    report = _report(trained, start, recipe, history, images)
     finish(
         folder,
         recipe=recipe,
         classes=CLASSES,
-        encoder=published.config,
+        encoder=start,
         settings=settings,
         provenance=provenance,
         compute=compute,
         report=report,
     )
     return report
+
+
+def _new_classifier(
+    recipe: ClsRecipe, start: PrithviConfig, weights: Path, folder: Path, compute: Compute
+) -> Classifier:
+    if recipe.architecture == OUTLINES:
+        return begin_with_outlines(weights, start, folder)
+    if recipe.architecture == PRITHVI:
+        return build_classifier(recipe, new_encoder(recipe, start, weights, compute))
+    return build_baseline(recipe, start, recipe.imagenet)
 
 
 def new_encoder(recipe: ClsRecipe, config: PrithviConfig, weights: Path, compute: Compute) -> PrithviEncoder:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mars_assets.bands import BandStatistics
+from mars_assets.classification.recipe import OUTLINES
 from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
@@ -19,9 +20,8 @@ from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
 from mars_assets.lake import Lake, fingerprint, lot, read_json, read_table, write_json, write_table
-from mars_assets.models import encoder_weights, pretrained_groups, start_version, version_of
+from mars_assets.models import start_of_training, start_version, version_of
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.training import CONFIG, SCRATCH
@@ -250,7 +250,7 @@ class _Inputs:
     encoder: str
     judging: str
     seen: frozenset[str]
-    """Observations that the encoder was pretrained on, unlabelled."""
+    """Observations that the network had seen before: the encoder without labels, a segmentation model with outlines."""
 
     def key(self) -> dict[str, str]:
         return {"version": self.version, "label_version": self.label_version, "judged": self.judged}
@@ -285,25 +285,19 @@ class _Inputs:
 
 
 def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int) -> _Inputs:
-    weights, sha256, encoder = encoder_weights(lake, run.recipe.encoder)
-    dataset = task.dataset(run.recipe, open_weights(weights).config.statistics)
+    start = start_of_training(lake, run.recipe.encoder, run.recipe.architecture)
+    dataset = task.dataset(run.recipe, start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.model_dump(), images, sha256, run.seed, task.computation)
-    provenance = {**dataset.provenance, "weights": encoder, "weights_sha256": sha256, "software": software()}
-    seen: frozenset[str] = frozenset()
-    architecture = getattr(run.recipe, "architecture", PRITHVI)
-    if run.recipe.encoder == "mars_weights" and architecture == PRITHVI:
-        provenance["mars_weights_version"] = weights.parent.name
-        seen = frozenset(pretrained_groups(weights.parent))
+    version = version_of(run.recipe.model_dump(), images, start.sha256, run.seed, task.computation)
     return _Inputs(
         version,
         dataset.provenance["label_version"],
         images,
-        provenance,
-        weights,
-        encoder if architecture == PRITHVI else architecture,
+        {**dataset.provenance, **start.provenance, "software": software()},
+        start.folder,
+        start.name if run.recipe.architecture in (PRITHVI, OUTLINES) else run.recipe.architecture,
         task.judging,
-        seen,
+        start.seen,
     )
 
 

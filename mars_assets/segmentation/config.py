@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine import Config, ConfigDict
@@ -28,7 +29,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     Raises:
         MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` name an unknown part.
     """
-    _refuse_sizes(recipe, prithvi)
+    refuse_sizes(recipe, prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
     if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
         raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has {prithvi.depth} blocks")
     config = Config(
@@ -86,12 +87,21 @@ def _is_the_papers(head: Any) -> bool:
     )
 
 
-def _refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig) -> None:
+def refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig, sides: Mapping[str, int]) -> None:
+    """
+    Args:
+        recipe: of the network.
+        prithvi: its encoder.
+        sides: of the images that it is to see, by the name of what sets them.
+
+    Raises:
+        MarsError: one of them does not fit.
+    """
     unet = recipe.architecture == UNET
     steps = (2 ** (recipe.unet_stages - 1),) if unet else prithvi.patch_size[1:]
     why = f"the U-Net halves it {recipe.unet_stages - 1} times" if unet else f"{prithvi.variant} cuts it into patches"
     magnify = 1 if unet else recipe.magnify
-    for name, side in (("crop_size", recipe.crop_size), ("window", recipe.window)):
+    for name, side in sides.items():
         if any(side * magnify % step for step in steps):
             multiple = f"{max(steps) / magnify:g}"
             magnified = f", magnified {magnify:g} times" if magnify != 1 else ""

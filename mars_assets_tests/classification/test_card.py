@@ -25,3 +25,6 @@ def test_a_card_states_data_training_and_limits(images, weights, compute, tmp_pa
     config = json.loads((tmp_path / "config.json").read_text())
     config["recipe"]["architecture"] = "resnet18"
     assert "timm's resnet18, from random weights" in model_card("x", config, images)
+    config["recipe"]["architecture"] = "seg_model"
+    config["provenance"]["weights"] = "seg_model 4567"
+    assert "A segmentation network (seg_model 4567, fine-tuned)" in model_card("x", config, images)
