@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def sweep_of_heads(work: Path) -> None:
 
     from mars_assets.classification.recipe import ClsRecipe
     from mars_assets.datasets import Dataset
-    from mars_assets.experiments.run import Task, run_sweep
+    from mars_assets.experiments.run import run_sweep
     from mars_assets.experiments.sweep import Sweep, plan
     from mars_assets.experiments.tasks import classification_task
     from mars_assets.lake import Lake
@@ -182,11 +183,10 @@ def sweep_of_heads(work: Path) -> None:
     }
     rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
-    of_lake = classification_task(lake, "imputed_post_norm")
-    task = Task(
-        of_lake.name, of_lake.score, lambda *_: Dataset(images, {"label_version": "benchmark"}), of_lake.train,
-        of_lake.judge, of_lake.model,
-    )  # fmt: skip
+    task = replace(
+        classification_task(lake, "imputed_post_norm"),
+        dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}),
+    )
     report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
 
 

@@ -125,10 +125,10 @@ def main() -> int:
             print(f"{scenes[name].name}: {scenes[name].stat().st_size / 1e6:.0f} MB")
         plain = ["--scene", str(scenes["plain"])]
         names = ["ours", "glymur, 2048 rows", "glymur, 4096 rows", "rasterio windows", "rasterio, one thread"]
-        sides = dict.fromkeys(names, plain)
+        arguments = dict.fromkeys(names, plain)
         if "tall" in scenes:
-            sides["ours, tall"] = ["--scene", str(scenes["tall"])]
-        found = measure(Path(__file__), sides, options.repeats)
+            arguments["ours, tall"] = ["--scene", str(scenes["tall"])]
+        found = measure(Path(__file__), arguments, options.repeats)
     finally:
         if options.folder is None:
             shutil.rmtree(folder)

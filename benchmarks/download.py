@@ -97,14 +97,14 @@ def main() -> int:
             print("making a scene of 48000 lines", flush=True)
             make_scene(file, 48000, 8000)
         print(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB")
-        sides = {}
+        arguments = {}
         for line, speed in (("", float("inf")), (": 1 Gbit/s", 125e6)):
             listener = socket.create_server(("127.0.0.1", 0))
             threading.Thread(target=serve, args=(file, listener, speed), daemon=True).start()
-            arguments = ["--base", f"http://127.0.0.1:{listener.getsockname()[1]}", "--folder", str(work)]
+            there = ["--base", f"http://127.0.0.1:{listener.getsockname()[1]}", "--folder", str(work)]
             for name in ("ours", "curl") if line else ("ours", "curl", "curl, sha256sum, sync"):
-                sides[name + line] = arguments
-        found = measure(Path(__file__), sides, options.repeats)
+                arguments[name + line] = there
+        found = measure(Path(__file__), arguments, options.repeats)
     finally:
         shutil.rmtree(work)
     loopback = found["ours"].seconds

@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from mars_assets.compute import Compute, PrecisionChoice
 
 _PRECISION = "BENCHMARK_PRECISION"
 
@@ -78,11 +81,11 @@ def surroundings(options: argparse.Namespace, threads: int) -> None:
     print(f"precision of our side: {compute(threads).precision}")
 
 
-def compute(threads: int, precision: str = "") -> Any:
+def compute(threads: int, precision: PrecisionChoice | None = None) -> Compute:
     """The compute resource's choice, of our side's precision unless another is given."""
     from mars_assets.compute import choose_compute
 
-    return choose_compute("cpu", precision or os.environ[_PRECISION], threads, 1)
+    return choose_compute("cpu", precision or cast("PrecisionChoice", os.environ[_PRECISION]), threads, 1)
 
 
 def report(work: Callable[[], object], times: int = 1) -> None:

@@ -23,9 +23,12 @@ import sys
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measure import compute, measure, parser, report, surroundings, verdict
+
+if TYPE_CHECKING:
+    from mars_assets.compute import PrecisionChoice
 
 THREADS = 2
 BATCH = 4
@@ -136,7 +139,7 @@ def warm_up() -> None:
         importlib.import_module(name)
 
 
-def our_stage(work: Path, summary: str, precision: str = "") -> None:
+def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     import pandas as pd
 
@@ -179,7 +182,8 @@ def peers_chips(work: Path) -> None:
         if (work / PEERS_LOSSES).exists():
             return
         masked = mae.encoder.random_masking
-        model, rgb = [], []
+        model: list[float] = []
+        rgb: list[float] = []
         for chips, noise in pairs:
             mae.encoder.random_masking = lambda tokens, ratio, noise=noise: masked(tokens, ratio, noise=noise)
             _, pred, mask = mae(chips, mask_ratio=MASK_RATIO)

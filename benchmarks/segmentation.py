@@ -15,9 +15,12 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from measure import compute, measure, parser, report, surroundings, verdict
+
+if TYPE_CHECKING:
+    from mars_assets.compute import PrecisionChoice
 
 THREADS = 2
 IMAGES = 2
@@ -44,7 +47,9 @@ def encoder_config(small: bool = False) -> Any:
     return replace(config, embed_dim=96, depth=3, num_heads=3) if small else config
 
 
-def our_network(recipe: Any, prithvi: Any, precision: str = "", *, theirs: bool = False) -> tuple[Any, Any]:
+def our_network(
+    recipe: Any, prithvi: Any, precision: PrecisionChoice | None = None, *, theirs: bool = False
+) -> tuple[Any, Any]:
     """The network and its config; ``theirs`` with nothing of ours but encoder and neck, which mmseg has not."""
     from mars_assets.segmentation.mmseg import mmseg_ready
 
@@ -133,7 +138,7 @@ def batches(count: int, recipe: Any, seed: int = 0) -> list[tuple[Any, Any]]:
     return found
 
 
-def our_step(recipe: Any, prithvi: Any, precision: str = "") -> tuple[Any, Any]:
+def our_step(recipe: Any, prithvi: Any, precision: PrecisionChoice | None = None) -> tuple[Any, Any]:
     from mmengine.optim import build_optim_wrapper
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample

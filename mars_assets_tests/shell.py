@@ -62,7 +62,7 @@ class Shell:
         return process.returncode, output
 
     def materialize(self, select: str, *options: str, **variables: str) -> str:
-        code, output = self.run("asset", "materialize", "--select", select, *options, **variables)
+        code, output = self.run("asset", "materialize", "--select", select, *options, module=True, **variables)
         assert code == 0, output[-4000:]
         return output
 
