@@ -68,7 +68,7 @@ def choose_compute(
     Args:
         device: "auto" takes CUDA where there is any.
         precision: "auto" takes bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
-            CPUs with AMX), else fp32.
+            CPUs with AMX, AMD's with AVX-512's bf16), else fp32.
         threads: 0 leaves torch's own choice.
         seed: kept for the steps; not negative.
 
@@ -101,6 +101,9 @@ def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
 
     if device == "cuda":
         return torch.cuda.get_device_capability(0) >= (8, 0)
-    # AVX-512's own bf16 instructions are not worth it, those of AMX are. torch 2.6 cannot tell yet.
+    # AVX-512's bf16 instructions are worth it on AMD's CPUs; on Intel's those of AMX alone are. torch 2.6 cannot tell yet.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_tile") and capabilities.get("amx_bf16"))
+    of_amd = "AMD" in str(capabilities.get("cpu_name", ""))
+    return bool(
+        (capabilities.get("amx_tile") and capabilities.get("amx_bf16")) or (of_amd and capabilities.get("avx512_bf16"))
+    )

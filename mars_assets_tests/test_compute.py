@@ -11,7 +11,14 @@ AMX = {"amx_tile": True, "amx_bf16": True}
 
 @pytest.mark.parametrize(
     ("capabilities", "precision"),
-    [(AMX, "bf16"), ({**AMX, "amx_bf16": False}, "fp32"), ({"avx512_bf16": True}, "fp32"), ({}, "fp32")],
+    [
+        (AMX, "bf16"),
+        ({**AMX, "amx_bf16": False}, "fp32"),
+        ({"avx512_bf16": True, "cpu_name": "Intel(R) Xeon(R)"}, "fp32"),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, "bf16"),
+        ({"cpu_name": "AMD EPYC"}, "fp32"),
+        ({}, "fp32"),
+    ],
 )
 def test_bf16_where_the_cpu_multiplies_matrices_in_it(capabilities, precision, monkeypatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)

@@ -15,7 +15,7 @@ class ComputeResource(dg.ConfigurableResource):
     device: DeviceChoice = Field(default="auto", description="auto: CUDA where there is any, else the CPU.")
     precision: PrecisionChoice = Field(
         default="auto",
-        description="auto: bf16 where the hardware computes in it (CUDA 8.0 and newer, CPUs with AMX), else fp32.",
+        description="auto: bf16 where the hardware computes in it (CUDA 8.0 and newer, CPUs with AMX, AMD's with AVX512_BF16), else fp32.",
     )
     threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's own choice.")
     seed: int = Field(default=1, ge=0, description="Seed of every random number in training and evaluation.")
