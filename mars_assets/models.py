@@ -100,6 +100,9 @@ def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, i
     Left out are images of the present training split, and those that the model was trained on or whose observation it
     was trained on, whatever split the labels put them in now; and those whose observation was seen by what it began as,
     ``mars_weights`` or a ``seg_model``.
+
+    Raises:
+        MissingInputError: what it began as is no longer there, so that nobody can tell.
     """
     made_from = read_table(model.folder / IMAGES, model.name)
     candidates = images[images["split"] != "train"]
@@ -126,6 +129,7 @@ def _seen_before(models: Path, provenance: Mapping[str, Any]) -> set[str]:
         seen |= pretrained_groups(models / "mars_weights" / provenance["mars_weights_version"])
     if SEG_MODEL_VERSION in provenance:
         folder = models / "seg_model" / provenance[SEG_MODEL_VERSION]
+        require_finished(folder, "seg_model")
         seen |= seen_by(folder, read_json(folder / CONFIG)["provenance"])
     return seen
 

@@ -101,3 +101,6 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
     # O2 it was trained on itself; O5 the segmentation model was, and O8 that one's encoder.
     assert judged["observation"].tolist() == ["O6", "O7", "O9"]
     assert left_out == 3
+    (trained.model("seg_model") / "s1" / "config.json").unlink()
+    with pytest.raises(MissingInputError, match="seg_model"):
+        held_out(current_model(trained, "cls_model"), later)

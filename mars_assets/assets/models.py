@@ -66,10 +66,10 @@ def cls_model(
 ) -> dg.MaterializeResult:
     """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
 
-    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. With the `architecture` `seg_model` it begins as
-    the segmentation model in use, which has to be there; it can also name a model of timm's, to compare with. The same recipe on the same labels, tensors, weights and seed is one version and is not trained twice; a
-    killed training continues. The state of the lowest validation loss is kept. `mars_weights` has to be there only for
-    recipes that start from it.
+    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. The `architecture` `seg_model` begins as the
+    segmentation model in use; another names a model of timm's, to compare with. The same recipe on the same labels,
+    tensors, weights and seed is one version and is not trained twice; a killed training continues. The state of the
+    lowest validation loss is kept. `mars_weights` and `seg_model` have to be there only for recipes that start from them.
     """
     from mars_assets.classification.card import model_card
     from mars_assets.classification.recipe import COMPUTATION
