@@ -259,7 +259,8 @@ def prepare(work: Path) -> None:
     folder.mkdir()
     torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / MODEL)
     (folder / MMSEG_CONFIG).write_text(config.pretty_text)
-    write_json(folder / CONFIG, {"bands": list(prithvi.bands), "recipe": recipe.model_dump()})
+    about = {"bands": list(prithvi.bands), "statistics": prithvi.to_dict()["statistics"], "recipe": recipe.model_dump()}
+    write_json(folder / CONFIG, about)
     _, theirs = our_network(recipe, prithvi, theirs=True)
     (work / "theirs.py").write_text(theirs.pretty_text)
     for number, (rgb, mask) in enumerate(scenes):
