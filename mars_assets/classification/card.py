@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST
+from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST, without_effect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         recipe["architecture"],
         f"timm's {recipe['architecture']}, from {'ImageNet' if recipe['imagenet'] else 'random'} weights",
     )
-    best = report["best"]
+    best, idle = report["best"], without_effect(recipe["architecture"])
     lines = [
         f"# Crater classifier {version}",
         "",
@@ -79,7 +79,7 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         "",
         "## Recipe",
         "",
-        *(f"- {name}: {value}" for name, value in recipe.items()),
+        *(f"- {name}: {value}" for name, value in recipe.items() if name not in idle),
         "",
     ]
     return "\n".join(lines)

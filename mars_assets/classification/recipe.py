@@ -24,6 +24,14 @@ PREDICTION = "prediction 2"
 """Names the way of predicting: raise the number when the same model says something else of the same image."""
 
 
+def without_effect(architecture: str) -> frozenset[str]:
+    """The settings of a recipe that do nothing with an architecture."""
+    of_prithvi = frozenset({"encoder", "pooling", "mask_ratio"})
+    if architecture == PRITHVI:
+        return frozenset({"imagenet"})
+    return of_prithvi | {"dropout", "imagenet"} if architecture == OUTLINES else of_prithvi
+
+
 class ClsRecipe(BaseModel):
     """A fine-tuning recipe. The defaults are this project's; the paper's are in ``recipes/cls_paper.yaml``."""
 
@@ -121,16 +129,16 @@ class ClsRecipe(BaseModel):
         """Settings of Prithvi's encoder that another architecture would bear in vain."""
         architecture = info.data.get("architecture", PRITHVI)
         means_nothing = (cls.model_fields[str(info.field_name)].default, 0.0)
-        takes_it = architecture == PRITHVI or (info.field_name == "dropout" and architecture != OUTLINES)
-        if not takes_it and value not in means_nothing and not _is_kept(info):
+        idle = info.field_name in without_effect(architecture)
+        if idle and value not in means_nothing and not _is_kept(info):
             raise ValueError(f"{value!r} is for {PRITHVI} and does nothing with {architecture}: leave it out")
         return value
 
     @field_validator("imagenet")
     @classmethod
     def _is_of_timm(cls, value: bool, info: ValidationInfo) -> bool:
-        architecture = info.data.get("architecture")
-        if value and architecture in (PRITHVI, OUTLINES) and not _is_kept(info):
+        architecture = info.data.get("architecture", PRITHVI)
+        if value and "imagenet" in without_effect(architecture) and not _is_kept(info):
             raise ValueError(
                 f"{architecture} has no ImageNet weights: choose others by encoder, or a timm model by architecture"
             )

@@ -27,4 +27,7 @@ def test_a_card_states_data_training_and_limits(images, weights, compute, tmp_pa
     assert "timm's resnet18, from random weights" in model_card("x", config, images)
     config["recipe"]["architecture"] = "seg_model"
     config["provenance"]["weights"] = "seg_model 4567"
-    assert "A segmentation network (seg_model 4567, fine-tuned)" in model_card("x", config, images)
+    outlining = model_card("x", config, images)
+    assert "A segmentation network (seg_model 4567, fine-tuned)" in outlining
+    assert "- image_size: 32" in outlining
+    assert "mask_ratio" not in outlining, "it does nothing there"
