@@ -124,7 +124,10 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
     else:
         write_csv(options.out, table)
     print(f"{options.out}: {len(table)} craters in {table['image'].nunique()} images by seg_model {model.version}")
-    print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
+    if smallest:
+        print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
+    elif options.smallest is None:
+        print("the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'")
     for name, problem in problems.items():
         print(f"{name} is left out: {problem}")
 

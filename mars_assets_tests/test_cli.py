@@ -95,6 +95,8 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
     Image.fromarray(noise.T.copy()).save(pictures / "deeper" / "b.jpg")
     (pictures / "broken.png").write_bytes(b"no picture")
     arguments = ["--lake", str(lake.root), "outline", str(pictures), "--out", str(out), "--masks", str(masks)]
+    assert main(arguments) == 0
+    assert "not evaluated, so craters of every size are listed" in capsys.readouterr().out
     assert main([*arguments, "--smallest", "0"]) == 0
     said = capsys.readouterr().out
     assert "broken.png is left out: " in said
