@@ -31,7 +31,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     Raises:
         MissingInputError: there is no such model yet.
         DamagedFileError: its files cannot be read.
-        MarsError: another suffix.
+        MarsError: another suffix, or the model has no encoder of Prithvi's.
     """
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.prithvi.weights import export_encoder, load_encoder

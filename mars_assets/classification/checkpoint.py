@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
@@ -79,21 +79,9 @@ def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) ->
     from mars_assets.segmentation.checkpoint import open_segmenter
 
     network, _ = open_segmenter(segmenter)
-    parts = {**network.cfg.model.to_dict(), "auxiliary_head": None}
-    write_json(folder / NETWORK, parts)
-    classifier = _outline_classifier(parts, config)
-    weights = {name: value for name, value in network.state_dict().items() if not name.startswith("auxiliary_head.")}
-    classifier.network.load_state_dict(weights)
-    return classifier
-
-
-def _outline_classifier(parts: dict[str, Any], config: PrithviConfig) -> OutlineClassifier:
-    from mars_assets.segmentation.mmseg import mmseg_ready
-
-    with mmseg_ready():
-        from mmseg.registry import MODELS
-
-        return OutlineClassifier(MODELS.build(parts), config)
+    network.auxiliary_head = None  # it only helped training
+    write_json(folder / NETWORK, {**network.cfg.model.to_dict(), "auxiliary_head": None})
+    return OutlineClassifier(network, config)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -134,7 +122,7 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
         with torch.device("meta"):  # drawing random weights first would take as long as reading those of the file
             classifier: Classifier = build_classifier(recipe, PrithviEncoder(prithvi))
     elif recipe.architecture == OUTLINES:
-        classifier = _outline_classifier(_network_of(folder), prithvi)
+        classifier = OutlineClassifier(_network_of(folder), prithvi)
     else:
         classifier = build_baseline(recipe, prithvi)
     config["recipe"] = recipe.model_dump()
@@ -149,11 +137,18 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     return classifier.eval(), config
 
 
-def _network_of(folder: Path) -> dict[str, Any]:
+def _network_of(folder: Path) -> nn.Module:
+    """The network that ``network.json`` describes, its weights random."""
+    from mars_assets.segmentation.mmseg import mmseg_ready
+
     try:
-        return read_json(folder / NETWORK)
+        parts = read_json(folder / NETWORK)
     except FileNotFoundError as error:
         raise DamagedFileError(f"{folder / NETWORK} is missing: make 'cls_model' again") from error
+    with mmseg_ready():
+        from mmseg.registry import MODELS
+
+        return MODELS.build(parts)
 
 
 def model_sha256(folder: Path) -> str:
