@@ -66,21 +66,21 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        orders: dict[int, list[int]] = {}
+        orders: dict[int, npt.NDArray[np.intp]] = {}
         for step in self._steps:
+            turns, places = np.divmod(step * self._batch_size + np.arange(self._batch_size), self._n)
             batch = []
-            for position in range(step * self._batch_size, (step + 1) * self._batch_size):
-                turn, place = divmod(position, self._n)
+            for turn in range(turns[0], turns[-1] + 1):
                 if turn not in orders:
                     orders[turn] = self._order(turn)
-                batch.append(orders[turn][place])
+                batch += orders[turn][places[turns == turn]].tolist()
             yield batch
 
-    def _order(self, turn: int) -> list[int]:
+    def _order(self, turn: int) -> npt.NDArray[np.intp]:
         random = np.random.default_rng([self._seed, turn])
         if self._shares is None:
-            return random.permutation(self._n).tolist()
+            return random.permutation(self._n)
         # Systematic sampling: evenly spaced points on the shares laid end to end.
         ends = np.cumsum(self._shares) / self._shares.sum()
         points = (np.arange(self._n) + random.random()) / self._n
-        return random.permutation(np.minimum(np.searchsorted(ends, points, side="right"), self._n - 1)).tolist()
+        return random.permutation(np.minimum(np.searchsorted(ends, points, side="right"), self._n - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -69,11 +70,17 @@ def median_side(paths: Sequence[Path], most: int = 200) -> float | None:
     sides = []
     for place in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)):
         try:
-            height, width = image_size(paths[place])
-        except DamagedFileError:
+            height, width = _size_of(paths[place], paths[place].stat().st_mtime_ns)
+        except (DamagedFileError, OSError):
             continue
         sides.append((height * width) ** 0.5)
     return float(np.median(sides)) if sides else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _size_of(path: Path, _changed: int) -> tuple[int, int]:
+    """Remembered: a sweep asks of the same chips in each run, and opening them takes longer than training a head."""
+    return image_size(path)
 
 
 class Chips:

@@ -202,7 +202,7 @@ class _Keeper:
         task: the training.
         scratch: where the checkpoint and the best weights at that time go.
         progress: takes lines.
-        save_every: seconds between two checkpoints; the first and the last validation leave one in any case.
+        save_every: seconds between two checkpoints, and before the first.
     """
 
     def __init__(self, task: FineTuning, scratch: Path, progress: Progress, save_every: float) -> None:
@@ -210,7 +210,7 @@ class _Keeper:
         self._scratch = scratch
         self._progress = progress
         self._save_every = save_every
-        self._saved = -math.inf
+        self._saved = time.monotonic()
         self._best: dict[str, Tensor] | None = None
 
     def keep(self) -> None:
@@ -220,13 +220,21 @@ class _Keeper:
             f"step {row['step']:.0f}/{task.recipe.steps}: train loss {row['train_loss']:.4f}, validation loss "
             f"{row['valid_loss']:.4f}, accuracy {row['valid_accuracy']:.3f}"
         )
-        best = best_of(task.history)
-        if row is best:
+        if row is best_of(task.history):
             self._best = {name: value.detach().cpu().clone() for name, value in task.kept.state_dict().items()}
-        if is_over(task.history, task.recipe) or time.monotonic() - self._saved >= self._save_every:
-            self._save(_weights_of(best, self._scratch))
+        if time.monotonic() - self._saved >= self._save_every:
+            self._save()
 
-    def _save(self, best: Path) -> None:
+    def best(self) -> dict[str, Tensor]:
+        """The weights of the best validation so far."""
+        return load_weights(self._file()) if self._best is None else self._best
+
+    def _file(self) -> Path:
+        """Where the best weights are kept: named by their step, so that they are those that the history tells of."""
+        return self._scratch / f"best-{best_of(self._task.history)['step']:.0f}.safetensors"
+
+    def _save(self) -> None:
+        best = self._file()
         if self._best is not None:  # else the best are those of the run that this one continues
             save_weights(best, self._best)
             self._best = None
@@ -306,12 +314,13 @@ def train_classifier(
         inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
     task = FineTuning(trained, recipe, compute)
     _resume(task, scratch)
+    keeper = _Keeper(task, scratch, progress, save_every)
     if not is_over(task.history, recipe):  # else killed between the last checkpoint and the result
-        _fit(task, inputs, images, _Keeper(task, scratch, progress, save_every), progress)
+        _fit(task, inputs, images, keeper, progress)
     history = task.history
 
     write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
-    best = load_weights(_weights_of(best_of(history), scratch))
+    best = keeper.best()
     if whole and isinstance(trained, FeatureHead):
         encoder = new_encoder(recipe, start, weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
@@ -348,11 +357,6 @@ def new_encoder(recipe: ClsRecipe, config: PrithviConfig, weights: Path, compute
     return PrithviEncoder(config)
 
 
-def _weights_of(row: dict[str, float], scratch: Path) -> Path:
-    """Where the weights of a validation are kept: named by its step, so that they are those that the history tells of."""
-    return scratch / f"best-{row['step']:.0f}.safetensors"
-
-
 def _resume(task: FineTuning, scratch: Path) -> None:
     """Puts a training to where it stopped, if it was begun."""
     if (scratch / LAST).exists():
@@ -367,12 +371,10 @@ def _fit(task: FineTuning, inputs: Inputs, images: pd.DataFrame, keeper: _Keeper
     shares = shares_of(images[images["split"] == "train"], recipe.draw)
 
     def batch(places: npt.NDArray[np.intp]) -> Batch:
-        chosen = (
-            inputs[torch.from_numpy(places)]
-            if isinstance(inputs, Tensor)
-            else torch.stack([inputs[place] for place in places.tolist()])
-        )
-        return chosen, labels[places]
+        chosen = torch.from_numpy(places)
+        if isinstance(inputs, Tensor):
+            return inputs.index_select(0, chosen), labels.index_select(0, chosen)
+        return torch.stack([inputs[place] for place in places.tolist()]), labels.index_select(0, chosen)
 
     if task.steps:
         progress.say(f"training goes on after step {task.steps}")

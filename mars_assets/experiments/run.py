@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import time
@@ -37,6 +38,7 @@ _SCORES = "scores.json"
 _EVIDENCE = "held_back.parquet"
 _JUDGING = ("valid", "test", HELD_BACK)
 """The splits that runs are judged on."""
+_WRITE_EVERY = 10.0
 _NOT_KEPT = "the weights were not kept: scores on valid are those of before, those on test are unknown"
 
 
@@ -160,43 +162,91 @@ def run_sweep(
     """
     import pandas as pd
 
-    path, share = lake.metrics(task.name), 1 / folds if folds else held_back
+    share = 1 / folds if folds else held_back
     # All inputs are looked at before the first training.
     planned = [(run, _planned(lake, task, run, held_back, folds)) for run in runs]
     if folds:
         planned = [(run, inputs) for run, inputs in planned if (inputs.images["split"] == HELD_BACK).any()]
+    table = _Table(lake, task, share)
     ran = 0
-    for number, (run, inputs) in enumerate(planned, start=1):
-        known = path.exists() and inputs.is_in(read_table(path, task.name))
-        if known and not (folds and inputs.lacks_evidence(lake.model(task.name) / inputs.version)):
-            continue
-        part = f", part {run.fold + 1} of {folds}" if folds else ""
-        progress.say(f"run {number} of {len(planned)}: {run.name or inputs.version}, seed {run.seed}{part}")
-        ran += 1
-        seeded = replace(compute, seed=run.seed)
-        found = _trained_and_judged(lake, task, run, inputs, seeded, progress, with_evidence=bool(folds))
-        if found["failed"]:
-            progress.say(f"run {number} failed: {found['failed']}")
-        row = {
-            **inputs.key(),
-            "held_back": share,
-            "fold": run.fold,
-            "name": run.name,
-            "seed": run.seed,
-            "encoder": inputs.encoder,
-            "recipe": run.recipe.model_dump_json(),
-            "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-            **found,
-        }
-        table = record(path, [row], _KEYS, task.name)
-        same = table[(table["label_version"] == inputs.label_version) & (table["held_back"] == share)]
-        best = ranked(same, task.score)["version"].tolist()[:1]
-        for version in set(same["version"]) - set(best):
-            (lake.model(task.name) / version / task.model).unlink(missing_ok=True)
-            shutil.rmtree(lake.model(task.name) / version / "predictions", ignore_errors=True)
-    table = read_table(path, task.name)
-    rows = pd.concat([table[inputs.matches(table)] for _, inputs in planned], ignore_index=True)
+    with table:
+        for number, (run, inputs) in enumerate(planned, start=1):
+            known = table.has(inputs)
+            if known and not (folds and inputs.lacks_evidence(lake.model(task.name) / inputs.version)):
+                continue
+            part = f", part {run.fold + 1} of {folds}" if folds else ""
+            progress.say(f"run {number} of {len(planned)}: {run.name or inputs.version}, seed {run.seed}{part}")
+            ran += 1
+            seeded = replace(compute, seed=run.seed)
+            found = _trained_and_judged(lake, task, run, inputs, seeded, progress, with_evidence=bool(folds))
+            if found["failed"]:
+                progress.say(f"run {number} failed: {found['failed']}")
+            table.add(run, inputs, found)
+    written = read_table(lake.metrics(task.name), task.name)
+    rows = pd.concat([written[inputs.matches(written)] for _, inputs in planned], ignore_index=True)
     return rows.assign(name=[run.name for run, _ in planned], fold=[run.fold for run, _ in planned]), ran
+
+
+class _Table:
+    """A task's table, to which runs are added; of those with the same labels and share only the best keeps its weights.
+
+    As a context it is written at its end, after an error too, and before that every ten seconds: a head trains in less than
+    the table takes. What a killed sweep did not write is in the scores beside each run.
+
+    Args:
+        lake: has the table.
+        task: whose it is.
+        share: of the training observations, held back.
+    """
+
+    def __init__(self, lake: Lake, task: Task, share: float) -> None:
+        self._lake, self._task, self._share = lake, task, share
+        self._path = lake.metrics(task.name)
+        self._table = read_table(self._path, task.name) if self._path.exists() else None
+        self._new: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+
+    def has(self, inputs: _Inputs) -> bool:
+        """Whether a run is there, judged by today's images."""
+        key = inputs.key()
+        if any(all(row[name] == value for name, value in key.items()) for row in self._new):
+            return True
+        return self._table is not None and inputs.is_in(self._table)
+
+    def add(self, run: Run[Any], inputs: _Inputs, found: dict[str, Any]) -> None:
+        self._new.append(
+            {
+                **inputs.key(),
+                "held_back": self._share,
+                "fold": run.fold,
+                "name": run.name,
+                "seed": run.seed,
+                "encoder": inputs.encoder,
+                "recipe": run.recipe.model_dump_json(),
+                "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+                **found,
+            }
+        )
+        if time.monotonic() - self._written >= _WRITE_EVERY:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._new:
+            return
+        table, models = record(self._path, self._new, _KEYS, self._task.name), self._lake.model(self._task.name)
+        for labels in {row["label_version"] for row in self._new}:
+            same = table[(table["label_version"] == labels) & (table["held_back"] == self._share)]
+            best = ranked(same, self._task.score)["version"].tolist()[:1]
+            for version in set(same["version"]) - set(best):
+                (models / version / self._task.model).unlink(missing_ok=True)
+                shutil.rmtree(models / version / "predictions", ignore_errors=True)
+        self._table, self._new, self._written = table, [], time.monotonic()
 
 
 def together(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
@@ -255,12 +305,12 @@ class _Inputs:
     def key(self) -> dict[str, str]:
         return {"version": self.version, "label_version": self.label_version, "judged": self.judged}
 
-    @property
+    @functools.cached_property
     def judged(self) -> str:
         """Names the images that judge, and how: a version is named by those of train and valid alone."""
         return fingerprint(COMPUTATION, self.judging, self._identity(_JUDGING))[:16]
 
-    @property
+    @functools.cached_property
     def evidence(self) -> str:
         """Names what is said of the images held back, and how; scores are made of it anew."""
         return fingerprint(self.judging, self._identity((HELD_BACK,)))[:16]

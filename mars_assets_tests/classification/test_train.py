@@ -227,7 +227,7 @@ class _PulledPlugError(RuntimeError):
         (["step 2/"], 0, []),
         (["step 4/"], 0, [2]),
         (["step 6/"], 0, [4]),
-        (["step 6/"], 1000, [2]),
+        (["step 6/"], 1000, []),
         (["step 4/", "training goes on"], 0, [2, 2]),
     ],
     ids=["before any checkpoint", "after the first", "after the second", "after one not saved", "twice"],
@@ -277,7 +277,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
     with monkeypatch.context() as patch:
         patch.setattr(train, "write_table", lambda *_: (_ for _ in ()).throw(_PulledPlugError))
         with pytest.raises(_PulledPlugError):
-            train_classifier(MICRO, images, weights, tmp_path, compute, {})
+            train_classifier(MICRO, images, weights, tmp_path, compute, {}, save_every=0)
     lines: list[str] = []
     train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(lines.append))
     assert lines == []

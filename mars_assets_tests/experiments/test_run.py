@@ -25,7 +25,7 @@ from mars_assets.experiments.run import (
     together,
 )
 from mars_assets.experiments.sweep import Sweep, plan
-from mars_assets.lake import Lake, read_json, write_json, write_table
+from mars_assets.lake import Lake, read_json, read_table, write_json, write_table
 from mars_assets.models import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
@@ -112,7 +112,11 @@ def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame
     assert len(trainer.ran) == 6
 
 
-def test_only_the_best_keeps_its_weights_and_all_their_history(here: Lake, images: pd.DataFrame):
+@pytest.mark.parametrize("write_every", [0.0, 1000.0], ids=["written after each run", "written at the end"])
+def test_only_the_best_keeps_its_weights_and_all_their_history(
+    here: Lake, images: pd.DataFrame, monkeypatch, write_every
+):
+    monkeypatch.setattr("mars_assets.experiments.run._WRITE_EVERY", write_every)
     table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU)
     kept = [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")]
     best = ranked(table, "good").iloc[0]
@@ -216,6 +220,20 @@ def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: 
         run_sweep(here, Full(images).task(), other, held_back=0, compute=CPU)
     table, ran = run_sweep(here, Trainer(images).task(), other, held_back=0, compute=CPU)
     assert (ran, table["failed"].tolist()) == (1, [""])
+
+
+def test_what_ran_before_an_error_is_in_the_table(here: Lake, images: pd.DataFrame):
+    class Full(Trainer):
+        def train(self, recipe, *arguments) -> dict:
+            if recipe.lr == 0.2:
+                raise MarsError("the disk is full")
+            return super().train(recipe, *arguments)
+
+    with pytest.raises(MarsError, match="disk is full"):
+        run_sweep(here, Full(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU)
+    table = read_table(here.metrics("t_experiments"), "t_experiments")
+    assert table["seed"].tolist() == [1, 2]
+    assert [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")] == [table["version"].iloc[1]]
 
 
 def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(here: Lake, images: pd.DataFrame):
