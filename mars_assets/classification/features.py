@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
-from mars_assets.classification.model import logits_of
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
 from mars_assets.lake import atomic_path, fingerprint
 from mars_assets.progress import SILENT, Progress
@@ -45,7 +44,9 @@ def orientations_of(recipe: ClsRecipe) -> int:
 
 
 class FeatureHead(nn.Module):
-    """A classifier after its encoder: features (B, orientations, poolings, D) -> logits (B,).
+    """A classifier after its encoder: features (B, orientations, poolings, D) -> logits (B,), both float32.
+
+    Not for autocast: a step is so short that beginning it would count, and bf16 is too coarse for logits.
 
     Args:
         width: of the encoder, D.
@@ -73,7 +74,7 @@ class FeatureHead(nn.Module):
         return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
     def _judge(self, pooled: Tensor) -> Tensor:
-        return logits_of(self.head, self.dropout, pooled)
+        return self.head(self.dropout(pooled)).squeeze(-1)
 
 
 class FeatureCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -100,7 +101,9 @@ class FineTuning:
         self.optimizer = self._optimizer()
         self.steps = 0
         self.history: History = []
-        self._augment = "none" if isinstance(classifier, FeatureHead) else recipe.augment
+        of_features = isinstance(classifier, FeatureHead)
+        self._augment = "none" if of_features else recipe.augment
+        self._autocast = contextlib.nullcontext if of_features else compute.autocast
         self._losses: list[Tensor] = []
 
     @property
@@ -128,7 +131,7 @@ class FineTuning:
         """Of a batch as it comes from memory: augmented, masked, dropped out. A scalar with its gradient's graph."""
         # Not under autocast, which would round coordinates by up to most of a pixel.
         inputs = augment(inputs, self._augment)
-        with self.compute.autocast():
+        with self._autocast():
             logits = self.classifier(inputs)
             return classification_loss(logits, labels, self.recipe.label_smoothing)
 
@@ -160,7 +163,7 @@ class FineTuning:
         """
         kept = self.kept.eval()
         logits, labels = [], []
-        with torch.inference_mode(), self.compute.autocast():
+        with torch.inference_mode(), self._autocast():
             for inputs, some in batches:
                 logits.append(kept(inputs.to(self.compute.device)).double().cpu())
                 labels.append(some)

@@ -14,7 +14,8 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough, orientations_of
 from mars_assets.classification.predict import predict, predict_from_features
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import train_classifier
+from mars_assets.classification.train import FineTuning, train_classifier
+from mars_assets.compute import Compute
 from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.tasks import classification_task
 from mars_assets.lake import Lake
@@ -53,12 +54,16 @@ def test_when_features_are_enough(change, enough):
     assert are_enough(HEAD.model_copy(update=change)) is enough
 
 
-def test_a_heads_logits_are_fp32_under_autocast():
-    head = FeatureHead(48, HEAD).eval()
-    features = torch.randn(5, 1, 2, 48)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = head(features)
-    torch.testing.assert_close(found, head(features).detach(), rtol=0, atol=0)
+def test_a_head_is_trained_and_validated_in_fp32_whatever_the_precision():
+    features, labels = torch.randn(8, 1, 2, 48), torch.tensor([0.0, 1.0] * 4)
+    heads = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        task = FineTuning(FeatureHead(48, HEAD), HEAD, Compute("cpu", precision, 1, 1))
+        task.step(features, labels)
+        task.validate([(features, labels)])
+        heads.append((task.history, task.kept.state_dict()))
+    torch.testing.assert_close(heads[0], heads[1], rtol=0, atol=0)
 
 
 def test_features_are_both_poolings_in_every_orientation(images, weights, compute, tmp_path):
