@@ -25,6 +25,8 @@ GROUP = "experiments"
 _HEADS: dict[str, Any] = {
     "base": {
         "frozen": True,
+        "image_size": 224,
+        "draw": "images",
         "augment": "none",
         "mask_ratio": 0.0,
         "all_orientations": False,

@@ -68,7 +68,10 @@ class ClsRecipe(BaseModel):
         False, description="Train only the linear unit, of a seg_model scale and offset; all else keeps its weights."
     )
     image_size: int = Field(
-        224, ge=1, description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased."
+        0,
+        ge=0,
+        description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased. 0: about half the side "
+        "of the training images, 112 or 224, which patches of 14 and of 16 pixels divide.",
     )
     normalize: Literal["statistics", "image"] = Field(
         "image",
@@ -81,7 +84,7 @@ class ClsRecipe(BaseModel):
         "contrast and grain.",
     )
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
-    lr: float = Field(5e-4, gt=0, description="Peak learning rate, that of the linear unit.")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate, that of the linear unit.")
     layer_decay: float = Field(
         0.85,
         gt=0,
@@ -93,12 +96,12 @@ class ClsRecipe(BaseModel):
         0.05, ge=0, lt=1, description="Targets are 0 and 1 drawn towards 0.5 by this; in training only."
     )
     draw: Literal["images", "classes", "observations"] = Field(
-        "images",
+        "classes",
         description="images: every training image as often. classes: both classes as often. observations: both classes as "
         "often, and of a class an observation in proportion to the root of its images, so that none fills the batches.",
     )
     batch_size: int = Field(16, ge=1, description="Images a step.")
-    steps: int = Field(400, ge=1, description="Steps of the optimizer.")
+    steps: int = Field(1600, ge=1, description="Steps of the optimizer.")
     warmup_steps: int = Field(
         40,
         ge=0,
@@ -118,7 +121,7 @@ class ClsRecipe(BaseModel):
         True,
         description="Predictions are means over the eight orientations of a square, instead of the image as it is.",
     )
-    evaluate_every: int = Field(40, ge=1, description="Steps between two validations; each leaves a checkpoint.")
+    evaluate_every: int = Field(100, ge=1, description="Steps between two validations; each leaves a checkpoint.")
     patience: int = Field(
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
@@ -169,7 +172,7 @@ def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
     Raises:
         ValidationError: values that this version does not know.
     """
-    before = {"normalize": "statistics", "all_orientations": False}
+    before = {"normalize": "statistics", "all_orientations": False, "draw": "images"}
     return ClsRecipe.model_validate(before | config["recipe"], context=_KEPT)
 
 

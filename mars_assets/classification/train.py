@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 History = list[dict[str, float]]
 
+SMALL, LARGE = 112, 224
+"""Sides in pixels that a recipe without a size takes: craters that fill half of a tile of 227 pixels were told best at 112,
+smaller ones in crops of 512 at 224; ``docs/classification.md``."""
 LAST = "last.pt"
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
@@ -295,6 +298,7 @@ def train_classifier(
         ProvenanceError: the folder holds a training of other settings.
     """
     images = _checked(images)
+    recipe = _sized(recipe, images)
     start, sha256 = start_of(recipe, weights)
     _check_masking(recipe, start)
     settings = settings_of(recipe, images, sha256, compute.seed)
@@ -393,6 +397,18 @@ def _fit(task: FineTuning, inputs: Inputs, images: pd.DataFrame, keeper: _Keeper
     counter.close()
 
 
+def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
+    """The recipe with the size that it leaves to the images."""
+    if recipe.image_size:
+        return recipe
+    half = (_median_side(images) or LARGE) / 2
+    return recipe.model_copy(update={"image_size": SMALL if half < (SMALL + LARGE) / 2 else LARGE})
+
+
+def _median_side(images: pd.DataFrame) -> float | None:
+    return median_side([Path(chip) for chip in images.loc[images["split"] == "train", "chip"]])
+
+
 def _checked(images: pd.DataFrame) -> pd.DataFrame:
     """The images of train and valid, ordered by id.
 
@@ -446,7 +462,7 @@ def _report(
         "stopped_early": last["step"] < recipe.steps,
         "best": _json_able(best),
         "last": _json_able(last),
-        "median_side": median_side([Path(chip) for chip in images.loc[images["split"] == "train", "chip"]]),
+        "median_side": _median_side(images),
         **{f"n_{split}": len(labels) for split, labels in splits.items()},
         **{f"n_{split}_craters": int(labels.sum()) for split, labels in splits.items()},
         "parameters": parameters,

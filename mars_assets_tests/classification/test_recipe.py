@@ -70,7 +70,7 @@ def test_what_only_repeats_what_is_so_is_no_contradiction():
 
 def test_recipes_of_before_a_setting_have_what_was_done_then():
     recipe = recipe_of({"recipe": {"steps": 50}})
-    assert (recipe.normalize, recipe.all_orientations) == ("statistics", False)
+    assert (recipe.normalize, recipe.all_orientations, recipe.draw) == ("statistics", False, "images")
     assert recipe_of({"recipe": ClsRecipe().model_dump()}) == ClsRecipe()
 
 
