@@ -26,6 +26,11 @@ from mars_assets.sample.make import make_sample
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
 
+_SETTINGS = {
+    "prithvi_weights": {"source": "sample"},  # on a lake where somebody chose others, the job would go on with those
+    "cls_model": {"steps": 400, "evaluate_every": 40},  # a quarter of the default: it is a demonstration
+}
+
 
 def run_demo(lake: Lake) -> None:
     """Makes the sample, materializes everything on it and prints the results.
@@ -51,9 +56,8 @@ def run_demo(lake: Lake) -> None:
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
         scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
-        # On a lake where somebody chose others, the job would go on with those.
         config = lake.root / "demo.json"
-        write_json(config, {"ops": {"prithvi_weights": {"config": {"source": "sample"}}}})
+        write_json(config, {"ops": {name: {"config": settings} for name, settings in _SETTINGS.items()}})
         dagster(["job", "execute", "-j", "experiment", "-c", str(config)], surroundings, log)
         dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
     print_results(lake)

@@ -284,6 +284,17 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
     _same(trained[0], tmp_path)
 
 
+@pytest.mark.parametrize(("side", "shown"), [(32, 112), (227, 112), (512, 224)])
+def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
+    recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})
+    images = make_images(train=4, valid=4, side=side)
+    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
+    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["image_size"] == shown
+    assert train_classifier(recipe, images, weights, tmp_path, compute, {}) == report
+    explicit = recipe.model_copy(update={"image_size": shown})
+    assert train_classifier(explicit, images, weights, tmp_path, compute, {}) == report
+
+
 def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, images, weights, compute):
     relabelled = images.assign(label=1 - images["label"])
     with pytest.raises(ProvenanceError, match=r"images .* lr 0\.001 there, 0\.1 now; seed 1 there, 5 now"):
