@@ -208,7 +208,7 @@ class _Keeper:
         task: the training.
         scratch: where the checkpoint and the best weights at that time go.
         progress: takes lines.
-        save_every: seconds between two checkpoints, and before the first.
+        save_every: seconds between two checkpoints; the first validation leaves one in any case.
     """
 
     def __init__(self, task: FineTuning, scratch: Path, progress: Progress, save_every: float) -> None:
@@ -216,7 +216,7 @@ class _Keeper:
         self._scratch = scratch
         self._progress = progress
         self._save_every = save_every
-        self._saved = time.monotonic()
+        self._saved = -math.inf
         self._best: dict[str, Tensor] | None = None
 
     def keep(self) -> None:

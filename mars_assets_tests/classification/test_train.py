@@ -227,7 +227,7 @@ class _PulledPlugError(RuntimeError):
         (["step 2/"], 0, []),
         (["step 4/"], 0, [2]),
         (["step 6/"], 0, [4]),
-        (["step 6/"], 1000, []),
+        (["step 6/"], 1000, [2]),
         (["step 4/", "training goes on"], 0, [2, 2]),
     ],
     ids=["before any checkpoint", "after the first", "after the second", "after one not saved", "twice"],
