@@ -101,7 +101,7 @@ class ClsRecipe(BaseModel):
         "often, and of a class an observation in proportion to the root of its images, so that none fills the batches.",
     )
     batch_size: int = Field(16, ge=1, description="Images a step.")
-    steps: int = Field(1600, ge=1, description="Steps of the optimizer.")
+    steps: int = Field(3200, ge=1, description="Steps of the optimizer.")
     warmup_steps: int = Field(
         40,
         ge=0,
