@@ -12,7 +12,7 @@ from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
 from mars_assets.bands import EVALUATED, BandStatistics
-from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -88,7 +88,7 @@ def cls_model(
 
     with mendable():
         here = lake.open()
-        recipe = _recipe(config, ClsRecipe, here, "cls_model", recipe_of)
+        recipe = _recipe(config, ClsRecipe, here, "cls_model", stated_recipe_of)
         return _train(
             context,
             here,

@@ -20,6 +20,7 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         images: what it was made from: ``image_id, split, label, observation``.
     """
     recipe, report, provenance = config["recipe"], config["report"], config["provenance"]
+    size = recipe["image_size"] or report["image_size"]
     counts = (
         images[images["split"].isin(["train", "valid"])]
         .groupby("split")
@@ -66,7 +67,7 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         "## Use",
         "",
         f"A picture is scaled to reflectance units, its missing bands are filled, it is normalised by {recipe['normalize']}, "
-        f"and resampled to {recipe['image_size']} x {recipe['image_size']} pixels; "
+        f"and resampled to {size} x {size} pixels; "
         + ("the answer is the mean over eight orientations." if recipe["all_orientations"] else "it is seen as it is."),
         "`mars-assets predict FOLDER` does all of this.",
         "",

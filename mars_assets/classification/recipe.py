@@ -121,7 +121,9 @@ class ClsRecipe(BaseModel):
         True,
         description="Predictions are means over the eight orientations of a square, instead of the image as it is.",
     )
-    evaluate_every: int = Field(100, ge=1, description="Steps between two validations; each leaves a checkpoint.")
+    evaluate_every: int = Field(
+        100, ge=1, description="Steps between two validations; the best of them is what the training gives."
+    )
     patience: int = Field(
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
@@ -163,7 +165,7 @@ class ClsRecipe(BaseModel):
         return 8 if self.all_orientations else 1
 
 
-def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
+def stated_recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
     """The recipe in a finished classifier's ``config.json``, whichever version of this project wrote it.
 
     Settings that contradict each other were no error then; they do what they did. Settings that there were not yet have the
@@ -174,6 +176,12 @@ def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
     """
     before = {"normalize": "statistics", "all_orientations": False, "draw": "images"}
     return ClsRecipe.model_validate(before | config["recipe"], context=_KEPT)
+
+
+def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
+    """As :func:`stated_recipe_of`, with the size that its images were shown at where it states none."""
+    recipe = stated_recipe_of(config)
+    return recipe if recipe.image_size else recipe.model_copy(update={"image_size": config["report"]["image_size"]})
 
 
 _KEPT = {"of": "a finished classifier"}

@@ -289,7 +289,7 @@ def train_classifier(
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
-        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``median_side`` (of the training images, pixels),
+        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``median_side`` (of the training images, pixels), ``image_size`` (that they were shown at),
         ``parameters``, ``trained_parameters``.
 
     Raises:
@@ -298,10 +298,10 @@ def train_classifier(
         ProvenanceError: the folder holds a training of other settings.
     """
     images = _checked(images)
-    recipe = _sized(recipe, images)
+    stated, recipe = recipe, _sized(recipe, images)
     start, sha256 = start_of(recipe, weights)
     _check_masking(recipe, start)
-    settings = settings_of(recipe, images, sha256, compute.seed)
+    settings = settings_of(stated, images, sha256, compute.seed)
     finished = begin(folder, settings, compute.precision, progress)
     if finished is not None:
         return finished
@@ -335,7 +335,7 @@ def train_classifier(
     report = _report(trained, start, recipe, history, images)
     finish(
         folder,
-        recipe=recipe,
+        recipe=stated,
         classes=CLASSES,
         encoder=start,
         settings=settings,
@@ -463,6 +463,7 @@ def _report(
         "best": _json_able(best),
         "last": _json_able(last),
         "median_side": _median_side(images),
+        "image_size": recipe.image_size,
         **{f"n_{split}": len(labels) for split, labels in splits.items()},
         **{f"n_{split}_craters": int(labels.sum()) for split, labels in splits.items()},
         "parameters": parameters,

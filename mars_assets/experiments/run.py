@@ -39,6 +39,7 @@ _EVIDENCE = "held_back.parquet"
 _JUDGING = ("valid", "test", HELD_BACK)
 """The splits that runs are judged on."""
 _WRITE_EVERY = 10.0
+"""Seconds between two writes of the table."""
 _NOT_KEPT = "the weights were not kept: scores on valid are those of before, those on test are unknown"
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from mars_assets.assets.models import ClsModelConfig, _check_comparable, _recipe
-from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
 from mars_assets.errors import ProvenanceError
 from mars_assets.lake import Lake, write_json
 from mars_assets.models import make_current, start_version
@@ -25,6 +25,6 @@ def test_a_model_is_not_judged_on_chips_of_other_statistics(lake: Lake) -> None:
 def test_retraining_a_model_of_before_a_setting_trains_as_then(lake: Lake) -> None:
     write_json(start_version(lake, "cls_model", "v", IMAGES) / "config.json", {"recipe": {"steps": 50}})
     make_current(lake, "cls_model", "v", {})
-    again = _recipe(ClsModelConfig(retrain=True), ClsRecipe, lake, "cls_model", recipe_of)
+    again = _recipe(ClsModelConfig(retrain=True), ClsRecipe, lake, "cls_model", stated_recipe_of)
     assert (again.steps, again.normalize, again.all_orientations) == (50, "statistics", False)
-    assert _recipe(ClsModelConfig(), ClsRecipe, lake, "cls_model", recipe_of) == ClsRecipe()
+    assert _recipe(ClsModelConfig(), ClsRecipe, lake, "cls_model", stated_recipe_of) == ClsRecipe()

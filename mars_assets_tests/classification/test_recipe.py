@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.classification.recipe import ClsRecipe, recipe_of, stated_recipe_of
 from mars_assets.experiments.sweep import Sweep, plan
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -57,7 +57,7 @@ def test_a_wrong_or_unknown_field_is_refused(wrong):
 def test_what_contradicts_itself_is_refused_unless_it_is_of_a_finished_model(wrong, message):
     with pytest.raises(ValidationError, match=message):
         ClsRecipe(**wrong)
-    kept = recipe_of({"recipe": wrong})
+    kept = stated_recipe_of({"recipe": wrong})
     assert wrong.items() <= kept.model_dump().items()
 
 
@@ -69,9 +69,15 @@ def test_what_only_repeats_what_is_so_is_no_contradiction():
 
 
 def test_recipes_of_before_a_setting_have_what_was_done_then():
-    recipe = recipe_of({"recipe": {"steps": 50}})
+    recipe = stated_recipe_of({"recipe": {"steps": 50}})
     assert (recipe.normalize, recipe.all_orientations, recipe.draw) == ("statistics", False, "images")
-    assert recipe_of({"recipe": ClsRecipe().model_dump()}) == ClsRecipe()
+    assert stated_recipe_of({"recipe": ClsRecipe().model_dump()}) == ClsRecipe()
+
+
+def test_a_size_that_was_left_to_the_images_is_that_of_the_training():
+    config = {"recipe": ClsRecipe().model_dump(), "report": {"image_size": 112}}
+    assert recipe_of(config) == ClsRecipe(image_size=112)
+    assert recipe_of({"recipe": ClsRecipe(image_size=64).model_dump(), "report": {}}).image_size == 64
 
 
 @pytest.mark.parametrize(

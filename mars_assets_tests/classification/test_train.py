@@ -14,6 +14,7 @@ from torch import Tensor
 from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifier, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
+from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
 from mars_assets.compute import Compute
@@ -288,11 +289,13 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
 def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
     recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})
     images = make_images(train=4, valid=4, side=side)
-    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
-    assert json.loads((tmp_path / "config.json").read_text())["recipe"]["image_size"] == shown
-    assert train_classifier(recipe, images, weights, tmp_path, compute, {}) == report
-    explicit = recipe.model_copy(update={"image_size": shown})
-    assert train_classifier(explicit, images, weights, tmp_path, compute, {}) == report
+    report = train_classifier(recipe, images, weights, tmp_path / "0", compute, {})
+    assert report["image_size"] == shown
+    assert train_classifier(recipe, images, weights, tmp_path / "0", compute, {}) == report
+    train_classifier(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
+    _same(tmp_path / "0", tmp_path / "stated")
+    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.parquet", compute) for name in ("0", "stated")]
+    pd.testing.assert_frame_equal(*predicted)
 
 
 def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, images, weights, compute):
