@@ -71,7 +71,7 @@ class ClsRecipe(BaseModel):
         0,
         ge=0,
         description="Side in pixels of what the encoder sees; other sizes are resampled, antialiased. 0: about half the side "
-        "of the training images, 112 or 224, which patches of 14 and of 16 pixels divide.",
+        "of the training images, 112 or 224, which patches of 14 and of 16 pixels divide: enough where craters fill much of them.",
     )
     normalize: Literal["statistics", "image"] = Field(
         "image",
