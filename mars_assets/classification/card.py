@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST, without_effect
+from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST, recipe_of, without_effect
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         images: what it was made from: ``image_id, split, label, observation``.
     """
     recipe, report, provenance = config["recipe"], config["report"], config["provenance"]
-    size = recipe["image_size"] or report["image_size"]
+    size = recipe_of(config).image_size
     counts = (
         images[images["split"].isin(["train", "valid"])]
         .groupby("split")

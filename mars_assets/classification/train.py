@@ -401,8 +401,8 @@ def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
     """The recipe with the size that it leaves to the images."""
     if recipe.image_size:
         return recipe
-    half = (_median_side(images) or LARGE) / 2
-    return recipe.model_copy(update={"image_size": SMALL if half < (SMALL + LARGE) / 2 else LARGE})
+    half = (_median_side(images) or 0) / 2
+    return recipe.model_copy(update={"image_size": min((SMALL, LARGE), key=lambda size: abs(size - half))})
 
 
 def _median_side(images: pd.DataFrame) -> float | None:
