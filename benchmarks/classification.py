@@ -45,12 +45,12 @@ def prepare(work: Path) -> None:
     import torch
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-    from mars_assets.chips import write_chip
     from mars_assets.lake import Lake
-    from mars_assets.models import set_current_weights
+    from mars_assets.models.versions import set_current_weights
     from mars_assets.prithvi.config import VARIANTS
     from mars_assets.prithvi.model import PrithviMAE
     from mars_assets.prithvi.weights import export_encoder, open_weights, save_weights
+    from mars_assets.tensors.geotiff import write_chip
 
     torch.manual_seed(0)
     mae = PrithviMAE(VARIANTS["v1_100"].config)
@@ -125,9 +125,9 @@ def predict_from_files(work: Path) -> None:
 
     from mars_assets.classification.checkpoint import MODEL, save_weights
     from mars_assets.classification.predict import predict
-    from mars_assets.lake import write_json
     from mars_assets.prithvi.config import VARIANTS
-    from mars_assets.training import CONFIG
+    from mars_assets.storage.files import write_json
+    from mars_assets.training.run_folder import CONFIG
 
     folder = work / "model"
     save_weights(folder / MODEL, classifier(work).state_dict())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute, PrecisionChoice
+    from mars_assets.training.compute import Compute, PrecisionChoice
 
 _PRECISION = "BENCHMARK_PRECISION"
 
@@ -83,7 +83,7 @@ def surroundings(options: argparse.Namespace, threads: int) -> None:
 
 def compute(threads: int, precision: PrecisionChoice | None = None) -> Compute:
     """The compute resource's choice, of our side's precision unless another is given."""
-    from mars_assets.compute import choose_compute
+    from mars_assets.training.compute import choose_compute
 
     return choose_compute("cpu", precision or cast("PrecisionChoice", os.environ[_PRECISION]), threads, 1)
 

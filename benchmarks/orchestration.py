@@ -135,8 +135,8 @@ def prepare(folder: Path) -> Home:
     import yaml
 
     from mars_assets.imagery.products import read_observations_csv
-    from mars_assets.sample.archive import serve
     from mars_assets.sample.make import Plan, make_sample
+    from mars_assets.sample.server import serve
 
     print("making a small lake", flush=True)
     home = Home(folder)
@@ -250,7 +250,7 @@ def lengthen(lake: Lake, name: str) -> None:
     """Gives an evaluation's table the rows of a year, copies of its own; what is shown of the short one goes."""
     import pandas as pd
 
-    from mars_assets.lake import read_table, write_json, write_table
+    from mars_assets.storage.files import read_table, write_json, write_table
 
     path = lake.metrics(name)
     rows = read_table(path, name)
@@ -609,7 +609,8 @@ def settle(url: str) -> None:
 def arrival(work: Path, repeats: int) -> list[bool]:
     from mars_assets.labels.exports import label_version
     from mars_assets.labels.inbox import exports_in_force
-    from mars_assets.lake import read_table, sha256_file
+    from mars_assets.storage.files import read_table
+    from mars_assets.storage.hashing import sha256_file
 
     shutil.rmtree(work / "arrival", ignore_errors=True)
     home = Home(work / "ready").copy(work / "arrival")

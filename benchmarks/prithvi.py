@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from measure import compute, measure, parser, report, surroundings, verdict
 
 if TYPE_CHECKING:
-    from mars_assets.compute import PrecisionChoice
+    from mars_assets.training.compute import PrecisionChoice
 
 THREADS = 2
 BATCH = 4
@@ -50,11 +50,12 @@ def prepare(work: Path, images: int) -> None:
     import torch
 
     from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
-    from mars_assets.chips import write_chip
-    from mars_assets.evaluation.reconstruction import centre_window, mask_noise
     from mars_assets.prithvi.config import VARIANTS
+    from mars_assets.prithvi.masking import mask_noise
     from mars_assets.prithvi.model import PrithviMAE
     from mars_assets.prithvi.weights import export_encoder, save_weights
+    from mars_assets.reconstruction.scores import centre_window
+    from mars_assets.tensors.geotiff import write_chip
 
     torch.manual_seed(0)
     mae = PrithviMAE(dataclasses.replace(VARIANTS["v1_100"].config, layer_norm_eps=1e-5))  # TerraTorch's
@@ -143,8 +144,9 @@ def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     import pandas as pd
 
-    from mars_assets.evaluation.reconstruction import reconstruct, summarise
-    from mars_assets.lake import write_table
+    from mars_assets.reconstruction.scores import reconstruct
+    from mars_assets.reconstruction.summary import summarise
+    from mars_assets.storage.files import write_table
 
     warm_up()
     paths = sorted(work.glob("chips/*/*.tif"))

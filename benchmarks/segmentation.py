@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from measure import compute, measure, parser, report, surroundings, verdict
 
 if TYPE_CHECKING:
-    from mars_assets.compute import PrecisionChoice
+    from mars_assets.training.compute import PrecisionChoice
 
 THREADS = 2
 IMAGES = 2
@@ -51,12 +51,12 @@ def our_network(
     recipe: Any, prithvi: Any, precision: PrecisionChoice | None = None, *, theirs: bool = False
 ) -> tuple[Any, Any]:
     """The network and its config; ``theirs`` with nothing of ours but encoder and neck, which mmseg has not."""
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     with mmseg_ready():
         from mmseg.registry import MODELS
 
-        from mars_assets.segmentation.config import mmseg_config
+        from mars_assets.segmentation.mmseg_config import mmseg_config
 
         config = mmseg_config(recipe, prithvi, compute(THREADS, precision))
         if theirs:
@@ -243,10 +243,10 @@ def prepare(work: Path) -> None:
     from PIL import Image
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-    from mars_assets.chips import write_chip
-    from mars_assets.lake import write_json
     from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, MODEL
-    from mars_assets.training import CONFIG
+    from mars_assets.storage.files import write_json
+    from mars_assets.tensors.geotiff import write_chip
+    from mars_assets.training.run_folder import CONFIG
 
     rng = np.random.default_rng(0)
     scenes = [discs(rng) for _ in range(8)]
@@ -318,7 +318,7 @@ def our_windows(work: Path) -> None:
 def their_windows(work: Path) -> None:
     import numpy as np
 
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     with mmseg_ready():
         from mmseg.apis import inference_model, init_model
@@ -336,8 +336,8 @@ def loader(work: Path) -> None:
     import pandas as pd
     from mmengine.runner import Runner
 
-    from mars_assets.segmentation.config import mmseg_config
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_config import mmseg_config
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
     from mars_assets.segmentation.train import _loader
 
     names = range(8)
@@ -370,7 +370,7 @@ def agreement(work: Path) -> tuple[float, float]:
     """Shares of the pixels: with the same label on both sides, and craters on theirs."""
     import numpy as np
 
-    from mars_assets.segmentation.predict import read_mask
+    from mars_assets.segmentation.prediction_file import read_mask
 
     ours = np.stack([read_mask(work / "ours" / f"{n}.png") for n in range(IMAGES)])
     theirs = np.stack([np.load(work / f"theirs_{n}.npy") == 1 for n in range(IMAGES)])

@@ -20,10 +20,10 @@ import dagster as dg
 from pydantic import Field
 
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
+from mars_assets.assets.metadata import mendable
 from mars_assets.assets.models import STAGE
-from mars_assets.assets.reporting import mendable
 from mars_assets.errors import MarsError
-from mars_assets.execution import clear_up
+from mars_assets.executor import clear_up
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
 
@@ -126,7 +126,7 @@ def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
     """Has Roboflow export a version and downloads it into the inbox, whole or not at all."""
-    from mars_assets.labels.roboflow import Project
+    from mars_assets.labels.roboflow_api import Project
 
     with mendable():
         project = Project.named(config.project)

@@ -10,8 +10,9 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
-from mars_assets.lake import Lake, read_json
+from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
+from mars_assets.storage.files import read_json
 
 MIN_BALANCED_ACCURACY = 0.8
 MIN_CRATER_IOU = 0.3
@@ -100,7 +101,7 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
     """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""
-    from mars_assets.tensors import chip_problems
+    from mars_assets.tensors.stages import chip_problems
 
     problems, count = chip_problems(lake.open(), "reflectance")
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
@@ -114,7 +115,7 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         description=f"Chips have the six HLS bands in order, are finite, and are what {method} says.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
-        from mars_assets.tensors import chip_problems
+        from mars_assets.tensors.stages import chip_problems
 
         problems, count = chip_problems(lake.open(), f"imputed_{method}")
         return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from mars_assets.compute import DeviceChoice, PrecisionChoice
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake, write_csv, write_json, write_table
-from mars_assets.models import current_model, current_weights
+from mars_assets.lake import DEFAULT_LAKE, Lake
+from mars_assets.models.versions import current_model, current_weights
+from mars_assets.storage.files import write_csv, write_json, write_table
+from mars_assets.training.compute import DeviceChoice, PrecisionChoice
 
 ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
 
@@ -35,7 +36,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     """
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.prithvi.weights import export_encoder, load_encoder
-    from mars_assets.views import FLAT
+    from mars_assets.training.augmentation import FLAT
 
     encoder: Any
     own = False
@@ -59,7 +60,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
             raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
-        from mars_assets.models import MARS_WEIGHTS
+        from mars_assets.models.versions import MARS_WEIGHTS
 
         encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
     else:
@@ -81,10 +82,10 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    from mars_assets.classification.unlabelled import predict_pictures, scale_note
-    from mars_assets.compute import choose_compute
-    from mars_assets.pictures import pictures_below
+    from mars_assets.classification.predict_folder import predict_pictures, scale_note
+    from mars_assets.images import pictures_below
     from mars_assets.progress import Progress
+    from mars_assets.training.compute import choose_compute
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
@@ -104,9 +105,9 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
     from tempfile import TemporaryDirectory
 
-    from mars_assets.compute import choose_compute
     from mars_assets.progress import Progress
-    from mars_assets.segmentation.unlabelled import outline_pictures, smallest_judged
+    from mars_assets.segmentation.predict_folder import outline_pictures, smallest_judged
+    from mars_assets.training.compute import choose_compute
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")

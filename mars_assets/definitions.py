@@ -7,7 +7,7 @@ import dagster as dg
 
 from mars_assets import automation, checks
 from mars_assets.assets import evaluation, experiments, foundation, imagery, labels, models, predictions, tensors
-from mars_assets.execution import one_process_executor
+from mars_assets.executor import one_process_executor
 from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource, RoboflowResource
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake, read_json, read_table, write_json
+from mars_assets.lake import DEFAULT_LAKE, Lake
 from mars_assets.progress import Progress
-from mars_assets.sample.archive import serve
 from mars_assets.sample.make import make_sample
+from mars_assets.sample.server import serve
+from mars_assets.storage.files import read_json, read_table, write_json
 
 # Dagster's console lines: time - logger - LEVEL - job - run - …
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")

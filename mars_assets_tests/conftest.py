@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.chips import write_chip
 from mars_assets.lake import Lake
 from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.tensors.geotiff import write_chip
 
 
 @pytest.fixture(scope="session")

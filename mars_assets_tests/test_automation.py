@@ -14,9 +14,11 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.labels import inbox
 from mars_assets.labels.exports import label_version
 from mars_assets.labels.inbox import reject
-from mars_assets.lake import Lake, sha256_file, write_json, write_table
+from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource, RoboflowResource
-from mars_assets_tests.labels.test_roboflow import KEY, Answer, Server
+from mars_assets.storage.files import write_json, write_table
+from mars_assets.storage.hashing import sha256_file
+from mars_assets_tests.labels.test_roboflow_api import KEY, Answer, Server
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from mars_assets.cli import main
-from mars_assets.lake import Lake, read_json, write_json
-from mars_assets.models import current_model, make_current, set_current_weights
+from mars_assets.craters.geometry import craters_of_mask
+from mars_assets.lake import Lake
+from mars_assets.models.versions import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
-from mars_assets.segmentation.craters import craters_of_mask
-from mars_assets.segmentation.predict import read_mask
-from mars_assets.segmentation.unlabelled import smallest_judged
+from mars_assets.segmentation.predict_folder import smallest_judged
+from mars_assets.segmentation.prediction_file import read_mask
+from mars_assets.storage.files import read_json, write_json
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -49,9 +50,9 @@ def test_another_suffix(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path
 
 def _segmenter(lake: Lake, **recipe: Any) -> None:
     """A seg_model of a micro network, untrained, in use."""
-    from mars_assets.compute import Compute
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
     from mars_assets.segmentation.recipe import SegRecipe
+    from mars_assets.training.compute import Compute
 
     chosen = SegRecipe(neck_channels=8, head_channels=8, layers=1, unet_channels=2, unet_stages=2, **recipe)
     micro = PrithviConfig(variant="micro", img_size=32, embed_dim=16, depth=2, num_heads=2)
@@ -60,7 +61,7 @@ def _segmenter(lake: Lake, **recipe: Any) -> None:
     with mmseg_ready():
         from mmseg.registry import MODELS
 
-        from mars_assets.segmentation.config import mmseg_config
+        from mars_assets.segmentation.mmseg_config import mmseg_config
 
         config = mmseg_config(chosen, micro, Compute("cpu", "fp32", 1, 0))
         state = MODELS.build(config.model).state_dict()

@@ -13,12 +13,12 @@ import torch
 
 from mars_assets import cli
 from mars_assets.bands import HLS_BANDS
-from mars_assets.chips import read_chip
 from mars_assets.classification.checkpoint import open_classifier
-from mars_assets.lake import read_json, read_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import load_encoder_state, read_checkpoint
-from mars_assets.sample.archive import serve
+from mars_assets.sample.server import serve
+from mars_assets.storage.files import read_json, read_table
+from mars_assets.tensors.geotiff import read_chip
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 from mars_assets_tests.shell import Shell, dagster_dev, kill_when
 

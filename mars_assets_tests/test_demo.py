@@ -10,7 +10,8 @@ import yaml
 from mars_assets import demo
 from mars_assets.demo import dagster, print_results, run_demo
 from mars_assets.errors import MarsError
-from mars_assets.lake import Lake, write_json
+from mars_assets.lake import Lake
+from mars_assets.storage.files import write_json
 
 
 def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:

@@ -15,13 +15,14 @@ import yaml
 
 from mars_assets.definitions import build_defs
 from mars_assets.imagery.crops import read_crops
-from mars_assets.lake import Lake, read_json, read_provenance, read_table
-from mars_assets.models import current_model, make_current
+from mars_assets.lake import Lake
+from mars_assets.models.versions import current_model, make_current
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
-from mars_assets.sample.archive import serve
 from mars_assets.sample.index import write_index
+from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SceneSpec
+from mars_assets.storage.files import read_json, read_provenance, read_table
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 
 OBSERVATION = "ESP_011472_1225"

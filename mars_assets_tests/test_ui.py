@@ -17,9 +17,10 @@ import pytest
 import requests
 from playwright.sync_api import Locator, Page, expect
 
-from mars_assets.execution import PROCESS_TAG
-from mars_assets.lake import Lake, read_json, read_table
-from mars_assets.sample.archive import serve
+from mars_assets.executor import PROCESS_TAG
+from mars_assets.lake import Lake
+from mars_assets.sample.server import serve
+from mars_assets.storage.files import read_json, read_table
 from mars_assets_tests.browser import chromium, open_page
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 from mars_assets_tests.shell import PROJECT, Shell, dagster_dev

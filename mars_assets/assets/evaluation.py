@@ -8,29 +8,31 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.following import follows
+from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.labels import labelled_crops
+from mars_assets.assets.metadata import drawn_path, kept, mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, current_with_statistics, seg_model
-from mars_assets.assets.reporting import drawn_path, kept, mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.classification import recipe as classification_recipe
 from mars_assets.errors import MarsError
 from mars_assets.evaluation import COMPUTATION
-from mars_assets.lake import fingerprint, read_table
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation import recipe as segmentation_recipe
+from mars_assets.storage.files import read_table
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mars_assets.compute import Compute
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
-    from mars_assets.models import ModelVersion
+    from mars_assets.models.versions import ModelVersion
     from mars_assets.progress import Progress
+    from mars_assets.training.compute import Compute
+
 
 GROUP = "evaluation"
 
@@ -90,7 +92,8 @@ def reconstruction_metrics(
     `spectral`, beyond the paper, is measured on the crops of calibrated products alone. Its pixels are other values than
     the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
     """
-    from mars_assets.evaluation.reconstruction import anchor_chip, reconstruction_table, statement
+    from mars_assets.reconstruction.summary import statement
+    from mars_assets.reconstruction.table import anchor_chip, reconstruction_table
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
@@ -240,12 +243,7 @@ def _evaluated(
 
 
 def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progress: "Progress") -> dict[str, Any]:
-    from mars_assets.classification.evaluate import (
-        by_crater_size,
-        by_observation,
-        evaluate,
-        suspected_label_errors,
-    )
+    from mars_assets.classification.evaluate import by_crater_size, by_observation, evaluate, suspected_label_errors
     from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
     from mars_assets.classification.predict import predict
 
@@ -273,14 +271,15 @@ def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progres
 def _judge_segmenter(
     lake: "Lake", judged: _Judged, statistics: "BandStatistics", compute: "Compute", progress: "Progress"
 ) -> dict[str, Any]:
+    from mars_assets.craters.catalogue import COLUMNS
     from mars_assets.labels.masks import RIM_WIDTHS
-    from mars_assets.lake import write_csv, write_table
-    from mars_assets.remembered import Remembered
-    from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
+    from mars_assets.segmentation.catalogue import crater_catalogue
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.recipe import COUNTING
+    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.files import write_csv, write_table
 
     model, images = judged.model, judged.images
     masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
@@ -318,7 +317,7 @@ def _judge_segmenter(
 def _judged(model: "ModelVersion", dataset: "Dataset") -> _Judged:
     """What the model may be judged on."""
     from mars_assets.errors import MarsError
-    from mars_assets.models import held_out
+    from mars_assets.models.seen import held_out
 
     images, left_out = held_out(model, dataset.images)
     if images.empty:

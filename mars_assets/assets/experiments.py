@@ -5,20 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mars_assets.assets.configuration import recipe_from
+from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.models import INPUTS, STAGE
-from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import recipe_from
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.experiments.sweep import Sweep
-from mars_assets.lake import fingerprint, write_bytes
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.storage.files import write_bytes
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute
     from mars_assets.experiments.run import Task
     from mars_assets.lake import Lake
+    from mars_assets.training.compute import Compute
+
 
 GROUP = "experiments"
 
@@ -106,10 +108,10 @@ def _sweep(
     curve: tuple[str, str],
 ) -> dg.MaterializeResult:
     """Runs what of a sweep is not there, and shows all of it."""
-    from mars_assets.evaluation.figures import as_image, to_png
     from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
     from mars_assets.experiments.run import histories, ranked, run_sweep, together
     from mars_assets.experiments.sweep import plan, varied
+    from mars_assets.plotting import as_image, to_png
 
     runs = plan(sweep, recipe)
     rows, ran = run_sweep(

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Literal
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.configuration import AS_BEFORE, recipe_from
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.reporting import mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import AS_BEFORE, recipe_from
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mars_assets.lake import Lake
     from mars_assets.progress import Progress
+
 
 GROUP = "foundation"
 
@@ -53,9 +54,9 @@ def prithvi_weights(
     """
     import pandas as pd
 
-    from mars_assets.lake import read_json
-    from mars_assets.models import set_current_weights
+    from mars_assets.models.versions import set_current_weights
     from mars_assets.prithvi.weights import open_weights
+    from mars_assets.storage.files import read_json
 
     with mendable():
         here = lake.open()
@@ -85,7 +86,7 @@ def prithvi_weights(
 def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
     """The folder of the weights that are wanted, whole."""
     from mars_assets.errors import MarsError
-    from mars_assets.models import weights_in_use
+    from mars_assets.models.versions import weights_in_use
     from mars_assets.prithvi.weights import install, install_as_before
 
     if config.source != AS_BEFORE:
@@ -129,14 +130,15 @@ def mars_weights(
 
     import pandas as pd
 
-    from mars_assets.lake import fingerprint, read_table
-    from mars_assets.models import MARS_WEIGHTS, current_weights, make_current
+    from mars_assets.models.versions import MARS_WEIGHTS, current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
     from mars_assets.pretraining.train import HISTORY, pretrain
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
-    from mars_assets.training import CONFIG
+    from mars_assets.storage.files import read_table
+    from mars_assets.storage.hashing import fingerprint
+    from mars_assets.training.run_folder import CONFIG
 
     progress = progress_of(context)
     with mendable():

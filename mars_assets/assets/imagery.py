@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.reporting import columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
 from mars_assets.errors import ArchiveError, MarsError
-from mars_assets.lake import Lake, fingerprint, read_provenance, read_table, write_table
+from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
+from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
     from mars_assets.imagery.index import IndexQuery
+
 
 GROUP = "imagery"
 OBSERVATION_COLUMNS = {

@@ -4,17 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mars_assets.assets.following import follows
+from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
-from mars_assets.assets.reporting import columns, kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mars_assets.labels.table import LabelReport
+    from mars_assets.labels.build import LabelReport
     from mars_assets.lake import Lake
+
 
 GROUP = "labels"
 _DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
@@ -76,14 +77,9 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     force.
     """
     from mars_assets.errors import MarsError
-    from mars_assets.labels.table import (
-        COLUMNS,
-        build_labelled_crops,
-        files_of,
-        inbox_state,
-        read_labelled_crops,
-    )
-    from mars_assets.lake import fingerprint
+    from mars_assets.labels.build import build_labelled_crops, inbox_state
+    from mars_assets.labels.table import COLUMNS, files_of, read_labelled_crops
+    from mars_assets.storage.hashing import fingerprint
 
     changes = {"new": 0, "changed": 0, "removed": 0}
 

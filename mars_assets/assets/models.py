@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import dagster as dg
 from pydantic import BaseModel, Field, ValidationError
 
-from mars_assets.assets.configuration import listed, recipe_from
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import listed, recipe_from
 from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
 from mars_assets.resources import ComputeResource, LakeResource
@@ -18,11 +18,12 @@ from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
-    from mars_assets.models import ModelVersion
-    from mars_assets.promotion import Judge
+    from mars_assets.models.promotion import Judge
+    from mars_assets.models.versions import ModelVersion
+    from mars_assets.training.compute import Compute
+
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -71,10 +72,10 @@ def cls_model(
     tensors, weights and seed is one version and is not trained twice; a killed training continues. The state of the
     lowest validation loss is kept. `mars_weights` and `seg_model` have to be there only for recipes that start from them.
     """
-    from mars_assets.classification.card import model_card
+    from mars_assets.classification.model_card import model_card
     from mars_assets.classification.recipe import COMPUTATION
     from mars_assets.datasets import classification_dataset
-    from mars_assets.promotion import judge_classifier
+    from mars_assets.models.promotion import judge_classifier
 
     def train(*arguments: Any) -> dict[str, Any]:
         from mars_assets.classification.train import train_classifier
@@ -119,7 +120,7 @@ def seg_model(
     state of the highest validation mIoU is kept.
     """
     from mars_assets.datasets import segmentation_dataset
-    from mars_assets.promotion import judge_segmenter
+    from mars_assets.models.promotion import judge_segmenter
     from mars_assets.segmentation.recipe import COMPUTATION
 
     def train(*arguments: Any) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def seg_model(
         return train_segmentation(recipe, *arguments)
 
     def curves(folder: Path) -> Any:
-        from mars_assets.lake import read_table
         from mars_assets.segmentation.figures import training_figure
+        from mars_assets.storage.files import read_table
 
         return training_figure(read_table(folder / "history.parquet", "seg_model"))
 
@@ -159,7 +160,7 @@ def _recipe(
 ) -> R:
     """The recipe that a configuration states, or that of the model in use where it is to be trained again."""
     from mars_assets.errors import MarsError, MissingInputError
-    from mars_assets.models import current_model
+    from mars_assets.models.versions import current_model
 
     stated = recipe_from(config, recipe)
     if not config.retrain:
@@ -184,7 +185,7 @@ def _check_comparable(lake: "Lake", name: str, statistics: str) -> None:
         ProvenanceError: it was trained on chips of others, on which it would look worse than it is.
     """
     from mars_assets.errors import ProvenanceError
-    from mars_assets.models import current_model
+    from mars_assets.models.versions import current_model
 
     if not (lake.model(name) / "current.json").exists():
         return
@@ -214,18 +215,13 @@ def _train(
     """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
     import pandas as pd
 
-    from mars_assets.lake import fingerprint, read_json, write_bytes
-    from mars_assets.models import (
-        ModelVersion,
-        current_model,
-        make_current,
-        start_of_training,
-        start_version,
-        version_of,
-    )
-    from mars_assets.promotion import compare
+    from mars_assets.models.promotion import compare
+    from mars_assets.models.starting_point import start_of_training
+    from mars_assets.models.versions import ModelVersion, current_model, make_current, start_version, version_of
     from mars_assets.provenance import software
-    from mars_assets.training import CONFIG, SCRATCH
+    from mars_assets.storage.files import read_json, write_bytes
+    from mars_assets.storage.hashing import fingerprint
+    from mars_assets.training.run_folder import CONFIG, SCRATCH
 
     lake.require(
         {
@@ -294,7 +290,7 @@ def _train(
 
 def current_with_statistics(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]:
     """The current model and the statistics its input is normalised with."""
-    from mars_assets.models import current_model
+    from mars_assets.models.versions import current_model
 
     model = current_model(lake, name)
     return model, BandStatistics.from_dict(model.config["statistics"])

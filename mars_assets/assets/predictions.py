@@ -7,11 +7,11 @@ import dagster as dg
 from mars_assets.assets.evaluation import seg_evaluation
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
+from mars_assets.assets.metadata import mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.models import cls_model, current_with_statistics, seg_model
-from mars_assets.assets.reporting import mendable, picture, progress_of, save_pictures, table, where
-from mars_assets.lake import fingerprint
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.storage.hashing import fingerprint
 
 GROUP = "predictions"
 
@@ -33,9 +33,9 @@ def cls_predictions(
     """
     from mars_assets.classification.figures import probability_histogram, uncertain_sheet
     from mars_assets.classification.predict import predict
-    from mars_assets.classification.unlabelled import scale_note, uncertainty
-    from mars_assets.lake import write_csv, write_table
-    from mars_assets.unlabelled import unlabelled_crops
+    from mars_assets.classification.predict_folder import scale_note, uncertainty
+    from mars_assets.datasets import unlabelled_crops
+    from mars_assets.storage.files import write_csv, write_table
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
@@ -89,15 +89,17 @@ def seg_predictions(
     """
     import pandas as pd
 
+    from mars_assets.craters.catalogue import COLUMNS
+    from mars_assets.craters.size_frequency import size_frequency
+    from mars_assets.datasets import unlabelled_crops
     from mars_assets.labels.masks import RIM_WIDTHS
-    from mars_assets.lake import write_csv, write_table
-    from mars_assets.remembered import Remembered
-    from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
-    from mars_assets.segmentation.figures import outlined_sheet, size_frequency
+    from mars_assets.segmentation.catalogue import crater_catalogue
+    from mars_assets.segmentation.figures import outlined_sheet
     from mars_assets.segmentation.predict import predict_masks
+    from mars_assets.segmentation.predict_folder import smallest_judged
     from mars_assets.segmentation.recipe import COUNTING
-    from mars_assets.segmentation.unlabelled import smallest_judged
-    from mars_assets.unlabelled import unlabelled_crops
+    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.files import write_csv, write_table
 
     with mendable():
         here, chosen = lake.open(), compute.choose()

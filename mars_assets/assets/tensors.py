@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.assets.configuration import AS_BEFORE
-from mars_assets.assets.following import follows
+from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.reporting import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import AS_BEFORE
 from mars_assets.bands import (
     EVALUATED,
     HLS_BANDS,
@@ -19,13 +19,14 @@ from mars_assets.bands import (
     BandStatistics,
     ImputationMethod,
 )
-from mars_assets.lake import fingerprint
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
-    from mars_assets.tensors import StageResult
+    from mars_assets.tensors.stages import StageResult
+
 
 GROUP = "tensors"
 
@@ -65,7 +66,7 @@ def reflectance(
     red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
     from mars_assets.labels.table import current_label_version, read_labelled_crops
-    from mars_assets.tensors import CALIBRATED, make_calibrated, make_reflectance, settings_before
+    from mars_assets.tensors.stages import CALIBRATED, make_calibrated, make_reflectance, settings_before
 
     progress = progress_of(context)
     with mendable():
@@ -126,7 +127,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     def imputed(
         context: dg.AssetExecutionContext, config: ImputationConfig, lake: LakeResource
     ) -> dg.MaterializeResult:
-        from mars_assets.tensors import make_imputed
+        from mars_assets.tensors.stages import make_imputed
 
         with mendable():
             here = lake.open()
@@ -149,7 +150,7 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     import pandas as pd
 
     from mars_assets.labels.table import read_labelled_crops
-    from mars_assets.tensors import make_spectral
+    from mars_assets.tensors.stages import make_spectral
 
     with mendable():
         here = lake.open()
@@ -166,7 +167,7 @@ imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_
 
 def _asked_for(lake: "Lake", statistics: str) -> Any:
     """The statistics that a configuration names, or those of the chips that are there."""
-    from mars_assets.tensors import settings_before
+    from mars_assets.tensors.stages import settings_before
 
     return settings_before(lake, "reflectance").get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
@@ -181,7 +182,7 @@ def _version(chip_shas: list[str]) -> dg.DataVersion:
 
 
 def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
-    from mars_assets.evaluation.chips import chip_sheet
+    from mars_assets.tensors.figures import chip_sheet
 
     sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], _statistics(result))
     return picture(sheet, f"{stage}, every band of six chips")
@@ -198,7 +199,7 @@ def _statistics(result: "StageResult") -> BandStatistics:
 
 
 def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
-    from mars_assets.evaluation.chips import value_ranges
+    from mars_assets.tensors.figures import value_ranges
 
     folder = lake.tensors(stage)
     shown: dict[str, Any] = {}

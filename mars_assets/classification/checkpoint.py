@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import atomic_path, read_json, sha256_file, write_json
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
-from mars_assets.training import CONFIG, require_finished
+from mars_assets.storage.files import atomic_path, read_json, write_json
+from mars_assets.storage.hashing import sha256_file
+from mars_assets.training.run_folder import CONFIG, require_finished
 
 MODEL = "model.safetensors"
 HISTORY = "history.parquet"
@@ -55,7 +56,7 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
         published = open_weights(folder)
         return published.config, published.sha256
     from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
-    from mars_assets.segmentation.config import refuse_sizes
+    from mars_assets.segmentation.mmseg_config import refuse_sizes
     from mars_assets.segmentation.recipe import SegRecipe
 
     require_finished(folder, "seg_model")
@@ -139,7 +140,7 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
 
 def _network_of(folder: Path) -> nn.Module:
     """The network that ``network.json`` describes, its weights random."""
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     try:
         parts = read_json(folder / NETWORK)

@@ -15,11 +15,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
-from mars_assets.chips import image_size
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.pictures import read_bands
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.views import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
+from mars_assets.storage.geotiff import image_size
+from mars_assets.tensors.geotiff import read_bands
+from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
 
 Normalization = Literal["statistics", "image"]
 SCALE = 1.25
@@ -32,7 +32,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """Reads a chip, normalises it and resamples it to a square of ``image_size``.
 
     Args:
-        path: a six-band chip, or a JPEG or PNG, see :func:`mars_assets.pictures.read_bands`.
+        path: a six-band chip, or a JPEG or PNG, see :func:`mars_assets.tensors.geotiff.read_bands`.
         config: of the weights: bands and statistics.
         image_size: side of the result.
         by: with the weights' statistics alone, or then also by the image's own mean and deviation in each band, since

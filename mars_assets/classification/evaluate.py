@@ -17,6 +17,7 @@ from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, indep
 if TYPE_CHECKING:
     import pandas as pd
 
+
 METRICS = (
     "accuracy",
     "balanced_accuracy",
@@ -226,8 +227,9 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import binomtest
 
-    from mars_assets.segmentation.craters import craters_of_labels
-    from mars_assets.segmentation.evaluate import SIZE_CLASSES, read_label_image, size_class
+    from mars_assets.craters.geometry import craters_of_labels
+    from mars_assets.craters.sizes import SIZE_CLASSES, size_class
+    from mars_assets.images import read_label_image
 
     known = images[(images["label"] == 1) & images["instances"].notna()]
     found: dict[str, list[bool]] = {}

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
-from mars_assets.lake import atomic_path, fingerprint
 from mars_assets.progress import SILENT, Progress
-from mars_assets.views import oriented
+from mars_assets.storage.files import atomic_path
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.training.augmentation import oriented
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.training.compute import Compute
+
 
 POOLINGS = ("class_token", "mean")
 _BATCH = 32

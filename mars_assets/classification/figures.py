@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
-from mars_assets.evaluation.figures import new_figure
-from mars_assets.lake import read_table
+from mars_assets.plotting import new_figure
+from mars_assets.storage.files import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,8 +123,8 @@ def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
 
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
     """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
-    from mars_assets.chips import read_chip
-    from mars_assets.pictures import read_rgb
+    from mars_assets.images import read_rgb
+    from mars_assets.tensors.geotiff import read_chip
 
     if chip.suffix == ".tif":
         rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)

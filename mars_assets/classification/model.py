@@ -16,7 +16,7 @@ from mars_assets.classification.recipe import STRONGEST
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.views import oriented
+from mars_assets.training.augmentation import oriented
 
 
 def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:

@@ -13,20 +13,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mars_assets.ahead import read_ahead
 from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import PREDICTION, ClsRecipe, recipe_of
 from mars_assets.errors import MarsError
-from mars_assets.lake import read_json, read_provenance, read_table, write_table
 from mars_assets.progress import SILENT, Progress
-from mars_assets.training import CONFIG, require_finished
+from mars_assets.storage.files import read_json, read_provenance, read_table, write_table
+from mars_assets.training.prefetch import read_ahead
+from mars_assets.training.run_folder import CONFIG, require_finished
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.training.compute import Compute
+
 
 _BATCH = 32
 _SAVE_EVERY = 32

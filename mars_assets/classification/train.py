@@ -35,16 +35,18 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
 from mars_assets.errors import DivergedError, MarsError
-from mars_assets.lake import atomic_path, write_table
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import SILENT, Progress
-from mars_assets.steps import BatchesOfSteps, learning_rate_factor, seed_step
-from mars_assets.training import SCRATCH, begin, finish, settings_of
+from mars_assets.storage.files import atomic_path, write_table
+from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
+from mars_assets.training.sampler import BatchesOfSteps
+from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute
+    from mars_assets.training.compute import Compute
+
 
 Batch = tuple[Tensor, Tensor]
 History = list[dict[str, float]]

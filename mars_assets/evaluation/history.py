@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mars_assets.lake import read_table, write_json, write_table
+from mars_assets.storage.files import read_table, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd

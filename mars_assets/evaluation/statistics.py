@@ -15,6 +15,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
+
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 """Maps how often each of n images is in each of R samples, shape (R, n), to named values, shape (R,)."""

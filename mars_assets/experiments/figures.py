@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mars_assets.evaluation.figures import new_figure
 from mars_assets.evaluation.statistics import with_interval
 from mars_assets.experiments.run import HELD_BACK, ranked
+from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
 
 _MOST_VALUES = 6
 """Beyond as many distinct numbers, or half as many as runs, a setting is compared by its thirds."""

@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mars_assets.bands import BandStatistics
 from mars_assets.classification.recipe import OUTLINES
-from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake, fingerprint, lot, read_json, read_table, write_json, write_table
-from mars_assets.models import start_of_training, start_version, version_of
+from mars_assets.lake import Lake
+from mars_assets.models.starting_point import start_of_training
+from mars_assets.models.versions import start_version, version_of
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
-from mars_assets.training import CONFIG, SCRATCH
+from mars_assets.storage.files import read_json, read_table, write_json, write_table
+from mars_assets.storage.hashing import fingerprint, lot
+from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import CONFIG, SCRATCH
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 HELD_BACK = "held_back"
 """The split of training observations that a sweep holds back."""
@@ -68,7 +72,7 @@ class Task:
         together: the scores of evidence from several folders, each of its own images.
         model: name of the file with a finished training's weights; only the best run's is kept. Of a frozen encoder's run it
             holds the linear unit alone.
-        computation: names the way of training, see :func:`mars_assets.models.version_of`.
+        computation: names the way of training, see :func:`mars_assets.models.versions.version_of`.
         judging: names the way of predicting and counting that ``judge`` rests on.
     """
 

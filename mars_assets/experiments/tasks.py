@@ -9,16 +9,17 @@ from mars_assets.classification.recipe import recipe_of
 from mars_assets.datasets import classification_dataset, segmentation_dataset
 from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.run import HELD_BACK, Judged, Task
-from mars_assets.lake import Lake, read_json
-from mars_assets.models import encoder_weights
+from mars_assets.lake import Lake
+from mars_assets.models.starting_point import encoder_weights
 from mars_assets.prithvi.weights import open_weights
-from mars_assets.training import CONFIG
+from mars_assets.storage.files import read_json
+from mars_assets.training.run_folder import CONFIG
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.training.compute import Compute
 
 
 def classification_task(lake: Lake, stage: str) -> Task:

@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
-from mars_assets.imagery.labels import ProductLabel, read_label
+from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
-from mars_assets.lake import (
-    Lake,
-    fingerprint,
+from mars_assets.lake import Lake
+from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.files import (
     read_json,
     read_provenance,
     read_table,
@@ -34,13 +34,14 @@ from mars_assets.lake import (
     write_json,
     write_table,
 )
-from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mars_assets.imagery.quality import Quality, QualityRules
     from mars_assets.imagery.scene import Pixels, Scene
+
 
 MANIFEST = "crops.parquet"
 MANIFEST_COLUMNS = (
@@ -338,7 +339,7 @@ class _Cutter:
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """Adds where the crops' centres lie."""
-        from mars_assets.imagery.positions import approximate_positions, projected_positions
+        from mars_assets.imagery.geolocation import approximate_positions, projected_positions
 
         info = self.scene.info
         rows = (manifest["row"] + manifest["height"] / 2).to_numpy(float)
@@ -508,7 +509,7 @@ class _Cutter:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
         from affine import Affine
 
-        from mars_assets.chips import new_geotiff
+        from mars_assets.storage.geotiff import new_geotiff
 
         assert self.label is not None
         count = pixels.shape[2]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
+
 _KEPT = (64, 220, 120)
 _SKIPPED = {"no data": (255, 80, 80), "band missing": (255, 0, 255), "saturated": (255, 200, 0)}
 _MARGIN = 2
@@ -70,7 +71,7 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
     """
     from matplotlib.colors import LogNorm
 
-    from mars_assets.evaluation.figures import new_figure
+    from mars_assets.plotting import new_figure
 
     rows = index.drop_duplicates("OBSERVATION_ID")
     latitude = (rows["MINIMUM_LATITUDE"] + rows["MAXIMUM_LATITUDE"]) / 2

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
-from mars_assets.lake import lot
+from mars_assets.storage.hashing import lot
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
 
 INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
-from mars_assets.lake import Lake, read_provenance, read_table, write_table
+from mars_assets.lake import Lake
+from mars_assets.storage.files import read_provenance, read_table, write_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,6 +14,7 @@ from mars_assets.errors import MarsError
 if TYPE_CHECKING:
     import pandas as pd
 
+
 ProductType = Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"]
 PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
 DEFAULT_PRODUCT: ProductType = "RGB.NOMAP.browse"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.imagery.labels import ProductLabel
+from mars_assets.imagery.pds_label import ProductLabel
 from mars_assets.imagery.scene import Pixels, SceneInfo
 
 GOOD, NO_DATA, BAND_MISSING, SATURATED = range(4)

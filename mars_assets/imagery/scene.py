@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.imagery.codestream import Codestream, Window
-from mars_assets.imagery.labels import read_label
+from mars_assets.imagery.jpeg2000 import Codestream, Window
+from mars_assets.imagery.pds_label import read_label
 from mars_assets.progress import SILENT, Progress
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]

@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.imagery.codestream import codestream_box
 from mars_assets.imagery.index import INDEX_FILES, read_index_label
-from mars_assets.imagery.labels import read_label
+from mars_assets.imagery.jpeg2000 import codestream_box
+from mars_assets.imagery.pds_label import read_label
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _INDEX_LABEL = Path(INDEX_FILES.label or "").name

@@ -12,7 +12,8 @@ from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
-from mars_assets.lake import Lake, read_provenance
+from mars_assets.lake import Lake
+from mars_assets.storage.files import read_provenance
 
 
 def schema_problems(lake: Lake) -> tuple[list[str], int]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
+
 SIDE = 8
 SAME = 3
 """Differing bits of 64 up to which two images count as the same."""

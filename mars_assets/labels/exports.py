@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.archives import ExportArchive, open_export
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage
 from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
-from mars_assets.lake import sha256_file
+from mars_assets.labels.zip_archive import ExportArchive, open_export
+from mars_assets.storage.hashing import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
 _EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")

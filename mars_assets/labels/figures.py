@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
 
+
 _TILE = 160
 _CRATER = (255, 213, 74)
 _NO_CRATER = (120, 200, 255)

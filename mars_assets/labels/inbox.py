@@ -13,7 +13,8 @@ from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import export_identity, project_slug
-from mars_assets.lake import sha256_file, write_bytes
+from mars_assets.storage.files import write_bytes
+from mars_assets.storage.hashing import sha256_file
 
 SETTLED_SECONDS = 10
 """What works unasked leaves a zip alone that changed more recently."""

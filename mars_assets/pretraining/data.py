@@ -19,15 +19,18 @@ from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.labels.archives import open_export
+from mars_assets.images import is_picture, pictures_below
 from mars_assets.labels.formats.image import original_name
-from mars_assets.lake import Lake, fingerprint, lot, read_table, sha256_file, write_bytes, write_table
-from mars_assets.pictures import is_picture, pictures_below
+from mars_assets.labels.zip_archive import open_export
+from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.steps import BatchesOfSteps
+from mars_assets.storage.files import read_table, write_bytes, write_table
+from mars_assets.storage.hashing import fingerprint, lot, sha256_file
+from mars_assets.training.sampler import BatchesOfSteps
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 Place = tuple[int, int]
 """An image's position in the table, and the step that wants it."""

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mars_assets.bands import reflectance_to_rgb
-from mars_assets.compute import Compute
-from mars_assets.evaluation.figures import new_figure
-from mars_assets.evaluation.reconstruction import mask_noise
+from mars_assets.plotting import new_figure
 from mars_assets.pretraining.data import RandomCrops, Unlabelled, model_input, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.weights import open_weights
+from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd

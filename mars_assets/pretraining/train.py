@@ -20,19 +20,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.reconstruction import mask_noise
-from mars_assets.lake import write_table
-from mars_assets.models import IMAGES, MARS_WEIGHTS
+from mars_assets.models.versions import IMAGES, MARS_WEIGHTS
 from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, model_input, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae, open_weights, save_weights
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.steps import learning_rate_factor, seed_step
-from mars_assets.training import SCRATCH, begin, finish
+from mars_assets.storage.files import write_table
+from mars_assets.training.run_folder import SCRATCH, begin, finish
+from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 if TYPE_CHECKING:
-    from mars_assets.compute import Compute
+    from mars_assets.training.compute import Compute
+
 
 History = list[dict[str, float]]
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.masking import random_masking
 
 Grid = tuple[int, int, int]
 
@@ -119,28 +120,6 @@ class Positions:
             with torch.inference_mode(False):
                 self._tables[key] = resized_position_table(self._dim, self._published, grid).to(device)
         return self._tables[key]
-
-
-class Masking(NamedTuple):
-    """Which patches are kept.
-
-    Args:
-        ids_keep: int64 (B, L_keep), in the order of their noise.
-        mask: float32 (B, L), 1 where a patch is removed, 0 where it is kept.
-        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
-    """
-
-    ids_keep: Tensor
-    mask: Tensor
-    ids_restore: Tensor
-
-
-def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
-    """Keeps the int(L * (1 - mask_ratio)) patches of smallest noise, (B, L)."""
-    keep = int(noise.shape[1] * (1 - mask_ratio))
-    ids_shuffle = noise.argsort(dim=1)
-    ids_restore = ids_shuffle.argsort(dim=1)
-    return Masking(ids_shuffle[:, :keep], (ids_restore >= keep).float(), ids_restore)
 
 
 class PatchEmbed(nn.Module):

@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
-from mars_assets.lake import Lake, atomic_folder, atomic_path, read_json, sha256_file, write_bytes, write_json
+from mars_assets.lake import Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.files import atomic_folder, atomic_path, read_json, write_bytes, write_json
+from mars_assets.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from mars_assets.prithvi.model import PrithviEncoder, PrithviMAE
+
 
 WeightsSource = Literal["huggingface", "file", "sample"]
 Layout = Literal["prefixed", "flat"]

@@ -9,6 +9,7 @@ from pydantic import Field
 if TYPE_CHECKING:
     from mars_assets.imagery.download import Archive
 
+
 HIRISE_ARCHIVE = "https://hirise-pds.lpl.arizona.edu/PDS"
 
 

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from mars_assets.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
+from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
 GPU_POOL = "gpu"
 """Concurrency pool of all steps that compute with torch; dagster.yaml lets one of them run at a time."""

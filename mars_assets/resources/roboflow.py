@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from mars_assets.labels.roboflow import Project, Roboflow
+    from mars_assets.labels.roboflow_api import Project, Roboflow
 
 
 class RoboflowResource(dg.ConfigurableResource):
@@ -33,7 +33,7 @@ class RoboflowResource(dg.ConfigurableResource):
         """
         from mars_assets.errors import MarsError
         from mars_assets.labels.exports import project_slug
-        from mars_assets.labels.roboflow import Project, known_format
+        from mars_assets.labels.roboflow_api import Project, known_format
 
         named = self.projects or os.environ.get("ROBOFLOW_PROJECTS", "").split(",")
         entries = [name.partition("=") for name in named if name.strip()]
@@ -60,7 +60,7 @@ class RoboflowResource(dg.ConfigurableResource):
             MarsError: there is no key.
         """
         from mars_assets.errors import MarsError
-        from mars_assets.labels.roboflow import API, Roboflow
+        from mars_assets.labels.roboflow_api import API, Roboflow
 
         key = os.environ.get("ROBOFLOW_API_KEY", "")
         if not key:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.lake import atomic_path
 from mars_assets.sample.terrain import SMALLEST_LABELLED, Crater
+from mars_assets.storage.files import atomic_path
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -8,9 +8,9 @@ from typing import Any
 
 from mars_assets.imagery.index import INDEX_FILES
 from mars_assets.imagery.products import parse_observation_id, product_files
-from mars_assets.lake import write_bytes
 from mars_assets.sample.products import METRES, NOTE, MapPosition
 from mars_assets.sample.terrain import SceneSpec
+from mars_assets.storage.files import write_bytes
 
 _TEXT, _INTEGER, _REAL, _TIME = "CHARACTER", "ASCII_INTEGER", "ASCII_REAL", "TIME"
 

@@ -21,7 +21,6 @@ import numpy as np
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
-from mars_assets.lake import read_json, write_bytes, write_json, write_table
 from mars_assets.progress import SILENT, Progress
 from mars_assets.sample.exports import (
     SEGMENTATION_ZIP,
@@ -35,9 +34,11 @@ from mars_assets.sample.exports import (
 from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
 from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
+from mars_assets.storage.files import read_json, write_bytes, write_json, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 VERSION = 2
 """Raised when the same seed gives other files."""

@@ -24,13 +24,13 @@ from numpy import typing as npt
 from torch.nn.functional import avg_pool2d, interpolate
 
 from mars_assets.bands import PRITHVI_V1, Float32
-from mars_assets.compute import Compute, choose_compute
-from mars_assets.lake import atomic_path, write_json
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.prithvi.model import PrithviMAE, patchify
 from mars_assets.progress import Progress
 from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
-from mars_assets.steps import learning_rate_factor
+from mars_assets.storage.files import atomic_path, write_json
+from mars_assets.training.compute import Compute, choose_compute
+from mars_assets.training.schedule import learning_rate_factor
 
 WEIGHTS = Path(__file__).parent / "weights"
 

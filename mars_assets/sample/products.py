@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_observation_id, product_files
-from mars_assets.lake import atomic_path, write_bytes
 from mars_assets.sample.terrain import Scene, stretch_limits
+from mars_assets.storage.files import atomic_path, write_bytes
 
 FIRST_ORBIT = 990000
 """MRO had flown fewer than 100,000 orbits by 2030: no real observation can carry such a number."""

@@ -1,40 +1,19 @@
-"""Predicted masks as a list of craters: where they are and how wide, on the ground too where that is known."""
+"""Predicted masks as a catalogue of craters, each image looked at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mars_assets.imagery.positions import projected_positions
-from mars_assets.remembered import Remembered
-from mars_assets.segmentation.craters import Crater, craters_of_mask
-from mars_assets.segmentation.predict import prediction_key, read_mask, read_probability
+from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
+from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
 from mars_assets.segmentation.recipe import COUNTING
+from mars_assets.storage.cache import Remembered
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = {
-    "image_id": "the image",
-    "observation": "the image's group",
-    "crater": "number in the image, from 1, the largest first",
-    "x_px": "column of the centre; 0 is the left edge of the first pixel",
-    "y_px": "row of the centre; 0 is the upper edge of the first pixel",
-    "diameter_px": "of the disc of equal area",
-    "probability": "mean over the crater's pixels in the mask: of an outline those of its rim",
-    "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
-    "diameter_m": "metres, where the image is map projected",
-    "longitude": "of the centre, degrees east, 0 to 360, likewise",
-    "latitude": "of the centre, planetocentric, likewise",
-}
-
-
-_TYPES = dict.fromkeys(("x_px", "y_px", "diameter_px", "probability", "diameter_m", "longitude", "latitude"), "float64")
-_TYPES |= {"crater": "int64", "cut": "bool"}
 
 
 def crater_catalogue(
@@ -45,18 +24,18 @@ def crater_catalogue(
     smallest_px: float = 0.0,
     remembered: Remembered | None = None,
 ) -> pd.DataFrame:
-    """The craters that a model sees: the 4-connected components of its masks, or what its rims enclose.
+    """The craters that a model sees, see :func:`~mars_assets.craters.catalogue.craters_of_image`.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
         images: ``image_id, observation, chip`` (path; its georeference is used where it has one, or that of ``crs`` (WKT) and
             ``transform`` (six numbers) if there are these columns).
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
+        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
         smallest_px: craters of a smaller diameter are left out.
         remembered: craters of images that were looked at before, where ``images`` has ``chip_sha``.
 
     Returns:
-        A row a crater, see ``COLUMNS``; of an image the largest first.
+        A row a crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; of an image the largest first.
 
     Raises:
         DamagedFileError: a prediction cannot be read.
@@ -73,54 +52,9 @@ def crater_catalogue(
         about = {"image_id": image["image_id"], "observation": image["observation"]}
         craters = remembered.of(made_from, partial(_craters, image, path, rim, smallest_px))
         rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_TYPES)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMN_TYPES)
 
 
 def _craters(image: Mapping[Any, Any], prediction: Path, rim: int, smallest_px: float) -> list[dict[str, Any]]:
-    """The craters of one image, the largest first; plain values."""
     mask, probability = read_mask(prediction), read_probability(prediction)
-    craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
-    seen = [crater for crater in craters if crater.diameter >= smallest_px]
-    centres = [_centre(crater) for crater in seen]
-    places = _places(image, centres, [crater.diameter for crater in seen])
-    return [
-        {
-            "x_px": x,
-            "y_px": y,
-            "diameter_px": crater.diameter,
-            "probability": float(probability[crater.box][crater.pixels & mask[crater.box]].mean()),
-            "cut": not crater.is_whole(mask.shape),
-            **place,
-        }
-        for crater, (x, y), place in zip(seen, centres, places, strict=True)
-    ]
-
-
-def _centre(crater: Crater) -> tuple[float, float]:
-    """Column and row of the centre of mass."""
-    rows, columns = np.nonzero(crater.pixels)
-    top, left = (side.start for side in crater.box)
-    return float(left + columns.mean() + 0.5), float(top + rows.mean() + 0.5)
-
-
-def _places(
-    image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
-) -> Iterator[dict[str, float | None]]:
-    """From pixels of an image to places and metres on Mars, where that is known; all at once, which PROJ likes."""
-    from mars_assets.chips import georeference
-
-    if "crs" in image:
-        crs, transform = image["crs"], image["transform"]
-    else:
-        projection, transform = georeference(Path(image["chip"]))
-        crs = projection.to_wkt() if projection else None
-    if not isinstance(crs, str) or not centres:  # what a table lacks may be NaN
-        return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
-    a, b, c, d, e, f = list(transform)[:6]
-    x, y = np.array(centres).T
-    longitudes, latitudes = projected_positions(crs, a * x + b * y + c, d * x + e * y + f)
-    metres = np.array(diameters) * np.sqrt(abs(a * e - b * d))
-    return (
-        {"diameter_m": float(width), "longitude": float(longitude), "latitude": float(latitude)}
-        for width, longitude, latitude in zip(metres, longitudes, latitudes, strict=True)
-    )
+    return craters_of_image(image, mask, probability, rim=rim, smallest_px=smallest_px)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.lake import read_json, sha256_file
+from mars_assets.storage.files import read_json
+from mars_assets.storage.hashing import sha256_file
+from mars_assets.training.run_folder import CONFIG, require_finished
 
 if TYPE_CHECKING:
     from mmseg.models import EncoderDecoder
 
-from mars_assets.training import CONFIG, require_finished
 
 MODEL = "model.pth"
 MMSEG_CONFIG = "config.py"
@@ -49,7 +50,7 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
         MissingInputError: the folder holds no finished model.
         DamagedFileError: its files do not fit together.
     """
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     require_finished(folder, "seg_model")
     with mmseg_ready():

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
+from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
-from mars_assets.labels.table import COMPUTATION as LABELS
-from mars_assets.remembered import Remembered
-from mars_assets.segmentation.craters import Mask, craters_of_labels, craters_of_mask, match
-from mars_assets.segmentation.predict import prediction_key, read_mask
+from mars_assets.images import read_label_image
+from mars_assets.labels.build import COMPUTATION as LABELS
+from mars_assets.segmentation.prediction_file import prediction_key, read_mask
 from mars_assets.segmentation.recipe import COUNTING, IGNORE
+from mars_assets.storage.cache import Remembered
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SIZE_CLASSES = ("<16", "16-32", "32-64", ">=64")
-"""Crater diameters in pixels; a lower bound belongs to its class."""
-_BOUNDS = (16.0, 32.0, 64.0)
 
 METRICS = (
     "iou_background",
@@ -39,11 +38,6 @@ METRICS = (
 Counts = npt.NDArray[np.int64]
 
 Diameters = npt.NDArray[np.float64]
-
-
-def size_class(diameters: npt.ArrayLike) -> npt.NDArray[np.intp]:
-    """Which of ``SIZE_CLASSES`` each diameter, in pixels, is of."""
-    return np.asarray(np.digitize(np.asarray(diameters, np.float64), _BOUNDS))
 
 
 class Evaluation(NamedTuple):
@@ -112,7 +106,7 @@ def evaluate(
         images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background)
             if there are any.
         split: which images.
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.segmentation.craters.craters_of_mask`.
+        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
         smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
         resamples: bootstrap draws.
         seed: of the draws.
@@ -241,21 +235,6 @@ def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _C
         false=np.array([crater.diameter for crater in said])[matching.false],
         whole=[crater.diameter for crater in true if crater.is_whole(truth.shape)],
     )
-
-
-def read_label_image(path: Path) -> npt.NDArray[Any]:
-    """A mask, or the numbered craters, of ``labelled_crops``.
-
-    Raises:
-        DamagedFileError: it cannot be read.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DamagedFileError(f"the mask {path} cannot be read ({error}): make 'labelled_crops' again") from error
 
 
 def _crater_counts(image: _Counted, smallest_px: float) -> Counts:

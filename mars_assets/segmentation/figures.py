@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
-from mars_assets.evaluation.figures import new_figure
+from mars_assets.plotting import new_figure
 from mars_assets.segmentation.recipe import IGNORE
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from mars_assets.segmentation.evaluate import Evaluation
+
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 _FOUND, _FALSE, _MISSED, _OUTLINE = (0, 158, 115), (213, 94, 0), (0, 114, 178), "#f0e442"
@@ -69,7 +70,7 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
         images: rows of ``Evaluation.images``, with ``chip``.
         statistics: those of the chips, which undo their scaling to reflectance.
     """
-    from mars_assets.chips import read_chip
+    from mars_assets.tensors.geotiff import read_chip
 
     figure, axes = new_figure(12, 3.5 * len(images) + 0.4, rows=max(len(images), 1), columns=4)
     figure.suptitle("pixels of craters: found (green), false (orange), missed (blue)", fontsize=13)
@@ -176,14 +177,14 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
 
     Args:
         images: ``image_id, chip`` (path of a picture), ``prediction`` (path of the mask).
-        craters: a catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`.
+        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`.
         most: how many images at most.
 
     Raises:
         DamagedFileError: an image or a mask cannot be read.
     """
-    from mars_assets.pictures import read_rgb
-    from mars_assets.segmentation.predict import read_mask
+    from mars_assets.images import read_rgb
+    from mars_assets.segmentation.prediction_file import read_mask
 
     counts = craters["image_id"].value_counts()
     shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
@@ -198,30 +199,4 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
         _outline(axis, read_mask(Path(row["prediction"])))
         name = "\n".join(textwrap.wrap(row["image_id"], 30, break_on_hyphens=False))
         axis.set_title(f"{name}\n{row['craters']} craters", fontsize=12)
-    return figure
-
-
-def size_frequency(craters: pd.DataFrame) -> Figure:
-    """How many craters are at least as wide: in metres on the ground where all places are known, else in pixels.
-
-    Args:
-        craters: a catalogue, see :data:`mars_assets.segmentation.catalogue.COLUMNS`; those that a border cuts are left out,
-            since their diameter is of what is seen.
-    """
-    from matplotlib.ticker import LogFormatter
-
-    figure, axes = new_figure(6, 4)
-    axis = axes[0, 0]
-    whole = craters[~craters["cut"].astype(bool)]
-    on_the_ground = len(whole) > 0 and whole["diameter_m"].notna().all()
-    diameters = np.sort(whole["diameter_m" if on_the_ground else "diameter_px"].to_numpy(np.float64))
-    if len(diameters):
-        axis.step(diameters, np.arange(len(diameters), 0, -1), where="pre")
-        axis.set(xscale="log", yscale="log")
-        for scale in (axis.xaxis, axis.yaxis):
-            scale.set_major_formatter("{x:g}")
-            scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
-    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters of at least D")
-    axis.set_title(f"{len(whole)} craters that no border cuts")
-    axis.grid(alpha=0.3, which="both")
     return figure

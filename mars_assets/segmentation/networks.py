@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.segmentation.fusion import deconvolve_and_convolve
-from mars_assets.views import FLAT, oriented, oriented_back
+from mars_assets.training.augmentation import FLAT, oriented, oriented_back
 
 
 @MODELS.register_module()

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mars_assets.bands import BandStatistics
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import fingerprint, sha256_file, sweep, write_bytes
-from mars_assets.pictures import SUFFIXES, read_bands
+from mars_assets.images import SUFFIXES
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+from mars_assets.segmentation.prediction_file import _png, prediction_key
 from mars_assets.segmentation.recipe import PREDICTION
+from mars_assets.storage.files import sweep, write_bytes
+from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.tensors.geotiff import read_bands
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import pandas as pd
     from mmseg.models import EncoderDecoder
 
     from mars_assets.bands import Float32
-    from mars_assets.compute import Compute
-
-_KEY = "mars_assets"
-"""Name of the PNG text that says from which model and chip a prediction is."""
+    from mars_assets.training.compute import Compute
 
 
 def predict_masks(
@@ -37,7 +33,7 @@ def predict_masks(
 
     Args:
         model_folder: of a finished model.
-        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see :func:`mars_assets.pictures.read_bands`), and
+        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see :func:`mars_assets.tensors.geotiff.read_bands`), and
             ``chip_sha`` if the chips have one; else size and time of the file tell one chip from another.
         cache: folder of the predictions, ``ID.png``, for this use alone.
         compute: where to compute.
@@ -68,36 +64,6 @@ def predict_masks(
     return paths
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """The pixels of a prediction that are more likely crater than background, shape (H, W).
-
-    Raises:
-        DamagedFileError: the file is missing or is no prediction.
-    """
-    return _read(path) >= 128
-
-
-def read_probability(path: Path) -> Float32:
-    """A prediction's probability of a crater, 0 to 1 in steps of 1/255, shape (H, W).
-
-    Raises:
-        DamagedFileError: the file is missing or is no prediction.
-    """
-    return _read(path).astype(np.float32) / np.float32(255)
-
-
-def _read(path: Path) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DamagedFileError(
-            f"the prediction {path} cannot be read ({error}): delete it and predict again"
-        ) from error
-
-
 def _chip_identity(row: dict[Any, Any]) -> list[Any]:
     if "chip_sha" in row:
         return [row["chip_sha"]]
@@ -106,17 +72,6 @@ def _chip_identity(row: dict[Any, Any]) -> list[Any]:
     except FileNotFoundError as error:
         raise DamagedFileError(f"the chip {row['chip']} is missing: make its asset again") from error
     return [status.st_size, status.st_mtime_ns]
-
-
-def prediction_key(path: Path) -> str | None:
-    """What a cached prediction was made from; None where there is none that can be read."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
 
 
 def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, compute: Compute) -> Float32:
@@ -138,14 +93,3 @@ def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, 
                 f"the device's memory is too small for {chip} ({error}): cut it into crops, or compute on the CPU"
             ) from error
     return logits.float().softmax(dim=1)[0, 1].cpu().numpy()
-
-
-def _png(probability: Float32, key: str) -> bytes:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(_KEY, key)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()

@@ -1,7 +1,8 @@
-"""Everything that this project adds to MMSegmentation's registries. Import it (a config's ``custom_imports`` does) and any mmseg
-config can name these parts beside mmseg's own heads and losses.
+"""Everything that this project adds to MMSegmentation's registries.
+
+A config's ``custom_imports`` names this module; any mmseg config can then name these parts next to mmseg's own.
 """
 
-from mars_assets.segmentation import loop, losses, networks, pipeline
+from mars_assets.segmentation import dataset, losses, metrics, networks, optim, transforms
 
-__all__ = ["loop", "losses", "networks", "pipeline"]
+__all__ = ["dataset", "losses", "metrics", "networks", "optim", "transforms"]

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import atomic_path, write_bytes, write_table
+from mars_assets.images import read_label_image
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
-from mars_assets.segmentation.evaluate import read_label_image
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
-from mars_assets.training import SCRATCH, begin, finish, settings_of
+from mars_assets.storage.files import atomic_path, write_bytes, write_table
+from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
     from mmengine import Config
 
-    from mars_assets.compute import Compute
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.segmentation.loop import TrainingState
+    from mars_assets.segmentation.hooks import TrainingState
+    from mars_assets.training.compute import Compute
 
 
 def train_segmentation(
@@ -174,7 +174,7 @@ def _fit(
     """Trains to the end. Returns the config, the state with its history, and how many parameters there are."""
     import torch
 
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     last = scratch / "last.pth"
     if last.exists():
@@ -183,8 +183,8 @@ def _fit(
         from mmengine.runner import Runner
         from mmseg.registry import MODELS
 
-        from mars_assets.segmentation.config import mmseg_config
-        from mars_assets.segmentation.loop import TrainingState
+        from mars_assets.segmentation.hooks import TrainingState
+        from mars_assets.segmentation.mmseg_config import mmseg_config
 
         config = mmseg_config(recipe, encoder.config, compute)
         compute.seed_everything()

@@ -14,8 +14,8 @@ from mars_assets.definitions import build_defs
 from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
 from mars_assets.resources import ArchiveResource, LakeResource
-from mars_assets.sample.archive import serve
 from mars_assets.sample.index import write_index
+from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SceneSpec
 
 IDS = [f"ESP_99000{n}_{target}" for n, target in enumerate((1700, 1800, 1900))]

@@ -6,8 +6,9 @@ import pytest
 from mars_assets.assets.models import ClsModelConfig, _check_comparable, _recipe
 from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
 from mars_assets.errors import ProvenanceError
-from mars_assets.lake import Lake, write_json
-from mars_assets.models import make_current, start_version
+from mars_assets.lake import Lake
+from mars_assets.models.versions import make_current, start_version
+from mars_assets.storage.files import write_json
 
 IMAGES = pd.DataFrame({"image_id": ["a"], "split": ["train"], "observation": ["A"]})
 

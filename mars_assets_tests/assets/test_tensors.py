@@ -3,10 +3,11 @@
 import dagster as dg
 
 from mars_assets.definitions import build_defs
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
-from mars_assets.tensors import read_manifest
-from mars_assets_tests.test_tensors import images
+from mars_assets.storage.files import write_table
+from mars_assets.tensors.stages import read_manifest
+from mars_assets_tests.tensors.test_stages import images
 
 STAGES = ["reflectance", "imputed_post_norm"]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.chips import write_chip
-from mars_assets.compute import Compute
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import save_weights
+from mars_assets.tensors.geotiff import write_chip
+from mars_assets.training.compute import Compute
 
 SIDE = 32
 CONFIG = PrithviConfig(

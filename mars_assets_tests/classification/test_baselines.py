@@ -7,8 +7,8 @@ from mars_assets.classification.checkpoint import build_baseline, open_classifie
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
-from mars_assets.compute import Compute
 from mars_assets.errors import MarsError
+from mars_assets.training.compute import Compute
 from mars_assets_tests.classification.conftest import CONFIG
 
 RECIPE = ClsRecipe(

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
-from mars_assets.chips import write_chip
 from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, shares_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.views import bands_by_themselves, by_itself, oriented
+from mars_assets.tensors.geotiff import write_chip
+from mars_assets.training.augmentation import bands_by_themselves, by_itself, oriented
 
 CONFIG = PrithviConfig(variant="test")
 

@@ -15,14 +15,14 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.predict import predict, predict_from_features
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
-from mars_assets.compute import Compute
 from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.tasks import classification_task
 from mars_assets.lake import Lake
-from mars_assets.models import set_current_weights
+from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, save_weights
-from mars_assets.views import oriented
+from mars_assets.training.augmentation import oriented
+from mars_assets.training.compute import Compute
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(

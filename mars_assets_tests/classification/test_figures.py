@@ -7,16 +7,11 @@ import pandas as pd
 import pytest
 
 from mars_assets.bands import HLS_BANDS, reflectance_to_rgb
-from mars_assets.chips import read_chip
 from mars_assets.classification.evaluate import Evaluation, evaluate
-from mars_assets.classification.figures import (
-    confident_mistakes,
-    evaluation_figure,
-    mistakes_sheet,
-    training_curves,
-)
-from mars_assets.evaluation.figures import to_png
-from mars_assets.lake import write_table
+from mars_assets.classification.figures import confident_mistakes, evaluation_figure, mistakes_sheet, training_curves
+from mars_assets.plotting import to_png
+from mars_assets.storage.files import write_table
+from mars_assets.tensors.geotiff import read_chip
 
 HISTORY = pd.DataFrame(
     {

@@ -9,15 +9,15 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.chips import write_chip
 from mars_assets.classification.checkpoint import NETWORK, begin_with_outlines, open_classifier, start_of
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import STRONGEST, ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
-from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.train import train_segmentation
+from mars_assets.tensors.geotiff import write_chip
+from mars_assets.training.compute import Compute
 
 RECIPE = ClsRecipe(
     architecture="seg_model", image_size=32, batch_size=4, steps=4, warmup_steps=1, evaluate_every=2, lr=1e-3,

@@ -13,8 +13,8 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
-from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MissingInputError
+from mars_assets.training.compute import Compute
 
 RECIPE = ClsRecipe(
     image_size=32,

@@ -17,11 +17,11 @@ from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
-from mars_assets.compute import Compute
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
+from mars_assets.training.compute import Compute
 
 MICRO = ClsRecipe(
     image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25,

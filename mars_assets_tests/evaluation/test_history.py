@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mars_assets.evaluation.history import CHANGE, KEYS, in_words, record, with_change
-from mars_assets.lake import read_json
+from mars_assets.storage.files import read_json
 
 
 def _row(model: str, labels: str, score: float | None, half: float = 0.05, split: str = "test") -> dict[str, Any]:

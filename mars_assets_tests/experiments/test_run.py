@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.compute import Compute
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
@@ -25,12 +24,14 @@ from mars_assets.experiments.run import (
     together,
 )
 from mars_assets.experiments.sweep import Sweep, plan
-from mars_assets.lake import Lake, read_json, read_table, write_json, write_table
-from mars_assets.models import set_current_weights
+from mars_assets.lake import Lake
+from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import open_weights, save_weights
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.storage.files import read_json, read_table, write_json, write_table
+from mars_assets.training.compute import Compute
 
 CONFIG = PrithviConfig(
     variant="test", img_size=32, embed_dim=48, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1,

@@ -12,7 +12,8 @@ from PIL import Image
 from mars_assets.imagery import checks
 from mars_assets.imagery.checks import crop_problems
 from mars_assets.imagery.crops import MANIFEST
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake
+from mars_assets.storage.files import write_table
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SIDE = 32

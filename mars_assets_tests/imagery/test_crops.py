@@ -15,18 +15,12 @@ from PIL import Image
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery import crops as crops_module
 from mars_assets.imagery import scene as scene_module
-from mars_assets.imagery.crops import (
-    CropSettings,
-    crop_id,
-    cut_crops,
-    read_crops,
-    rgb_composite,
-)
+from mars_assets.imagery.crops import CropSettings, crop_id, cut_crops, read_crops, rgb_composite
 from mars_assets.imagery.figures import contact_sheet, overview_with_grid
 from mars_assets.imagery.products import ProductType
 from mars_assets.imagery.scene import open_scene
-from mars_assets.lake import read_provenance
 from mars_assets.progress import Progress
+from mars_assets.storage.files import read_provenance
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

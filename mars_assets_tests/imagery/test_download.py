@@ -25,7 +25,7 @@ import pytest
 from mars_assets.errors import MarsError
 from mars_assets.imagery.download import LEDGER, Archive, changed_at_source, fetch_product, recorded_sha256
 from mars_assets.imagery.products import ProductFiles, product_files
-from mars_assets.lake import sha256_file
+from mars_assets.storage.hashing import sha256_file
 
 Fault = Callable[["Handler", bytes, int], None]
 

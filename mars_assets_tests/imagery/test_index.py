@@ -21,9 +21,10 @@ from mars_assets.imagery.index import (
 )
 from mars_assets.imagery.observations import choose_observations, query_before, write_observations
 from mars_assets.imagery.products import parse_observation_id, product_files
-from mars_assets.lake import Lake, write_table
+from mars_assets.lake import Lake
 from mars_assets.sample.index import write_index
 from mars_assets.sample.terrain import SceneSpec
+from mars_assets.storage.files import write_table
 
 # Rows of the real index: product, corners 1 to 4 as latitude and longitude.
 REAL = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars_assets.labels.table import build_labelled_crops
+from mars_assets.labels.build import build_labelled_crops
 from mars_assets.lake import Lake
 
 

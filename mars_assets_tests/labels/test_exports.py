@@ -8,16 +8,10 @@ import pytest
 from PIL import Image
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels import archives
-from mars_assets.labels.archives import open_export
-from mars_assets.labels.exports import (
-    Export,
-    export_identity,
-    label_version,
-    open_splits,
-    read_export,
-)
+from mars_assets.labels import zip_archive as archives
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
 from mars_assets.labels.formats.image import original_name
+from mars_assets.labels.zip_archive import open_export
 from mars_assets_tests.labels.conftest import coco, image_bytes
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.build import build_labelled_crops
 from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, has_had, reject, rejections
-from mars_assets.labels.table import build_labelled_crops, current_label_version, read_labelled_crops
+from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import image_bytes
 

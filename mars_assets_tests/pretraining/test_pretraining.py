@@ -13,18 +13,11 @@ import torch
 from PIL import Image
 
 from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize, scale_to_reflectance
-from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
-from mars_assets.lake import Lake, read_json, read_table, write_table
-from mars_assets.models import (
-    MARS_WEIGHTS,
-    ModelVersion,
-    encoder_weights,
-    held_out,
-    make_current,
-    pretrained_groups,
-    set_current_weights,
-)
+from mars_assets.lake import Lake
+from mars_assets.models.seen import held_out, pretrained_groups
+from mars_assets.models.starting_point import encoder_weights
+from mars_assets.models.versions import MARS_WEIGHTS, ModelVersion, make_current, set_current_weights
 from mars_assets.pretraining import train as training
 from mars_assets.pretraining.data import (
     RandomCrops,
@@ -41,6 +34,8 @@ from mars_assets.pretraining.train import pretrain
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, read_checkpoint, save_weights
+from mars_assets.storage.files import read_json, read_table, write_table
+from mars_assets.training.compute import Compute
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(

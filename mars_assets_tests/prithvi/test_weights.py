@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
-from mars_assets.lake import Lake, read_json, sha256_file
+from mars_assets.lake import Lake
 from mars_assets.prithvi import weights
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
@@ -35,6 +35,8 @@ from mars_assets.prithvi.weights import (
     save_weights,
 )
 from mars_assets.progress import Progress
+from mars_assets.storage.files import read_json
+from mars_assets.storage.hashing import sha256_file
 
 SMALL = PrithviConfig(
     "small", img_size=64, embed_dim=96, depth=3, num_heads=3,

@@ -17,9 +17,9 @@ from mars_assets.imagery.download import Archive, fetch_product
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.labels.exports import read_export
 from mars_assets.sample import make as make_module
-from mars_assets.sample.archive import serve
 from mars_assets.sample.exports import SEGMENTATION_ZIP, TILES_ZIP
 from mars_assets.sample.make import GROUND_TRUTH, SEED, Plan, make_sample, plan_scenes
+from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SMALLEST_LABELLED, _place_craters
 
 SMALL = Plan(train=1, valid=1, test=1, unlabelled=1, height=1180, width=1180)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from mars_assets.compute import Compute
-from mars_assets.lake import read_json
 from mars_assets.progress import SILENT
 from mars_assets.sample.pretrain import Settings, pretrain
+from mars_assets.storage.files import read_json
+from mars_assets.training.compute import Compute
 
 
 def test_a_few_tiles_are_enough_to_start(tmp_path: Path) -> None:

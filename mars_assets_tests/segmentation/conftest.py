@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mars_assets.compute import Compute
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.training.compute import Compute
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def ready() -> Iterator[None]:
     """mmseg made ready, and the same random numbers in every test."""
     import torch
 
-    from mars_assets.segmentation.mmseg import mmseg_ready
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     torch.manual_seed(0)
     np.random.seed(0)

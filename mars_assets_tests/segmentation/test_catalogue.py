@@ -8,10 +8,12 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from mars_assets.bands import HLS_BANDS
-from mars_assets.chips import write_chip
+from mars_assets.craters.catalogue import COLUMNS
+from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.errors import DamagedFileError
-from mars_assets.segmentation.catalogue import COLUMNS, crater_catalogue
-from mars_assets.segmentation.figures import outlined_sheet, size_frequency
+from mars_assets.segmentation.catalogue import crater_catalogue
+from mars_assets.segmentation.figures import outlined_sheet
+from mars_assets.tensors.geotiff import write_chip
 
 MARS = CRS.from_proj4("+proj=eqc +lat_ts=0 +lon_0=180 +R=3396190 +units=m +no_defs")
 

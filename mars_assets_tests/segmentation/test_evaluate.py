@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 
+from mars_assets.craters.geometry import craters_of_labels, craters_of_mask
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.masks import RIM_WIDTHS, Annotation, annotation_mask, label_image
-from mars_assets.segmentation.craters import craters_of_labels, craters_of_mask
 from mars_assets.segmentation.evaluate import METRICS, confusion, evaluate, evaluate_together
 from mars_assets.segmentation.figures import error_overlay, evaluation_figure, overlay_sheet, training_figure, worst
 
@@ -220,7 +220,7 @@ def test_errors_are_coloured_by_kind():
 
 def test_figures_show_what_was_evaluated(squares: pd.DataFrame, tmp_path: Path):
     from mars_assets.bands import PRITHVI_V1
-    from mars_assets.evaluation.figures import to_png
+    from mars_assets.plotting import to_png
 
     rng = np.random.default_rng(0)
     predictions = {}

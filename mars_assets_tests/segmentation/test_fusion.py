@@ -2,12 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mars_assets.compute import Compute
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.segmentation.fusion import deconvolve_and_convolve
-from mars_assets.segmentation.mmseg import mmseg_ready
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.training.compute import Compute
 
 
 def _one_after_the_other(x, deconvolution, deconvolution_bias, convolution, bias):
@@ -40,7 +40,7 @@ def _paper(micro: PrithviConfig, micro_recipe: SegRecipe, **options: object) -> 
     with mmseg_ready():
         from mmseg.registry import MODELS
 
-        from mars_assets.segmentation.config import mmseg_config
+        from mars_assets.segmentation.mmseg_config import mmseg_config
 
         return MODELS.build(mmseg_config(recipe, micro, Compute("cpu", "fp32", 1, 0)).model)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mars_assets.segmentation.mmseg import mmseg_ready
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
 with mmseg_ready():
     from mmseg.models.losses import DiceLoss

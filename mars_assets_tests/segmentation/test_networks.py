@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from mars_assets.compute import Compute
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.segmentation.mmseg import mmseg_ready
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.training.compute import Compute
 
 with mmseg_ready():
     from mmengine.optim import build_optim_wrapper
@@ -14,7 +14,7 @@ with mmseg_ready():
     from mmseg.structures import SegDataSample
 
     from mars_assets.segmentation import networks
-    from mars_assets.segmentation.config import mmseg_config
+    from mars_assets.segmentation.mmseg_config import mmseg_config
 
 pytestmark = pytest.mark.usefixtures("ready")
 

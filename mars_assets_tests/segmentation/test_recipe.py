@@ -6,8 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mars_assets.lake import fingerprint
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.storage.hashing import fingerprint
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("seg_*.yaml"))
 PAPER = {

@@ -9,18 +9,19 @@ import torch
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.chips import write_chip
-from mars_assets.compute import Compute
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.progress import Progress
-from mars_assets.remembered import Remembered
 from mars_assets.segmentation import evaluate as evaluate_module
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.evaluate import Evaluation, evaluate
-from mars_assets.segmentation.predict import predict_masks, read_mask, read_probability
+from mars_assets.segmentation.predict import predict_masks
+from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
+from mars_assets.storage.cache import Remembered
+from mars_assets.tensors.geotiff import write_chip
+from mars_assets.training.compute import Compute
 
 Trained = tuple[Path, dict]
 

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.formats.image import (
     MAX_IMAGE_SIDE,
     SPLITS,
@@ -21,6 +20,7 @@ from mars_assets.labels.formats.image import (
     original_name,
 )
 from mars_assets.labels.formats.layout import require_labels
+from mars_assets.labels.zip_archive import ExportArchive
 
 COCO_FILE = "_annotations.coco.json"
 

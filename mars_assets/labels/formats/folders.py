@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.formats.image import ExportedImage, class_of, is_image, original_name, split_of
+from mars_assets.labels.zip_archive import ExportArchive
 
 
 def is_folders(archive: ExportArchive) -> bool:

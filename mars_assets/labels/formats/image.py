@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.pictures import SUFFIXES
+from mars_assets.images import SUFFIXES
 
 Split = Literal["train", "valid", "test"]
 Label = Literal["crater", "no_crater"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.formats.image import SPLITS, is_image, listed
+from mars_assets.labels.zip_archive import ExportArchive
 
 _ALSO = {"val": "valid", "validation": "valid"}
 """Other names that tools give to splits."""

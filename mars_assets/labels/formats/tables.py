@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.formats.image import (
     SPLITS,
     ExportedImage,
@@ -28,6 +27,7 @@ from mars_assets.labels.formats.image import (
     size_of,
 )
 from mars_assets.labels.formats.layout import require_labels
+from mars_assets.labels.zip_archive import ExportArchive
 
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"

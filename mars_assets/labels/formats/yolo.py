@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.archives import ExportArchive
 from mars_assets.labels.formats.image import (
     ExportedImage,
     Outline,
@@ -18,6 +17,7 @@ from mars_assets.labels.formats.image import (
     size_of,
     split_of,
 )
+from mars_assets.labels.zip_archive import ExportArchive
 
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20

@@ -1,0 +1,150 @@
+"""What every asset does around its domain call: errors that people can mend, progress, and metadata worth looking at."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from mars_assets.errors import MarsError
+from mars_assets.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mars_assets.lake import Lake
+
+
+MAX_ROWS = 50
+
+
+def progress_of(context: dg.AssetExecutionContext) -> Progress:
+    """Progress in the terminal and in the event log."""
+    return Progress(context.log.info)
+
+
+@contextmanager
+def mendable() -> Iterator[None]:
+    """Errors that a retry cannot mend fail the step once, with their message and advice."""
+    try:
+        yield
+    except MarsError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    except RuntimeError as error:
+        # torch is imported by then, or this is not its error: no import on the definitions' path.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise dg.Failure(
+            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's configuration, "
+            "or set the compute resource's precision to bf16 or its device to cpu. Nothing is lost: what was finished "
+            "stays, and the next run continues",
+            allow_retries=False,
+        ) from error
+
+
+def table(rows: "pd.DataFrame", limit: int = MAX_ROWS) -> dg.MetadataValue:
+    """A table as Markdown, numbers rounded for reading."""
+    shown = rows.head(limit)
+    header = "| " + " | ".join(str(column) for column in shown.columns) + " |"
+    rule = "|" + "|".join("---" for _ in shown.columns) + "|"
+    lines = [header, rule]
+    lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in shown.itertuples(index=False)]
+    if len(rows) > limit:
+        lines.append(f"\n{len(rows) - limit} more rows.")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:  # NaN
+        return "–"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def picture(image: Any, alt: str) -> dg.MetadataValue:
+    """A figure or image as an inline thumbnail."""
+    from mars_assets.plotting import markdown_image
+
+    return dg.MetadataValue.md(markdown_image(image, alt))
+
+
+def kept(
+    lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """What ``make`` gives, or what it gave the last time, where that was for the same key: pictures are not drawn again.
+
+    Args:
+        lake: keeps it.
+        asset: whose metadata it is.
+        key: names all that the metadata follows from.
+        make: gives metadata of Markdown, paths, texts and numbers.
+        files: what ``make`` writes; where one is gone it is made again.
+    """
+    from mars_assets.errors import MarsError
+    from mars_assets.storage.files import read_json, write_json
+
+    path = lake.shown(asset)
+    if path.exists() and all(file.exists() for file in files):
+        try:
+            stored = read_json(path)
+            if stored["key"] == key:
+                return {name: _restored(value) for name, value in stored["metadata"].items()}
+        except (MarsError, KeyError, TypeError, AttributeError) as error:
+            dg.get_dagster_logger().warning(f"{path} is damaged and made again: {error!r}")
+    # What fails half way must not leave the files of now with what was shown before.
+    path.unlink(missing_ok=True)
+    metadata = make()
+    write_json(path, {"key": key, "metadata": {name: _storable(value) for name, value in metadata.items()}})
+    return metadata
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case dg.MarkdownMetadataValue():
+            return {"md": value.md_str}
+        case dg.PathMetadataValue():
+            return {"path": value.path}
+        case str() | int() | float():
+            return value
+    raise TypeError(f"{type(value).__name__} cannot be kept")
+
+
+def _restored(value: Any) -> Any:
+    match value:
+        case {"md": text}:
+            return dg.MetadataValue.md(text)
+        case {"path": path}:
+            return dg.MetadataValue.path(path)
+    return value
+
+
+def columns(descriptions: Mapping[str, str], rows: "pd.DataFrame") -> dg.MetadataValue:
+    """The column schema of a table, with what each column means."""
+    return dg.MetadataValue.table_schema(
+        dg.TableSchema(
+            columns=[
+                dg.TableColumn(str(name), str(dtype), descriptions.get(str(name)))
+                for name, dtype in rows.dtypes.items()
+            ]
+        )
+    )
+
+
+def where(path: Path) -> dg.MetadataValue:
+    """Where files lie."""
+    return dg.MetadataValue.path(str(path))
+
+
+def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
+    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
+    from mars_assets.plotting import as_image, to_png
+
+    images = {what: as_image(drawn) for what, drawn in pictures.items()}
+    for what, image in images.items():
+        to_png(image, drawn_path(lake, name, what))
+    return images
+
+
+def drawn_path(lake: "Lake", name: str, what: str) -> Path:
+    return lake.metrics(name).with_name(f"{name}_{what}.png")

@@ -1,0 +1,282 @@
+"""Fetches exports from Roboflow's API into the inbox: whole or not at all, and with the key in nothing that is kept.
+
+The key travels in the query, so it is in every address. No address is put into a message, no exception of ``requests`` (which
+quotes them) is passed on, and what urllib3 logs while this works is cleared of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.files import atomic_path
+
+if TYPE_CHECKING:
+    import requests
+
+
+API = "https://api.roboflow.com"
+FORMATS = {
+    "coco-segmentation": "coco-segmentation",
+    "png-mask-semantic": "png-mask-semantic",
+    "yolo": "yolov8",
+    "folder": "folder",
+    "multi-label": "multiclass",
+}
+"""Formats that the inbox reads, and what Roboflow calls them."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LONGEST_WAIT = 300.0
+_CHUNK = 1 << 20
+_A_DAY = 86400
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project of Roboflow's.
+
+    Args:
+        workspace, name: as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
+    """
+
+    workspace: str
+    name: str
+
+    @classmethod
+    def named(cls, text: str) -> Project:
+        """Of ``WORKSPACE/NAME``.
+
+        Raises:
+            MarsError: it is not of that form.
+        """
+        workspace, _, name = text.strip().partition("/")
+        if not (_NAME.fullmatch(workspace) and _NAME.fullmatch(name)):
+            raise MarsError(f"{text!r} names no Roboflow project: give WORKSPACE/PROJECT, as in its address")
+        return cls(workspace, name)
+
+    def __str__(self) -> str:
+        return f"{self.workspace}/{self.name}"
+
+
+def known_format(name: str) -> str:
+    """The name of a format, as it is.
+
+    Raises:
+        MarsError: it is none of ``FORMATS``.
+    """
+    if name not in FORMATS:
+        raise MarsError(f"the format {name!r} is none that the inbox reads: choose of {', '.join(FORMATS)}")
+    return name
+
+
+@dataclass(frozen=True)
+class Roboflow:
+    """Roboflow's API.
+
+    Args:
+        key: of the workspace; in no representation of this object.
+        base_url: of the API.
+        timeouts: seconds to connect, and seconds without a byte received.
+        attempts: at each request that fails for a while: a limit on the rate, an error of the server, a broken line.
+        wait: seconds between two looks at an export that is being made, and before a second attempt, doubled each time.
+        patience: seconds in which an export must be made.
+    """
+
+    key: str = field(repr=False)
+    base_url: str = API
+    timeouts: tuple[float, float] = (10.0, 60.0)
+    attempts: int = 5
+    wait: float = 5.0
+    patience: float = 1800.0
+
+    def versions(self, project: Project) -> list[int]:
+        """The numbers of a project's versions, in order.
+
+        Raises:
+            MarsError: the key is refused, the project is not there, or the API cannot be reached or understood.
+        """
+        with _cleared_of(self.key):
+            status, answer = self._asked(f"{project.workspace}/{project.name}", str(project))
+        found = answer.get("versions")
+        if status != 200 or not isinstance(found, list):
+            raise MarsError(f"Roboflow lists no versions of {project}: its answer has another form than is known")
+        numbers = [str(version.get("id", "")).rpartition("/")[2] for version in found if isinstance(version, dict)]
+        return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10)
+
+    def fetch(self, project: Project, version: int, format_name: str, inbox: Path, progress: Progress = SILENT) -> Path:
+        """Has a version exported and downloads it as ``PROJECT.vN.FORMAT.zip``; one that is there is not fetched again.
+
+        Args:
+            project: the project.
+            version: its version.
+            format_name: one of ``FORMATS``.
+            inbox: the folder it goes to.
+            progress: of Roboflow's making it, and of the download.
+
+        Raises:
+            MarsError: as in :meth:`versions`; or the export is not made in time, or there is no room for it.
+            DamagedFileError: what is sent is no whole zip, at every attempt.
+        """
+        known_format(format_name)
+        target = inbox / f"{project.name}.v{version}.{format_name}.zip"
+        if target.exists():
+            return target
+        _sweep(target)
+        what = f"version {version} of {project}"
+        with _cleared_of(self.key):
+            for attempt in range(1, self.attempts + 1):
+                # A link is good for a while: each attempt asks for one anew.
+                link = self._link(project, version, format_name, what, progress)
+                problem = self._downloaded(link, target, what, progress)
+                if problem is None:
+                    return target
+                progress.say(f"{what}: {problem}; attempt {attempt} of {self.attempts}")
+                if attempt < self.attempts:
+                    time.sleep(self._pause(attempt))
+        raise DamagedFileError(f"{what} could not be downloaded: {problem}. Nothing was put into the inbox; try later")
+
+    def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
+        """Where the export can be downloaded, once it is made."""
+        path = f"{project.workspace}/{project.name}/{version}/{FORMATS[format_name]}"
+        until = time.monotonic() + self.patience
+        while True:
+            status, answer = self._asked(path, what)
+            export = answer.get("export")
+            link = export.get("link") if isinstance(export, dict) else None
+            if status == 200 and isinstance(link, str):
+                secure = urlsplit(self.base_url).scheme
+                if urlsplit(link).scheme not in {"https", secure}:
+                    raise MarsError(f"Roboflow's link to {what} is not encrypted: not followed")
+                return link
+            done = answer.get("progress")
+            if status != 202 and not isinstance(done, int | float):
+                raise MarsError(f"Roboflow makes no export of {what}: its answer has another form than is known")
+            if time.monotonic() > until:
+                raise MarsError(f"Roboflow has not made {what} in {self.patience / 60:.0f} minutes: try again later")
+            part = f", {100 * done:.0f} %" if isinstance(done, int | float) else ""
+            progress.say(f"Roboflow is making {what}{part}")
+            time.sleep(self.wait)
+
+    def _asked(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
+        """Status and content of an answer that says something.
+
+        Raises:
+            MarsError: see :meth:`versions`.
+        """
+        import requests
+
+        problem = ""
+        for attempt in range(1, self.attempts + 1):
+            pause = self._pause(attempt)
+            try:
+                answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
+            except requests.RequestException as error:
+                problem = f"cannot be reached ({type(error).__name__})"
+            else:
+                if answer.status_code == 429:
+                    problem, pause = "takes no more requests for now", _retry_after(answer, pause)
+                elif answer.status_code >= 500:
+                    problem = f"answers with status {answer.status_code}"
+                else:
+                    return answer.status_code, _content(answer, what)
+            if attempt < self.attempts:
+                time.sleep(pause)
+        raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later")
+
+    def _downloaded(self, link: str, target: Path, what: str, progress: Progress) -> str | None:
+        """Downloads into ``target``. Returns what is wrong with what came, None if nothing."""
+        import requests
+
+        try:
+            with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:
+                if answer.status_code != 200:
+                    return _abandon(f"the link has expired or fails (status {answer.status_code})")
+                length = int(answer.headers.get("Content-Length") or 0)
+                counter = progress.counter(f"downloading {what}", length // 1_000_000 or None, "MB")
+                received = 0
+                with temporary.open("wb") as file:
+                    for chunk in answer.iter_content(_CHUNK):
+                        file.write(chunk)
+                        counter.advance((received + len(chunk)) // 1_000_000 - received // 1_000_000)
+                        received += len(chunk)
+                if length and received != length:
+                    return _abandon(f"{received} of {length} bytes came")
+                if not zipfile.is_zipfile(temporary):
+                    return _abandon("what came is no whole zip")
+                counter.close()
+        except _AbandonedError as reason:
+            return str(reason)
+        except requests.RequestException as error:
+            return f"the line broke ({type(error).__name__})"
+        return None
+
+    def _pause(self, attempt: int) -> float:
+        return min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT)
+
+
+def _sweep(target: Path) -> None:
+    """Removes what killed downloads of a target left; a day later, so that none of a download under way."""
+    for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
+        if time.time() - left.stat().st_mtime > _A_DAY:
+            left.unlink(missing_ok=True)
+
+
+class _AbandonedError(Exception):
+    """Leaves ``atomic_path`` without keeping the file."""
+
+
+def _abandon(reason: str) -> NoReturn:
+    raise _AbandonedError(reason)
+
+
+def _content(answer: requests.Response, what: str) -> dict[str, Any]:
+    """What a definite answer says.
+
+    Raises:
+        MarsError: it says no.
+    """
+    if answer.status_code in (401, 403):
+        raise MarsError("Roboflow refuses the key: look at ROBOFLOW_API_KEY, and whether it is of this workspace")
+    if answer.status_code == 404:
+        raise MarsError(f"Roboflow has no {what}, or none that this key may see: look at its name")
+    try:
+        content = answer.json()
+    except ValueError:
+        content = None
+    if answer.status_code >= 400 or not isinstance(content, dict):
+        raise MarsError(f"Roboflow answers with status {answer.status_code} and nothing of use about {what}")
+    return content
+
+
+def _retry_after(answer: requests.Response, otherwise: float) -> float:
+    value = answer.headers.get("Retry-After", "")
+    return min(float(value), _LONGEST_WAIT) if value.isascii() and value.isdigit() else otherwise
+
+
+@contextmanager
+def _cleared_of(key: str) -> Iterator[None]:
+    """Nothing that urllib3 logs meanwhile has the key in it."""
+
+    def clear(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if key and key in message:
+            record.msg, record.args = message.replace(key, "***"), None
+        return True
+
+    loggers = [logging.getLogger(f"urllib3.{name}") for name in ("connectionpool", "util.retry")]
+    for logger in loggers:
+        logger.addFilter(clear)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(clear)

@@ -1,0 +1,44 @@
+"""Which patches are masked."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Masking(NamedTuple):
+    """Which patches are kept.
+
+    Args:
+        ids_keep: int64 (B, L_keep), in the order of their noise.
+        mask: float32 (B, L), 1 where a patch is removed, 0 where it is kept.
+        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
+    """
+
+    ids_keep: Tensor
+    mask: Tensor
+    ids_restore: Tensor
+
+
+def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
+    """Keeps the int(L * (1 - mask_ratio)) patches of smallest noise, (B, L)."""
+    keep = int(noise.shape[1] * (1 - mask_ratio))
+    ids_shuffle = noise.argsort(dim=1)
+    ids_restore = ids_shuffle.argsort(dim=1)
+    return Masking(ids_shuffle[:, :keep], (ids_restore >= keep).float(), ids_restore)
+
+
+def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
+    """The noise that orders an image's patches for masking: of the image and the seed alone. float64, shape (patches,).
+
+    In double precision, since a tie, likely once in a thousand images in single, would be broken differently by device.
+    """
+    digest = hashlib.sha256(f"{seed} {image_id}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big")).random(patches)

@@ -1,0 +1,317 @@
+"""Masked reconstruction of Mars by an untouched Prithvi, for each way of filling its missing bands.
+
+The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model paints them
+from the rest, and two losses are taken over the removed patches in normalised units: over all six channels ("model
+loss") and over blue, green and red ("RGB loss"). One mask an image, the same for every method, makes the comparison
+paired. Of an image larger than the model's input, the centre is taken. Beyond the protocol there may be several masks an
+image and several mask ratios, and PSNR and SSIM of the painted pixels in natural colour.
+
+``spectral`` has other pixels, measured and not stretched, and only for crops of calibrated products: its losses are of its
+own images and its own values.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import SPECTRAL, Float32, normalize, reflectance_to_rgb
+from mars_assets.errors import MarsError
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.masking import mask_noise
+from mars_assets.prithvi.weights import open_weights
+from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.tensors.geotiff import read_chip
+from mars_assets.training.compute import Compute
+from mars_assets.training.prefetch import read_ahead
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from mars_assets.prithvi.model import PrithviMAE
+
+
+ANCHOR = "hls"
+"""The method's name for chips of Earth, which the model was made for: what it can do at its best."""
+
+SCORES = ("model_loss", "rgb_loss", "psnr", "ssim")
+_COMPUTATION = "reconstruction 2"
+"""Name of the computation, part of every row's recipe: raise the number when the arithmetic changes."""
+
+_SAVE_EVERY = 30.0
+_PERFECT_DB = 100.0  # the PSNR of no error at all, which JSON could not hold
+_SSIM_WINDOW, _SSIM_C1, _SSIM_C2 = 7, 0.01**2, 0.03**2
+UInt8 = npt.NDArray[np.uint8]
+
+
+def reconstruct(
+    chips: pd.DataFrame,
+    weights: Path,
+    *,
+    mask_ratio: float = 0.5,
+    seed: int | None = None,
+    batch_size: int = 32,
+    compute: Compute,
+    known: pd.DataFrame | None = None,
+    save: Callable[[pd.DataFrame], object] = lambda rows: None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """Losses of every chip. A row of ``known`` that is of the same chip, weights and settings is taken over.
+
+    Args:
+        chips: one row an image and method: image_id, method, path of the six-band chip in reflectance units, chip_sha.
+        weights: folder of the weights.
+        mask_ratio: share of the patches to remove.
+        seed: of the masks; ``compute``'s by default.
+        batch_size: chips a batch.
+        compute: device, precision and seed.
+        known: rows of an earlier run.
+        save: called with the finished rows every half minute, so that a killed run loses no more than that.
+        progress: takes lines.
+
+    Returns:
+        One row a chip, images in order: image_id, method, model_loss, rgb_loss, psnr (dB) and ssim of the removed pixels in
+        natural colour, chip_sha, mask_ratio, seed, weights (sha256), precision, recipe (names all settings), computed (in
+        this run).
+
+    Raises:
+        MarsError: the ratio removes nothing or all, a chip is smaller than a patch, or the model's loss is of another
+            kind (``norm_pix_loss``).
+        DamagedFileError: a chip cannot be read.
+    """
+    import pandas as pd
+
+    config, sha256, load = open_weights(weights)
+    if not 0 < mask_ratio < 1:
+        raise MarsError(f"mask_ratio={mask_ratio}: reconstruction needs a share between 0 and 1, both excluded")
+    if config.norm_pix_loss:
+        raise MarsError(f"{weights} predicts patches normalised one by one, which have no loss in the bands' units")
+    seed = compute.seed if seed is None else seed
+    settings: dict[str, Any] = {
+        "mask_ratio": mask_ratio,
+        "seed": seed,
+        "weights": sha256,
+        "precision": compute.precision,
+    }
+    settings["recipe"] = fingerprint(_COMPUTATION, config.to_dict(), settings)
+    done = _taken_over(chips, known, settings["recipe"])
+    rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
+    todo = [row for row in rows if (row["image_id"], row["method"]) not in done]
+
+    def table(of: Iterable[dict[str, Any]]) -> pd.DataFrame:
+        columns = ["image_id", "method", *SCORES, "chip_sha", *settings, "computed"]
+        return pd.DataFrame(
+            [{**row, **done[row["image_id"], row["method"]], **settings} for row in of], columns=columns
+        )
+
+    if todo:
+        mae, last = load().to(compute.device), time.monotonic()
+        counter = progress.counter("reconstructing chips", len(todo))
+        for batch in _batches(todo, config, batch_size):
+            scores = _scores(mae, _predict(mae, batch, mask_ratio, seed, compute), batch.windows.shape[2:])
+            for row, values in zip(batch.rows, scores.tolist(), strict=True):
+                done[row["image_id"], row["method"]] = dict(zip(SCORES, values, strict=True)) | {"computed": True}
+            counter.advance(len(batch.rows))
+            if time.monotonic() - last > _SAVE_EVERY:
+                save(table(row for row in rows if (row["image_id"], row["method"]) in done).drop(columns="computed"))
+                last = time.monotonic()
+        counter.close()
+    return table(rows)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _taken_over(chips: pd.DataFrame, known: pd.DataFrame | None, recipe: str) -> dict[tuple[str, str], dict[str, Any]]:
+    if known is None:
+        return {}
+    known = known[known["recipe"] == recipe]
+    same = chips[["image_id", "method", "chip_sha"]].merge(known, on=["image_id", "method", "chip_sha"])
+    return {
+        (row["image_id"], row["method"]): {key: row[key] for key in SCORES} | {"computed": False}
+        for row in _records(same)
+    }
+
+
+class _Batch(NamedTuple):
+    """Rows of the chips table with their normalised centres, float32 (B, C, H, W)."""
+
+    rows: list[dict[str, Any]]
+    windows: Float32
+
+
+def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: int) -> Iterator[_Batch]:
+    """Reads ahead in threads; a batch holds windows of one size."""
+    pending: list[tuple[dict[str, Any], Float32]] = []
+
+    def flush() -> _Batch:
+        batch = _Batch([row for row, _ in pending], np.stack([window for _, window in pending]))
+        pending.clear()
+        return batch
+
+    windows = read_ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
+    for row, window in zip(rows, windows, strict=True):
+        if pending and (len(pending) == batch_size or pending[0][1].shape != window.shape):
+            yield flush()
+        pending.append((row, window))
+    if pending:
+        yield flush()
+
+
+def centre_window(path: Path, config: PrithviConfig) -> Float32:
+    """The centre of a chip, normalised: the model's input size, or the most patches that a smaller chip holds.
+
+    Returns:
+        float32, shape (bands, H, W).
+
+    Raises:
+        DamagedFileError: it cannot be read, or has other bands.
+        MarsError: it is smaller than a patch.
+    """
+    chip = read_chip(path, config.bands)
+    height, width = chip.shape[1:]
+    patch_rows, patch_columns = config.patch_size[1:]
+    rows = min(config.img_size, height // patch_rows * patch_rows)
+    columns = min(config.img_size, width // patch_columns * patch_columns)
+    if not rows or not columns:
+        raise MarsError(f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return normalize(chip[:, top : top + rows, left : left + columns], config.statistics)
+
+
+class _Predicted(NamedTuple):
+    """Patches on the device, float32 (B, L, pixels, channels) each, and the mask (B, L), 1 where removed."""
+
+    target: Tensor
+    pred: Tensor
+    mask: Tensor
+
+
+def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compute: Compute) -> _Predicted:
+    import torch
+
+    x = torch.from_numpy(batch.windows).to(compute.device)
+    target = mae.patchify(x)
+    noise = np.stack([mask_noise(row["image_id"], seed, target.shape[1]) for row in batch.rows])
+    with torch.inference_mode(), compute.autocast():
+        _, pred, mask = mae(x, mask_ratio, torch.from_numpy(noise).to(compute.device))
+    channels = mae.config.in_chans
+    return _Predicted(target.unflatten(2, (-1, channels)), pred.float().unflatten(2, (-1, channels)), mask)
+
+
+def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tensor:
+    """``SCORES`` of each image: (B, 4). ``size`` is the windows' height and width."""
+    import torch
+
+    target, pred, mask = predicted
+    error = (pred - target).square()
+    patches = torch.stack([error.mean(dim=(2, 3)), error[..., :3].mean(dim=(2, 3))], dim=-1)
+    losses = (patches * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+    # In natural colour white is 1, so that errors are shares of what an 8-bit picture spans.
+    statistics = mae.config.statistics
+    scale = torch.from_numpy((statistics.std[:3] / statistics.white).ravel()).to(error.device)
+    squared = (error[..., :3] * scale.square()).mean(dim=(2, 3))
+    mse = (squared * mask).sum(dim=1) / mask.sum(dim=1)
+    psnr = -10 * mse.clamp_min(10 ** (-_PERFECT_DB / 10)).log10()
+
+    grid = (1, size[0] // mae.config.patch_size[1], size[1] // mae.config.patch_size[2])
+    offset = torch.from_numpy((statistics.mean[:3] / statistics.white).ravel()).to(error.device)[:, None, None]
+    removed = mask[:, :, None, None].expand_as(target)
+    painted = torch.where(removed.bool(), pred, target)
+    images = [mae.unpatchify(values.flatten(2), grid)[:, :3, 0] for values in (target, painted, removed)]
+    original, painted, hidden = images[0], images[1], images[2][:, :1]
+    ssim = _ssim(original * scale[:, None, None] + offset, painted * scale[:, None, None] + offset, hidden)
+    return torch.cat([losses, psnr[:, None], ssim[:, None]], dim=1)
+
+
+def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
+    """Mean structural similarity of two images over the pixels of a mask, with a data range of 1.
+
+    Windows of 7 x 7 pixels with equal weights and sample covariance; windows that leave the image count nowhere. Wang et
+    al. 2004, Image quality assessment: from error visibility to structural similarity, equation 13.
+
+    Args:
+        x: float32, (B, C, H, W).
+        y: likewise.
+        where: 1 at the pixels that count, (B, 1, H, W).
+
+    Returns:
+        (B,)
+    """
+    import torch
+    from torch.nn.functional import avg_pool2d
+
+    if min(x.shape[2:]) < _SSIM_WINDOW:
+        return torch.full((len(x),), float("nan"), device=x.device)
+    mean_x, mean_y, xx, yy, xy = (
+        # A square window is a column of rows: two narrow means cost a third of a wide one.
+        avg_pool2d(avg_pool2d(value, (_SSIM_WINDOW, 1), 1), (1, _SSIM_WINDOW), 1)
+        for value in (x, y, x * x, y * y, x * y)
+    )
+    unbiased = _SSIM_WINDOW**2 / (_SSIM_WINDOW**2 - 1)
+    var_x, var_y = unbiased * (xx - mean_x**2), unbiased * (yy - mean_y**2)
+    covariance = unbiased * (xy - mean_x * mean_y)
+    similarity = ((2 * mean_x * mean_y + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
+        (mean_x**2 + mean_y**2 + _SSIM_C1) * (var_x + var_y + _SSIM_C2)
+    )
+    half = _SSIM_WINDOW // 2
+    counted = where[:, :, half:-half, half:-half]
+    return (similarity.mean(dim=1, keepdim=True) * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image and what each method made of it, in natural colour: uint8 (H, W, 3).
+
+    Args:
+        image_id: which image.
+        original: the centre of the image.
+        masked: the same, removed patches in grey.
+        reconstructions: by method; removed patches as predicted, kept ones as they are.
+    """
+
+    image_id: str
+    original: UInt8
+    masked: UInt8
+    reconstructions: dict[str, UInt8]
+
+
+def reconstruct_examples(
+    chips: pd.DataFrame, weights: Path, *, mask_ratio: float = 0.5, compute: Compute
+) -> list[Example]:
+    """Reconstructs a few images for showing. Arguments as for :func:`reconstruct`; the masks are the same."""
+    import torch
+
+    mae = open_weights(weights).load().to(compute.device)
+    config = mae.config
+    examples = []
+    for image_id, rows in chips.groupby("image_id", sort=True):
+        shown: dict[str, UInt8] = {}
+        for batch in _batches(_records(rows), config, 1):
+            (target,), (pred,), (mask,) = _predict(mae, batch, mask_ratio, compute.seed, compute)
+            removed = mask.bool()[:, None, None].expand_as(target)
+            height, width = batch.windows.shape[2:]
+            grid = (1, height // config.patch_size[1], width // config.patch_size[2])
+            patches = torch.stack([target, torch.where(removed, pred, target), removed.float()]).flatten(2)
+            original, painted, hidden = mae.unpatchify(patches, grid)[:, :, 0].cpu().numpy()
+            if batch.rows[0]["method"] != SPECTRAL:
+                rgb = _natural_colour(original, config)
+            shown[batch.rows[0]["method"]] = _natural_colour(painted, config)
+        masked = np.where(hidden[0, ..., None] > 0, np.uint8(128), rgb)
+        examples.append(Example(str(image_id), rgb, masked, shown))
+    return examples
+
+
+def _natural_colour(normalised: Float32, config: PrithviConfig) -> UInt8:
+    statistics = config.statistics
+    return reflectance_to_rgb(normalised * statistics.std + statistics.mean, statistics)

@@ -1,0 +1,151 @@
+"""Means over images with intervals, and what they say of the imputation methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import SPECTRAL
+from mars_assets.errors import MarsError
+from mars_assets.evaluation.statistics import bootstrap_intervals, independent_units
+from mars_assets.reconstruction.scores import ANCHOR, SCORES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_UNPAIRED = (SPECTRAL, ANCHOR)
+
+
+def summarise(
+    per_image: pd.DataFrame, label_version: str, observations: Mapping[str, str] | None = None, resamples: int = 2000
+) -> pd.DataFrame:
+    """Means over the images with 95 % intervals, from paired bootstraps over their observations, for every mask ratio.
+
+    An image of several masks counts once, with the means of its values. Methods share their images, all but ``spectral``
+    and the anchor on Earth: their rows are of the images that they have.
+
+    Args:
+        per_image: from :func:`reconstruct`, of one weights and precision, and of the same seeds for every mask ratio.
+        label_version: which labels the images came with.
+        observations: of each image, by its id; an image without one stands for itself. Images of one observation are alike,
+            so whole observations are resampled, where there are two at least.
+        resamples: of the bootstrap.
+
+    Returns:
+        By mask ratio one row a method, best RGB loss first, ``spectral`` and the anchor last: method, the ``SCORES`` with
+        ``_low`` and ``_high``, rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first row's method
+        on shared images), p_value (Wilcoxon's signed-rank test of the observations' mean differences, two-sided; NaN for the
+        first row and without shared images), n_images, resampled, n_observations, masks, mask_ratio, seed (the first),
+        weights, precision, label_version.
+
+    Raises:
+        MarsError: rows of several weights, precisions or sets of seeds, or a method that lacks an image.
+    """
+    import pandas as pd
+
+    settings = per_image[["weights", "precision"]].drop_duplicates()
+    seeds = {tuple(sorted(group["seed"].unique())) for _, group in per_image.groupby("mask_ratio")}
+    if (
+        len(settings) != 1
+        or len(seeds) != 1
+        or per_image.groupby(["mask_ratio", "seed"])["recipe"].nunique().max() != 1
+    ):
+        raise MarsError("reconstruction is summarised for one setting of weights, seeds and precision at a time")
+    (seeds_of_all,) = seeds
+    rows: list[dict[str, Any]] = []
+    for mask_ratio, group in per_image.groupby("mask_ratio", sort=False):
+        means = group.groupby(["image_id", "method"])[list(SCORES)].mean().unstack("method")
+        about = {
+            "masks": len(seeds_of_all),
+            "mask_ratio": mask_ratio,
+            "seed": seeds_of_all[0],
+            **settings.iloc[0].to_dict(),
+            "label_version": label_version,
+        }
+        rows += [row | about for row in _summary_rows(means, observations or {}, resamples)]
+    return pd.DataFrame(rows)
+
+
+def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
+    """Rows of one mask ratio. ``means`` has an image a row, and columns (score, method)."""
+    import pandas as pd
+
+    rgb_loss = means["rgb_loss"]
+    paired = rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").dropna(how="all")
+    if paired.isna().any(axis=None):
+        lacking = [(image, method) for method in paired for image in paired.index[paired[method].isna()]]
+        image, method = lacking[0]
+        raise MarsError(f"the comparison is paired: {method} lacks {len(lacking)} images, e.g. {image}")
+    ranked = list(paired.mean().sort_values().index)
+    rows = []
+    for method in [*ranked, *(name for name in _UNPAIRED if name in rgb_loss)]:
+        own = means.loc[rgb_loss[method].notna()]
+        values = {score: own[score][method].to_numpy() for score in SCORES}
+        if ranked:
+            values["rgb_minus_best"] = (own["rgb_loss"][method] - own["rgb_loss"][ranked[0]]).to_numpy()
+        images = own.index.to_series()
+        known = images.map(dict(observations))
+        groups, resampled = independent_units(known, images)
+        intervals = bootstrap_intervals(partial(_means, values), len(own), groups=groups, resamples=resamples)
+        row: dict[str, Any] = {"method": method}
+        for name, value in values.items():
+            row |= {name: float(value.mean()), f"{name}_low": intervals[name][0], f"{name}_high": intervals[name][1]}
+        differences = values.get("rgb_minus_best")
+        if differences is not None and groups is not None:
+            differences = pd.Series(differences).groupby(groups).mean().to_numpy()
+        row |= {"p_value": _signed_rank(differences), "n_images": len(own)}
+        rows.append(row | {"resampled": resampled, "n_observations": int(known.nunique())})
+    return rows
+
+
+def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np.float64]) -> dict[str, Any]:
+    n = counts.sum(1)
+    means = {}
+    for name, value in values.items():
+        known = np.isfinite(value)  # an image that is too small has no SSIM
+        mean = counts @ np.where(known, value, 0) / n
+        means[name] = np.where(counts @ ~known > 0, np.nan, mean)
+    return means
+
+
+def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:
+    """The two-sided p-value of Wilcoxon's signed-rank test; NaN where there is nothing to compare."""
+    from scipy.stats import wilcoxon
+
+    if differences is None or np.isnan(differences).any() or not differences.any():
+        return float("nan")
+    return float(wilcoxon(differences).pvalue)
+
+
+def statement(summary: pd.DataFrame) -> list[str]:
+    """What the table says of the methods for RGB images, one sentence for each that is not the best.
+
+    Args:
+        summary: rows of one mask ratio of :func:`summarise`.
+    """
+    ranked = summary[~summary["method"].isin(_UNPAIRED)]
+    best = ranked.iloc[0]["method"]
+    said = []
+    for row in ranked.iloc[1:].to_dict("records"):
+        distinct = row["rgb_minus_best_low"] > 0 and row["p_value"] < 0.05 / max(1, len(ranked) - 1)
+        word = "better" if distinct else "not distinguishable from, on RGB,"
+        than = f"than {row['method']} on RGB" if distinct else row["method"]
+        said.append(
+            f"{best} is {word} {than}: {row['rgb_minus_best']:.4f} "
+            f"({row['rgb_minus_best_low']:.4f} … {row['rgb_minus_best_high']:.4f}) lower, p = {row['p_value']:.2g}, "
+            f"{row['n_images']} images"
+            + (f" of {row['n_observations']} observations" if row["n_observations"] > 1 else "")
+        )
+    return said
+
+
+def typical_images(per_image: pd.DataFrame, count: int = 3) -> list[str]:
+    """Ids of images to show: from easy to hard by their mean RGB loss, without the extremes."""
+    ranked = per_image[~per_image["method"].isin(_UNPAIRED)].groupby("image_id")["rgb_loss"].mean().sort_values()
+    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked)) + 2)[1:-1]
+    return list(dict.fromkeys(ranked.index[np.rint(places).astype(int)]))

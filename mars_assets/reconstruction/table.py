@@ -1,0 +1,202 @@
+"""The reconstruction table of a lake: what is computed, written and drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mars_assets.bands import HLS_BANDS, SPECTRAL
+from mars_assets.errors import MarsError, ProvenanceError
+from mars_assets.evaluation.history import record
+from mars_assets.labels.table import read_labelled_crops
+from mars_assets.lake import Lake
+from mars_assets.models.versions import current_weights
+from mars_assets.plotting import to_png
+from mars_assets.prithvi.config import PrithviConfig
+from mars_assets.prithvi.weights import open_weights
+from mars_assets.progress import SILENT, Progress
+from mars_assets.reconstruction.figures import draw_examples, draw_losses
+from mars_assets.reconstruction.scores import ANCHOR, _records, reconstruct, reconstruct_examples
+from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
+from mars_assets.storage.files import read_table, write_table
+from mars_assets.storage.hashing import sha256_file
+from mars_assets.tensors.geotiff import write_chip
+from mars_assets.tensors.stages import read_manifest
+from mars_assets.training.compute import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+ASSET = "reconstruction_metrics"
+PAPER = {"means": (0.0174, 0.0610), "pre_norm": (0.0298, 0.1040), "post_norm": (0.0190, 0.0493)}
+"""Model loss and RGB loss in the paper: v1_100, mask ratio 0.5, 259 other images."""
+
+
+@dataclass(frozen=True)
+class ReconstructionResult:
+    """What :func:`reconstruction_table` made.
+
+    Args:
+        summary: one row a method, see :func:`summarise`.
+        per_image: one row an image and method, see :func:`reconstruct`.
+        bars: both losses of each method, with intervals (the paper's Figure 2).
+        examples: originals, masked, and each method's reconstruction (the paper's Figure 3).
+        computed: how many chips were reconstructed in this run; the other rows were there.
+    """
+
+    summary: pd.DataFrame
+    per_image: pd.DataFrame
+    bars: Figure
+    examples: Figure
+    computed: int
+
+
+def reconstruction_table(
+    lake: Lake,
+    methods: Sequence[str],
+    *,
+    n_images: int,
+    mask_ratios: Sequence[float] = (0.5,),
+    masks: int = 1,
+    anchor: Path | None = None,
+    batch_size: int = 32,
+    compute: Compute,
+    progress: Progress = SILENT,
+) -> ReconstructionResult:
+    """Reconstructs the lake's imputed chips with its current weights, and writes tables and figures.
+
+    ``metrics/reconstruction.parquet`` keeps a row for each method, weights, mask ratio, masks, seed and label version;
+    ``metrics/reconstruction_images.parquet`` a row for each image, from which only what is new is computed.
+
+    Args:
+        lake: where chips and weights are, and tables go.
+        methods: imputation methods; ``spectral`` may lack images, all of them if none is calibrated.
+        n_images: how many images, drawn by their ids: the same ids give the same images, others join at random.
+        mask_ratios: shares of the patches to remove, one after the other; figures are of the first.
+        masks: masks an image, from as many seeds; an image's values are their means.
+        anchor: a chip of Earth, see :func:`anchor_chip`, as a row of its own.
+        batch_size: chips a batch.
+        compute: device, precision, and the first seed of the masks.
+        progress: takes lines.
+
+    Raises:
+        MissingInputError: weights or chips have not been made.
+        ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
+    """
+    import pandas as pd
+
+    folder, _ = current_weights(lake)
+    config = open_weights(folder).config
+    chips, label_version = _chips(lake, methods, config, n_images)
+    if anchor is not None:
+        row = {"image_id": anchor.stem, "method": ANCHOR, "path": anchor, "chip_sha": sha256_file(anchor)}
+        chips = pd.concat([chips, pd.DataFrame([row])], ignore_index=True)
+    path = lake.metrics("reconstruction_images")
+    parts: list[pd.DataFrame] = []
+
+    def save(rows: pd.DataFrame) -> None:
+        old = [read_table(path, ASSET)] if path.exists() else []
+        every = pd.concat([rows, *old]).drop_duplicates(["image_id", "method", "recipe"], ignore_index=True)
+        write_table(path, every)
+
+    for mask_ratio in mask_ratios:
+        for seed in range(compute.seed, compute.seed + masks):
+            parts.append(
+                reconstruct(
+                    chips,
+                    folder,
+                    mask_ratio=mask_ratio,
+                    seed=seed,
+                    batch_size=batch_size,
+                    compute=compute,
+                    known=read_table(path, ASSET) if path.exists() else None,
+                    save=save,
+                    progress=progress,
+                )
+            )
+            save(parts[-1].drop(columns="computed"))
+    per_image = pd.concat(parts, ignore_index=True)
+    computed = int(per_image.pop("computed").sum())
+    labels = read_labelled_crops(lake)
+    summary = summarise(per_image, label_version, dict(zip(labels["image_id"], labels["group"], strict=True)))
+    record(
+        lake.metrics("reconstruction"),
+        _records(summary),
+        ["method", "weights", "precision", "mask_ratio", "masks", "seed", "n_images", "label_version"],
+        ASSET,
+    )
+    first = per_image[per_image["mask_ratio"] == mask_ratios[0]]
+    chosen = chips[chips["image_id"].isin(typical_images(first))]
+    examples = draw_examples(
+        reconstruct_examples(chosen, folder, mask_ratio=mask_ratios[0], compute=compute), config.variant, mask_ratios[0]
+    )
+    shown = summary[summary["mask_ratio"] == mask_ratios[0]]
+    bars = draw_losses(shown, PAPER if config.variant == "v1_100" and mask_ratios[0] == 0.5 else None)
+    to_png(bars, lake.metrics("reconstruction").with_name("reconstruction_losses.png"))
+    to_png(examples, lake.metrics("reconstruction").with_name("reconstruction_examples.png"))
+    return ReconstructionResult(summary, per_image, bars, examples, computed)
+
+
+def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
+    """Takes a chip of Earth into the lake, for :func:`reconstruction_table`.
+
+    Args:
+        lake: gets it as ``tensors/anchor/NAME.tif``.
+        path: a GeoTIFF in HLS reflectance units (reflectance x 10000).
+        bands: numbers of its blue, green, red, near infrared, and two short-wave infrared bands, from 1.
+
+    Raises:
+        MarsError: it cannot be read, lacks a band, or has pixels without data.
+    """
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    if len(bands) != len(HLS_BANDS):
+        raise MarsError(f"the anchor needs the numbers of {len(HLS_BANDS)} bands ({', '.join(HLS_BANDS)}), not {bands}")
+    try:
+        with rasterio.open(path) as file:
+            if not all(1 <= band <= file.count for band in bands):
+                raise MarsError(f"{path} has {file.count} bands; the anchor's are to be {list(bands)}")
+            chip = file.read(list(bands), masked=True, out_dtype="float32")
+            crs, transform = file.crs, file.transform
+    except RasterioError as error:
+        raise MarsError(f"the anchor {path} cannot be read ({error})") from error
+    if np.ma.is_masked(chip) or not np.isfinite(chip).all():
+        raise MarsError(f"the anchor {path} has pixels without data: take a chip that is whole")
+    target = lake.tensors("anchor") / f"{path.stem}.tif"
+    write_chip(target, chip.filled(), HLS_BANDS, crs=crs, transform=transform if crs else None)
+    return target
+
+
+def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: int) -> tuple[pd.DataFrame, str]:
+    """Chips of the drawn images for :func:`reconstruct`, and the label version that they were made for."""
+    import pandas as pd
+
+    stages = {method: read_manifest(lake, f"imputed_{method}") for method in methods}
+    images = {method: set(table["image_id"]) for method, (table, _) in stages.items()}
+    first, (manifest, provenance) = next(iter(stages.items()))
+    problems = []
+    for method, (_, settings) in stages.items():
+        if method not in _UNPAIRED and settings["statistics"] != config.statistics.name:
+            problems.append(
+                f"imputed_{method} was made with the statistics {settings['statistics']!r}, and the weights "
+                f"{config.variant} want {config.statistics.name!r}"
+            )
+        if settings["label_version"] != provenance["label_version"]:
+            problems.append(f"imputed_{method} and imputed_{first} were made for different labels")
+        elif images[method] != images[first] and not (method == SPECTRAL and images[method] < images[first]):
+            problems.append(f"imputed_{method} and imputed_{first} hold different images")
+    if problems:
+        raise ProvenanceError("; ".join(problems) + ": make reflectance and its imputations again")
+    drawn = sorted(manifest["image_id"], key=lambda image: hashlib.sha256(image.encode()).digest())[:n_images]
+    chips = pd.concat(table.assign(method=method) for method, (table, _) in stages.items())
+    chips = chips[chips["image_id"].isin(drawn)]
+    chips = chips.assign(path=chips["file"].map(lake.inside))
+    return chips[["image_id", "method", "path", "chip_sha"]], provenance["label_version"]

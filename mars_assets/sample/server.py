@@ -1,0 +1,80 @@
+"""Serves an archive tree over HTTP on this machine only, with ranges and validators, so that the real downloader fetches it.
+
+``python -m mars_assets.sample.server FOLDER`` serves until it is interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mars_assets.errors import MarsError
+
+HOST = "127.0.0.1"
+
+
+@contextmanager
+def serve(folder: Path, port: int = 0) -> Iterator[str]:
+    """Serves ``folder`` as long as the block runs.
+
+    Args:
+        folder: root of the tree, which holds ``RDR`` and ``EXTRAS``.
+        port: 0 takes a free one.
+
+    Yields:
+        the base address, e.g. ``http://127.0.0.1:43210``.
+
+    Raises:
+        MarsError: there is no such folder, or the port is taken.
+    """
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+    from starlette.staticfiles import StaticFiles
+
+    if not folder.is_dir():
+        raise MarsError(f"there is no archive at {folder}: make the sample first")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise MarsError(
+                f"port {port} cannot be used ({error.strerror}): choose another, or 0 for a free one"
+            ) from error
+        listener.listen()
+        app = Starlette(routes=[Mount("/", StaticFiles(directory=folder))])
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="sample-archive", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serves a HiRISE-like archive tree on 127.0.0.1.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    arguments = parser.parse_args()
+    try:
+        with serve(arguments.folder, arguments.port) as base:
+            print(f"serving {arguments.folder} at {base}; Ctrl-C ends it", flush=True)
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        pass
+    except MarsError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()

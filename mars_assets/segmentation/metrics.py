@@ -1,0 +1,28 @@
+"""The validation metric of a segmentation training."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from mmseg.evaluation import IoUMetric
+from mmseg.registry import METRICS
+from torch import Tensor
+
+from mars_assets.segmentation.recipe import CLASSES
+
+
+@METRICS.register_module()
+class CraterMetric(IoUMetric):
+    """mmseg's IoU from summed counts, unrounded, as plain numbers that a safe checkpoint may hold."""
+
+    def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
+        """``miou`` and ``iou_<class>``; NaN for a class that is neither there nor predicted."""
+        intersection, union = (
+            torch.stack([result[index] for result in results]).double().sum(0).numpy() for index in (0, 1)
+        )
+        iou = np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
+        metrics = {f"iou_{name}": float(value) for name, value in zip(CLASSES, iou, strict=True)}
+        present = iou[~np.isnan(iou)]
+        return {"miou": float(present.mean()) if present.size else math.nan, **metrics}

@@ -1,0 +1,59 @@
+"""Optimizer wrappers for mmengine: bf16 autocast, and learning rates by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(OptimWrapper):
+    """Forward passes in bf16 autocast, on CPU as on CUDA; bf16 has float32's range, so no loss scaling.
+
+    Args:
+        device_type: "cpu" or "cuda".
+        kwargs: mmengine's.
+    """
+
+    def __init__(self, device_type: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.device_type = device_type
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast(self.device_type, dtype=torch.bfloat16):
+            yield
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class EncoderDecayConstructor(DefaultOptimWrapperConstructor):
+    """Learning rates that fall from the encoder's last block to its first; no weight decay for biases and norms.
+
+    ``paramwise_cfg``: ``depth`` blocks of the encoder, ``encoder_lr`` the last block's rate as a factor of lr,
+    ``layer_decay`` the factor from each block to the one below. Patches and class token count as the block below the
+    first, the final norm as the last block.
+    """
+
+    def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
+        """Adds a group for each learning rate and weight decay, in mmengine's form."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                decay = 0.0 if parameter.ndim <= 1 or name.endswith("cls_token") else self.base_wd
+                groups.setdefault((self.base_lr * self._factor(name), decay), []).append(parameter)
+        params += [{"params": some, "lr": lr, "weight_decay": decay} for (lr, decay), some in groups.items()]
+
+    def _factor(self, name: str) -> float:
+        prefix = "backbone.encoder."
+        if not name.startswith(prefix):
+            return 1.0
+        part, *rest = name.removeprefix(prefix).split(".")
+        depth = self.paramwise_cfg["depth"]
+        block = int(rest[0]) if part == "blocks" else depth - 1 if part == "norm" else -1
+        return self.paramwise_cfg["encoder_lr"] * self.paramwise_cfg["layer_decay"] ** (depth - 1 - block)

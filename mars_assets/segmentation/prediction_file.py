@@ -1,0 +1,72 @@
+"""Predicted probabilities as 8-bit PNG files, with the fingerprint of what they were computed from."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mars_assets.errors import DamagedFileError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from mars_assets.bands import Float32
+
+
+_KEY = "mars_assets"
+"""Name of the PNG text that says from which model and chip a prediction is."""
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """The pixels of a prediction that are more likely crater than background, shape (H, W).
+
+    Raises:
+        DamagedFileError: the file is missing or is no prediction.
+    """
+    return _read(path) >= 128
+
+
+def read_probability(path: Path) -> Float32:
+    """A prediction's probability of a crater, 0 to 1 in steps of 1/255, shape (H, W).
+
+    Raises:
+        DamagedFileError: the file is missing or is no prediction.
+    """
+    return _read(path).astype(np.float32) / np.float32(255)
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError) as error:
+        raise DamagedFileError(
+            f"the prediction {path} cannot be read ({error}): delete it and predict again"
+        ) from error
+
+
+def prediction_key(path: Path) -> str | None:
+    """What a cached prediction was made from; None where there is none that can be read."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.info.get(_KEY)
+    except (FileNotFoundError, UnidentifiedImageError):
+        return None
+
+
+def _png(probability: Float32, key: str) -> bytes:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(_KEY, key)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()

@@ -1,0 +1,171 @@
+"""Chips and masks on their way to the network: mmseg transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from mmcv.transforms import BaseTransform
+from mmseg.registry import TRANSFORMS
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import read_label_image
+from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.tensors.geotiff import read_chip
+from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, bands_by_themselves
+
+
+@TRANSFORMS.register_module()
+class LoadChip(BaseTransform):
+    """Reads ``img_path``, a GeoTIFF of float32 reflectance, as ``img`` (H, W, bands); or takes ``chip`` (bands, H, W).
+
+    Args:
+        bands: the names that the file's bands must have, in order.
+        statistics: means and deviations of the bands; where they are given, each band is moved and scaled so that the
+            preprocessor, which normalises with them, gives the image's own mean 0 and deviation 1.
+    """
+
+    def __init__(self, bands: Sequence[str], statistics: Sequence[Sequence[float]] | None = None) -> None:
+        self.bands = tuple(bands)
+        self.statistics = None if statistics is None else [tuple(values) for values in statistics]
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        # A transposed view: crops are cut from it and turned back, so that the whole chip is never rearranged.
+        bands = results["chip"] if "chip" in results else read_chip(Path(results["img_path"]), self.bands)
+        if self.statistics is not None:
+            bands = bands_by_themselves(bands, *self.statistics)
+        image = bands.transpose(1, 2, 0)
+        return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}
+
+
+@TRANSFORMS.register_module()
+class LoadMask(BaseTransform):
+    """Reads ``seg_map_path``, an 8-bit PNG of 0 background, 1 crater, 255 ignored, as ``gt_seg_map`` (H, W).
+
+    Args:
+        smallest_crater: craters of ``instances_path`` of a smaller diameter in pixels become ignored.
+
+    Raises:
+        DamagedFileError: it is missing, unreadable, of another size than the chip, or has other values.
+    """
+
+    def __init__(self, smallest_crater: float = 0.0) -> None:
+        self.smallest_crater = smallest_crater
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        path = results["seg_map_path"]
+        mask = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+        if mask is None or mask.dtype != np.uint8 or mask.shape != tuple(results["img_shape"]):
+            found = "cannot be read as an image" if mask is None else f"is {mask.dtype} {mask.shape}"
+            raise DamagedFileError(
+                f"the mask {path} {found}, where its chip needs 8 bits and {tuple(results['img_shape'])}: "
+                "make 'labelled_crops' again"
+            )
+        counts = np.bincount(mask.ravel(), minlength=256)
+        counts[[0, 1, IGNORE]] = 0
+        if counts.any():
+            unknown = np.flatnonzero(counts).tolist()
+            raise DamagedFileError(f"the mask {path} has values {unknown}: a mask has 0, 1 and {IGNORE} for ignored")
+        if self.smallest_crater:
+            mask = without_small(mask, read_label_image(Path(results["instances_path"])), self.smallest_crater)
+        return {**results, "gt_seg_map": mask, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}
+
+
+def without_small(mask: npt.NDArray[Any], instances: npt.NDArray[Any], smallest: float) -> npt.NDArray[Any]:
+    """A mask, (H, W), whose craters below a diameter (of the disc of equal area, in pixels) are ignored."""
+    diameters = 2 * np.sqrt(np.bincount(instances.ravel()) / np.pi)
+    small = diameters < smallest
+    small[0] = False
+    return np.where(small[instances], np.uint8(IGNORE), mask)
+
+
+@TRANSFORMS.register_module()
+class CraterCrop(BaseTransform):
+    """A random square crop of image and mask, at a random scale, now and then placed where craters are.
+
+    Args:
+        size: side in pixels of the result; smaller where the image is.
+        scale: the crop is magnified by this.
+        scale_jitter: and by a factor between 1 / this and this, log-uniform.
+        crater_share: share of the crops that hold a random crater pixel, where the image has one.
+    """
+
+    def __init__(self, size: int, scale_jitter: float = 1.0, crater_share: float = 0.0, scale: float = 1.0) -> None:
+        self.size = size
+        self.scale = scale
+        self.scale_jitter = scale_jitter
+        self.crater_share = crater_share
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        image, mask = results["img"], results["gt_seg_map"]
+        side = max(round(self.size / self.scale * self.scale_jitter ** np.random.uniform(-1, 1)), 1)
+        height, width = min(side, mask.shape[0]), min(side, mask.shape[1])
+        craters = np.flatnonzero(mask == 1) if np.random.random() < self.crater_share else ()
+        pixel = divmod(int(craters[np.random.randint(len(craters))]), mask.shape[1]) if len(craters) else (None, None)
+        top = _start(mask.shape[0], height, pixel[0])
+        left = _start(mask.shape[1], width, pixel[1])
+        image = image[top : top + height, left : left + width]
+        mask = mask[top : top + height, left : left + width]
+        if side != self.size:
+            target = tuple(max(round(length * self.size / side), 1) for length in (width, height))
+            interpolation = cv2.INTER_AREA if side > self.size else cv2.INTER_LINEAR
+            # Band by band: OpenCV resizes at most four channels.
+            bands = [cv2.resize(band, target, interpolation=interpolation) for band in image.transpose(2, 0, 1)]
+            image = np.stack(bands).transpose(1, 2, 0)
+            mask = _resized(mask, target, smaller=side > self.size)
+        return {**results, "img": image, "gt_seg_map": mask, "img_shape": mask.shape}
+
+
+def _resized(mask: npt.NDArray[np.uint8], target: tuple[int, ...], smaller: bool) -> npt.NDArray[np.uint8]:
+    """Labels at another size (width, height), where the resized image has what they name.
+
+    OpenCV's plain nearest neighbour is off by up to half a pixel; a pixel that holds several is what covers half of it.
+    """
+    if not smaller:
+        return cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
+    crater, ignored = (
+        cv2.resize((mask == label).astype(np.float32), target, interpolation=cv2.INTER_AREA) >= 0.5
+        for label in (1, IGNORE)
+    )
+    return np.where(ignored, IGNORE, crater).astype(np.uint8)
+
+
+def _start(length: int, window: int, inside: int | None) -> int:
+    """A random first pixel of a window within ``length`` pixels, and around the pixel ``inside`` if given."""
+    lowest = 0 if inside is None else max(inside - window + 1, 0)
+    highest = length - window if inside is None else min(inside, length - window)
+    return int(np.random.randint(lowest, highest + 1))
+
+
+@TRANSFORMS.register_module()
+class RandomQuarterTurn(BaseTransform):
+    """One of the eight mirrorings and quarter turns of the square, each as likely: the sun may stand anywhere."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        turns, mirror = np.random.randint(4), np.random.randint(2)
+
+        def turned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            array = np.rot90(array, turns)
+            return np.flipud(array) if mirror else array
+
+        image, mask = turned(results["img"]), turned(results["gt_seg_map"])
+        return {**results, "img": image, "gt_seg_map": np.ascontiguousarray(mask), "img_shape": mask.shape}
+
+
+@TRANSFORMS.register_module()
+class RandomLight(BaseTransform):
+    """Other brightness and contrast, the same in all bands, and grain; in units of each band's own deviation."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        bands = np.ascontiguousarray(results["img"].transpose(2, 0, 1))
+        mean, deviation = bands.mean((1, 2)), bands.std((1, 2))
+        contrast = CONTRAST ** np.random.uniform(-1, 1)
+        brightness = BRIGHTNESS * np.random.uniform(-1, 1)
+        grain = NOISE * np.random.random() * np.random.standard_normal(bands.shape[1:]).astype(np.float32)
+        offset = mean * (1 - contrast) + deviation * brightness
+        changed = bands * contrast + offset[:, None, None] + deviation[:, None, None] * grain
+        return {**results, "img": changed.transpose(1, 2, 0)}

@@ -1,0 +1,87 @@
+"""GeoTIFFs of crop size: written whole or not at all, and what their headers say."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mars_assets.errors import DamagedFileError
+from mars_assets.storage.files import write_bytes
+
+
+@contextmanager
+def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
+    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+
+    Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
+
+    Args:
+        path: where to.
+        profile: rasterio's, without the driver.
+
+    Raises:
+        MarsError: the disk is full or the folder may not be written.
+    """
+    _rasterio()
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(driver="GTiff", **profile) as file:
+            yield file
+        write_bytes(path, memory.read())
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels that the header of a chip, a JPEG or a PNG states.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable.
+    """
+    from rasterio.errors import RasterioError
+
+    rasterio = _rasterio()
+    try:
+        with rasterio.open(path) as file:
+            return file.height, file.width
+    except RasterioError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+
+def georeference(path: Path) -> tuple[Any, Any]:
+    """A chip's CRS and transform, rasterio's; (None, None) where it has no CRS.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable.
+    """
+    with _opened(path) as file:
+        return _place(file)
+
+
+def _place(file: Any) -> tuple[Any, Any]:
+    return (file.crs, file.transform) if file.crs else (None, None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from rasterio.errors import RasterioError
+
+    try:
+        with _rasterio().open(path) as file:
+            yield file
+    except RasterioError as error:
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+
+
+def _rasterio() -> Any:
+    """rasterio, without its warning that a chip has no georeference: crops of browse products have none.
+
+    Set for the process, since chips are read by threads and ``warnings.catch_warnings`` is not for them.
+    """
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+    return rasterio

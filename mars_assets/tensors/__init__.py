@@ -1,0 +1,1 @@
+"""Chips: labelled images in reflectance units, imputed to six bands."""

@@ -1,0 +1,47 @@
+"""What chips look like: every band as a picture, and the range of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mars_assets.bands import BandStatistics
+from mars_assets.tensors.geotiff import read_chip
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStatistics) -> Figure:
+    """A row a chip, a column a band, all on the grey scale from mean - 1 to mean + 2 standard deviations of the band."""
+    from mars_assets.plotting import new_figure
+
+    figure, axes = new_figure(1.5 * len(bands), 1.5 * max(1, len(paths)), max(1, len(paths)), len(bands))
+    for axis in figure.axes:
+        axis.set_axis_off()
+    for row, path in enumerate(paths):
+        chip = read_chip(path, bands)
+        for column, band in enumerate(bands):
+            mean, std = statistics.means[column], statistics.stds[column]
+            axes[row, column].imshow(chip[column][::2, ::2], cmap="gray", vmin=mean - std, vmax=mean + 2 * std)
+            if row == 0:
+                axes[row, column].set_title(band, fontsize=11)
+    return figure
+
+
+def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
+    """Minimum, mean and maximum of each band over some chips, in reflectance units."""
+    import pandas as pd
+
+    rows = []
+    chips = [read_chip(path, bands) for path in paths]
+    for index, band in enumerate(bands):
+        values = np.concatenate([chip[index].ravel() for chip in chips]) if chips else np.array([np.nan])
+        rows.append(
+            {"band": band, "min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+        )
+    return pd.DataFrame(rows)

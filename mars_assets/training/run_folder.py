@@ -1,0 +1,127 @@
+"""A folder that one model is trained in: begun, continued after a kill, finished, and never mixed with another training.
+
+``training/`` in it holds what the training needs to go on; ``config.json``, written last, says that it is finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.files import read_json, sweep, write_json
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.training.compute import Compute
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydantic import BaseModel
+
+    from mars_assets.prithvi.config import PrithviConfig
+
+
+CONFIG = "config.json"
+SCRATCH = "training"
+_SETTINGS = "settings.json"
+
+_IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
+
+
+def settings_of(recipe: BaseModel, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
+    """What a training must have in common with one that it continues: recipe, seed, weights, and the images' identity."""
+    columns = [name for name in _IDENTITY if name in images]
+    described = fingerprint(images[columns].to_numpy().tolist())
+    return {**recipe.model_dump(), "seed": seed, "weights": weights_sha256, "images": described}
+
+
+def begin(
+    folder: Path, settings: dict[str, Any], precision: str = "", progress: Progress = SILENT
+) -> dict[str, Any] | None:
+    """Begins or continues a training.
+
+    Args:
+        folder: of this one training.
+        settings: what it is; see :func:`settings_of`.
+        precision: that it computes in. One that was begun in another precision begins anew, since half a training in each
+            is neither; a finished one stays what it is.
+        progress: is told of that.
+
+    Returns:
+        The report of a training that is finished; else None, and ``training/`` is there.
+
+    Raises:
+        ProvenanceError: the folder holds a training of other settings; every difference is listed.
+    """
+    scratch = folder / SCRATCH
+    if (folder / CONFIG).exists():
+        config = read_json(folder / CONFIG)
+        _refuse_others(config["settings"], settings, folder)
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
+        return config["report"]
+    if (scratch / _SETTINGS).exists():
+        begun = read_json(scratch / _SETTINGS)
+        before = begun.pop("precision", "")
+        _refuse_others(begun, settings, folder)
+        if before != precision:
+            progress.say(
+                f"begun in {before or 'a precision that nobody noted'}, now {precision}: the training begins anew"
+            )
+            shutil.rmtree(scratch)
+    if not (scratch / _SETTINGS).exists():
+        write_json(scratch / _SETTINGS, {**settings, "precision": precision} if precision else settings)
+    for place in (folder, scratch):
+        sweep(place)
+    return None
+
+
+def finish(
+    folder: Path,
+    *,
+    recipe: BaseModel,
+    classes: tuple[str, ...],
+    encoder: PrithviConfig,
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
+    compute: Compute,
+    report: dict[str, Any],
+) -> None:
+    """Writes ``config.json``, with all that opening the model takes, and removes what only training needed."""
+    write_json(
+        folder / CONFIG,
+        {
+            "recipe": recipe.model_dump(),
+            "seed": compute.seed,
+            "classes": classes,
+            "bands": encoder.bands,
+            "statistics": encoder.to_dict()["statistics"],
+            "prithvi": encoder.to_dict(),
+            "provenance": provenance,
+            "compute": compute.describe(),
+            "settings": settings,
+            "report": report,
+        },
+    )
+    shutil.rmtree(folder / SCRATCH)
+
+
+def require_finished(folder: Path, asset: str) -> None:
+    """
+    Raises:
+        MissingInputError: the folder holds no finished training.
+    """
+    if not (folder / CONFIG).exists():
+        raise MissingInputError(asset, folder / CONFIG)
+
+
+def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    different = [
+        f"{name} {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
+    if different:
+        raise ProvenanceError(
+            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
+        )

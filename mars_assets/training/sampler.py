@@ -1,0 +1,56 @@
+"""Which images each step of a training sees: a function of the seed and the step's number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
+    """The batches of a stretch of steps, each a function of the seed and the step's number alone.
+
+    The images pass in one random order after the other; a batch may take the end of one and the beginning of the next.
+
+    Args:
+        n: how many images there are.
+        batch_size: images a step.
+        steps: the stretch, counted from the training's beginning.
+        seed: of the orders.
+        shares: how often each image passes, against the others; each once an order if None. An order of n then has an image
+            n times its share, rounded up or down at random.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, steps: range, seed: int, shares: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        self._n = n
+        self._shares = shares
+        self._batch_size = batch_size
+        self._steps = steps
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        orders: dict[int, npt.NDArray[np.intp]] = {}
+        for step in self._steps:
+            turns, places = np.divmod(step * self._batch_size + np.arange(self._batch_size), self._n)
+            batch = []
+            for turn in range(turns[0], turns[-1] + 1):
+                if turn not in orders:
+                    orders[turn] = self._order(turn)
+                batch += orders[turn][places[turns == turn]].tolist()
+            yield batch
+
+    def _order(self, turn: int) -> npt.NDArray[np.intp]:
+        random = np.random.default_rng([self._seed, turn])
+        if self._shares is None:
+            return random.permutation(self._n)
+        # Systematic sampling: evenly spaced points on the shares laid end to end.
+        ends = np.cumsum(self._shares) / self._shares.sum()
+        points = (np.arange(self._n) + random.random()) / self._n
+        return random.permutation(np.minimum(np.searchsorted(ends, points, side="right"), self._n - 1))

@@ -1,0 +1,34 @@
+"""The learning rate and the random numbers of each step: functions of the seed and the step's number alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+
+Schedule = Literal["constant", "cosine"]
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
+    """What the peak learning rate is multiplied with at a step, counted from 0.
+
+    The warm-up's n-th step has n / warmup_steps, so its last one has the peak. After it the rate stays, or falls as half a
+    cosine that reaches 0 after the last step.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seeds torch for one step of one process."""
+    number = int(np.random.default_rng([seed, step, rank] if rank else [seed, step]).integers(2**63))
+    # Not torch.manual_seed, which formats a stack trace on every call while CUDA is not in use.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from rasterio.crs import CRS
+
+from mars_assets.imagery.geolocation import approximate_positions, projected_positions
+from mars_assets.sample.products import MapPosition
+from mars_assets_tests.imagery.test_index import REAL
+
+RADIUS_KM = 3389.5
+
+
+def test_projected_positions_are_the_maps() -> None:
+    position = MapPosition.at(-33.0, 251.0)
+    x = (position.left + np.array([0.0, 100.0, 5000.0])) * 0.5
+    y = (position.top - np.array([0.0, 300.0, 7000.0])) * 0.5
+    longitude, latitude = projected_positions(position.crs, x, y)
+    np.testing.assert_allclose(longitude, [position.longitude(column) for column in (0, 100, 5000)], atol=1e-9)
+    np.testing.assert_allclose(latitude, [position.latitude(row) for row in (0, 300, 7000)], atol=1e-9)
+
+
+def test_polar_positions_by_hand() -> None:
+    """On the sphere of a polar product: along 90 degrees east, 1 and 5 degrees from the south pole."""
+    radius = 3376200.0
+    crs = f"+proj=stere +lat_0=-90 +lon_0=0 +R={radius}"
+    distance = 2 * radius * np.tan(np.radians([1.0, 5.0]) / 2)
+    longitude, latitude = projected_positions(crs, distance, np.zeros(2))
+    np.testing.assert_allclose(longitude, [90, 90], atol=1e-9)
+    np.testing.assert_allclose(latitude, [-89, -85], atol=1e-9)
+
+
+def test_latitudes_of_an_ellipsoid_are_planetocentric() -> None:
+    crs = "+proj=eqc +lat_ts=0 +lon_0=0 +a=3396190 +b=3376200"
+    one_degree = np.radians(1) * 3396190
+    _, latitude = projected_positions(crs, np.zeros(1), np.array([45 * one_degree]))
+    graphic = latitude[0]
+    assert 44.5 < graphic < 44.99, "centric latitudes are smaller than graphic ones"
+    _, latitude = projected_positions(CRS.from_string(crs).to_wkt(), np.zeros(1), np.array([45 * one_degree]))
+    assert latitude[0] == pytest.approx(graphic, abs=1e-6), "WKT states the flattening and no polar radius"
+
+
+@pytest.mark.parametrize("product", REAL)
+def test_corners_are_met(product: str) -> None:
+    corners = REAL[product]
+    rows, cols = np.array([0.0, 0, 1000, 1000]), np.array([0.0, 400, 400, 0])
+    longitude, latitude = approximate_positions(corners, 1000, 400, rows, cols)
+    np.testing.assert_allclose(latitude, corners[::2], atol=1e-9)
+    np.testing.assert_allclose(longitude, corners[1::2], atol=1e-9)
+
+
+@pytest.mark.parametrize("product", REAL)
+def test_the_image_is_not_mirrored(product: str) -> None:
+    """Along samples, then along lines, is clockwise on the ground as it is in the image."""
+    longitude, latitude = approximate_positions(REAL[product], 2, 2, np.array([1.0, 1, 1.5]), np.array([1.0, 1.5, 1]))
+    east = (longitude - longitude[0]) * np.cos(np.radians(latitude[0]))
+    north = latitude - latitude[0]
+    along_samples, along_lines = (east[1], north[1]), (east[2], north[2])
+    assert along_samples[0] * along_lines[1] - along_samples[1] * along_lines[0] < 0
+
+
+def test_over_the_prime_meridian_and_the_pole() -> None:
+    longitude, latitude = approximate_positions(
+        [0.0, 359.9, 0.0, 0.1, -0.2, 0.1, -0.2, 359.9], 10, 10, np.array([5.0]), np.array([5.0])
+    )
+    assert min(longitude[0], 360 - longitude[0]) < 1e-9
+    assert latitude[0] == pytest.approx(-0.1, abs=1e-6)
+    _, latitude = approximate_positions(
+        [89.9, 0.0, 89.9, 90.0, 89.9, 180.0, 89.9, 270.0], 10, 10, np.array([5.0]), np.array([5.0])
+    )
+    assert latitude[0] == pytest.approx(90, abs=1e-6)

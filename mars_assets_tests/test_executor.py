@@ -1,0 +1,85 @@
+import subprocess
+import sys
+
+import dagster as dg
+import psutil
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+
+from mars_assets.executor import DAGSTERS_INTERVAL, PROCESS_TAG, clear_up, is_gone, this_process
+
+
+def ended_process() -> str:
+    script = "from mars_assets.executor import this_process; print(this_process(), flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    text = process.stdout.readline().strip()
+    assert not is_gone(text)
+    process.kill()
+    process.communicate()
+    return text
+
+
+def test_who_is_gone() -> None:
+    assert not is_gone(this_process())
+    assert is_gone(ended_process())
+    host, number, started = this_process().rsplit(" ", 2)
+    assert is_gone(f"{host} {number} {started}1"), "the number was given to another process"
+    assert not is_gone(f"elsewhere {number} 1.0"), "of another host nothing is known"
+
+
+def test_setting_the_clock_kills_nobody(monkeypatch) -> None:
+    here = this_process()
+    monkeypatch.setattr(psutil, "boot_time", lambda: 1.0)
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: 2.0)
+    assert not is_gone(here)
+
+
+def test_a_run_that_held_nothing_and_died_counts_as_failed() -> None:
+    with dg.instance_for_test() as instance:
+        runs = [
+            instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: process})
+            for process in (ended_process(), this_process())
+        ]
+        assert clear_up(instance) == [runs[0].run_id]
+        statuses = [instance.get_run_by_id(run.run_id).status for run in runs]
+        assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
+
+
+def test_only_the_dead_lose_their_places() -> None:
+    with dg.instance_for_test() as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots("gpu", 3)
+        runs = {}
+        for name, process in (("dead", ended_process()), ("alive", this_process()), ("elsewhere", "host 1 1.0")):
+            run = instance.create_run_for_job(_job, tags={PROCESS_TAG: process})
+            assert storage.claim_concurrency_slot("gpu", run.run_id, "step").is_claimed
+            runs[name] = run.run_id
+        assert clear_up(instance) == [runs["dead"]]
+        assert storage.get_concurrency_run_ids() == {runs["alive"], runs["elsewhere"]}
+        assert instance.get_run_by_id(runs["dead"]).status == dg.DagsterRunStatus.FAILURE
+        assert clear_up(instance) == []
+
+
+def test_a_run_that_waits_for_a_place_sleeps() -> None:
+    with dg.instance_for_test() as instance:
+        instance.event_log_storage.set_concurrency_slots("gpu", 1)
+        runs = [instance.create_run_for_job(_job) for _ in range(2)]
+        with (
+            InstanceConcurrencyContext(instance, runs[0]) as first,
+            InstanceConcurrencyContext(instance, runs[1]) as next,
+        ):
+            assert next.interval_to_next_pending_claim_check() == 0
+            assert first.claim("gpu", "step")
+            assert not next.claim("gpu", "step")
+            assert 0 < next.interval_to_next_pending_claim_check() <= 15
+            assert DAGSTERS_INTERVAL(next) <= 0, "Dagster's own sleeps now: ours can go"
+
+
+@dg.op
+def _step() -> None:
+    pass
+
+
+@dg.job
+def _job() -> None:
+    _step()
