@@ -9,13 +9,16 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from mars_assets.bands import BandStatistics
+from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.labels.table import current_label_version, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_table
 from mars_assets.tensors.stages import read_manifest
+
+STAGE = f"imputed_{EVALUATED}"
+"""The tensors that models are trained on."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +36,24 @@ class Dataset:
     provenance: dict[str, Any]
 
 
-def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | None = None) -> Dataset:
+def classification_dataset(lake: Lake, statistics: BandStatistics | None = None) -> Dataset:
     """All classified images.
 
     Args:
         lake: where they lie.
-        stage: the tensor stage whose chips are read, e.g. ``imputed_post_norm``.
         statistics: of the weights that will see them; checked where given.
 
     Raises:
-        MissingInputError: ``labelled_crops`` or the stage has not been made.
+        MissingInputError: ``labelled_crops`` or the tensors have not been made.
         ProvenanceError: they contradict each other or the weights.
         MarsError: no image has a class.
     """
-    images, provenance = _joined(lake, stage, statistics)
+    images, provenance = _joined(lake, statistics)
     images = images[images["label"].notna()]
     if images.empty:
         raise MarsError(
             "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater) into "
-            f"{lake.inbox} and make labelled_crops, reflectance and {stage} again"
+            f"{lake.inbox} and make labelled_crops, reflectance and {STAGE} again"
         )
     outlined = [
         None if pd.isna(row.n_craters) else str(mask_path(lake, "instances", row)) for row in images.itertuples()
@@ -61,14 +63,14 @@ def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | 
     return Dataset(images[columns], provenance)
 
 
-def segmentation_dataset(lake: Lake, stage: str, annotation: str, statistics: BandStatistics | None = None) -> Dataset:
+def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics | None = None) -> Dataset:
     """All outlined images, with the masks of one annotation; see :func:`classification_dataset`."""
-    images, provenance = _joined(lake, stage, statistics)
+    images, provenance = _joined(lake, statistics)
     images = images[images["n_craters"].notna()]
     if images.empty:
         raise MarsError(
             f"no labelled image has crater outlines: put a COCO segmentation export into {lake.inbox} and make "
-            f"labelled_crops, reflectance and {stage} again"
+            f"labelled_crops, reflectance and {STAGE} again"
         )
     images = images.assign(
         mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()],
@@ -78,20 +80,20 @@ def segmentation_dataset(lake: Lake, stage: str, annotation: str, statistics: Ba
     return Dataset(images[columns], {**provenance, "annotation": annotation})
 
 
-def _joined(lake: Lake, stage: str, statistics: BandStatistics | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame, dict[str, Any]]:
     labels = read_labelled_crops(lake)
     version = current_label_version(lake)
-    manifest, settings = read_manifest(lake, stage)
+    manifest, settings = read_manifest(lake, STAGE)
     mismatches = []
     if settings["label_version"] != version:
         mismatches.append(
-            f"{stage} was made for the labels {settings['label_version'][:12]} and labelled_crops holds {version[:12]}: "
-            f"make reflectance and {stage} again"
+            f"{STAGE} was made for the labels {settings['label_version'][:12]} and labelled_crops holds {version[:12]}: "
+            f"make reflectance and {STAGE} again"
         )
     if statistics is not None and settings["statistics"] != statistics.name:
         mismatches.append(
-            f"{stage} was made with the statistics {settings['statistics']!r} and the weights want {statistics.name!r}: "
-            f"make reflectance with the configuration {{statistics: {statistics.name}}}, then {stage} again"
+            f"{STAGE} was made with the statistics {settings['statistics']!r} and the weights want {statistics.name!r}: "
+            f"make reflectance with the configuration {{statistics: {statistics.name}}}, then {STAGE} again"
         )
     if mismatches:
         raise ProvenanceError("; ".join(mismatches))
@@ -99,7 +101,7 @@ def _joined(lake: Lake, stage: str, statistics: BandStatistics | None) -> tuple[
     images = labels[labels["image_id"].isin(chips.index)]
     if len(images) != len(labels):
         missing = sorted(set(labels["image_id"]) - set(chips.index))
-        raise ProvenanceError(f"{stage} lacks {len(missing)} labelled images, e.g. {missing[0]}: make it again")
+        raise ProvenanceError(f"{STAGE} lacks {len(missing)} labelled images, e.g. {missing[0]}: make it again")
     images = images.assign(
         observation=images["group"],
         chip=[str(lake.inside(chips.at[image, "file"])) for image in images["image_id"]],
@@ -107,7 +109,7 @@ def _joined(lake: Lake, stage: str, statistics: BandStatistics | None) -> tuple[
     )
     provenance = {
         "label_version": version,
-        "stage": stage,
+        "stage": STAGE,
         **{k: v for k, v in settings.items() if k != "label_version"},
     }
     return images, provenance

@@ -1,5 +1,12 @@
 """The errors that a person can mend: their message says what is wrong, in which file, and what to do."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class MarsError(Exception):
     """Input, settings or surroundings are wrong. Retrying without a change cannot help."""
@@ -37,3 +44,8 @@ class DivergedError(MarsError):
 
 class ProvenanceError(MarsError):
     """Inputs were made with settings that contradict this step's. Lists every mismatch at once."""
+
+
+def all_problems(error: ValidationError) -> str:
+    """Join every problem that a validation found, each with the name of its field."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())

@@ -106,6 +106,10 @@ class Lake:
     def model(self, name: str) -> Path:
         return self.root / "models" / name
 
+    def current_model(self, name: str) -> Path:
+        """``current.json``: which version of a model is in use."""
+        return self.model(name) / "current.json"
+
     @property
     def features(self) -> Path:
         """What frozen encoders made of images; may be deleted at any time."""
@@ -118,6 +122,14 @@ class Lake:
     def metrics(self, table: str) -> Path:
         """A metrics table's Parquet file; its twins share the stem."""
         return self.root / "metrics" / f"{table}.parquet"
+
+    def figure(self, table: str, title: str) -> Path:
+        """A figure that goes with a metrics table."""
+        return self.root / "metrics" / f"{table}_{title}.png"
+
+    def report(self, table: str) -> Path:
+        """What is shown with a metrics table: small tables, facts and the names of its figures."""
+        return self.root / "metrics" / f"{table}_report.json"
 
     def require(self, wanted: Mapping[str, Path]) -> None:
         """Looks for what assets have made.

@@ -22,8 +22,6 @@ from mars_assets.training.run_folder import CONFIG, require_finished
 
 IMAGES = "images.parquet"
 """The list, in a version's folder, of the images that it was made from."""
-SEG_MODEL_VERSION = "seg_model_version"
-"""What the provenance of a model calls the segmentation model that it began as."""
 MARS_WEIGHTS = "weights"
 """The folder of weights in a version of ``mars_weights``."""
 
@@ -74,7 +72,12 @@ def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> 
 def make_current(lake: Lake, name: str, version: str, metrics: Mapping[str, Any]) -> None:
     """Puts a finished version into use."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(lake.model(name) / "current.json", {"version": version, "since": since, "metrics": dict(metrics)})
+    write_json(lake.current_model(name), {"version": version, "since": since, "metrics": dict(metrics)})
+
+
+def in_use(lake: Lake, name: str) -> bool:
+    """Whether a version of the model is in use."""
+    return lake.current_model(name).exists()
 
 
 def current_model(lake: Lake, name: str) -> ModelVersion:
@@ -83,7 +86,7 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
     Raises:
         MissingInputError: none is.
     """
-    pointer = lake.model(name) / "current.json"
+    pointer = lake.current_model(name)
     if not pointer.exists():
         raise MissingInputError(name, pointer)
     version = str(read_json(pointer)["version"])
