@@ -16,7 +16,6 @@ GROUP = "predictions"
 
 def predictions_asset(task: Task) -> dg.AssetsDefinition:
     """Build the asset of the predictions of crops without labels."""
-
     evaluation = [dg.AssetKey(task.evaluation)] if task.predictions_read_evaluation else []
 
     @dg.asset(
