@@ -1,5 +1,6 @@
 """The fine-tuned models, an asset for each task. They validate themselves while they train; evaluating them is `evaluation`'s."""
 
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,18 @@ from mars_assets.tasks import TASKS
 GROUP = "models"
 
 INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
+
+
+@cache
+def model_config(task: Task) -> type[dg.Config]:
+    """Build the run configuration of a model: the fields of its recipe, and whether to retrain."""
+    retrain = Field(
+        False,
+        description="Train with the recipe of the model in use, whatever the other fields say, and put the result into use only "
+        "if it is not worse on images that neither was trained on.",
+    )
+    bases = (dg.Config, task.recipe)
+    return create_model(f"{task.name.title()}ModelConfig", __base__=bases, retrain=(bool, retrain))
 
 
 def model_asset(task: Task) -> dg.AssetsDefinition:
@@ -69,19 +82,7 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(trained.model.version),
         )
 
-    model.__annotations__["config"] = create_model(
-        f"{task.name.title()}ModelConfig",
-        __base__=(dg.Config, task.recipe),
-        __doc__=task.recipe.__doc__,
-        retrain=(
-            bool,
-            Field(
-                False,
-                description="Train with the recipe of the model in use, whatever the other fields say, and put the result into "
-                "use only if it is not worse on images that neither was trained on.",
-            ),
-        ),
-    )
+    model.__annotations__["config"] = model_config(task)
     return dg.asset(
         name=task.model,
         description=task.descriptions.model,

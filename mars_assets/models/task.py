@@ -111,7 +111,7 @@ class Descriptions:
     experiments: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What a kind of model learns, and how it is trained, evaluated and shown.
 
