@@ -1,4 +1,4 @@
-"""Asset checks. Blocking ones stop what is below when data is wrong; warnings point a person to a number worth a look."""
+"""Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
 
 from typing import Any
 
@@ -20,17 +20,16 @@ def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: in
     return dg.AssetCheckResult(
         passed=not problems,
         severity=severity,
-        description="; ".join(problems[:20]) or f"{looked_at} looked at, nothing wrong",
-        metadata={"looked at": looked_at, "problems": len(problems)},
+        description="; ".join(problems[:20]) or f"{looked_at} checked, no problem found",
+        metadata={"checked": looked_at, "problems": len(problems)},
     )
 
 
 @dg.asset_check(asset=crops, blocking=True)
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop is there, decodes, and is 8-bit RGB of the size that the manifest says; so are the DN of calibrated ones.
+    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest, and so do the DN of calibrated crops.
 
-    Looks at the observations of the run, or at all where it is run by itself. Of a set of crops that was found whole before
-    a sample is decoded.
+    Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is decoded.
     """
     from mars_assets.imagery.checks import crop_problems
 
@@ -41,7 +40,7 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
-    """Ids are unique, splits and classes known, files there; every task has train and valid images."""
+    """Ids are unique, splits and classes known, files present; every task has training and validation images."""
     from mars_assets.labels.checks import schema_problems
 
     problems, count = schema_problems(lake.open())
@@ -50,9 +49,9 @@ def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every mask is there, of its image's size, and shows craters if and only if some are labelled.
+    """Every mask exists, has its image's size, and shows craters if and only if some are labelled.
 
-    Those drawn last are read, and of the others a sample.
+    The most recent masks are read, and a sample of the others.
     """
     from mars_assets.labels.checks import mask_problems
 
@@ -62,7 +61,7 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip lies in `inbox/rejected`: what does could not be read, and the labels before it are in force."""
+    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
     from mars_assets.labels.inbox import rejections
 
     aside = rejections(lake.open().inbox)
@@ -80,7 +79,7 @@ def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
-    """No export has an observation, or an original image, in more than one split. In the table none is."""
+    """No export has an observation, or an original image, in more than one split. The table never does."""
     from mars_assets.labels.checks import leaking_groups
 
     problems, count = leaking_groups(lake.open())
@@ -89,7 +88,7 @@ def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
-    """No two images of different groups look the same and lie in different splits: the model would know one from the other."""
+    """No two images of different groups look the same and lie in different splits: a model would recognise one from the other."""
     from mars_assets.labels.checks import straddling_duplicates
 
     problems, count = straddling_duplicates(lake.open())
@@ -98,7 +97,7 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
-    """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""
+    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
     from mars_assets.tensors.stages import chip_problems
 
     problems, count = chip_problems(lake.open(), "reflectance")
@@ -110,7 +109,7 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         asset=asset,
         blocking=True,
         name="bands_hold",
-        description=f"Chips have the six HLS bands in order, are finite, and are what {method} says.",
+        description=f"Chips have the six HLS bands in order, are finite, and follow the method {method}.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
         from mars_assets.tensors.stages import chip_problems
@@ -128,7 +127,7 @@ imputed_checks = [
 
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
-    """The paper's finding: of the methods for RGB images, post_norm has the lowest RGB loss."""
+    """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
     every = _metrics(lake.open(), "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
