@@ -332,7 +332,7 @@ def test_what_nobody_labelled_is_predicted(graph: Graph, first: Any) -> None:
     assert result.success
     said = metadata(result, "seg_predictions")
     table = read_table(graph.lake.metrics("seg_predictions"), "seg_predictions")
-    assert (said["crops"], said["craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
+    assert (said["crops"], said["predicted craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
     assert set(table["observation"]) <= {OBSERVATION}
     for what in ("outlines", "sizes"):
         assert "data:image/" in said[what]
@@ -375,7 +375,7 @@ def test_a_classifier_begins_as_the_segmentation_model_in_use(graph: Graph, firs
     config = {"ops": {"cls_model": {"config": recipe}}}
     result = graph.run(["cls_model"], config)
     assert result.success
-    assert metadata(result, "cls_model")["began as"] == f"seg_model {outlining.version}"
+    assert metadata(result, "cls_model")["initialised from"] == f"seg_model {outlining.version}"
     model = current_model(graph.lake, "cls_model")
     assert model.config["provenance"]["seg_model_version"] == outlining.version
     assert metadata(graph.run(["cls_model"], config), "cls_model")["trained in this run"] is False
