@@ -7,15 +7,17 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+from PIL import Image
+
+from mars_assets.images import read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
-    Picture: TypeAlias = Figure | Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8]
 
 
 # Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
@@ -68,8 +70,6 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
     Raises:
         ValueError: not even 48 pixels fit.
     """
-    from PIL import Image
-
     image = as_image(picture, dpi=100)
     for side in _SIDES:
         small = image.copy()
@@ -96,15 +96,12 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
     return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
 
 
-def as_image(picture: Picture, dpi: int = 150) -> Image:
+def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
     """A figure or picture as RGB Pillow image: what is to be written and shown is drawn once."""
-    import numpy as np
-    from PIL import Image
-
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture).convert("RGB")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    return Image.fromarray(read_rgb(buffer.getvalue(), name="the figure"))

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
 from mars_assets.imagery.pds_label import read_label
+from mars_assets.images import read_grey_or_rgb
 from mars_assets.progress import SILENT, Progress
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -99,17 +100,7 @@ class _JpegScene(Scene):
     reader = "pillow"
 
     def __init__(self, path: Path) -> None:
-        from PIL import Image
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    self._pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DamagedFileError(f"{path} does not decode as JPEG ({error}): fetch it again") from error
-        if self._pixels.ndim == 2:
-            self._pixels = self._pixels[..., None]
+        self._pixels = read_grey_or_rgb(path, remedy="fetch it again")
         lines, samples, bands = self._pixels.shape
         super().__init__(path, SceneInfo(lines, samples, bands, 8, True, None, None))
 

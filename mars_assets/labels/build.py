@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
+from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import Looks
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
@@ -382,35 +381,15 @@ def _masks(
     ``before`` is its row in the table before, empty where there is none.
     """
     paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
-    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
+    if before.get("outlines_sha") == outlines_sha and all(
+        png_text(path, _LABEL) == outlines_sha for path in paths.values()
+    ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, outlines_sha)
+    masks = {paths[name]: encode_png(annotation_mask(instances, name), _LABEL, outlines_sha) for name in ANNOTATIONS}
+    masks[paths["instances"]] = encode_png(labels, _LABEL, outlines_sha)
     return int(labels.max()), float((labels > 0).mean()), masks
-
-
-def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(_LABEL, outlines_sha)
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def _label_of(path: Path) -> str | None:
-    """The label that a mask shows; None where there is no mask that says so."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_LABEL)
-    except (OSError, UnidentifiedImageError):
-        return None
 
 
 def _safe(name: str) -> str:

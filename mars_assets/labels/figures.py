@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from mars_assets.images import read_label_image, read_rgb
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
 
 if TYPE_CHECKING:
     import pandas as pd
-    from PIL.Image import Image
 
 
 _TILE = 160
@@ -19,13 +20,11 @@ _CRATER = (255, 213, 74)
 _NO_CRATER = (120, 200, 255)
 
 
-def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image:
+def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image.Image:
     """A sheet of up to ``each`` outlined and ``each`` classified images, chosen evenly over the table.
 
     Crater outlines and frames of images classified as craters are yellow, frames of those without are blue.
     """
-    from PIL import Image
-
     outlined = _evenly(rows[rows["n_craters"].fillna(0) > 0], each)
     classified = _evenly(rows[rows["label"].notna()], each)
     tiles = [_tile(lake, row) for row in [*outlined, *classified]]
@@ -41,14 +40,11 @@ def _evenly(rows: pd.DataFrame, count: int) -> list[Any]:
     return list(rows.iloc[chosen].itertuples())
 
 
-def _tile(lake: Lake, row: Any) -> Image:
-    from PIL import Image, ImageDraw
-
-    with Image.open(lake.inside(row.file)) as file:
-        image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+def _tile(lake: Lake, row: Any) -> Image.Image:
+    image = Image.fromarray(read_rgb(lake.inside(row.file))).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
     if row.label is None or row.label != row.label:
-        with Image.open(mask_path(lake, "instances", row)) as file:
-            labels = np.asarray(file.resize((_TILE, _TILE), Image.Resampling.NEAREST))
+        instances = Image.fromarray(read_label_image(mask_path(lake, "instances", row)))
+        labels = np.asarray(instances.resize((_TILE, _TILE), Image.Resampling.NEAREST))
         edges = np.zeros(labels.shape, bool)
         edges[:-1] |= labels[:-1] != labels[1:]
         edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]

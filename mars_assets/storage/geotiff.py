@@ -34,20 +34,14 @@ def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
         write_bytes(path, memory.read())
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels that the header of a chip, a JPEG or a PNG states.
+def chip_size(path: Path) -> tuple[int, int]:
+    """Read a chip's height and width in pixels from its header.
 
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
-    from rasterio.errors import RasterioError
-
-    rasterio = _rasterio()
-    try:
-        with rasterio.open(path) as file:
-            return file.height, file.width
-    except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+    with _opened(path) as file:
+        return file.height, file.width
 
 
 def georeference(path: Path) -> tuple[Any, Any]:

@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_a_problem_and_no_traceback(lake: Lake, monkeypat
     write_crops(lake, "ESP_000002_1800", 1)
     (lake.crops("ESP_000002_1800") / MANIFEST).write_bytes(b"PAR1 cut off")
 
-    def refused(path: Path) -> Image.Image:
+    def refused(path: Path, **_: object) -> Image.Image:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refused)
