@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from mars_assets.errors import MarsError
@@ -15,7 +16,6 @@ from mars_assets.imagery.products import parse_product
 from mars_assets.images import read_rgb
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
@@ -69,8 +70,6 @@ class Looks:
 
     def write(self, path: Path, computation: str) -> None:
         """Those that were asked for, if they are not the ones before."""
-        import pandas as pd
-
         if self._now != self._before:
             rows = [{"sha256": sha256, **asdict(look)} for sha256, look in self._now.items()]
             write_table(path, pd.DataFrame(rows), {"computation": computation})

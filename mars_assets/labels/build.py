@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
@@ -35,10 +36,6 @@ from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 COMPUTATION = "labels 2"
 """Names the way the table is made: raise the number when the same exports give another table or other masks."""
@@ -136,8 +133,6 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
             images are labelled in two ways. The last table stays in force.
     """
-    import pandas as pd
-
     known = _known(lake, progress)
     looks = Looks.read(_looks_path(lake), COMPUTATION)
     exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))

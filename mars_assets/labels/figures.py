@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from mars_assets.images import read_label_image, read_rgb
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _TILE = 160
 _CRATER = (255, 213, 74)

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
@@ -26,10 +26,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Place = tuple[int, int]
 """An image's position in the table, and the step that wants it."""
@@ -86,8 +82,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     Raises:
         MarsError: there is no image at all, or ``extra`` is neither folder nor zip.
     """
-    import pandas as pd
-
     rows = [(row.crop_id, row.observation, "", row.path, row.cut) for row in kept_crops(lake).itertuples()]
     broken: dict[str, str] = {}
     unknown: set[str] = set()
@@ -134,8 +128,6 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    import pandas as pd
-
     cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
     columns = ["path", "stamp", "sha", "problem"]
     known = pd.DataFrame(columns=columns, dtype=str)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
 from mars_assets.images import read_label_image
@@ -16,7 +17,6 @@ from mars_assets.segmentation.prediction_file import read_probability
 from mars_assets.segmentation.recipe import IGNORE
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
