@@ -116,24 +116,22 @@ class _GdalScene(Scene):
 
     def __init__(self, path: Path, label: Path | None) -> None:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import RasterioError
 
         self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, GDAL_NUM_THREADS="ALL_CPUS")
         self._turn = threading.Lock()  # a dataset is for one thread at a time
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            try:
-                with self._environment:
-                    self._dataset = rasterio.open(path)
-            except RasterioError as error:
-                raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
-            dataset = self._dataset
-            nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-            bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
-            if dataset.dtypes[0] not in ("uint8", "uint16"):
-                dataset.close()
-                raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
-            crs, transform = _position(dataset, label)
+        try:
+            with self._environment:
+                self._dataset = rasterio.open(path)
+        except RasterioError as error:
+            raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
+        dataset = self._dataset
+        nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+        bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
+        if dataset.dtypes[0] not in ("uint8", "uint16"):
+            dataset.close()
+            raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
+        crs, transform = _position(dataset, label)
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:

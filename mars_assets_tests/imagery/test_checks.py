@@ -15,7 +15,6 @@ from mars_assets.imagery.crops import MANIFEST
 from mars_assets.lake import Lake
 from mars_assets.storage.files import write_table
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SIDE = 32
 
 

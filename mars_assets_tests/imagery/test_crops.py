@@ -22,8 +22,6 @@ from mars_assets.imagery.scene import open_scene
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-
 OBSERVATION = "ESP_013951_1955"
 SMALL = CropSettings(size=64, stride=64)
 
