@@ -17,7 +17,7 @@ from mars_assets.resources.compute import GPU_POOL
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mars_assets.lake import Lake
+    from mars_assets.lake import LOAD_REPORT, Lake
     from mars_assets.progress import Progress
 
 
@@ -61,7 +61,7 @@ def prithvi_weights(
         here = lake.open()
         folder = _installed(here, config, progress_of(context))
         weights = open_weights(folder)
-        report = read_json(folder / "load_report.json")
+        report = read_json(folder / LOAD_REPORT)
         set_current_weights(here, folder, weights.sha256)
     architecture = weights.config
     rows = pd.DataFrame(
@@ -127,15 +127,15 @@ def mars_weights(
     """
     from pathlib import Path
 
-    from mars_assets.models.versions import MARS_WEIGHTS, current_weights, make_current
+    from mars_assets.lake import CONFIG, HISTORY, MARS_WEIGHTS
+    from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
-    from mars_assets.pretraining.train import HISTORY, pretrain
+    from mars_assets.pretraining.train import pretrain
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
     from mars_assets.storage.files import read_table
     from mars_assets.storage.hashing import fingerprint
-    from mars_assets.training.run_folder import CONFIG
 
     progress = progress_of(context)
     with mendable():

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.imagery.crops import MANIFEST, read_crops
+from mars_assets.imagery.crops import read_crops
 from mars_assets.images import read_stored
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 
 _FOUND_WHOLE = ".found-whole"
 """Lies with crops all of which were decoded; goes with them when they are cut anew."""
@@ -27,7 +27,7 @@ def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tupl
         observations: whose crops; all that have any if not given.
     """
     if observations is None:
-        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{MANIFEST}"))
+        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{CROPS}"))
     else:
         folders = [lake.crops(observation) for observation in observations]
     problems, count = [], 0

@@ -31,6 +31,7 @@ from urllib.parse import urljoin, urlsplit
 from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
+from mars_assets.lake import LEDGER
 from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
@@ -38,8 +39,6 @@ from mars_assets.storage.hashing import sha256_file
 if TYPE_CHECKING:
     import requests
 
-
-LEDGER = "ledger.json"
 
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20

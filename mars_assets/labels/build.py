@@ -134,7 +134,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             images are labelled in two ways. The last table stays in force.
     """
     known = _known(lake, progress)
-    looks = Looks.read(_looks_path(lake), COMPUTATION)
+    looks = Looks.read(lake.looks, COMPUTATION)
     exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
@@ -163,7 +163,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             "conflicts": conflicts,
         },
     )
-    looks.write(_looks_path(lake), COMPUTATION)
+    looks.write(lake.looks, COMPUTATION)
     sweep_masks(lake.masks, named)
     return table, report
 
@@ -224,7 +224,7 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         MarsError: one would, only because its newer export cannot be used, or not yet.
     """
     there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
     newer = {
         project: path.name
         for path in unusable
@@ -292,10 +292,6 @@ def _mask_names_in_force(lake: Lake) -> set[str]:
         return {path.name for path in lake.masks.glob("*/*.png")}
 
 
-def _looks_path(lake: Lake) -> Path:
-    return lake.labels / "looks.parquet"
-
-
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """crop_id -> (file, height, width) of every crop this lake cut."""
     crops = kept_crops(lake, ["height", "width"])
@@ -331,7 +327,7 @@ def _row(
     else:
         origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
-        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)

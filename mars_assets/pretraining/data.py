@@ -128,7 +128,7 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
+    cache = lake.unlabelled_seen
     columns = ["path", "stamp", "sha", "problem"]
     known = pd.DataFrame(columns=columns, dtype=str)
     with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
@@ -160,7 +160,7 @@ def _opened(lake: Lake, extra: Path) -> Path:
         return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
+    folder = lake.unlabelled(sha256_file(extra))
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def smallest_judged(lake: Lake, model: ModelVersion) -> float:
     """The diameter in pixels below which the labels do not say whether a model is right; 0 where it was not evaluated."""
-    path = lake.metrics("seg_evaluation").with_suffix(".json")
+    path = lake.metrics("seg_evaluation", ".json")
     rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
     newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]
     return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))

@@ -14,10 +14,10 @@ from PIL import Image
 
 from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
-from mars_assets.lake import Lake
+from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import held_out, pretrained_groups
 from mars_assets.models.starting_point import encoder_weights
-from mars_assets.models.versions import MARS_WEIGHTS, ModelVersion, make_current, set_current_weights
+from mars_assets.models.versions import ModelVersion, make_current, set_current_weights
 from mars_assets.pretraining import train as training
 from mars_assets.pretraining.data import (
     RandomCrops,
