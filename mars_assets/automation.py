@@ -216,7 +216,7 @@ def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
-    models = [name for name in ("cls", "seg") if (here.model(f"{name}_model") / "current.json").exists()]
+    models = [name for name in ("cls", "seg") if (here.current_model(f"{name}_model")).exists()]
     if not models:
         return dg.SkipReason("there is no model to evaluate yet")
     names = ["reflectance", STAGE, *(f"{name}_evaluation" for name in models)]

@@ -60,7 +60,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
             raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
-        from mars_assets.models.versions import MARS_WEIGHTS
+        from mars_assets.lake import MARS_WEIGHTS
 
         encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
     else:

@@ -44,7 +44,7 @@ MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
 COUNTS, CRATERS_OF_CROPS = "counts.json", "craters_of_crops.json"
 # Of a version that a sweep trained.
 SCORES = "scores.json"
-HELD_BACK = "held_back.parquet"
+EVIDENCE = "held_back.parquet"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from pydantic import Field
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.metadata import drawn_path, kept, mendable, picture, progress_of, save_pictures, table, where
+from mars_assets.assets.metadata import kept, mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, current_with_statistics, seg_model
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
 from mars_assets.classification import recipe as classification_recipe
 from mars_assets.errors import MarsError
 from mars_assets.evaluation import COMPUTATION
+from mars_assets.lake import COUNTS, HISTORY, MASKS, PREDICTIONS
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation import recipe as segmentation_recipe
@@ -233,10 +234,10 @@ def _evaluated(
         compute.device,  # as asked for: what that comes to takes torch to tell
         compute.precision,
     )
-    files = [lake.metrics(name), lake.metrics(name).with_suffix(".json")]
-    files += [drawn_path(lake, name, what) for what in _PICTURES[name]]
+    files = [lake.metrics(name), lake.metrics(name, ".json")]
+    files += [lake.figure(name, what) for what in _PICTURES[name]]
     if name == "seg_evaluation":
-        files += [lake.metrics("seg_craters"), lake.metrics("seg_craters").with_suffix(".csv")]
+        files += [lake.metrics("seg_craters"), lake.metrics("seg_craters", ".csv")]
     metadata = kept(lake, name, key, judge, files)
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(key[:16]))
 
@@ -247,7 +248,7 @@ def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progres
     from mars_assets.classification.predict import predict
 
     model, images = judged.model, judged.images
-    predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute, progress)
+    predictions = predict(model.folder, images, model.folder / PREDICTIONS, compute, progress)
     results = {split: evaluate(predictions, images, split) for split in _splits(images)}
     shown = results["test"] if "test" in results else results["valid"]
     suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
@@ -281,9 +282,9 @@ def _judge_segmenter(
     from mars_assets.storage.files import write_csv, write_table
 
     model, images = judged.model, judged.images
-    masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
+    masks = predict_masks(model.folder, images, model.folder / MASKS, compute, progress)
     rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-    with Remembered(model.folder / "counts.json", COUNTING) as remembered:
+    with Remembered(model.folder / COUNTS, COUNTING) as remembered:
         results = {split: evaluate(masks, images, split, rim=rim, remembered=remembered) for split in _splits(images)}
         known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
         smallest = min(known, default=0.0)
@@ -294,9 +295,9 @@ def _judge_segmenter(
     shown = results["test"] if "test" in results else results["valid"]
     craters = craters.assign(model_version=model.version)
     write_table(lake.metrics("seg_craters"), craters)
-    write_csv(lake.metrics("seg_craters").with_suffix(".csv"), craters)
+    write_csv(lake.metrics("seg_craters", ".csv"), craters)
     drawn = {
-        "plots": evaluation_figure(shown, read_table(model.folder / "history.parquet", "seg_model")),
+        "plots": evaluation_figure(shown, read_table(model.folder / HISTORY, "seg_model")),
         "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
         "worst": overlay_sheet(worst(shown, 3), statistics),
     }
@@ -306,7 +307,7 @@ def _judge_segmenter(
         "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
         "craters seen": len(craters),
         "largest craters seen": table(craters.nlargest(10, "diameter_px")[list(COLUMNS)]),
-        "catalogue of craters": where(lake.metrics("seg_craters").with_suffix(".csv")),
+        "catalogue of craters": where(lake.metrics("seg_craters", ".csv")),
     }
     names = ["split", "n", "iou_crater", "iou_background", "miou", "dice_crater"]
     names += ["crater_precision", "crater_recall", "crater_f1"]

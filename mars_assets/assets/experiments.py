@@ -131,14 +131,14 @@ def _sweep(
         pages.insert(0, readable_together(together(lake, task, rows), settings, scores))
         metadata["all parts together"] = table(pages[0])
     text = "\n\n".join(page.to_markdown(index=False) for page in pages) + "\n"
-    write_bytes(lake.metrics(task.name).with_suffix(".md"), text.encode())
+    write_bytes(lake.metrics(task.name, ".md"), text.encode())
     drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
     order = ranked(rows, task.score)
     if settings and len(order) > 1:
         drawn["settings"] = as_image(draw_effects(rows, settings, task.score))
         metadata["which setting matters"] = table(effects(rows, settings, task.score))
     for what, image in drawn.items():
-        to_png(image, lake.metrics(task.name).with_name(f"{task.name}_{what}.png"))
+        to_png(image, lake.figure(task.name, what))
     if len(order):
         best = order.iloc[0]
         metadata |= {

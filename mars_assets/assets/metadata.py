@@ -141,9 +141,5 @@ def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str
 
     images = {what: as_image(drawn) for what, drawn in pictures.items()}
     for what, image in images.items():
-        to_png(image, drawn_path(lake, name, what))
+        to_png(image, lake.figure(name, what))
     return images
-
-
-def drawn_path(lake: "Lake", name: str, what: str) -> Path:
-    return lake.metrics(name).with_name(f"{name}_{what}.png")

@@ -14,6 +14,7 @@ from mars_assets.assets.metadata import kept, mendable, picture, progress_of, ta
 from mars_assets.assets.run_config import listed, recipe_from
 from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
+from mars_assets.lake import HISTORY, MODEL_CARD
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -133,7 +134,7 @@ def seg_model(
         from mars_assets.segmentation.figures import training_figure
         from mars_assets.storage.files import read_table
 
-        return training_figure(read_table(folder / "history.parquet", "seg_model"))
+        return training_figure(read_table(folder / HISTORY, "seg_model"))
 
     def judge(chosen: "Compute") -> "Judge":
         return judge_segmenter(lambda annotation: segmentation_dataset(here, STAGE, annotation).images, chosen)
@@ -188,7 +189,7 @@ def _check_comparable(lake: "Lake", name: str, statistics: str) -> None:
     from mars_assets.errors import ProvenanceError
     from mars_assets.models.versions import current_model
 
-    if not (lake.model(name) / "current.json").exists():
+    if not (lake.current_model(name)).exists():
         return
     model = current_model(lake, name)
     own = model.config["provenance"]["statistics"]
@@ -225,8 +226,8 @@ def _train(
     lake.require(
         {
             "labelled_crops": lake.labelled_crops,
-            "reflectance": lake.tensors("reflectance") / "manifest.parquet",
-            STAGE: lake.tensors(STAGE) / "manifest.parquet",
+            "reflectance": lake.chips("reflectance"),
+            STAGE: lake.chips(STAGE),
             "prithvi_weights": lake.current_foundation,
         }
     )
@@ -248,10 +249,10 @@ def _train(
     more: dict[str, Any] = {}
     if card is not None:
         text = card(version, trained, dataset.images)
-        write_bytes(folder / "card.md", text.encode())
+        write_bytes(folder / MODEL_CARD, text.encode())
         more["card"] = dg.MetadataValue.md(text)
     comparison = None
-    if unless_worse is not None and (lake.model(name) / "current.json").exists():
+    if unless_worse is not None and (lake.current_model(name)).exists():
         current = current_model(lake, name)
         if current.version != version:
             score, judge = unless_worse

@@ -10,6 +10,7 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.models import cls_model, current_with_statistics, seg_model
+from mars_assets.lake import CRATERS_OF_CROPS, MASKS_OF_CROPS, PREDICTIONS_OF_CROPS
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.hashing import fingerprint
@@ -45,7 +46,7 @@ def cls_predictions(
         note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
         if note:
             context.log.warning(note)
-        cache = model.folder / "predictions_of_crops.parquet"
+        cache = model.folder / PREDICTIONS_OF_CROPS
         probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
         every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
         every = every.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
@@ -55,7 +56,7 @@ def cls_predictions(
         kept = every.assign(file=[here.relative(Path(chip)) for chip in every["chip"]], model_version=model.version)
         kept = kept.drop(columns=["chip", "chip_sha"])
         write_table(here.metrics("cls_predictions"), kept)
-        write_csv(here.metrics("cls_predictions").with_suffix(".csv"), kept)
+        write_csv(here.metrics("cls_predictions", ".csv"), kept)
     return dg.MaterializeResult(
         metadata={
             **{what: picture(image, f"cls_predictions: {what}") for what, image in pictures.items()},
@@ -66,7 +67,7 @@ def cls_predictions(
             "dagster/row_count": len(kept),
             "model version": model.version,
             "file": where(here.metrics("cls_predictions")),
-            "for a spreadsheet": where(here.metrics("cls_predictions").with_suffix(".csv")),
+            "for a spreadsheet": where(here.metrics("cls_predictions", ".csv")),
         },
         data_version=dg.DataVersion(fingerprint(kept[["image_id", "probability"]].to_numpy().tolist())[:16]),
     )
@@ -104,14 +105,14 @@ def seg_predictions(
         here, chosen = lake.open(), compute.choose()
         model, _ = current_with_statistics(here, "seg_model")
         images = unlabelled_crops(here, "n_craters", ["crs", "transform"])
-        masks = predict_masks(model.folder, images, model.folder / "predictions_of_crops", chosen, progress_of(context))
+        masks = predict_masks(model.folder, images, model.folder / MASKS_OF_CROPS, chosen, progress_of(context))
         smallest = smallest_judged(here, model)
         if not smallest:
             context.log.warning(
                 "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
             )
         rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-        with Remembered(model.folder / "craters_of_crops.json", COUNTING) as remembered:
+        with Remembered(model.folder / CRATERS_OF_CROPS, COUNTING) as remembered:
             craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
         craters = craters.assign(model_version=model.version)
         images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
@@ -119,7 +120,7 @@ def seg_predictions(
             here, "seg_predictions", {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)}
         )
         write_table(here.metrics("seg_predictions"), craters)
-        write_csv(here.metrics("seg_predictions").with_suffix(".csv"), craters)
+        write_csv(here.metrics("seg_predictions", ".csv"), craters)
     return dg.MaterializeResult(
         metadata={
             **{what: picture(image, f"seg_predictions: {what}") for what, image in pictures.items()},
@@ -130,9 +131,9 @@ def seg_predictions(
             "smallest crater that is listed (pixels)": round(smallest, 1),
             "dagster/row_count": len(craters),
             "model version": model.version,
-            "masks": where(model.folder / "predictions_of_crops"),
+            "masks": where(model.folder / MASKS_OF_CROPS),
             "file": where(here.metrics("seg_predictions")),
-            "for a spreadsheet": where(here.metrics("seg_predictions").with_suffix(".csv")),
+            "for a spreadsheet": where(here.metrics("seg_predictions", ".csv")),
         },
         data_version=dg.DataVersion(fingerprint(craters.astype(str).to_numpy().tolist())[:16]),
     )

@@ -21,7 +21,7 @@ from mars_assets.errors import DivergedError, MarsError
 from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, EVIDENCE, HISTORY, MASKS, SCORES, SCRATCH, Lake
 from mars_assets.models.starting_point import start_of_training
 from mars_assets.models.versions import start_version, version_of
 from mars_assets.prithvi import PRITHVI
@@ -30,14 +30,11 @@ from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, read_table, write_json, write_table
 from mars_assets.storage.hashing import fingerprint, lot
 from mars_assets.training.compute import Compute
-from mars_assets.training.run_folder import CONFIG, SCRATCH
 
 HELD_BACK = "held_back"
 """The split of training observations that a sweep holds back."""
 
 _KEYS = ("version", "label_version")
-_SCORES = "scores.json"
-_EVIDENCE = "held_back.parquet"
 _JUDGING = ("valid", "test", HELD_BACK)
 """The splits that runs are judged on."""
 _WRITE_EVERY = 10.0
@@ -246,7 +243,7 @@ class _Table:
             best = ranked(same, self._task.score)["version"].tolist()[:1]
             for version in set(same["version"]) - set(best):
                 (models / version / self._task.model).unlink(missing_ok=True)
-                shutil.rmtree(models / version / "predictions", ignore_errors=True)
+                shutil.rmtree(models / version / MASKS, ignore_errors=True)
         self._table, self._new, self._written = table, [], time.monotonic()
 
 
@@ -268,7 +265,7 @@ def together(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
         missing = [f"part {part['fold'] + 1}: {part['failed']}" for part in parts if part["failed"]]
         scores: dict[str, Any] = {"pretrained_on": float("nan")}
         if not missing:
-            files = [lake.model(task.name) / part["version"] / _EVIDENCE for part in parts]
+            files = [lake.model(task.name) / part["version"] / EVIDENCE for part in parts]
             scores = task.together(pd.concat([read_table(file, task.name) for file in files], ignore_index=True))
             scores["pretrained_on"] = sum(int(part[f"{HELD_BACK}_pretrained_on"]) for part in parts)
         found.append(
@@ -321,8 +318,8 @@ class _Inputs:
 
     def lacks_evidence(self, folder: Path) -> bool:
         """Whether a run that did not fail left no evidence of these images, or not all."""
-        scores = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
-        there = scores.get("evidence") == self.evidence and (folder / _EVIDENCE).exists()
+        scores = read_json(folder / SCORES) if (folder / SCORES).exists() else {}
+        there = scores.get("evidence") == self.evidence and (folder / EVIDENCE).exists()
         return not scores.get("failed") and not there
 
     def matches(self, table: pd.DataFrame) -> pd.Series:
@@ -364,7 +361,7 @@ def _trained_and_judged(
     With evidence, it is trained again where that is not there and cannot be had otherwise.
     """
     folder = start_version(lake, task.name, inputs.version, inputs.images)
-    before: dict[str, Any] = read_json(folder / _SCORES) if (folder / _SCORES).exists() else {}
+    before: dict[str, Any] = read_json(folder / SCORES) if (folder / SCORES).exists() else {}
     lacking = inputs.lacks_evidence(folder)
     current = before.get("judged") == inputs.judged and not (with_evidence and lacking)
     if before and (before.get("failed") or current):
@@ -378,9 +375,9 @@ def _trained_and_judged(
         own = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
         found: dict[str, Any] = own | {"judged": inputs.judged, "not_judged": _NOT_KEPT}
         if not lacking:
-            evidence = read_table(folder / _EVIDENCE, task.name)
+            evidence = read_table(folder / EVIDENCE, task.name)
             found |= _of_split(HELD_BACK, task.together(evidence), evidence["observation"], inputs)
-        write_json(folder / _SCORES, found)
+        write_json(folder / SCORES, found)
         return found
     # Begun by a run that was killed, while it trained or afterwards: how long it took is not known.
     resumed, start = (folder / SCRATCH).exists() or (folder / CONFIG).exists(), time.monotonic()
@@ -398,10 +395,10 @@ def _trained_and_judged(
                 judged = task.judge(folder, chosen, split, compute)
                 found |= _of_split(split, judged.row, chosen["observation"], inputs)
                 if split == HELD_BACK:
-                    write_table(folder / _EVIDENCE, judged.evidence)
+                    write_table(folder / EVIDENCE, judged.evidence)
                     found["evidence"] = inputs.evidence
     found["judged"] = inputs.judged
-    write_json(folder / _SCORES, found)
+    write_json(folder / SCORES, found)
     return found
 
 
@@ -423,5 +420,5 @@ def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
 
 def histories(lake: Lake, name: str, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The training history of each row that has one, by version."""
-    files = {version: lake.model(name) / version / "history.parquet" for version in table["version"]}
+    files = {version: lake.version(name, version) / HISTORY for version in table["version"]}
     return {version: read_table(file, name) for version, file in files.items() if file.exists()}

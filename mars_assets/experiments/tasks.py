@@ -11,11 +11,10 @@ from mars_assets.classification.recipe import recipe_of
 from mars_assets.datasets import classification_dataset, segmentation_dataset
 from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.run import HELD_BACK, Judged, Task
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, MASKS, PREDICTIONS, SEGMENTER, WEIGHTS, Lake
 from mars_assets.models.starting_point import encoder_weights
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import read_json
-from mars_assets.training.run_folder import CONFIG
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -29,7 +28,6 @@ def classification_task(lake: Lake, stage: str) -> Task:
         lake: where everything is.
         stage: the tensor stage that is read.
     """
-    from mars_assets.classification.checkpoint import MODEL
     from mars_assets.classification.evaluate import evaluate
     from mars_assets.classification.predict import predict, predict_from_features
     from mars_assets.classification.recipe import COMPUTATION, PREDICTION
@@ -55,7 +53,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
 
         predictions = predict_from_features(folder, images, lake.features, load, compute)
         if predictions is None:
-            predictions = predict(folder, images, folder / "predictions.parquet", compute)
+            predictions = predict(folder, images, folder / PREDICTIONS, compute)
         evaluation = evaluate(predictions, images, split)
         return Judged(evaluation.row, evaluation.images[evidence])
 
@@ -69,7 +67,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
         train,
         judge,
         together,
-        MODEL,
+        WEIGHTS,
         COMPUTATION,
         PREDICTION,
     )
@@ -78,14 +76,13 @@ def classification_task(lake: Lake, stage: str) -> Task:
 def segmentation_task(lake: Lake, stage: str) -> Task:
     """Runs of :func:`mars_assets.segmentation.train.train_segmentation`, ranked by the IoU of craters."""
     from mars_assets.labels.masks import RIM_WIDTHS
-    from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate, evaluate_together
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.recipe import COMPUTATION, COUNTING, PREDICTION
     from mars_assets.segmentation.train import train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> Judged:
-        masks = predict_masks(folder, images, folder / "predictions", compute)
+        masks = predict_masks(folder, images, folder / MASKS, compute)
         rim = RIM_WIDTHS[read_json(folder / CONFIG)["recipe"]["annotation"]]
         evaluation = evaluate(masks, images, split, rim=rim)
         return Judged(evaluation.row, evaluation.evidence)
@@ -97,7 +94,7 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
         train_segmentation,
         judge,
         lambda evidence: evaluate_together(evidence, HELD_BACK),
-        MODEL,
+        SEGMENTER,
         COMPUTATION,
         f"{PREDICTION}, {COUNTING}",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.lake import MASKS, PREDICTIONS
 from mars_assets.models.seen import held_out
 from mars_assets.models.versions import ModelVersion
 
@@ -84,7 +85,7 @@ def judge_classifier(compute: Any) -> Judge:
         from mars_assets.classification.evaluate import evaluate
         from mars_assets.classification.predict import predict
 
-        predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute)
+        predictions = predict(model.folder, images, model.folder / PREDICTIONS, compute)
         return evaluate(predictions, images, split, resamples=1).row["balanced_accuracy"]
 
     return judge
@@ -106,7 +107,7 @@ def judge_segmenter(lake_images: Callable[[str], pd.DataFrame], compute: Any) ->
         annotation = model.config["recipe"]["annotation"]
         own = lake_images(annotation)
         own = own[own["image_id"].isin(images["image_id"])]
-        masks = predict_masks(model.folder, own, model.folder / "predictions", compute)
+        masks = predict_masks(model.folder, own, model.folder / MASKS, compute)
         return evaluate(masks, own, split, rim=RIM_WIDTHS[annotation], resamples=1).row["iou_crater"]
 
     return judge

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.models.versions import IMAGES, SEG_MODEL_VERSION, ModelVersion
+from mars_assets.lake import CONFIG, IMAGES
+from mars_assets.models.versions import SEG_MODEL_VERSION, ModelVersion
 from mars_assets.storage.files import read_json, read_table
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 
 def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, int]:

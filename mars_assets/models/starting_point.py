@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mars_assets.bands import BandStatistics
 from mars_assets.classification.recipe import OUTLINES
-from mars_assets.lake import Lake
+from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import _seen_before
-from mars_assets.models.versions import MARS_WEIGHTS, SEG_MODEL_VERSION, current_model, current_weights
+from mars_assets.models.versions import SEG_MODEL_VERSION, current_model, current_weights
 from mars_assets.prithvi import PRITHVI
 
 

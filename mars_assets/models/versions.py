@@ -15,17 +15,13 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.errors import MissingInputError
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, IMAGES, Lake
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.storage.hashing import fingerprint
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
-IMAGES = "images.parquet"
-"""The list, in a version's folder, of the images that it was made from."""
 SEG_MODEL_VERSION = "seg_model_version"
 """What the provenance of a model calls the segmentation model that it began as."""
-MARS_WEIGHTS = "weights"
-"""The folder of weights in a version of ``mars_weights``."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ def version_of(
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
     """The version's folder, with the list of the images it is made from, and of those beside them at the time."""
-    folder = lake.model(name) / version
+    folder = lake.version(name, version)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / IMAGES, images[["image_id", "split", "observation"]])
     return folder
@@ -74,7 +70,7 @@ def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> 
 def make_current(lake: Lake, name: str, version: str, metrics: Mapping[str, Any]) -> None:
     """Puts a finished version into use."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(lake.model(name) / "current.json", {"version": version, "since": since, "metrics": dict(metrics)})
+    write_json(lake.current_model(name), {"version": version, "since": since, "metrics": dict(metrics)})
 
 
 def current_model(lake: Lake, name: str) -> ModelVersion:
@@ -83,11 +79,11 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
     Raises:
         MissingInputError: none is.
     """
-    pointer = lake.model(name) / "current.json"
+    pointer = lake.current_model(name)
     if not pointer.exists():
         raise MissingInputError(name, pointer)
     version = str(read_json(pointer)["version"])
-    folder = lake.model(name) / version
+    folder = lake.version(name, version)
     require_finished(folder, name)
     return ModelVersion(name, version, folder, read_json(folder / CONFIG))
 
