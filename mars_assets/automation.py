@@ -21,11 +21,13 @@ from pydantic import Field
 
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.metadata import mendable
-from mars_assets.assets.models import STAGE
+from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
+from mars_assets.models.versions import in_use
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
+from mars_assets.tasks import TASKS
 
 LOOK_EVERY = 10
 """Seconds between two looks at the inbox, and at what follows."""
@@ -58,16 +60,16 @@ experiment_job = dg.define_asset_job(
 
 reevaluate_job = dg.define_asset_job(
     "reevaluate",
-    dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, "cls_evaluation", "seg_evaluation"),
+    dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, *(task.evaluation for task in TASKS)),
     description="The current checkpoints on the current labels. Trains nothing.",
 )
 
 retrain_job = dg.define_asset_job(
     "retrain",
     dg.AssetSelection.assets(
-        "labelled_crops", "reflectance", STAGE, "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"
+        *("labelled_crops", "reflectance", STAGE), *(name for task in TASKS for name in (task.model, task.evaluation))
     ),
-    config={"ops": {name: {"config": {"retrain": True}} for name in ("cls_model", "seg_model")}},
+    config={"ops": {task.model: {"config": {"retrain": True}} for task in TASKS}},
     description="Both models trained again on the current labels, with the recipes of those in use; a new one takes the place of "
     "the one in use only if it is not worse.",
 )
@@ -216,10 +218,10 @@ def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
-    models = [name for name in ("cls", "seg") if (here.current_model(f"{name}_model")).exists()]
-    if not models:
+    evaluations = [task.evaluation for task in TASKS if in_use(here, task.model)]
+    if not evaluations:
         return dg.SkipReason("there is no model to evaluate yet")
-    names = ["reflectance", STAGE, *(f"{name}_evaluation" for name in models)]
+    names = ["reflectance", STAGE, *evaluations]
     if exports_in_force(here.inbox):  # else the labels that are there stay in force
         names.append("labelled_crops")
     return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names], tags=ONE_AT_A_TIME)

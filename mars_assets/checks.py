@@ -4,18 +4,16 @@ from typing import Any
 
 import dagster as dg
 
-from mars_assets.assets.evaluation import cls_evaluation, reconstruction_metrics, seg_evaluation
+from mars_assets.assets.evaluation import reconstruction_metrics
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
 from mars_assets.lake import Lake
+from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
 from mars_assets.storage.files import read_json
-
-MIN_BALANCED_ACCURACY = 0.8
-MIN_CRATER_IOU = 0.3
+from mars_assets.tasks import TASKS
 
 
 def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
@@ -140,40 +138,33 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
 
 
-BOUNDS = {
-    "cls_evaluation": (cls_evaluation, CLS_SCORE, MIN_BALANCED_ACCURACY),
-    "seg_evaluation": (seg_evaluation, SEG_SCORE, MIN_CRATER_IOU),
-}
-"""The evaluations, the score that is looked at, and what it must not fall below."""
-
-
-def _below(lake: Lake, name: str) -> list[str]:
-    """What is low about an evaluation's last row."""
-    _, score, bound = BOUNDS[name]
-    last = _metrics(lake, name)[-1]
-    value = last[score]
-    return [f"{score} is {value} on {last['split']}, below {bound}"] if value is None or value < bound else []
+def _below(lake: Lake, task: Task) -> list[str]:
+    """What is low about the last row of a task's evaluation."""
+    last = _metrics(lake, task.evaluation)[-1]
+    value = last[task.score]
+    low = value is None or value < task.lowest_score
+    return [f"{task.score} is {value} on {last['split']}, below {task.lowest_score}"] if low else []
 
 
 def last_below_bound(lake: Lake) -> list[str]:
-    """What is low about the last rows of the evaluations that have been made."""
-    made = [name for name in BOUNDS if lake.metrics(name).exists()]
-    return [problem for name in made for problem in _below(lake, name)]
+    """List what is low about the last rows of the evaluations that exist."""
+    evaluated = [task for task in TASKS if lake.metrics(task.evaluation).exists()]
+    return [problem for task in evaluated for problem in _below(lake, task)]
 
 
-def _bound_check(name: str) -> dg.AssetChecksDefinition:
-    asset, score, bound = BOUNDS[name]
-
+def _bound_check(task: Task) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=asset, name=f"{score}_above_bound", description=f"The last row's {score} is at least {bound}."
+        asset=task.evaluation,
+        name=f"{task.score}_above_bound",
+        description=f"The last row's {task.score} is at least {task.lowest_score}.",
     )
     def above(lake: LakeResource) -> dg.AssetCheckResult:
-        return _outcome(_below(lake.open(), name), dg.AssetCheckSeverity.WARN, 1)
+        return _outcome(_below(lake.open(), task), dg.AssetCheckSeverity.WARN, 1)
 
     return above
 
 
-bound_checks = [_bound_check(name) for name in BOUNDS]
+bound_checks = [_bound_check(task) for task in TASKS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:

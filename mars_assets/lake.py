@@ -29,22 +29,23 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 LOAD_REPORT = "load_report.json"
 PROVENANCE = "provenance.json"
-IMAGES = "images.parquet"
+IMAGES = "images.parquet"  # that a version was trained and validated on
 HISTORY = "history.parquet"
 MODEL_CARD = "card.md"
 NETWORK = "network.json"
 SEGMENTER = "model.pth"
 MMSEG_CONFIG = "config.py"
-MARS_WEIGHTS = "weights"
+MARS_WEIGHTS = "weights"  # the folder of the weights in a version of mars_weights
 SCRATCH = "training"
 SETTINGS = "settings.json"
 # What was computed with a finished version: of labelled images, and of crops without labels.
 PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.parquet", "predictions_of_crops.parquet"
 MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
-COUNTS, CRATERS_OF_CROPS = "counts.json", "craters_of_crops.json"
+COUNTS = "counts.json"
+CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
 # Of a version that a sweep trained.
 SCORES = "scores.json"
-EVIDENCE = "held_back.parquet"
+EVIDENCE = "held_back.parquet"  # its predictions of the images held back
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,10 @@ class Lake:
     def figure(self, table: str, title: str) -> Path:
         """A figure that goes with a metrics table."""
         return self.all_metrics / f"{table}_{title}.png"
+
+    def report(self, table: str) -> Path:
+        """What is shown with a metrics table: small tables, facts and the names of its figures."""
+        return self.all_metrics / f"{table}_report.json"
 
     # the demonstration
     @property

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8] | Path
 
 
 # Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
@@ -97,7 +97,9 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
 
 
 def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
-    """A figure or picture as RGB Pillow image: what is to be written and shown is drawn once."""
+    """Draw a figure, or read a picture's file, as an RGB Pillow image."""
+    if isinstance(picture, Path):
+        picture = read_rgb(picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):

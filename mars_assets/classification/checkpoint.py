@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -147,6 +147,21 @@ def _network_of(folder: Path) -> nn.Module:
         from mmseg.registry import MODELS
 
         return MODELS.build(parts)
+
+
+def is_head_alone(folder: Path) -> bool:
+    """Tell whether a classifier was stored without the frozen encoder whose features it was trained on.
+
+    Raises:
+        DamagedFileError: its file is missing or is no safetensors file.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return all(name.startswith("head.") for name in file.keys())  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(
+            f"{folder / WEIGHTS} cannot be read ({error}): delete its folder and train again"
+        ) from error
 
 
 def model_sha256(folder: Path) -> str:

@@ -109,7 +109,7 @@ def _dataset(lake: Lake) -> pd.DataFrame:
     """What a training on the rims of 5 pixels is given now."""
     make_reflectance(lake, read_labelled_crops(lake), current_label_version(lake))
     make_imputed(lake, "post_norm")
-    return segmentation_dataset(lake, "imputed_post_norm", "outline_5").images
+    return segmentation_dataset(lake, "outline_5").images
 
 
 def test_a_corrected_label_leaves_the_masks_that_a_training_reads(filled: Lake, write_zip, coco_entries) -> None:
