@@ -10,6 +10,7 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
+from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -17,7 +18,7 @@ from mars_assets.resources.compute import GPU_POOL
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mars_assets.lake import LOAD_REPORT, Lake
+    from mars_assets.lake import Lake
     from mars_assets.progress import Progress
 
 
@@ -127,7 +128,6 @@ def mars_weights(
     """
     from pathlib import Path
 
-    from mars_assets.lake import CONFIG, HISTORY, MARS_WEIGHTS
     from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure

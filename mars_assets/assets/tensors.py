@@ -25,7 +25,7 @@ from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    from mars_assets.lake import CHIPS, Lake
+    from mars_assets.lake import Lake
     from mars_assets.tensors.stages import StageResult
 
 
@@ -221,5 +221,5 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
         **shown,
         "label version": result.provenance["label_version"],
         "folder": where(folder),
-        "manifest": where(folder / CHIPS),
+        "manifest": where(lake.chips(stage)),
     }
