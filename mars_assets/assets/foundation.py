@@ -144,7 +144,7 @@ def mars_weights(
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
         settings = recipe.model_dump()
         version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
-        folder = here.model("mars_weights") / version
+        folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)
