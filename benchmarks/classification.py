@@ -121,14 +121,14 @@ def peers_step(work: Path, precision: str) -> None:
 
 
 def predict_from_files(work: Path) -> None:
-    from mars_assets.classification.checkpoint import MODEL, save_weights
+    from mars_assets.classification.checkpoint import save_weights
     from mars_assets.classification.predict import predict
+    from mars_assets.lake import CONFIG, WEIGHTS
     from mars_assets.prithvi.config import VARIANTS
     from mars_assets.storage.files import write_json
-    from mars_assets.training.run_folder import CONFIG
 
     folder = work / "model"
-    save_weights(folder / MODEL, classifier(work).state_dict())
+    save_weights(folder / WEIGHTS, classifier(work).state_dict())
     write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:

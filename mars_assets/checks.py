@@ -167,4 +167,4 @@ bound_checks = [_bound_check(task) for task in TASKS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    return read_json(lake.metrics(name).with_suffix(".json"))
+    return read_json(lake.metrics(name, ".json"))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import get_args
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake
-from mars_assets.models.versions import MARS_WEIGHTS, current_model, current_weights
+from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
+from mars_assets.models.versions import current_model, current_weights
 from mars_assets.storage.files import write_csv, write_json, write_table
 from mars_assets.tasks import TASKS
 from mars_assets.training.compute import DeviceChoice, PrecisionChoice

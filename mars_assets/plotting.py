@@ -7,13 +7,13 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 from PIL import Image
 
 from mars_assets.images import read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     from matplotlib.figure import Figure
 
@@ -98,8 +98,6 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
 
 def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
     """Draw a figure, or read a picture's file, as an RGB Pillow image."""
-    import numpy as np
-
     if isinstance(picture, Path):
         picture = read_rgb(picture)
     if isinstance(picture, Image.Image):
@@ -108,4 +106,4 @@ def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
         return Image.fromarray(picture).convert("RGB")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    return Image.fromarray(read_rgb(buffer.getvalue(), name="the figure"))

@@ -53,7 +53,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
                 together = readable_together(pooled(here, task, rows), settings, task.sweep_scores)
                 pages = {"all parts together": together, **pages}
             text = "\n\n".join(page.to_markdown(index=False) for page in pages.values()) + "\n"
-            write_bytes(here.metrics(task.experiments).with_suffix(".md"), text.encode())
+            write_bytes(here.metrics(task.experiments, ".md"), text.encode())
             drawn = _figures(here, task, rows, settings)
         return dg.MaterializeResult(
             metadata={

@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
+from mars_assets.classification.checkpoint import load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import PREDICTION, ClsRecipe, recipe_of
 from mars_assets.errors import MarsError
+from mars_assets.lake import CONFIG, WEIGHTS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, read_provenance, read_table, write_table
 from mars_assets.training.prefetch import read_ahead
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -84,7 +85,7 @@ def predict_from_features(
     recipe, settings = recipe_of(config), config["settings"]
     cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
     head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
-    weights = load_weights(model_folder / MODEL)
+    weights = load_weights(model_folder / WEIGHTS)
     head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
     with torch.inference_mode():
         probability = head.mean_logits(cache.of(load, images)).double().sigmoid().numpy()

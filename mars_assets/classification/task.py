@@ -23,7 +23,7 @@ from mars_assets.classification.recipe import (
 )
 from mars_assets.datasets import Dataset, classification_dataset, unlabelled_crops
 from mars_assets.errors import MarsError, ProvenanceError
-from mars_assets.lake import Lake
+from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, WEIGHTS, Lake
 from mars_assets.models.starting_point import Start, start_from_model, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion, current_model
@@ -155,7 +155,7 @@ def _predict(
     from mars_assets.prithvi.weights import open_weights
 
     if not is_head_alone(model.folder):
-        return predict(model.folder, images, model.folder / "predictions.parquet", compute, progress)
+        return predict(model.folder, images, model.folder / PREDICTIONS, compute, progress)
     recipe = recipe_of(model.config)
 
     @cache
@@ -210,7 +210,7 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
 
     images = unlabelled_crops(lake, "label", ["position_kind", "longitude", "latitude"])
     note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
-    cached = model.folder / "predictions_of_crops.parquet"
+    cached = model.folder / PREDICTIONS_OF_CROPS
     probabilities = predict(model.folder, images, cached, compute, progress)["probability"].to_numpy(np.float64)
     every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
     every = every.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
@@ -236,7 +236,7 @@ CLASSIFICATION = Task(
     sweep_scores=("balanced_accuracy", "auroc", "loss"),
     curve=("step", "valid_loss"),
     default_sweep=HEADS,
-    weights_file="model.safetensors",
+    weights_file=WEIGHTS,
     training_version=COMPUTATION,
     evaluation_versions=(PREDICTION,),
     dataset=_dataset,

@@ -13,7 +13,7 @@ import pandas as pd
 from mars_assets.evaluation import COMPUTATION
 from mars_assets.experiments.hold_back import HELD_BACK, hold_back, hold_back_part
 from mars_assets.experiments.sweep import Run
-from mars_assets.lake import Lake
+from mars_assets.lake import EVIDENCE, SCORES, Lake
 from mars_assets.models.starting_point import Start
 from mars_assets.models.task import Task
 from mars_assets.models.versions import version_of
@@ -25,10 +25,6 @@ KEYS = ("version", "label_version")
 """The columns that tell one row of a sweep's table from another."""
 EVALUATED = ("valid", "test", HELD_BACK)
 """The splits that runs are evaluated on."""
-
-EVIDENCE = "held_back.parquet"
-"""File, in a run's folder, with its predictions of the images held back."""
-_SCORES = "scores.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +78,12 @@ class PlannedRun:
 
     def read_scores(self) -> dict[str, Any]:
         """Read the scores that an earlier run stored; empty if there are none."""
-        path = self.folder / _SCORES
+        path = self.folder / SCORES
         return read_json(path) if path.exists() else {}
 
     def write_scores(self, scores: dict[str, Any]) -> None:
         """Store scores, next to the training."""
-        write_json(self.folder / _SCORES, scores)
+        write_json(self.folder / SCORES, scores)
 
     def lacks_evidence(self) -> bool:
         """Whether a run that did not fail left no evidence of these images, or not of all."""

@@ -16,14 +16,13 @@ from mars_assets.experiments.hold_back import HELD_BACK
 from mars_assets.experiments.planned_run import EVALUATED, PlannedRun, plan_run
 from mars_assets.experiments.sweep import Run
 from mars_assets.experiments.table import SweepTable
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, SCRATCH, Lake
 from mars_assets.models.evaluate import RESAMPLES
 from mars_assets.models.task import Task, TrainingJob
 from mars_assets.models.versions import ModelVersion, start_version
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, read_table, write_table
 from mars_assets.training.compute import Compute
-from mars_assets.training.run_folder import CONFIG, SCRATCH
 
 _NOT_KEPT = "the weights were not kept: validation scores are the earlier ones, test scores are unknown"
 

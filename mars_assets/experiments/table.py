@@ -11,8 +11,8 @@ import pandas as pd
 
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.hold_back import HELD_BACK
-from mars_assets.experiments.planned_run import EVIDENCE, KEYS, PlannedRun
-from mars_assets.lake import Lake
+from mars_assets.experiments.planned_run import KEYS, PlannedRun
+from mars_assets.lake import EVIDENCE, HISTORY, Lake
 from mars_assets.models.task import Task
 from mars_assets.storage.files import read_table
 
@@ -110,7 +110,7 @@ def pooled(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
         missing = [f"part {part['fold'] + 1}: {part['failed']}" for part in parts if part["failed"]]
         scores: dict[str, Any] = {"pretrained_on": float("nan")}
         if not missing:
-            files = [lake.model(task.experiments) / part["version"] / EVIDENCE for part in parts]
+            files = [lake.version(task.experiments, part["version"]) / EVIDENCE for part in parts]
             evidence = pd.concat([read_table(file, task.experiments) for file in files], ignore_index=True)
             scores = task.pool(evidence, HELD_BACK)
             scores["pretrained_on"] = sum(int(part[f"{HELD_BACK}_pretrained_on"]) for part in parts)
@@ -132,5 +132,5 @@ def pooled(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
 
 def histories(lake: Lake, task: Task, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Read the training history of each row that has one, by version."""
-    files = {version: lake.model(task.experiments) / version / "history.parquet" for version in table["version"]}
+    files = {version: lake.model(task.experiments) / version / HISTORY for version in table["version"]}
     return {version: read_table(file, task.experiments) for version, file in files.items() if file.exists()}

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.labels.formats.image import original_name
-from mars_assets.lake import Lake
-from mars_assets.models.versions import IMAGES, ModelVersion
+from mars_assets.lake import CONFIG, IMAGES, Lake
+from mars_assets.models.versions import ModelVersion
 from mars_assets.storage.files import read_json, read_table
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 _VERSION = "_version"
 _NO_MODEL = "label_version"

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mars_assets.bands import BandStatistics
-from mars_assets.lake import Lake
+from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import seen_through
-from mars_assets.models.versions import MARS_WEIGHTS, ModelVersion, current_model, current_weights
+from mars_assets.models.versions import ModelVersion, current_model, current_weights
 
 
 @dataclass(frozen=True, kw_only=True)

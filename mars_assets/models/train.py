@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from mars_assets.bands import BandStatistics
 from mars_assets.datasets import STAGE, Dataset
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError, all_problems
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, MODEL_CARD, SCRATCH, Lake
 from mars_assets.models.promotion import Comparison, compare
 from mars_assets.models.starting_point import Start
 from mars_assets.models.task import Task, TrainingJob
@@ -20,7 +20,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, write_bytes
 from mars_assets.training.compute import Compute
-from mars_assets.training.run_folder import CONFIG, SCRATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def train_version(
         ProvenanceError: inputs, or the model in use, contradict each other.
         MarsError: nothing can be trained on these labels, or the training diverged.
     """
-    stages = {stage: lake.tensors(stage) / "manifest.parquet" for stage in ("reflectance", STAGE)}
+    stages = {stage: lake.chips(stage) for stage in ("reflectance", STAGE)}
     lake.require({"labelled_crops": lake.labelled_crops, **stages, "prithvi_weights": lake.current_foundation})
     start = task.start(lake, recipe)
     dataset = task.dataset(lake, recipe.model_dump(), start.statistics)
@@ -87,7 +86,7 @@ def train_version(
     if current is not None:
         _refuse_other_statistics(current, dataset.provenance["statistics"])
     version = version_of(recipe.model_dump(), dataset.images, start.sha256, seed, task.training_version)
-    found = (lake.model(task.model) / version / CONFIG).exists()
+    found = (lake.version(task.model, version) / CONFIG).exists()
     progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, task.model, version, dataset.images)
     # An existing version is shown without importing torch; only what a killed run left behind is cleared up.
@@ -108,7 +107,7 @@ def train_version(
     best, card = task.best(model.config["report"]), ""
     if task.card is not None:
         card = task.card(model, dataset.images)
-        write_bytes(folder / "card.md", card.encode())
+        write_bytes(folder / MODEL_CARD, card.encode())
     comparison = None
     if current is not None and current.version != version:
         comparison = compare(lake, task, current, model, dataset.images, compute())

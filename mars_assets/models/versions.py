@@ -15,15 +15,10 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.errors import MissingInputError
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, IMAGES, Lake
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.storage.hashing import fingerprint
-from mars_assets.training.run_folder import CONFIG, require_finished
-
-IMAGES = "images.parquet"
-"""File in a version's folder: the list of the images that it was trained and validated on."""
-MARS_WEIGHTS = "weights"
-"""Folder of the weights in a version of ``mars_weights``."""
+from mars_assets.training.run_folder import require_finished
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def version_of(
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
     """Create a version's folder, with the list of all labelled images at the time and their splits."""
-    folder = lake.model(name) / version
+    folder = lake.version(name, version)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / IMAGES, images[["image_id", "split", "observation"]])
     return folder
@@ -90,7 +85,7 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
     if not pointer.exists():
         raise MissingInputError(name, pointer)
     version = str(read_json(pointer)["version"])
-    folder = lake.model(name) / version
+    folder = lake.version(name, version)
     require_finished(folder, name)
     return ModelVersion(name, version, folder, read_json(folder / CONFIG))
 

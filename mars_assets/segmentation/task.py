@@ -13,7 +13,7 @@ from mars_assets.craters.catalogue import COLUMNS
 from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.labels.masks import RIM_WIDTHS
-from mars_assets.lake import Lake
+from mars_assets.lake import COUNTS, CRATERS, CRATERS_OF_CROPS, HISTORY, MASKS, MASKS_OF_CROPS, SEGMENTER, Lake
 from mars_assets.models.starting_point import Start, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion
@@ -55,7 +55,7 @@ def rim_of(model: ModelVersion) -> int:
 
 def smallest_evaluated(lake: Lake, model: ModelVersion) -> float:
     """Diameter in pixels below which the labels do not say whether a model is right; 0 if it was not evaluated."""
-    path = lake.metrics(SEGMENTATION.evaluation).with_suffix(".json")
+    path = lake.metrics(SEGMENTATION.evaluation, ".json")
     rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
     newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]
     return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
@@ -86,7 +86,6 @@ def _best(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> Picture:
-    from mars_assets.segmentation.checkpoint import HISTORY
     from mars_assets.segmentation.figures import training_figure
 
     return training_figure(read_table(folder / HISTORY, SEGMENTATION.model))
@@ -107,7 +106,7 @@ def _predict(
 ) -> dict[str, Path]:
     from mars_assets.segmentation.predict import predict_masks
 
-    return predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
+    return predict_masks(model.folder, images, model.folder / MASKS, compute, progress)
 
 
 def _evaluate(
@@ -117,7 +116,7 @@ def _evaluate(
     from mars_assets.storage.cache import Remembered
 
     rim = rim_of(model)
-    with Remembered(model.folder / "counts.json", COUNTING) as counts:
+    with Remembered(model.folder / COUNTS, COUNTING) as counts:
         return {
             split: evaluate(predictions, images, split, rim=rim, resamples=resamples, remembered=counts)
             for split in splits
@@ -132,7 +131,6 @@ def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
 
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
     from mars_assets.segmentation.catalogue import crater_catalogue
-    from mars_assets.segmentation.checkpoint import HISTORY
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.storage.cache import Remembered
 
@@ -140,7 +138,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
     labelled = [evaluation.row["smallest_px"] for evaluation in evaluations.values()]
     smallest = min((diameter for diameter in labelled if diameter > 0), default=0.0)
     images = pd.concat([evaluation.images for evaluation in evaluations.values()]).sort_values("image_id")
-    with Remembered(model.folder / "craters.json", COUNTING) as cached:
+    with Remembered(model.folder / CRATERS, COUNTING) as cached:
         craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, remembered=cached)
     craters = craters.assign(model_version=model.version)
     path = lake.metrics("seg_craters")
@@ -174,13 +172,13 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     from mars_assets.storage.cache import Remembered
 
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
-    folder = model.folder / "predictions_of_crops"
+    folder = model.folder / MASKS_OF_CROPS
     masks = predict_masks(model.folder, images, folder, compute, progress)
     smallest = smallest_evaluated(lake, model)
     warning = (
         "" if smallest else "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
     )
-    with Remembered(model.folder / "craters_of_crops.json", COUNTING) as cached:
+    with Remembered(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
         craters = crater_catalogue(masks, images, rim=rim_of(model), smallest_px=smallest, remembered=cached)
     images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
     report = Report(
@@ -214,7 +212,7 @@ SEGMENTATION = Task(
     ),
     sweep_scores=("iou_crater", "miou", "crater_f1"),
     curve=("iteration", "iou_crater"),
-    weights_file="model.pth",
+    weights_file=SEGMENTER,
     training_version=COMPUTATION,
     evaluation_versions=(PREDICTION, COUNTING),
     predictions_read_evaluation=True,

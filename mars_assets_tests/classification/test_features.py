@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mars_assets.classification import features as module
-from mars_assets.classification.checkpoint import MODEL, is_head_alone, load_weights, open_classifier
+from mars_assets.classification.checkpoint import is_head_alone, load_weights, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough, orientations_of
 from mars_assets.classification.predict import predict, predict_from_features
@@ -17,7 +17,7 @@ from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.classification.train import FineTuning, train_classifier
 from mars_assets.errors import ProvenanceError
-from mars_assets.lake import Lake
+from mars_assets.lake import WEIGHTS, Lake
 from mars_assets.models.evaluate import RESAMPLES
 from mars_assets.models.versions import ModelVersion, set_current_weights
 from mars_assets.prithvi.model import PrithviMAE
@@ -122,7 +122,7 @@ def test_the_encoder_passes_over_an_image_once_for_many_heads(images, weights, c
 
 def test_only_the_head_is_written_where_the_whole_is_not_wanted(images, weights, compute, tmp_path):
     train_classifier(HEAD, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "f", whole=False)
-    assert set(load_weights(tmp_path / "a" / MODEL)) == {"head.weight", "head.bias"}
+    assert set(load_weights(tmp_path / "a" / WEIGHTS)) == {"head.weight", "head.bias"}
     assert is_head_alone(tmp_path / "a")
     assert len(predict_from_features(tmp_path / "a", images, tmp_path / "f", lambda: None, compute)) == len(images)
     train_classifier(HEAD, images, weights, tmp_path / "b", compute, {}, features=tmp_path / "f")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
-from mars_assets.lake import Lake
+from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import held_out, seen_by
 from mars_assets.models.starting_point import start_from_weights
-from mars_assets.models.versions import MARS_WEIGHTS, ModelVersion, make_current, set_current_weights
+from mars_assets.models.versions import ModelVersion, make_current, set_current_weights
 from mars_assets.pretraining import train as training
 from mars_assets.pretraining.data import (
     RandomCrops,
@@ -154,7 +154,7 @@ def test_images_that_cannot_be_read_are_left_out_and_the_others_known_by_content
     found = unlabelled_images(lake, tmp_path / "a")
     assert list(found.images["image_id"]) == ["0.png", "1.png", "2.png"]
     assert list(found.broken) == ["broken.png"]
-    assert "cannot be decoded" in found.broken["broken.png"]
+    assert "is no JPEG or PNG" in found.broken["broken.png"]
     assert found.sha == whole.sha
     with monkeypatch.context() as patched:
         patched.setattr("mars_assets.pretraining.data.read_pixels", lambda path: pytest.fail(f"{path} is read again"))
