@@ -55,6 +55,8 @@ class ClsModelConfig(dg.Config, ClsRecipe):
 class SegModelConfig(dg.Config, SegRecipe):
     """A segmentation recipe."""
 
+    iterations: int | None = Field(None, description="Former name of steps.")
+    warmup_iterations: int | None = Field(None, description="Former name of warmup_steps.")
     retrain: bool = Field(False, description=_RETRAIN)
 
 
@@ -115,9 +117,9 @@ def seg_model(
 ) -> dg.MaterializeResult:
     """Crater segmentation: Prithvi's encoder, a neck and a head through MMSegmentation, fine-tuned on the outlined crops.
 
-    The configuration is a recipe; `recipes/seg_paper_*.yaml` are the paper's six. `model.pth` and `config.py` of a
-    version are an ordinary MMSegmentation checkpoint and configuration. Versions and resumption as in `cls_model`; the
-    state of the highest validation mIoU is kept.
+    The configuration is a recipe; `recipes/seg_paper.yaml` and the changes in `recipes/seg_paper/` are the paper's six.
+    `model.pth` and `config.py` of a version are an ordinary MMSegmentation checkpoint and configuration. Versions and
+    resumption as in `cls_model`; the state of the highest validation mIoU is kept.
     """
     from mars_assets.datasets import segmentation_dataset
     from mars_assets.models.promotion import judge_segmenter
@@ -235,7 +237,7 @@ def _train(
     dataset = dataset_for(start.statistics)
     if unless_worse is not None:
         _check_comparable(lake, name, dataset.provenance["statistics"])
-    version = version_of(recipe.model_dump(), dataset.images, start.sha256, compute.seed, computation)
+    version = version_of(recipe.identity(), dataset.images, start.sha256, compute.seed, computation)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")

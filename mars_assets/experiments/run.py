@@ -189,7 +189,9 @@ def run_sweep(
             table.add(run, inputs, found)
     written = read_table(lake.metrics(task.name), task.name)
     rows = pd.concat([written[inputs.matches(written)] for _, inputs in planned], ignore_index=True)
-    return rows.assign(name=[run.name for run, _ in planned], fold=[run.fold for run, _ in planned]), ran
+    # Rows of earlier versions have recipes in the names and the order of fields of that time.
+    stated = {name: [getattr(run, name) for run, _ in planned] for name in ("name", "fold")}
+    return rows.assign(**stated, recipe=[run.recipe.model_dump_json() for run, _ in planned]), ran
 
 
 class _Table:
@@ -343,7 +345,7 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
     start = start_of_training(lake, run.recipe.encoder, run.recipe.architecture)
     dataset = task.dataset(run.recipe, start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.model_dump(), images, start.sha256, run.seed, task.computation)
+    version = version_of(run.recipe.identity(), images, start.sha256, run.seed, task.computation)
     return _Inputs(
         version,
         dataset.provenance["label_version"],

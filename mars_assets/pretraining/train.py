@@ -247,7 +247,7 @@ def pretrain(
     if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs")
     settings = {
-        **recipe.model_dump(),
+        **recipe.identity(),
         "seed": compute.seed,
         "weights": published.sha256,
         "images": unlabelled.sha,

@@ -43,7 +43,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
             "param_scheduler": _schedule(recipe),
             "train_cfg": {
                 "type": "IterBasedTrainLoop",
-                "max_iters": recipe.iterations,
+                "max_iters": recipe.steps,
                 "val_interval": recipe.evaluate_every,
             },
         }
@@ -146,7 +146,7 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
     return {
         "type": "WindowedEncoderDecoder",
         "scales": list(recipe.scales),
-        "orientations": 8 if recipe.all_orientations else 1,
+        "orientations": recipe.orientations,
         "crater_prior": recipe.crater_prior,
         "crater_threshold": recipe.threshold,
         "crater_peak": recipe.peak,
@@ -293,13 +293,13 @@ def _schedule(recipe: SegRecipe) -> list[dict[str, Any]]:
     mmengine counts an interval's last step as its end value, mmcv (and the paper) the step after it: hence the + 1.
     """
     schedule: list[dict[str, Any]] = []
-    if recipe.warmup_iterations:
-        end = recipe.warmup_iterations + 1
+    if recipe.warmup_steps:
+        end = recipe.warmup_steps + 1
         schedule.append({"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": end})
-    span = {"eta_min": 0.0, "by_epoch": False, "begin": 0, "end": recipe.iterations + 1}
+    span = {"eta_min": 0.0, "by_epoch": False, "begin": 0, "end": recipe.steps + 1}
     match recipe.schedule:
         case "poly":
             schedule.append({"type": "PolyLR", "power": 1.0, **span})
         case "cosine":
-            schedule.append({"type": "CosineAnnealingLR", "T_max": recipe.iterations, **span})
+            schedule.append({"type": "CosineAnnealingLR", "T_max": recipe.steps, **span})
     return schedule

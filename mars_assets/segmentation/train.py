@@ -213,7 +213,7 @@ def _fit(
             experiment_name=f"segmentation-{time.time_ns()}",
         )
         runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
-        state = TrainingState(scratch, progress, log_every=max(recipe.iterations // 100, 1))
+        state = TrainingState(scratch, progress, log_every=max(recipe.steps // 100, 1))
         runner.register_hook(state)
         try:
             runner.train()

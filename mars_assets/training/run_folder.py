@@ -17,9 +17,9 @@ from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pydantic import BaseModel
 
     from mars_assets.prithvi.config import PrithviConfig
+    from mars_assets.training.recipe import TrainingRecipe
 
 
 CONFIG = "config.json"
@@ -29,11 +29,11 @@ _SETTINGS = "settings.json"
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
 
-def settings_of(recipe: BaseModel, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
+def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
     """What a training must have in common with one that it continues: recipe, seed, weights, and the images' identity."""
     columns = [name for name in _IDENTITY if name in images]
     described = fingerprint(images[columns].to_numpy().tolist())
-    return {**recipe.model_dump(), "seed": seed, "weights": weights_sha256, "images": described}
+    return {**recipe.identity(), "seed": seed, "weights": weights_sha256, "images": described}
 
 
 def begin(
@@ -79,7 +79,7 @@ def begin(
 def finish(
     folder: Path,
     *,
-    recipe: BaseModel,
+    recipe: TrainingRecipe,
     classes: tuple[str, ...],
     encoder: PrithviConfig,
     settings: dict[str, Any],

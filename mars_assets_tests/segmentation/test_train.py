@@ -37,9 +37,9 @@ def recipe() -> SegRecipe:
         window=32,
         stride=16,
         batch_size=2,
-        iterations=6,
+        steps=6,
         evaluate_every=2,
-        warmup_iterations=2,
+        warmup_steps=2,
         lr=1e-2,
     )
 
@@ -165,7 +165,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(
         after(self, runner, *arguments, **named)
 
     monkeypatch.setattr(loop.TrainingState, "after_train_iter", watched)
-    once = recipe.model_copy(update={"average_weights": 0.75, "iterations": 4, "evaluate_every": 4})
+    once = recipe.model_copy(update={"average_weights": 0.75, "steps": 4, "evaluate_every": 4})
     report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
     kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     for name, value in kept.items():
@@ -202,7 +202,7 @@ def test_an_empty_split_is_named(
 def test_a_diverging_training_says_so(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
-    wild = recipe.model_copy(update={"lr": 1e30, "warmup_iterations": 0, "clip_grad": 0.0})
+    wild = recipe.model_copy(update={"lr": 1e30, "warmup_steps": 0, "clip_grad": 0.0})
     with pytest.raises(MarsError, match="lower the recipe's lr"):
         train_segmentation(wild, squares, micro_weights, tmp_path / "wild", compute, {})
 
@@ -213,7 +213,7 @@ def test_the_pretrained_encoder_is_what_training_starts_from(
     from safetensors.torch import load_file
 
     published = load_file(micro_weights / "model.safetensors")
-    still = recipe.model_copy(update={"frozen": True, "iterations": 1})
+    still = recipe.model_copy(update={"frozen": True, "steps": 1})
     for encoder in ("prithvi_weights", "random"):
         folder = tmp_path / encoder
         train_segmentation(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
@@ -230,9 +230,10 @@ def test_the_papers_recipe_trains_on_the_same_images(
 ):
     import yaml
 
-    path = Path(__file__).parents[2] / "recipes" / "seg_paper_wce_0.2_0.8_filled.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "seg_paper.yaml"
     fields = yaml.safe_load(path.read_text())["ops"]["seg_model"]["config"]
-    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "iterations": 2}
+    fields |= {"loss": "weighted_cross_entropy", "class_weights": [0.2, 0.8]}
+    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "steps": 2}
     report = train_segmentation(
         SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {}
     )
