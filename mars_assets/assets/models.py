@@ -235,7 +235,7 @@ def _train(
     dataset = dataset_for(start.statistics)
     if unless_worse is not None:
         _check_comparable(lake, name, dataset.provenance["statistics"])
-    version = version_of(recipe.model_dump(), dataset.images, start.sha256, compute.seed, computation)
+    version = version_of(recipe.identity(), dataset.images, start.sha256, compute.seed, computation)
     found = (lake.model(name) / version / CONFIG).exists()
     progress = progress_of(context)
     progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")

@@ -343,7 +343,7 @@ def _planned(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
     start = start_of_training(lake, run.recipe.encoder, run.recipe.architecture)
     dataset = task.dataset(run.recipe, start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.model_dump(), images, start.sha256, run.seed, task.computation)
+    version = version_of(run.recipe.identity(), images, start.sha256, run.seed, task.computation)
     return _Inputs(
         version,
         dataset.provenance["label_version"],

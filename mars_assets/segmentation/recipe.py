@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -27,6 +28,9 @@ class SegRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    RETIRED: ClassVar[Mapping[str, Any]] = {"authors_pairing": False, "boundary_weight": 0.0}
+    """Settings that no longer exist, each with the one value that describes today's training."""
+
     annotation: Literal["filled", "outline_5", "outline_15"] = Field(
         "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
     )
@@ -37,11 +41,6 @@ class SegRecipe(BaseModel):
     )
     drop_empty: bool = Field(
         False, description="Leave training images without any crater out, as the paper's code did."
-    )
-    authors_pairing: bool = Field(
-        False,
-        description="Put a bug of the paper's code back in, to see what it does: training images without craters are dropped "
-        "from the list, and masks look for their image by its place in the full list.",
     )
 
     architecture: Literal["prithvi", "unet"] = Field(
@@ -99,14 +98,10 @@ class SegRecipe(BaseModel):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="Channel dropout before each head's last layer.")
 
-    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal", "tversky", "focal_tversky"] = Field(
+    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal"] = Field(
         "dice_cross_entropy",
         description="Dice, mean over background and crater; cross entropy with class_weights; the sum of that cross entropy "
-        "and the crater's Dice over the whole batch; focal loss with class_weights; the crater's Tversky index over the "
-        "whole batch, which minds missed pixels more than false ones; or the focal form of that.",
-    )
-    boundary_weight: float = Field(
-        0.0, ge=0, description="Weight of a further cross entropy on the pixels within 3 of a crater's border."
+        "and the crater's Dice over the whole batch; or focal loss with class_weights.",
     )
     craterwise_weight: float = Field(
         0.0,
@@ -206,6 +201,22 @@ class SegRecipe(BaseModel):
         description="Changes to the MMSegmentation config, by dotted name, as its --cfg-options takes them: any of its "
         "heads and losses can be named, e.g. {model.decode_head.loss_decode: {_delete_: true, type: FocalLoss}}.",
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that name a version of a model, retired settings included."""
+        return self.model_dump() | dict(self.RETIRED)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate_former_settings(cls, values: Any) -> Any:
+        """Accept recipes and configurations of earlier versions."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        for name, value in cls.RETIRED.items():
+            if values.pop(name, value) != value:
+                raise ValueError(f"{name} no longer exists: remove it")
+        return values
 
     @field_validator("magnify")
     @classmethod
