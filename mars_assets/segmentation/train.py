@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
@@ -20,7 +21,6 @@ from mars_assets.storage.files import atomic_path, write_bytes, write_table
 from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mmengine import Config
 
     from mars_assets.prithvi.model import PrithviEncoder
@@ -110,8 +110,6 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
     """Leave out training images without craters, if the recipe says so."""
-    import pandas as pd
-
     if not recipe.drop_empty:
         return images
     train, others = images[images["split"] == "train"], images[images["split"] != "train"]
@@ -238,7 +236,6 @@ def _loader(
 
 def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
     """Writes checkpoint, config and history from what the training left. Returns the first part of the report."""
-    import pandas as pd
     import torch
 
     best = scratch / "best.pth"
