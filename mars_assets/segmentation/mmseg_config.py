@@ -236,14 +236,10 @@ def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
         "weighted_cross_entropy": [cross_entropy],
         "dice_cross_entropy": [cross_entropy, {"type": "MaskedDiceLoss", "class_weight": [0.0, 1.0], "batch": True}],
         "focal": [{"type": "MaskedFocalLoss", "class_weight": list(recipe.class_weights)}],
-        "tversky": [{"type": "MaskedTverskyLoss"}],
-        "focal_tversky": [{"type": "MaskedTverskyLoss", "gamma": 0.75}],
     }
     losses = named[recipe.loss]
     if recipe.craterwise_weight:
         losses.append({"type": "CraterwiseDiceLoss", "loss_weight": recipe.craterwise_weight})
-    if recipe.boundary_weight:
-        losses.append({"type": "CraterBoundaryLoss", "loss_weight": recipe.boundary_weight})
     return losses
 
 

@@ -42,6 +42,7 @@ class SegRecipe(FineTuningRecipe):
     """
 
     FORMER_NAMES: ClassVar = {"iterations": "steps", "warmup_iterations": "warmup_steps"}
+    RETIRED: ClassVar = {"authors_pairing": False, "boundary_weight": 0.0}
 
     annotation: Literal["filled", "outline_5", "outline_15"] = Field(
         "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
@@ -53,11 +54,6 @@ class SegRecipe(FineTuningRecipe):
     )
     drop_empty: bool = Field(
         False, description="Leave training images without any crater out, as the paper's code did."
-    )
-    authors_pairing: bool = Field(
-        False,
-        description="Put a bug of the paper's code back in, to see what it does: training images without craters are dropped "
-        "from the list, and masks look for their image by its place in the full list.",
     )
 
     architecture: Literal["prithvi", "unet"] = Field(
@@ -108,14 +104,10 @@ class SegRecipe(FineTuningRecipe):
         "coarsest.",
     )
 
-    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal", "tversky", "focal_tversky"] = Field(
+    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal"] = Field(
         "dice_cross_entropy",
         description="Dice, mean over background and crater; cross entropy with class_weights; the sum of that cross entropy "
-        "and the crater's Dice over the whole batch; focal loss with class_weights; the crater's Tversky index over the "
-        "whole batch, which minds missed pixels more than false ones; or the focal form of that.",
-    )
-    boundary_weight: float = Field(
-        0.0, ge=0, description="Weight of a further cross entropy on the pixels within 3 of a crater's border."
+        "and the crater's Dice over the whole batch; or focal loss with class_weights.",
     )
     craterwise_weight: float = Field(
         0.0,

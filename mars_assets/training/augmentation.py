@@ -5,6 +5,7 @@ its own values. The networks' training and inference share this.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,21 @@ NOISE = 0.15
 """Random grain has a deviation drawn from [0, NOISE], in that of the image."""
 FLAT = 0.05
 """Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+
+
+Pixels = TypeVar("Pixels", Float32, Tensor)
+
+
+def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:
+    """Return an image in other light: ``(image - centre) * contrast + centre + brightness``.
+
+    Args:
+        image: an array or a tensor of any shape.
+        contrast: factor of the deviation from ``centre``.
+        brightness: what is added, in the image's units; grain is a brightness of each pixel's own.
+        centre: the value that contrast leaves as it is. All three are numbers, or broadcast to the image's shape.
+    """
+    return (image - centre) * contrast + centre + brightness
 
 
 def oriented(images: Tensor, orientation: int) -> Tensor:

@@ -94,3 +94,12 @@ def test_a_number_that_dagster_made_a_fraction_of_names_the_same_version(config:
     job.execute_in_process(run_config={"ops": {"seg_model": {"config": config}}})
     assert named == [fingerprint(SegRecipe().model_dump())]
     assert SegRecipe(magnify=0.5).magnify == 0.5
+
+
+def test_retired_settings_leave_recipes_readable_and_versions_as_they_were():
+    former = {"authors_pairing": False, "boundary_weight": 0.0}
+    assert SegRecipe(**former) == SegRecipe()
+    assert former.items() <= SegRecipe().identity().items()
+    for used in ({"authors_pairing": True}, {"boundary_weight": 1.0}):
+        with pytest.raises(ValidationError, match="no longer exists"):
+            SegRecipe(**used)

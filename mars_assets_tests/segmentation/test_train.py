@@ -125,9 +125,9 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
     if between:
-        import mars_assets.segmentation.hooks as loop
+        import mars_assets.segmentation.hooks as hooks
 
-        monkeypatch.setattr(loop.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
+        monkeypatch.setattr(hooks.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
     folder = tmp_path / "stopped"
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
@@ -155,16 +155,16 @@ def test_averaged_weights_are_what_is_validated_and_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import mars_assets.segmentation.hooks as loop
+    import mars_assets.segmentation.hooks as hooks
 
     weights: list[dict[str, torch.Tensor]] = []
-    after = loop.TrainingState.after_train_iter
+    after = hooks.TrainingState.after_train_iter
 
     def watched(self, runner, *arguments, **named):  # type: ignore[no-untyped-def]
         weights.append({name: value.clone() for name, value in runner.model.state_dict().items()})
         after(self, runner, *arguments, **named)
 
-    monkeypatch.setattr(loop.TrainingState, "after_train_iter", watched)
+    monkeypatch.setattr(hooks.TrainingState, "after_train_iter", watched)
     once = recipe.model_copy(update={"average_weights": 0.75, "steps": 4, "evaluate_every": 4})
     report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
     kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
@@ -341,15 +341,6 @@ def test_empty_images_can_be_dropped_from_training_only(squares: pd.DataFrame, t
     assert _chosen(images, SegRecipe()) is images
 
 
-def test_the_authors_pairing_gives_masks_to_images_further_on(squares: pd.DataFrame, tmp_path: Path):
-    """Of images 0 to 5 the second is empty: the list without it is 0, 2, 3, 4, 5, and mask 2 looks for its place 2."""
-    images = _with_empty(squares, tmp_path, (1,))
-    train = _chosen(images, SegRecipe(authors_pairing=True)).query("split == 'train'")
-    assert train["image_id"].tolist() == ["image_0", "image_3", "image_4", "image_5"]
-    assert train["chip"].tolist() == [squares["chip"][place] for place in (0, 3, 4, 5)]
-    assert train["mask"].tolist() == [squares["mask"][place] for place in (0, 2, 3, 4)]
-
-
 def test_nothing_is_trained_on_without_a_crater(squares: pd.DataFrame, tmp_path: Path):
     images = _with_empty(squares, tmp_path, tuple(range(6)))
     with pytest.raises(MarsError, match="no training image has a crater"):
@@ -441,19 +432,3 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
     assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
-
-
-def test_the_authors_pairing_that_leaves_nothing_is_refused(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (0,))
-    images = pd.concat([images.iloc[:2], images.iloc[6:]], ignore_index=True)
-    with pytest.raises(MarsError, match="leaves no training image"):
-        _chosen(images, SegRecipe(authors_pairing=True))
-
-
-def test_the_authors_pairing_is_for_images_of_one_size(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (1,))
-    wider = tmp_path / "wider.png"
-    Image.fromarray(np.ones((64, 50), np.uint8)).save(wider)
-    images.loc[3, "mask"] = wider
-    with pytest.raises(MarsError, match="images of another size"):
-        _chosen(images, SegRecipe(authors_pairing=True))
