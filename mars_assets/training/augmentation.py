@@ -5,13 +5,14 @@ its own values. The networks' training and inference share this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from mars_assets.bands import Float32
+from mars_assets.bands import Float32, Pixels
 
+MIDDLE = 127.5
+"""The middle of the range of 8-bit values."""
 ORIENTATIONS = 8
 """How many orientations a square has."""
 CONTRAST = 1.4
@@ -22,9 +23,6 @@ NOISE = 0.15
 """Random grain has a deviation drawn from [0, NOISE], in that of the image."""
 FLAT = 0.05
 """Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
-
-
-Pixels = TypeVar("Pixels", Float32, Tensor)
 
 
 def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:
