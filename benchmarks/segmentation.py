@@ -36,7 +36,7 @@ def paper(**changes: Any) -> Any:
 
     from mars_assets.segmentation.recipe import SegRecipe
 
-    file = Path(__file__).parent.parent / "recipes" / "seg_paper_dice_filled.yaml"
+    file = Path(__file__).parent.parent / "recipes" / "seg_paper.yaml"
     return SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"] | changes)
 
 

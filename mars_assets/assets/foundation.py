@@ -142,8 +142,7 @@ def mars_weights(
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256 = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
-        settings = recipe.model_dump()
-        version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
+        version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
         folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")

@@ -119,7 +119,7 @@ def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
     start = task.start(lake, run.recipe)
     dataset = task.dataset(lake, run.recipe.model_dump(), start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.model_dump(), images, start.sha256, run.seed, task.training_version)
+    version = version_of(run.recipe.identity(), images, start.sha256, run.seed, task.training_version)
     return PlannedRun(
         run=run,
         version=version,

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
-from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
@@ -267,28 +266,3 @@ class StepBatches(torch.utils.data.Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         for number, batch in zip(self._numbers, self._batches, strict=True):
             yield [(index, number) for index in batch[self._rank :: self._world_size]]
-
-
-def model_input(rgb: Tensor, method: ImputationMethod, statistics: BandStatistics) -> Tensor:
-    """8-bit RGB to the normalised six bands of an imputation method, as ``bands`` makes and normalises them.
-
-    Args:
-        rgb: (B, 3, H, W), R, G, B, 0..255.
-        method: how the other three bands are filled.
-        statistics: of the weights.
-
-    Returns:
-        float32 (B, 6, H, W).
-    """
-    mean, std, white = (
-        torch.from_numpy(values).to(rgb.device) for values in (statistics.mean, statistics.std, statistics.white)
-    )
-    bgr = rgb.flip(1).float() * (white / 255)
-    visible = (bgr - mean[:3]) / std[:3]
-    if method == "means":
-        rest = torch.zeros_like(visible)
-    elif method == "post_norm":
-        rest = visible
-    else:
-        rest = (bgr - mean[3:]) / std[3:]
-    return torch.cat([visible, rest], dim=1)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mars_assets.bands import SPECTRAL, Float32, normalize, reflectance_to_rgb
+from mars_assets.bands import SPECTRAL, Float32, denormalize, normalize, reflectance_to_rgb
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.masking import mask_noise
@@ -311,5 +311,4 @@ def reconstruct_examples(
 
 
 def _natural_colour(normalised: Float32, config: PrithviConfig) -> UInt8:
-    statistics = config.statistics
-    return reflectance_to_rgb(normalised * statistics.std + statistics.mean, statistics)
+    return reflectance_to_rgb(denormalize(normalised, config.statistics), config.statistics)

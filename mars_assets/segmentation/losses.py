@@ -17,6 +17,7 @@ from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from mars_assets.errors import MarsError
 from mars_assets.segmentation.recipe import IGNORE
 
 
@@ -93,48 +94,6 @@ class MaskedDiceLoss(nn.Module):
 
 
 @MODELS.register_module()
-class MaskedTverskyLoss(nn.Module):
-    """1 - Tversky index of the craters, over the whole batch, with ignored pixels left out.
-
-    ``(TP + smooth) / (TP + alpha * FP + (1 - alpha) * FN + smooth)`` of the softmax, Salehi et al. 2017
-    (arXiv:1706.05721), and that loss to the power ``gamma``, Abraham and Khan 2018 (arXiv:1810.07842), who take 0.75.
-
-    Args:
-        alpha: weight of false pixels; missed ones have the rest.
-        gamma: below 1: what is nearly right counts for more of the loss.
-    """
-
-    def __init__(
-        self,
-        alpha: float = 0.3,
-        gamma: float = 1.0,
-        smooth: float = 1.0,
-        loss_weight: float = 1.0,
-        loss_name: str = "loss_tversky",
-    ) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.gamma = gamma
-        self.smooth = smooth
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
-
-    def forward(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
-    ) -> Tensor:
-        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        valid = _counted(target, weight, ignore_index)
-        crater = (target == 1).float()
-        probability = pred.float().softmax(dim=1)[:, 1]
-        found = (probability * crater * valid).sum()
-        false = (probability * (1 - crater) * valid).sum()
-        missed = ((1 - probability) * crater * valid).sum()
-        index = (found + self.smooth) / (found + self.alpha * false + (1 - self.alpha) * missed + self.smooth)
-        # The power's slope is infinite at 0.
-        return self.loss_weight * (1 - index).clamp_min(1e-6) ** self.gamma
-
-
-@MODELS.register_module()
 class MaskedFocalLoss(nn.Module):
     """Focal loss of the softmax, mean over the pixels that are not ignored.
 
@@ -174,35 +133,6 @@ class MaskedFocalLoss(nn.Module):
 
 
 @MODELS.register_module()
-class CraterBoundaryLoss(nn.Module):
-    """Cross entropy, mean over the pixels near the border of a crater; those of an image without one add nothing.
-
-    Args:
-        width: how far from the border a pixel may lie, in pixels along rows, columns and diagonals.
-    """
-
-    def __init__(self, width: int = 3, loss_weight: float = 1.0, loss_name: str = "loss_boundary") -> None:
-        super().__init__()
-        self.width = width
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
-
-    def forward(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
-    ) -> Tensor:
-        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        crater = (target == 1).float()
-        side = 2 * self.width + 1
-        grown = F.max_pool2d(crater[:, None], side, 1, self.width)[:, 0]
-        shrunk = 1 - F.max_pool2d(1 - crater[:, None], side, 1, self.width)[:, 0]
-        near = (grown > shrunk) & (target != ignore_index)
-        loss = F.cross_entropy(pred.float(), target, ignore_index=ignore_index, reduction="none")
-        if weight is not None:
-            loss = loss * weight
-        return self.loss_weight * (loss * near).sum() / near.sum().clamp_min(1)
-
-
-@MODELS.register_module()
 class CraterwiseDiceLoss(nn.Module):
     """1 - Dice of each crater in its own surroundings, mean over the craters of the batch: every crater counts alike, so that
     those of ten pixels are not drowned by those of four hundred.
@@ -236,6 +166,24 @@ class CraterwiseDiceLoss(nn.Module):
         overlap, size = parts.new_zeros((2, craters + 1)).index_add(1, cells, parts)[:, 1:]
         loss = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
         return self.loss_weight * loss.sum() / max(craters, 1)
+
+
+@MODELS.register_module(name=["MaskedTverskyLoss", "CraterBoundaryLoss"])
+class RetiredLoss(nn.Module):
+    """Stand-in for losses that no longer exist, so that models trained with them still open and predict."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """Refuse to train.
+
+        Raises:
+            MarsError: always.
+        """
+        raise MarsError(
+            "the losses MaskedTverskyLoss and CraterBoundaryLoss no longer exist: name another to train with"
+        )
 
 
 def surroundings(craters: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:

@@ -22,7 +22,6 @@ from mars_assets.storage.files import atomic_path, write_bytes, write_table
 from mars_assets.training.run_folder import begin, finish, settings_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from mmengine import Config
 
     from mars_assets.prithvi.model import PrithviEncoder
@@ -111,45 +110,14 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
-    """The images as the recipe wants them: which to train on, and with whose masks."""
-    if not (recipe.drop_empty or recipe.authors_pairing):
+    """Leave out training images without craters, if the recipe says so."""
+    if not recipe.drop_empty:
         return images
     train, others = images[images["split"] == "train"], images[images["split"] != "train"]
     cratered = np.array([bool((read_label_image(Path(mask)) == 1).any()) for mask in train["mask"]])
     if not cratered.any():
-        raise MarsError("no training image has a crater: nothing is left with drop_empty or authors_pairing")
-    kept = train[cratered]
-    if recipe.authors_pairing:
-        kept = _as_the_authors(train, cratered)
-    return pd.concat([kept, others], ignore_index=True)
-
-
-def _as_the_authors(train: pd.DataFrame, cratered: npt.NDArray[np.bool_]) -> pd.DataFrame:
-    """Masks with the images that the paper's code draws them for.
-
-    An annotation names its image by its place in the full list; the code looks that place up in the list without the images
-    that have no crater. So each mask goes to an image as many places further on as empty ones come before that; the last
-    masks find none.
-    """
-    images = train[cratered].reset_index(drop=True)
-    places = np.flatnonzero(cratered)
-    places = places[places < len(images)]
-    labels = [name for name in ("mask", "instances", "labels_sha", "mask_sha") if name in train]
-    paired = images.iloc[places].reset_index(drop=True)
-    own = paired["mask"].map(_size)
-    paired[labels] = train[labels].iloc[places].reset_index(drop=True)
-    if paired.empty:
-        raise MarsError(
-            "authors_pairing leaves no training image: no mask finds one in the list without the empty ones"
-        )
-    if not paired["mask"].map(_size).equals(own):
-        raise MarsError("authors_pairing gives masks to images of another size: it is for images that are all alike")
-    return paired
-
-
-def _size(mask: str | Path) -> str:
-    height, width = read_label_image(Path(mask)).shape
-    return f"{width} x {height}"
+        raise MarsError("no training image has a crater: nothing is left with drop_empty")
+    return pd.concat([train[cratered], others], ignore_index=True)
 
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
@@ -212,7 +180,7 @@ def _fit(
             experiment_name=f"segmentation-{time.time_ns()}",
         )
         runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
-        state = TrainingState(scratch, progress, log_every=max(recipe.iterations // 100, 1))
+        state = TrainingState(scratch, progress, log_every=max(recipe.steps // 100, 1))
         runner.register_hook(state)
         try:
             runner.train()

@@ -37,9 +37,9 @@ def recipe() -> SegRecipe:
         window=32,
         stride=16,
         batch_size=2,
-        iterations=6,
+        steps=6,
         evaluate_every=2,
-        warmup_iterations=2,
+        warmup_steps=2,
         lr=1e-2,
     )
 
@@ -125,9 +125,9 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
     if between:
-        import mars_assets.segmentation.hooks as loop
+        import mars_assets.segmentation.hooks as hooks
 
-        monkeypatch.setattr(loop.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
+        monkeypatch.setattr(hooks.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
     folder = tmp_path / "stopped"
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
@@ -155,17 +155,17 @@ def test_averaged_weights_are_what_is_validated_and_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import mars_assets.segmentation.hooks as loop
+    import mars_assets.segmentation.hooks as hooks
 
     weights: list[dict[str, torch.Tensor]] = []
-    after = loop.TrainingState.after_train_iter
+    after = hooks.TrainingState.after_train_iter
 
     def watched(self, runner, *arguments, **named):  # type: ignore[no-untyped-def]
         weights.append({name: value.clone() for name, value in runner.model.state_dict().items()})
         after(self, runner, *arguments, **named)
 
-    monkeypatch.setattr(loop.TrainingState, "after_train_iter", watched)
-    once = recipe.model_copy(update={"average_weights": 0.75, "iterations": 4, "evaluate_every": 4})
+    monkeypatch.setattr(hooks.TrainingState, "after_train_iter", watched)
+    once = recipe.model_copy(update={"average_weights": 0.75, "steps": 4, "evaluate_every": 4})
     report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
     kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     for name, value in kept.items():
@@ -202,7 +202,7 @@ def test_an_empty_split_is_named(
 def test_a_diverging_training_says_so(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
-    wild = recipe.model_copy(update={"lr": 1e30, "warmup_iterations": 0, "clip_grad": 0.0})
+    wild = recipe.model_copy(update={"lr": 1e30, "warmup_steps": 0, "clip_grad": 0.0})
     with pytest.raises(MarsError, match="lower the recipe's lr"):
         train_segmentation(wild, squares, micro_weights, tmp_path / "wild", compute, {})
 
@@ -213,7 +213,7 @@ def test_the_pretrained_encoder_is_what_training_starts_from(
     from safetensors.torch import load_file
 
     published = load_file(micro_weights / "model.safetensors")
-    still = recipe.model_copy(update={"frozen": True, "iterations": 1})
+    still = recipe.model_copy(update={"frozen": True, "steps": 1})
     for encoder in ("prithvi_weights", "random"):
         folder = tmp_path / encoder
         train_segmentation(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
@@ -230,9 +230,10 @@ def test_the_papers_recipe_trains_on_the_same_images(
 ):
     import yaml
 
-    path = Path(__file__).parents[2] / "recipes" / "seg_paper_wce_0.2_0.8_filled.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "seg_paper.yaml"
     fields = yaml.safe_load(path.read_text())["ops"]["seg_model"]["config"]
-    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "iterations": 2}
+    fields |= {"loss": "weighted_cross_entropy", "class_weights": [0.2, 0.8]}
+    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "steps": 2}
     report = train_segmentation(
         SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {}
     )
@@ -340,15 +341,6 @@ def test_empty_images_can_be_dropped_from_training_only(squares: pd.DataFrame, t
     assert _chosen(images, SegRecipe()) is images
 
 
-def test_the_authors_pairing_gives_masks_to_images_further_on(squares: pd.DataFrame, tmp_path: Path):
-    """Of images 0 to 5 the second is empty: the list without it is 0, 2, 3, 4, 5, and mask 2 looks for its place 2."""
-    images = _with_empty(squares, tmp_path, (1,))
-    train = _chosen(images, SegRecipe(authors_pairing=True)).query("split == 'train'")
-    assert train["image_id"].tolist() == ["image_0", "image_3", "image_4", "image_5"]
-    assert train["chip"].tolist() == [squares["chip"][place] for place in (0, 3, 4, 5)]
-    assert train["mask"].tolist() == [squares["mask"][place] for place in (0, 2, 3, 4)]
-
-
 def test_nothing_is_trained_on_without_a_crater(squares: pd.DataFrame, tmp_path: Path):
     images = _with_empty(squares, tmp_path, tuple(range(6)))
     with pytest.raises(MarsError, match="no training image has a crater"):
@@ -440,19 +432,3 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
     assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
-
-
-def test_the_authors_pairing_that_leaves_nothing_is_refused(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (0,))
-    images = pd.concat([images.iloc[:2], images.iloc[6:]], ignore_index=True)
-    with pytest.raises(MarsError, match="leaves no training image"):
-        _chosen(images, SegRecipe(authors_pairing=True))
-
-
-def test_the_authors_pairing_is_for_images_of_one_size(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (1,))
-    wider = tmp_path / "wider.png"
-    Image.fromarray(np.ones((64, 50), np.uint8)).save(wider)
-    images.loc[3, "mask"] = wider
-    with pytest.raises(MarsError, match="images of another size"):
-        _chosen(images, SegRecipe(authors_pairing=True))
