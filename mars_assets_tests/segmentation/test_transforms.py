@@ -100,7 +100,7 @@ def test_orientations_are_those_of_a_square_each_as_often(turn: bool, count: int
 def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
     path = tmp_path / "mask.png"
     results = {"seg_map_path": str(path), "img_shape": (4, 5)}
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="cannot be decoded"):
         pipeline.LoadMask().transform(results)
     Image.fromarray(np.full((4, 5), 7, np.uint8)).save(path)
     with pytest.raises(DamagedFileError, match=r"\[7\]"):
