@@ -26,7 +26,7 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
-COMPUTATION = "segmentation 3"
+COMPUTATION = "segmentation 4"
 """Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
 PREDICTION = "prediction 1"
 """Names the way of predicting: raise the number when the same model says something else of the same image."""

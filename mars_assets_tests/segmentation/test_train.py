@@ -10,6 +10,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.progress import Progress
 from mars_assets.segmentation import evaluate as evaluate_module
 from mars_assets.segmentation.catalogue import crater_catalogue
@@ -105,46 +106,95 @@ def test_a_finished_training_returns_its_report_at_once(
     assert not lines
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["from a validation", "from between validations"])
-@pytest.mark.parametrize("average", [0.0, 0.9], ids=["weights", "averaged weights"])
+@pytest.mark.parametrize(
+    ("average", "between", "workers"), [(0, False, 0), (0, True, 2), (0.9, False, 2), (0.9, True, 0)]
+)
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
     between: bool,
+    workers: int,
     trained: Trained,
     recipe: SegRecipe,
     compute: Compute,
     squares: pd.DataFrame,
     micro_weights: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    """Same iterations, same history and same weights: sampler, augmentation, dropout and averages go on where they stopped."""
+    """Bit for bit, and as one whose images were all loaded in the training's own process."""
     whole, report = trained
     if average:
         recipe = recipe.model_copy(update={"average_weights": average})
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
-    if between:
-        import mars_assets.segmentation.hooks as hooks
 
-        monkeypatch.setattr(hooks.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
-    folder = tmp_path / "stopped"
+    def train(progress: Progress) -> dict:
+        return train_segmentation(
+            recipe,
+            squares,
+            micro_weights,
+            tmp_path / "stopped",
+            compute,
+            {},
+            progress,
+            workers=workers,
+            save_every=0.0 if between else 120.0,
+        )
+
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
-        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(partial(_stop, stop), every=0))
-    assert not (folder / "config.json").exists()
+        train(Progress(partial(_stop, stop), every=0))
+    assert not (tmp_path / "stopped" / "config.json").exists()
+    torch.manual_seed(99)  # what another process has
+    np.random.seed(99)
     lines: list[str] = []
-    resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
+    resumed = train(Progress(lines.append, every=0))
     start = 5 if between else 4
-    assert lines[0] == f"going on from iteration {start}"
+    assert lines[0] == f"resuming at iteration {start}"
     assert lines[1].startswith(f"training segmentation: 1/{6 - start} iterations")
     assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
     pd.testing.assert_frame_equal(
-        pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
+        pd.read_parquet(tmp_path / "stopped" / "history.parquet"),
+        pd.read_parquet(whole / "history.parquet"),
+        check_exact=True,
     )
-    states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, msg=name)
+    unbroken, stopped = (
+        torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, tmp_path / "stopped")
+    )
+    assert [name for name, tensor in unbroken.items() if not torch.equal(stopped[name], tensor)] == []
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_batches_do_not_depend_on_who_loads_them_nor_on_where_the_training_resumed(
+    done: int, squares: pd.DataFrame, micro: PrithviConfig, recipe: SegRecipe, compute: Compute
+):
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
+
+    with mmseg_ready():
+        from mmengine.runner import Runner
+
+        from mars_assets.segmentation.dataset import SeededBatches
+        from mars_assets.segmentation.mmseg_config import mmseg_config
+
+        every = recipe.model_copy(update={"light": True, "crater_crops": 0.5, "scale_jitter": 1.4})
+        pipeline = mmseg_config(every, micro, compute).train_pipeline
+
+        def loaded(workers: int, start: int, seed: int = 5) -> list[dict]:
+            np.random.seed(workers)
+            batches = SeededBatches(len(squares), 4, range(start, 10), seed)
+            loader = _loader(squares, pipeline, compute, workers, batches)
+            return list(Runner.build_dataloader(loader, seed=seed))
+
+        expected = loaded(0, 0)[done:]
+        assert len(expected) == 10 - done
+        for batch, other in zip(expected, loaded(2, done), strict=True):
+            for name in ("inputs", "data_samples"):
+                for one, another in zip(batch[name], other[name], strict=True):
+                    if name == "data_samples":
+                        one, another = one.gt_sem_seg.data, another.gt_sem_seg.data
+                    assert torch.equal(one, another)
+        first = expected[0]["inputs"]
+        assert not any(torch.equal(first[0], other) for other in first[1:])
+        assert not all(map(torch.equal, first, loaded(0, done, seed=6)[0]["inputs"]))
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(
@@ -429,6 +479,6 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     numbers = tmp_path / "numbers.png"
     Image.fromarray(np.zeros((64, 48), np.uint8)).save(numbers)
     images = squares.assign(instances=numbers)
-    items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
+    items = _loader(images, [], compute, 0)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
-    assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
+    assert "instances_path" not in _loader(squares, [], compute, 0)["dataset"]["items"][0]
