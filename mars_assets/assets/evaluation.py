@@ -16,12 +16,10 @@ from mars_assets.assets.metadata import drawn_path, kept, mendable, picture, pro
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE, STAGE, cls_model, current_with_statistics, seg_model
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL, BandStatistics
-from mars_assets.classification import recipe as classification_recipe
+from mars_assets.code_versions import CLASSIFIER_PREDICTION, COUNTING, EVALUATION, SEGMENTER_PREDICTION
 from mars_assets.errors import MarsError
-from mars_assets.evaluation import COMPUTATION
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
-from mars_assets.segmentation import recipe as segmentation_recipe
 from mars_assets.storage.files import read_table
 from mars_assets.storage.hashing import fingerprint
 
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 GROUP = "evaluation"
 
 JUDGING = {
-    "cls_evaluation": (COMPUTATION, classification_recipe.PREDICTION),
-    "seg_evaluation": (COMPUTATION, segmentation_recipe.PREDICTION, segmentation_recipe.COUNTING),
+    "cls_evaluation": (EVALUATION, CLASSIFIER_PREDICTION),
+    "seg_evaluation": (EVALUATION, SEGMENTER_PREDICTION, COUNTING),
 }
 """Names of all that a judgement rests on, beside model and images."""
 _PICTURES = {"cls_evaluation": ("plots", "mistakes"), "seg_evaluation": ("plots", "images", "worst")}
@@ -276,7 +274,6 @@ def _judge_segmenter(
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.recipe import COUNTING
     from mars_assets.storage.cache import Remembered
     from mars_assets.storage.files import write_csv, write_table
 

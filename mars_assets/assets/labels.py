@@ -8,6 +8,7 @@ import pandas as pd
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
+from mars_assets.code_versions import LABELS
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 
@@ -58,7 +59,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 @dg.asset(
     group_name=GROUP,
     kinds={"parquet", "png"},
-    code_version="3",
+    code_version=LABELS,
     deps=[roboflow_exports, crops],
     pool=LAKE_POOL,
     # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.

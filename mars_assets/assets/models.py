@@ -14,6 +14,7 @@ from mars_assets.assets.metadata import kept, mendable, picture, progress_of, ta
 from mars_assets.assets.run_config import listed, recipe_from
 from mars_assets.bands import EVALUATED, BandStatistics
 from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
+from mars_assets.code_versions import CLASSIFICATION, SEGMENTATION
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.segmentation.recipe import SegRecipe
@@ -74,7 +75,6 @@ def cls_model(
     lowest validation loss is kept. `mars_weights` and `seg_model` have to be there only for recipes that start from them.
     """
     from mars_assets.classification.model_card import model_card
-    from mars_assets.classification.recipe import COMPUTATION
     from mars_assets.datasets import classification_dataset
     from mars_assets.models.promotion import judge_classifier
 
@@ -102,7 +102,7 @@ def cls_model(
             train,
             lambda report: report["best"],
             curves,
-            COMPUTATION,
+            CLASSIFICATION,
             model_card,
         )
 
@@ -122,7 +122,6 @@ def seg_model(
     """
     from mars_assets.datasets import segmentation_dataset
     from mars_assets.models.promotion import judge_segmenter
-    from mars_assets.segmentation.recipe import COMPUTATION
 
     def train(*arguments: Any) -> dict[str, Any]:
         from mars_assets.segmentation.train import train_segmentation
@@ -152,7 +151,7 @@ def seg_model(
             train,
             lambda report: {name: report[name] for name in _SEG_SCORES},
             curves,
-            COMPUTATION,
+            SEGMENTATION,
         )
 
 

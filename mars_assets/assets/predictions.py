@@ -10,6 +10,7 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, save_pictures, table, where
 from mars_assets.assets.models import cls_model, current_with_statistics, seg_model
+from mars_assets.code_versions import COUNTING
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.hashing import fingerprint
@@ -96,7 +97,6 @@ def seg_predictions(
     from mars_assets.segmentation.figures import outlined_sheet
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.predict_folder import smallest_judged
-    from mars_assets.segmentation.recipe import COUNTING
     from mars_assets.storage.cache import Remembered
     from mars_assets.storage.files import write_csv, write_table
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.code_versions import FEATURES
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import atomic_path
 from mars_assets.storage.hashing import fingerprint
@@ -30,8 +31,6 @@ POOLINGS = ("class_token", "mean")
 _BATCH = 32
 _SAVE_EVERY = 120.0
 """Seconds after which what is computed so far is written."""
-_COMPUTATION = "features 1"
-"""Part of a cache's name: raise the number when images are read or features pooled in another way."""
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
@@ -94,7 +93,7 @@ class FeatureCache:
         self._compute = compute
         random = [compute.seed, torch.__version__] if recipe.encoder == "random" else None
         read = [recipe.image_size, recipe.normalize, self._orientations]
-        name = fingerprint(_COMPUTATION, weights_sha256, random, read, compute.precision)
+        name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
     def of(

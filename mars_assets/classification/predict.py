@@ -17,7 +17,8 @@ from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import PREDICTION, ClsRecipe, recipe_of
+from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.code_versions import CLASSIFIER_PREDICTION
 from mars_assets.errors import MarsError
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, read_provenance, read_table, write_table
@@ -57,7 +58,7 @@ def predict(
     model = {
         "model_sha256": model_sha256(model_folder),
         "precision": compute.precision,
-        "computation": PREDICTION,
+        "computation": CLASSIFIER_PREDICTION,
     }
     known = _cached(cache, keys, model)
     new = images.merge(known, on=keys, how="left")

@@ -16,9 +16,9 @@ import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.classification.recipe import OUTLINES
+from mars_assets.code_versions import EVALUATION
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
-from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import record
 from mars_assets.experiments.sweep import Run
 from mars_assets.lake import Lake
@@ -307,7 +307,7 @@ class _Inputs:
     @functools.cached_property
     def judged(self) -> str:
         """Names the images that judge, and how: a version is named by those of train and valid alone."""
-        return fingerprint(COMPUTATION, self.judging, self._identity(_JUDGING))[:16]
+        return fingerprint(EVALUATION, self.judging, self._identity(_JUDGING))[:16]
 
     @functools.cached_property
     def evidence(self) -> str:

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.classification.recipe import recipe_of
+from mars_assets.code_versions import (
+    CLASSIFICATION,
+    CLASSIFIER_PREDICTION,
+    COUNTING,
+    SEGMENTATION,
+    SEGMENTER_PREDICTION,
+    code_version,
+)
 from mars_assets.datasets import classification_dataset, segmentation_dataset
 from mars_assets.errors import ProvenanceError
 from mars_assets.experiments.run import HELD_BACK, Judged, Task
@@ -32,7 +40,6 @@ def classification_task(lake: Lake, stage: str) -> Task:
     from mars_assets.classification.checkpoint import MODEL
     from mars_assets.classification.evaluate import evaluate
     from mars_assets.classification.predict import predict, predict_from_features
-    from mars_assets.classification.recipe import COMPUTATION, PREDICTION
     from mars_assets.classification.train import new_encoder, train_classifier
 
     evidence = ["image_id", "observation", "label", "probability"]
@@ -70,8 +77,8 @@ def classification_task(lake: Lake, stage: str) -> Task:
         judge,
         together,
         MODEL,
-        COMPUTATION,
-        PREDICTION,
+        CLASSIFICATION,
+        CLASSIFIER_PREDICTION,
     )
 
 
@@ -81,7 +88,6 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
     from mars_assets.segmentation.checkpoint import MODEL
     from mars_assets.segmentation.evaluate import evaluate, evaluate_together
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.segmentation.recipe import COMPUTATION, COUNTING, PREDICTION
     from mars_assets.segmentation.train import train_segmentation
 
     def judge(folder: Path, images: pd.DataFrame, split: str, compute: Compute) -> Judged:
@@ -98,6 +104,6 @@ def segmentation_task(lake: Lake, stage: str) -> Task:
         judge,
         lambda evidence: evaluate_together(evidence, HELD_BACK),
         MODEL,
-        COMPUTATION,
-        f"{PREDICTION}, {COUNTING}",
+        SEGMENTATION,
+        code_version(SEGMENTER_PREDICTION, COUNTING),
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from mars_assets.code_versions import LABELS
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
@@ -40,8 +41,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
 
-COMPUTATION = "labels 2"
-"""Names the way the table is made: raise the number when the same exports give another table or other masks."""
 _LABEL = "label"
 """The text chunk of a mask that names the label it shows."""
 
@@ -90,7 +89,7 @@ class _Known:
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
         self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
-        if provenance.get("computation") != COMPUTATION:
+        if provenance.get("computation") != LABELS:
             rows = {}
         self.rows = rows
 
@@ -110,7 +109,7 @@ def _known(lake: Lake, progress: Progress) -> _Known:
 def inbox_state(lake: Lake) -> str:
     """Names all that the table follows from: exports, which of them are put aside or not whole yet, and the lake's crops."""
     return fingerprint(
-        COMPUTATION,
+        LABELS,
         list(COLUMNS),
         [(path.name, digest(path)) for path in exports_in_force(lake.inbox)],  # projects are named by their files
         [path.name for path in being_copied(lake.inbox)],
@@ -137,7 +136,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             images are labelled in two ways. The last table stays in force.
     """
     known = _known(lake, progress)
-    looks = Looks.read(_looks_path(lake), COMPUTATION)
+    looks = Looks.read(_looks_path(lake), LABELS)
     exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
@@ -160,13 +159,13 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         lake.labelled_crops,
         table,
         {
-            "computation": COMPUTATION,
+            "computation": LABELS,
             "label_version": version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
             "conflicts": conflicts,
         },
     )
-    looks.write(_looks_path(lake), COMPUTATION)
+    looks.write(_looks_path(lake), LABELS)
     sweep_masks(lake.masks, named)
     return table, report
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from mars_assets.bands import SPECTRAL, Float32, normalize, reflectance_to_rgb
+from mars_assets.code_versions import RECONSTRUCTION
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.masking import mask_noise
@@ -43,8 +44,6 @@ ANCHOR = "hls"
 """The method's name for chips of Earth, which the model was made for: what it can do at its best."""
 
 SCORES = ("model_loss", "rgb_loss", "psnr", "ssim")
-_COMPUTATION = "reconstruction 2"
-"""Name of the computation, part of every row's recipe: raise the number when the arithmetic changes."""
 
 _SAVE_EVERY = 30.0
 _PERFECT_DB = 100.0  # the PSNR of no error at all, which JSON could not hold
@@ -99,7 +98,7 @@ def reconstruct(
         "weights": sha256,
         "precision": compute.precision,
     }
-    settings["recipe"] = fingerprint(_COMPUTATION, config.to_dict(), settings)
+    settings["recipe"] = fingerprint(RECONSTRUCTION, config.to_dict(), settings)
     done = _taken_over(chips, known, settings["recipe"])
     rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
     todo = [row for row in rows if (row["image_id"], row["method"]) not in done]

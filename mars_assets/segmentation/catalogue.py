@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.code_versions import COUNTING
 from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
-from mars_assets.segmentation.recipe import COUNTING
 from mars_assets.storage.cache import Remembered
 
 

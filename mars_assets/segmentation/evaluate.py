@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mars_assets.code_versions import COUNTING, LABELS
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
 from mars_assets.images import read_label_image
-from mars_assets.labels.build import COMPUTATION as LABELS
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
-from mars_assets.segmentation.recipe import COUNTING, IGNORE
+from mars_assets.segmentation.recipe import IGNORE
 from mars_assets.storage.cache import Remembered
 
 METRICS = (

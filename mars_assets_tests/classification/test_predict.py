@@ -97,7 +97,7 @@ def test_predictions_that_were_computed_in_another_way_are_not_taken(
     models, images, compute, tmp_path, read, monkeypatch
 ):
     predict(models[0], images, tmp_path / "cache.parquet", compute)
-    monkeypatch.setattr(module, "PREDICTION", "another")
+    monkeypatch.setattr(module, "CLASSIFIER_PREDICTION", "another")
     predict(models[0], images, tmp_path / "cache.parquet", compute)
     assert len(read) == 2 * len(images)
 
