@@ -111,6 +111,10 @@ class Lake:
         """What frozen encoders made of images; may be deleted at any time."""
         return self.root / "features"
 
+    def cache(self, name: str) -> Path:
+        """A file of results that are cached, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
+        return self.root / "cache" / f"{name}.json"
+
     def shown(self, asset: str) -> Path:
         """What an asset shows of what it is made of, while that stays the same; may be deleted at any time."""
         return self.root / "shown" / f"{asset}.json"

@@ -245,7 +245,7 @@ def _judge_classifier(lake: "Lake", judged: _Judged, compute: "Compute", progres
     from mars_assets.classification.predict import predict
 
     model, images = judged.model, judged.images
-    predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute, progress)
+    predictions = predict(model.folder, images, model.folder / "predictions.json", compute, progress)
     results = {split: evaluate(predictions, images, split) for split in _splits(images)}
     shown = results["test"] if "test" in results else results["valid"]
     suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
@@ -274,17 +274,17 @@ def _judge_segmenter(
     from mars_assets.segmentation.evaluate import evaluate
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.cache import Cache
     from mars_assets.storage.files import write_csv, write_table
 
     model, images = judged.model, judged.images
     masks = predict_masks(model.folder, images, model.folder / "predictions", compute, progress)
     rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-    with Remembered(model.folder / "counts.json", COUNTING) as remembered:
-        results = {split: evaluate(masks, images, split, rim=rim, remembered=remembered) for split in _splits(images)}
+    with Cache(model.folder / "counts.json", COUNTING, progress=progress) as cache:
+        results = {split: evaluate(masks, images, split, rim=rim, cache=cache) for split in _splits(images)}
         known = [result.row["smallest_px"] for result in results.values() if result.row["smallest_px"] > 0]
         smallest = min(known, default=0.0)
-        craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
+        craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, cache=cache)
     rows, history = _record(
         lake, "seg_evaluation", [_row(judged, result.row) for result in results.values()], SEG_SCORE
     )

@@ -46,7 +46,7 @@ def cls_predictions(
         note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
         if note:
             context.log.warning(note)
-        cache = model.folder / "predictions_of_crops.parquet"
+        cache = model.folder / "predictions_of_crops.json"
         probabilities = predict(model.folder, images, cache, chosen, progress_of(context))["probability"].to_numpy()
         every = images.assign(probability=probabilities, uncertainty=uncertainty(probabilities))
         every = every.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
@@ -97,7 +97,7 @@ def seg_predictions(
     from mars_assets.segmentation.figures import outlined_sheet
     from mars_assets.segmentation.predict import predict_masks
     from mars_assets.segmentation.predict_folder import smallest_judged
-    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.cache import Cache
     from mars_assets.storage.files import write_csv, write_table
 
     with mendable():
@@ -111,8 +111,8 @@ def seg_predictions(
                 "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
             )
         rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-        with Remembered(model.folder / "craters_of_crops.json", COUNTING) as remembered:
-            craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, remembered=remembered)
+        with Cache(model.folder / "craters_of_crops.json", COUNTING, progress=progress_of(context)) as cache:
+            craters = crater_catalogue(masks, images, rim=rim, smallest_px=smallest, cache=cache)
         craters = craters.assign(model_version=model.version)
         images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
         pictures = save_pictures(

@@ -62,7 +62,7 @@ def classification_task(lake: Lake, stage: str) -> Task:
 
         predictions = predict_from_features(folder, images, lake.features, load, compute)
         if predictions is None:
-            predictions = predict(folder, images, folder / "predictions.parquet", compute)
+            predictions = predict(folder, images, folder / "predictions.json", compute)
         evaluation = evaluate(predictions, images, split)
         return Judged(evaluation.row, evaluation.images[evidence])
 

@@ -84,7 +84,7 @@ def judge_classifier(compute: Any) -> Judge:
         from mars_assets.classification.evaluate import evaluate
         from mars_assets.classification.predict import predict
 
-        predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute)
+        predictions = predict(model.folder, images, model.folder / "predictions.json", compute)
         return evaluate(predictions, images, split, resamples=1).row["balanced_accuracy"]
 
     return judge
