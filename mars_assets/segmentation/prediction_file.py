@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.storage.png import png_with_text, text_in_png
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -51,17 +50,9 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def prediction_key(path: Path) -> str | None:
-    """What a cached prediction was made from; None where there is none that can be read."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
+    """The fingerprint of what a prediction was computed from; None if there is none that can be read."""
+    return text_in_png(path, _KEY)
 
 
 def _png(probability: Float32, key: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_KEY, key)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    return png_with_text(np.rint(probability * 255).astype(np.uint8), _KEY, key)
