@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -39,7 +40,8 @@ class Cache:
     """Results in one file; a context manager that writes it on exit if there is anything new.
 
     Args:
-        path: ``NAME.json`` for values that JSON has, ``NAME.safetensors`` for numpy arrays; None caches in memory alone.
+        path: ``NAME.json`` for values that JSON has, ``NAME.safetensors`` for numpy arrays of one shape and type; None caches
+            in memory alone.
         computation: the version of the way of computing.
         keep_all: retain results that are not asked for, too.
         progress: is told of a damaged file.
@@ -109,7 +111,8 @@ class Cache:
             return
         begun = time.monotonic()
         if self._path.suffix == _ARRAYS:
-            content = save(results, {"computation": self._computation})
+            arrays = {"results": np.stack(list(results.values()))} if results else {}
+            content = save(arrays, {"computation": self._computation, "keys": " ".join(results)})
         else:
             content = json.dumps({"computation": self._computation, "results": results}).encode()
         write_bytes(self._path, content)
@@ -122,8 +125,10 @@ def _read(path: Path, computation: str) -> dict[str, Any]:
     """The results in a file; none if they are of another way of computing, or of another kind of file."""
     if path.suffix == _ARRAYS:
         with safe_open(path, "np") as file:
-            same = (file.metadata() or {}).get("computation") == computation
-            return {key: file.get_tensor(key) for key in file.keys()} if same else {}  # noqa: SIM118 - it is no dict
+            about = file.metadata() or {}
+            if about.get("computation") != computation or not about["keys"]:
+                return {}
+            return dict(zip(about["keys"].split(" "), file.get_tensor("results"), strict=True))
     content = read_json(path)
     same = isinstance(content, dict) and content.get("computation") == computation
     return content.get("results", {}) if same else {}
