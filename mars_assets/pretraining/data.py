@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -14,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
+from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
@@ -22,7 +22,8 @@ from mars_assets.labels.formats.image import original_name
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_table, write_bytes, write_table
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import read_table, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
 
@@ -121,31 +122,24 @@ def _judged_groups(lake: Lake) -> set[str]:
     return set(labels.loc[labels["split"] != "train", "group"])
 
 
-def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, tuple[str, str]]:
+def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
     """The sha256 of each picture, and why it cannot be read, which is empty where it can.
 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    cache = lake.unlabelled_seen
-    columns = ["path", "stamp", "sha", "problem"]
-    known = pd.DataFrame(columns=columns, dtype=str)
-    with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
-        known = read_table(cache, "mars_weights", columns)
-    before = {(row.path, row.stamp): (row.sha, row.problem) for row in known.itertuples()}
-    keys = {path: (str(path.resolve()), _stamp(path)) for path in paths}
-    new = [path for path, key in keys.items() if key not in before]
-    if not new:
-        return {path: before[key] for path, key in keys.items()}
-    for path in progress.track(new, "looking at further images"):
-        try:
-            read_pixels(path)
-        except DamagedFileError as error:
-            before[keys[path]] = sha256_file(path), str(error)
-        else:
-            before[keys[path]] = sha256_file(path), ""
-    write_table(cache, pd.DataFrame([(*key, *found) for key, found in before.items()], columns=columns))
-    return {path: before[key] for path, key in keys.items()}
+
+    def look(places: list[int]) -> Iterator[list[str]]:
+        for place in progress.track(places, "looking at further images"):
+            problem = ""
+            try:
+                read_pixels(paths[place])
+            except DamagedFileError as error:
+                problem = str(error)
+            yield [sha256_file(paths[place]), problem]
+
+    with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
+        return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
 
 
 def _stamp(path: Path) -> str:

@@ -12,8 +12,7 @@ own images and its own values.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +22,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from mars_assets.bands import SPECTRAL, Float32, denormalize, normalize, reflectance_to_rgb
+from mars_assets.code_versions import RECONSTRUCTION
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.training.compute import Compute
@@ -43,10 +44,7 @@ ANCHOR = "hls"
 """The method's name for chips of Earth, which the model was made for: what it can do at its best."""
 
 SCORES = ("model_loss", "rgb_loss", "psnr", "ssim")
-_COMPUTATION = "reconstruction 2"
-"""Name of the computation, part of every row's recipe: raise the number when the arithmetic changes."""
 
-_SAVE_EVERY = 30.0
 _PERFECT_DB = 100.0  # the PSNR of no error at all, which JSON could not hold
 _SSIM_WINDOW, _SSIM_C1, _SSIM_C2 = 7, 0.01**2, 0.03**2
 UInt8 = npt.NDArray[np.uint8]
@@ -60,11 +58,10 @@ def reconstruct(
     seed: int | None = None,
     batch_size: int = 32,
     compute: Compute,
-    known: pd.DataFrame | None = None,
-    save: Callable[[pd.DataFrame], object] = lambda rows: None,
+    cache: Cache | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """Losses of every chip. A row of ``known`` that is of the same chip, weights and settings is taken over.
+    """Losses of every chip.
 
     Args:
         chips: one row an image and method: image_id, method, path of the six-band chip in reflectance units, chip_sha.
@@ -73,8 +70,7 @@ def reconstruct(
         seed: of the masks; ``compute``'s by default.
         batch_size: chips a batch.
         compute: device, precision and seed.
-        known: rows of an earlier run.
-        save: called with the finished rows every half minute, so that a killed run loses no more than that.
+        cache: scores of chips that were reconstructed before with the same weights and settings.
         progress: takes lines.
 
     Returns:
@@ -99,45 +95,35 @@ def reconstruct(
         "weights": sha256,
         "precision": compute.precision,
     }
-    settings["recipe"] = fingerprint(_COMPUTATION, config.to_dict(), settings)
-    done = _taken_over(chips, known, settings["recipe"])
+    settings["recipe"] = fingerprint(RECONSTRUCTION, config.to_dict(), settings)
     rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
-    todo = [row for row in rows if (row["image_id"], row["method"]) not in done]
+    computed: set[int] = set()
 
-    def table(of: Iterable[dict[str, Any]]) -> pd.DataFrame:
-        columns = ["image_id", "method", *SCORES, "chip_sha", *settings, "computed"]
-        return pd.DataFrame(
-            [{**row, **done[row["image_id"], row["method"]], **settings} for row in of], columns=columns
-        )
-
-    if todo:
-        mae, last = load().to(compute.device), time.monotonic()
-        counter = progress.counter("reconstructing chips", len(todo))
-        for batch in _batches(todo, config, batch_size):
+    def compute_scores(places: list[int]) -> Iterator[list[float]]:
+        computed.update(places)
+        mae = load().to(compute.device)
+        counter = progress.counter("reconstructing chips", len(places))
+        for batch in _batches([rows[place] for place in places], config, batch_size):
             scores = _scores(mae, _predict(mae, batch, mask_ratio, seed, compute), batch.windows.shape[2:])
-            for row, values in zip(batch.rows, scores.tolist(), strict=True):
-                done[row["image_id"], row["method"]] = dict(zip(SCORES, values, strict=True)) | {"computed": True}
+            yield from scores.tolist()
             counter.advance(len(batch.rows))
-            if time.monotonic() - last > _SAVE_EVERY:
-                save(table(row for row in rows if (row["image_id"], row["method"]) in done).drop(columns="computed"))
-                last = time.monotonic()
         counter.close()
-    return table(rows)
+
+    cache = cache or Cache(None, RECONSTRUCTION)
+    made_from = [[settings["recipe"], row["image_id"], row["chip_sha"]] for row in rows]
+    scores = cache.get_all(made_from, compute_scores)
+    columns = ["image_id", "method", *SCORES, "chip_sha", *settings, "computed"]
+    return pd.DataFrame(
+        [
+            {**row, **dict(zip(SCORES, values, strict=True)), **settings, "computed": place in computed}
+            for place, (row, values) in enumerate(zip(rows, scores, strict=True))
+        ],
+        columns=columns,
+    )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _taken_over(chips: pd.DataFrame, known: pd.DataFrame | None, recipe: str) -> dict[tuple[str, str], dict[str, Any]]:
-    if known is None:
-        return {}
-    known = known[known["recipe"] == recipe]
-    same = chips[["image_id", "method", "chip_sha"]].merge(known, on=["image_id", "method", "chip_sha"])
-    return {
-        (row["image_id"], row["method"]): {key: row[key] for key in SCORES} | {"computed": False}
-        for row in _records(same)
-    }
 
 
 class _Batch(NamedTuple):

@@ -209,7 +209,9 @@ class RetiredLoss(CraterLoss):
         Raises:
             MarsError: always.
         """
-        raise MarsError("the losses MaskedTverskyLoss and CraterBoundaryLoss no longer exist: name another to train with")
+        raise MarsError(
+            "the losses MaskedTverskyLoss and CraterBoundaryLoss no longer exist: name another to train with"
+        )
 
 
 def surroundings(craters: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:

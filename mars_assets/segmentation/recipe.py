@@ -26,13 +26,6 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
-COMPUTATION = "segmentation 4"
-"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
-PREDICTION = "prediction 1"
-"""Names the way of predicting: raise the number when the same model says something else of the same image."""
-COUNTING = "counting 1"
-"""Names the way of counting: raise the number when the same masks have other counts or craters."""
-
 
 class SegRecipe(FineTuningRecipe):
     """Recipe for fine-tuning a segmentation network.

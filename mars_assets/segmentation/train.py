@@ -172,7 +172,7 @@ def _fit(
         if recipe.architecture == PRITHVI:
             model.backbone.encoder.load_state_dict(encoder.state_dict())
         train, valid = (images[images["split"] == split] for split in ("train", "valid"))
-        batches = SeededBatches(len(train), recipe.batch_size, range(done, recipe.iterations), compute.seed)
+        batches = SeededBatches(len(train), recipe.batch_size, range(done, recipe.steps), compute.seed)
         runner = Runner(
             model=model,
             work_dir=str(scratch / "mmengine"),

@@ -82,7 +82,7 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
     assert report["trained_parameters"] == report["parameters"]
     classifier, config = open_classifier(tmp_path / "model")
     assert config["recipe"]["architecture"] == "seg_model"
-    probability = predict(tmp_path / "model", images, tmp_path / "p.parquet", compute)["probability"]
+    probability = predict(tmp_path / "model", images, tmp_path / "p.json", compute)["probability"]
     assert probability.between(0, 1).all()
     begun = _begun(segmenters(kind), tmp_path)
     changed = [

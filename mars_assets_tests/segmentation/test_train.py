@@ -20,7 +20,7 @@ from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
-from mars_assets.storage.cache import Remembered
+from mars_assets.storage.cache import Cache
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
 
@@ -442,9 +442,9 @@ def test_images_that_were_counted_are_not_counted_again(
     masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
 
     def judged() -> tuple[Evaluation, pd.DataFrame]:
-        with Remembered(tmp_path / "counts.json", "1") as remembered:
-            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, remembered=remembered)
-            return evaluation, crater_catalogue(masks, images, remembered=remembered)
+        with Cache(tmp_path / "counts.json", "1") as cache:
+            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, cache=cache)
+            return evaluation, crater_catalogue(masks, images, cache=cache)
 
     counted: list[Path] = []
     monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
