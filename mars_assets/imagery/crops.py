@@ -501,7 +501,7 @@ class _Cutter:
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        from affine import Affine
+        from rasterio import Affine
 
         from mars_assets.storage.geotiff import new_geotiff
 
