@@ -76,8 +76,9 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     force.
     """
     from mars_assets.labels.build import update_labelled_crops
-    from mars_assets.labels.table import COLUMNS
+    from mars_assets.labels.schema import LabelledCrops
     from mars_assets.storage.hashing import fingerprint
+    from mars_assets.storage.schema import columns_of
 
     with mendable():
         here = lake.open()
@@ -86,7 +87,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
         shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
         metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
-    schema = columns(COLUMNS, rows)
+    schema = columns(columns_of(LabelledCrops), rows)
     changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(
         metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},

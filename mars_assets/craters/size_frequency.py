@@ -17,7 +17,7 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
     """How many craters are at least as wide: in metres on the ground where all places are known, else in pixels.
 
     Args:
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`; those that a border cuts are left out,
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`; those that a border cuts are left out,
             since their diameter is of what is seen.
     """
     from matplotlib.ticker import LogFormatter

@@ -34,37 +34,15 @@ from mars_assets.storage.files import (
     sweep,
     write_bytes,
     write_json,
-    write_table,
 )
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
 if TYPE_CHECKING:
     from mars_assets.imagery.quality import Quality, QualityRules
     from mars_assets.imagery.scene import Pixels, Scene
 
 
-MANIFEST_COLUMNS = (
-    "crop_id",
-    "observation",
-    "product",
-    "row",
-    "col",
-    "height",
-    "width",
-    "kept",
-    "reason",
-    "file",
-    "dn_file",
-    "invalid_fraction",
-    "saturated_fraction",
-    "stretch_low",
-    "stretch_high",
-    "crs",
-    "transform",
-    "position_kind",
-    "longitude",
-    "latitude",
-)
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
 """A product's short name in crop ids: without dots, which Roboflow turns into underscores."""
 
@@ -180,14 +158,7 @@ def cut_crops(
             products that are not map projected.
 
     Returns:
-        The manifest, one row for every cell of the grid, with the columns ``MANIFEST_COLUMNS``: ``row``, ``col``, ``height``
-        and ``width`` are the window in pixels; ``kept`` and ``reason`` ("no data", "band missing", "saturated", or empty);
-        ``file`` and ``dn_file`` are names in ``target`` or None; the fractions are exact where a cell was decoded, and the
-        overview's where that showed it to be hopeless; ``stretch_low`` and ``stretch_high`` are what became 0 and 255 of
-        red, green and blue; ``crs`` (WKT) and ``transform`` (the crop's own, six numbers in ``affine.Affine``'s order) are
-        None unless ``position_kind`` is "projected"; ``longitude`` and ``latitude`` are the crop's centre, planetocentric
-        degrees east, by the projection, or interpolated between the swath's corners where ``position_kind`` is
-        "approximate", or NaN where it is "pixel".
+        The manifest, see :class:`mars_assets.imagery.schema.Crops`.
 
     Raises:
         MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
@@ -195,6 +166,7 @@ def cut_crops(
     from filelock import FileLock
 
     from mars_assets.imagery.scene import open_scene
+    from mars_assets.imagery.schema import Crops
 
     settings = settings or CropSettings()
     observation = parse_observation_id(str(observation))
@@ -235,7 +207,7 @@ def cut_crops(
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / CROPS, manifest, provenance)
+        write_checked(work / CROPS, manifest, Crops, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
@@ -246,7 +218,9 @@ def read_crops(folder: Path) -> pd.DataFrame:
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / CROPS, "crops")
+    from mars_assets.imagery.schema import Crops
+
+    return read_checked(folder / CROPS, "crops", Crops)
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -260,6 +234,8 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         ``crop_id, observation, path, cut`` (names how the crop was cut, so that another cut is another crop) and
         ``columns``; no row where there are no crops.
     """
+    from mars_assets.imagery.schema import Crops
+
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
@@ -267,7 +243,8 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return checked(every, lake.all_crops, "crops", Crops, wanted)  # once for all: each check takes milliseconds
 
 
 def _cut_of(manifest: Path) -> str:
@@ -328,7 +305,9 @@ class _Cutter:
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        from mars_assets.imagery.schema import Crops
+
+        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
         return self._place(manifest)
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def outline_pictures(
         progress: of the pictures.
 
     Returns:
-        The catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`, without what a picture does not say (observation,
+        The catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`, without what a picture does not say (observation,
         place and metres), and why pictures could not be read, by their names.
 
     Raises:
