@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from measure import compute, measure, parser, report, surroundings, verdict
 
 THREADS = 2
@@ -41,7 +42,6 @@ def paper() -> Any:
 def prepare(work: Path) -> None:
     """Writes weights in both forms and chips of noise with the columns of a dataset."""
     import numpy as np
-    import pandas as pd
     import torch
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
@@ -121,8 +121,6 @@ def peers_step(work: Path, precision: str) -> None:
 
 
 def predict_from_files(work: Path) -> None:
-    import pandas as pd
-
     from mars_assets.classification.checkpoint import MODEL, save_weights
     from mars_assets.classification.predict import predict
     from mars_assets.prithvi.config import VARIANTS
@@ -139,7 +137,6 @@ def predict_from_files(work: Path) -> None:
 
 def bare_forward(work: Path) -> None:
     """The classifier on chips in memory, in the batches that prediction takes."""
-    import pandas as pd
     import torch
 
     from mars_assets.classification.data import load_chip
@@ -161,8 +158,6 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
 
     More images than there are chips are further ones with the same pixels.
     """
-    import pandas as pd
-
     from mars_assets.classification.recipe import ClsRecipe
     from mars_assets.datasets import Dataset
     from mars_assets.experiments.run import run_sweep

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measure import measure, report, verdict
+from PIL import Image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,6 @@ def picture(number: int, side: int, new: bool) -> Picture:
     training, or models would not be judged on them. Of the classified images every other of an observation has a crater.
     """
     import numpy as np
-    from PIL import Image
 
     rng = np.random.default_rng([number, side, new])
     ground = np.zeros((side, side), np.float32)
@@ -122,8 +122,6 @@ def pictures(count: int, side: int, new: bool = False) -> list[Picture]:
 
 def write_tiles(path: Path, tiles: Sequence[Picture]) -> None:
     """A folder classification export."""
-    from PIL import Image
-
     with zipfile.ZipFile(path, "w") as archive:
         for tile in tiles:
             buffer = io.BytesIO()

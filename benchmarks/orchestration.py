@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import pandas as pd
 import requests
 from labels import TILE, pictures, write_tiles
 from measure import measure, report, verdict
@@ -248,8 +249,6 @@ def fill(home: Home) -> None:
 
 def lengthen(lake: Lake, name: str) -> None:
     """Gives an evaluation's table the rows of a year, copies of its own; what is shown of the short one goes."""
-    import pandas as pd
-
     from mars_assets.storage.files import read_table, write_json, write_table
 
     path = lake.metrics(name)

@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from measure import compute, measure, parser, report, surroundings, verdict
 
 if TYPE_CHECKING:
@@ -142,8 +143,6 @@ def warm_up() -> None:
 
 def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
-    import pandas as pd
-
     from mars_assets.reconstruction.scores import reconstruct
     from mars_assets.reconstruction.summary import summarise
     from mars_assets.storage.files import write_table
@@ -237,7 +236,6 @@ PEERS = {
 def same_numbers(work: Path) -> list[bool]:
     """Compares the stage's table and the exported encoder's features with TerraTorch's."""
     import numpy as np
-    import pandas as pd
     import torch
 
     from mars_assets.bands import IMPUTATION_METHODS

@@ -17,7 +17,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from measure import compute, measure, parser, report, surroundings, verdict
+from PIL import Image
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import PrecisionChoice
@@ -240,7 +242,6 @@ def prepare(work: Path) -> None:
     """Writes a model's folder, mmseg's config and checkpoint of it, chips and masks."""
     import numpy as np
     import torch
-    from PIL import Image
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
     from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, MODEL
@@ -304,8 +305,6 @@ def trained(scenes: list[tuple[Any, Any]]) -> Any:
 
 
 def our_windows(work: Path) -> None:
-    import pandas as pd
-
     from mars_assets.segmentation.predict import predict_masks
 
     images = pd.DataFrame(
@@ -333,7 +332,6 @@ def their_windows(work: Path) -> None:
 
 
 def loader(work: Path) -> None:
-    import pandas as pd
     from mmengine.runner import Runner
 
     from mars_assets.segmentation.mmseg_config import mmseg_config

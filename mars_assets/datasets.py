@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.errors import MarsError, ProvenanceError
@@ -14,9 +16,6 @@ from mars_assets.labels.table import current_label_version, mask_path, read_labe
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_table
 from mars_assets.tensors.stages import read_manifest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,6 @@ def classification_dataset(lake: Lake, stage: str, statistics: BandStatistics | 
         ProvenanceError: they contradict each other or the weights.
         MarsError: no image has a class.
     """
-    import pandas as pd
-
     images, provenance = _joined(lake, stage, statistics)
     images = images[images["label"].notna()]
     if images.empty:

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mars_assets.errors import MarsError
 from mars_assets.lake import DEFAULT_LAKE, Lake
 from mars_assets.progress import Progress
@@ -95,8 +97,6 @@ def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -
 
 def print_results(lake: Lake) -> None:
     """The reconstruction table, the scores of both models and where all files lie."""
-    import pandas as pd
-
     from mars_assets.evaluation.statistics import with_interval
 
     def rows(name: str) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from mars_assets.errors import DamagedFileError, MarsError
 
@@ -21,8 +22,6 @@ def read_label_image(path: Path) -> npt.NDArray[Any]:
     Raises:
         DamagedFileError: it cannot be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return np.asarray(image)
@@ -54,7 +53,6 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
         MarsError: it has more than 8 bits.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:

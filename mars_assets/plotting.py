@@ -7,15 +7,16 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from PIL import Image
+
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
-    Picture: TypeAlias = Figure | Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8]
 
 
 # Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
@@ -68,8 +69,6 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
     Raises:
         ValueError: not even 48 pixels fit.
     """
-    from PIL import Image
-
     image = as_image(picture, dpi=100)
     for side in _SIDES:
         small = image.copy()
@@ -96,10 +95,9 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
     return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
 
 
-def as_image(picture: Picture, dpi: int = 150) -> Image:
+def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
     """A figure or picture as RGB Pillow image: what is to be written and shown is drawn once."""
     import numpy as np
-    from PIL import Image
 
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")

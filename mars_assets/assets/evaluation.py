@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
+import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.automation_conditions import follows
@@ -25,8 +26,6 @@ from mars_assets.storage.files import read_table
 from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.datasets import Dataset
     from mars_assets.lake import Lake
     from mars_assets.models.versions import ModelVersion
@@ -215,7 +214,7 @@ class _Judged(NamedTuple):
 
     model: "ModelVersion"
     label_version: str
-    images: "pd.DataFrame"
+    images: pd.DataFrame
     left_out: int
 
 
@@ -328,7 +327,7 @@ def _judged(model: "ModelVersion", dataset: "Dataset") -> _Judged:
     return _Judged(model, dataset.provenance["label_version"], images, left_out)
 
 
-def _splits(images: "pd.DataFrame") -> list[str]:
+def _splits(images: pd.DataFrame) -> list[str]:
     return [split for split in ("valid", "test") if (images["split"] == split).any()]
 
 
@@ -338,7 +337,7 @@ def _row(judged: _Judged, scores: dict[str, Any]) -> dict[str, Any]:
 
 def _record(
     lake: "Lake", name: str, rows: list[dict[str, Any]], score: str
-) -> tuple[list[dict[str, Any]], "pd.DataFrame"]:
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Adds rows to the history, each with its change against the one before. Returns them, and the history."""
     from datetime import UTC, datetime
 
@@ -355,14 +354,12 @@ def _shown(
     score: str,
     judged: _Judged,
     rows: list[dict[str, Any]],
-    history: "pd.DataFrame",
+    history: pd.DataFrame,
     names: list[str],
     compute: "Compute",
     pictures: dict[str, Any],
     more: dict[str, Any],
 ) -> dict[str, Any]:
-    import pandas as pd
-
     from mars_assets.evaluation.history import in_words
     from mars_assets.evaluation.statistics import with_interval
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
+import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.imagery import crops
@@ -52,8 +53,6 @@ def prithvi_weights(
     Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or of
     another shape is an error that lists all of it. Nothing is unpickled but tensors.
     """
-    import pandas as pd
-
     from mars_assets.models.versions import set_current_weights
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.storage.files import read_json
@@ -127,8 +126,6 @@ def mars_weights(
     a version has the published layout.
     """
     from pathlib import Path
-
-    import pandas as pd
 
     from mars_assets.models.versions import MARS_WEIGHTS, current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
+import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
@@ -363,8 +364,6 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
 
 
 def _described(rows: list[dict]) -> dict[str, Any]:
-    import pandas as pd
-
     return {"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows))}
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pandas as pd
 
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
@@ -11,8 +12,6 @@ from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.labels.build import LabelReport
     from mars_assets.lake import Lake
 
@@ -38,8 +37,6 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
 
 def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
     """The data version of the exports in force, and what to show of them."""
-    import pandas as pd
-
     from mars_assets.labels.exports import export_identity, label_version
     from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
 
@@ -106,9 +103,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     )
 
 
-def _describe(lake: "Lake", rows: "pd.DataFrame", report: "LabelReport") -> dict[str, Any]:
-    import pandas as pd
-
+def _describe(lake: "Lake", rows: pd.DataFrame, report: "LabelReport") -> dict[str, Any]:
     from mars_assets.labels.figures import label_sheet
 
     return {

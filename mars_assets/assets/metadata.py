@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.progress import Progress
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.lake import Lake
 
 
@@ -43,7 +42,7 @@ def mendable() -> Iterator[None]:
         ) from error
 
 
-def table(rows: "pd.DataFrame", limit: int = MAX_ROWS) -> dg.MetadataValue:
+def table(rows: pd.DataFrame, limit: int = MAX_ROWS) -> dg.MetadataValue:
     """A table as Markdown, numbers rounded for reading."""
     shown = rows.head(limit)
     header = "| " + " | ".join(str(column) for column in shown.columns) + " |"
@@ -119,7 +118,7 @@ def _restored(value: Any) -> Any:
     return value
 
 
-def columns(descriptions: Mapping[str, str], rows: "pd.DataFrame") -> dg.MetadataValue:
+def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataValue:
     """The column schema of a table, with what each column means."""
     return dg.MetadataValue.table_schema(
         dg.TableSchema(

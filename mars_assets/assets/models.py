@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
+import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
 
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
@@ -213,8 +214,6 @@ def _train(
     card: Callable[[str, dict[str, Any], Any], str] | None = None,
 ) -> dg.MaterializeResult:
     """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
-    import pandas as pd
-
     from mars_assets.models.promotion import compare
     from mars_assets.models.starting_point import start_of_training
     from mars_assets.models.versions import ModelVersion, current_model, make_current, start_version, version_of

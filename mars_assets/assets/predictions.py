@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 
 from mars_assets.assets.evaluation import seg_evaluation
 from mars_assets.assets.imagery import crops
@@ -87,8 +88,6 @@ def seg_predictions(
     projected (COLOR and RED ones). What is smaller than the smallest labelled crater is left out, since the model was not
     judged on it; a crater on the border between two crops is in both, cut. Crops are predicted once for each model.
     """
-    import pandas as pd
-
     from mars_assets.craters.catalogue import COLUMNS
     from mars_assets.craters.size_frequency import size_frequency
     from mars_assets.datasets import unlabelled_crops

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
+import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.automation_conditions import follows
@@ -147,8 +148,6 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
     equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
     """
-    import pandas as pd
-
     from mars_assets.labels.table import read_labelled_crops
     from mars_assets.tensors.stages import make_spectral
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.classification.recipe import CLASSES
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 METRICS = (
     "accuracy",
@@ -189,7 +186,6 @@ def by_observation(images: pd.DataFrame) -> pd.DataFrame:
         One row an observation, the worst first: observation (``–`` for images of none), images, craters, right (share),
         right_low, right_high (95 % Wilson interval), mean_probability.
     """
-    import pandas as pd
     from scipy.stats import binomtest
 
     rows = []
@@ -224,7 +220,6 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DamagedFileError: a mask cannot be read.
     """
-    import pandas as pd
     from scipy.stats import binomtest
 
     from mars_assets.craters.geometry import craters_of_labels
@@ -305,7 +300,6 @@ def _bins(probabilities: Floats) -> npt.NDArray[np.intp]:
 
 
 def _roc(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    import pandas as pd
     from sklearn.metrics import roc_curve
 
     columns = ["false_positive_rate", "true_positive_rate", "threshold"]
@@ -315,7 +309,6 @@ def _roc(labels: Labels, probabilities: Floats) -> pd.DataFrame:
 
 
 def _precision_recall(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    import pandas as pd
     from sklearn.metrics import precision_recall_curve
 
     columns = ["precision", "recall", "threshold"]
@@ -327,8 +320,6 @@ def _precision_recall(labels: Labels, probabilities: Floats) -> pd.DataFrame:
 
 
 def _calibration(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    import pandas as pd
-
     table = pd.DataFrame({"bin": _bins(probabilities), "probability": probabilities, "label": labels})
     binned = table.groupby("bin").agg(
         n=("label", "size"), mean_probability=("probability", "mean"), crater_fraction=("label", "mean")

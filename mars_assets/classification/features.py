@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,8 +22,6 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.augmentation import oriented
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.training.compute import Compute
 

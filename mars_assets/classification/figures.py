@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
@@ -16,7 +17,6 @@ from mars_assets.plotting import new_figure
 from mars_assets.storage.files import read_table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST, recipe_of, without_effect
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) -> str:

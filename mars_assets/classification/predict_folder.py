@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
@@ -16,8 +17,6 @@ from mars_assets.storage.files import read_json
 from mars_assets.training.run_folder import CONFIG, require_finished
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.training.compute import Compute
 
 
@@ -68,8 +67,6 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
         MarsError: there is no such folder, or no picture in it.
         MissingInputError: the folder of the model holds no finished classifier.
     """
-    import pandas as pd
-
     from mars_assets.classification.predict import probabilities_of
 
     if not folder.is_dir():

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.storage.files import read_table, write_json, write_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 KEYS = ("model_version", "label_version", "split")
 """What an evaluation's row is of."""
@@ -114,8 +112,6 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     Returns:
         The whole table, oldest first.
     """
-    import pandas as pd
-
     new = pd.DataFrame(list(rows))
     if path.exists():
         old = read_table(path, asset)

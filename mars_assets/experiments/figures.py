@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.evaluation.statistics import with_interval
 from mars_assets.experiments.run import HELD_BACK, ranked
 from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -29,8 +29,6 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
         settings: those that vary.
         scores: names without their split; the first has intervals.
     """
-    import pandas as pd
-
     rows = []
     order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
     order += [version for version in table["version"] if version not in set(order)]
@@ -61,8 +59,6 @@ def readable_together(pooled: pd.DataFrame, settings: Sequence[str], scores: Seq
         settings: those that vary.
         scores: as for :func:`readable`.
     """
-    import pandas as pd
-
     rows = []
     for row in pooled.to_dict("records"):
         shown = {**_described(row, row["name"] or "–", settings), "parts": row["parts"]}
@@ -97,8 +93,6 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
         omega squared, Hays 1963, which expects 0 of noise; 1 is all, NaN where no value has two runs), best (the value of
         the highest mean), mean (that mean), runs.
     """
-    import pandas as pd
-
     columns = ["setting", "share", "best", "mean", "runs"]
     done = ranked(table, score)
     if done.empty:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.classification.recipe import OUTLINES
@@ -29,10 +31,6 @@ from mars_assets.storage.files import read_json, read_table, write_json, write_t
 from mars_assets.storage.hashing import fingerprint, lot
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import CONFIG, SCRATCH
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 HELD_BACK = "held_back"
 """The split of training observations that a sweep holds back."""
@@ -165,8 +163,6 @@ def run_sweep(
         ProvenanceError: tensors and weights were not made for each other.
         MarsError: nothing can be trained on these labels.
     """
-    import pandas as pd
-
     share = 1 / folds if folds else held_back
     # All inputs are looked at before the first training.
     planned = [(run, _planned(lake, task, run, held_back, folds)) for run in runs]
@@ -266,8 +262,6 @@ def together(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
         ``name, seed, recipe, parts, pretrained_on, missing``, and the task's scores; where the run of a part failed, there are
         none, and ``missing`` says why.
     """
-    import pandas as pd
-
     found = []
     for (_, seed), runs in rows.groupby(["recipe", "seed"], sort=False):
         first, parts = runs.iloc[0], runs.to_dict("records")
@@ -419,8 +413,6 @@ def _of_split(split: str, row: dict[str, Any], observations: pd.Series, inputs: 
 
 def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
     """Rows that have the score on valid, the best first."""
-    import pandas as pd
-
     name = f"valid_{score}"
     if name not in table:
         return table.head(0)

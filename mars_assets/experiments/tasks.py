@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from mars_assets.classification.recipe import recipe_of
 from mars_assets.datasets import classification_dataset, segmentation_dataset
 from mars_assets.errors import ProvenanceError
@@ -16,8 +18,6 @@ from mars_assets.storage.files import read_json
 from mars_assets.training.run_folder import CONFIG
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.training.compute import Compute
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import MANIFEST, read_crops
 from mars_assets.lake import Lake
@@ -65,8 +67,6 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
 
 def _look_at_picture(path: Path, crop: dict[str, Any]) -> str:
     """What is wrong with a crop's picture; empty if nothing."""
-    from PIL import Image
-
     try:
         with Image.open(path) as image:
             image.load()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
@@ -37,8 +38,6 @@ from mars_assets.storage.files import (
 from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.imagery.quality import Quality, QualityRules
     from mars_assets.imagery.scene import Pixels, Scene
 
@@ -262,8 +261,6 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         ``crop_id, observation, path, cut`` (names how the crop was cut, so that another cut is another crop) and
         ``columns``; no row where there are no crops.
     """
-    import pandas as pd
-
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
@@ -326,8 +323,6 @@ class _Cutter:
             )
 
     def run(self, progress: Progress) -> pd.DataFrame:
-        import pandas as pd
-
         cells = self._survey()
         records = [
             self._record(cell.row, cell.col, cell.hopeless, cell.invalid, 0.0) for cell in cells if cell.hopeless

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_product
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
-    from PIL.Image import Image
 
 
 _KEPT = (64, 220, 120)
@@ -25,7 +25,7 @@ _MARGIN = 2
 
 def contact_sheet(
     manifest: pd.DataFrame, folder: Path, columns: int = 6, thumbnail: int = 128, most: int = 24
-) -> Image:
+) -> Image.Image:
     """Thumbnails of the kept crops in the manifest's order; of more than ``most``, evenly spaced ones.
 
     Args:
@@ -38,8 +38,6 @@ def contact_sheet(
     Raises:
         DamagedFileError: a crop does not decode.
     """
-    from PIL import Image, ImageDraw
-
     names = manifest.loc[manifest["kept"].astype(bool), "file"].tolist()
     if not names:
         sheet = Image.new("RGB", (2 * thumbnail, thumbnail // 2), "white")
@@ -90,7 +88,7 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
     return figure
 
 
-def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image:
+def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image.Image:
     """The whole scene with the grid drawn in: kept cells in green, skipped ones in a colour for each reason, and a legend.
 
     Args:
@@ -102,8 +100,6 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
         MarsError: the manifest is empty.
         DamagedFileError: the image does not open.
     """
-    from PIL import Image, ImageDraw
-
     from mars_assets.imagery.scene import open_scene
 
     if manifest.empty:
@@ -126,9 +122,7 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
     return _with_legend(picture, manifest)
 
 
-def _with_legend(picture: Image, manifest: pd.DataFrame) -> Image:
-    from PIL import Image, ImageDraw
-
+def _with_legend(picture: Image.Image, manifest: pd.DataFrame) -> Image.Image:
     counts = manifest.loc[~manifest["kept"], "reason"].value_counts()
     entries = [(_KEPT, f"kept: {int(manifest['kept'].sum())}")]
     entries += [(_SKIPPED[str(reason)], f"{reason}: {count}") for reason, count in counts.items()]

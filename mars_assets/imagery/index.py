@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
 from mars_assets.storage.hashing import lot
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 
@@ -233,8 +233,6 @@ def observation_facts(index: pd.DataFrame, observations: list[str], products: li
         and longitude of the swath's corners, clockwise from the first line's first sample. NaN and None where the index has
         no such product.
     """
-    import pandas as pd
-
     rows: dict[tuple[str, str], Any] = {}
     wanted = index[index["OBSERVATION_ID"].isin(observations)]
     for row in wanted.to_dict("records"):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table, write_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def query_before(lake: Lake) -> IndexQuery | None:
@@ -58,8 +57,6 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
         MissingInputError: there is a query and no index.
         MarsError: the file has bad rows or nothing fits the query.
     """
-    import pandas as pd
-
     index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
     if query is None or lake.observations_csv.exists():
         rows = read_observations_csv(lake.observations_csv)

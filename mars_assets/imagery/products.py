@@ -7,13 +7,11 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
+
+import pandas as pd
 
 from mars_assets.errors import MarsError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 ProductType = Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"]
 PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
@@ -134,8 +132,6 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
     Raises:
         MarsError: no such file, unknown columns, or bad rows: all of them in one message, with their line numbers.
     """
-    import pandas as pd
-
     if not path.is_file():
         raise MarsError(f"there is no {path}. Write the observations into it, one a line, for example:\n{_EXAMPLE}")
     try:

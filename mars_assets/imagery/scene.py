@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
@@ -99,8 +100,6 @@ class _JpegScene(Scene):
     reader = "pillow"
 
     def __init__(self, path: Path) -> None:
-        from PIL import Image
-
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)

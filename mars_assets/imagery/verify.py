@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from PIL import Image
+
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import INDEX_FILES, read_index_label
 from mars_assets.imagery.jpeg2000 import codestream_box
@@ -41,8 +43,6 @@ def verify_file(path: Path, name: str) -> None:
 
 
 def _verify_jpeg(path: Path) -> None:
-    from PIL import Image
-
     start, end = _ends(path, len(_JPEG_START), len(_JPEG_END))
     if start != _JPEG_START:
         raise DamagedFileError(f"it is no JPEG: it begins with {start!r}")

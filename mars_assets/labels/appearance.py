@@ -9,20 +9,17 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import MODES
 from mars_assets.labels.duplicates import perceptual_hash
 from mars_assets.labels.formats.image import size_of
 from mars_assets.storage.files import read_provenance, read_table, write_table
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 
 _SIDE = 32
 _SURROUNDINGS = 5
@@ -74,8 +71,6 @@ class Looks:
 
     def write(self, path: Path, computation: str) -> None:
         """Those that were asked for, if they are not the ones before."""
-        import pandas as pd
-
         if self._now != self._before:
             rows = [{"sha256": sha256, **asdict(look)} for sha256, look in self._now.items()]
             write_table(path, pd.DataFrame(rows), {"computation": computation})
@@ -105,8 +100,6 @@ class Looks:
 
 
 def _looked_at(content: bytes, where: str) -> Look:
-    from PIL import Image
-
     height, width = size_of(content, where)
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
@@ -121,8 +114,6 @@ def _looked_at(content: bytes, where: str) -> Look:
 
 
 def _shows_the_same(content: bytes, crop: Path) -> bool:
-    from PIL import Image
-
     with Image.open(io.BytesIO(content)) as image:
         one = _details(image)
     try:
@@ -134,11 +125,10 @@ def _shows_the_same(content: bytes, crop: Path) -> bool:
     return contrast > 0 and float((one * other).sum()) / contrast >= _ALIKE
 
 
-def _details(image: Image) -> npt.NDArray[np.float64]:
+def _details(image: Image.Image) -> npt.NDArray[np.float64]:
     """Brightness against that of the surroundings, coarsely: light from one side looks alike in images that are not."""
-    from PIL.Image import Resampling
     from scipy.ndimage import uniform_filter
 
-    grey = np.asarray(image.convert("L").convert("F").resize((_SIDE, _SIDE), Resampling.BOX), np.float64)
+    grey = np.asarray(image.convert("L").convert("F").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     details = grey - uniform_filter(grey, _SURROUNDINGS)
     return details - details.mean()

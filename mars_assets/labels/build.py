@@ -7,10 +7,13 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
@@ -36,10 +39,6 @@ from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 COMPUTATION = "labels 2"
 """Names the way the table is made: raise the number when the same exports give another table or other masks."""
@@ -137,8 +136,6 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
             images are labelled in two ways. The last table stays in force.
     """
-    import pandas as pd
-
     known = _known(lake, progress)
     looks = Looks.read(_looks_path(lake), COMPUTATION)
     exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
@@ -392,9 +389,6 @@ def _masks(
 
 
 def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text(_LABEL, outlines_sha)
     buffer = io.BytesIO()
@@ -404,8 +398,6 @@ def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
 
 def _label_of(path: Path) -> str | None:
     """The label that a mask shows; None where there is no mask that says so."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return image.info.get(_LABEL)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.formats.image import SPLITS
@@ -73,8 +74,6 @@ def _times(folder: Path) -> dict[str, float]:
 
 
 def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
-    from PIL import Image, UnidentifiedImageError
-
     path = mask_path(lake, kind, row)
     try:
         with Image.open(path) as file:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from PIL.Image import Image
-
+import pandas as pd
+from PIL.Image import Image, Resampling
 
 SIDE = 8
 SAME = 3
@@ -26,8 +21,6 @@ def perceptual_hash(image: Image) -> str:
 
     Changes little with compression, size, brightness and contrast. Source: the difference hash, "dHash", of N. Krawetz (2013).
     """
-    from PIL.Image import Resampling
-
     grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Resampling.BOX), np.int16)
     bits = grey[:, 1:] > grey[:, :-1]
     return np.packbits(bits).tobytes().hex()
@@ -42,8 +35,6 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ``image_a, image_b, split_a, split_b, bits`` (that differ), those in two splits first.
     """
-    import pandas as pd
-
     hashes = np.array([int(value, 16) for value in table["phash"]], np.uint64)
     ones = np.bitwise_count(hashes)
     telling = np.flatnonzero((ones >= _FLAT) & (ones <= 64 - _FLAT))

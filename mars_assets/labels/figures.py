@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
 
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from PIL.Image import Image
-
 
 _TILE = 160
 _CRATER = (255, 213, 74)
 _NO_CRATER = (120, 200, 255)
 
 
-def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image:
+def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image.Image:
     """A sheet of up to ``each`` outlined and ``each`` classified images, chosen evenly over the table.
 
     Crater outlines and frames of images classified as craters are yellow, frames of those without are blue.
     """
-    from PIL import Image
-
     outlined = _evenly(rows[rows["n_craters"].fillna(0) > 0], each)
     classified = _evenly(rows[rows["label"].notna()], each)
     tiles = [_tile(lake, row) for row in [*outlined, *classified]]
@@ -41,9 +36,7 @@ def _evenly(rows: pd.DataFrame, count: int) -> list[Any]:
     return list(rows.iloc[chosen].itertuples())
 
 
-def _tile(lake: Lake, row: Any) -> Image:
-    from PIL import Image, ImageDraw
-
+def _tile(lake: Lake, row: Any) -> Image.Image:
     with Image.open(lake.inside(row.file)) as file:
         image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
     if row.label is None or row.label != row.label:

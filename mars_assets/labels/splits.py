@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.labels.formats.image import SPLITS
 from mars_assets.storage.hashing import lot
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def whole_groups(table: pd.DataFrame) -> pd.Series:

@@ -8,17 +8,15 @@ same image delivered again in a newer version of its project keeps its identity,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.labels.masks import (
     ANNOTATIONS,
 )
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 ASSET = "labelled_crops"
 COLUMNS = {

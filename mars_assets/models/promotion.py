@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.models.seen import held_out
 from mars_assets.models.versions import ModelVersion
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Judge = Callable[[ModelVersion, "pd.DataFrame", str], float | None]
 """A model's score on the images of a split, the higher the better; None where it is undefined."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.models.versions import IMAGES, SEG_MODEL_VERSION, ModelVersion
 from mars_assets.storage.files import read_json, read_table
 from mars_assets.training.run_folder import CONFIG, require_finished
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, int]:

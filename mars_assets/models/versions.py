@@ -10,17 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.run_folder import CONFIG, require_finished
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 IMAGES = "images.parquet"
 """The list, in a version's folder, of the images that it was made from."""

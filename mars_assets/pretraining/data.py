@@ -7,12 +7,13 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mars_assets.bands import BandStatistics, ImputationMethod
@@ -27,10 +28,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Place = tuple[int, int]
 """An image's position in the table, and the step that wants it."""
@@ -87,8 +84,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     Raises:
         MarsError: there is no image at all, or ``extra`` is neither folder nor zip.
     """
-    import pandas as pd
-
     rows = [(row.crop_id, row.observation, "", row.path, row.cut) for row in kept_crops(lake).itertuples()]
     broken: dict[str, str] = {}
     unknown: set[str] = set()
@@ -135,8 +130,6 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    import pandas as pd
-
     cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
     columns = ["path", "stamp", "sha", "problem"]
     known = pd.DataFrame(columns=columns, dtype=str)
@@ -251,8 +244,6 @@ def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         DamagedFileError: it does not decode.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale

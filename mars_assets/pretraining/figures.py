@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.bands import reflectance_to_rgb
 from mars_assets.plotting import new_figure
@@ -18,7 +19,6 @@ from mars_assets.prithvi.weights import open_weights
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.bands import SPECTRAL, Float32, normalize, reflectance_to_rgb
 from mars_assets.errors import MarsError
@@ -33,7 +34,6 @@ from mars_assets.training.compute import Compute
 from mars_assets.training.prefetch import read_ahead
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import Tensor
 
     from mars_assets.prithvi.model import PrithviMAE
@@ -87,8 +87,6 @@ def reconstruct(
             kind (``norm_pix_loss``).
         DamagedFileError: a chip cannot be read.
     """
-    import pandas as pd
-
     config, sha256, load = open_weights(weights)
     if not 0 < mask_ratio < 1:
         raise MarsError(f"mask_ratio={mask_ratio}: reconstruction needs a share between 0 and 1, both excluded")

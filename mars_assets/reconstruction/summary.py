@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.bands import SPECTRAL
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import bootstrap_intervals, independent_units
 from mars_assets.reconstruction.scores import ANCHOR, SCORES
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _UNPAIRED = (SPECTRAL, ANCHOR)
 
@@ -46,8 +43,6 @@ def summarise(
     Raises:
         MarsError: rows of several weights, precisions or sets of seeds, or a method that lacks an image.
     """
-    import pandas as pd
-
     settings = per_image[["weights", "precision"]].drop_duplicates()
     seeds = {tuple(sorted(group["seed"].unique())) for _, group in per_image.groupby("mask_ratio")}
     if (
@@ -73,8 +68,6 @@ def summarise(
 
 def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
     """Rows of one mask ratio. ``means`` has an image a row, and columns (score, method)."""
-    import pandas as pd
-
     rgb_loss = means["rgb_loss"]
     paired = rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").dropna(how="all")
     if paired.isna().any(axis=None):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
 from mars_assets.errors import MarsError, ProvenanceError
@@ -30,7 +31,6 @@ from mars_assets.tensors.stages import read_manifest
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -90,8 +90,6 @@ def reconstruction_table(
         MissingInputError: weights or chips have not been made.
         ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
     """
-    import pandas as pd
-
     folder, _ = current_weights(lake)
     config = open_weights(folder).config
     chips, label_version = _chips(lake, methods, config, n_images)
@@ -177,8 +175,6 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
 
 def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: int) -> tuple[pd.DataFrame, str]:
     """Chips of the drawn images for :func:`reconstruct`, and the label version that they were made for."""
-    import pandas as pd
-
     stages = {method: read_manifest(lake, f"imputed_{method}") for method in methods}
     images = {method: set(table["image_id"]) for method, (table, _) in stages.items()}
     first, (manifest, provenance) = next(iter(stages.items()))

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mars_assets.sample.terrain import SMALLEST_LABELLED, Crater
 from mars_assets.storage.files import atomic_path
@@ -215,8 +216,6 @@ No image augmentation techniques were applied.
 
 
 def _jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

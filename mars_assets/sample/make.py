@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from PIL import Image
 
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import cut_crops, read_crops
@@ -35,10 +37,6 @@ from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
 from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
 from mars_assets.storage.files import read_json, write_bytes, write_json, write_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 VERSION = 2
 """Raised when the same seed gives other files."""
@@ -193,8 +191,6 @@ def _make_scene(archive: Path, scratch: Path, planned: PlannedScene) -> list[Cra
 
 
 def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> list[LabelledCrop]:
-    from PIL import Image
-
     manifest = read_crops(folder)
     crops = []
     for row in manifest[manifest["kept"]].to_dict("records"):
@@ -209,8 +205,6 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
 
 def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crater]]) -> pd.DataFrame:
     """All craters whose centre the COLOR product shows: pixel coordinates, and planetocentric east degrees and metres."""
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     for scene, craters in zip(scenes, truths, strict=True):
         spec = scene.spec

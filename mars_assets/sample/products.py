@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_observation_id, product_files
@@ -175,8 +176,6 @@ def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) ->
 
 def _write_browse(path: Path, scene: Scene) -> None:
     """RED, BG and synthetic blue, stretched, as the cameras saw it: not map projected, so it has no margins."""
-    from PIL import Image
-
     height, width = scene.iof.shape[1:]
     size = (BROWSE_WIDTH, round(height * BROWSE_WIDTH / width))
     bands = [np.asarray(Image.fromarray(band).resize(size, Image.Resampling.BOX)) for band in scene.iof]

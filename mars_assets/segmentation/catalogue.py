@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
 from mars_assets.segmentation.recipe import COUNTING
 from mars_assets.storage.cache import Remembered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def crater_catalogue(
@@ -40,8 +39,6 @@ def crater_catalogue(
     Raises:
         DamagedFileError: a prediction cannot be read.
     """
-    import pandas as pd
-
     remembered = remembered or Remembered(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):

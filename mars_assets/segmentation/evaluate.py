@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
@@ -19,10 +20,6 @@ from mars_assets.labels.build import COMPUTATION as LABELS
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
 from mars_assets.segmentation.recipe import COUNTING, IGNORE
 from mars_assets.storage.cache import Remembered
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 METRICS = (
     "iou_background",
@@ -293,8 +290,6 @@ def _with_intervals(
 def _size_table(
     craters: Counts, scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
 ) -> pd.DataFrame:
-    import pandas as pd
-
     rows = []
     for size, (found, missed, false_alarms) in zip(SIZE_CLASSES, craters.T.tolist(), strict=True):
         named = [f"{size} {name}" for name in ("precision", "recall", "f1")]

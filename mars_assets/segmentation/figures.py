@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
 from mars_assets.plotting import new_figure
 from mars_assets.segmentation.recipe import IGNORE
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -118,8 +119,6 @@ def error_overlay(
 
 
 def _png(path: Any) -> npt.NDArray[np.uint8]:
-    from PIL import Image
-
     with Image.open(path) as image:
         return np.asarray(image)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from mars_assets.bands import BandStatistics
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES
@@ -17,7 +19,6 @@ from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.tensors.geotiff import read_bands
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mmseg.models import EncoderDecoder
 
     from mars_assets.bands import Float32

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below, read_rgb
 from mars_assets.lake import Lake
@@ -14,8 +16,6 @@ from mars_assets.segmentation.predict import predict_masks
 from mars_assets.storage.files import read_json
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from mars_assets.models.versions import ModelVersion
     from mars_assets.training.compute import Compute
 
@@ -55,8 +55,6 @@ def outline_pictures(
         MarsError: there is no such folder, or no picture in it that can be read.
         MissingInputError: the folder of the model holds no finished segmenter.
     """
-    import pandas as pd
-
     from mars_assets.labels.masks import RIM_WIDTHS
 
     if not folder.is_dir():

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from mars_assets.errors import DamagedFileError
 
@@ -39,8 +41,6 @@ def read_probability(path: Path) -> Float32:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return np.asarray(image)
@@ -52,8 +52,6 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
 
 def prediction_key(path: Path) -> str | None:
     """What a cached prediction was made from; None where there is none that can be read."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             return image.info.get(_KEY)
@@ -62,9 +60,6 @@ def prediction_key(path: Path) -> str | None:
 
 
 def _png(probability: Float32, key: str) -> bytes:
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text(_KEY, key)
     buffer = io.BytesIO()

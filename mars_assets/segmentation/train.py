@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
@@ -21,7 +22,6 @@ from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import pandas as pd
     from mmengine import Config
 
     from mars_assets.prithvi.model import PrithviEncoder
@@ -111,8 +111,6 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
     """The images as the recipe wants them: which to train on, and with whose masks."""
-    import pandas as pd
-
     if not (recipe.drop_empty or recipe.authors_pairing):
         return images
     train, others = images[images["split"] == "train"], images[images["split"] != "train"]
@@ -270,7 +268,6 @@ def _loader(
 
 def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
     """Writes checkpoint, config and history from what the training left. Returns the first part of the report."""
-    import pandas as pd
     import torch
 
     best = scratch / "best.pth"

@@ -17,13 +17,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _TEMPORARY = ".tmp-"
 _OLD = f"{_TEMPORARY}old-"
@@ -192,7 +190,6 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
         MissingInputError: it is not there.
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pandas as pd
     import pyarrow as pa
 
     if not path.exists():

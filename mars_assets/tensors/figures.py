@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -35,8 +35,6 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
 
 def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
     """Minimum, mean and maximum of each band over some chips, in reflectance units."""
-    import pandas as pd
-
     rows = []
     chips = [read_chip(path, bands) for path in paths]
     for index, band in enumerate(bands):

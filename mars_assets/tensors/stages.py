@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from mars_assets.bands import (
     CALIBRATED_BANDS,
@@ -37,10 +38,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, read_table, sweep, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, read_placed_chip, write_chip
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 BGR = HLS_BANDS[:3]
 CALIBRATED = "calibrated"
@@ -226,8 +223,6 @@ def _run_stage(
     compute: Callable[[Any], Chip],
     progress: Progress,
 ) -> StageResult:
-    import pandas as pd
-
     folder, bands = lake.tensors(stage), tuple(bands)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)

@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from mars_assets.errors import MissingInputError, ProvenanceError
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, sweep, write_json
@@ -16,7 +18,6 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    import pandas as pd
     from pydantic import BaseModel
 
     from mars_assets.prithvi.config import PrithviConfig

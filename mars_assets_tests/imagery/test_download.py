@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mars_assets.errors import MarsError
 from mars_assets.imagery.download import LEDGER, Archive, changed_at_source, fetch_product, recorded_sha256
@@ -31,8 +32,6 @@ Fault = Callable[["Handler", bytes, int], None]
 
 
 def jpeg(seed: int, size: int = 160) -> bytes:
-    from PIL import Image
-
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "JPEG", quality=95)

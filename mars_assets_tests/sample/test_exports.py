@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mars_assets.labels.exports import read_export
 from mars_assets.sample.exports import (
@@ -101,7 +102,6 @@ def test_segmentation_export_is_read_back(inbox: Path) -> None:
 
 
 def test_segmentation_export_has_roboflows_layout(inbox: Path) -> None:
-    from PIL import Image
     from pycocotools import mask
 
     with zipfile.ZipFile(inbox / SEGMENTATION_ZIP) as archive:

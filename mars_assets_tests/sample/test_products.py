@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mars_assets.imagery.products import product_files
 from mars_assets.imagery.verify import verify_file
@@ -124,8 +125,6 @@ def test_position_has_the_radius_of_a_real_label(shared: Path) -> None:
 
 
 def test_browse_product(archive: Path) -> None:
-    from PIL import Image
-
     with Image.open(archive / product_files(OBSERVATION, "RGB.NOMAP.browse").image) as image:
         assert image.format == "JPEG"
         assert image.mode == "RGB"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from PIL import Image, UnidentifiedImageError
+
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import SUFFIXES
 
@@ -75,8 +77,6 @@ def size_of(content: bytes, where: str) -> tuple[int, int]:
     Raises:
         DamagedFileError: it is no JPEG or PNG, or larger than any crop.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             width, height = image.size

@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.formats.image import (
@@ -182,8 +183,6 @@ def _value(text: str, where: str) -> int:
 
 
 def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
-    from PIL import Image, UnidentifiedImageError
-
     where = f"{archive.path.name}: {entry}"
     content = archive.read(entry)
     found = size_of(content, where)  # before anything is decoded
