@@ -67,19 +67,18 @@ def _asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
     name = key.to_user_string()
     specs = [graph.get_check_spec(check) for check in sorted(node.check_keys, key=lambda check: check.name)]
     follows = node.automation_condition is not None
-    rows = {
-        "needs": _links(node.parent_keys) or "nothing",
-        "needed by": _links(node.child_keys) or "nothing",
-        "kinds": ", ".join(sorted(node.kinds)),
-        "partitions": f"`{node.partitions_def.name}`" if node.partitions_def else "",
-        "pool": ", ".join(f"`{pool}`" for pool in sorted(node.pools or ())),
-        "checks": ", ".join(f"[`{spec.name}`](automation.md#checks)" for spec in specs),
-        "runs by itself": "when an input changes ([`follow_labels`](automation.md#sensors))" if follows else "",
+    facts = {
+        "Needs": _links(node.parent_keys) or "nothing",
+        "Needed by": _links(node.child_keys) or "nothing",
+        "Kinds": ", ".join(sorted(node.kinds)),
+        "Partitions": f"`{node.partitions_def.name}`" if node.partitions_def else "",
+        "Pool": ", ".join(f"`{pool}`" for pool in sorted(node.pools or ())),
+        "Checks": ", ".join(f"[`{spec.name}`](automation.md#checks)" for spec in specs),
+        "Runs by itself": "when an input changes ([`follow_labels`](automation.md#sensors))" if follows else "",
     }
     yield f"### `{name}` {{ #{name} }}\n"
     yield f"{node.description}\n"
-    yield "| | |\n|---|---|"
-    yield from (f"| {title} | {value} |" for title, value in rows.items() if value)
+    yield from (f"- **{title}:** {value}" for title, value in facts.items() if value)
     yield ""
     config = _configurations().get(name)
     if config is None:
