@@ -48,13 +48,10 @@ def blocks(page: Path) -> list[Block]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every command of a page as words: those of its bash blocks, in its prose, and in its YAML files' first comments."""
+    """Every command of a page as words: those of its bash blocks and those in its prose."""
     text = page.read_text()
     lines = [block.text for block in blocks(page) if block.language == "bash"]
     lines += [found["command"].replace("\n", " ") for found in _INLINE.finditer(_BLOCK.sub("", text))]
-    for block in blocks(page):
-        if block.language == "yaml" and (found := re.match(r"# \S+\.yaml: ((?:.*\\\n# )*.*)", block.text)):
-            lines.append(found[1].replace("\n# ", "\n"))
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words:
@@ -208,6 +205,14 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Those of the manual are checked as it is built."""
     for address in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (PROJECT / address).exists(), address
+
+
+def test_pages_that_code_and_recipes_name_exist() -> None:
+    sources = [path for folder in ("mars_assets", "recipes", "benchmarks") for path in (PROJECT / folder).rglob("*.*")]
+    for path in sources:
+        if path.suffix in (".py", ".yaml", ".md"):
+            for address in re.findall(r"docs/[\w/-]+\.md", path.read_text()):
+                assert (PROJECT / address).exists(), f"{path}: {address}"
 
 
 def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> None:
