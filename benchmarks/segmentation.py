@@ -244,10 +244,9 @@ def prepare(work: Path) -> None:
     import torch
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-    from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, MODEL
+    from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
     from mars_assets.storage.files import write_json
     from mars_assets.tensors.geotiff import write_chip
-    from mars_assets.training.run_folder import CONFIG
 
     rng = np.random.default_rng(0)
     scenes = [discs(rng) for _ in range(8)]
@@ -258,7 +257,7 @@ def prepare(work: Path) -> None:
     meta = {"dataset_meta": {"classes": ("background", "crater"), "palette": [[0, 0, 0], [255, 255, 255]]}}
     folder = work / "model"
     folder.mkdir()
-    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / MODEL)
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / SEGMENTER)
     (folder / MMSEG_CONFIG).write_text(config.pretty_text)
     about = {"bands": list(prithvi.bands), "statistics": prithvi.to_dict()["statistics"], "recipe": recipe.model_dump()}
     write_json(folder / CONFIG, about)

@@ -8,7 +8,6 @@ asked for. Only a verified file gets its name, and ``ledger.json`` remembers its
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import errno
 import hashlib
 import importlib.metadata
@@ -28,18 +27,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from tenacity import wait_random_exponential
+
 from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
+from mars_assets.lake import LEDGER
 from mars_assets.progress import SILENT, Counter, Progress
+from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
     import requests
 
-
-LEDGER = "ledger.json"
 
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
@@ -138,12 +139,18 @@ class DownloadedFile:
     last_modified: str | None
 
 
-class _AttemptError(Exception):
-    """This attempt failed and another may succeed."""
+class _TransferError(AttemptError):
+    """A transfer failed and another attempt may succeed.
+
+    Args:
+        cause: what went wrong, in words.
+        after: seconds that the archive asks to wait.
+        discard: whether what was received is of no use.
+        spurn_ranges: whether no further part may be asked for.
+    """
 
     def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
-        super().__init__(cause)
-        self.after = after
+        super().__init__(cause, after)
         self.discard = discard
         self.spurn_ranges = spurn_ranges
 
@@ -246,38 +253,46 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     if (found := _finished(target, state_path, progress)) is not None:
         return found
 
-    failures, best, use_ranges = 0, 0, True
+    best, use_ranges = 0, True
     unusable: set[str] = set()
-    while True:
-        try:
-            with archive.connection():
-                sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
-            _verify_part(part, name, address, sha256, unusable)
-            break
-        except _AttemptError as failure:
-            if failure.discard:
-                part.unlink(missing_ok=True)
-            use_ranges = use_ranges and not failure.spurn_ranges
-            size = part.stat().st_size if part.exists() else 0
-            if size >= best + _MEGABYTE:
-                failures, best = 0, size
-            failures += 1
-            if failures > archive.retries:
-                raise MarsError(
-                    f"{address} could not be fetched in {failures} attempts. The last one failed because {failure}. "
-                    "Run again later: what was received is kept"
-                ) from failure
-            # "Full jitter": processes that failed together do not come back together.
-            wait = random.uniform(0, min(archive.longest_backoff, archive.backoff * 2 ** (failures - 1)))
-            wait = max(failure.after, wait)
-            progress.say(f"{name}: {failure}; attempt {failures + 1} in {wait:.1f} s")
-            time.sleep(wait)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise MarsError(
-                    f"no space left for {target}: free some and run again; what was received is kept"
-                ) from error
-            raise
+
+    def fetch() -> str:
+        with archive.connection():
+            sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
+        _verify_part(part, name, address, sha256, unusable)
+        return sha256
+
+    def failed(attempt: State) -> None:
+        nonlocal best, use_ranges
+        failure = error_of(attempt)
+        assert isinstance(failure, _TransferError)
+        if failure.discard:
+            part.unlink(missing_ok=True)
+        use_ranges = use_ranges and not failure.spurn_ranges
+        size = part.stat().st_size if part.exists() else 0
+        if size >= best + _MEGABYTE:
+            attempt.attempt_number, best = 1, size
+
+    def say(attempt: State) -> None:
+        progress.say(
+            f"{name}: {error_of(attempt)}; attempt {attempt.attempt_number + 1} in {attempt.upcoming_sleep:.1f} s"
+        )
+
+    # "Full jitter": processes that failed together do not come back together.
+    wait = wait_random_exponential(archive.backoff, archive.longest_backoff)
+    try:
+        sha256 = attempts(archive.retries + 1, wait, failed, say)(fetch)
+    except _TransferError as failure:
+        raise MarsError(
+            f"{address} could not be fetched in {archive.retries + 1} attempts. The last one failed because {failure}. "
+            "Run again later: what was received is kept"
+        ) from failure
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MarsError(
+                f"no space left for {target}: free some and run again; what was received is kept"
+            ) from error
+        raise
 
     state = read_json(state_path)
     with open(part, "rb+") as file:
@@ -347,7 +362,7 @@ def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set
         unusable: those of earlier attempts that were not; this one's is added.
 
     Raises:
-        _AttemptError: it is not.
+        _TransferError: it is not.
         MarsError: it is not, and it is what came before: this is what the archive has.
     """
     try:
@@ -359,7 +374,7 @@ def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set
                 f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
             ) from error
         unusable.add(sha256)
-        raise _AttemptError(str(error), discard=True) from error
+        raise _TransferError(str(error), discard=True) from error
 
 
 def _transfer(
@@ -402,9 +417,9 @@ def _transfer(
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         broken = _cause(error, archive)
     if broken:
-        raise _AttemptError(broken)
+        raise _TransferError(broken)
     if total is not None and part.stat().st_size != total:
-        raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
     return sha256
 
 
@@ -449,25 +464,27 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
 def _refuse_errors(response: requests.Response, address: str, start: int) -> None:
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
             raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
-        raise _AttemptError(f"the archive answers {status} {response.reason}", after)
+        raise _TransferError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
-        raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)
+        raise _TransferError(
+            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
+        )
     if status in (404, 410):
         raise MarsError(
             f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
             "in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _AttemptError("the archive sent a part where the whole was asked for")
+        raise _TransferError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
         raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _AttemptError("the archive sent a web page in the file's place")
+        raise _TransferError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
@@ -475,13 +492,13 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
-        raise _AttemptError(
+        raise _TransferError(
             f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
         )
     total = int(match[3])
     etag = response.headers.get("ETag")
     if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
-        raise _AttemptError("the file has changed at the archive since its first part was received", discard=True)
+        raise _TransferError("the file has changed at the archive since its first part was received", discard=True)
     return total
 
 
@@ -504,10 +521,10 @@ def _receive(
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _AttemptError("the archive sent a web page in the file's place", discard=True)
+                raise _TransferError("the archive sent a web page in the file's place", discard=True)
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
-                raise _AttemptError(
+                raise _TransferError(
                     "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
             fresh = chunk[len(known) :]
@@ -613,21 +630,6 @@ def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> 
 def _length(headers: Any) -> int | None:
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
-    if value is None:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _cause(error: Exception, archive: Archive) -> str:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
+from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import Looks
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
@@ -137,7 +134,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             images are labelled in two ways. The last table stays in force.
     """
     known = _known(lake, progress)
-    looks = Looks.read(_looks_path(lake), COMPUTATION)
+    looks = Looks.read(lake.looks, COMPUTATION)
     exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
@@ -166,7 +163,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             "conflicts": conflicts,
         },
     )
-    looks.write(_looks_path(lake), COMPUTATION)
+    looks.write(lake.looks, COMPUTATION)
     sweep_masks(lake.masks, named)
     return table, report
 
@@ -227,7 +224,7 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         MarsError: one would, only because its newer export cannot be used, or not yet.
     """
     there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
     newer = {
         project: path.name
         for path in unusable
@@ -295,10 +292,6 @@ def _mask_names_in_force(lake: Lake) -> set[str]:
         return {path.name for path in lake.masks.glob("*/*.png")}
 
 
-def _looks_path(lake: Lake) -> Path:
-    return lake.labels / "looks.parquet"
-
-
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """crop_id -> (file, height, width) of every crop this lake cut."""
     crops = kept_crops(lake, ["height", "width"])
@@ -334,7 +327,7 @@ def _row(
     else:
         origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
-        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
@@ -379,30 +372,15 @@ def _masks(
     ``before`` is its row in the table before, empty where there is none.
     """
     paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
-    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
+    if before.get("outlines_sha") == outlines_sha and all(
+        png_text(path, _LABEL) == outlines_sha for path in paths.values()
+    ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, outlines_sha)
+    masks = {paths[name]: encode_png(annotation_mask(instances, name), _LABEL, outlines_sha) for name in ANNOTATIONS}
+    masks[paths["instances"]] = encode_png(labels, _LABEL, outlines_sha)
     return int(labels.max()), float((labels > 0).mean()), masks
-
-
-def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_LABEL, outlines_sha)
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def _label_of(path: Path) -> str | None:
-    """The label that a mask shows; None where there is no mask that says so."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_LABEL)
-    except (OSError, UnidentifiedImageError):
-        return None
 
 
 def _safe(name: str) -> str:

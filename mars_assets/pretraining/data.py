@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -13,14 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import is_picture, pictures_below
+from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
 from mars_assets.labels.formats.image import original_name
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
@@ -130,7 +128,7 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
+    cache = lake.unlabelled_seen
     columns = ["path", "stamp", "sha", "problem"]
     known = pd.DataFrame(columns=columns, dtype=str)
     with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
@@ -162,7 +160,7 @@ def _opened(lake: Lake, extra: Path) -> Path:
         return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
+    folder = lake.unlabelled(sha256_file(extra))
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:
@@ -239,20 +237,12 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 1 or 3): grey images stay grey, which takes a third of the memory.
+    """Read an image to pretrain on, uint8 (H, W, 1 or 3); grey of 16 bits is reduced to its upper 8.
 
     Raises:
-        DamagedFileError: it does not decode.
+        DamagedFileError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale
-                return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("L", "1")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
-    return pixels[..., None] if grey else pixels
+    return read_grey_or_rgb(path, sixteen_bits="scale")
 
 
 def resample(pixels: npt.NDArray[np.uint8], size: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mars_assets.errors import MarsError
-from mars_assets.models.versions import IMAGES, MARS_WEIGHTS
+from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
 from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, model_input, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
@@ -28,7 +28,7 @@ from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae, open_weights, save_weights
 from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.storage.files import write_table
-from mars_assets.training.run_folder import SCRATCH, begin, finish
+from mars_assets.training.run_folder import begin, finish
 from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 History = list[dict[str, float]]
 
-HISTORY = "history.parquet"
 LAST = "last.ckpt"
 _VALIDATED_AT_A_TIME = 64
 

@@ -13,12 +13,13 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
+from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
+from mars_assets.segmentation.checkpoint import load_checkpoint
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
-from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
+from mars_assets.training.run_folder import begin, finish, settings_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -275,7 +276,7 @@ def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -
         raise MarsError("no validation gave an mIoU: all pixels of the validation masks are ignored")
     checkpoint = load_checkpoint(best)
     meta = checkpoint["meta"]
-    with atomic_path(folder / MODEL) as temporary:
+    with atomic_path(folder / SEGMENTER) as temporary:
         kept = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
         torch.save({"meta": kept, "state_dict": checkpoint["state_dict"]}, temporary)
     write_bytes(folder / MMSEG_CONFIG, config.pretty_text.encode())

@@ -58,12 +58,11 @@ class LoadMask(BaseTransform):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         path = results["seg_map_path"]
-        mask = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-        if mask is None or mask.dtype != np.uint8 or mask.shape != tuple(results["img_shape"]):
-            found = "cannot be read as an image" if mask is None else f"is {mask.dtype} {mask.shape}"
+        mask = read_label_image(Path(path))
+        if mask.dtype != np.uint8 or mask.shape != tuple(results["img_shape"]):
             raise DamagedFileError(
-                f"the mask {path} {found}, where its chip needs 8 bits and {tuple(results['img_shape'])}: "
-                "make 'labelled_crops' again"
+                f"the mask {path} is {mask.dtype} {mask.shape}, where its chip needs 8 bits and "
+                f"{tuple(results['img_shape'])}: materialize 'labelled_crops' again"
             )
         counts = np.bincount(mask.ravel(), minlength=256)
         counts[[0, 1, IGNORE]] = 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.lake import CONFIG, SCRATCH, SETTINGS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, sweep, write_json
 from mars_assets.storage.hashing import fingerprint
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
     from mars_assets.prithvi.config import PrithviConfig
 
-
-CONFIG = "config.json"
-SCRATCH = "training"
-_SETTINGS = "settings.json"
 
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
@@ -61,8 +58,8 @@ def begin(
         _refuse_others(config["settings"], settings, folder)
         shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
         return config["report"]
-    if (scratch / _SETTINGS).exists():
-        begun = read_json(scratch / _SETTINGS)
+    if (scratch / SETTINGS).exists():
+        begun = read_json(scratch / SETTINGS)
         before = begun.pop("precision", "")
         _refuse_others(begun, settings, folder)
         if before != precision:
@@ -70,8 +67,8 @@ def begin(
                 f"begun in {before or 'a precision that nobody noted'}, now {precision}: the training begins anew"
             )
             shutil.rmtree(scratch)
-    if not (scratch / _SETTINGS).exists():
-        write_json(scratch / _SETTINGS, {**settings, "precision": precision} if precision else settings)
+    if not (scratch / SETTINGS).exists():
+        write_json(scratch / SETTINGS, {**settings, "precision": precision} if precision else settings)
     for place in (folder, scratch):
         sweep(place)
     return None

@@ -92,7 +92,7 @@ def test_quarter_turns_reach_all_eight_orientations():
 def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
     path = tmp_path / "mask.png"
     results = {"seg_map_path": str(path), "img_shape": (4, 5)}
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="cannot be decoded"):
         pipeline.LoadMask().transform(results)
     Image.fromarray(np.full((4, 5), 7, np.uint8)).save(path)
     with pytest.raises(DamagedFileError, match=r"\[7\]"):
