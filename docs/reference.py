@@ -127,7 +127,9 @@ def _field_table(fields: Mapping[str, FieldInfo]) -> Iterable[str]:
     for name, info in fields.items():
         inner = [kind for kind in _choices(info.annotation) if inspect.isclass(kind) and issubclass(kind, BaseModel)]
         nested |= {name: kind for kind in inner}
-        yield f"| `{name}` | {_values(info)} | {_default(info)} | {_cell(info.description or '')} |"
+        if not info.description:
+            raise ValueError(f"the field {name} has no description: the manual would have nothing to say about it")
+        yield f"| `{name}` | {_values(info)} | {_default(info)} | {_cell(info.description)} |"
     yield ""
     for name, kind in nested.items():
         yield f"Fields of `{name}`: {_cell(inspect.getdoc(kind) or '')}\n"
@@ -282,7 +284,10 @@ def lake_page() -> str:
 
 
 def _first_paragraph(documented: Any) -> str:
-    return _cell((inspect.getdoc(documented) or "").split("\n\n")[0]).replace("``", "`")
+    text = inspect.getdoc(documented)
+    if not text:
+        raise ValueError(f"{documented.__qualname__} has no docstring: the manual would have nothing to say about it")
+    return _cell(text.split("\n\n")[0]).replace("``", "`")
 
 
 # The command line
