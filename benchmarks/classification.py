@@ -132,7 +132,7 @@ def predict_from_files(work: Path) -> None:
     write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute(THREADS)))
+        report(lambda: predict(folder, images, Path(cache) / "cache.json", compute(THREADS)))
 
 
 def bare_forward(work: Path) -> None:

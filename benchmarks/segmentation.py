@@ -36,7 +36,7 @@ def paper(**changes: Any) -> Any:
 
     from mars_assets.segmentation.recipe import SegRecipe
 
-    file = Path(__file__).parent.parent / "recipes" / "seg_paper_dice_filled.yaml"
+    file = Path(__file__).parent.parent / "recipes" / "seg_paper.yaml"
     return SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"] | changes)
 
 
@@ -338,13 +338,14 @@ def loader(work: Path) -> None:
     from mars_assets.segmentation.train import _loader
 
     names = range(8)
-    images = pd.DataFrame(
-        {"split": "train", "chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]}
-    )
+    images = pd.DataFrame({"chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]})
     chosen = compute(THREADS)
     with mmseg_ready():
+        from mars_assets.segmentation.dataset import SeededBatches
+
         pipeline = mmseg_config(paper(), encoder_config(), chosen).train_pipeline
-        loaded = iter(Runner.build_dataloader(_loader(images, "train", pipeline, 4, chosen), seed=1))
+        batches = SeededBatches(len(images), 4, range(LOADED // 4 + 1), chosen.seed)
+        loaded = iter(Runner.build_dataloader(_loader(images, pipeline, chosen, 0, batches)))
         next(loaded)
 
         def load() -> None:

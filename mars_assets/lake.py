@@ -39,7 +39,7 @@ MARS_WEIGHTS = "weights"  # the folder of the weights in a version of mars_weigh
 SCRATCH = "training"
 SETTINGS = "settings.json"
 # What was computed with a finished version: of labelled images, and of crops without labels.
-PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.parquet", "predictions_of_crops.parquet"
+PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.json", "predictions_of_crops.json"
 MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
 COUNTS = "counts.json"
 CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
@@ -137,11 +137,6 @@ class Lake:
         """The images of a zip of further images to pretrain on, which has this sha256."""
         return self.imagery / "unlabelled" / sha256[:16]
 
-    @property
-    def unlabelled_seen(self) -> Path:
-        """Which further images can be read."""
-        return self.imagery / "unlabelled" / "looked_at.parquet"
-
     # labels
     @property
     def labels(self) -> Path:
@@ -162,11 +157,6 @@ class Lake:
     def label_images(self) -> Path:
         """Images of exports that are not crops of this lake."""
         return self.labels / "images"
-
-    @property
-    def looks(self) -> Path:
-        """What images of exports look like; may be deleted at any time."""
-        return self.labels / "looks.parquet"
 
     # tensors
     @property
@@ -213,6 +203,10 @@ class Lake:
     def features(self) -> Path:
         """What frozen encoders made of images; may be deleted at any time."""
         return self.root / "features"
+
+    def cache(self, name: str) -> Path:
+        """A file of results that are cached, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
+        return self.root / "cache" / f"{name}.json"
 
     def shown(self, asset: str) -> Path:
         """What an asset shows of what it is made of, while that stays the same; may be deleted at any time."""

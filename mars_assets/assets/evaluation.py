@@ -15,9 +15,9 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import kept, mendable, picture, progress_of, reported, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
+from mars_assets.code_versions import EVALUATION, code_version
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
-from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import in_words
 from mars_assets.evaluation.statistics import with_interval
 from mars_assets.lake import Lake
@@ -121,10 +121,6 @@ def reconstruction_metrics(
     )
 
 
-_DESCRIPTION_VERSION = "description 1"
-"""Raise the number when an evaluation is described in another way."""
-
-
 def evaluation_asset(task: Task) -> dg.AssetsDefinition:
     """Build the asset of the evaluations of the model in use."""
 
@@ -133,7 +129,7 @@ def evaluation_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.evaluation,
         group_name=GROUP,
         kinds={*task.libraries, "parquet"},
-        code_version=", ".join((COMPUTATION, *task.evaluation_versions)),
+        code_version=code_version(EVALUATION, *task.evaluation_versions),
         deps=[dg.AssetKey(task.model), labelled_crops, dg.AssetKey(STAGE)],
         pool=GPU_POOL,
         automation_condition=follows(),
@@ -150,8 +146,7 @@ def evaluation_asset(task: Task) -> dg.AssetsDefinition:
                 asked_for=(compute.device, compute.precision),
                 progress=progress_of(context),
             )
-            key = fingerprint(_DESCRIPTION_VERSION, found.key)
-            shown = kept(here, task.evaluation, key, lambda: _described(here, task, found))
+            shown = kept(here, task.evaluation, found.key, lambda: _described(here, task, found))
         return dg.MaterializeResult(
             metadata={**shown, "computed in this run": found.computed}, data_version=dg.DataVersion(found.key[:16])
         )

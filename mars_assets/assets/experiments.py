@@ -10,7 +10,7 @@ from pydantic import create_model
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.models import INPUTS
 from mars_assets.assets.run_config import recipe_from
-from mars_assets.evaluation import COMPUTATION
+from mars_assets.code_versions import EVALUATION, code_version
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
 from mars_assets.experiments.run import run_sweep
 from mars_assets.experiments.sweep import Sweep, plan, varied
@@ -77,7 +77,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.experiments,
         group_name=GROUP,
         kinds={*task.libraries, "parquet"},
-        code_version=", ".join((task.training_version, COMPUTATION, *task.evaluation_versions)),
+        code_version=code_version(task.training_version, EVALUATION, *task.evaluation_versions),
         deps=INPUTS,
         pool=GPU_POOL,
     )(experiments)

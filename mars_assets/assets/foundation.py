@@ -10,6 +10,7 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
+from mars_assets.code_versions import PRETRAINING, WEIGHTS
 from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
@@ -45,7 +46,7 @@ class PrithviWeightsConfig(dg.Config):
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version="1")
+@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=WEIGHTS)
 def prithvi_weights(
     context: dg.AssetExecutionContext, config: PrithviWeightsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -111,7 +112,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "lightning"},
-    code_version="2",
+    code_version=PRETRAINING,
     deps=[crops, labelled_crops, prithvi_weights],
     pool=GPU_POOL,
 )
@@ -142,8 +143,7 @@ def mars_weights(
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256 = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
-        settings = recipe.model_dump()
-        version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
+        version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
         folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")

@@ -32,8 +32,12 @@ def model_config(task: Task) -> type[dg.Config]:
         description="Train with the recipe of the model in use, whatever the other fields say, and put the result into use only "
         "if it is not worse on images that neither was trained on.",
     )
+    former: dict[str, Any] = {
+        before: (task.recipe.model_fields[name].annotation | None, Field(None, description=f"Former name of {name}."))
+        for before, name in task.recipe.FORMER_NAMES.items()
+    }
     bases = (dg.Config, task.recipe)
-    return create_model(f"{task.name.title()}ModelConfig", __base__=bases, retrain=(bool, retrain))
+    return create_model(f"{task.name.title()}ModelConfig", __base__=bases, retrain=(bool, retrain), **former)
 
 
 def model_asset(task: Task) -> dg.AssetsDefinition:

@@ -5,6 +5,7 @@ import dagster as dg
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, progress_of, reported, where
+from mars_assets.code_versions import code_version
 from mars_assets.models.predict import predict_unlabelled
 from mars_assets.models.task import Task
 from mars_assets.resources import ComputeResource, LakeResource
@@ -23,7 +24,7 @@ def predictions_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.predictions,
         group_name=GROUP,
         kinds={*task.libraries, "parquet"},
-        code_version=", ".join(task.evaluation_versions),
+        code_version=code_version(*task.evaluation_versions),
         deps=[dg.AssetKey(task.model), crops, labelled_crops, *evaluation],
         pool=GPU_POOL,
     )

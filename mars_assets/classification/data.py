@@ -20,7 +20,7 @@ from mars_assets.images import SUFFIXES, image_size
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.storage.geotiff import chip_size
 from mars_assets.tensors.geotiff import read_bands
-from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
+from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
 
 Normalization = Literal["statistics", "image"]
 SCALE = 1.25
@@ -169,7 +169,7 @@ def light(chips: Tensor) -> Tensor:
     contrast = (CONTRAST ** (2 * torch.rand(shape) - 1)).to(chips.device)
     brightness = (BRIGHTNESS * (2 * torch.rand(shape) - 1)).to(chips.device)
     mean = chips.mean(dim=(1, 2, 3), keepdim=True)
-    return (chips - mean) * contrast + mean + brightness
+    return relit(chips, contrast, brightness, mean)
 
 
 def grain(chips: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ import pandas as pd
 from mars_assets.bands import BandStatistics
 from mars_assets.classification.model_card import model_card
 from mars_assets.classification.recipe import (
-    COMPUTATION,
     OUTLINES,
-    PREDICTION,
     PRITHVI,
     ClsRecipe,
     recipe_of,
     stated_recipe_of,
 )
+from mars_assets.code_versions import CLASSIFICATION as CLASSIFICATION_VERSION
+from mars_assets.code_versions import CLASSIFIER_PREDICTION
 from mars_assets.datasets import Dataset, classification_dataset, unlabelled_crops
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, WEIGHTS, Lake
@@ -237,8 +237,8 @@ CLASSIFICATION = Task(
     curve=("step", "valid_loss"),
     default_sweep=HEADS,
     weights_file=WEIGHTS,
-    training_version=COMPUTATION,
-    evaluation_versions=(PREDICTION,),
+    training_version=CLASSIFICATION_VERSION,
+    evaluation_versions=(CLASSIFIER_PREDICTION,),
     dataset=_dataset,
     start=_start,
     train=_train,

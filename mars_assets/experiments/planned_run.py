@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.evaluation import COMPUTATION
+from mars_assets.code_versions import EVALUATION, code_version
 from mars_assets.experiments.hold_back import HELD_BACK, hold_back, hold_back_part
 from mars_assets.experiments.sweep import Run
 from mars_assets.lake import EVIDENCE, SCORES, Lake
@@ -59,7 +59,7 @@ class PlannedRun:
     @functools.cached_property
     def images_evaluated(self) -> str:
         """Fingerprint of the images that the run is evaluated on, and how: a version is named by train and valid alone."""
-        return fingerprint(COMPUTATION, self.evaluation_version, self._identity(EVALUATED))[:16]
+        return fingerprint(EVALUATION, self.evaluation_version, self._identity(EVALUATED))[:16]
 
     @functools.cached_property
     def images_held_back(self) -> str:
@@ -119,7 +119,7 @@ def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
     start = task.start(lake, run.recipe)
     dataset = task.dataset(lake, run.recipe.model_dump(), start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.model_dump(), images, start.sha256, run.seed, task.training_version)
+    version = version_of(run.recipe.identity(), images, start.sha256, run.seed, task.training_version)
     return PlannedRun(
         run=run,
         version=version,
@@ -128,5 +128,5 @@ def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
         images=images,
         start=start,
         provenance={**dataset.provenance, **start.provenance, "software": software()},
-        evaluation_version=", ".join(task.evaluation_versions),
+        evaluation_version=code_version(*task.evaluation_versions),
     )

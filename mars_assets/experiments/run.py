@@ -85,7 +85,9 @@ def run_sweep(
             table.add(one, scores)
     written = read_table(lake.metrics(task.experiments), task.experiments)
     rows = pd.concat([written[one.matches(written)] for one in planned], ignore_index=True)
-    return rows.assign(name=[one.run.name for one in planned], fold=[one.run.fold for one in planned]), ran
+    # Rows of earlier versions have recipes with the field names of their time.
+    stated = {name: [getattr(one.run, name) for one in planned] for name in ("name", "fold")}
+    return rows.assign(**stated, recipe=[one.run.recipe.model_dump_json() for one in planned]), ran
 
 
 def _scores_of(

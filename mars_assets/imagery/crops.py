@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.pds_label import ProductLabel, read_label
@@ -71,7 +72,6 @@ COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
 _CUTTING = ".cutting"
 _STRIPS_AT_A_TIME = 2
-_CUT_VERSION = 2  # raise it when the same source and settings would give other crops
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def cut_crops(
         "corners": corners if label is None else None,  # a labelled product has its place from the label
     }
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
-    key = fingerprint(_CUT_VERSION, source, chosen)
+    key = fingerprint(CROP_CUT, source, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -501,7 +501,7 @@ class _Cutter:
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        from affine import Affine
+        from rasterio import Affine
 
         from mars_assets.storage.geotiff import new_geotiff
 

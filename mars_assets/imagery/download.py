@@ -13,17 +13,15 @@ import hashlib
 import importlib.metadata
 import io
 import os
-import queue
 import random
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -516,8 +514,14 @@ def _receive(
             file.seek(start)
             overlap = file.read(have - start)
     counter = _megabytes(name, total, start, progress)
-    position = start
-    with open(part, "ab" if start else "wb", buffering=0) as file, _Follower(part, have if start else 0) as follower:
+    position, unflushed = start, 0
+    hashed = hashlib.sha256()
+    if start:
+        with open(part, "rb") as file:
+            hashed = hashlib.file_digest(file, "sha256")
+    # The disk takes what is written while more arrives, so that the end has little left to wait for.
+    with open(part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
+        flushing = flusher.submit(lambda: None)
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
@@ -528,97 +532,22 @@ def _receive(
                     "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
             fresh = chunk[len(known) :]
-            _write_all(file, fresh)
-            follower.take(fresh)
-            position += len(chunk)
+            _write_all(target, fresh)
+            hashed.update(fresh)
+            position, unflushed = position + len(chunk), unflushed + len(fresh)
+            if unflushed >= _FLUSH and flushing.done():
+                flushing.result()
+                flushing, unflushed = flusher.submit(os.fsync, target.fileno()), 0
             counter.advance(position // _MEGABYTE - counter.done)
-        sha256 = follower.finish()
+        flushing.result()
     counter.close()
-    return sha256
+    return hashed.hexdigest()
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-class _Follower:
-    """Hashes what is written and has the disk take it, in threads of their own, so that the network is not kept waiting.
-
-    Args:
-        path: the file that grows.
-        have: how much of it is there already.
-    """
-
-    def __init__(self, path: Path, have: int) -> None:
-        self._path, self._have = path, have
-        self._hash = hashlib.sha256()
-        self._failure: OSError | None = None
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
-        self._flushes: queue.Queue[bool] = queue.Queue()
-        self._unflushed = 0
-        self._threads = [
-            threading.Thread(target=work, name=f"download-{name}", daemon=True)
-            for name, work in (("hash", self._hash_all), ("flush", self._flush_all))
-        ]
-
-    def __enter__(self) -> _Follower:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._chunks.put(None)
-        self._flushes.put(False)
-        for thread in self._threads:
-            thread.join()
-
-    def take(self, chunk: bytes) -> None:
-        """Hands over what was just written."""
-        self._chunks.put(chunk)
-        self._unflushed += len(chunk)
-        if self._unflushed >= _FLUSH and self._flushes.empty():
-            self._flushes.put(True)
-            self._unflushed = 0
-
-    def finish(self) -> str:
-        """Waits until all is hashed. Returns the sha256.
-
-        Raises:
-            OSError: the disk did not take the file.
-        """
-        self.__exit__(None, None, None)
-        if self._failure is not None:
-            raise self._failure
-        return self._hash.hexdigest()
-
-    def _hash_all(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                left = self._have
-                while left:
-                    data = file.read(min(left, _CHUNK))
-                    if not data:
-                        raise OSError(errno.EIO, "the part is shorter than it was", str(self._path))
-                    self._hash.update(data)
-                    left -= len(data)
-        except OSError as error:
-            self._failure = error
-        # After a failure too, so that nobody waits for room in the queue.
-        while (chunk := self._chunks.get()) is not None:
-            self._hash.update(chunk)
-
-    def _flush_all(self) -> None:
-        with open(self._path, "rb") as file:
-            while self._flushes.get():
-                try:
-                    os.fsync(file.fileno())
-                except OSError as error:
-                    self._failure = error
-                    return
 
 
 def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.code_versions import EVALUATION
 from mars_assets.errors import MarsError
-from mars_assets.evaluation import COMPUTATION
 from mars_assets.evaluation.history import KEYS, as_records, record, with_change
 from mars_assets.lake import Lake
 from mars_assets.models.report import forget_report, read_report, write_report
@@ -89,7 +89,7 @@ def evaluate_current(
         )
     identity = images[["image_id", "split", "observation", "labels_sha", "chip_sha"]].sort_values("image_id")
     # The config has the training's report: the same version trained again may come out differently.
-    versions = (COMPUTATION, *task.evaluation_versions)
+    versions = (EVALUATION, *task.evaluation_versions)
     key = fingerprint(
         versions, model.version, model.config, label_version, identity.to_dict("list"), left_out, *asked_for
     )

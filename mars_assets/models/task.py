@@ -20,10 +20,9 @@ from mars_assets.models.starting_point import Start
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import SILENT, Progress
 from mars_assets.training.compute import Compute
+from mars_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from mars_assets.plotting import Picture
     from mars_assets.prithvi.model import PrithviEncoder
 
@@ -154,7 +153,7 @@ class Task:
     libraries: frozenset[str]
     label: Literal["label", "n_craters"]
 
-    recipe: type[BaseModel]
+    recipe: type[Recipe]
     recipe_of: Callable[[Mapping[str, Any]], Any]
 
     score: str

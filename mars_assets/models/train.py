@@ -85,7 +85,7 @@ def train_version(
     current = current_model(lake, task.model) if unless_worse and in_use(lake, task.model) else None
     if current is not None:
         _refuse_other_statistics(current, dataset.provenance["statistics"])
-    version = version_of(recipe.model_dump(), dataset.images, start.sha256, seed, task.training_version)
+    version = version_of(recipe.identity(), dataset.images, start.sha256, seed, task.training_version)
     found = (lake.version(task.model, version) / CONFIG).exists()
     progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, task.model, version, dataset.images)

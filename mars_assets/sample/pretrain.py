@@ -23,13 +23,14 @@ import torch
 from numpy import typing as npt
 from torch.nn.functional import avg_pool2d, interpolate
 
-from mars_assets.bands import PRITHVI_V1, Float32
+from mars_assets.bands import PRITHVI_V1, Float32, model_input
 from mars_assets.lake import CONFIG, PROVENANCE, WEIGHTS
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.prithvi.model import PrithviMAE, patchify
 from mars_assets.progress import Progress
 from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
 from mars_assets.storage.files import atomic_path, write_json
+from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.compute import Compute, choose_compute
 from mars_assets.training.schedule import learning_rate_factor
 
@@ -98,10 +99,8 @@ def augment(tiles: torch.Tensor, size: int, generator: torch.Generator) -> tuple
     # HiRISE's RED products, and most label sets, are grey.
     grey = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.25
     x = torch.where(grey, x.mean(1, keepdim=True), x)
-    x = ((x - 127.5) * gain + 127.5 + shift).clamp(0, 255)
-    mean, std = torch.from_numpy(PRITHVI_V1.mean[:3]), torch.from_numpy(PRITHVI_V1.std[:3])
-    x = (x * torch.from_numpy(PRITHVI_V1.white / 255) - mean) / std
-    return torch.cat([x, x], dim=1), (avg_pool2d(heights, RELIEF_CELL)[:, 0] - 128) / 32
+    x = relit(x, gain, shift, MIDDLE).clamp(0, 255)
+    return model_input(x, "post_norm", PRITHVI_V1), (avg_pool2d(heights, RELIEF_CELL)[:, 0] - 128) / 32
 
 
 class Pretraining(torch.nn.Module):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
+from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSION
 from mars_assets.craters.catalogue import COLUMNS
 from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
@@ -18,7 +20,7 @@ from mars_assets.models.starting_point import Start, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import Progress
-from mars_assets.segmentation.recipe import COMPUTATION, COUNTING, PREDICTION, SegRecipe
+from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import read_json, read_table, write_csv, write_table
 from mars_assets.training.compute import Compute
 
@@ -113,13 +115,12 @@ def _evaluate(
     model: ModelVersion, predictions: Mapping[str, Path], images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
     from mars_assets.segmentation.evaluate import evaluate
-    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.cache import Cache
 
     rim = rim_of(model)
-    with Remembered(model.folder / COUNTS, COUNTING) as counts:
+    with Cache(model.folder / COUNTS, COUNTING) as counts:
         return {
-            split: evaluate(predictions, images, split, rim=rim, resamples=resamples, remembered=counts)
-            for split in splits
+            split: evaluate(predictions, images, split, rim=rim, resamples=resamples, cache=counts) for split in splits
         }
 
 
@@ -132,14 +133,14 @@ def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
     from mars_assets.segmentation.catalogue import crater_catalogue
     from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
-    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.cache import Cache
 
     shown = evaluations["test"] if "test" in evaluations else evaluations["valid"]
     labelled = [evaluation.row["smallest_px"] for evaluation in evaluations.values()]
     smallest = min((diameter for diameter in labelled if diameter > 0), default=0.0)
     images = pd.concat([evaluation.images for evaluation in evaluations.values()]).sort_values("image_id")
-    with Remembered(model.folder / CRATERS, COUNTING) as cached:
-        craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, remembered=cached)
+    with Cache(model.folder / CRATERS, COUNTING) as cached:
+        craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     craters = craters.assign(model_version=model.version)
     path = lake.metrics("seg_craters")
     write_table(path, craters)
@@ -169,7 +170,7 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     from mars_assets.segmentation.catalogue import crater_catalogue
     from mars_assets.segmentation.figures import outlined_sheet
     from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.storage.cache import Remembered
+    from mars_assets.storage.cache import Cache
 
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
     folder = model.folder / MASKS_OF_CROPS
@@ -178,8 +179,8 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     warning = (
         "" if smallest else "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
     )
-    with Remembered(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
-        craters = crater_catalogue(masks, images, rim=rim_of(model), smallest_px=smallest, remembered=cached)
+    with Cache(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
+        craters = crater_catalogue(masks, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
     report = Report(
         {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)},
@@ -213,8 +214,8 @@ SEGMENTATION = Task(
     sweep_scores=("iou_crater", "miou", "crater_f1"),
     curve=("iteration", "iou_crater"),
     weights_file=SEGMENTER,
-    training_version=COMPUTATION,
-    evaluation_versions=(PREDICTION, COUNTING),
+    training_version=SEGMENTATION_VERSION,
+    evaluation_versions=(SEGMENTER_PREDICTION, COUNTING),
     predictions_read_evaluation=True,
     dataset=_dataset,
     start=_start,

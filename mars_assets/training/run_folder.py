@@ -19,19 +19,18 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from mars_assets.prithvi.config import PrithviConfig
+    from mars_assets.training.recipe import TrainingRecipe
 
 
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
 
-def settings_of(recipe: BaseModel, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
+def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
     """What a training must have in common with one that it continues: recipe, seed, weights, and the images' identity."""
     columns = [name for name in _IDENTITY if name in images]
     described = fingerprint(images[columns].to_numpy().tolist())
-    return {**recipe.model_dump(), "seed": seed, "weights": weights_sha256, "images": described}
+    return {**recipe.identity(), "seed": seed, "weights": weights_sha256, "images": described}
 
 
 def begin(
@@ -77,7 +76,7 @@ def begin(
 def finish(
     folder: Path,
     *,
-    recipe: BaseModel,
+    recipe: TrainingRecipe,
     classes: tuple[str, ...],
     encoder: PrithviConfig,
     settings: dict[str, Any],

@@ -103,7 +103,7 @@ def test_a_head_on_features_is_the_head_on_chips(images, weights, compute, tmp_p
     for name in ("train_loss", "valid_loss"):
         assert on_features["last"][name] == pytest.approx(on_chips["last"][name], abs=1e-4)
     classifier, _ = open_classifier(tmp_path / "a")
-    expected = predict(tmp_path / "a", images, tmp_path / "p.parquet", compute)
+    expected = predict(tmp_path / "a", images, tmp_path / "p.json", compute)
     got = predict_from_features(tmp_path / "a", images, tmp_path / "features", lambda: load_encoder(weights), compute)
     np.testing.assert_allclose(got["probability"], expected["probability"], atol=1e-6)
     for name, value in load_encoder(weights).state_dict().items():

@@ -44,7 +44,7 @@ def segmenters(micro_weights, squares, tmp_path_factory):
             recipe = SegRecipe(
                 **{
                     "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32, "window": 32,
-                    "stride": 16, "batch_size": 2, "iterations": 2, "evaluate_every": 2, "warmup_iterations": 1, "lr": 1e-2,
+                    "stride": 16, "batch_size": 2, "steps": 2, "evaluate_every": 2, "warmup_steps": 1, "lr": 1e-2,
                     "normalize": "image",
                 } | NETWORKS[kind]
             )  # fmt: skip
@@ -82,7 +82,7 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
     assert report["trained_parameters"] == report["parameters"]
     classifier, config = open_classifier(tmp_path / "model")
     assert config["recipe"]["architecture"] == "seg_model"
-    probability = predict(tmp_path / "model", images, tmp_path / "p.parquet", compute)["probability"]
+    probability = predict(tmp_path / "model", images, tmp_path / "p.json", compute)["probability"]
     assert probability.between(0, 1).all()
     begun = _begun(segmenters(kind), tmp_path)
     changed = [

@@ -295,7 +295,7 @@ def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, 
     assert train_classifier(recipe, images, weights, tmp_path / "0", compute, {}) == report
     train_classifier(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
     _same(tmp_path / "0", tmp_path / "stated")
-    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.parquet", compute) for name in ("0", "stated")]
+    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.json", compute) for name in ("0", "stated")]
     pd.testing.assert_frame_equal(*predicted)
 
 

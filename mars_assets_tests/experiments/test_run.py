@@ -288,7 +288,7 @@ def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.D
     assert others["not_judged"].str.contains("weights were not kept").all()
     np.testing.assert_allclose(others["valid_good"], first.set_index("version").loc[others.index, "valid_good"])
     assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 0
-    monkeypatch.setattr("mars_assets.experiments.planned_run.COMPUTATION", "another way of judging")
+    monkeypatch.setattr("mars_assets.experiments.planned_run.EVALUATION", "another way of judging")
     assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 6
     assert len(judged) == 4
 

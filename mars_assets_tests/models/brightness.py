@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.datasets import classification_dataset
@@ -27,10 +27,11 @@ from mars_assets.plotting import new_figure
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.tensors.geotiff import read_chip
+from mars_assets.training.recipe import Recipe
 from mars_assets.training.run_folder import begin, finish, settings_of
 
 
-class BrightnessRecipe(BaseModel):
+class BrightnessRecipe(Recipe):
     """How bright a crater is."""
 
     quantile: float = Field(0.5, description="Where between the classes the threshold lies; 2 and more diverge.")

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mars_assets.bands import IMPUTATION_METHODS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import held_out, seen_by
@@ -23,7 +22,6 @@ from mars_assets.pretraining.data import (
     RandomCrops,
     StepBatches,
     Unlabelled,
-    model_input,
     read_pixels,
     split_groups,
     unlabelled_images,
@@ -228,14 +226,6 @@ def test_the_centre_is_the_picture(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png")
     centre = RandomCrops([tmp_path / "a.png"], 32, 1.0, 0).centre(0)
     np.testing.assert_array_equal(centre.permute(1, 2, 0).numpy(), pixels[:, 9:41])
-
-
-@pytest.mark.parametrize("method", IMPUTATION_METHODS)
-def test_the_models_input_is_that_of_the_chips(method: Any) -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
-    chip = normalize(impute(scale_to_reflectance(rgb), method), PRITHVI_V1)
-    found = model_input(torch.from_numpy(rgb).permute(2, 0, 1)[None], method, PRITHVI_V1)[0]
-    np.testing.assert_allclose(found.numpy(), chip, atol=2e-5)
 
 
 def test_processes_share_a_batch() -> None:
