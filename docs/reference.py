@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import inspect
 import re
 import typing
@@ -20,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from mars_assets import cli
 from mars_assets.definitions import defs
 from mars_assets.lake import Lake
+from mars_assets.tasks import TASKS
 
 PROJECT = Path(__file__).parent.parent
 PACKAGE = PROJECT / "mars_assets"
@@ -37,6 +39,7 @@ def pages() -> dict[str, str]:
         "reference/automation.md": automation_page(),
         "reference/recipes.md": recipes_page(),
         "reference/lake.md": lake_page(),
+        "reference/metrics.md": metrics_page(),
         "reference/command-line.md": command_line_page(),
     }
     written |= {f"reference/api/{name}.md": api_page(name, modules) for name, modules in packages().items()}
@@ -302,6 +305,46 @@ def lake_page() -> Iterator[str]:
             summary = (inspect.getdoc(function) or "").split("\n\n")[0]
             rows.append((f"`{address}`", f"`{called}`", _said(summary, f"Lake.{name}")))
     yield from _table(("address", "in the code", "what lies there"), rows)
+
+
+# Tables and metrics
+
+
+def metrics_page() -> Iterator[str]:
+    """Describe what each task is measured by, and the columns of every table that has a schema."""
+    yield "# Metrics and tables\n"
+    yield GENERATED
+    yield "## Scores of a task\n"
+    yield "Models are compared by one score. A check warns when it falls below its bound. The table of evaluations,"
+    yield "`metrics/NAME_evaluation.parquet`, has a row for each model, label version and split, with a column for each score"
+    yield "and its interval (`_low`, `_high`).\n"
+    rows: list[tuple[str, ...]] = []
+    for task in TASKS:
+        scores, of_sweeps = (", ".join(f"`{name}`" for name in names) for names in (task.scores, task.sweep_scores))
+        evaluation = f"[`{task.evaluation}`](assets.md#{task.evaluation})"
+        rows.append((evaluation, f"`{task.score}`", f"{task.lowest_score:g}", scores, of_sweeps))
+    yield from _table(("table", "compared by", "bound", "scores shown", "scores shown of a sweep's runs"), rows)
+    yield "[What the numbers mean](../explanation/numbers.md) explains the scores; the functions that compute them are"
+    yield f"{_api('classification.evaluate.scores')}, {_api('segmentation.evaluate.evaluate')},"
+    yield f"{_api('reconstruction.summary.summarise')} and {_api('evaluation.history.with_change')}.\n"
+    for path in sorted(PACKAGE.glob("*/schema.py")):
+        module = importlib.import_module(f"mars_assets.{path.parent.name}.schema")
+        for name, schema in vars(module).items():
+            if inspect.isclass(schema) and schema.__module__ == module.__name__:
+                yield f"## `{name}`\n"
+                yield _said(inspect.getdoc(schema), f"the table {name}") + "\n"
+                columns = schema.to_schema().columns  # type: ignore[attr-defined]
+                yield from _table(
+                    ("column", "type", "what it is"),
+                    [
+                        (f"`{title}`", str(column.dtype), _said(column.description, f"{name}.{title}"))
+                        for title, column in columns.items()
+                    ],
+                )
+
+
+def _api(name: str) -> str:
+    return f"[`{name}`][mars_assets.{name}]"
 
 
 # The command line
