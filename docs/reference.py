@@ -337,7 +337,11 @@ def metrics_page() -> Iterator[str]:
                 yield from _table(
                     ("column", "type", "what it is"),
                     [
-                        (f"`{title}`", str(column.dtype), _said(column.description, f"{name}.{title}"))
+                        (
+                            f"`{title}`",
+                            str(column.dtype).partition("[")[0],
+                            _said(column.description, f"{name}.{title}"),
+                        )
                         for title, column in columns.items()
                     ],
                 )
