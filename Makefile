@@ -45,6 +45,7 @@ bench: .venv
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/publishing.py
 
 screenshots: .venv
 	$(BIN)/python -m docs.screenshots

@@ -96,6 +96,7 @@ class Lake:
 
     # weights and models
     def foundation(self, variant: str) -> Path:
+        """The folder in which a variant's weights are published, see :mod:`mars_assets.storage.published`."""
         return self.root / "foundation" / variant
 
     @property

@@ -79,5 +79,5 @@ def encoder_weights(lake: Lake, encoder: str) -> tuple[Path, str, str]:
         version = current_model(lake, encoder)
         folder = version.folder / MARS_WEIGHTS
         return folder, open_weights(folder).sha256, f"mars_weights {version.version}"
-    folder, sha256 = current_weights(lake)
-    return folder, sha256, folder.name if encoder != "random" else f"random, of {folder.name}'s architecture"
+    folder, sha256, variant = current_weights(lake)
+    return folder, sha256, variant if encoder != "random" else f"random, of {variant}'s architecture"
