@@ -27,7 +27,9 @@ def layer_picture() -> str:
         parts.append(f'<rect{shade} x="0" y="{y}" width="{width}" height="{line * len(names)}" rx="4"/>')
         for name in names:
             at = f'y="{y + line / 2 + 4}"'
-            parts.append(f'<text class="name" x="10" {at}>{name}</text><text class="said" x="140" {at}>{_summary(name)}</text>')
+            parts.append(
+                f'<text class="name" x="10" {at}>{name}</text><text class="said" x="140" {at}>{_summary(name)}</text>'
+            )
             y += line
         y += 5
     return _svg(width, y, parts, "The layers of mars_assets, the top one first")
@@ -91,7 +93,9 @@ def _graph(arrows: Mapping[str, list[str]], rank: Mapping[str, int]) -> str:
     for _ in range(24):  # each towards the middle of what it is joined to, as often as it takes to settle
         for row in [*rows, *reversed(rows)]:
             middle = sum(x.values()) / len(x)
-            wanted = {name: 0.7 * sum(x[other] for other in near[name]) / len(near[name]) + 0.3 * middle for name in row}
+            wanted = {
+                name: 0.7 * sum(x[other] for other in near[name]) / len(near[name]) + 0.3 * middle for name in row
+            }
             row.sort(key=lambda name: wanted[name])
             _spread(row, x, wanted)
     left = min(x[name] for name in arrows) - BOX[0] / 2

@@ -84,7 +84,9 @@ def _asset(graph: Any, key: dg.AssetKey) -> Iterable[str]:
     if config is None:
         return
     recipe = recipe_of(config)
-    own = {field: info for field, info in config.model_fields.items() if recipe is None or field not in recipe.model_fields}
+    own = {
+        field: info for field, info in config.model_fields.items() if recipe is None or field not in recipe.model_fields
+    }
     if recipe is not None:
         yield f"Configuration: the fields of [`{recipe.__name__}`](recipes.md#{recipe.__name__.lower()})"
         yield ("; and:\n" if own else ".\n")
@@ -113,7 +115,11 @@ def _configurations() -> dict[str, type[BaseModel]]:
 def recipe_of(config: type[BaseModel]) -> type[BaseModel] | None:
     """Return the domain's recipe that a configuration class inherits its fields from; None for one of its own fields."""
     for base in config.__mro__:
-        if issubclass(base, BaseModel) and not issubclass(base, dg.Config) and base.__module__.startswith("mars_assets"):
+        if (
+            issubclass(base, BaseModel)
+            and not issubclass(base, dg.Config)
+            and base.__module__.startswith("mars_assets")
+        ):
             return base
     return None
 
@@ -137,7 +143,11 @@ def _field_table(fields: Mapping[str, FieldInfo]) -> Iterable[str]:
 
 
 def _choices(annotation: Any) -> list[Any]:
-    return list(typing.get_args(annotation)) if typing.get_origin(annotation) in (typing.Union, UnionType) else [annotation]
+    return (
+        list(typing.get_args(annotation))
+        if typing.get_origin(annotation) in (typing.Union, UnionType)
+        else [annotation]
+    )
 
 
 def _values(info: FieldInfo) -> str:
@@ -152,7 +162,9 @@ def _kind(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin is Annotated:
-        return ", ".join([_kind(arguments[0]), *filter(None, map(_bound, getattr(arguments[1], "metadata", arguments[1:])))])
+        return ", ".join(
+            [_kind(arguments[0]), *filter(None, map(_bound, getattr(arguments[1], "metadata", arguments[1:])))]
+        )
     if origin is list:
         return f"list of {_kind(arguments[0])}"
     if origin is dict:
@@ -164,7 +176,9 @@ def _kind(annotation: Any) -> str:
 
 def _bound(rule: Any) -> str:
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
-    return " ".join(f"{sign} {getattr(rule, name)}" for name, sign in signs.items() if getattr(rule, name, None) is not None)
+    return " ".join(
+        f"{sign} {getattr(rule, name)}" for name, sign in signs.items() if getattr(rule, name, None) is not None
+    )
 
 
 def _default(info: FieldInfo) -> str:
@@ -193,7 +207,10 @@ def automation_page() -> str:
     text += ["## Jobs\n", "A job materializes several assets, or does a task of its own.\n"]
     text += ["| job | what it does |\n|---|---|"]
     text += [f"| `{job.name}` | {_cell(job.description or '')} |" for job in sorted(jobs, key=lambda job: job.name)]
-    text += ["\n## Sensors\n", "A sensor looks for a change at short intervals. It runs while `make ui` (`dagster dev`) runs.\n"]
+    text += [
+        "\n## Sensors\n",
+        "A sensor looks for a change at short intervals. It runs while `make ui` (`dagster dev`) runs.\n",
+    ]
     text += ["| sensor | at first | looks every | what it does |\n|---|---|---|---|"]
     text += [
         f"| `{sensor.name}` | {_switch(sensor.default_status)} | {sensor.minimum_interval_seconds} s | {_cell(sensor.description or '')} |"
@@ -213,9 +230,16 @@ def automation_page() -> str:
         f"{'yes' if spec.blocking else 'no'} | {_cell(spec.description or '')} |"
         for spec in specs
     ]
-    text += ["\n## Resources\n", "A resource is what several assets share. It is configured under `resources` in a run configuration.\n"]
+    text += [
+        "\n## Resources\n",
+        "A resource is what several assets share. It is configured under `resources` in a run configuration.\n",
+    ]
     for name, resource in sorted((defs.resources or {}).items()):
-        text += [f"### `{name}`\n", f"{_cell(inspect.getdoc(type(resource)) or '')}\n", *_field_table(type(resource).model_fields)]
+        text += [
+            f"### `{name}`\n",
+            f"{_cell(inspect.getdoc(type(resource)) or '')}\n",
+            *_field_table(type(resource).model_fields),
+        ]
     return "\n".join(text)
 
 
@@ -337,6 +361,10 @@ def packages() -> dict[str, list[str]]:
 
 def api_page(package: str, modules: list[str]) -> str:
     """List the modules of a package; mkdocstrings fills in what is in them."""
-    summary = (ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text())) if package != "mars_assets" else None)
+    summary = (
+        ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text()))
+        if package != "mars_assets"
+        else None
+    )
     text = [f"# {package}\n", summary or "The modules at the root of the package.", ""]
     return "\n".join([*text, *(f"::: {module}\n" for module in modules)])

@@ -28,7 +28,12 @@ from mars_assets_tests.real_subset import browse_archive
 from mars_assets_tests.shell import PROJECT, Shell
 
 README = PROJECT / "README.md"
-PAGES = [README, PROJECT / "CONTRIBUTING.md", PROJECT / "benchmarks/README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "benchmarks/README.md",
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
 MAKEFILE = (PROJECT / "Makefile").read_text()
 IN_THE_SHELL = {"source", "mkdir", "sed", "printf"}
 """Programs of the shell's set-up, which a test runs."""
@@ -142,7 +147,9 @@ def _check_dagster(command: str, options: dict[str, Any]) -> None:
 
 def _selected(selection: str) -> set[dg.AssetKey]:
     keys = {dg.AssetKey(name) for name in selection.split(",")}
-    assert keys <= set(defs.resolve_asset_graph().get_all_asset_keys()), f"{selection} names an asset that does not exist"
+    assert keys <= set(defs.resolve_asset_graph().get_all_asset_keys()), (
+        f"{selection} names an asset that does not exist"
+    )
     return keys
 
 
@@ -194,8 +201,15 @@ def test_the_readme_is_short_and_shows_the_commands() -> None:
     assert len(README.read_text().split()) <= 900
     shown = {shlex.join(words) for words in commands(README)}
     wanted = ["make demo", "make test", "make quick", "make ui", "make docs", "make bench"]
-    wanted += ["dagster asset materialize --select cls_model", "dg check defs", "dg list defs", "dg launch --assets cls_model"]
-    wanted += [f"env -u DAGSTER_MODULE_NAME dagster {command} -w workspace.yaml" for command in ("dev", "definitions validate")]
+    wanted += [
+        "dagster asset materialize --select cls_model",
+        "dg check defs",
+        "dg list defs",
+        "dg launch --assets cls_model",
+    ]
+    wanted += [
+        f"env -u DAGSTER_MODULE_NAME dagster {command} -w workspace.yaml" for command in ("dev", "definitions validate")
+    ]
     assert set(wanted) <= shown
     assert {words[1] for words in commands(README) if words[0] == "mars-assets"} == {"predict", "outline", "export"}
 
@@ -225,7 +239,12 @@ def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> 
     with serve(tmp_path / "archive") as url:
         surroundings = {**shell.clean, "HOME": str(tmp_path), "MARS_HIRISE_ARCHIVE": url}
         answer = subprocess.run(
-            ["bash", "-e", "-c", set_up + own], cwd=shell.folder, env=surroundings, capture_output=True, text=True, timeout=400
+            ["bash", "-e", "-c", set_up + own],
+            cwd=shell.folder,
+            env=surroundings,
+            capture_output=True,
+            text=True,
+            timeout=400,
         )
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert len(list((tmp_path / "mars/imagery/crops/ESP_011472_1225").glob("*.png"))) == 14
@@ -237,7 +256,9 @@ def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> 
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    answer = subprocess.run(build, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True)
+    answer = subprocess.run(
+        build, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr[-5000:]
     return folder
 
@@ -248,7 +269,10 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
 
     assets = page("assets")
     assert all(f'id="{key.to_user_string()}"' in assets for key in defs.resolve_asset_graph().get_all_asset_keys())
-    assert all(f"<code>{name}</code>" in page("recipes") for name in ("mask_ratio", "craterwise_weight", "visible_weight", "folds"))
+    assert all(
+        f"<code>{name}</code>" in page("recipes")
+        for name in ("mask_ratio", "craterwise_weight", "visible_weight", "folds")
+    )
     assert all(f"mars-assets {name}" in page("command-line") for name in ("predict", "outline", "export"))
     assert "imagery/crops/OBSERVATION" in page("lake")
     packages = [path.parent.name for path in (PROJECT / "mars_assets").glob("*/__init__.py")]
