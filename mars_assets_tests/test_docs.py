@@ -94,6 +94,13 @@ def test_commands_and_configurations_hold(page: Path, files: Path) -> None:
             raise AssertionError(f"{shlex.join(words)}: {error.format_message()}") from error
 
 
+@pytest.mark.parametrize("path", sorted((PROJECT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_commands_in_recipes_hold(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    for command in re.findall(r"^#   (dagster .*)$", path.read_text(), re.MULTILINE):
+        _check(shlex.split(command))
+
+
 def _check(words: list[str]) -> None:
     while "=" in words[0]:  # variables for one command
         _check_variable(words.pop(0))
