@@ -46,7 +46,7 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     elif name == "mars_weights":
         encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
     else:
-        encoder = load_encoder(current_weights(lake)[0])
+        encoder = load_encoder(current_weights(lake).folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_encoder(encoder, target)
     about = target.with_name(target.name + ".json")
