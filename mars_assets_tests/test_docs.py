@@ -21,6 +21,7 @@ import yaml
 from dagster._cli import create_dagster_cli
 from dagster_dg_cli.cli import create_dg_cli
 
+import mars_assets
 from mars_assets import cli
 from mars_assets.definitions import defs
 from mars_assets.sample.server import serve
@@ -236,6 +237,7 @@ def test_pages_that_code_and_recipes_name_exist() -> None:
                 assert (PROJECT / address).exists(), f"{path}: {address}"
 
 
+@pytest.mark.process
 def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> None:
     shell = Shell(tmp_path / "clone")
     (shell.folder / ".venv").symlink_to(sys.prefix)
@@ -270,6 +272,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> None:
     def page(name: str) -> str:
         return (site / f"reference/{name}.html").read_text()
@@ -286,3 +289,11 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
     assert all((site / f"reference/api/{name}.html").exists() for name in packages)
     drawn = (site / "explanation/architecture.html").read_text()
     assert all(f">{name}<" in drawn for name in ("definitions", "segmentation", "lake", "storage"))
+
+
+@pytest.mark.process
+def test_the_citation_is_valid() -> None:
+    check = Path(sys.executable).with_name("check-jsonschema")
+    schema = ["--builtin-schema", "vendor.citation-file-format"]
+    subprocess.run([check, *schema, PROJECT / "CITATION.cff"], check=True)
+    assert yaml.safe_load((PROJECT / "CITATION.cff").read_text())["version"] == mars_assets.__version__
