@@ -56,7 +56,7 @@ def hirise_index(
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
-        folder = here.index.with_suffix("")
+        folder = here.index_products
         if config.refresh:
             for name in changed_at_source(source, INDEX_FILES, folder):
                 progress.say(f"{name} has changed at the archive: fetching it again")
@@ -230,7 +230,7 @@ def hirise_images(
             ]
 
         rows = _each_observation(context, "fetched", fetched)
-    return _partitioned(rows, {"folder": where(here.root / "imagery" / "hirise")})
+    return _partitioned(rows, {"folder": where(here.all_products)})
 
 
 class CropsConfig(dg.Config):

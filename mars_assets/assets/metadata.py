@@ -14,7 +14,7 @@ from mars_assets.progress import Progress
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
-
+from mars_assets.models.task import Report
 
 MAX_ROWS = 50
 
@@ -133,15 +133,11 @@ def where(path: Path) -> dg.MetadataValue:
     return dg.MetadataValue.path(str(path))
 
 
-def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
-    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
-    from mars_assets.plotting import as_image, to_png
-
-    images = {what: as_image(drawn) for what, drawn in pictures.items()}
-    for what, image in images.items():
-        to_png(image, drawn_path(lake, name, what))
-    return images
-
-
-def drawn_path(lake: "Lake", name: str, what: str) -> Path:
-    return lake.metrics(name).with_name(f"{name}_{what}.png")
+def reported(name: str, report: Report) -> dict[str, Any]:
+    """Describe a result by its report."""
+    return {
+        **{title: picture(figure, f"{name}: {title}") for title, figure in report.figures.items()},
+        **{title: table(rows) for title, rows in report.tables.items()},
+        **report.facts,
+        **{title: where(path) for title, path in report.files.items()},
+    }

@@ -222,5 +222,5 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
         **shown,
         "label version": result.provenance["label_version"],
         "folder": where(folder),
-        "manifest": where(folder / "manifest.parquet"),
+        "manifest": where(lake.chips(stage)),
     }

@@ -13,18 +13,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
+from mars_assets.classification.checkpoint import load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
-from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
+from mars_assets.classification.features import FeatureCache, FeatureHead
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import ClsRecipe, recipe_of
 from mars_assets.code_versions import CLASSIFIER_PREDICTION
 from mars_assets.errors import MarsError
+from mars_assets.lake import CONFIG, WEIGHTS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json
 from mars_assets.training.prefetch import read_ahead
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -75,8 +76,8 @@ def predict(
 
 def predict_from_features(
     model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], PrithviEncoder], compute: Compute
-) -> pd.DataFrame | None:
-    """:func:`predict` for a linear unit on a frozen encoder whose features are kept; None for any other classifier.
+) -> pd.DataFrame:
+    """:func:`predict` for a linear unit on a frozen encoder whose features are cached.
 
     Args:
         model_folder: of a finished classifier, which may lack its encoder.
@@ -88,11 +89,9 @@ def predict_from_features(
     require_finished(model_folder, "cls_model")
     config = read_json(model_folder / CONFIG)
     recipe, settings = recipe_of(config), config["settings"]
-    if not are_enough(recipe) or "chip_sha" not in images:
-        return None
     cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
     head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
-    weights = load_weights(model_folder / MODEL)
+    weights = load_weights(model_folder / WEIGHTS)
     head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
     with torch.inference_mode():
         probability = head.mean_logits(cache.of(load, images)).double().sigmoid().numpy()

@@ -90,8 +90,8 @@ def in_words(row: dict[str, Any], score: str) -> str:
     return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, every digit of them; what is missing or no number is None."""
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Turn rows into plain values with all their digits; what is missing or not a number is None."""
     table = table.replace([math.inf, -math.inf], math.nan)
     plain = table.astype(object).where(table.notna(), None)
     return [
@@ -124,5 +124,5 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     else:
         table = new
     write_table(path, table)
-    write_json(path.with_suffix(".json"), _records(table))
+    write_json(path.with_suffix(".json"), as_records(table))
     return table

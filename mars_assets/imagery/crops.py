@@ -25,7 +25,7 @@ from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import (
     read_json,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from mars_assets.imagery.scene import Pixels, Scene
 
 
-MANIFEST = "crops.parquet"
 MANIFEST_COLUMNS = (
     "crop_id",
     "observation",
@@ -217,7 +216,7 @@ def cut_crops(
         _remove_stale(target, work)
         if (finished := _finished(target, key)) is not None:
             return finished
-        if (work / MANIFEST).exists():  # killed just before it took its place
+        if (work / CROPS).exists():  # killed just before it took its place
             _replace_folder(work, target)
             return read_crops(target)
         work.mkdir(exist_ok=True)
@@ -236,7 +235,7 @@ def cut_crops(
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / MANIFEST, manifest, provenance)
+        write_table(work / CROPS, manifest, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
@@ -247,7 +246,7 @@ def read_crops(folder: Path) -> pd.DataFrame:
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / MANIFEST, "crops")
+    return read_table(folder / CROPS, "crops")
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -263,7 +262,7 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
-    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
+    for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
         crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
@@ -502,7 +501,7 @@ class _Cutter:
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
         """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        from affine import Affine
+        from rasterio import Affine
 
         from mars_assets.storage.geotiff import new_geotiff
 
@@ -556,7 +555,7 @@ def _checked_label(label: Path | None, observation: ObservationId, product: Prod
 
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
     """The target's manifest if it was made of this source with these settings and all its files are there."""
-    path = target / MANIFEST
+    path = target / CROPS
     if not path.exists():
         return None
     try:

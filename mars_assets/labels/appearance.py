@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +10,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.images import MODES
+from mars_assets.images import image_size, read_rgb
 from mars_assets.labels.duplicates import perceptual_hash
-from mars_assets.labels.formats.image import size_of
+from mars_assets.labels.formats.image import EXPORT_AGAIN
 from mars_assets.storage.cache import Cache
 
 _SIDE = 32
@@ -59,35 +58,25 @@ def shows_crop(content: bytes, sha256: str, crop: Path, crop_sha: str, cache: Ca
 
 
 def _looked_at(content: bytes, where: str) -> Look:
-    height, width = size_of(content, where)
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.mode not in MODES:
-                raise DamagedFileError(
-                    f"{where} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits and export it again"
-                )
-            image.load()
-            return Look(height, width, perceptual_hash(image))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} does not decode as a whole ({error}): export it again") from error
+    height, width = image_size(content, EXPORT_AGAIN, where)  # before anything is decoded
+    return Look(height, width, perceptual_hash(Image.fromarray(read_rgb(content, EXPORT_AGAIN, where))))
 
 
 def _shows_the_same(content: bytes, crop: Path) -> bool:
-    with Image.open(io.BytesIO(content)) as image:
-        one = _details(image)
+    one = _details(read_rgb(content, EXPORT_AGAIN, "an image of an export"))
     try:
-        with Image.open(crop) as image:
-            other = _details(image)
-    except (OSError, SyntaxError, ValueError):  # the check of crops says so; nothing rests on this one then
+        other = _details(read_rgb(crop))
+    except DamagedFileError:  # the check of crops says so; nothing rests on this one then
         return False
     contrast = float(np.sqrt((one**2).sum() * (other**2).sum()))
     return contrast > 0 and float((one * other).sum()) / contrast >= _ALIKE
 
 
-def _details(image: Image.Image) -> npt.NDArray[np.float64]:
+def _details(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """Brightness against that of the surroundings, coarsely: light from one side looks alike in images that are not."""
     from scipy.ndimage import uniform_filter
 
-    grey = np.asarray(image.convert("L").convert("F").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
+    image = Image.fromarray(rgb).convert("L").convert("F")
+    grey = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     details = grey - uniform_filter(grey, _SURROUNDINGS)
     return details - details.mean()

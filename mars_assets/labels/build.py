@@ -15,6 +15,7 @@ from mars_assets.code_versions import LABELS
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
+from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
@@ -37,7 +38,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
-from mars_assets.storage.png import png_with_text, text_in_png
 
 _LABEL = "label"
 """The text chunk of a mask that names the label it shows."""
@@ -177,14 +177,13 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     known, own = _known(lake, progress), _own_crops(lake)
     crops = _versions(lake, own)  # before they are read: what changes meanwhile is another version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
-        exports, rows = _read_all(_Reading(lake, own, known, cache, progress))
+        exports, images = _read_all(_Reading(lake, own, known, cache, progress))
     inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
-    for row in rows:
-        for path, content in row.pop("masks", {}).items():
-            write_bytes(path, content)
-    merged, conflicts = _merge(rows)
+    for path, content in (mask for image in images for mask in image.masks.items()):
+        write_bytes(path, content)
+    merged, conflicts = _merge([image.row for image in images])
     if not merged:
         raise MarsError(
             f"no image is left, all are labelled in two ways: {listed(conflicts)}. Correct them in Roboflow"
@@ -230,14 +229,27 @@ class _Reading:
     progress: Progress
 
 
-def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
-    """The exports in force and a row for each of their images; what cannot be read is put aside.
+@dataclass(frozen=True)
+class _LabelledImage:
+    """What an image of an export becomes.
+
+    Args:
+        row: of the table.
+        masks: PNGs that are to be written.
+    """
+
+    row: dict[str, Any]
+    masks: Mapping[Path, bytes]
+
+
+def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
+    """Read the exports in force and their images; what cannot be read is put aside.
 
     Raises:
         MarsError: none is left.
     """
     lake = reading.lake
-    read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
+    read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
     in_force = exports_in_force(lake.inbox)
     while new := [path for path in in_force if path not in read]:
         for path in new:
@@ -257,7 +269,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
             + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
             + (f". Put aside: {'; '.join(aside)}" if aside else "")
         )
-    return [export for export, _ in found], [row for _, rows in found for row in rows]
+    return [export for export, _ in found], [image for _, images in found for image in images]
 
 
 def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
@@ -267,7 +279,7 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         MarsError: one would, only because its newer export cannot be used, or not yet.
     """
     there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
     newer = {
         project: path.name
         for path in unusable
@@ -282,13 +294,13 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         )
 
 
-def _read(reading: _Reading, path: Path) -> tuple[Export, list[dict[str, Any]]]:
+def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     export = read_export(path)
     copies = _Copies()
     with open_splits(path) as archive:
         images = reading.progress.track(export.images, f"reading {path.name}")
-        rows = [_row(reading, export, archive, image, copies) for image in images]
-    return replace(export, warnings=(*export.warnings, *copies.warnings())), rows
+        labelled = [_labelled(reading, export, archive, image, copies) for image in images]
+    return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
 
 
 class _Copies:
@@ -341,9 +353,9 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
 
 
-def _row(
+def _labelled(
     reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
-) -> dict[str, Any]:
+) -> _LabelledImage:
     lake = reading.lake
     content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
@@ -369,11 +381,16 @@ def _row(
     else:
         origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
-        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    row: dict[str, Any] = {
+    n_craters, crater_fraction = None, None
+    masks: dict[Path, bytes] = {}
+    if outlines_sha is not None:
+        before = reading.known.rows.get(image_id, {})
+        n_craters, crater_fraction, masks = _masks(lake, image, image_id, height, width, outlines_sha, before)
+    row = {
         "image_id": image_id,
         "project": export.project,
         "split": image.split,
@@ -386,18 +403,14 @@ def _row(
         "height": height,
         "width": width,
         "label": image.label,
-        "n_craters": None,
-        "crater_fraction": None,
+        "n_craters": n_craters,
+        "crater_fraction": crater_fraction,
         "labels_sha": labels_sha,
         "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
         "phash": phash,
     }
-    if outlines_sha is not None:
-        row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
-            lake, image, image_id, height, width, outlines_sha, reading.known.rows.get(image_id, {})
-        )
-    return row
+    return _LabelledImage(row, masks)
 
 
 def _masks(
@@ -415,13 +428,13 @@ def _masks(
     """
     paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
     if before.get("outlines_sha") == outlines_sha and all(
-        text_in_png(path, _LABEL) == outlines_sha for path in paths.values()
+        png_text(path, _LABEL) == outlines_sha for path in paths.values()
     ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
     drawn = {name: annotation_mask(instances, name) for name in ANNOTATIONS} | {"instances": labels}
-    masks = {paths[name]: png_with_text(mask, _LABEL, outlines_sha) for name, mask in drawn.items()}
+    masks = {paths[name]: encode_png(mask, _LABEL, outlines_sha) for name, mask in drawn.items()}
     return int(labels.max()), float((labels > 0).mean()), masks
 
 

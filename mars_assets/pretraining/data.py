@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -12,15 +11,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mars_assets.bands import BandStatistics, ImputationMethod
 from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import is_picture, pictures_below
+from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
 from mars_assets.labels.formats.image import original_name
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
@@ -156,7 +153,7 @@ def _opened(lake: Lake, extra: Path) -> Path:
         return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
+    folder = lake.unlabelled(sha256_file(extra))
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:
@@ -233,20 +230,12 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 1 or 3): grey images stay grey, which takes a third of the memory.
+    """Read an image to pretrain on, uint8 (H, W, 1 or 3); grey of 16 bits is reduced to its upper 8.
 
     Raises:
-        DamagedFileError: it does not decode.
+        DamagedFileError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale
-                return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("L", "1")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
-    return pixels[..., None] if grey else pixels
+    return read_grey_or_rgb(path, sixteen_bits="scale")
 
 
 def resample(pixels: npt.NDArray[np.uint8], size: int) -> Tensor:
@@ -271,28 +260,3 @@ class StepBatches(torch.utils.data.Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         for number, batch in zip(self._numbers, self._batches, strict=True):
             yield [(index, number) for index in batch[self._rank :: self._world_size]]
-
-
-def model_input(rgb: Tensor, method: ImputationMethod, statistics: BandStatistics) -> Tensor:
-    """8-bit RGB to the normalised six bands of an imputation method, as ``bands`` makes and normalises them.
-
-    Args:
-        rgb: (B, 3, H, W), R, G, B, 0..255.
-        method: how the other three bands are filled.
-        statistics: of the weights.
-
-    Returns:
-        float32 (B, 6, H, W).
-    """
-    mean, std, white = (
-        torch.from_numpy(values).to(rgb.device) for values in (statistics.mean, statistics.std, statistics.white)
-    )
-    bgr = rgb.flip(1).float() * (white / 255)
-    visible = (bgr - mean[:3]) / std[:3]
-    if method == "means":
-        rest = torch.zeros_like(visible)
-    elif method == "post_norm":
-        rest = visible
-    else:
-        rest = (bgr - mean[3:]) / std[3:]
-    return torch.cat([visible, rest], dim=1)

@@ -133,8 +133,8 @@ def reconstruction_table(
     )
     shown = summary[summary["mask_ratio"] == mask_ratios[0]]
     bars = draw_losses(shown, PAPER if config.variant == "v1_100" and mask_ratios[0] == 0.5 else None)
-    to_png(bars, lake.metrics("reconstruction").with_name("reconstruction_losses.png"))
-    to_png(examples, lake.metrics("reconstruction").with_name("reconstruction_examples.png"))
+    to_png(bars, lake.figure("reconstruction", "losses"))
+    to_png(examples, lake.figure("reconstruction", "examples"))
     return ReconstructionResult(summary, per_image, bars, examples, computed)
 
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
+from mars_assets.images import read_rgb
 from mars_assets.progress import SILENT, Progress
 from mars_assets.sample.exports import (
     SEGMENTATION_ZIP,
@@ -194,8 +194,7 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
     manifest = read_crops(folder)
     crops = []
     for row in manifest[manifest["kept"]].to_dict("records"):
-        with Image.open(folder / row["file"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = read_rgb(folder / row["file"])
         height, width = pixels.shape[:2]
         moved = [replace(crater, x=crater.x - row["col"], y=crater.y - row["row"]) for crater in craters]
         near = tuple(crater for crater in moved if reaches_into(crater, height, width))

@@ -11,8 +11,9 @@ from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES
+from mars_assets.lake import MMSEG_CONFIG
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+from mars_assets.segmentation.checkpoint import model_sha256, open_segmenter
 from mars_assets.segmentation.prediction_file import _png, prediction_key
 from mars_assets.storage.files import sweep, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file

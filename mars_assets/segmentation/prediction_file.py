@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from mars_assets.errors import DamagedFileError
-from mars_assets.storage.png import png_with_text, text_in_png
+from mars_assets.images import encode_png, png_text, read_stored
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,19 +38,13 @@ def read_probability(path: Path) -> Float32:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DamagedFileError(
-            f"the prediction {path} cannot be read ({error}): delete it and predict again"
-        ) from error
+    return read_stored(path, "delete it and predict again", f"the prediction {path}")
 
 
 def prediction_key(path: Path) -> str | None:
-    """The fingerprint of what a prediction was computed from; None if there is none that can be read."""
-    return text_in_png(path, _KEY)
+    """What a cached prediction was made from; None where there is none that can be read."""
+    return png_text(path, _KEY)
 
 
 def _png(probability: Float32, key: str) -> bytes:
-    return png_with_text(np.rint(probability * 255).astype(np.uint8), _KEY, key)
+    return encode_png(np.rint(probability * 255).astype(np.uint8), _KEY, key)

@@ -74,7 +74,7 @@ class StageResult:
 
 def settings_before(lake: Lake, stage: str) -> dict[str, Any]:
     """The settings that a stage's chips were made with; empty where there are none."""
-    manifest = lake.tensors(stage) / "manifest.parquet"
+    manifest = lake.chips(stage)
     return read_provenance(manifest) if manifest.exists() else {}
 
 
@@ -199,7 +199,7 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
         MissingInputError: the stage has not been made.
         MarsError: its last run made chips again and was stopped, or has not ended.
     """
-    path = lake.tensors(stage) / "manifest.parquet"
+    path = lake.chips(stage)
     manifest, provenance = read_table(path, stage), read_provenance(path)
     if lacking := provenance.get(_LACKING):
         raise MarsError(
@@ -222,7 +222,7 @@ def _run_stage(
     folder, bands = lake.tensors(stage), tuple(bands)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    manifest_path = folder / "manifest.parquet"
+    manifest_path = lake.chips(stage)
     known: dict[str, str] = {}
     old = None
     if manifest_path.exists():
@@ -320,7 +320,7 @@ class _Crops:
     def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
         """A crop's row of its manifest, and how its scene was cut."""
         if row.observation not in self._manifests:
-            path = self._lake.crops(row.observation) / "crops.parquet"
+            path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
             table = read_table(path, "crops", columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}

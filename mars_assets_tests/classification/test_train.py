@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifier, open_classifier
+from mars_assets.classification.checkpoint import build_classifier, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
@@ -158,7 +159,7 @@ def _history(folder) -> pd.DataFrame:
 
 def _same(one, other) -> None:
     pd.testing.assert_frame_equal(_history(one), _history(other), check_exact=True)
-    assert (one / MODEL).read_bytes() == (other / MODEL).read_bytes()
+    assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
 
 
 def test_a_run_leaves_a_whole_model_and_nothing_else(trained, images):

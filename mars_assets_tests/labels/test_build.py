@@ -16,7 +16,6 @@ from PIL import Image
 
 from mars_assets.datasets import segmentation_dataset
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.imagery.crops import MANIFEST
 from mars_assets.labels import appearance as looks
 from mars_assets.labels import build as table_module
 from mars_assets.labels.build import LabelReport, build_labelled_crops, update_labelled_crops
@@ -31,7 +30,7 @@ from mars_assets.labels.inbox import reject
 from mars_assets.labels.masks import KEPT_SECONDS
 from mars_assets.labels.splits import whole_groups
 from mars_assets.labels.table import current_label_version, files_of, mask_path, read_labelled_crops
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import read_provenance, write_table
 from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco
@@ -114,7 +113,7 @@ def _dataset(lake: Lake) -> pd.DataFrame:
     """What a training on the rims of 5 pixels is given now."""
     make_reflectance(lake, read_labelled_crops(lake), current_label_version(lake))
     make_imputed(lake, "post_norm")
-    return segmentation_dataset(lake, "imputed_post_norm", "outline_5").images
+    return segmentation_dataset(lake, "outline_5").images
 
 
 def test_a_corrected_label_leaves_the_masks_that_a_training_reads(filled: Lake, write_zip, coco_entries) -> None:
@@ -419,7 +418,7 @@ def _cut(lake: Lake, *names: str) -> dict[str, Image.Image]:
         {"crop_id": name, "observation": OBSERVATION, "file": f"{name}.png", "kept": True, "height": 96, "width": 96}
         for name in scenes
     ]
-    write_table(folder / MANIFEST, pd.DataFrame(rows), {})
+    write_table(folder / CROPS, pd.DataFrame(rows), {})
     return scenes
 
 

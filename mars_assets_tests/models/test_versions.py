@@ -7,7 +7,7 @@ import pytest
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.models.seen import held_out
-from mars_assets.models.starting_point import encoder_weights
+from mars_assets.models.starting_point import start_from_weights
 from mars_assets.models.versions import (
     current_model,
     current_weights,
@@ -87,7 +87,7 @@ def test_no_model_is_judged_on_what_it_was_trained_on(trained: Lake) -> None:
             "observation": ["O1", "O3", "O2", "O9", "O10"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # a was trained on, e is another image of an observation that was, g is in today's training split.
     assert judged["image_id"].tolist() == ["c", "f"]
     assert left_out == 2
@@ -99,6 +99,7 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
     )
     pretrained = pd.DataFrame({"image_id": ["u"], "group": ["O8"]})
     write_table(trained.model("mars_weights") / "m1" / "images.parquet", pretrained)
+    write_json(trained.model("mars_weights") / "m1" / "config.json", {"provenance": {"weights": "v1_100"}})
     write_json(
         start_version(trained, "seg_model", "s1", outlined) / "config.json",
         {"provenance": {"mars_weights_version": "m1"}},
@@ -112,13 +113,13 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
             "observation": ["O2", "O5", "O6", "O7", "O8", "O9"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # O2 it was trained on itself; O5 the segmentation model was, and O8 that one's encoder.
     assert judged["observation"].tolist() == ["O6", "O7", "O9"]
     assert left_out == 3
     (trained.model("seg_model") / "s1" / "config.json").unlink()
     with pytest.raises(MissingInputError, match="seg_model"):
-        held_out(current_model(trained, "cls_model"), later)
+        held_out(trained, current_model(trained, "cls_model"), later)
 
 
 def test_weights_in_use_are_one_version(lake: Lake, micro_weights: Path) -> None:
@@ -136,5 +137,5 @@ def test_weights_in_use_are_one_version(lake: Lake, micro_weights: Path) -> None
     assert reading == (first, "1" * 64, "own")
     assert open_weights(reading.folder).sha256 == "1" * 64, "what was begun goes on with its weights"
     assert current_weights(lake) == (second, "2" * 64, "own")
-    assert encoder_weights(lake, "prithvi_weights") == (second, "2" * 64, "own")
-    assert encoder_weights(lake, "random")[2] == "random, of own's architecture"
+    assert start_from_weights(lake, "prithvi_weights").folder == second
+    assert start_from_weights(lake, "random").name == "random, of own's architecture"
