@@ -2,7 +2,8 @@
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make test   linters, types and all tests
 # make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
-# make screenshots  the README's pictures of the UI, of the lake that make demo left
+# make docs   the manual, in build/docs
+# make screenshots  the manual's pictures, of the lake that make demo left
 # make .venv  only the environment
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui test bench screenshots weights
+.PHONY: .venv demo ui test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -45,6 +46,10 @@ bench: .venv
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/publishing.py
+
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 screenshots: .venv
 	$(BIN)/python -m docs.screenshots

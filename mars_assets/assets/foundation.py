@@ -141,14 +141,14 @@ def mars_weights(
     progress = progress_of(context)
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
-        weights, sha256 = current_weights(here)
+        weights, sha256, variant = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
         version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
         folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)
-        provenance = {"weights": weights.name, "weights_sha256": sha256, "software": software()}
+        provenance = {"weights": variant, "weights_sha256": sha256, "software": software()}
         report = pretrain(recipe, images, weights, folder, chosen, provenance, progress)
         make_current(here, "mars_weights", version, report["last"])
         history = read_table(folder / HISTORY, "mars_weights")
@@ -180,7 +180,7 @@ def mars_weights(
                 else {}
             ),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "went on from": "random weights" if recipe.from_random else weights.name,
+            "went on from": "random weights" if recipe.from_random else variant,
             "device": str(chosen),
             "sha256": open_weights(folder / MARS_WEIGHTS).sha256,
             "folder": where(folder),

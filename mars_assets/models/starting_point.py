@@ -52,8 +52,8 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
         version = current_model(lake, encoder)
         folder, name, versions = version.folder / MARS_WEIGHTS, f"mars_weights {version.version}", [version]
     else:
-        folder, _ = current_weights(lake)
-        name, versions = folder.name if encoder != "random" else f"random, of {folder.name}'s architecture", []
+        folder, _, variant = current_weights(lake)
+        name, versions = variant if encoder != "random" else f"random, of {variant}'s architecture", []
     weights = open_weights(folder)
     return _start(lake, folder, weights.sha256, name, weights.config.statistics, versions)
 

@@ -92,7 +92,7 @@ def reconstruction_table(
         MissingInputError: weights or chips have not been made.
         ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
     """
-    folder, _ = current_weights(lake)
+    folder = current_weights(lake).folder
     config = open_weights(folder).config
     chips, label_version = _chips(lake, methods, config, n_images)
     if anchor is not None:
