@@ -1,4 +1,4 @@
-"""What a scientist looks at: overlays of truth, prediction and errors, training curves, scores by crater size."""
+"""Figures of trainings, predictions and evaluations."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from mars_assets.segmentation.evaluate import Evaluation
 
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 _FOUND, _FALSE, _MISSED, _OUTLINE = (0, 158, 115), (213, 94, 0), (0, 114, 178), "#f0e442"
 
 
 def evaluation_figure(evaluation: Evaluation, history: pd.DataFrame) -> Figure:
-    """Curves of loss and validation, scores by crater size, and the images' IoUs.
+    """Plot training curves, scores by crater size, and IoUs by image.
 
     Args:
         evaluation: of one split.
@@ -45,7 +45,7 @@ def evaluation_figure(evaluation: Evaluation, history: pd.DataFrame) -> Figure:
 
 
 def training_figure(history: pd.DataFrame) -> Figure:
-    """Curves of loss and validation.
+    """Plot loss and validation.
 
     Args:
         history: ``history.parquet`` of a training.
@@ -57,7 +57,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
-    """The images with the largest share of wrong pixels, the worst first.
+    """Select the images with the largest share of wrong pixels, the worst first.
 
     Returns:
         Rows of ``evaluation.images``.
@@ -66,11 +66,11 @@ def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
 
 
 def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
-    """One row an image: the image, the true outline, the predicted probability, and the errors.
+    """Draw images next to their labels, predicted probabilities and errors.
 
     Args:
         images: rows of ``Evaluation.images``, with ``chip``.
-        statistics: those of the chips, which undo their scaling to reflectance.
+        statistics: of the chips, to undo their scaling to reflectance.
     """
     from mars_assets.tensors.geotiff import read_chip
 
@@ -101,7 +101,9 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
 def error_overlay(
     rgb: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.uint8]:
-    """The image with found crater pixels green, false ones orange, missed ones blue; ignored pixels keep their colour.
+    """Colour the crater pixels of an image.
+
+    Found ones become green, false ones orange and missed ones blue; ignored pixels keep their colour.
 
     Args:
         rgb: uint8, shape (H, W, 3).
@@ -139,7 +141,7 @@ def _validation(axis: Axes, history: pd.DataFrame) -> None:
     best = validated["iteration"].to_numpy()[validated["miou"].to_numpy().argmax()]
     axis.axvline(best, color="0.7", linestyle="--", linewidth=1)
     axis.set(xlabel="iteration", ylim=(0, 1))
-    axis.set_title("IoU on validation; dashed: the checkpoint kept", fontsize=10)
+    axis.set_title("IoU on the validation set; dashed: selected checkpoint", fontsize=10)
     axis.legend(fontsize=8, loc="lower right")
     axis.grid(alpha=0.3)
 
@@ -168,12 +170,12 @@ def _images(axis: Axes, evaluation: Evaluation) -> None:
 
 
 def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -> Figure:
-    """The images in which most craters are seen, with their outlines.
+    """Draw the images with most craters, with their outlines.
 
     Args:
         images: ``image_id, chip`` (path of a picture), ``prediction`` (path of the mask).
         craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`.
-        most: how many images at most.
+        most: largest number of images.
 
     Raises:
         DamagedFileError: an image or a mask cannot be read.
