@@ -15,7 +15,7 @@ with mmseg_ready():
     from mmseg.registry import MODELS
     from mmseg.structures import SegDataSample
 
-    from mars_assets.segmentation import hooks as loop
+    from mars_assets.segmentation.metrics import CraterMetric
     from mars_assets.segmentation.mmseg_config import mmseg_config
 
 pytestmark = pytest.mark.usefixtures("ready")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("ready")
 
 def test_miou_is_scikit_learns_over_all_pixels_of_all_images():
     rng = np.random.default_rng(1)
-    metric = loop.CraterMetric()
+    metric = CraterMetric()
     metric.dataset_meta = {"classes": ("background", "crater")}
     truths, predictions = [], []
     for size in ((30, 20), (11, 50), (64, 64)):

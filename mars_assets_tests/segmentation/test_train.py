@@ -125,7 +125,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
     if between:
-        import mars_assets.segmentation.loop as loop
+        import mars_assets.segmentation.hooks as loop
 
         monkeypatch.setattr(loop.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
     folder = tmp_path / "stopped"
@@ -155,7 +155,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import mars_assets.segmentation.loop as loop
+    import mars_assets.segmentation.hooks as loop
 
     weights: list[dict[str, torch.Tensor]] = []
     after = loop.TrainingState.after_train_iter

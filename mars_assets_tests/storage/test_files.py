@@ -76,7 +76,7 @@ def test_what_a_killed_writer_leaves_is_swept_up(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from mars_assets.lake import atomic_path
+from mars_assets.storage.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_a_folder_whose_replacement_was_killed_is_there_again(tmp_path: Path) ->
     script = """
 import os, signal, sys
 from pathlib import Path
-from mars_assets.lake import atomic_folder
+from mars_assets.storage.files import atomic_folder
 replace, renamed = os.replace, []
 def dying(a, b):
     if renamed:

@@ -73,7 +73,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from mars_assets.bands import HLS_BANDS
-from mars_assets.chips import write_chip
+from mars_assets.tensors.geotiff import write_chip
 from mars_assets.errors import MarsError
 
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
