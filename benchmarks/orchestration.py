@@ -144,7 +144,7 @@ def prepare(folder: Path) -> Home:
     home.write_settings()
     archive = folder / "archive"
     plan = Plan(train=1, valid=1, test=1, unlabelled=1, height=1664, width=1664)
-    make_sample(archive, home.lake.inbox, home.lake.observations_csv, plan=plan)
+    make_sample(home.lake, archive, plan=plan)
     names = sorted(read_observations_csv(home.lake.observations_csv)["observation"])
     with serve(archive) as url:
         home.run("asset", "materialize", "--select", "hirise_index,observations", MARS_HIRISE_ARCHIVE=url)
@@ -441,7 +441,8 @@ def ask(url: str, query: str, variables: Mapping[str, Any] | None = None) -> dic
     answer = requests.post(f"{url}/graphql", json=body, timeout=PATIENCE).json()
     if "errors" in answer:
         sys.exit(f"the server refuses a query: {answer['errors']}")
-    return answer["data"]
+    data: dict[str, Any] = answer["data"]
+    return data
 
 
 def timed(url: str, query: str, variables: Mapping[str, Any]) -> float:

@@ -1,13 +1,14 @@
-"""Jobs, and what starts them by itself.
+"""Jobs, and the sensors and schedules that start them.
 
-``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
-the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` observes the exports in the inbox;
-``follow_labels`` makes what follows them, by each asset's automation condition (``assets/following.py``). The schedule
-``nightly_evaluation`` runs ``reevaluate`` every night, for what nothing has followed.
+The job ``imagery`` fetches and cuts observations. ``experiment`` computes everything from labels to evaluations.
+``reevaluate`` evaluates the current checkpoints on the current labels and trains nothing. The sensor ``new_labels``
+observes the exports in the inbox; ``follow_labels`` updates what depends on them, by each asset's automation condition
+(``assets/automation_conditions.py``). The schedule ``nightly_evaluation`` runs ``reevaluate`` every night, for inputs
+that no automation condition covers.
 
-``retrain`` trains both models again; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
-switched on. ``fetch_labels`` brings a version of a Roboflow project into the inbox; the sensor ``new_roboflow_versions``
-runs it.
+``retrain`` retrains both models; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
+switched on. ``fetch_labels`` downloads a version of a Roboflow project into the inbox; the sensor
+``new_roboflow_versions`` runs it.
 """
 
 import dataclasses
@@ -22,24 +23,31 @@ from pydantic import Field
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.metadata import mendable
 from mars_assets.assets.models import STAGE
+from mars_assets.checks import last_below_bound
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
+from mars_assets.labels.inbox import being_copied, exports_in_force, has_had, unsettled
+from mars_assets.labels.roboflow_api import Project
+from mars_assets.labels.table import current_label_version
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
 
 LOOK_EVERY = 10
-"""Seconds between two looks at the inbox, and at what follows."""
+"""Seconds between two checks of the inbox, and of the automation conditions."""
 
 ONE_AT_A_TIME = {"mars_assets/automatic": "true"}
-"""Tags of runs that nobody started; dagster.yaml lets one of them run at a time, so that none makes tensors of other labels
-while another one judges models on them."""
+"""Tags of runs that nobody started by hand.
+
+dagster.yaml lets one of them run at a time, so that none computes tensors for newer labels while another one evaluates
+models.
+"""
 
 DATA_VERSION = "dagster/data_version"
-"""The tag by which Dagster knows an event's data version."""
+"""The tag in which Dagster records the data version of an event."""
 
 
 def _sensor(**options: Any) -> Callable[[Callable[..., Any]], dg.SensorDefinition]:
-    """Dagster's sensor; the UI describes it by its docstring, as it does assets."""
+    """Create a Dagster sensor whose description in the UI is its docstring, as for assets."""
     return lambda function: dg.sensor(description=inspect.getdoc(function), **options)(function)
 
 
@@ -53,13 +61,13 @@ experiment_job = dg.define_asset_job(
     "experiment",
     dg.AssetSelection.groups("tensors", "models", "evaluation")
     | dg.AssetSelection.assets("labelled_crops", "prithvi_weights"),
-    description="From labels to evaluations: tensors, reconstruction table, both models. What is there is not made again.",
+    description="From labels to evaluations: tensors, reconstruction table, both models. Existing results are reused.",
 )
 
 reevaluate_job = dg.define_asset_job(
     "reevaluate",
     dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, "cls_evaluation", "seg_evaluation"),
-    description="The current checkpoints on the current labels. Trains nothing.",
+    description="Evaluates the current checkpoints on the current labels. Trains nothing.",
 )
 
 retrain_job = dg.define_asset_job(
@@ -68,19 +76,17 @@ retrain_job = dg.define_asset_job(
         "labelled_crops", "reflectance", STAGE, "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"
     ),
     config={"ops": {name: {"config": {"retrain": True}} for name in ("cls_model", "seg_model")}},
-    description="Both models trained again on the current labels, with the recipes of those in use; a new one takes the place of "
+    description="Retrains both models on the current labels, with the recipes of those in use. A new model replaces "
     "the one in use only if it is not worse.",
 )
 
 
 @_sensor(minimum_interval_seconds=LOOK_EVERY, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Observes `roboflow_exports` when the inbox holds others than at the last look.
+    """Observes `roboflow_exports` when the contents of the inbox have changed.
 
-    A zip that is being copied is looked at once it is whole; the same file under another name is nothing new.
+    A zip that is still being copied waits until it is whole. The same file under another name is nothing new.
     """
-    from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
-
     # A run whose machine went down with it would hold up everything that follows.
     if cleared := clear_up(context.instance):
         context.log.warning(f"the process of these runs is gone, they count as failed: {', '.join(cleared)}")
@@ -104,20 +110,20 @@ follow_labels = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=LOOK_EVERY,
     default_status=dg.DefaultSensorStatus.RUNNING,
     run_tags=ONE_AT_A_TIME,
-    description="Makes what follows its inputs by itself (see each asset's automation condition): the table of labels, the "
-    "tensors and the evaluations when labels change, the evaluations when a model does. It trains nothing.",
+    description="Updates assets when their inputs change (see each asset's automation condition): the table of labels, "
+    "the tensors and the evaluations for new labels, the evaluations for a new model. It trains nothing.",
 )
 
 
 class FetchConfig(dg.Config):
-    """Which export to fetch."""
+    """The export to fetch."""
 
     project: str = Field(description="WORKSPACE/PROJECT, as in its address.")
     version: int = Field(ge=1, description="The version's number.")
     format: str = Field(
         default="",
-        description="What is exported: coco-segmentation, yolo or png-mask-semantic; folder or multi-label of a classification "
-        "project. Empty: what the resource says of the project.",
+        description="The format to export: coco-segmentation, yolo or png-mask-semantic; folder or multi-label for a "
+        "classification project. Empty: the project's format in the resource.",
     )
 
 
@@ -125,9 +131,7 @@ class FetchConfig(dg.Config):
 def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
-    """Has Roboflow export a version and downloads it into the inbox, whole or not at all."""
-    from mars_assets.labels.roboflow_api import Project
-
+    """Exports a version from Roboflow and downloads it into the inbox, whole or not at all."""
     with mendable():
         project = Project.named(config.project)
         path = roboflow.open().fetch(
@@ -140,7 +144,7 @@ def fetch_export(
     context.log.info(f"{path.name} is in the inbox")
 
 
-@dg.job(description="Brings a version of a Roboflow project into the inbox.")
+@dg.job(description="Downloads a version of a Roboflow project into the inbox.")
 def fetch_labels() -> None:
     fetch_export()
 
@@ -151,13 +155,12 @@ def new_roboflow_versions(
 ) -> dg.SensorResult | dg.SkipReason:
     """Fetches the newest version of each watched Roboflow project that the inbox has not had yet.
 
-    ROBOFLOW_PROJECTS lists them, as `WORKSPACE/PROJECT` for outlines and `WORKSPACE/PROJECT=folder` for classes (any format of the
-    resource may stand there), separated by commas; ROBOFLOW_API_KEY has the key.
+    ROBOFLOW_PROJECTS lists the projects, separated by commas: `WORKSPACE/PROJECT` for outlines,
+    `WORKSPACE/PROJECT=folder` for classes, or any other format of the resource after `=`. ROBOFLOW_API_KEY holds the
+    key.
 
-    One that fails is asked for again at the next full hour, one that cannot be asked about does not stop the others.
+    A failed download is tried again at the next full hour. A project that cannot be reached does not stop the others.
     """
-    from mars_assets.labels.inbox import has_had
-
     try:
         projects = roboflow.watched()
         if not projects:
@@ -206,13 +209,12 @@ def _waiting(names: list[str]) -> str:
     job=reevaluate_job,
     cron_schedule="0 3 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night the current checkpoints on the current labels: what nothing has followed, such as new crops that are "
-    "the originals of labelled images. What is there is not made again.",
+    description="Evaluates the current checkpoints on the current labels every night, for changes that no automation "
+    "condition covers, such as new crops that turn out to be the originals of labelled images. Existing results "
+    "are reused.",
 )
 def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-    """Evaluates those models that there are."""
-    from mars_assets.labels.inbox import exports_in_force
-
+    """Evaluates the models that exist."""
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
@@ -230,19 +232,16 @@ weekly_retraining = dg.ScheduleDefinition(
     job=retrain_job,
     cron_schedule="0 4 * * 0",
     tags=ONE_AT_A_TIME,
-    description="Every Sunday both models trained again. Off until it is switched on.",
+    description="Retrains both models every Sunday. Off until it is switched on.",
 )
 
 
 @_sensor(job=retrain_job, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
 def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Trains both models again when a score fell below the bound of its check, once for each label version.
+    """Retrains both models when a score has fallen below the bound of its check.
 
-    Off until it is switched on.
+    At most once for each label version. Off until it is switched on.
     """
-    from mars_assets.checks import last_below_bound
-    from mars_assets.labels.table import current_label_version
-
     here = lake.open()
     low = last_below_bound(here)
     if not low:

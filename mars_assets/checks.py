@@ -1,4 +1,7 @@
-"""Asset checks. Blocking ones stop what is below when data is wrong; warnings point a person to a number worth a look."""
+"""Asset checks.
+
+Blocking checks stop everything downstream when data is wrong. Warnings point a person to a number worth a look.
+"""
 
 from typing import Any
 
@@ -10,9 +13,19 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
+from mars_assets.imagery.checks import crop_problems
+from mars_assets.labels.checks import (
+    contradicted_images,
+    leaking_groups,
+    mask_problems,
+    schema_problems,
+    straddling_duplicates,
+)
+from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.storage.files import read_json
+from mars_assets.tensors.stages import chip_problems
 
 MIN_BALANCED_ACCURACY = 0.8
 MIN_CRATER_IOU = 0.3
@@ -29,13 +42,11 @@ def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: in
 
 @dg.asset_check(asset=crops, blocking=True)
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop is there, decodes, and is 8-bit RGB of the size that the manifest says; so are the DN of calibrated ones.
+    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest.
 
-    Looks at the observations of the run, or at all where it is run by itself. Of a set of crops that was found whole before
-    a sample is decoded.
+    The same holds for the DN of calibrated crops. Covers the observations of the run, or all if it is run by itself. Of
+    a set of crops that was once found whole, a sample is decoded.
     """
-    from mars_assets.imagery.checks import crop_problems
-
     partitioned = context.has_partition_key or context.has_partition_key_range
     problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
@@ -43,30 +54,27 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
-    """Ids are unique, splits and classes known, files there; every task has train and valid images."""
-    from mars_assets.labels.checks import schema_problems
-
+    """Ids are unique, splits and classes known, files present; every task has a training and a validation set."""
     problems, count = schema_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every mask is there, of its image's size, and shows craters if and only if some are labelled.
+    """Every mask exists, has its image's size, and shows craters if and only if some are labelled.
 
-    Those drawn last are read, and of the others a sample.
+    The masks drawn last are read, and a sample of the others.
     """
-    from mars_assets.labels.checks import mask_problems
-
     problems, count = mask_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip lies in `inbox/rejected`: what does could not be read, and the labels before it are in force."""
-    from mars_assets.labels.inbox import rejections
+    """No zip is in `inbox/rejected`.
 
+    A zip in that folder could not be read, and the labels before it stay in force.
+    """
     aside = rejections(lake.open().inbox)
     return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
 
@@ -74,8 +82,6 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
     """No image is left out of the table because projects label it differently."""
-    from mars_assets.labels.checks import contradicted_images
-
     problems, count = contradicted_images(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
@@ -83,26 +89,23 @@ def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     """No export has an observation, or an original image, in more than one split. In the table none is."""
-    from mars_assets.labels.checks import leaking_groups
-
     problems, count = leaking_groups(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
-    """No two images of different groups look the same and lie in different splits: the model would know one from the other."""
-    from mars_assets.labels.checks import straddling_duplicates
+    """No two images from different groups look the same and are in different splits.
 
+    A model trained on one would recognise the other.
+    """
     problems, count = straddling_duplicates(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
-    """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""
-    from mars_assets.tensors.stages import chip_problems
-
+    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the value of 8-bit white."""
     problems, count = chip_problems(lake.open(), "reflectance")
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -115,8 +118,6 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         description=f"Chips have the six HLS bands in order, are finite, and are what {method} says.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
-        from mars_assets.tensors.stages import chip_problems
-
         problems, count = chip_problems(lake.open(), f"imputed_{method}")
         return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -130,7 +131,7 @@ imputed_checks = [
 
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
-    """The paper's finding: of the methods for RGB images, post_norm has the lowest RGB loss."""
+    """Of the methods for RGB images, post_norm has the lowest RGB loss: the paper's finding."""
     every = _metrics(lake.open(), "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
@@ -144,11 +145,11 @@ BOUNDS = {
     "cls_evaluation": (cls_evaluation, CLS_SCORE, MIN_BALANCED_ACCURACY),
     "seg_evaluation": (seg_evaluation, SEG_SCORE, MIN_CRATER_IOU),
 }
-"""The evaluations, the score that is looked at, and what it must not fall below."""
+"""The evaluations, the score that is checked, and its lower bound."""
 
 
 def _below(lake: Lake, name: str) -> list[str]:
-    """What is low about an evaluation's last row."""
+    """Describe which scores in an evaluation's last rows are low."""
     _, score, bound = BOUNDS[name]
     last = _metrics(lake, name)[-1]
     value = last[score]
@@ -156,7 +157,7 @@ def _below(lake: Lake, name: str) -> list[str]:
 
 
 def last_below_bound(lake: Lake) -> list[str]:
-    """What is low about the last rows of the evaluations that have been made."""
+    """Describe which scores in the last rows of the existing evaluations are low."""
     made = [name for name in BOUNDS if lake.metrics(name).exists()]
     return [problem for name in made for problem in _below(lake, name)]
 
@@ -177,4 +178,5 @@ bound_checks = [_bound_check(name) for name in BOUNDS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    return read_json(lake.metrics(name).with_suffix(".json"))
+    rows: list[dict[str, Any]] = read_json(lake.metrics(name).with_suffix(".json"))
+    return rows

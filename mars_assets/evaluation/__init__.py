@@ -1,4 +1,7 @@
-"""Metrics with their uncertainty: how good, and how sure."""
+"""Metrics with their uncertainty."""
 
 COMPUTATION = "evaluation 3"
-"""Names the way of judging: raise the number when the same model on the same images is judged or shown in another way."""
+"""Names the way of evaluating.
+
+Raise the number when the same model on the same images is evaluated or displayed differently.
+"""

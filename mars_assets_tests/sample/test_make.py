@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import cut_crops
+from mars_assets.imagery.crops import Source, cut_crops
 from mars_assets.imagery.download import Archive, fetch_product
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.labels.exports import read_export
+from mars_assets.lake import Lake
 from mars_assets.sample import make as make_module
 from mars_assets.sample.exports import SEGMENTATION_ZIP, TILES_ZIP
 from mars_assets.sample.make import GROUND_TRUTH, SEED, Plan, make_sample, plan_scenes
@@ -26,7 +27,7 @@ SMALL = Plan(train=1, valid=1, test=1, unlabelled=1, height=1180, width=1180)
 
 
 def _make(folder: Path, seed: int = 3) -> bool:
-    return make_sample(folder / "archive", folder / "inbox", folder / "observations.csv", seed, SMALL)
+    return make_sample(Lake.at(folder), folder / "archive", seed=seed, plan=SMALL)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -116,7 +117,7 @@ def test_the_downloader_and_the_cutting_find_the_labelled_crops(sample: Path, tm
     with serve(sample / "archive") as base:
         source = Archive(base, "tests@example.org", lock_folder=tmp_path / "locks")
         image, label = fetch_product(source, product_files(observation, "COLOR"), tmp_path / "files")
-    manifest = cut_crops(image.path, label.path, observation, "COLOR", tmp_path / "crops")
+    manifest = cut_crops(Source(image.path, label.path, observation, "COLOR"), tmp_path / "crops")
     kept = manifest[manifest["kept"]]
     assert set(kept["crop_id"]) == {image.original for image in images if image.original.startswith(observation)}
     assert kept["position_kind"].eq("projected").all()
