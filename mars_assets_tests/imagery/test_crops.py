@@ -18,7 +18,7 @@ from mars_assets.imagery import scene as scene_module
 from mars_assets.imagery.crops import CropSettings, Source, crop_id, cut_crops, read_crops, rgb_composite
 from mars_assets.imagery.figures import contact_sheet, overview_with_grid
 from mars_assets.imagery.products import ProductType
-from mars_assets.imagery.scene import open_scene
+from mars_assets.imagery.scene import SceneInfo, open_scene
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance
 
@@ -228,7 +228,7 @@ def test_without_openjpeg_gdal_reads_and_says_so(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("factor", [1, 4])
 def test_strips_and_overlap_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
     """Every cell of an overlapping grid is judged alike, whatever the strips and the overview's resolution."""
-    monkeypatch.setattr(scene_module, "_OVERVIEW_PIXELS", 300 * 200 // factor**2)
+    monkeypatch.setattr(SceneInfo, "overview_factor", factor)
     pixels = terrain(5, 300, 200, 3)
     pixels[100:180, 60:160] = 0
     write_jp2(tmp_path / "x.JP2", pixels)
@@ -337,7 +337,7 @@ def test_a_label_without_saturation_keywords(shared: Path, tmp_path: Path) -> No
 CUT_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from mars_assets.imagery.crops import CropSettings, _Cutter, cut_crops, Source
+from mars_assets.imagery.crops import CropSettings, Source, _Cutter, cut_crops
 
 written = _Cutter._write_dn
 
