@@ -122,18 +122,18 @@ def peers_step(work: Path, precision: str) -> None:
 
 
 def predict_from_files(work: Path) -> None:
-    from mars_assets.classification.checkpoint import MODEL, save_weights
+    from mars_assets.classification.checkpoint import save_weights
     from mars_assets.classification.predict import predict
+    from mars_assets.lake import CONFIG, WEIGHTS
     from mars_assets.prithvi.config import VARIANTS
     from mars_assets.storage.files import write_json
-    from mars_assets.training.run_folder import CONFIG
 
     folder = work / "model"
-    save_weights(folder / MODEL, classifier(work).state_dict())
+    save_weights(folder / WEIGHTS, classifier(work).state_dict())
     write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute(THREADS)))
+        report(lambda: predict(folder, images, Path(cache) / "cache.json", compute(THREADS)))
 
 
 def bare_forward(work: Path) -> None:
@@ -160,10 +160,10 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     More images than there are chips are further ones with the same pixels.
     """
     from mars_assets.classification.recipe import ClsRecipe
+    from mars_assets.classification.task import CLASSIFICATION
     from mars_assets.datasets import Dataset
     from mars_assets.experiments.run import run_sweep
     from mars_assets.experiments.sweep import Sweep, plan
-    from mars_assets.experiments.tasks import classification_task
     from mars_assets.lake import Lake
 
     lake, chips = Lake(work / "lake"), pd.read_parquet(work / "images.parquet")
@@ -188,10 +188,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     }
     rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
-    task = replace(
-        classification_task(lake, "imputed_post_norm"),
-        dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}),
-    )
+    task = replace(CLASSIFICATION, dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}))
     report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
 
 

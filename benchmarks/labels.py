@@ -156,6 +156,7 @@ def call(lake: Lake, name: str) -> Callable[[], object]:
 
     from mars_assets.assets import evaluation, foundation, labels, models, tensors
     from mars_assets.resources import ComputeResource, LakeResource
+    from mars_assets.tasks import TASKS
 
     modules = [labels, tensors, foundation, models, evaluation]
     assets = {getattr(asset, "key", None): asset for asset in dg.load_assets_from_modules(modules)}
@@ -163,8 +164,7 @@ def call(lake: Lake, name: str) -> Callable[[], object]:
         "reflectance": tensors.ReflectanceConfig,
         "imputed_post_norm": tensors.ImputationConfig,
         "prithvi_weights": foundation.PrithviWeightsConfig,
-        "cls_model": models.ClsModelConfig,
-        "seg_model": models.SegModelConfig,
+        **{task.model: models.model_config(task) for task in TASKS},
     }
     arguments: dict[str, Any] = {"lake": LakeResource(root=str(lake.root))}
     if name.startswith(("cls_", "seg_")):

@@ -36,7 +36,7 @@ def paper(**changes: Any) -> Any:
 
     from mars_assets.segmentation.recipe import SegRecipe
 
-    file = Path(__file__).parent.parent / "recipes" / "seg_paper_dice_filled.yaml"
+    file = Path(__file__).parent.parent / "recipes" / "seg_paper.yaml"
     return SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"] | changes)
 
 
@@ -244,10 +244,9 @@ def prepare(work: Path) -> None:
     import torch
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-    from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, MODEL
+    from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
     from mars_assets.storage.files import write_json
     from mars_assets.tensors.geotiff import write_chip
-    from mars_assets.training.run_folder import CONFIG
 
     rng = np.random.default_rng(0)
     scenes = [discs(rng) for _ in range(8)]
@@ -258,7 +257,7 @@ def prepare(work: Path) -> None:
     meta = {"dataset_meta": {"classes": ("background", "crater"), "palette": [[0, 0, 0], [255, 255, 255]]}}
     folder = work / "model"
     folder.mkdir()
-    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / MODEL)
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / SEGMENTER)
     (folder / MMSEG_CONFIG).write_text(config.pretty_text)
     about = {"bands": list(prithvi.bands), "statistics": prithvi.to_dict()["statistics"], "recipe": recipe.model_dump()}
     write_json(folder / CONFIG, about)
@@ -339,13 +338,14 @@ def loader(work: Path) -> None:
     from mars_assets.segmentation.train import _loader
 
     names = range(8)
-    images = pd.DataFrame(
-        {"split": "train", "chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]}
-    )
+    images = pd.DataFrame({"chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]})
     chosen = compute(THREADS)
     with mmseg_ready():
+        from mars_assets.segmentation.dataset import SeededBatches
+
         pipeline = mmseg_config(paper(), encoder_config(), chosen).train_pipeline
-        loaded = iter(Runner.build_dataloader(_loader(images, "train", pipeline, 4, chosen), seed=1))
+        batches = SeededBatches(len(images), 4, range(LOADED // 4 + 1), chosen.seed)
+        loaded = iter(Runner.build_dataloader(_loader(images, pipeline, chosen, 0, batches)))
         next(loaded)
 
         def load() -> None:

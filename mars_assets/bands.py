@@ -1,20 +1,23 @@
-"""To the six HLS bands that Prithvi takes: from 8-bit RGB by scaling and imputation, from calibrated colour by physics.
+"""The six HLS bands that Prithvi takes, computed from 8-bit RGB or from calibrated colour.
 
-The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). All arithmetic is float32
-unless ``truncate`` asks for the published code's integer truncation. Arrays are channel-first; "B, G, R" is the order of the
-first three HLS bands.
+The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They hold for NumPy arrays
+and torch tensors alike. All arithmetic is float32 unless ``truncate`` asks for the integer truncation of the published code.
+Images are channel-first; "B, G, R" is the order of the first three HLS bands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from mars_assets.errors import MarsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 """Prithvi's bands in order: HLS B02, B03, B04, B05 (Landsat) or B8A (Sentinel-2), B06 / B11, B07 / B12."""
@@ -36,6 +39,8 @@ _HLS_BLUE_NM = 482.0
 _REFLECTANCE_UNITS = 10_000.0
 
 Float32 = npt.NDArray[np.float32]
+Pixels = TypeVar("Pixels", Float32, "Tensor")
+"""An image or a batch of images: an array, or a tensor on any device."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +120,11 @@ STATISTICS = {statistics.name: statistics for statistics in (PRITHVI_V1, PRITHVI
 def scale_to_reflectance(
     rgb: npt.NDArray[np.uint8], statistics: BandStatistics = PRITHVI_V1, truncate: bool = False
 ) -> Float32:
-    """8-bit RGB to B, G, R in HLS reflectance units: channel i times ``(mean_i + 2 * std_i) / 255``.
+    """Scale 8-bit RGB to B, G, R in HLS reflectance units: channel i times ``(mean_i + 2 * std_i) / 255``.
 
     Args:
         rgb: uint8, shape (H, W, 3), in R, G, B order as image files have it.
-        statistics: the statistics of the weights that will see the chip.
+        statistics: statistics of the weights that will see the chip.
         truncate: drop the fraction, as the published code did by computing in uint16.
 
     Returns:
@@ -130,25 +135,34 @@ def scale_to_reflectance(
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise MarsError(f"an 8-bit RGB image has dtype uint8 and shape (H, W, 3); this one is {rgb.dtype} {rgb.shape}")
-    bgr = rgb[..., ::-1].transpose(2, 0, 1)
-    # The factor is rounded once, from double: 255 then maps to float32(white) to within an ulp.
-    scaled = bgr.astype(np.float32) * (statistics.white / np.float32(255))
+    scaled = _scaled(rgb[..., ::-1].transpose(2, 0, 1).astype(np.float32), statistics)
     return np.floor(scaled) if truncate else scaled
 
 
 def reflectance_to_rgb(bgr: Float32, statistics: BandStatistics = PRITHVI_V1) -> npt.NDArray[np.uint8]:
-    """The inverse of :func:`scale_to_reflectance`, for display: (3 or more, H, W) B, G, R first -> uint8 (H, W, 3)."""
+    """Invert :func:`scale_to_reflectance`, for display: (3 or more, H, W) B, G, R first -> uint8 (H, W, 3)."""
     rgb = bgr[2::-1] / statistics.white[::-1] * 255
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def normalize(chip: Float32, statistics: BandStatistics) -> Float32:
-    """``(chip - mean) / std`` per band: what the model takes. float32, shape (6, H, W)."""
-    return (chip - statistics.mean) / statistics.std
+def normalize(chip: Pixels, statistics: BandStatistics, bands: slice = slice(None)) -> Pixels:
+    """Normalise each band, ``(chip - mean) / std``, which is what the model takes.
+
+    Args:
+        chip: float, shape (..., C, H, W), reflectance units.
+        statistics: statistics of the weights.
+        bands: the C of ``HLS_BANDS`` whose statistics are used.
+    """
+    return (chip - _like(chip, statistics.mean[bands])) / _like(chip, statistics.std[bands])
+
+
+def denormalize(chip: Pixels, statistics: BandStatistics, bands: slice = slice(None)) -> Pixels:
+    """Invert :func:`normalize`."""
+    return chip * _like(chip, statistics.std[bands]) + _like(chip, statistics.mean[bands])
 
 
 def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = PRITHVI_V1) -> Float32:
-    """Fills NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R.
+    """Fill NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R.
 
     ``means``: the bands' own means, so that they are 0 after normalisation.
     ``pre_norm``: B, G, R again, in reflectance units.
@@ -160,8 +174,8 @@ def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = 
         statistics: those that ``bgr`` was scaled with and the model's input is normalised with.
 
     Returns:
-        float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it is the
-        method's tensor: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's resolution of
+        float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it is
+        :func:`model_input`: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's resolution of
         the stored reflectance.
 
     Raises:
@@ -169,19 +183,54 @@ def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = 
     """
     if bgr.dtype != np.float32 or bgr.ndim != 3 or bgr.shape[0] != 3:
         raise MarsError(f"B, G, R reflectance is float32 of shape (3, H, W); this is {bgr.dtype} {bgr.shape}")
-    mean, std = statistics.mean, statistics.std
+    if method == "pre_norm":
+        return np.concatenate([bgr, bgr])
+    # In double, so that the only rounding is that of the stored value.
+    double: Any = bgr.astype(np.float64)
+    rest = denormalize(_normalized_rest(double, method, statistics), statistics, slice(3, 6))
+    return np.concatenate([bgr, rest.astype(np.float32)])
+
+
+def model_input(bgr: Pixels, method: ImputationMethod, statistics: BandStatistics) -> Pixels:
+    """Compute the model's input from 8-bit values: scaled, imputed and normalised.
+
+    Args:
+        bgr: float32, shape (..., 3, H, W), B, G, R, 0 to 255, not necessarily whole numbers.
+        method: one of ``IMPUTATION_METHODS``.
+        statistics: statistics of the weights.
+
+    Returns:
+        float32, shape (..., 6, H, W), bands as ``HLS_BANDS``.
+    """
+    scaled = _scaled(bgr, statistics)
+    parts = [normalize(scaled, statistics, slice(3)), _normalized_rest(scaled, method, statistics)]
+    if isinstance(bgr, np.ndarray):
+        return np.concatenate(parts, axis=-3)
+    import torch
+
+    return torch.cat(parts, dim=-3)
+
+
+def _scaled(bgr: Pixels, statistics: BandStatistics) -> Pixels:
+    """Scale B, G, R, float, shape (..., 3, H, W), from 0..255 to reflectance units."""
+    return bgr * _like(bgr, statistics.white / np.float32(255))
+
+
+def _normalized_rest(bgr: Pixels, method: ImputationMethod, statistics: BandStatistics) -> Pixels:
+    """Compute NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R in reflectance units, as they are after normalisation."""
     match method:
         case "means":
-            rest = np.broadcast_to(mean[3:], bgr.shape)
+            return bgr * 0
         case "pre_norm":
-            rest = bgr
+            return normalize(bgr, statistics, slice(3, 6))
         case "post_norm":
-            # In double, so that the only rounding is that of the stored value.
-            ratio = (bgr.astype(np.float64) - mean[:3]) / std[:3]
-            rest = (ratio * std[3:] + mean[3:]).astype(np.float32)
-        case _:
-            raise MarsError(f"unknown imputation method {method!r}: choose from {', '.join(IMPUTATION_METHODS)}")
-    return np.concatenate([bgr, rest])
+            return normalize(bgr, statistics, slice(3))
+    raise MarsError(f"unknown imputation method {method!r}: choose from {', '.join(IMPUTATION_METHODS)}")
+
+
+def _like(pixels: Pixels, constants: Float32) -> Pixels:
+    """Return constants as the pixels' kind: an array, or a tensor of the same type and device."""
+    return constants if isinstance(pixels, np.ndarray) else pixels.new_tensor(constants)
 
 
 def calibrated_reflectance(

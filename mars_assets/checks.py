@@ -1,16 +1,12 @@
-"""Asset checks.
-
-Blocking checks stop everything downstream when data is wrong. Warnings point a person to a number worth a look.
-"""
+"""Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
 
 from typing import Any
 
 import dagster as dg
 
-from mars_assets.assets.evaluation import cls_evaluation, reconstruction_metrics, seg_evaluation
+from mars_assets.assets.evaluation import reconstruction_metrics
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
 from mars_assets.imagery.checks import crop_problems
@@ -23,29 +19,28 @@ from mars_assets.labels.checks import (
 )
 from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
+from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
 from mars_assets.storage.files import read_json
+from mars_assets.tasks import TASKS
 from mars_assets.tensors.stages import chip_problems
-
-MIN_BALANCED_ACCURACY = 0.8
-MIN_CRATER_IOU = 0.3
 
 
 def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not problems,
         severity=severity,
-        description="; ".join(problems[:20]) or f"{looked_at} looked at, nothing wrong",
-        metadata={"looked at": looked_at, "problems": len(problems)},
+        description="; ".join(problems[:20]) or f"{looked_at} checked, no problem found",
+        metadata={"checked": looked_at, "problems": len(problems)},
     )
 
 
 @dg.asset_check(asset=crops, blocking=True)
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest.
+    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest, and so do the DN of calibrated crops.
 
-    The same holds for the DN of calibrated crops. Covers the observations of the run, or all if it is run by itself. Of
-    a set of crops that was once found whole, a sample is decoded.
+    Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is
+    decoded.
     """
     partitioned = context.has_partition_key or context.has_partition_key_range
     problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
@@ -54,7 +49,7 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
-    """Ids are unique, splits and classes known, files present; every task has a training and a validation set."""
+    """Ids are unique, splits and classes known, files present; every task has training and validation images."""
     problems, count = schema_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -63,7 +58,7 @@ def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
     """Every mask exists, has its image's size, and shows craters if and only if some are labelled.
 
-    The masks drawn last are read, and a sample of the others.
+    The most recent masks are read, and a sample of the others.
     """
     problems, count = mask_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
@@ -71,10 +66,7 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip is in `inbox/rejected`.
-
-    A zip in that folder could not be read, and the labels before it stay in force.
-    """
+    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
     aside = rejections(lake.open().inbox)
     return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
 
@@ -88,16 +80,16 @@ def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
-    """No export has an observation, or an original image, in more than one split. In the table none is."""
+    """No export has an observation, or an original image, in more than one split. The table never does."""
     problems, count = leaking_groups(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
-    """No two images from different groups look the same and are in different splits.
+    """No two images of different groups look the same and lie in different splits.
 
-    A model trained on one would recognise the other.
+    A model would recognise one from the other.
     """
     problems, count = straddling_duplicates(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
@@ -105,7 +97,7 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
-    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the value of 8-bit white."""
+    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
     problems, count = chip_problems(lake.open(), "reflectance")
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -115,7 +107,7 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         asset=asset,
         blocking=True,
         name="bands_hold",
-        description=f"Chips have the six HLS bands in order, are finite, and are what {method} says.",
+        description=f"Chips have the six HLS bands in order, are finite, and follow the method {method}.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
         problems, count = chip_problems(lake.open(), f"imputed_{method}")
@@ -131,7 +123,7 @@ imputed_checks = [
 
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
-    """Of the methods for RGB images, post_norm has the lowest RGB loss: the paper's finding."""
+    """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
     every = _metrics(lake.open(), "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
@@ -141,42 +133,35 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
 
 
-BOUNDS = {
-    "cls_evaluation": (cls_evaluation, CLS_SCORE, MIN_BALANCED_ACCURACY),
-    "seg_evaluation": (seg_evaluation, SEG_SCORE, MIN_CRATER_IOU),
-}
-"""The evaluations, the score that is checked, and its lower bound."""
-
-
-def _below(lake: Lake, name: str) -> list[str]:
-    """Describe which scores in an evaluation's last rows are low."""
-    _, score, bound = BOUNDS[name]
-    last = _metrics(lake, name)[-1]
-    value = last[score]
-    return [f"{score} is {value} on {last['split']}, below {bound}"] if value is None or value < bound else []
+def _below(lake: Lake, task: Task) -> list[str]:
+    """What is low about the last row of a task's evaluation."""
+    last = _metrics(lake, task.evaluation)[-1]
+    value = last[task.score]
+    low = value is None or value < task.lowest_score
+    return [f"{task.score} is {value} on {last['split']}, below {task.lowest_score}"] if low else []
 
 
 def last_below_bound(lake: Lake) -> list[str]:
-    """Describe which scores in the last rows of the existing evaluations are low."""
-    made = [name for name in BOUNDS if lake.metrics(name).exists()]
-    return [problem for name in made for problem in _below(lake, name)]
+    """List what is low about the last rows of the evaluations that exist."""
+    evaluated = [task for task in TASKS if lake.metrics(task.evaluation).exists()]
+    return [problem for task in evaluated for problem in _below(lake, task)]
 
 
-def _bound_check(name: str) -> dg.AssetChecksDefinition:
-    asset, score, bound = BOUNDS[name]
-
+def _bound_check(task: Task) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=asset, name=f"{score}_above_bound", description=f"The last row's {score} is at least {bound}."
+        asset=task.evaluation,
+        name=f"{task.score}_above_bound",
+        description=f"The last row's {task.score} is at least {task.lowest_score}.",
     )
     def above(lake: LakeResource) -> dg.AssetCheckResult:
-        return _outcome(_below(lake.open(), name), dg.AssetCheckSeverity.WARN, 1)
+        return _outcome(_below(lake.open(), task), dg.AssetCheckSeverity.WARN, 1)
 
     return above
 
 
-bound_checks = [_bound_check(name) for name in BOUNDS]
+bound_checks = [_bound_check(task) for task in TASKS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_json(lake.metrics(name).with_suffix(".json"))
+    rows: list[dict[str, Any]] = read_json(lake.metrics(name, ".json"))
     return rows

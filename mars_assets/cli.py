@@ -7,15 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake
+from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import current_model, current_weights
 from mars_assets.storage.files import write_csv, write_json, write_table
+from mars_assets.tasks import TASKS
 from mars_assets.training.compute import DeviceChoice, PrecisionChoice
 
-ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
+ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 
 
 def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
@@ -34,34 +35,15 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         DamagedFileError: its files cannot be read.
         MarsError: another suffix, or the model has no encoder of Prithvi's.
     """
-    from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.prithvi.weights import export_encoder, load_encoder
     from mars_assets.training.augmentation import FLAT
 
-    encoder: Any
     own = False
-    if name == "cls_model":
-        from mars_assets.classification.checkpoint import open_classifier
-
+    if task := next((task for task in TASKS if task.model == name), None):
         model = current_model(lake, name)
-        encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
-        if not isinstance(encoder, PrithviEncoder):
-            raise MarsError(
-                f"cls_model {model.version}, of architecture {model.config['recipe']['architecture']}, has no encoder of "
-                "Prithvi's: nothing else can be exported"
-            )
-        own = model.config["recipe"].get("normalize") == "image"
-    elif name == "seg_model":
-        from mars_assets.segmentation.checkpoint import open_segmenter
-
-        model = current_model(lake, name)
-        encoder = getattr(open_segmenter(model.folder)[0].backbone, "encoder", None)
-        if not isinstance(encoder, PrithviEncoder):
-            raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
+        encoder = task.encoder(model)
         own = model.config["recipe"].get("normalize") == "image"
     elif name == "mars_weights":
-        from mars_assets.models.versions import MARS_WEIGHTS
-
         encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
     else:
         encoder = load_encoder(current_weights(lake)[0])
@@ -106,13 +88,14 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
     from tempfile import TemporaryDirectory
 
     from mars_assets.progress import Progress
-    from mars_assets.segmentation.predict_folder import outline_pictures, smallest_judged
+    from mars_assets.segmentation.predict_folder import outline_pictures
+    from mars_assets.segmentation.task import smallest_evaluated
     from mars_assets.training.compute import choose_compute
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "seg_model")
-    smallest = smallest_judged(lake, model) if options.smallest is None else options.smallest
+    smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
     compute = choose_compute(options.device, options.precision)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     with TemporaryDirectory() as temporary:

@@ -46,9 +46,9 @@ def run_demo(lake: Lake) -> None:
     start = time.monotonic()
     say = Progress(print, every=10)
     print("SYNTHETIC MARS: terrain, craters and labels below are computed, nothing is an image of Mars.\n")
-    archive = lake.root / "sample"
-    make_sample(lake, archive, progress=say)
-    log = lake.root / "demo.log"
+    archive = lake.sample
+    make_sample(lake, progress=say)
+    log = lake.demo_log
     log.unlink(missing_ok=True)
     with serve(archive) as base_url:
         surroundings = {
@@ -61,7 +61,7 @@ def run_demo(lake: Lake) -> None:
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
         scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
-        config = lake.root / "demo.json"
+        config = lake.demo_config
         write_json(config, {"ops": {name: {"config": settings} for name, settings in _SETTINGS.items()}})
         dagster(["job", "execute", "-j", "experiment", "-c", str(config)], surroundings, log)
         dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
@@ -100,7 +100,7 @@ def print_results(lake: Lake) -> None:
     """Print the reconstruction table, the scores of both models and the places of all files."""
 
     def rows(name: str) -> Any:
-        return pd.DataFrame(read_json(lake.metrics(name).with_suffix(".json")))
+        return pd.DataFrame(read_json(lake.metrics(name, ".json")))
 
     def scores(table: Any, names: Sequence[str]) -> dict[str, Any]:
         return {name: [with_interval(row, name) for row in table.to_dict("records")] for name in names}
@@ -131,11 +131,11 @@ def print_results(lake: Lake) -> None:
         show(title, pd.DataFrame({"split": table["split"], "images": table["n"], **scores(table, metrics)}))
     print("\nWhere the files lie")
     for what, path in (
-        ("images and crops", lake.root / "imagery"),
+        ("images and crops", lake.imagery),
         ("labels and masks", lake.labels),
-        ("six-band chips", lake.root / "tensors"),
-        ("models", lake.root / "models"),
-        ("tables and figures", lake.metrics("reconstruction").parent),
+        ("six-band chips", lake.all_tensors),
+        ("models", lake.models),
+        ("tables and figures", lake.all_metrics),
     ):
         print(f"  {what:20} {path}")
 

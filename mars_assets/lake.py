@@ -1,8 +1,8 @@
-"""The lake: the one place that knows where a file lies, and how it is written so that it is whole or absent.
+"""The lake: the one place that knows where a file lies.
 
-Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
-leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``), and swept up by the first process
-that writes into the folder a day later.
+:class:`Lake` has the addresses below its folder; the constants are the names of files in folders that are passed around by
+themselves: of weights, of a model version, of an observation's products and crops, of a stage's chips. How files are written is
+the business of :mod:`mars_assets.storage.files`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,41 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Literal
 
 from mars_assets.errors import MarsError, MissingInputError
 
 DEFAULT_LAKE = "data_lake"
 """Where the lake is if nobody says otherwise, relative to the working directory."""
+
+# In the inbox, in the folder of an observation's products, of its crops, and of a stage's chips.
+REJECTED = "rejected"
+LEDGER = "ledger.json"
+CROPS = "crops.parquet"
+CHIPS = "manifest.parquet"
+
+# In a folder of weights, and in that of a model version or of one that is being trained.
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+LOAD_REPORT = "load_report.json"
+PROVENANCE = "provenance.json"
+IMAGES = "images.parquet"  # that a version was trained and validated on
+HISTORY = "history.parquet"
+MODEL_CARD = "card.md"
+NETWORK = "network.json"
+SEGMENTER = "model.pth"
+MMSEG_CONFIG = "config.py"
+MARS_WEIGHTS = "weights"  # the folder of the weights in a version of mars_weights
+SCRATCH = "training"
+SETTINGS = "settings.json"
+# What was computed with a finished version: of labelled images, and of crops without labels.
+PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.json", "predictions_of_crops.json"
+MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
+COUNTS = "counts.json"
+CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
+# Of a version that a sweep trained.
+SCORES = "scores.json"
+EVIDENCE = "held_back.parquet"  # its predictions of the images held back
 
 
 @dataclass(frozen=True)
@@ -53,27 +83,53 @@ class Lake:
     def inbox(self) -> Path:
         return self.root / "inbox"
 
+    @property
+    def rejected(self) -> Path:
+        """The exports that were put aside, each with a text that says why."""
+        return self.inbox / REJECTED
+
     # imagery
     @property
+    def imagery(self) -> Path:
+        return self.root / "imagery"
+
+    @property
     def observations(self) -> Path:
-        return self.root / "imagery" / "observations.parquet"
+        return self.imagery / "observations.parquet"
 
     @property
     def index(self) -> Path:
-        """HiRISE's cumulative index as Parquet; the files it was read from lie in a folder beside it."""
-        return self.root / "imagery" / "index.parquet"
+        """HiRISE's cumulative index as Parquet."""
+        return self.imagery / "index.parquet"
+
+    @property
+    def index_products(self) -> Path:
+        """The folder of the files that the index was read from."""
+        return self.imagery / "index"
+
+    @property
+    def all_products(self) -> Path:
+        return self.imagery / "hirise"
 
     def products(self, observation: str) -> Path:
         """The folder of an observation's downloaded files and their ledger."""
-        return self.root / "imagery" / "hirise" / observation
+        return self.all_products / observation
 
     @property
     def all_crops(self) -> Path:
-        return self.root / "imagery" / "crops"
+        return self.imagery / "crops"
 
     def crops(self, observation: str) -> Path:
         """The folder of an observation's crops; ``crops.parquet`` in it is their manifest."""
         return self.all_crops / observation
+
+    def crops_manifest(self, observation: str) -> Path:
+        """The table of an observation's crops."""
+        return self.crops(observation) / CROPS
+
+    def unlabelled(self, sha256: str) -> Path:
+        """The images of a zip of further images to pretrain on, which has this sha256."""
+        return self.imagery / "unlabelled" / sha256[:16]
 
     # labels
     @property
@@ -89,10 +145,23 @@ class Lake:
     def labelled_crops(self) -> Path:
         return self.labels / "labelled_crops.parquet"
 
+    @property
+    def label_images(self) -> Path:
+        """Images of exports that are not crops of this lake."""
+        return self.labels / "images"
+
     # tensors
+    @property
+    def all_tensors(self) -> Path:
+        return self.root / "tensors"
+
     def tensors(self, stage: str) -> Path:
         """The folder of a tensor stage (``reflectance``, ``imputed_means``, …); ``manifest.parquet`` in it lists its chips."""
-        return self.root / "tensors" / stage
+        return self.all_tensors / stage
+
+    def chips(self, stage: str) -> Path:
+        """The table of a stage's chips."""
+        return self.tensors(stage) / CHIPS
 
     # weights and models
     def foundation(self, variant: str) -> Path:
@@ -103,21 +172,63 @@ class Lake:
         """``current.json``: which variant ``prithvi_weights`` made last."""
         return self.root / "foundation" / "current.json"
 
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
     def model(self, name: str) -> Path:
-        return self.root / "models" / name
+        return self.models / name
+
+    def version(self, name: str, version: str) -> Path:
+        """The folder of a version of a model."""
+        return self.model(name) / version
+
+    def current_model(self, name: str) -> Path:
+        """``current.json``: which version of a model is in use."""
+        return self.model(name) / "current.json"
 
     @property
     def features(self) -> Path:
         """What frozen encoders made of images; may be deleted at any time."""
         return self.root / "features"
 
+    def cache(self, name: str) -> Path:
+        """A file of results that are cached, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
+        return self.root / "cache" / f"{name}.json"
+
     def shown(self, asset: str) -> Path:
         """What an asset shows of what it is made of, while that stays the same; may be deleted at any time."""
         return self.root / "shown" / f"{asset}.json"
 
-    def metrics(self, table: str) -> Path:
-        """A metrics table's Parquet file; its twins share the stem."""
-        return self.root / "metrics" / f"{table}.parquet"
+    @property
+    def all_metrics(self) -> Path:
+        return self.root / "metrics"
+
+    def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
+        """A metrics table's Parquet file, or its twin in another format."""
+        return self.all_metrics / f"{table}{suffix}"
+
+    def figure(self, table: str, title: str) -> Path:
+        """A figure that goes with a metrics table."""
+        return self.all_metrics / f"{table}_{title}.png"
+
+    def report(self, table: str) -> Path:
+        """What is shown with a metrics table: small tables, facts and the names of its figures."""
+        return self.all_metrics / f"{table}_report.json"
+
+    # the demonstration
+    @property
+    def sample(self) -> Path:
+        """The archive of the synthetic sample."""
+        return self.root / "sample"
+
+    @property
+    def demo_log(self) -> Path:
+        return self.root / "demo.log"
+
+    @property
+    def demo_config(self) -> Path:
+        return self.root / "demo.json"
 
     def require(self, wanted: Mapping[str, Path]) -> None:
         """Looks for what assets have made.

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mars_assets.images import read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8] | Path
 
 
 # Longer sides in pixels, from best to worst: the first at which a PNG of so many colours, or else a JPEG, is small
@@ -101,11 +102,13 @@ def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
 
 
 def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
-    """Convert a figure or picture to an RGB Pillow image, so that it is drawn only once."""
+    """Draw a figure, or read a picture's file, as an RGB Pillow image."""
+    if isinstance(picture, Path):
+        picture = read_rgb(picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture).convert("RGB")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    return Image.fromarray(read_rgb(buffer.getvalue(), name="the figure"))

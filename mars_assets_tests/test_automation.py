@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mars_assets.automation import new_labels, new_roboflow_versions, nightly_evaluation, scores_below_bound
-from mars_assets.checks import MIN_BALANCED_ACCURACY
+from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.definitions import build_defs
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels import inbox
@@ -189,7 +189,7 @@ def low(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReaso
 def test_a_low_score_asks_for_one_retraining_of_these_labels(lake: Lake) -> None:
     write_table(lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": "1"})
     assert isinstance(low(lake), dg.SkipReason)
-    for accuracy, asked in ((MIN_BALANCED_ACCURACY, False), (MIN_BALANCED_ACCURACY - 0.01, True)):
+    for accuracy, asked in ((CLASSIFICATION.lowest_score, False), (CLASSIFICATION.lowest_score - 0.01, True)):
         row = {"balanced_accuracy": accuracy, "split": "test"}
         write_table(lake.metrics("cls_evaluation"), pd.DataFrame([row]))
         write_json(lake.metrics("cls_evaluation").with_suffix(".json"), [row])

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mars_assets.bands import (
     HLS_BANDS,
@@ -10,9 +11,12 @@ from mars_assets.bands import (
     PRITHVI_V1,
     STATISTICS,
     BandStatistics,
+    ImputationMethod,
     calibrated_reflectance,
+    denormalize,
     impute,
     impute_spectral,
+    model_input,
     normalize,
     reflectance_to_rgb,
     scale_to_reflectance,
@@ -85,6 +89,34 @@ def test_normalised_chip_is_the_methods_tensor_for_every_8_bit_value() -> None:
     post_norm = normalize(impute(bgr, "post_norm"), PRITHVI_V1)
     # A stored float32 near 2500 is known to 1.2e-4, which is 1e-7 standard deviations.
     assert np.abs(post_norm[3:].astype(np.float64) - post_norm[:3]).max() < 2.5e-7
+
+
+@pytest.mark.parametrize("method", IMPUTATION_METHODS)
+@pytest.mark.parametrize("statistics", STATISTICS.values(), ids=STATISTICS)
+def test_the_models_input_is_the_same_for_chips_arrays_and_tensors(
+    rgb: np.ndarray, method: ImputationMethod, statistics: BandStatistics
+) -> None:
+    chip = normalize(impute(scale_to_reflectance(rgb, statistics), method, statistics), statistics)
+    bgr = rgb[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    array = model_input(bgr, method, statistics)
+    np.testing.assert_allclose(array, chip, rtol=0, atol=0 if method != "post_norm" else 5e-7)
+    batch = model_input(torch.from_numpy(np.stack([bgr, bgr])), method, statistics)
+    assert batch.dtype == torch.float32
+    np.testing.assert_array_equal(batch.numpy(), np.stack([array, array]))
+
+
+def test_the_models_input_takes_values_between_whole_numbers() -> None:
+    bgr = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(1)) * 255
+    mean, std, white = (torch.from_numpy(v) for v in (PRITHVI_V1.mean, PRITHVI_V1.std, PRITHVI_V1.white))
+    visible = (bgr * (white / 255) - mean[:3]) / std[:3]
+    assert torch.equal(model_input(bgr, "post_norm", PRITHVI_V1), torch.cat([visible, visible], dim=1))
+
+
+def test_denormalising_inverts_normalising(rgb: np.ndarray) -> None:
+    chip = impute(scale_to_reflectance(rgb), "post_norm")
+    for pixels in (chip, torch.from_numpy(chip)):
+        again = denormalize(normalize(pixels, PRITHVI_V1), PRITHVI_V1)
+        np.testing.assert_allclose(np.asarray(again), chip, atol=1e-3)
 
 
 @pytest.mark.parametrize(

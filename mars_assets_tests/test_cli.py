@@ -15,8 +15,8 @@ from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import Origin, install, load_encoder, load_encoder_state, open_weights, read_checkpoint
-from mars_assets.segmentation.predict_folder import smallest_judged
 from mars_assets.segmentation.prediction_file import read_mask
+from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import read_json, write_json
 
 
@@ -126,7 +126,7 @@ def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys:
 def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     _segmenter(lake)
     model = current_model(lake, "seg_model")
-    assert smallest_judged(lake, model) == 0
+    assert smallest_evaluated(lake, model) == 0
     names = ("model_version", "label_version", "split", "smallest_px")
     values = [
         ("v1", "l1", "test", 4.0),
@@ -136,4 +136,4 @@ def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     ]
     rows = [dict(zip(names, row, strict=True)) for row in values]
     write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
-    assert smallest_judged(lake, model) == 6.5
+    assert smallest_evaluated(lake, model) == 6.5

@@ -306,7 +306,7 @@ from mars_assets.resources import ComputeResource, LakeResource
 lake, compute = LakeResource(root=sys.argv[1]), ComputeResource(device="cpu", seed=3)
 labels.labelled_crops(dg.build_asset_context(), lake=lake)
 tensors.reflectance(dg.build_asset_context(), config=tensors.ReflectanceConfig(), lake=lake)
-for asset in (evaluation.cls_evaluation, evaluation.seg_evaluation):
+for asset in evaluation.evaluation_assets:
     asset(dg.build_asset_context(), lake=lake, compute=compute)
 print([name for name in ("torch", "lightning", "mmseg", "timm", "matplotlib", "sklearn") if name in sys.modules])
 """
@@ -331,7 +331,7 @@ def test_new_labels_cost_only_themselves_and_add_a_row(graph: Graph, shared: Pat
     assert len({row["model_version"] for row in rows}) == 1
     assert rows[0]["change"] is None
     assert rows[1]["change"] == pytest.approx(rows[1]["balanced_accuracy"] - rows[0]["balanced_accuracy"])
-    assert "other labels" in metadata(result, "cls_evaluation")["against the row before"]
+    assert "other labels" in metadata(result, "cls_evaluation")["change since the previous row"]
 
 
 @pytest.mark.parametrize("name", ["cls_model", "seg_model"])
@@ -350,8 +350,8 @@ def test_retraining_keeps_the_recipe_and_replaces_the_model_only_by_one_that_is_
     assert version != before.version
     assert read_json(graph.lake.model(name) / version / "config.json")["recipe"] == before.config["recipe"]
     assert said["trained in this run"] is True
-    assert "neither was trained on" in said["against the one in use"]
-    assert said["in use"] == ("takes its place" in said["against the one in use"])
+    assert "neither was trained on" in said["compared with the model in use"]
+    assert said["in use"] == ("replaces it" in said["compared with the model in use"])
     assert current_model(graph.lake, name).version == (version if said["in use"] else before.version)
 
 
@@ -368,7 +368,7 @@ def test_what_nobody_labelled_is_predicted(graph: Graph) -> None:
     assert result.success
     said = metadata(result, "seg_predictions")
     table = read_table(graph.lake.metrics("seg_predictions"), "seg_predictions")
-    assert (said["crops"], said["craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
+    assert (said["crops"], said["predicted craters"]) == (metadata(result, "cls_predictions")["crops"], len(table))
     assert set(table["observation"]) <= {OBSERVATION}
     for what in ("outlines", "sizes"):
         assert "data:image/" in said[what]
@@ -411,7 +411,7 @@ def test_a_classifier_begins_as_the_segmentation_model_in_use(graph: Graph) -> N
     config = {"ops": {"cls_model": {"config": recipe}}}
     result = graph.run(["cls_model"], config)
     assert result.success
-    assert metadata(result, "cls_model")["began as"] == f"seg_model {outlining.version}"
+    assert metadata(result, "cls_model")["initialised from"] == f"seg_model {outlining.version}"
     model = current_model(graph.lake, "cls_model")
     assert model.config["provenance"]["seg_model_version"] == outlining.version
     assert metadata(graph.run(["cls_model"], config), "cls_model")["trained in this run"] is False

@@ -10,6 +10,8 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
+from mars_assets.code_versions import PRETRAINING, WEIGHTS
+from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
@@ -44,7 +46,7 @@ class PrithviWeightsConfig(dg.Config):
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version="1")
+@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=WEIGHTS)
 def prithvi_weights(
     context: dg.AssetExecutionContext, config: PrithviWeightsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -61,7 +63,7 @@ def prithvi_weights(
         here = lake.open()
         folder = _installed(here, config, progress_of(context))
         weights = open_weights(folder)
-        report = read_json(folder / "load_report.json")
+        report = read_json(folder / LOAD_REPORT)
         set_current_weights(here, folder, weights.sha256)
     architecture = weights.config
     rows = pd.DataFrame(
@@ -111,7 +113,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "lightning"},
-    code_version="2",
+    code_version=PRETRAINING,
     deps=[crops, labelled_crops, prithvi_weights],
     pool=GPU_POOL,
 )
@@ -128,24 +130,22 @@ def mars_weights(
     """
     from pathlib import Path
 
-    from mars_assets.models.versions import MARS_WEIGHTS, current_weights, make_current
+    from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
-    from mars_assets.pretraining.train import HISTORY, pretrain
+    from mars_assets.pretraining.train import pretrain
     from mars_assets.prithvi.weights import open_weights
     from mars_assets.provenance import software
     from mars_assets.storage.files import read_table
     from mars_assets.storage.hashing import fingerprint
-    from mars_assets.training.run_folder import CONFIG
 
     progress = progress_of(context)
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256 = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
-        settings = recipe.model_dump()
-        version = fingerprint(settings, images.sha, sha256, chosen.seed)[:12]
-        folder = here.model("mars_weights") / version
+        version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
+        folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
+from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
 from mars_assets.errors import ArchiveError, MarsError
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
@@ -38,7 +39,7 @@ class IndexConfig(dg.Config):
     refresh: bool = Field(False, description="Fetch the index again if it has changed at the archive.")
 
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="1")
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=INDEX)
 def hirise_index(
     context: dg.AssetExecutionContext, config: IndexConfig, lake: LakeResource, archive: ArchiveResource
 ) -> dg.MaterializeResult:
@@ -55,7 +56,7 @@ def hirise_index(
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
-        folder = here.index.with_suffix("")
+        folder = here.index_products
         if config.refresh:
             for name in changed_at_source(source, INDEX_FILES, folder):
                 progress.say(f"{name} has changed at the archive: fetching it again")
@@ -148,7 +149,7 @@ class ObservationsConfig(dg.Config):
         return None if self.listed_only else query_before(lake)
 
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="3", deps=[hirise_index])
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=OBSERVATIONS, deps=[hirise_index])
 def observations(
     context: dg.AssetExecutionContext, config: ObservationsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
@@ -189,7 +190,7 @@ def observations(
 @dg.asset(
     group_name=GROUP,
     kinds={"jpeg2000", "jpeg"},
-    code_version="1",
+    code_version=DOWNLOAD,
     deps=[observations],
     partitions_def=observation_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -229,7 +230,7 @@ def hirise_images(
             ]
 
         rows = _each_observation(context, "fetched", fetched)
-    return _partitioned(rows, {"folder": where(here.root / "imagery" / "hirise")})
+    return _partitioned(rows, {"folder": where(here.all_products)})
 
 
 class CropsConfig(dg.Config):
@@ -248,7 +249,7 @@ class CropsConfig(dg.Config):
 @dg.asset(
     group_name=GROUP,
     kinds={"png"},
-    code_version="1",
+    code_version=CROPS,
     deps=[hirise_images],
     partitions_def=observation_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -281,9 +282,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
             corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
-            manifest = cut_crops(
-                Source(image, label, key, row["product"], corners), here.crops(key), settings, progress
-            )
+            source = Source(image, label, key, row["product"], corners)
+            manifest = cut_crops(source, here.crops(key), settings, progress)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             if len(pictures) < 3:

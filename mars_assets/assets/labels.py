@@ -1,5 +1,6 @@
 """Labels: the exports in the inbox, and one table of labelled crops made of them."""
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -8,6 +9,7 @@ import pandas as pd
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
+from mars_assets.code_versions import LABELS
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 
@@ -58,7 +60,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 @dg.asset(
     group_name=GROUP,
     kinds={"parquet", "png"},
-    code_version="3",
+    code_version=LABELS,
     deps=[roboflow_exports, crops],
     pool=LAKE_POOL,
     # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.
@@ -73,30 +75,19 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
     force.
     """
-    from mars_assets.errors import MarsError
-    from mars_assets.labels.build import build_labelled_crops, inbox_state
-    from mars_assets.labels.table import COLUMNS, files_of, read_labelled_crops
+    from mars_assets.labels.build import update_labelled_crops
+    from mars_assets.labels.table import COLUMNS
     from mars_assets.storage.hashing import fingerprint
-
-    changes = {"new": 0, "changed": 0, "removed": 0}
-
-    def build() -> dict[str, Any]:
-        rows, report = build_labelled_crops(here, progress_of(context))
-        changes.update(new=report.new, changed=report.changed, removed=report.removed)
-        return _describe(here, rows, report)
 
     with mendable():
         here = lake.open()
-        try:
-            files = files_of(here)
-        except MarsError:  # none yet, or damaged
-            here.shown("labelled_crops").unlink(missing_ok=True)
-            files = []
-        metadata = kept(here, "labelled_crops", inbox_state(here), build, files)
-        rows = read_labelled_crops(here)
+        rows, report = update_labelled_crops(here, progress_of(context))
         # Not that of the exports: other pixels for the same labels are another table.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
+        shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
+        metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
     schema = columns(COLUMNS, rows)
+    changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(
         metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},
         data_version=dg.DataVersion(version[:16]),

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
+from mars_assets.code_versions import DISPLAY
 from mars_assets.errors import MarsError
 from mars_assets.progress import Progress
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
-
+from mars_assets.models.task import Report
 
 MAX_ROWS = 50
 
@@ -71,31 +72,28 @@ def picture(image: Any, alt: str) -> dg.MetadataValue:
 def kept(
     lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """What ``make`` gives, or what it gave the last time, where that was for the same key: pictures are not drawn again.
+    """What an asset shows, drawn again only if it changed: deleting the cache changes nothing but the time that takes.
 
     Args:
-        lake: keeps it.
+        lake: caches it.
         asset: whose metadata it is.
-        key: names all that the metadata follows from.
-        make: gives metadata of Markdown, paths, texts and numbers.
-        files: what ``make`` writes; where one is gone it is made again.
+        key: a fingerprint of all that the metadata shows.
+        make: draws metadata of Markdown, paths, texts and numbers; computes nothing that is not shown.
+        files: what ``make`` writes; if one is missing, it is called again.
     """
-    from mars_assets.errors import MarsError
-    from mars_assets.storage.files import read_json, write_json
+    from mars_assets.storage.cache import Cache
 
     path = lake.shown(asset)
-    if path.exists() and all(file.exists() for file in files):
-        try:
-            stored = read_json(path)
-            if stored["key"] == key:
-                return {name: _restored(value) for name, value in stored["metadata"].items()}
-        except (MarsError, KeyError, TypeError, AttributeError) as error:
-            dg.get_dagster_logger().warning(f"{path} is damaged and made again: {error!r}")
-    # What fails half way must not leave the files of now with what was shown before.
-    path.unlink(missing_ok=True)
-    metadata = make()
-    write_json(path, {"key": key, "metadata": {name: _storable(value) for name, value in metadata.items()}})
-    return metadata
+
+    def describe() -> dict[str, Any]:
+        # What fails half way must not leave the files of now with what was shown before.
+        path.unlink(missing_ok=True)
+        return {name: _storable(value) for name, value in make().items()}
+
+    if not all(file.exists() for file in files):
+        path.unlink(missing_ok=True)
+    with Cache(path, DISPLAY, progress=Progress(dg.get_dagster_logger().warning)) as cache:
+        return {name: _restored(value) for name, value in cache.get([key], describe).items()}
 
 
 def _storable(value: Any) -> Any:
@@ -135,15 +133,11 @@ def where(path: Path) -> dg.MetadataValue:
     return dg.MetadataValue.path(str(path))
 
 
-def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
-    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
-    from mars_assets.plotting import as_image, to_png
-
-    images = {what: as_image(drawn) for what, drawn in pictures.items()}
-    for what, image in images.items():
-        to_png(image, drawn_path(lake, name, what))
-    return images
-
-
-def drawn_path(lake: "Lake", name: str, what: str) -> Path:
-    return lake.metrics(name).with_name(f"{name}_{what}.png")
+def reported(name: str, report: Report) -> dict[str, Any]:
+    """Describe a result by its report."""
+    return {
+        **{title: picture(figure, f"{name}: {title}") for title, figure in report.figures.items()},
+        **{title: table(rows) for title, rows in report.tables.items()},
+        **report.facts,
+        **{title: where(path) for title, path in report.files.items()},
+    }

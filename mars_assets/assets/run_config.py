@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
-from mars_assets.errors import MarsError
+from mars_assets.errors import MarsError, all_problems
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -26,9 +26,4 @@ def recipe_from(config: dg.Config, recipe: type[R]) -> R:
     try:
         return recipe(**{name: getattr(config, name) for name in recipe.model_fields})
     except ValidationError as error:
-        raise MarsError(f"the run configuration is invalid: {listed(error)}") from error
-
-
-def listed(error: ValidationError) -> str:
-    """Every problem of a validation, each with its field."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())
+        raise MarsError(f"the run configuration is invalid: {all_problems(error)}") from error

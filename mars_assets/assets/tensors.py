@@ -20,6 +20,7 @@ from mars_assets.bands import (
     BandStatistics,
     ImputationMethod,
 )
+from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION, code_version
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
@@ -49,7 +50,7 @@ class ReflectanceConfig(dg.Config):
 @dg.asset(
     group_name=GROUP,
     kinds={"geotiff"},
-    code_version="1",
+    code_version=code_version(REFLECTANCE, CALIBRATION),
     deps=[labelled_crops],
     pool=LAKE_POOL,
     automation_condition=follows(),
@@ -116,7 +117,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
         name=f"imputed_{method}",
         group_name=GROUP,
         kinds={"geotiff"},
-        code_version="1",
+        code_version=IMPUTATION,
         deps=[reflectance],
         pool=LAKE_POOL,
         automation_condition=follows() if method == EVALUATED else None,
@@ -140,7 +141,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     return imputed
 
 
-@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[reflectance], pool=LAKE_POOL)
+@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version=SPECTRAL_IMPUTATION, deps=[reflectance], pool=LAKE_POOL)
 def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """Six-band chips of the crops that have a calibrated source, beyond the paper: three bands are measured, none guessed.
 
@@ -221,5 +222,5 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
         **shown,
         "label version": result.provenance["label_version"],
         "folder": where(folder),
-        "manifest": where(folder / "manifest.parquet"),
+        "manifest": where(lake.chips(stage)),
     }

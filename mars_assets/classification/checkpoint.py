@@ -12,23 +12,20 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import CONFIG, NETWORK, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import atomic_path, read_json, write_json
 from mars_assets.storage.hashing import sha256_file
-from mars_assets.training.run_folder import CONFIG, require_finished
-
-MODEL = "model.safetensors"
-HISTORY = "history.parquet"
-NETWORK = "network.json"
+from mars_assets.training.run_folder import require_finished
 
 
 def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
@@ -127,13 +124,13 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     else:
         classifier = build_baseline(recipe, prithvi)
     config["recipe"] = recipe.model_dump()
-    weights = load_weights(folder / MODEL)
+    weights = load_weights(folder / WEIGHTS)
     try:
         # Cloned: tensors in a mapped file lie at any address, see prithvi.weights.
         classifier.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=ours)
     except RuntimeError as error:
         raise DamagedFileError(
-            f"{folder / MODEL} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"
+            f"{folder / WEIGHTS} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"
         ) from error
     return classifier.eval(), config
 
@@ -152,6 +149,21 @@ def _network_of(folder: Path) -> nn.Module:
         return MODELS.build(parts)
 
 
+def is_head_alone(folder: Path) -> bool:
+    """Tell whether a classifier was stored without the frozen encoder whose features it was trained on.
+
+    Raises:
+        DamagedFileError: its file is missing or is no safetensors file.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return all(name.startswith("head.") for name in file.keys())  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(
+            f"{folder / WEIGHTS} cannot be read ({error}): delete its folder and train again"
+        ) from error
+
+
 def model_sha256(folder: Path) -> str:
     """What tells one finished classifier from another.
 
@@ -159,4 +171,4 @@ def model_sha256(folder: Path) -> str:
         MissingInputError: the folder holds no finished classifier.
     """
     require_finished(folder, "cls_model")
-    return sha256_file(folder / MODEL)
+    return sha256_file(folder / WEIGHTS)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.images import SUFFIXES, image_size
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.storage.geotiff import image_size
+from mars_assets.storage.geotiff import chip_size
 from mars_assets.tensors.geotiff import read_bands
-from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented
+from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
 
 Normalization = Literal["statistics", "image"]
 SCALE = 1.25
@@ -80,7 +81,7 @@ def median_side(paths: Sequence[Path], most: int = 200) -> float | None:
 @functools.lru_cache(maxsize=4096)
 def _size_of(path: Path, _changed: int) -> tuple[int, int]:
     """Remembered: a sweep asks of the same chips in each run, and opening them takes longer than training a head."""
-    return image_size(path)
+    return image_size(path, "repair it") if path.suffix.lower() in SUFFIXES else chip_size(path)
 
 
 class Chips:
@@ -168,7 +169,7 @@ def light(chips: Tensor) -> Tensor:
     contrast = (CONTRAST ** (2 * torch.rand(shape) - 1)).to(chips.device)
     brightness = (BRIGHTNESS * (2 * torch.rand(shape) - 1)).to(chips.device)
     mean = chips.mean(dim=(1, 2, 3), keepdim=True)
-    return (chips - mean) * contrast + mean + brightness
+    return relit(chips, contrast, brightness, mean)
 
 
 def grain(chips: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ class Evaluation:
     images: pd.DataFrame
 
     @property
+    def evidence(self) -> pd.DataFrame:
+        """What the scores are computed from: ``image_id, observation, label, probability``."""
+        return self.images[["image_id", "observation", "label", "probability"]]
+
+    @property
     def _labels(self) -> Labels:
         return self.images["label"].to_numpy(np.int64)
 

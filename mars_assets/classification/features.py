@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.code_versions import FEATURES
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.augmentation import oriented
 
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
 
 POOLINGS = ("class_token", "mean")
 _BATCH = 32
-_SAVE_EVERY = 120.0
-"""Seconds after which what is computed so far is written."""
-_COMPUTATION = "features 1"
-"""Part of a cache's name: raise the number when images are read or features pooled in another way."""
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
@@ -94,7 +89,7 @@ class FeatureCache:
         self._compute = compute
         random = [compute.seed, torch.__version__] if recipe.encoder == "random" else None
         read = [recipe.image_size, recipe.normalize, self._orientations]
-        name = fingerprint(_COMPUTATION, weights_sha256, random, read, compute.precision)
+        name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
     def of(
@@ -116,24 +111,20 @@ class FeatureCache:
         Raises:
             DamagedFileError: a chip cannot be read.
         """
-        keys = [f"{row.image_id} {row.chip_sha}" for row in images.itertuples()]
-        kept = self._kept()
-        new = [place for place, key in enumerate(keys) if key not in kept]
-        if new:
+        chips = images["chip"].tolist()
+
+        def compute(places: list[int]) -> Iterator[npt.NDArray[np.float32]]:
             encoder = load().to(self._compute.device).eval()
-            saved = time.monotonic()
-            counter = progress.counter("passing images through the frozen encoder", len(new), "images")
-            for start in range(0, len(new), _BATCH):
-                places = new[start : start + _BATCH]
-                chips = [self._read(images["chip"].iloc[place], encoder) for place in places]
-                for place, features in zip(places, self._computed(encoder, torch.stack(chips)), strict=True):
-                    kept[keys[place]] = features
-                if time.monotonic() - saved > _SAVE_EVERY or start + _BATCH >= len(new):
-                    self._keep(kept)
-                    saved = time.monotonic()
-                counter.advance(len(places))
+            counter = progress.counter("passing images through the frozen encoder", len(places), "images")
+            for start in range(0, len(places), _BATCH):
+                batch = [self._read(chips[place], encoder) for place in places[start : start + _BATCH]]
+                yield from self._computed(encoder, torch.stack(batch)).numpy()
+                counter.advance(len(batch))
             counter.close()
-        return torch.stack([kept[key] for key in keys])
+
+        with Cache(self.path, FEATURES, keep_all=True, progress=progress) as cache:
+            found = cache.get_all(images[["image_id", "chip_sha"]].to_numpy().tolist(), compute)
+        return torch.from_numpy(np.stack(found))
 
     def _read(self, chip: str, encoder: PrithviEncoder) -> Tensor:
         return load_chip(Path(chip), encoder.config, self._recipe.image_size, self._recipe.normalize)
@@ -146,18 +137,3 @@ class FeatureCache:
                 tokens = encoder(oriented(chips, orientation)).tokens.float()
                 views.append(torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
         return torch.stack(views, dim=1).cpu()
-
-    def _kept(self) -> dict[str, Tensor]:
-        try:
-            file = load_file(self.path) if self.path.exists() else {}
-        except (OSError, SafetensorError):  # it is a cache: what cannot be read is computed again
-            return {}
-        if not file:
-            return {}
-        keys = bytes(file["keys"].numpy()).decode().split("\n")
-        return dict(zip(keys, file["features"], strict=True))
-
-    def _keep(self, kept: dict[str, Tensor]) -> None:
-        keys = torch.from_numpy(np.frombuffer("\n".join(kept).encode(), dtype=np.uint8).copy())
-        with atomic_path(self.path) as temporary:
-            save_file({"keys": keys, "features": torch.stack(list(kept.values()))}, temporary)

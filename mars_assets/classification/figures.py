@@ -13,6 +13,7 @@ import pandas as pd
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.lake import HISTORY
 from mars_assets.plotting import new_figure
 from mars_assets.storage.files import read_table
 
@@ -41,7 +42,7 @@ def training_curves(folder: Path) -> Figure:
     Raises:
         MissingInputError: the folder holds no finished classifier.
     """
-    history = read_table(folder / "history.parquet", "cls_model")
+    history = read_table(folder / HISTORY, "cls_model")
     figure, axes = new_figure(9, 3.8, columns=2)
     _curves(axes[0, 0], history, {"train_loss": "train", "valid_loss": "validation"}, "cross entropy")
     accuracies = {"valid_accuracy": "accuracy", "valid_balanced_accuracy": "balanced accuracy"}

@@ -12,9 +12,10 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
+from mars_assets.lake import CONFIG
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute

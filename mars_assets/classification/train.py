@@ -20,8 +20,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mars_assets.classification.checkpoint import (
-    HISTORY,
-    MODEL,
     begin_with_outlines,
     build_baseline,
     build_classifier,
@@ -35,12 +33,13 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
 from mars_assets.errors import DivergedError, MarsError
+from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import atomic_path, write_table
-from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
+from mars_assets.training.run_folder import begin, finish, settings_of
 from mars_assets.training.sampler import BatchesOfSteps
 from mars_assets.training.schedule import learning_rate_factor, seed_step
 
@@ -333,7 +332,7 @@ def train_classifier(
     if whole and isinstance(trained, FeatureHead):
         encoder = new_encoder(recipe, start, weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    save_weights(folder / MODEL, best)
+    save_weights(folder / WEIGHTS, best)
     report = _report(trained, start, recipe, history, images)
     finish(
         folder,

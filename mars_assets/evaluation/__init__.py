@@ -1,7 +1,1 @@
-"""Metrics with their uncertainty."""
-
-COMPUTATION = "evaluation 3"
-"""Names the way of evaluating.
-
-Raise the number when the same model on the same images is evaluated or displayed differently.
-"""
+"""Metrics with their uncertainty: how good, and how sure."""

@@ -97,7 +97,7 @@ def in_words(row: dict[str, Any], score: str) -> str:
     return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Convert rows to plain values with every digit; missing values and non-numbers become None."""
     table = table.replace([math.inf, -math.inf], math.nan)
     plain = table.astype(object).where(table.notna(), None)
@@ -131,5 +131,5 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     else:
         table = new
     write_table(path, table)
-    write_json(path.with_suffix(".json"), _records(table))
+    write_json(path.with_suffix(".json"), as_records(table))
     return table

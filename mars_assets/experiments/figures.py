@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.evaluation.statistics import with_interval
-from mars_assets.experiments.run import HELD_BACK, ranked
+from mars_assets.experiments.hold_back import HELD_BACK
+from mars_assets.experiments.table import ranked
 from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
 
 
 def readable_together(pooled: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
-    """The table of :func:`mars_assets.experiments.run.together` as a person reads it.
+    """The table of :func:`mars_assets.experiments.table.pooled` as a person reads it.
 
     Args:
         pooled: that table.

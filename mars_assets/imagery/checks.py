@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import MANIFEST, read_crops
-from mars_assets.lake import Lake
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.crops import read_crops
+from mars_assets.images import read_stored
+from mars_assets.lake import CROPS, Lake
 
 _FOUND_WHOLE = ".found-whole"
 """Marks crops that were all decoded without a problem; removed when they are cut again."""
@@ -31,7 +30,7 @@ def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tupl
         The problems as sentences, and the number of crops.
     """
     if observations is None:
-        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{MANIFEST}"))
+        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{CROPS}"))
     else:
         folders = [lake.crops(observation) for observation in observations]
     problems, count = [], 0
@@ -71,12 +70,11 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
 def _look_at_picture(path: Path, crop: Mapping[Any, Any]) -> str:
     """Describe what is wrong with a crop's picture; empty if nothing is."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode != "RGB" or image.size != (crop["width"], crop["height"]):
-                return f"is {image.mode} of {image.size}, not RGB of {crop['width']} x {crop['height']}"
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
-        return f"does not decode ({error})"
+        shape = read_stored(path, "").shape
+    except DamagedFileError as error:
+        return f"does not decode ({error.__cause__})"
+    if shape != (crop["height"], crop["width"], 3):
+        return f"has the shape {shape}, not RGB of {crop['height']} x {crop['width']} pixels"
     return ""
 
 

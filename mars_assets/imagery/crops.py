@@ -23,6 +23,7 @@ import pyarrow as pa
 from affine import Affine
 from filelock import FileLock
 
+from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.geolocation import approximate_positions, projected_positions
@@ -30,7 +31,7 @@ from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
 from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, judge
 from mars_assets.imagery.scene import Pixels, Scene, open_scene
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import (
     read_json,
@@ -44,7 +45,6 @@ from mars_assets.storage.files import (
 from mars_assets.storage.geotiff import new_geotiff
 from mars_assets.storage.hashing import fingerprint
 
-MANIFEST = "crops.parquet"
 MANIFEST_COLUMNS = (
     "crop_id",
     "observation",
@@ -74,7 +74,6 @@ COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
 _CUTTING = ".cutting"
 _STRIPS_AT_A_TIME = 2
-_CUT_VERSION = 2  # raise it when the same source and settings would give other crops
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def cut_crops(
     label = _checked_label(source)
     identity = source.identity()
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
-    key = fingerprint(_CUT_VERSION, identity, chosen)
+    key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -232,7 +231,7 @@ def cut_crops(
         _remove_stale(target, work)
         if (finished := _finished(target, key)) is not None:
             return finished
-        if (work / MANIFEST).exists():  # killed just before it took its place
+        if (work / CROPS).exists():  # killed just before it took its place
             _replace_folder(work, target)
             return read_crops(target)
         work.mkdir(exist_ok=True)
@@ -251,7 +250,7 @@ def cut_crops(
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / MANIFEST, manifest, provenance)
+        write_table(work / CROPS, manifest, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
@@ -262,7 +261,7 @@ def read_crops(folder: Path) -> pd.DataFrame:
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / MANIFEST, "crops")
+    return read_table(folder / CROPS, "crops")
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -278,7 +277,7 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
-    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
+    for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
         crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
@@ -560,7 +559,7 @@ def _finished(target: Path, key: str) -> pd.DataFrame | None:
 
     None if it does not, or if a file is missing.
     """
-    path = target / MANIFEST
+    path = target / CROPS
     if not path.exists():
         return None
     try:

@@ -8,38 +8,37 @@ asked for. Only a verified file gets its name, and ``ledger.json`` remembers its
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import errno
 import hashlib
 import importlib.metadata
 import io
 import os
-import queue
 import random
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
+
+from tenacity import wait_random_exponential
 
 from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
+from mars_assets.lake import LEDGER
 from mars_assets.progress import SILENT, Counter, Progress
+from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 
 if TYPE_CHECKING:
     import requests
 
-
-LEDGER = "ledger.json"
 
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
@@ -138,12 +137,18 @@ class DownloadedFile:
     last_modified: str | None
 
 
-class _AttemptError(Exception):
-    """This attempt failed and another may succeed."""
+class _TransferError(AttemptError):
+    """A transfer failed and another attempt may succeed.
+
+    Args:
+        cause: what went wrong, in words.
+        after: seconds that the archive asks to wait.
+        discard: whether what was received is of no use.
+        spurn_ranges: whether no further part may be asked for.
+    """
 
     def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
-        super().__init__(cause)
-        self.after = after
+        super().__init__(cause, after)
         self.discard = discard
         self.spurn_ranges = spurn_ranges
 
@@ -246,38 +251,46 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     if (found := _finished(target, state_path, progress)) is not None:
         return found
 
-    failures, best, use_ranges = 0, 0, True
+    best, use_ranges = 0, True
     unusable: set[str] = set()
-    while True:
-        try:
-            with archive.connection():
-                sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
-            _verify_part(part, name, address, sha256, unusable)
-            break
-        except _AttemptError as failure:
-            if failure.discard:
-                part.unlink(missing_ok=True)
-            use_ranges = use_ranges and not failure.spurn_ranges
-            size = part.stat().st_size if part.exists() else 0
-            if size >= best + _MEGABYTE:
-                failures, best = 0, size
-            failures += 1
-            if failures > archive.retries:
-                raise MarsError(
-                    f"{address} could not be fetched in {failures} attempts. The last one failed because {failure}. "
-                    "Run again later: what was received is kept"
-                ) from failure
-            # "Full jitter": processes that failed together do not come back together.
-            wait = random.uniform(0, min(archive.longest_backoff, archive.backoff * 2 ** (failures - 1)))
-            wait = max(failure.after, wait)
-            progress.say(f"{name}: {failure}; attempt {failures + 1} in {wait:.1f} s")
-            time.sleep(wait)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise MarsError(
-                    f"no space left for {target}: free some and run again; what was received is kept"
-                ) from error
-            raise
+
+    def fetch() -> str:
+        with archive.connection():
+            sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
+        _verify_part(part, name, address, sha256, unusable)
+        return sha256
+
+    def failed(attempt: State) -> None:
+        nonlocal best, use_ranges
+        failure = error_of(attempt)
+        assert isinstance(failure, _TransferError)
+        if failure.discard:
+            part.unlink(missing_ok=True)
+        use_ranges = use_ranges and not failure.spurn_ranges
+        size = part.stat().st_size if part.exists() else 0
+        if size >= best + _MEGABYTE:
+            attempt.attempt_number, best = 1, size
+
+    def say(attempt: State) -> None:
+        progress.say(
+            f"{name}: {error_of(attempt)}; attempt {attempt.attempt_number + 1} in {attempt.upcoming_sleep:.1f} s"
+        )
+
+    # "Full jitter": processes that failed together do not come back together.
+    wait = wait_random_exponential(archive.backoff, archive.longest_backoff)
+    try:
+        sha256 = attempts(archive.retries + 1, wait, failed, say)(fetch)
+    except _TransferError as failure:
+        raise MarsError(
+            f"{address} could not be fetched in {archive.retries + 1} attempts. The last one failed because {failure}. "
+            "Run again later: what was received is kept"
+        ) from failure
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MarsError(
+                f"no space left for {target}: free some and run again; what was received is kept"
+            ) from error
+        raise
 
     state = read_json(state_path)
     with open(part, "rb+") as file:
@@ -347,7 +360,7 @@ def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set
         unusable: those of earlier attempts that were not; this one's is added.
 
     Raises:
-        _AttemptError: it is not.
+        _TransferError: it is not.
         MarsError: it is not, and it is what came before: this is what the archive has.
     """
     try:
@@ -359,7 +372,7 @@ def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set
                 f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
             ) from error
         unusable.add(sha256)
-        raise _AttemptError(str(error), discard=True) from error
+        raise _TransferError(str(error), discard=True) from error
 
 
 def _transfer(
@@ -402,9 +415,9 @@ def _transfer(
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         broken = _cause(error, archive)
     if broken:
-        raise _AttemptError(broken)
+        raise _TransferError(broken)
     if total is not None and part.stat().st_size != total:
-        raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
     return sha256
 
 
@@ -449,25 +462,27 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
 def _refuse_errors(response: requests.Response, address: str, start: int) -> None:
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
             raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
-        raise _AttemptError(f"the archive answers {status} {response.reason}", after)
+        raise _TransferError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
-        raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)
+        raise _TransferError(
+            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
+        )
     if status in (404, 410):
         raise MarsError(
             f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
             "in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _AttemptError("the archive sent a part where the whole was asked for")
+        raise _TransferError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
         raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _AttemptError("the archive sent a web page in the file's place")
+        raise _TransferError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
@@ -475,13 +490,13 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
-        raise _AttemptError(
+        raise _TransferError(
             f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
         )
     total = int(match[3])
     etag = response.headers.get("ETag")
     if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
-        raise _AttemptError("the file has changed at the archive since its first part was received", discard=True)
+        raise _TransferError("the file has changed at the archive since its first part was received", discard=True)
     return total
 
 
@@ -499,109 +514,40 @@ def _receive(
             file.seek(start)
             overlap = file.read(have - start)
     counter = _megabytes(name, total, start, progress)
-    position = start
-    with open(part, "ab" if start else "wb", buffering=0) as file, _Follower(part, have if start else 0) as follower:
+    position, unflushed = start, 0
+    hashed = hashlib.sha256()
+    if start:
+        with open(part, "rb") as file:
+            hashed = hashlib.file_digest(file, "sha256")
+    # The disk takes what is written while more arrives, so that the end has little left to wait for.
+    with open(part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
+        flushing = flusher.submit(lambda: None)
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _AttemptError("the archive sent a web page in the file's place", discard=True)
+                raise _TransferError("the archive sent a web page in the file's place", discard=True)
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
-                raise _AttemptError(
+                raise _TransferError(
                     "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
             fresh = chunk[len(known) :]
-            _write_all(file, fresh)
-            follower.take(fresh)
-            position += len(chunk)
+            _write_all(target, fresh)
+            hashed.update(fresh)
+            position, unflushed = position + len(chunk), unflushed + len(fresh)
+            if unflushed >= _FLUSH and flushing.done():
+                flushing.result()
+                flushing, unflushed = flusher.submit(os.fsync, target.fileno()), 0
             counter.advance(position // _MEGABYTE - counter.done)
-        sha256 = follower.finish()
+        flushing.result()
     counter.close()
-    return sha256
+    return hashed.hexdigest()
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-class _Follower:
-    """Hashes what is written and has the disk take it, in threads of their own, so that the network is not kept waiting.
-
-    Args:
-        path: the file that grows.
-        have: how much of it is there already.
-    """
-
-    def __init__(self, path: Path, have: int) -> None:
-        self._path, self._have = path, have
-        self._hash = hashlib.sha256()
-        self._failure: OSError | None = None
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
-        self._flushes: queue.Queue[bool] = queue.Queue()
-        self._unflushed = 0
-        self._threads = [
-            threading.Thread(target=work, name=f"download-{name}", daemon=True)
-            for name, work in (("hash", self._hash_all), ("flush", self._flush_all))
-        ]
-
-    def __enter__(self) -> _Follower:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._chunks.put(None)
-        self._flushes.put(False)
-        for thread in self._threads:
-            thread.join()
-
-    def take(self, chunk: bytes) -> None:
-        """Hands over what was just written."""
-        self._chunks.put(chunk)
-        self._unflushed += len(chunk)
-        if self._unflushed >= _FLUSH and self._flushes.empty():
-            self._flushes.put(True)
-            self._unflushed = 0
-
-    def finish(self) -> str:
-        """Waits until all is hashed. Returns the sha256.
-
-        Raises:
-            OSError: the disk did not take the file.
-        """
-        self.__exit__(None, None, None)
-        if self._failure is not None:
-            raise self._failure
-        return self._hash.hexdigest()
-
-    def _hash_all(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                left = self._have
-                while left:
-                    data = file.read(min(left, _CHUNK))
-                    if not data:
-                        raise OSError(errno.EIO, "the part is shorter than it was", str(self._path))
-                    self._hash.update(data)
-                    left -= len(data)
-        except OSError as error:
-            self._failure = error
-        # After a failure too, so that nobody waits for room in the queue.
-        while (chunk := self._chunks.get()) is not None:
-            self._hash.update(chunk)
-
-    def _flush_all(self) -> None:
-        with open(self._path, "rb") as file:
-            while self._flushes.get():
-                try:
-                    os.fsync(file.fileno())
-                except OSError as error:
-                    self._failure = error
-                    return
 
 
 def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:
@@ -613,21 +559,6 @@ def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> 
 def _length(headers: Any) -> int | None:
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
-    if value is None:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _cause(error: Exception, archive: Archive) -> str:

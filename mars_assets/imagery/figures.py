@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_product
 from mars_assets.imagery.scene import open_scene
+from mars_assets.images import read_rgb
 from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -54,13 +55,8 @@ def contact_sheet(
     rows = math.ceil(len(names) / columns)
     sheet = Image.new("RGB", (columns * step + _MARGIN, rows * step + _MARGIN), "white")
     for i, name in enumerate(names):
-        try:
-            with Image.open(folder / name) as crop:
-                small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
-            raise DamagedFileError(
-                f"{folder / name} does not decode ({error}): delete it, and materialize 'crops' of {folder.name} again"
-            ) from error
+        crop = read_rgb(folder / name, f"delete it, and materialize 'crops' of {folder.name} again")
+        small = Image.fromarray(crop).resize((thumbnail, thumbnail), Image.Resampling.BOX)
         sheet.paste(small, (i % columns * step + _MARGIN, i // columns * step + _MARGIN))
     return sheet
 

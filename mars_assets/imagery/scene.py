@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
 from mars_assets.imagery.pds_label import read_label
+from mars_assets.images import read_grey_or_rgb
 from mars_assets.progress import SILENT, Progress
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -105,15 +105,7 @@ class _JpegScene(Scene):
     reader = "pillow"
 
     def __init__(self, path: Path) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    self._pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DamagedFileError(f"{path} does not decode as JPEG ({error}): fetch it again") from error
-        if self._pixels.ndim == 2:
-            self._pixels = self._pixels[..., None]
+        self._pixels = read_grey_or_rgb(path, remedy="fetch it again")
         lines, samples, bands = self._pixels.shape
         super().__init__(path, SceneInfo(lines, samples, bands, 8, True, None, None))
 
@@ -129,24 +121,22 @@ class _GdalScene(Scene):
 
     def __init__(self, path: Path, label: Path | None) -> None:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import RasterioError
 
         self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, GDAL_NUM_THREADS="ALL_CPUS")
         self._turn = threading.Lock()  # a dataset is for one thread at a time
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            try:
-                with self._environment:
-                    self._dataset = rasterio.open(path)
-            except RasterioError as error:
-                raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
-            dataset = self._dataset
-            nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-            bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
-            if dataset.dtypes[0] not in ("uint8", "uint16"):
-                dataset.close()
-                raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
-            crs, transform = _position(dataset, label)
+        try:
+            with self._environment:
+                self._dataset = rasterio.open(path)
+        except RasterioError as error:
+            raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
+        dataset = self._dataset
+        nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+        bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
+        if dataset.dtypes[0] not in ("uint8", "uint16"):
+            dataset.close()
+            raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
+        crs, transform = _position(dataset, label)
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
-
-from PIL import Image
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import INDEX_FILES, read_index_label
 from mars_assets.imagery.jpeg2000 import codestream_box
 from mars_assets.imagery.pds_label import read_label
 from mars_assets.imagery.scene import open_jp2
+from mars_assets.images import read_grey_or_rgb
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _INDEX_LABEL = Path(INDEX_FILES.label or "").name
@@ -49,14 +47,7 @@ def _verify_jpeg(path: Path) -> None:
         raise DamagedFileError(f"it is no JPEG: it begins with {start!r}")
     if end != _JPEG_END:
         raise DamagedFileError("the JPEG lacks its end-of-image marker: it is truncated")
-    try:
-        with warnings.catch_warnings():
-            # A browse product is larger than what Pillow expects of pictures from strangers.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"the JPEG does not decode ({error})") from error
+    read_grey_or_rgb(path, remedy="it is fetched again", name="the JPEG")
 
 
 def _verify_jp2(path: Path) -> None:

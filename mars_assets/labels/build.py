@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
+from mars_assets.code_versions import LABELS
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.labels.appearance import Looks
+from mars_assets.images import encode_png, png_text
+from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
 from mars_assets.labels.formats.image import ExportedImage, listed
@@ -33,15 +31,14 @@ from mars_assets.labels.masks import (
 )
 from mars_assets.labels.merge import _merge
 from mars_assets.labels.splits import whole_groups
-from mars_assets.labels.table import ASSET, COLUMNS, _mask_name, _mask_names, read_labelled_crops
+from mars_assets.labels.table import ASSET, COLUMNS, _mask_name, _mask_names, files_of, read_labelled_crops
 from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
 
-COMPUTATION = "labels 2"
-"""Names the way the table is made: raise the number when the same exports give another table or other masks."""
 _LABEL = "label"
 """The text chunk of a mask that names the label it shows."""
 
@@ -90,7 +87,7 @@ class _Known:
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
         self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
-        if provenance.get("computation") != COMPUTATION:
+        if provenance.get("computation") != LABELS:
             rows = {}
         self.rows = rows
 
@@ -107,16 +104,33 @@ def _known(lake: Lake, progress: Progress) -> _Known:
         return _Known({}, {})
 
 
-def inbox_state(lake: Lake) -> str:
-    """Names all that the table follows from: exports, which of them are put aside or not whole yet, and the lake's crops."""
-    return fingerprint(
-        COMPUTATION,
-        list(COLUMNS),
-        [(path.name, digest(path)) for path in exports_in_force(lake.inbox)],  # projects are named by their files
-        [path.name for path in being_copied(lake.inbox)],
-        rejections(lake.inbox),
-        sorted((name, str(path), _changed(path)) for name, (path, _, _) in _own_crops(lake).items()),
-    )
+@dataclass(frozen=True)
+class _Inputs:
+    """All that table and report follow from.
+
+    Args:
+        exports: name, which gives the project, and sha256 of each export in force.
+        left_alone: names of the zips that are still being copied.
+        rejected: see :func:`mars_assets.labels.inbox.rejections`.
+        crops: see :func:`_versions`.
+    """
+
+    exports: list[tuple[str, str]]
+    left_alone: list[str]
+    rejected: list[tuple[str, str]]
+    crops: list[tuple[str, str, int]]
+
+    @classmethod
+    def of(cls, lake: Lake, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]) -> _Inputs:
+        return cls(exports, [path.name for path in being_copied(lake.inbox)], rejections(lake.inbox), crops)
+
+    def fingerprint(self) -> str:
+        return fingerprint(LABELS, list(COLUMNS), [field.name for field in fields(LabelReport)], asdict(self))
+
+
+def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
+    """Id, file and time of change of each crop, in nanoseconds."""
+    return sorted((name, lake.relative(path), _changed(path)) for name, (path, _, _) in crops.items())
 
 
 def _changed(path: Path) -> int:
@@ -126,8 +140,32 @@ def _changed(path: Path) -> int:
         return 0
 
 
+def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
+    """Bring the table up to date: build it if its inputs have changed or a file of it is missing.
+
+    Returns:
+        The table in force and the report of its build, in which nothing is new if it was up to date.
+
+    Raises:
+        MarsError: as :func:`build_labelled_crops`.
+    """
+    return _up_to_date(lake) or build_labelled_crops(lake, progress)
+
+
+def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
+    try:
+        rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
+    except MarsError:  # none yet, or damaged
+        return None
+    exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
+    inputs = _Inputs.of(lake, exports, _versions(lake, _own_crops(lake)))
+    if provenance.get("built_from") != inputs.fingerprint() or not all(file.exists() for file in files_of(lake, rows)):
+        return None
+    return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+
+
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
-    """Reads the exports in force, writes images and masks that are new, and the table.
+    """Read the exports in force, write images and masks that are new, and the table.
 
     An export that is broken or hostile is moved to ``inbox/rejected`` with a text that says why; its project's version
     before it counts again, if it is still there.
@@ -136,15 +174,16 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
             images are labelled in two ways. The last table stays in force.
     """
-    known = _known(lake, progress)
-    looks = Looks.read(_looks_path(lake), COMPUTATION)
-    exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
+    known, own = _known(lake, progress), _own_crops(lake)
+    crops = _versions(lake, own)  # before they are read: what changes meanwhile is another version
+    with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
+        exports, rows = _read_all(_Reading(lake, own, known, cache, progress))
+    inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
     for row in rows:
         for path, content in row.pop("masks", {}).items():
             write_bytes(path, content)
-    version = label_version([export.sha256 for export in exports])
     merged, conflicts = _merge(rows)
     if not merged:
         raise MarsError(
@@ -153,20 +192,21 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
-    report = _report(lake, version, exports, table, known.labels, conflicts)
+    report = _report(exports, inputs, table, known.labels, conflicts)
     named = _mask_names(table)
     retire_masks(lake.masks, _mask_names_in_force(lake) - named)
     write_table(
         lake.labelled_crops,
         table,
         {
-            "computation": COMPUTATION,
-            "label_version": version,
+            "computation": LABELS,
+            "label_version": report.version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
             "conflicts": conflicts,
+            "built_from": inputs.fingerprint(),
+            "report": asdict(report),
         },
     )
-    looks.write(_looks_path(lake), COMPUTATION)
     sweep_masks(lake.masks, named)
     return table, report
 
@@ -179,14 +219,14 @@ class _Reading:
         lake: where images go.
         own: its crops, see :func:`_own_crops`.
         known: the table before.
-        looks: of images seen before.
+        cache: appearances of images.
         progress: where it is said.
     """
 
     lake: Lake
     own: Mapping[str, tuple[Path, int, int]]
     known: _Known
-    looks: Looks
+    cache: Cache
     progress: Progress
 
 
@@ -227,7 +267,7 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         MarsError: one would, only because its newer export cannot be used, or not yet.
     """
     there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
     newer = {
         project: path.name
         for path in unusable
@@ -295,10 +335,6 @@ def _mask_names_in_force(lake: Lake) -> set[str]:
         return {path.name for path in lake.masks.glob("*/*.png")}
 
 
-def _looks_path(lake: Lake) -> Path:
-    return lake.labels / "looks.parquet"
-
-
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """crop_id -> (file, height, width) of every crop this lake cut."""
     crops = kept_crops(lake, ["height", "width"])
@@ -311,8 +347,7 @@ def _row(
     lake = reading.lake
     content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
-    look = reading.looks.of(content, content_sha, f"{export.path.name}: {image.entry}")
-    height, width = look.height, look.width
+    height, width, phash = look_of(content, content_sha, f"{export.path.name}: {image.entry}", reading.cache)
     if image.size is not None and image.size != (height, width):
         raise DamagedFileError(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
@@ -324,7 +359,7 @@ def _row(
     own_sha = None
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])
-        if not reading.looks.is_crop(content, content_sha, crop[0], crop_sha):
+        if not shows_crop(content, content_sha, crop[0], crop_sha, reading.cache):
             copies.alter(image.original)
         elif copies.stands_for(image.original, content_sha, outlines_sha):
             own_sha = crop_sha
@@ -334,7 +369,7 @@ def _row(
     else:
         origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
-        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
@@ -356,7 +391,7 @@ def _row(
         "labels_sha": labels_sha,
         "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
-        "phash": look.phash,
+        "phash": phash,
     }
     if outlines_sha is not None:
         row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
@@ -379,30 +414,15 @@ def _masks(
     ``before`` is its row in the table before, empty where there is none.
     """
     paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
-    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
+    if before.get("outlines_sha") == outlines_sha and all(
+        png_text(path, _LABEL) == outlines_sha for path in paths.values()
+    ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
     instances = instance_masks(image.outlines or (), height, width)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, outlines_sha)
+    drawn = {name: annotation_mask(instances, name) for name in ANNOTATIONS} | {"instances": labels}
+    masks = {paths[name]: encode_png(mask, _LABEL, outlines_sha) for name, mask in drawn.items()}
     return int(labels.max()), float((labels > 0).mean()), masks
-
-
-def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_LABEL, outlines_sha)
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def _label_of(path: Path) -> str | None:
-    """The label that a mask shows; None where there is no mask that says so."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_LABEL)
-    except (OSError, UnidentifiedImageError):
-        return None
 
 
 def _safe(name: str) -> str:
@@ -421,9 +441,8 @@ def _reaches_outside(image: ExportedImage) -> bool:
 
 
 def _report(
-    lake: Lake,
-    version: str,
     exports: Sequence[Export],
+    inputs: _Inputs,
     table: pd.DataFrame,
     known: Mapping[str, str],
     conflicts: list[str],
@@ -453,7 +472,7 @@ def _report(
         .reset_index()
     )
     return LabelReport(
-        version=version,
+        version=label_version([export.sha256 for export in exports]),
         exports=[
             {
                 "file": e.path.name,
@@ -480,6 +499,6 @@ def _report(
             for image in export.images
             if _reaches_outside(image)
         ],
-        rejected=[{"zip": name, "why": reason} for name, reason in rejections(lake.inbox)],
-        left_alone=[path.name for path in being_copied(lake.inbox)],
+        rejected=[{"zip": name, "why": reason} for name, reason in inputs.rejected],
+        left_alone=inputs.left_alone,
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import read_label_image
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
@@ -76,10 +77,9 @@ def _times(folder: Path) -> dict[str, float]:
 def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
     path = mask_path(lake, kind, row)
     try:
-        with Image.open(path) as file:
-            mask = np.asarray(file)
-    except (UnidentifiedImageError, OSError) as error:
-        return f"{path.name} ({kind}) cannot be read: {error}"
+        mask = read_label_image(path)
+    except DamagedFileError as error:
+        return f"{path.name} ({kind}) cannot be read: {error.__cause__}"
     highest = int(mask.max(initial=0))
     if mask.shape != (row.height, row.width) or (kind != "instances" and highest > 1):
         return f"{path.name} ({kind}) is no mask of {row.width} x {row.height} pixels with 0 and 1"

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from mars_assets.images import read_label_image, read_rgb
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
 
@@ -37,11 +38,10 @@ def _evenly(rows: pd.DataFrame, count: int) -> list[Any]:
 
 
 def _tile(lake: Lake, row: Any) -> Image.Image:
-    with Image.open(lake.inside(row.file)) as file:
-        image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+    image = Image.fromarray(read_rgb(lake.inside(row.file))).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
     if row.label is None or row.label != row.label:
-        with Image.open(mask_path(lake, "instances", row)) as file:
-            labels = np.asarray(file.resize((_TILE, _TILE), Image.Resampling.NEAREST))
+        instances = Image.fromarray(read_label_image(mask_path(lake, "instances", row)))
+        labels = np.asarray(instances.resize((_TILE, _TILE), Image.Resampling.NEAREST))
         edges = np.zeros(labels.shape, bool)
         edges[:-1] |= labels[:-1] != labels[1:]
         edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]

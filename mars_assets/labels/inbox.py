@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import export_identity, project_slug
+from mars_assets.lake import REJECTED
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import sha256_file
 
@@ -74,14 +75,14 @@ def exports_in_force(inbox: Path) -> list[Path]:
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
     """Whether a project's version, or a later one, is in the inbox or was put aside."""
-    folders = (inbox, inbox / "rejected")
+    folders = (inbox, inbox / REJECTED)
     identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
     return any(name == project_slug(project) and number >= version for name, number in identities)
 
 
 def reject(path: Path, error: DamagedFileError) -> Path:
     """Moves a zip to ``rejected/`` beside it, with a text file that says why. Returns where it is now."""
-    folder = path.parent / "rejected"
+    folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
     target, number = folder / path.name, 1
     while target.exists() or _reason(target).exists():
@@ -103,7 +104,7 @@ def reject(path: Path, error: DamagedFileError) -> Path:
 
 def rejections(inbox: Path) -> list[tuple[str, str]]:
     """Name of each zip that was put aside, and why, the latest first."""
-    folder = inbox / "rejected"
+    folder = inbox / REJECTED
     reasons = sorted(folder.glob("*.zip.txt"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
 

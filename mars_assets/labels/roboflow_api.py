@@ -10,15 +10,18 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from tenacity import Retrying, wait_exponential
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.progress import SILENT, Progress
+from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import atomic_path
 
 if TYPE_CHECKING:
@@ -132,17 +135,23 @@ class Roboflow:
             return target
         _sweep(target)
         what = f"version {version} of {project}"
+
+        def download() -> None:
+            # A link is good for a while: each attempt asks for one anew.
+            link = self._link(project, version, format_name, what, progress)
+            self._download(link, target, what, progress)
+
+        def say(attempt: State) -> None:
+            progress.say(f"{what}: {error_of(attempt)}; attempt {attempt.attempt_number} of {self.attempts}")
+
         with _cleared_of(self.key):
-            for attempt in range(1, self.attempts + 1):
-                # A link is good for a while: each attempt asks for one anew.
-                link = self._link(project, version, format_name, what, progress)
-                problem = self._downloaded(link, target, what, progress)
-                if problem is None:
-                    return target
-                progress.say(f"{what}: {problem}; attempt {attempt} of {self.attempts}")
-                if attempt < self.attempts:
-                    time.sleep(self._pause(attempt))
-        raise DamagedFileError(f"{what} could not be downloaded: {problem}. Nothing was put into the inbox; try later")
+            try:
+                self._attempts(say)(download)
+            except AttemptError as problem:
+                raise DamagedFileError(
+                    f"{what} could not be downloaded: {problem}. Nothing was put into the inbox; try later"
+                ) from problem
+        return target
 
     def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
         """Where the export can be downloaded, once it is made."""
@@ -172,34 +181,43 @@ class Roboflow:
         Raises:
             MarsError: see :meth:`versions`.
         """
-        import requests
+        try:
+            return self._attempts()(self._ask, path, what)
+        except AttemptError as problem:
+            raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later") from problem
 
-        problem = ""
-        for attempt in range(1, self.attempts + 1):
-            pause = self._pause(attempt)
-            try:
-                answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
-            except requests.RequestException as error:
-                problem = f"cannot be reached ({type(error).__name__})"
-            else:
-                if answer.status_code == 429:
-                    problem, pause = "takes no more requests for now", _retry_after(answer, pause)
-                elif answer.status_code >= 500:
-                    problem = f"answers with status {answer.status_code}"
-                else:
-                    return answer.status_code, _content(answer, what)
-            if attempt < self.attempts:
-                time.sleep(pause)
-        raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later")
-
-    def _downloaded(self, link: str, target: Path, what: str, progress: Progress) -> str | None:
-        """Downloads into ``target``. Returns what is wrong with what came, None if nothing."""
+    def _ask(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
+        """One attempt of :meth:`_asked`."""
         import requests
 
         try:
+            answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
+        except requests.RequestException as error:
+            broken = type(error).__name__
+        else:
+            broken = ""
+        if broken:  # outside of the clause, so that nothing leads to the error and the address that it quotes
+            raise AttemptError(f"cannot be reached ({broken})")
+        if answer.status_code == 429:
+            after = min(retry_after(answer.headers.get("Retry-After")), _LONGEST_WAIT)
+            raise AttemptError("takes no more requests for now", after)
+        if answer.status_code >= 500:
+            raise AttemptError(f"answers with status {answer.status_code}")
+        return answer.status_code, _content(answer, what)
+
+    def _download(self, link: str, target: Path, what: str, progress: Progress) -> None:
+        """One attempt at downloading into ``target``.
+
+        Raises:
+            AttemptError: what came is not whole, or nothing came.
+        """
+        import requests
+
+        broken = ""
+        try:
             with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:
                 if answer.status_code != 200:
-                    return _abandon(f"the link has expired or fails (status {answer.status_code})")
+                    raise AttemptError(f"the link has expired or fails (status {answer.status_code})")
                 length = int(answer.headers.get("Content-Length") or 0)
                 counter = progress.counter(f"downloading {what}", length // 1_000_000 or None, "MB")
                 received = 0
@@ -209,18 +227,17 @@ class Roboflow:
                         counter.advance((received + len(chunk)) // 1_000_000 - received // 1_000_000)
                         received += len(chunk)
                 if length and received != length:
-                    return _abandon(f"{received} of {length} bytes came")
+                    raise AttemptError(f"{received} of {length} bytes came")
                 if not zipfile.is_zipfile(temporary):
-                    return _abandon("what came is no whole zip")
+                    raise AttemptError("what came is no whole zip")
                 counter.close()
-        except _AbandonedError as reason:
-            return str(reason)
         except requests.RequestException as error:
-            return f"the line broke ({type(error).__name__})"
-        return None
+            broken = type(error).__name__
+        if broken:
+            raise AttemptError(f"the line broke ({broken})")
 
-    def _pause(self, attempt: int) -> float:
-        return min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT)
+    def _attempts(self, failed: Callable[[State], None] = lambda _: None) -> Retrying:
+        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), failed)
 
 
 def _sweep(target: Path) -> None:
@@ -228,14 +245,6 @@ def _sweep(target: Path) -> None:
     for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
         if time.time() - left.stat().st_mtime > _A_DAY:
             left.unlink(missing_ok=True)
-
-
-class _AbandonedError(Exception):
-    """Leaves ``atomic_path`` without keeping the file."""
-
-
-def _abandon(reason: str) -> NoReturn:
-    raise _AbandonedError(reason)
 
 
 def _content(answer: requests.Response, what: str) -> dict[str, Any]:
@@ -255,11 +264,6 @@ def _content(answer: requests.Response, what: str) -> dict[str, Any]:
     if answer.status_code >= 400 or not isinstance(content, dict):
         raise MarsError(f"Roboflow answers with status {answer.status_code} and nothing of use about {what}")
     return content
-
-
-def _retry_after(answer: requests.Response, otherwise: float) -> float:
-    value = answer.headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_WAIT) if value.isascii() and value.isdigit() else otherwise
 
 
 @contextmanager

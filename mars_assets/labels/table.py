@@ -41,13 +41,8 @@ COLUMNS = {
 }
 
 
-def files_of(lake: Lake) -> list[Path]:
-    """The files that go with the table in force: itself, images and masks.
-
-    Raises:
-        MarsError: there is none, or it is damaged.
-    """
-    rows = read_labelled_crops(lake)
+def files_of(lake: Lake, rows: pd.DataFrame) -> list[Path]:
+    """The files that go with the table in force: itself, images and masks."""
     masks = [lake.masks / kind / name for name in _mask_names(rows) for kind in (*ANNOTATIONS, "instances")]
     return [lake.labelled_crops, *(lake.inside(file) for file in rows["file"]), *masks]
 

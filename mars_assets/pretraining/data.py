@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -13,19 +11,19 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mars_assets.bands import BandStatistics, ImputationMethod
+from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import is_picture, pictures_below
+from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
 from mars_assets.labels.formats.image import original_name
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_table, write_bytes, write_table
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import read_table, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
 
@@ -124,31 +122,24 @@ def _judged_groups(lake: Lake) -> set[str]:
     return set(labels.loc[labels["split"] != "train", "group"])
 
 
-def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, tuple[str, str]]:
+def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
     """The sha256 of each picture, and why it cannot be read, which is empty where it can.
 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
-    columns = ["path", "stamp", "sha", "problem"]
-    known = pd.DataFrame(columns=columns, dtype=str)
-    with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
-        known = read_table(cache, "mars_weights", columns)
-    before = {(row.path, row.stamp): (row.sha, row.problem) for row in known.itertuples()}
-    keys = {path: (str(path.resolve()), _stamp(path)) for path in paths}
-    new = [path for path, key in keys.items() if key not in before]
-    if not new:
-        return {path: before[key] for path, key in keys.items()}
-    for path in progress.track(new, "looking at further images"):
-        try:
-            read_pixels(path)
-        except DamagedFileError as error:
-            before[keys[path]] = sha256_file(path), str(error)
-        else:
-            before[keys[path]] = sha256_file(path), ""
-    write_table(cache, pd.DataFrame([(*key, *found) for key, found in before.items()], columns=columns))
-    return {path: before[key] for path, key in keys.items()}
+
+    def look(places: list[int]) -> Iterator[list[str]]:
+        for place in progress.track(places, "looking at further images"):
+            problem = ""
+            try:
+                read_pixels(paths[place])
+            except DamagedFileError as error:
+                problem = str(error)
+            yield [sha256_file(paths[place]), problem]
+
+    with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
+        return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
 
 
 def _stamp(path: Path) -> str:
@@ -162,7 +153,7 @@ def _opened(lake: Lake, extra: Path) -> Path:
         return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
+    folder = lake.unlabelled(sha256_file(extra))
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:
@@ -239,20 +230,12 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 1 or 3): grey images stay grey, which takes a third of the memory.
+    """Read an image to pretrain on, uint8 (H, W, 1 or 3); grey of 16 bits is reduced to its upper 8.
 
     Raises:
-        DamagedFileError: it does not decode.
+        DamagedFileError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale
-                return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("L", "1")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
-    return pixels[..., None] if grey else pixels
+    return read_grey_or_rgb(path, sixteen_bits="scale")
 
 
 def resample(pixels: npt.NDArray[np.uint8], size: int) -> Tensor:
@@ -277,28 +260,3 @@ class StepBatches(torch.utils.data.Sampler[list[Place]]):
     def __iter__(self) -> Iterator[list[Place]]:
         for number, batch in zip(self._numbers, self._batches, strict=True):
             yield [(index, number) for index in batch[self._rank :: self._world_size]]
-
-
-def model_input(rgb: Tensor, method: ImputationMethod, statistics: BandStatistics) -> Tensor:
-    """8-bit RGB to the normalised six bands of an imputation method, as ``bands`` makes and normalises them.
-
-    Args:
-        rgb: (B, 3, H, W), R, G, B, 0..255.
-        method: how the other three bands are filled.
-        statistics: of the weights.
-
-    Returns:
-        float32 (B, 6, H, W).
-    """
-    mean, std, white = (
-        torch.from_numpy(values).to(rgb.device) for values in (statistics.mean, statistics.std, statistics.white)
-    )
-    bgr = rgb.flip(1).float() * (white / 255)
-    visible = (bgr - mean[:3]) / std[:3]
-    if method == "means":
-        rest = torch.zeros_like(visible)
-    elif method == "post_norm":
-        rest = visible
-    else:
-        rest = (bgr - mean[3:]) / std[3:]
-    return torch.cat([visible, rest], dim=1)

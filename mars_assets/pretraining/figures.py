@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mars_assets.bands import reflectance_to_rgb
+from mars_assets.bands import denormalize, model_input, reflectance_to_rgb
 from mars_assets.plotting import new_figure
-from mars_assets.pretraining.data import RandomCrops, Unlabelled, model_input, split_groups
+from mars_assets.pretraining.data import RandomCrops, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.weights import open_weights
@@ -57,7 +57,8 @@ def reconstructions_figure(
     columns = ["original", "masked", *models]
     figure, axes = new_figure(2.2 * len(columns), 2.3 * len(chosen) + 0.3, len(chosen), len(columns))
     for place, image_id in enumerate(chosen["image_id"]):
-        x = model_input(crops.centre(place)[None].to(compute.device), recipe.imputation, config.statistics)
+        centre = crops.centre(place)[None].to(compute.device).flip(1).float()
+        x = model_input(centre, recipe.imputation, config.statistics)
         grid = next(iter(models.values())).encoder.grid(x[:, :, None])
         noise = torch.from_numpy(mask_noise(str(image_id), compute.seed, math.prod(grid))[None]).to(compute.device)
         shown = {"original": x[0]}
@@ -69,7 +70,7 @@ def reconstructions_figure(
             shown["masked"] = mae.unpatchify(torch.where(removed, torch.zeros_like(target), target), grid)[0, :, 0]
             shown[name] = mae.unpatchify(torch.where(removed, pred.float(), target), grid)[0, :, 0]
         for axis, name in zip(axes[place], columns, strict=True):
-            picture = shown[name].float().cpu().numpy() * config.statistics.std + config.statistics.mean
+            picture = denormalize(shown[name].float().cpu().numpy(), config.statistics)
             axis.imshow(reflectance_to_rgb(picture, config.statistics), interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])

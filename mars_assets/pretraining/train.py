@@ -19,16 +19,18 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mars_assets.bands import model_input
 from mars_assets.errors import MarsError
-from mars_assets.models.versions import IMAGES, MARS_WEIGHTS
-from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, model_input, split_groups
+from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
+from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae, open_weights, save_weights
 from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.storage.files import write_table
-from mars_assets.training.run_folder import SCRATCH, begin, finish
+from mars_assets.training.augmentation import MIDDLE, relit
+from mars_assets.training.run_folder import begin, finish
 from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 History = list[dict[str, float]]
 
-HISTORY = "history.parquet"
 LAST = "last.ckpt"
 _VALIDATED_AT_A_TIME = 64
 
@@ -87,7 +88,7 @@ class MaskedPretraining(lightning.LightningModule):
         recipe = self.recipe
         batch = self.global_step * recipe.accumulate + batch_idx % recipe.accumulate
         seed_step(self.compute.seed, batch, self.global_rank)
-        x = model_input(_relit(rgb, recipe.brightness), recipe.imputation, self.mae.config.statistics)
+        x = model_input(_relit(rgb, recipe.brightness).flip(1), recipe.imputation, self.mae.config.statistics)
         noise = torch.rand(len(x), math.prod(self.mae.encoder.grid(x[:, :, None]))).to(x.device)
         removed, pred, mask = self.mae(x, recipe.mask_ratio, noise)
         self._losses.append(removed.detach())
@@ -119,7 +120,8 @@ class MaskedPretraining(lightning.LightningModule):
         device = next(self.mae.parameters()).device  # Lightning tells its own only once it fits
         for start in range(0, len(self._centres), _VALIDATED_AT_A_TIME):
             part = slice(start, start + _VALIDATED_AT_A_TIME)
-            x = model_input(self._centres[part].to(device), self.recipe.imputation, self.mae.config.statistics)
+            bgr = self._centres[part].to(device).flip(1).float()
+            x = model_input(bgr, self.recipe.imputation, self.mae.config.statistics)
             patches = math.prod(self.mae.encoder.grid(x[:, :, None]))
             noise = np.stack([mask_noise(image_id, self.compute.seed, patches) for image_id in self._ids[part]])
             with self.compute.autocast():
@@ -136,11 +138,11 @@ class MaskedPretraining(lightning.LightningModule):
 
 
 def _relit(rgb: Tensor, amount: float) -> Tensor:
-    """8-bit images in other gain and offset, each its own."""
+    """Change gain and offset of 8-bit images, each by its own random amount."""
     shape = (len(rgb), 1, 1, 1)
     gain = 1 + amount * (2 * torch.rand(shape) - 1).to(rgb.device)
     offset = 255 * amount * (torch.rand(shape) - 0.5).to(rgb.device)
-    return ((rgb.float() - 127.5) * gain + 127.5 + offset).clamp(0, 255)
+    return relit(rgb.float(), gain, offset, MIDDLE).clamp(0, 255)
 
 
 class _Data(lightning.LightningDataModule):
@@ -247,7 +249,7 @@ def pretrain(
     if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs")
     settings = {
-        **recipe.model_dump(),
+        **recipe.identity(),
         "seed": compute.seed,
         "weights": published.sha256,
         "images": unlabelled.sha,

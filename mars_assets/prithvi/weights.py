@@ -29,7 +29,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from safetensors import SafetensorError
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import atomic_folder, atomic_path, read_json, write_bytes, write_json
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 WeightsSource = Literal["huggingface", "file", "sample"]
 Layout = Literal["prefixed", "flat"]
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-REPORT = "load_report.json"
 SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
 
 _WRAPPERS = ("model", "state_dict")
@@ -407,11 +404,11 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
         MarsError: they are not whole and came from a file, or their origin is unknown; or as :func:`install`.
     """
     folder = lake.foundation(variant)
-    report = read_json(folder / REPORT) if (folder / REPORT).exists() else {}
+    report = read_json(folder / LOAD_REPORT) if (folder / LOAD_REPORT).exists() else {}
     source = report.get("source")
     if source in ("sample", "huggingface"):
         return install(lake, Origin(variant, source, revision=report.get("commit")), progress)
-    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         raise MarsError(
             f"the weights in use, {folder}, are not whole, and nothing says where to get them again: make "
             "prithvi_weights with a source, a variant and, for a file, its path"
@@ -443,10 +440,10 @@ def _check_sha256(variant: str, file: Path, sha256: str) -> None:
 
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
     """Read the load report of a folder, if it holds weights of exactly this configuration."""
-    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
     same = read_json(folder / CONFIG) == json.loads(config.to_json())
-    return read_json(folder / REPORT) if same else None
+    return read_json(folder / LOAD_REPORT) if same else None
 
 
 def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
@@ -466,7 +463,7 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype
         sha256 = report.get("sha256") or sha256_file(temporary / WEIGHTS)
         parameters = sum(parameter.numel() for parameter in mae.parameters())
         names = {"variant": mae.config.variant, "parameters": parameters}
-        write_json(temporary / REPORT, names | dict(report) | {"sha256": sha256})
+        write_json(temporary / LOAD_REPORT, names | dict(report) | {"sha256": sha256})
 
 
 def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
@@ -530,11 +527,11 @@ def open_weights(folder: Path) -> OpenedWeights:
         DamagedFileError: its JSON cannot be read.
         MarsError: its configuration is not one.
     """
-    for name in (WEIGHTS, CONFIG, REPORT):
+    for name in (WEIGHTS, CONFIG, LOAD_REPORT):
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
     config = PrithviConfig.from_dict(read_json(folder / CONFIG))
-    return OpenedWeights(config, read_json(folder / REPORT)["sha256"], lambda: load_mae_from(folder))
+    return OpenedWeights(config, read_json(folder / LOAD_REPORT)["sha256"], lambda: load_mae_from(folder))
 
 
 def load_mae_from(folder: Path) -> PrithviMAE:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
+from mars_assets.code_versions import RECONSTRUCTION
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.evaluation.history import record
 from mars_assets.labels.table import read_labelled_crops
@@ -24,6 +25,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.reconstruction.figures import draw_examples, draw_losses
 from mars_assets.reconstruction.scores import ANCHOR, _records, reconstruct, reconstruct_examples
 from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_table, write_table
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.tensors.geotiff import write_chip
@@ -48,7 +50,7 @@ class ReconstructionResult:
         per_image: one row an image and method, see :func:`reconstruct`.
         bars: both losses of each method, with intervals (the paper's Figure 2).
         examples: originals, masked, and each method's reconstruction (the paper's Figure 3).
-        computed: how many chips were reconstructed in this run; the other rows were there.
+        computed: how many chips were reconstructed in this run; the scores of the others were cached.
     """
 
     summary: pd.DataFrame
@@ -73,7 +75,7 @@ def reconstruction_table(
     """Reconstructs the lake's imputed chips with its current weights, and writes tables and figures.
 
     ``metrics/reconstruction.parquet`` keeps a row for each method, weights, mask ratio, masks, seed and label version;
-    ``metrics/reconstruction_images.parquet`` a row for each image, from which only what is new is computed.
+    ``metrics/reconstruction_images.parquet`` a row for each image. Only what is new is computed.
 
     Args:
         lake: where chips and weights are, and tables go.
@@ -96,32 +98,26 @@ def reconstruction_table(
     if anchor is not None:
         row = {"image_id": anchor.stem, "method": ANCHOR, "path": anchor, "chip_sha": sha256_file(anchor)}
         chips = pd.concat([chips, pd.DataFrame([row])], ignore_index=True)
-    path = lake.metrics("reconstruction_images")
-    parts: list[pd.DataFrame] = []
-
-    def save(rows: pd.DataFrame) -> None:
-        old = [read_table(path, ASSET)] if path.exists() else []
-        every = pd.concat([rows, *old]).drop_duplicates(["image_id", "method", "recipe"], ignore_index=True)
-        write_table(path, every)
-
-    for mask_ratio in mask_ratios:
-        for seed in range(compute.seed, compute.seed + masks):
-            parts.append(
-                reconstruct(
-                    chips,
-                    folder,
-                    mask_ratio=mask_ratio,
-                    seed=seed,
-                    batch_size=batch_size,
-                    compute=compute,
-                    known=read_table(path, ASSET) if path.exists() else None,
-                    save=save,
-                    progress=progress,
-                )
+    with Cache(lake.cache("reconstruction"), RECONSTRUCTION, keep_all=True, progress=progress) as cache:
+        parts = [
+            reconstruct(
+                chips,
+                folder,
+                mask_ratio=mask_ratio,
+                seed=seed,
+                batch_size=batch_size,
+                compute=compute,
+                cache=cache,
+                progress=progress,
             )
-            save(parts[-1].drop(columns="computed"))
+            for mask_ratio in mask_ratios
+            for seed in range(compute.seed, compute.seed + masks)
+        ]
     per_image = pd.concat(parts, ignore_index=True)
     computed = int(per_image.pop("computed").sum())
+    path = lake.metrics("reconstruction_images")
+    old = [read_table(path, ASSET)] if path.exists() else []
+    write_table(path, pd.concat([per_image, *old]).drop_duplicates(["image_id", "method", "recipe"], ignore_index=True))
     labels = read_labelled_crops(lake)
     summary = summarise(per_image, label_version, dict(zip(labels["image_id"], labels["group"], strict=True)))
     record(
@@ -137,8 +133,8 @@ def reconstruction_table(
     )
     shown = summary[summary["mask_ratio"] == mask_ratios[0]]
     bars = draw_losses(shown, PAPER if config.variant == "v1_100" and mask_ratios[0] == 0.5 else None)
-    to_png(bars, lake.metrics("reconstruction").with_name("reconstruction_losses.png"))
-    to_png(examples, lake.metrics("reconstruction").with_name("reconstruction_examples.png"))
+    to_png(bars, lake.figure("reconstruction", "losses"))
+    to_png(examples, lake.figure("reconstruction", "examples"))
     return ReconstructionResult(summary, per_image, bars, examples, computed)
 
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import Source, cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
+from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.sample.exports import (
@@ -118,14 +118,12 @@ def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
     return scenes
 
 
-def make_sample(
-    lake: Lake, archive: Path, *, seed: int = SEED, plan: Plan = Plan(), progress: Progress = SILENT
-) -> bool:
+def make_sample(lake: Lake, seed: int = SEED, plan: Plan = Plan(), progress: Progress = SILENT) -> bool:
     """Write the sample unless it exists already.
 
     Args:
-        lake: its inbox gets the two label exports, its ``observations.csv`` the list of observations.
-        archive: becomes the root of an archive tree, and holds the ground truth.
+        lake: ``lake.sample`` becomes an archive tree with the ground truth, the inbox gets two label exports, and
+            ``observations.csv`` the list of observations.
         seed: of everything random in the sample.
         plan: how large it is.
         progress: reports the scenes.
@@ -136,6 +134,7 @@ def make_sample(
     Raises:
         MarsError: ``observations.csv`` lists real observations, which would be lost.
     """
+    archive = lake.sample
     made = {"version": VERSION, "seed": seed, "plan": asdict(plan)}
     outputs = [lake.inbox / SEGMENTATION_ZIP, lake.inbox / TILES_ZIP, lake.observations_csv, archive / GROUND_TRUTH]
     marker = archive / MARKER
@@ -191,8 +190,7 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
     manifest = read_crops(folder)
     crops = []
     for row in manifest[manifest["kept"]].to_dict("records"):
-        with Image.open(folder / row["file"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = read_rgb(folder / row["file"])
         height, width = pixels.shape[:2]
         moved = [replace(crater, x=crater.x - row["col"], y=crater.y - row["row"]) for crater in craters]
         near = tuple(crater for crater in moved if reaches_into(crater, height, width))

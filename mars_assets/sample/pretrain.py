@@ -23,16 +23,18 @@ import torch
 from numpy import typing as npt
 from torch.nn.functional import avg_pool2d, interpolate
 
-from mars_assets.bands import PRITHVI_V1, Float32
+from mars_assets.bands import PRITHVI_V1, Float32, model_input
+from mars_assets.lake import CONFIG, PROVENANCE, WEIGHTS
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.prithvi.model import PrithviMAE, patchify
 from mars_assets.progress import Progress
 from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
 from mars_assets.storage.files import atomic_path, write_json
+from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.compute import Compute, choose_compute
 from mars_assets.training.schedule import learning_rate_factor
 
-WEIGHTS = Path(__file__).parent / "weights"
+OUTPUT = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,8 @@ def augment(tiles: torch.Tensor, size: int, generator: torch.Generator) -> tuple
     # HiRISE's RED products, and most label sets, are grey.
     grey = torch.rand(len(x), 1, 1, 1, generator=generator) < 0.25
     x = torch.where(grey, x.mean(1, keepdim=True), x)
-    x = ((x - 127.5) * gain + 127.5 + shift).clamp(0, 255)
-    mean, std = torch.from_numpy(PRITHVI_V1.mean[:3]), torch.from_numpy(PRITHVI_V1.std[:3])
-    x = (x * torch.from_numpy(PRITHVI_V1.white / 255) - mean) / std
-    return torch.cat([x, x], dim=1), (avg_pool2d(heights, RELIEF_CELL)[:, 0] - 128) / 32
+    x = relit(x, gain, shift, MIDDLE).clamp(0, 255)
+    return model_input(x, "post_norm", PRITHVI_V1), (avg_pool2d(heights, RELIEF_CELL)[:, 0] - 128) / 32
 
 
 class Pretraining(torch.nn.Module):
@@ -225,12 +225,12 @@ def _write(
     tensors = {
         name: value.half().contiguous().cpu() for name, value in model.state_dict().items() if "pos_embed" not in name
     }
-    with atomic_path(output / "model.safetensors") as temporary:
+    with atomic_path(output / WEIGHTS) as temporary:
         save_file(tensors, temporary)
         temporary.chmod(0o644)  # safetensors makes its files for the owner alone
-    write_json(output / "config.json", model.config.to_dict())
+    write_json(output / CONFIG, model.config.to_dict())
     write_json(
-        output / "provenance.json",
+        output / PROVENANCE,
         {
             "what": "Prithvi's architecture at tiny size, pretrained by mars_assets.sample.pretrain on SYNTHETIC terrain only",
             "stored_as": "float16; position tables are recomputed",
@@ -246,7 +246,7 @@ def main() -> None:
     """The command line."""
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="where checkpoints go")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=defaults.steps)

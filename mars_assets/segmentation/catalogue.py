@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.code_versions import COUNTING
 from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
-from mars_assets.segmentation.recipe import COUNTING
-from mars_assets.storage.cache import Remembered
+from mars_assets.storage.cache import Cache
 
 
 def crater_catalogue(
@@ -21,7 +21,7 @@ def crater_catalogue(
     *,
     rim: int = 0,
     smallest_px: float = 0.0,
-    remembered: Remembered | None = None,
+    cache: Cache | None = None,
 ) -> pd.DataFrame:
     """The craters that a model sees, see :func:`~mars_assets.craters.catalogue.craters_of_image`.
 
@@ -31,7 +31,7 @@ def crater_catalogue(
             ``transform`` (six numbers) if there are these columns).
         rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
         smallest_px: craters of a smaller diameter are left out.
-        remembered: craters of images that were looked at before, where ``images`` has ``chip_sha``.
+        cache: craters of images that were looked at before, where ``images`` has ``chip_sha``.
 
     Returns:
         A row a crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; of an image the largest first.
@@ -39,7 +39,7 @@ def crater_catalogue(
     Raises:
         DamagedFileError: a prediction cannot be read.
     """
-    remembered = remembered or Remembered(None, COUNTING)
+    cache = cache or Cache(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
         path = predictions[image["image_id"]]
@@ -47,7 +47,7 @@ def crater_catalogue(
         place = [str(image["crs"]), str(image["transform"])] if "crs" in image else []
         made_from = None if key is None else ["craters", key, image["chip_sha"], rim, smallest_px, place]
         about = {"image_id": image["image_id"], "observation": image["observation"]}
-        craters = remembered.of(made_from, partial(_craters, image, path, rim, smallest_px))
+        craters = cache.get(made_from, partial(_craters, image, path, rim, smallest_px))
         rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMN_TYPES)
 

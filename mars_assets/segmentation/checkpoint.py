@@ -10,17 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mmseg.models import EncoderDecoder
-
-
-MODEL = "model.pth"
-MMSEG_CONFIG = "config.py"
-HISTORY = "history.parquet"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -61,10 +57,10 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
         model = MODELS.build(config.model)
         model.cfg = config
     try:
-        model.load_state_dict(load_checkpoint(folder / MODEL)["state_dict"])
+        model.load_state_dict(load_checkpoint(folder / SEGMENTER)["state_dict"])
     except (KeyError, RuntimeError) as error:
         raise DamagedFileError(
-            f"{folder / MODEL} does not fit {MMSEG_CONFIG} beside it ({error}): make 'seg_model' again"
+            f"{folder / SEGMENTER} does not fit {MMSEG_CONFIG} beside it ({error}): make 'seg_model' again"
         ) from error
     return model.eval(), read_json(folder / CONFIG)
 
@@ -76,4 +72,4 @@ def model_sha256(folder: Path) -> str:
         MissingInputError: the folder holds no finished model.
     """
     require_finished(folder, "seg_model")
-    return sha256_file(folder / MODEL)
+    return sha256_file(folder / SEGMENTER)

@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mars_assets.code_versions import COUNTING, LABELS
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
 from mars_assets.images import read_label_image
-from mars_assets.labels.build import COMPUTATION as LABELS
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
-from mars_assets.segmentation.recipe import COUNTING, IGNORE
-from mars_assets.storage.cache import Remembered
+from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.storage.cache import Cache
 
 METRICS = (
     "iou_background",
@@ -82,7 +82,7 @@ def evaluate(
     smallest_px: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    remembered: Remembered | None = None,
+    cache: Cache | None = None,
 ) -> Evaluation:
     """Evaluates predictions on a split.
 
@@ -107,7 +107,7 @@ def evaluate(
         smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
         resamples: bootstrap draws.
         seed: of the draws.
-        remembered: counts of images that were counted before, where ``images`` has ``labels_sha``.
+        cache: counts of images that were counted before, where ``images`` has ``labels_sha``.
 
     Raises:
         MarsError: the split is empty, or an image of it has no prediction.
@@ -119,8 +119,8 @@ def evaluate(
     if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
         raise MarsError(f"{len(missing)} images of {split!r} have no prediction, {missing[0]} the first: predict them")
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
-    remembered = remembered or Remembered(None, COUNTING)
-    counted = [_counted(row, path, rim, remembered) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
+    cache = cache or Cache(None, COUNTING)
+    counted = [_counted(row, path, rim, cache) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
     evidence = chosen[["image_id", "observation"]].assign(counts=[json.dumps(_plain(image)) for image in counted])
     row, sizes, by_image = _summed(counted, chosen, split, smallest_px, resamples, seed)
     return Evaluation(row, by_image.assign(prediction=[str(path) for path in paths]), sizes, evidence)
@@ -186,12 +186,12 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
     return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
 
 
-def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Remembered) -> _Counted:
+def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, cache: Cache) -> _Counted:
     """What an image adds to the sums, counted now or before."""
     key = prediction_key(prediction) if "labels_sha" in row else None
     numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
     made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, numbered]
-    counts = remembered.of(
+    counts = cache.get(
         made_from,
         lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
+from mars_assets.images import read_label_image
 from mars_assets.plotting import new_figure
+from mars_assets.segmentation.prediction_file import read_probability
 from mars_assets.segmentation.recipe import IGNORE
 
 if TYPE_CHECKING:
@@ -79,12 +80,12 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
         axis.set_axis_off()
     for row, image in zip(axes, images.to_dict("records"), strict=False):
         rgb = reflectance_to_rgb(read_chip(Path(image["chip"]), HLS_BANDS), statistics)
-        truth, probability = _png(image["mask"]), _png(image["prediction"])
+        truth, probability = read_label_image(Path(image["mask"])), read_probability(Path(image["prediction"]))
         for axis in row[:3]:
             axis.imshow(rgb)
         _outline(row[1], truth == 1)
-        row[2].imshow(probability, cmap="magma", vmin=0, vmax=255, alpha=0.6)
-        row[3].imshow(error_overlay(rgb, truth, probability >= 128))
+        row[2].imshow(probability, cmap="magma", vmin=0, vmax=1, alpha=0.6)
+        row[3].imshow(error_overlay(rgb, truth, probability >= 0.5))
         titles = (
             "\n".join(textwrap.wrap(image["image_id"], 26, break_on_hyphens=False)),
             "labels",
@@ -116,11 +117,6 @@ def error_overlay(
     ):
         overlay[where] = 0.45 * overlay[where] + 0.55 * np.array(colour, np.float32)
     return overlay.astype(np.uint8)
-
-
-def _png(path: Any) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def _outline(axis: Axes, mask: npt.NDArray[np.bool_]) -> None:

@@ -43,7 +43,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
             "param_scheduler": _schedule(recipe),
             "train_cfg": {
                 "type": "IterBasedTrainLoop",
-                "max_iters": recipe.iterations,
+                "max_iters": recipe.steps,
                 "val_interval": recipe.evaluate_every,
             },
         }
@@ -146,7 +146,7 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
     return {
         "type": "WindowedEncoderDecoder",
         "scales": list(recipe.scales),
-        "orientations": 8 if recipe.all_orientations else 1,
+        "orientations": recipe.orientations,
         "crater_prior": recipe.crater_prior,
         "crater_threshold": recipe.threshold,
         "crater_peak": recipe.peak,
@@ -236,14 +236,10 @@ def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
         "weighted_cross_entropy": [cross_entropy],
         "dice_cross_entropy": [cross_entropy, {"type": "MaskedDiceLoss", "class_weight": [0.0, 1.0], "batch": True}],
         "focal": [{"type": "MaskedFocalLoss", "class_weight": list(recipe.class_weights)}],
-        "tversky": [{"type": "MaskedTverskyLoss"}],
-        "focal_tversky": [{"type": "MaskedTverskyLoss", "gamma": 0.75}],
     }
     losses = named[recipe.loss]
     if recipe.craterwise_weight:
         losses.append({"type": "CraterwiseDiceLoss", "loss_weight": recipe.craterwise_weight})
-    if recipe.boundary_weight:
-        losses.append({"type": "CraterBoundaryLoss", "loss_weight": recipe.boundary_weight})
     return losses
 
 
@@ -258,8 +254,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
             "scale_jitter": recipe.scale_jitter,
             "crater_share": recipe.crater_crops,
         },
-        *([{"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"}] if recipe.flip else []),
-        *([{"type": "RandomQuarterTurn"}] if recipe.rotate else []),
+        *([{"type": "RandomOrientation", "turn": recipe.rotate}] if recipe.flip or recipe.rotate else []),
         *([{"type": "RandomLight"}] if recipe.light else []),
         {"type": "PackSegInputs"},
     ]
@@ -293,13 +288,13 @@ def _schedule(recipe: SegRecipe) -> list[dict[str, Any]]:
     mmengine counts an interval's last step as its end value, mmcv (and the paper) the step after it: hence the + 1.
     """
     schedule: list[dict[str, Any]] = []
-    if recipe.warmup_iterations:
-        end = recipe.warmup_iterations + 1
+    if recipe.warmup_steps:
+        end = recipe.warmup_steps + 1
         schedule.append({"type": "LinearLR", "start_factor": 1e-6, "by_epoch": False, "begin": 0, "end": end})
-    span = {"eta_min": 0.0, "by_epoch": False, "begin": 0, "end": recipe.iterations + 1}
+    span = {"eta_min": 0.0, "by_epoch": False, "begin": 0, "end": recipe.steps + 1}
     match recipe.schedule:
         case "poly":
             schedule.append({"type": "PolyLR", "power": 1.0, **span})
         case "cosine":
-            schedule.append({"type": "CosineAnnealingLR", "T_max": recipe.iterations, **span})
+            schedule.append({"type": "CosineAnnealingLR", "T_max": recipe.steps, **span})
     return schedule

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES
+from mars_assets.lake import MMSEG_CONFIG
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+from mars_assets.segmentation.checkpoint import model_sha256, open_segmenter
 from mars_assets.segmentation.prediction_file import _png, prediction_key
-from mars_assets.segmentation.recipe import PREDICTION
 from mars_assets.storage.files import sweep, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.tensors.geotiff import read_bands
@@ -49,7 +50,12 @@ def predict_masks(
         MarsError: the device's memory is too small.
     """
     # The window is in the config.
-    model = [PREDICTION, model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
+    model = [
+        SEGMENTER_PREDICTION,
+        model_sha256(model_folder),
+        sha256_file(model_folder / MMSEG_CONFIG),
+        compute.precision,
+    ]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}

@@ -9,23 +9,14 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below, read_rgb
-from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.predict import predict_masks
-from mars_assets.storage.files import read_json
+from mars_assets.segmentation.task import rim_of
 
 if TYPE_CHECKING:
     from mars_assets.models.versions import ModelVersion
     from mars_assets.training.compute import Compute
-
-
-def smallest_judged(lake: Lake, model: ModelVersion) -> float:
-    """The diameter in pixels below which the labels do not say whether a model is right; 0 where it was not evaluated."""
-    path = lake.metrics("seg_evaluation").with_suffix(".json")
-    rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
-    newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]
-    return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
 
 
 def outline_pictures(
@@ -55,8 +46,6 @@ def outline_pictures(
         MarsError: there is no such folder, or no picture in it that can be read.
         MissingInputError: the folder of the model holds no finished segmenter.
     """
-    from mars_assets.labels.masks import RIM_WIDTHS
-
     if not folder.is_dir():
         raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
     if masks.resolve().is_relative_to(folder.resolve()):
@@ -73,7 +62,6 @@ def outline_pictures(
         raise MarsError(next(iter(problems.values()), f"there is no JPEG or PNG in {folder}"))
     images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)
     predictions = predict_masks(model.folder, images, masks, compute, progress)
-    rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-    table = crater_catalogue(predictions, images, rim=rim, smallest_px=smallest_px)
+    table = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest_px)
     unknown = ["observation", "diameter_m", "longitude", "latitude"]
     return table.drop(columns=unknown).rename(columns={"image_id": "image"}), problems

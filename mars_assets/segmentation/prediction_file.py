@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from mars_assets.errors import DamagedFileError
+from mars_assets.images import encode_png, png_text, read_stored
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,27 +38,13 @@ def read_probability(path: Path) -> Float32:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DamagedFileError(
-            f"the prediction {path} cannot be read ({error}): delete it and predict again"
-        ) from error
+    return read_stored(path, "delete it and predict again", f"the prediction {path}")
 
 
 def prediction_key(path: Path) -> str | None:
     """What a cached prediction was made from; None where there is none that can be read."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
+    return png_text(path, _KEY)
 
 
 def _png(probability: Float32, key: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_KEY, key)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    return encode_png(np.rint(probability * 255).astype(np.uint8), _KEY, key)

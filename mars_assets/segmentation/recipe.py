@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from mars_assets.training.recipe import (
+    AllOrientations,
+    AverageWeights,
+    BatchSize,
+    EvaluateEvery,
+    FineTuningRecipe,
+    LayerDecay,
+    Normalization,
+    Steps,
+    WarmupSteps,
+)
 
 CLASSES = ("background", "crater")
 """Names of label 0 and label 1; 255 is ignored."""
@@ -14,18 +26,16 @@ IGNORE = 255
 UNET = "unet"
 """The architecture that is not Prithvi's."""
 
-COMPUTATION = "segmentation 3"
-"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
-PREDICTION = "prediction 1"
-"""Names the way of predicting: raise the number when the same model says something else of the same image."""
-COUNTING = "counting 1"
-"""Names the way of counting: raise the number when the same masks have other counts or craters."""
 
+class SegRecipe(FineTuningRecipe):
+    """Recipe for fine-tuning a segmentation network.
 
-class SegRecipe(BaseModel):
-    """A fine-tuning recipe. The defaults are this project's; the paper's six runs are ``recipes/seg_paper_*.yaml``."""
+    The defaults are this project's; the paper's six runs are ``recipes/seg_paper.yaml`` with the changes in
+    ``recipes/seg_paper/``.
+    """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    FORMER_NAMES: ClassVar = {"iterations": "steps", "warmup_iterations": "warmup_steps"}
+    RETIRED: ClassVar = {"authors_pairing": False, "boundary_weight": 0.0}
 
     annotation: Literal["filled", "outline_5", "outline_15"] = Field(
         "filled", description="Masks to learn: craters filled, or their rims 5 or 15 pixels wide."
@@ -38,11 +48,6 @@ class SegRecipe(BaseModel):
     drop_empty: bool = Field(
         False, description="Leave training images without any crater out, as the paper's code did."
     )
-    authors_pairing: bool = Field(
-        False,
-        description="Put a bug of the paper's code back in, to see what it does: training images without craters are dropped "
-        "from the list, and masks look for their image by its place in the full list.",
-    )
 
     architecture: Literal["prithvi", "unet"] = Field(
         "prithvi",
@@ -51,12 +56,6 @@ class SegRecipe(BaseModel):
     )
     unet_channels: int = Field(16, ge=1, description="Width of the U-Net at full resolution; doubles at each halving.")
     unet_stages: int = Field(5, ge=2, le=7, description="Resolutions of the U-Net, the full one among them.")
-    encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
-        "prithvi_weights",
-        description="Start from the asset prithvi_weights, from mars_weights, which went on with it on Mars, or from random "
-        "weights of its architecture.",
-    )
-    frozen: bool = Field(False, description="Train only neck and heads; the encoder keeps its weights.")
 
     magnify: float = Field(
         1,
@@ -97,16 +96,11 @@ class SegRecipe(BaseModel):
         description="A second head, of two convolutions, in training, as in the paper: on the same map, with the pyramid on the "
         "coarsest.",
     )
-    dropout: float = Field(0.1, ge=0, lt=1, description="Channel dropout before each head's last layer.")
 
-    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal", "tversky", "focal_tversky"] = Field(
+    loss: Literal["dice", "weighted_cross_entropy", "dice_cross_entropy", "focal"] = Field(
         "dice_cross_entropy",
         description="Dice, mean over background and crater; cross entropy with class_weights; the sum of that cross entropy "
-        "and the crater's Dice over the whole batch; focal loss with class_weights; the crater's Tversky index over the "
-        "whole batch, which minds missed pixels more than false ones; or the focal form of that.",
-    )
-    boundary_weight: float = Field(
-        0.0, ge=0, description="Weight of a further cross entropy on the pixels within 3 of a crater's border."
+        "and the crater's Dice over the whole batch; or focal loss with class_weights.",
     )
     craterwise_weight: float = Field(
         0.0,
@@ -125,11 +119,7 @@ class SegRecipe(BaseModel):
     flip: bool = Field(True, description="Mirror left-right, probability 0.5.")
     rotate: bool = Field(True, description="Mirror up-down and turn by a random multiple of 90 degrees.")
     light: bool = Field(False, description="Change brightness and contrast at random, and add grain.")
-    normalize: Literal["statistics", "image"] = Field(
-        "statistics",
-        description="statistics: with the weights' means and deviations. image: then also by the image's own mean and "
-        "deviation in each band.",
-    )
+    normalize: Normalization = "statistics"
     scale: float = Field(
         1.0,
         gt=0,
@@ -145,46 +135,26 @@ class SegRecipe(BaseModel):
         description="Share of the crops that are placed to hold a pixel of a crater, where there is one.",
     )
 
-    batch_size: int = Field(4, ge=1, description="Crops an iteration.")
-    iterations: int = Field(300, ge=1, description="Steps of the optimizer.")
-    optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate, that of neck and heads.")
+    batch_size: BatchSize = 4
+    steps: Steps = 300
     encoder_lr: float = Field(
         0.2, gt=0, le=1, description="The learning rate of the encoder's last block, as a factor of lr."
     )
-    layer_decay: float = Field(
-        0.8,
-        gt=0,
-        le=1,
-        description="Each block's learning rate is this times that of the block above it; 1: all equal.",
-    )
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay of the matrices; biases and norms have none.")
+    layer_decay: LayerDecay = 0.8
     clip_grad: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0: not clipped.")
-    warmup_iterations: int = Field(
-        50, ge=0, description="Iterations over which the learning rate rises linearly from 0."
-    )
+    warmup_steps: WarmupSteps = 50
     schedule: Literal["constant", "poly", "cosine"] = Field(
         "cosine", description="Learning rate after the warm-up: constant, or falling to 0 linearly or as a half cosine."
     )
-    average_weights: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Decay of the exponential average of the weights that is validated and kept; 0: off.",
-    )
-    evaluate_every: int = Field(
-        150, ge=1, description="Iterations between two validations. The checkpoint of the best mIoU is kept."
-    )
+    average_weights: AverageWeights = 0.0
+    evaluate_every: EvaluateEvery = 150
 
     window: int = Field(224, ge=16, description="Side in pixels of the sliding window in inference.")
     stride: int = Field(112, ge=1, description="Step in pixels of the sliding window.")
     scales: list[float] = Field(
         [1.0], min_length=1, description="Inference is the mean over the image magnified by each of these."
     )
-    all_orientations: bool = Field(
-        False,
-        description="And over the eight orientations of a square at each. The validations of a training take one, for speed.",
-    )
+    all_orientations: AllOrientations = False
     threshold: float = Field(
         0.5,
         gt=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
     Raises:
         MarsError: the disk is full or the folder may not be written.
     """
-    _rasterio()
     from rasterio.io import MemoryFile
 
     with MemoryFile() as memory:
@@ -34,20 +32,14 @@ def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
         write_bytes(path, memory.read())
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels that the header of a chip, a JPEG or a PNG states.
+def chip_size(path: Path) -> tuple[int, int]:
+    """Read a chip's height and width in pixels from its header.
 
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
-    from rasterio.errors import RasterioError
-
-    rasterio = _rasterio()
-    try:
-        with rasterio.open(path) as file:
-            return file.height, file.width
-    except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+    with _opened(path) as file:
+        return file.height, file.width
 
 
 def georeference(path: Path) -> tuple[Any, Any]:
@@ -66,22 +58,11 @@ def _place(file: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    import rasterio
     from rasterio.errors import RasterioError
 
     try:
-        with _rasterio().open(path) as file:
+        with rasterio.open(path) as file:
             yield file
     except RasterioError as error:
         raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
-
-
-def _rasterio() -> Any:
-    """rasterio, without its warning that a chip has no georeference: crops of browse products have none.
-
-    Set for the process, since chips are read by threads and ``warnings.catch_warnings`` is not for them.
-    """
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio

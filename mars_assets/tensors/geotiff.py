@@ -11,7 +11,7 @@ import numpy as np
 from mars_assets.bands import Float32
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES, read_rgb
-from mars_assets.storage.geotiff import _opened, _place, _rasterio, new_geotiff
+from mars_assets.storage.geotiff import _opened, _place, new_geotiff
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,9 +118,9 @@ def _values(file: Any, bands: Sequence[str]) -> Float32:
 
 def read_fingerprint(path: Path) -> str | None:
     """The fingerprint a chip was written with; None where the file cannot be read or has none."""
+    import rasterio
     from rasterio.errors import RasterioError
 
-    rasterio = _rasterio()
     try:
         with rasterio.open(path) as file:
             return file.tags().get(_FINGERPRINT)

@@ -31,6 +31,7 @@ from mars_assets.bands import (
     impute_spectral,
     scale_to_reflectance,
 )
+from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION
 from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
@@ -44,11 +45,6 @@ CALIBRATED = "calibrated"
 HIGHEST_INCIDENCE = 80.0
 """Degrees. Where the sun is lower, a level surface's reflectance is mostly what the slopes make of it."""
 _HIGHEST_REFLECTANCE = 30_000.0  # a slope that faces a low sun reflects more than level ground may
-_SCALING = "hls-reflectance 1"
-_CALIBRATION = "calibrated-reflectance 1"
-_IMPUTATION = "imputation 1"
-_SPECTRAL_IMPUTATION = "spectral-imputation 1"
-"""Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
 _LACKING = "lacking"
 """In a manifest's provenance: how many of its chips are being made again."""
 
@@ -78,7 +74,7 @@ class StageResult:
 
 def settings_before(lake: Lake, stage: str) -> dict[str, Any]:
     """The settings that a stage's chips were made with; empty where there are none."""
-    manifest = lake.tensors(stage) / "manifest.parquet"
+    manifest = lake.chips(stage)
     return read_provenance(manifest) if manifest.exists() else {}
 
 
@@ -101,7 +97,7 @@ def make_reflectance(
         truncate: integer truncation as in the paper's published code.
         progress: of the chips.
     """
-    settings = {"computation": _SCALING, "statistics": statistics, "truncate": truncate}
+    settings = {"computation": REFLECTANCE, "statistics": statistics, "truncate": truncate}
     chosen = STATISTICS[statistics]
 
     crops = _Crops(lake)
@@ -143,14 +139,14 @@ def make_calibrated(
 
     images = images[images["image_id"].isin(complete)]
     images = images.assign(source_sha=[complete[image].sha for image in images["image_id"]])
-    settings = {"computation": _CALIBRATION}
+    settings = {"computation": CALIBRATION}
     return _run_stage(lake, CALIBRATED, images, CALIBRATED_BANDS, settings, label_version, compute, progress)
 
 
 def make_spectral(lake: Lake, *, progress: Progress = SILENT) -> StageResult:
     """Makes six bands of every calibrated chip."""
     source, provenance = read_manifest(lake, CALIBRATED)
-    settings = {"computation": _SPECTRAL_IMPUTATION, "method": SPECTRAL}
+    settings = {"computation": SPECTRAL_IMPUTATION, "method": SPECTRAL}
     compute = _chip_by_chip(lake, CALIBRATED_BANDS, impute_spectral)
     source = source.assign(source_sha=source["chip_sha"])
     return _run_stage(
@@ -173,7 +169,7 @@ def make_imputed(
             f"{provenance['statistics']!r}: use the same for both"
         )
     settings = {
-        "computation": _IMPUTATION,
+        "computation": IMPUTATION,
         "method": method,
         "statistics": statistics,
         "truncate": provenance["truncate"],
@@ -203,7 +199,7 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
         MissingInputError: the stage has not been made.
         MarsError: its last run made chips again and was stopped, or has not ended.
     """
-    path = lake.tensors(stage) / "manifest.parquet"
+    path = lake.chips(stage)
     manifest, provenance = read_table(path, stage), read_provenance(path)
     if lacking := provenance.get(_LACKING):
         raise MarsError(
@@ -226,7 +222,7 @@ def _run_stage(
     folder, bands = lake.tensors(stage), tuple(bands)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    manifest_path = folder / "manifest.parquet"
+    manifest_path = lake.chips(stage)
     known: dict[str, str] = {}
     old = None
     if manifest_path.exists():
@@ -324,7 +320,7 @@ class _Crops:
     def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
         """A crop's row of its manifest, and how its scene was cut."""
         if row.observation not in self._manifests:
-            path = self._lake.crops(row.observation) / "crops.parquet"
+            path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
             table = read_table(path, "crops", columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mars_assets.bands import Float32
+from mars_assets.bands import Float32, Pixels
 
+MIDDLE = 127.5
+"""The middle of the range of 8-bit values."""
 ORIENTATIONS = 8
 """How many orientations a square has."""
 CONTRAST = 1.4
@@ -21,6 +23,18 @@ NOISE = 0.15
 """Random grain has a deviation drawn from [0, NOISE], in that of the image."""
 FLAT = 0.05
 """Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+
+
+def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:
+    """Return an image in other light: ``(image - centre) * contrast + centre + brightness``.
+
+    Args:
+        image: an array or a tensor of any shape.
+        contrast: factor of the deviation from ``centre``.
+        brightness: what is added, in the image's units; grain is a brightness of each pixel's own.
+        centre: the value that contrast leaves as it is. All three are numbers, or broadcast to the image's shape.
+    """
+    return (image - centre) * contrast + centre + brightness
 
 
 def oriented(images: Tensor, orientation: int) -> Tensor:

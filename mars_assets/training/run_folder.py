@@ -12,29 +12,25 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.lake import CONFIG, SCRATCH, SETTINGS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, sweep, write_json
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from mars_assets.prithvi.config import PrithviConfig
+    from mars_assets.training.recipe import TrainingRecipe
 
-
-CONFIG = "config.json"
-SCRATCH = "training"
-_SETTINGS = "settings.json"
 
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
 
-def settings_of(recipe: BaseModel, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
+def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
     """What a training must have in common with one that it continues: recipe, seed, weights, and the images' identity."""
     columns = [name for name in _IDENTITY if name in images]
     described = fingerprint(images[columns].to_numpy().tolist())
-    return {**recipe.model_dump(), "seed": seed, "weights": weights_sha256, "images": described}
+    return {**recipe.identity(), "seed": seed, "weights": weights_sha256, "images": described}
 
 
 def begin(
@@ -61,8 +57,8 @@ def begin(
         _refuse_others(config["settings"], settings, folder)
         shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
         return config["report"]
-    if (scratch / _SETTINGS).exists():
-        begun = read_json(scratch / _SETTINGS)
+    if (scratch / SETTINGS).exists():
+        begun = read_json(scratch / SETTINGS)
         before = begun.pop("precision", "")
         _refuse_others(begun, settings, folder)
         if before != precision:
@@ -70,8 +66,8 @@ def begin(
                 f"begun in {before or 'a precision that nobody noted'}, now {precision}: the training begins anew"
             )
             shutil.rmtree(scratch)
-    if not (scratch / _SETTINGS).exists():
-        write_json(scratch / _SETTINGS, {**settings, "precision": precision} if precision else settings)
+    if not (scratch / SETTINGS).exists():
+        write_json(scratch / SETTINGS, {**settings, "precision": precision} if precision else settings)
     for place in (folder, scratch):
         sweep(place)
     return None
@@ -80,7 +76,7 @@ def begin(
 def finish(
     folder: Path,
     *,
-    recipe: BaseModel,
+    recipe: TrainingRecipe,
     classes: tuple[str, ...],
     encoder: PrithviConfig,
     settings: dict[str, Any],

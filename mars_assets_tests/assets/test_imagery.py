@@ -176,6 +176,6 @@ def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     assert cut.name in found.description
     cut.write_bytes(cut.read_bytes()[:60])
     damaged = runs.run("crops", config=SMALL, partition_key=IDS[0])
-    assert f"{cut} does not decode" in message(damaged, "crops")
+    assert f"{cut} cannot be decoded" in message(damaged, "crops")
     cut.unlink()
     assert check(IDS[0]).passed

@@ -1,5 +1,8 @@
 """What runs that nobody configures make of the tensors."""
 
+import shutil
+from typing import Any
+
 import dagster as dg
 
 from mars_assets.definitions import build_defs
@@ -27,3 +30,27 @@ def test_a_run_without_configuration_goes_on_with_what_was_chosen_before(lake: L
     for stage in STAGES:
         _, provenance = read_manifest(lake, stage)
         assert (provenance["statistics"], provenance["truncate"]) == ("v2", True)
+
+
+def test_deleting_what_is_shown_changes_nothing(lake: Lake) -> None:
+    job = build_defs({"lake": LakeResource(root=str(lake.root))}).resolve_implicit_global_asset_job_def()
+    write_table(lake.labelled_crops, images(lake, 3), {"label_version": "1"})
+
+    def materialized() -> dict[str, tuple[dict[str, Any], str]]:
+        run = job.execute_in_process(asset_selection=[dg.AssetKey(name) for name in STAGES])
+        return {
+            str(event.asset_key): (
+                {name: value.value for name, value in event.materialization.metadata.items()},
+                event.materialization.tags["dagster/data_version"],
+            )
+            for event in run.get_asset_materialization_events()
+        }
+
+    materialized()
+    cached = materialized()
+    files = {path: path.stat().st_mtime_ns for path in (lake.root / "tensors").rglob("*.tif")}
+    assert len(files) == 3 * len(STAGES)
+    shutil.rmtree(lake.root / "shown")
+    assert materialized() == cached
+    assert all(metadata["computed in this run"] == 0 for metadata, _ in cached.values())
+    assert {path: path.stat().st_mtime_ns for path in files} == files

@@ -24,7 +24,7 @@ def test_a_baseline_is_trained_kept_and_opened_like_any_other(images, weights, c
     assert config["recipe"]["architecture"] == "resnet10t"
     # The averaged batch norm is that of training, not the initial one.
     assert not torch.equal(classifier.model.bn1.running_mean, torch.zeros_like(classifier.model.bn1.running_mean))
-    probability = predict(tmp_path, images, tmp_path / "p.parquet", compute)["probability"]
+    probability = predict(tmp_path, images, tmp_path / "p.json", compute)["probability"]
     assert probability.between(0, 1).all()
 
 

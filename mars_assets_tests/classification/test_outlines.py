@@ -9,11 +9,12 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.classification.checkpoint import NETWORK, begin_with_outlines, open_classifier, start_of
+from mars_assets.classification.checkpoint import begin_with_outlines, open_classifier, start_of
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import STRONGEST, ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import NETWORK
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.train import train_segmentation
 from mars_assets.tensors.geotiff import write_chip
@@ -43,7 +44,7 @@ def segmenters(micro_weights, squares, tmp_path_factory):
             recipe = SegRecipe(
                 **{
                     "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32, "window": 32,
-                    "stride": 16, "batch_size": 2, "iterations": 2, "evaluate_every": 2, "warmup_iterations": 1, "lr": 1e-2,
+                    "stride": 16, "batch_size": 2, "steps": 2, "evaluate_every": 2, "warmup_steps": 1, "lr": 1e-2,
                     "normalize": "image",
                 } | NETWORKS[kind]
             )  # fmt: skip
@@ -81,7 +82,7 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
     assert report["trained_parameters"] == report["parameters"]
     classifier, config = open_classifier(tmp_path / "model")
     assert config["recipe"]["architecture"] == "seg_model"
-    probability = predict(tmp_path / "model", images, tmp_path / "p.parquet", compute)["probability"]
+    probability = predict(tmp_path / "model", images, tmp_path / "p.json", compute)["probability"]
     assert probability.between(0, 1).all()
     begun = _begun(segmenters(kind), tmp_path)
     changed = [

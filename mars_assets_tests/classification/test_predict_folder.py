@@ -47,7 +47,7 @@ def test_a_picture_is_seen_as_the_chip_that_it_would_become(model, images, compu
     Image.fromarray(rgb).save(tmp_path / "p.png")
     write_chip(tmp_path / "p.tif", impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
     table = pd.DataFrame({"image_id": ["picture", "chip"], "chip": [str(tmp_path / "p.png"), str(tmp_path / "p.tif")]})
-    found = predict(model, table, tmp_path / "cache.parquet", compute)
+    found = predict(model, table, tmp_path / "cache.json", compute)
     assert found["probability"][0] == pytest.approx(found["probability"][1], abs=1e-6)
 
 

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifier, open_classifier
+from mars_assets.classification.checkpoint import build_classifier, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
@@ -158,7 +159,7 @@ def _history(folder) -> pd.DataFrame:
 
 def _same(one, other) -> None:
     pd.testing.assert_frame_equal(_history(one), _history(other), check_exact=True)
-    assert (one / MODEL).read_bytes() == (other / MODEL).read_bytes()
+    assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
 
 
 def test_a_run_leaves_a_whole_model_and_nothing_else(trained, images):
@@ -294,7 +295,7 @@ def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, 
     assert train_classifier(recipe, images, weights, tmp_path / "0", compute, {}) == report
     train_classifier(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
     _same(tmp_path / "0", tmp_path / "stated")
-    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.parquet", compute) for name in ("0", "stated")]
+    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.json", compute) for name in ("0", "stated")]
     pd.testing.assert_frame_equal(*predicted)
 
 

@@ -24,7 +24,7 @@ def test_variants_times_grid_times_seeds():
     ]
     assert {run.recipe.steps for run in runs} == {70}
     assert [run.recipe.lr for run in runs if run.name == "b"] == [0.5] * 4
-    assert varied(runs) == ["pooling", "dropout", "lr"]
+    assert varied(runs) == ["lr", "dropout", "pooling"]
 
 
 def test_an_empty_sweep_is_the_default_recipe_once():
@@ -104,8 +104,11 @@ def test_a_sweep_file_holds(path: Path) -> None:
 
 def test_the_papers_sweep_is_the_papers_six_recipes() -> None:
     runs = plan(_sweep_of(RECIPES / "sweeps" / "seg_paper.yaml")[1], SegRecipe)
-    files = sorted(RECIPES.glob("seg_paper_*.yaml"))
-    recipes = [SegRecipe(**yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"]) for file in files]
+    paper, *changes = (
+        yaml.safe_load(file.read_text())["ops"]["seg_model"]["config"]
+        for file in [RECIPES / "seg_paper.yaml", *RECIPES.glob("seg_paper/*.yaml")]
+    )
+    recipes = [SegRecipe(**paper), *(SegRecipe(**paper | change) for change in changes)]
     assert len(runs) == len(recipes) == 6
     assert all(run.recipe in recipes for run in runs)
 
@@ -114,7 +117,7 @@ def test_the_papers_small_sweep_differs_from_it_in_size_alone() -> None:
     runs, small = (
         plan(_sweep_of(RECIPES / "sweeps" / f"{name}.yaml")[1], SegRecipe) for name in ("seg_paper", "seg_paper_small")
     )
-    size = {"neck_channels", "head_channels", "lr", "iterations", "warmup_iterations", "evaluate_every"}
+    size = {"neck_channels", "head_channels", "lr", "steps", "warmup_steps", "evaluate_every"}
     as_dumped = [[(run.name, run.recipe.model_dump(exclude=size)) for run in some] for some in (runs, small)]
     assert as_dumped[0] == as_dumped[1]
 

@@ -24,8 +24,9 @@ import pytest
 from PIL import Image
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.download import LEDGER, Archive, changed_at_source, fetch_product, recorded_sha256
+from mars_assets.imagery.download import Archive, changed_at_source, fetch_product, recorded_sha256
 from mars_assets.imagery.products import ProductFiles, product_files
+from mars_assets.lake import LEDGER
 from mars_assets.storage.hashing import sha256_file
 
 Fault = Callable[["Handler", bytes, int], None]

@@ -74,7 +74,7 @@ def test_no_model_is_judged_on_what_it_was_trained_on(trained: Lake) -> None:
             "observation": ["O1", "O3", "O2", "O9", "O10"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # a was trained on, e is another image of an observation that was, g is in today's training split.
     assert judged["image_id"].tolist() == ["c", "f"]
     assert left_out == 2
@@ -86,6 +86,7 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
     )
     pretrained = pd.DataFrame({"image_id": ["u"], "group": ["O8"]})
     write_table(trained.model("mars_weights") / "m1" / "images.parquet", pretrained)
+    write_json(trained.model("mars_weights") / "m1" / "config.json", {"provenance": {"weights": "v1_100"}})
     write_json(
         start_version(trained, "seg_model", "s1", outlined) / "config.json",
         {"provenance": {"mars_weights_version": "m1"}},
@@ -99,10 +100,10 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
             "observation": ["O2", "O5", "O6", "O7", "O8", "O9"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # O2 it was trained on itself; O5 the segmentation model was, and O8 that one's encoder.
     assert judged["observation"].tolist() == ["O6", "O7", "O9"]
     assert left_out == 3
     (trained.model("seg_model") / "s1" / "config.json").unlink()
     with pytest.raises(MissingInputError, match="seg_model"):
-        held_out(current_model(trained, "cls_model"), later)
+        held_out(trained, current_model(trained, "cls_model"), later)

@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
-from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import Lake
 from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
@@ -21,9 +21,10 @@ from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_mae_from, open_weights, save_weights
 from mars_assets.reconstruction.figures import draw_examples, draw_losses
-from mars_assets.reconstruction.scores import centre_window, reconstruct, reconstruct_examples
+from mars_assets.reconstruction.scores import SCORES, centre_window, reconstruct, reconstruct_examples
 from mars_assets.reconstruction.summary import statement, summarise, typical_images
 from mars_assets.reconstruction.table import PAPER, anchor_chip, reconstruction_table
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip, write_chip
@@ -171,39 +172,44 @@ class TestLosses:
 
 
 class TestOnlyWhatIsNew:
-    def test_known_rows_are_taken_over(self, weights: Path, chips: pd.DataFrame) -> None:
-        first = reconstruct(chips[chips["image_id"] != "wide"], weights, compute=CPU)
+    def test_what_was_reconstructed_before_is_taken_over(
+        self, weights: Path, chips: pd.DataFrame, tmp_path: Path
+    ) -> None:
+        with Cache(tmp_path / "scores.json", "1") as cache:
+            first = reconstruct(chips[chips["image_id"] != "wide"], weights, compute=CPU, cache=cache)
         assert first["computed"].all()
-        known = first.drop(columns="computed")
-        known["rgb_loss"] += 100  # to be recognised
         changed = chips.copy()
         changed.loc[(chips["image_id"] == "tile") & (chips["method"] == "means"), "chip_sha"] = "another"
-        again = reconstruct(changed, weights, compute=CPU, known=known)
+        with Cache(tmp_path / "scores.json", "1") as cache:
+            again = reconstruct(changed, weights, compute=CPU, cache=cache)
         computed = set(again[again["computed"]][["image_id", "method"]].itertuples(index=False, name=None))
         assert computed == {("tile", "means"), *(("wide", method) for method in IMPUTATION_METHODS)}
-        assert (again[~again["computed"]]["rgb_loss"] > 99).all()
-        assert (again[again["computed"]]["rgb_loss"] < 99).all()
+        both = first.merge(again[~again["computed"]], on=["image_id", "method"], suffixes=("", "_again"))
+        assert len(both) == len(first) - 1
+        for score in SCORES:
+            pd.testing.assert_series_equal(both[score], both[f"{score}_again"], check_names=False, check_exact=True)
 
     def test_other_settings_are_computed_anew(self, weights: Path, chips: pd.DataFrame) -> None:
-        one = chips[chips["image_id"] == "exact"]
-        known = reconstruct(one, weights, compute=CPU)
+        one, cache = chips[chips["image_id"] == "exact"], Cache(None, "1")
+        reconstruct(one, weights, compute=CPU, cache=cache)
         for change in (
             {"mask_ratio": 0.6},
             {"compute": Compute("cpu", "fp32", 1, 6)},
             {"compute": Compute("cpu", "bf16", 1, 5)},
         ):
-            assert reconstruct(one, weights, known=known, **{"compute": CPU, **change})["computed"].all(), change
+            assert reconstruct(one, weights, cache=cache, **{"compute": CPU, **change})["computed"].all(), change
+        assert not reconstruct(one, weights, compute=CPU, cache=cache)["computed"].any()
 
-    def test_finished_rows_are_saved_on_the_way(
-        self, weights: Path, chips: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    def test_what_is_finished_before_an_error_is_retained(
+        self, weights: Path, chips: pd.DataFrame, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr("mars_assets.reconstruction.scores._SAVE_EVERY", 0.0)
-        saved: list[pd.DataFrame] = []
-        whole = reconstruct(chips, weights, batch_size=4, compute=CPU, save=saved.append)
-        assert len(saved) > 1
-        assert len(saved[0]) < len(chips)
-        resumed = reconstruct(chips, weights, batch_size=4, compute=CPU, known=saved[0])
-        assert resumed["computed"].sum() == len(chips) - len(saved[0])
+        broken = chips.assign(path=chips["path"].where(chips["image_id"] != "wide", tmp_path / "gone.tif"))
+        with pytest.raises(DamagedFileError), Cache(tmp_path / "scores.json", "1") as cache:
+            reconstruct(broken, weights, batch_size=2, compute=CPU, cache=cache)
+        with Cache(tmp_path / "scores.json", "1") as cache:
+            resumed = reconstruct(chips, weights, compute=CPU, cache=cache)
+        assert 0 < resumed["computed"].sum() < len(chips)
+        whole = reconstruct(chips, weights, batch_size=2, compute=CPU)
         pd.testing.assert_series_equal(resumed["rgb_loss"], whole["rgb_loss"], rtol=1e-5)
 
 
@@ -428,8 +434,10 @@ class TestTable:
             write_table(
                 filled.metrics(name), old.drop(columns=["psnr", "ssim", "masks"], errors="ignore").assign(recipe="old")
             )
+        filled.cache("reconstruction").unlink()
         assert reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU).computed == 9
         assert len(pd.read_parquet(filled.metrics("reconstruction"))) == 6
+        assert len(pd.read_parquet(filled.metrics("reconstruction_images"))) == 18
 
     def test_every_mismatch_is_listed(self, filled: Lake) -> None:
         table = pd.read_parquet(filled.tensors("imputed_means") / "manifest.parquet")

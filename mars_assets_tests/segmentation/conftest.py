@@ -20,9 +20,9 @@ def micro_recipe() -> SegRecipe:
         window=32,
         stride=16,
         batch_size=2,
-        iterations=6,
+        steps=6,
         evaluate_every=2,
-        warmup_iterations=2,
+        warmup_steps=2,
         lr=1e-2,
     )
 

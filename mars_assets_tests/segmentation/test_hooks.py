@@ -81,7 +81,7 @@ def test_a_unet_learns_at_one_rate(micro_recipe: SegRecipe, micro: PrithviConfig
 @pytest.mark.parametrize("schedule", ["constant", "poly", "cosine"])
 def test_the_schedule_is_mmcvs(schedule: str, micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     """mmcv 0.x, which the paper used: the regular rate times the warm-up's share of it, k / warm-up."""
-    recipe = micro_recipe.model_copy(update={"schedule": schedule, "iterations": 20, "warmup_iterations": 5, "lr": 1.0})
+    recipe = micro_recipe.model_copy(update={"schedule": schedule, "steps": 20, "warmup_steps": 5, "lr": 1.0})
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedulers = [
         PARAM_SCHEDULERS.build(part, default_args={"optimizer": optimizer})

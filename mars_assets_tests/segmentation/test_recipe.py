@@ -9,15 +9,20 @@ from pydantic import ValidationError
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.hashing import fingerprint
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("seg_*.yaml"))
-PAPER = {
-    "seg_paper_dice_filled": ("filled", "dice", None),
-    "seg_paper_wce_0.2_0.8_filled": ("filled", "weighted_cross_entropy", [0.2, 0.8]),
-    "seg_paper_wce_0.05_0.95_filled": ("filled", "weighted_cross_entropy", [0.05, 0.95]),
-    "seg_paper_dice_outline_5": ("outline_5", "dice", None),
-    "seg_paper_dice_outline_15": ("outline_15", "dice", None),
-    "seg_paper_wce_0.05_0.95_outline_15": ("outline_15", "weighted_cross_entropy", [0.05, 0.95]),
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("seg_*.yaml")) + sorted(FOLDER.glob("seg_*/*.yaml"))
+CHANGES = {
+    "wce_0.2_0.8_filled": {"loss": "weighted_cross_entropy", "class_weights": [0.2, 0.8]},
+    "wce_0.05_0.95_filled": {"loss": "weighted_cross_entropy", "class_weights": [0.05, 0.95]},
+    "dice_outline_5": {"annotation": "outline_5"},
+    "dice_outline_15": {"annotation": "outline_15"},
+    "wce_0.05_0.95_outline_15": {
+        "annotation": "outline_15",
+        "loss": "weighted_cross_entropy",
+        "class_weights": [0.05, 0.95],
+    },
 }
+"""The paper's runs after the first: Dice on filled craters."""
 
 
 class RecipeConfig(SegRecipe, dg.Config):
@@ -46,20 +51,11 @@ def test_a_recipe_file_is_valid_run_config(path: Path):
 
 
 def test_the_papers_six_runs_differ_in_loss_and_annotation_only():
-    configs = {name: _config(Path(RECIPES[0].parent / f"{name}.yaml")) for name in PAPER}
-    for name, (annotation, loss, weights) in PAPER.items():
-        config = configs[name]
-        assert (config["annotation"], config["loss"]) == (annotation, loss)
-        assert weights is None or config["class_weights"] == weights
-        common = {key: value for key, value in config.items() if key not in ("annotation", "loss", "class_weights")}
-        assert common["lr"] == 1.3e-5
-        assert (common["neck_channels"], common["head_channels"]) == (768, 256)
-        assert (common["iterations"], common["warmup_iterations"], common["batch_size"]) == (10000, 1500, 4)
-        assert common == {
-            key: value
-            for key, value in configs["seg_paper_dice_filled"].items()
-            if key not in ("annotation", "loss", "class_weights")
-        }
+    assert {path.stem: _config(path) for path in FOLDER.glob("seg_paper/*.yaml")} == CHANGES
+    config = _config(FOLDER / "seg_paper.yaml")
+    assert (config["annotation"], config["loss"], config["lr"]) == ("filled", "dice", 1.3e-5)
+    assert (config["neck_channels"], config["head_channels"]) == (768, 256)
+    assert (config["steps"], config["warmup_steps"], config["batch_size"]) == (10000, 1500, 4)
 
 
 @pytest.mark.parametrize(
@@ -98,3 +94,12 @@ def test_a_number_that_dagster_made_a_fraction_of_names_the_same_version(config:
     job.execute_in_process(run_config={"ops": {"seg_model": {"config": config}}})
     assert named == [fingerprint(SegRecipe().model_dump())]
     assert SegRecipe(magnify=0.5).magnify == 0.5
+
+
+def test_retired_settings_leave_recipes_readable_and_versions_as_they_were():
+    former = {"authors_pairing": False, "boundary_weight": 0.0}
+    assert SegRecipe(**former) == SegRecipe()
+    assert former.items() <= SegRecipe().identity().items()
+    for used in ({"authors_pairing": True}, {"boundary_weight": 1.0}):
+        with pytest.raises(ValidationError, match="no longer exists"):
+            SegRecipe(**used)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.progress import Progress
 from mars_assets.segmentation import evaluate as evaluate_module
 from mars_assets.segmentation.catalogue import crater_catalogue
@@ -19,7 +20,7 @@ from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
-from mars_assets.storage.cache import Remembered
+from mars_assets.storage.cache import Cache
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
 
@@ -37,9 +38,9 @@ def recipe() -> SegRecipe:
         window=32,
         stride=16,
         batch_size=2,
-        iterations=6,
+        steps=6,
         evaluate_every=2,
-        warmup_iterations=2,
+        warmup_steps=2,
         lr=1e-2,
     )
 
@@ -105,46 +106,95 @@ def test_a_finished_training_returns_its_report_at_once(
     assert not lines
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["from a validation", "from between validations"])
-@pytest.mark.parametrize("average", [0.0, 0.9], ids=["weights", "averaged weights"])
+@pytest.mark.parametrize(
+    ("average", "between", "workers"), [(0, False, 0), (0, True, 2), (0.9, False, 2), (0.9, True, 0)]
+)
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
     between: bool,
+    workers: int,
     trained: Trained,
     recipe: SegRecipe,
     compute: Compute,
     squares: pd.DataFrame,
     micro_weights: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    """Same iterations, same history and same weights: sampler, augmentation, dropout and averages go on where they stopped."""
+    """Bit for bit, and as one whose images were all loaded in the training's own process."""
     whole, report = trained
     if average:
         recipe = recipe.model_copy(update={"average_weights": average})
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
-    if between:
-        import mars_assets.segmentation.hooks as loop
 
-        monkeypatch.setattr(loop.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
-    folder = tmp_path / "stopped"
+    def train(progress: Progress) -> dict:
+        return train_segmentation(
+            recipe,
+            squares,
+            micro_weights,
+            tmp_path / "stopped",
+            compute,
+            {},
+            progress,
+            workers=workers,
+            save_every=0.0 if between else 120.0,
+        )
+
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
-        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(partial(_stop, stop), every=0))
-    assert not (folder / "config.json").exists()
+        train(Progress(partial(_stop, stop), every=0))
+    assert not (tmp_path / "stopped" / "config.json").exists()
+    torch.manual_seed(99)  # what another process has
+    np.random.seed(99)
     lines: list[str] = []
-    resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
+    resumed = train(Progress(lines.append, every=0))
     start = 5 if between else 4
-    assert lines[0] == f"going on from iteration {start}"
+    assert lines[0] == f"resuming at iteration {start}"
     assert lines[1].startswith(f"training segmentation: 1/{6 - start} iterations")
     assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
     pd.testing.assert_frame_equal(
-        pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
+        pd.read_parquet(tmp_path / "stopped" / "history.parquet"),
+        pd.read_parquet(whole / "history.parquet"),
+        check_exact=True,
     )
-    states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, msg=name)
+    unbroken, stopped = (
+        torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, tmp_path / "stopped")
+    )
+    assert [name for name, tensor in unbroken.items() if not torch.equal(stopped[name], tensor)] == []
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_batches_do_not_depend_on_who_loads_them_nor_on_where_the_training_resumed(
+    done: int, squares: pd.DataFrame, micro: PrithviConfig, recipe: SegRecipe, compute: Compute
+):
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
+
+    with mmseg_ready():
+        from mmengine.runner import Runner
+
+        from mars_assets.segmentation.dataset import SeededBatches
+        from mars_assets.segmentation.mmseg_config import mmseg_config
+
+        every = recipe.model_copy(update={"light": True, "crater_crops": 0.5, "scale_jitter": 1.4})
+        pipeline = mmseg_config(every, micro, compute).train_pipeline
+
+        def loaded(workers: int, start: int, seed: int = 5) -> list[dict]:
+            np.random.seed(workers)
+            batches = SeededBatches(len(squares), 4, range(start, 10), seed)
+            loader = _loader(squares, pipeline, compute, workers, batches)
+            return list(Runner.build_dataloader(loader, seed=seed))
+
+        expected = loaded(0, 0)[done:]
+        assert len(expected) == 10 - done
+        for batch, other in zip(expected, loaded(2, done), strict=True):
+            for name in ("inputs", "data_samples"):
+                for one, another in zip(batch[name], other[name], strict=True):
+                    if name == "data_samples":
+                        one, another = one.gt_sem_seg.data, another.gt_sem_seg.data
+                    assert torch.equal(one, another)
+        first = expected[0]["inputs"]
+        assert not any(torch.equal(first[0], other) for other in first[1:])
+        assert not all(map(torch.equal, first, loaded(0, done, seed=6)[0]["inputs"]))
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(
@@ -155,17 +205,17 @@ def test_averaged_weights_are_what_is_validated_and_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    import mars_assets.segmentation.hooks as loop
+    import mars_assets.segmentation.hooks as hooks
 
     weights: list[dict[str, torch.Tensor]] = []
-    after = loop.TrainingState.after_train_iter
+    after = hooks.TrainingState.after_train_iter
 
     def watched(self, runner, *arguments, **named):  # type: ignore[no-untyped-def]
         weights.append({name: value.clone() for name, value in runner.model.state_dict().items()})
         after(self, runner, *arguments, **named)
 
-    monkeypatch.setattr(loop.TrainingState, "after_train_iter", watched)
-    once = recipe.model_copy(update={"average_weights": 0.75, "iterations": 4, "evaluate_every": 4})
+    monkeypatch.setattr(hooks.TrainingState, "after_train_iter", watched)
+    once = recipe.model_copy(update={"average_weights": 0.75, "steps": 4, "evaluate_every": 4})
     report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
     kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     for name, value in kept.items():
@@ -202,7 +252,7 @@ def test_an_empty_split_is_named(
 def test_a_diverging_training_says_so(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
-    wild = recipe.model_copy(update={"lr": 1e30, "warmup_iterations": 0, "clip_grad": 0.0})
+    wild = recipe.model_copy(update={"lr": 1e30, "warmup_steps": 0, "clip_grad": 0.0})
     with pytest.raises(MarsError, match="lower the recipe's lr"):
         train_segmentation(wild, squares, micro_weights, tmp_path / "wild", compute, {})
 
@@ -213,7 +263,7 @@ def test_the_pretrained_encoder_is_what_training_starts_from(
     from safetensors.torch import load_file
 
     published = load_file(micro_weights / "model.safetensors")
-    still = recipe.model_copy(update={"frozen": True, "iterations": 1})
+    still = recipe.model_copy(update={"frozen": True, "steps": 1})
     for encoder in ("prithvi_weights", "random"):
         folder = tmp_path / encoder
         train_segmentation(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
@@ -230,9 +280,10 @@ def test_the_papers_recipe_trains_on_the_same_images(
 ):
     import yaml
 
-    path = Path(__file__).parents[2] / "recipes" / "seg_paper_wce_0.2_0.8_filled.yaml"
+    path = Path(__file__).parents[2] / "recipes" / "seg_paper.yaml"
     fields = yaml.safe_load(path.read_text())["ops"]["seg_model"]["config"]
-    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "iterations": 2}
+    fields |= {"loss": "weighted_cross_entropy", "class_weights": [0.2, 0.8]}
+    small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "steps": 2}
     report = train_segmentation(
         SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {}
     )
@@ -340,15 +391,6 @@ def test_empty_images_can_be_dropped_from_training_only(squares: pd.DataFrame, t
     assert _chosen(images, SegRecipe()) is images
 
 
-def test_the_authors_pairing_gives_masks_to_images_further_on(squares: pd.DataFrame, tmp_path: Path):
-    """Of images 0 to 5 the second is empty: the list without it is 0, 2, 3, 4, 5, and mask 2 looks for its place 2."""
-    images = _with_empty(squares, tmp_path, (1,))
-    train = _chosen(images, SegRecipe(authors_pairing=True)).query("split == 'train'")
-    assert train["image_id"].tolist() == ["image_0", "image_3", "image_4", "image_5"]
-    assert train["chip"].tolist() == [squares["chip"][place] for place in (0, 3, 4, 5)]
-    assert train["mask"].tolist() == [squares["mask"][place] for place in (0, 2, 3, 4)]
-
-
 def test_nothing_is_trained_on_without_a_crater(squares: pd.DataFrame, tmp_path: Path):
     images = _with_empty(squares, tmp_path, tuple(range(6)))
     with pytest.raises(MarsError, match="no training image has a crater"):
@@ -400,9 +442,9 @@ def test_images_that_were_counted_are_not_counted_again(
     masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
 
     def judged() -> tuple[Evaluation, pd.DataFrame]:
-        with Remembered(tmp_path / "counts.json", "1") as remembered:
-            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, remembered=remembered)
-            return evaluation, crater_catalogue(masks, images, remembered=remembered)
+        with Cache(tmp_path / "counts.json", "1") as cache:
+            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, cache=cache)
+            return evaluation, crater_catalogue(masks, images, cache=cache)
 
     counted: list[Path] = []
     monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
@@ -437,22 +479,6 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     numbers = tmp_path / "numbers.png"
     Image.fromarray(np.zeros((64, 48), np.uint8)).save(numbers)
     images = squares.assign(instances=numbers)
-    items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
+    items = _loader(images, [], compute, 0)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
-    assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
-
-
-def test_the_authors_pairing_that_leaves_nothing_is_refused(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (0,))
-    images = pd.concat([images.iloc[:2], images.iloc[6:]], ignore_index=True)
-    with pytest.raises(MarsError, match="leaves no training image"):
-        _chosen(images, SegRecipe(authors_pairing=True))
-
-
-def test_the_authors_pairing_is_for_images_of_one_size(squares: pd.DataFrame, tmp_path: Path):
-    images = _with_empty(squares, tmp_path, (1,))
-    wider = tmp_path / "wider.png"
-    Image.fromarray(np.ones((64, 50), np.uint8)).save(wider)
-    images.loc[3, "mask"] = wider
-    with pytest.raises(MarsError, match="images of another size"):
-        _chosen(images, SegRecipe(authors_pairing=True))
+    assert "instances_path" not in _loader(squares, [], compute, 0)["dataset"]["items"][0]

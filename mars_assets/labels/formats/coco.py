@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import MAX_SIDE
 from mars_assets.labels.formats.image import (
-    MAX_IMAGE_SIDE,
     SPLITS,
     ExportedImage,
     Outline,
@@ -105,12 +105,7 @@ def _coco_image(
     if not isinstance(name, str) or folder + name not in archive:
         problems.append(f"the image {name!r} is not in the archive")
         return None, (0, 0)
-    if not (
-        isinstance(height, int)
-        and isinstance(width, int)
-        and 0 < height <= MAX_IMAGE_SIDE
-        and 0 < width <= MAX_IMAGE_SIDE
-    ):
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         return None, (0, 0)
     return folder + name, (height, width)
@@ -135,7 +130,7 @@ def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline |
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
             problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
             return None
-        if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_IMAGE_SIDE for v in ring):
+        if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
             problems.append(f"{identity} has coordinates that are no numbers or far outside any image")
             return None
         rings.append([float(value) for value in ring])

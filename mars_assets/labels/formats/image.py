@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
-
-from mars_assets.errors import DamagedFileError
 from mars_assets.images import SUFFIXES
 
 Split = Literal["train", "valid", "test"]
 Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-MAX_IMAGE_SIDE = 16384
-MAX_IMAGE_PIXELS = 2**26
 _NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
 _CRATER = re.compile(r"^craters?$", re.IGNORECASE)
+EXPORT_AGAIN = "export it again"
+"""The remedy for whatever an export has wrong."""
 _ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
 
 Outline = dict[str, Any]
@@ -70,26 +66,6 @@ def is_image(name: PurePosixPath) -> bool:
 def split_of(name: PurePosixPath) -> Split | None:
     """Return the split that an entry's first folder names."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
-
-
-def size_of(content: bytes, where: str) -> tuple[int, int]:
-    """Read (height, width) from an image's header.
-
-    Raises:
-        DamagedFileError: it is no JPEG or PNG, or larger than any crop.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-    except UnidentifiedImageError as error:  # whose message names a buffer in memory
-        raise DamagedFileError(f"{where} is no JPEG or PNG: export it again") from error
-    except Image.DecompressionBombError as error:
-        raise DamagedFileError(f"{where} is too large for a crop ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} is no JPEG or PNG ({error}): export it again") from error
-    if max(width, height) > MAX_IMAGE_SIDE or width * height > MAX_IMAGE_PIXELS:
-        raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
-    return height, width
 
 
 def listed(problems: list[str]) -> str:

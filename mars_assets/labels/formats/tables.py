@@ -13,10 +13,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import image_size, read_stored
 from mars_assets.labels.formats.image import (
+    EXPORT_AGAIN,
     SPLITS,
     ExportedImage,
     Label,
@@ -25,7 +26,6 @@ from mars_assets.labels.formats.image import (
     is_image,
     listed,
     original_name,
-    size_of,
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
@@ -138,7 +138,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
                 bare += 1
                 archive.account_for(entry)
                 continue
-            size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
+            size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
             mask = _mask(archive, mask_entry, size, set(values))
             numbers, count = ndimage.label(np.isin(mask, craters))
             if count > _MOST_CRATERS:
@@ -186,19 +186,12 @@ def _value(text: str, where: str) -> int:
 def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
     where = f"{archive.path.name}: {entry}"
     content = archive.read(entry)
-    found = size_of(content, where)  # before anything is decoded
+    found = image_size(content, EXPORT_AGAIN, where)  # before anything is decoded
     if found != size:
         raise DamagedFileError(
             f"{where} is {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}: export it again"
         )
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            # A palette's numbers are the values, its colours are for looking at.
-            mask = np.asarray(image)
-    except UnidentifiedImageError as error:  # whose message names a buffer in memory
-        raise DamagedFileError(f"{where} is no PNG: export it again") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} cannot be read ({error}): export it again") from error
+    mask = read_stored(content, EXPORT_AGAIN, where, formats=("PNG",))
     if mask.ndim == 3 and (mask == mask[..., :1]).all(axis=-1).all():
         mask = mask[..., 0]
     if mask.ndim != 2 or mask.dtype == bool:

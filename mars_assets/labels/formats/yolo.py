@@ -12,14 +12,15 @@ from pathlib import PurePosixPath
 import yaml
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import image_size
 from mars_assets.labels.formats.image import (
+    EXPORT_AGAIN,
     ExportedImage,
     Outline,
     class_of,
     is_image,
     listed,
     original_name,
-    size_of,
     split_of,
 )
 from mars_assets.labels.zip_archive import ExportArchive
@@ -56,7 +57,7 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
             bare += 1
             archive.account_for(entry)
             continue
-        size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
+        size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
         outlines = _outlines(archive, labels, names, size, ignored)
         yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
     if ignored:
