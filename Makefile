@@ -3,7 +3,8 @@
 # make quick  the fast tests, which start no process
 # make test   linters, types, the import contract and all tests
 # make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
-# make screenshots  the README's pictures of the UI, of the lake that make demo left
+# make docs   the manual, in build/docs
+# make screenshots  the manual's pictures, of the lake that make demo left
 # make .venv  only the environment
 
 # One of 3.11, 3.12 and 3.13.
@@ -12,7 +13,7 @@ PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui quick test bench screenshots weights
+.PHONY: .venv demo ui quick test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -50,6 +51,9 @@ bench: .venv
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
+
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 screenshots: .venv
 	$(BIN)/python -m docs.screenshots

@@ -77,10 +77,12 @@ class Lake:
     # what people put in
     @property
     def observations_csv(self) -> Path:
+        """The list of observations that people write."""
         return self.root / "observations.csv"
 
     @property
     def inbox(self) -> Path:
+        """The exports of labels, as zips, that people put in."""
         return self.root / "inbox"
 
     @property
@@ -91,10 +93,12 @@ class Lake:
     # imagery
     @property
     def imagery(self) -> Path:
+        """The folder of all imagery."""
         return self.root / "imagery"
 
     @property
     def observations(self) -> Path:
+        """The chosen observations, resolved to products and addresses."""
         return self.imagery / "observations.parquet"
 
     @property
@@ -109,6 +113,7 @@ class Lake:
 
     @property
     def all_products(self) -> Path:
+        """The folder of all downloaded products."""
         return self.imagery / "hirise"
 
     def products(self, observation: str) -> Path:
@@ -117,6 +122,7 @@ class Lake:
 
     @property
     def all_crops(self) -> Path:
+        """The folder of the crops of all observations."""
         return self.imagery / "crops"
 
     def crops(self, observation: str) -> Path:
@@ -134,6 +140,7 @@ class Lake:
     # labels
     @property
     def labels(self) -> Path:
+        """The folder of the labels in force."""
         return self.root / "labels"
 
     @property
@@ -143,6 +150,7 @@ class Lake:
 
     @property
     def labelled_crops(self) -> Path:
+        """The table of labelled images, one row each."""
         return self.labels / "labelled_crops.parquet"
 
     @property
@@ -153,6 +161,7 @@ class Lake:
     # tensors
     @property
     def all_tensors(self) -> Path:
+        """The folder of all chips."""
         return self.root / "tensors"
 
     def tensors(self, stage: str) -> Path:
@@ -165,6 +174,7 @@ class Lake:
 
     # weights and models
     def foundation(self, variant: str) -> Path:
+        """The folder of foundation weights: weights, configuration, load report."""
         return self.root / "foundation" / variant
 
     @property
@@ -174,9 +184,11 @@ class Lake:
 
     @property
     def models(self) -> Path:
+        """The folder of all trained models."""
         return self.root / "models"
 
     def model(self, name: str) -> Path:
+        """The folder of a model's versions."""
         return self.models / name
 
     def version(self, name: str, version: str) -> Path:
@@ -202,6 +214,7 @@ class Lake:
 
     @property
     def all_metrics(self) -> Path:
+        """The folder of all tables of scores, and their figures."""
         return self.root / "metrics"
 
     def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
@@ -224,10 +237,12 @@ class Lake:
 
     @property
     def demo_log(self) -> Path:
+        """Dagster's full log of ``make demo``."""
         return self.root / "demo.log"
 
     @property
     def demo_config(self) -> Path:
+        """The settings that ``make demo`` trains with."""
         return self.root / "demo.json"
 
     def require(self, wanted: Mapping[str, Path]) -> None:

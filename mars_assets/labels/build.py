@@ -177,14 +177,13 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     known, own = _known(lake, progress), _own_crops(lake)
     crops = _versions(lake, own)  # before they are read: what changes meanwhile is another version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
-        exports, rows = _read_all(_Reading(lake, own, known, cache, progress))
+        exports, images = _read_all(_Reading(lake, own, known, cache, progress))
     inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
     _refuse_losses(lake, exports, known.exports)
     # Only now: masks of an export that is put aside would take the place of those in force.
-    for row in rows:
-        for path, content in row.pop("masks", {}).items():
-            write_bytes(path, content)
-    merged, conflicts = _merge(rows)
+    for path, content in (mask for image in images for mask in image.masks.items()):
+        write_bytes(path, content)
+    merged, conflicts = _merge([image.row for image in images])
     if not merged:
         raise MarsError(
             f"no image is left, all are labelled in two ways: {listed(conflicts)}. Correct them in Roboflow"
@@ -230,14 +229,27 @@ class _Reading:
     progress: Progress
 
 
-def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
-    """The exports in force and a row for each of their images; what cannot be read is put aside.
+@dataclass(frozen=True)
+class _LabelledImage:
+    """What an image of an export becomes.
+
+    Args:
+        row: of the table.
+        masks: PNGs that are to be written.
+    """
+
+    row: dict[str, Any]
+    masks: Mapping[Path, bytes]
+
+
+def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
+    """Read the exports in force and their images; what cannot be read is put aside.
 
     Raises:
         MarsError: none is left.
     """
     lake = reading.lake
-    read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
+    read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
     in_force = exports_in_force(lake.inbox)
     while new := [path for path in in_force if path not in read]:
         for path in new:
@@ -257,7 +269,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
             + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
             + (f". Put aside: {'; '.join(aside)}" if aside else "")
         )
-    return [export for export, _ in found], [row for _, rows in found for row in rows]
+    return [export for export, _ in found], [image for _, images in found for image in images]
 
 
 def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
@@ -282,13 +294,13 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         )
 
 
-def _read(reading: _Reading, path: Path) -> tuple[Export, list[dict[str, Any]]]:
+def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     export = read_export(path)
     copies = _Copies()
     with open_splits(path) as archive:
         images = reading.progress.track(export.images, f"reading {path.name}")
-        rows = [_row(reading, export, archive, image, copies) for image in images]
-    return replace(export, warnings=(*export.warnings, *copies.warnings())), rows
+        labelled = [_labelled(reading, export, archive, image, copies) for image in images]
+    return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
 
 
 class _Copies:
@@ -341,9 +353,9 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
 
 
-def _row(
+def _labelled(
     reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
-) -> dict[str, Any]:
+) -> _LabelledImage:
     lake = reading.lake
     content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
@@ -373,7 +385,12 @@ def _row(
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    row: dict[str, Any] = {
+    n_craters, crater_fraction = None, None
+    masks: dict[Path, bytes] = {}
+    if outlines_sha is not None:
+        before = reading.known.rows.get(image_id, {})
+        n_craters, crater_fraction, masks = _masks(lake, image, image_id, height, width, outlines_sha, before)
+    row = {
         "image_id": image_id,
         "project": export.project,
         "split": image.split,
@@ -386,18 +403,14 @@ def _row(
         "height": height,
         "width": width,
         "label": image.label,
-        "n_craters": None,
-        "crater_fraction": None,
+        "n_craters": n_craters,
+        "crater_fraction": crater_fraction,
         "labels_sha": labels_sha,
         "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
         "phash": phash,
     }
-    if outlines_sha is not None:
-        row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
-            lake, image, image_id, height, width, outlines_sha, reading.known.rows.get(image_id, {})
-        )
-    return row
+    return _LabelledImage(row, masks)
 
 
 def _masks(
