@@ -88,17 +88,18 @@ def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress")
     """The folder of the weights that are wanted, whole."""
     from mars_assets.errors import MarsError
     from mars_assets.models.versions import weights_in_use
-    from mars_assets.prithvi.weights import install, install_as_before
+    from mars_assets.prithvi.weights import Origin, install, install_as_before
 
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
-        return install(lake, variant, config.source, path=config.path, revision=config.revision, progress=progress)
+        path = Path(config.path) if config.path else None
+        return install(lake, Origin(variant, config.source, path, config.revision or None), progress)
     if config.variant or config.path or config.revision:
         raise MarsError(
             "prithvi_weights: variant, path and revision need a source beside them: huggingface, file or sample"
         )
     in_use = weights_in_use(lake)
-    return install_as_before(lake, in_use, progress) if in_use else install(lake, "sample", "sample", progress=progress)
+    return install_as_before(lake, in_use, progress) if in_use else install(lake, Origin("sample", "sample"), progress)
 
 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):

@@ -265,7 +265,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     from pathlib import PurePosixPath
 
     from mars_assets.errors import MissingInputError
-    from mars_assets.imagery.crops import CropSettings, cut_crops
+    from mars_assets.imagery.crops import CropSettings, Source, cut_crops
     from mars_assets.imagery.figures import contact_sheet, overview_with_grid
 
     progress = progress_of(context)
@@ -282,7 +282,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
             corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
-            manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
+            source = Source(image, label, key, row["product"], corners)
+            manifest = cut_crops(source, here.crops(key), settings, progress)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             if len(pictures) < 3:

@@ -160,11 +160,7 @@ def evaluate(
 
     groups, resampled = independent_units(scored["observation"], scored["image_id"])
     intervals = bootstrap_intervals(
-        partial(scores_of_samples, labels, probabilities),
-        len(scored),
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
+        partial(scores_of_samples, labels, probabilities), groups, resamples=resamples, seed=seed
     )
     row: dict[str, Any] = {
         "split": split,

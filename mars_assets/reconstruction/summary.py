@@ -84,12 +84,12 @@ def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resample
         images = own.index.to_series()
         known = images.map(dict(observations))
         groups, resampled = independent_units(known, images)
-        intervals = bootstrap_intervals(partial(_means, values), len(own), groups=groups, resamples=resamples)
+        intervals = bootstrap_intervals(partial(_means, values), groups, resamples=resamples)
         row: dict[str, Any] = {"method": method}
         for name, value in values.items():
             row |= {name: float(value.mean()), f"{name}_low": intervals[name][0], f"{name}_high": intervals[name][1]}
         differences = values.get("rgb_minus_best")
-        if differences is not None and groups is not None:
+        if differences is not None:
             differences = pd.Series(differences).groupby(groups).mean().to_numpy()
         row |= {"p_value": _signed_rank(differences), "n_images": len(own)}
         rows.append(row | {"resampled": resampled, "n_observations": int(known.nunique())})
