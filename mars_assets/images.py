@@ -138,7 +138,7 @@ def image_size(source: Path | bytes, remedy: str, name: str | None = None) -> tu
     with _opened(source, remedy, name) as image:
         width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DamagedFileError(f"{name or source} is too large ({width} x {height} pixels): {remedy}")
+        raise DamagedFileError(f"{_called(source, name)} is too large ({width} x {height} pixels): {remedy}")
     return height, width
 
 

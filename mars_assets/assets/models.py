@@ -1,7 +1,7 @@
 """The fine-tuned models, an asset for each task. They validate themselves while they train; evaluating them is `evaluation`'s."""
 
 from functools import cache
-from typing import Any, Optional
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -33,7 +33,7 @@ def model_config(task: Task) -> type[dg.Config]:
         "if it is not worse on images that neither was trained on.",
     )
     former: dict[str, Any] = {
-        before: (Optional[task.recipe.model_fields[name].annotation], Field(None, description=f"Former name of {name}."))
+        before: (int | None, Field(None, description=f"Former name of {name}."))
         for before, name in task.recipe.FORMER_NAMES.items()
     }
     bases = (dg.Config, task.recipe)
