@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
 
 
-SIDES = {
+SIDES: dict[str, Callable[[Path], None]] = {
     "step": our_step,
     "predict": predict_from_files,
     "bare forward": bare_forward,

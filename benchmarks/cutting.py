@@ -63,10 +63,10 @@ def make_scene(path: Path, lines: int, samples: int) -> None:
 
 
 def ours(scene: Path) -> None:
-    from mars_assets.imagery.crops import cut_crops
+    from mars_assets.imagery.crops import Source, cut_crops
 
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
-        manifest = cut_crops(scene, None, "ESP_990000_1800", "RGB.NOMAP", Path(folder) / "crops")
+        manifest = cut_crops(Source(scene, None, "ESP_990000_1800", "RGB.NOMAP"), Path(folder) / "crops")
     assert manifest["kept"].any()
 
 

@@ -142,11 +142,10 @@ def prepare(folder: Path) -> Home:
     print("making a small lake", flush=True)
     home = Home(folder)
     home.write_settings()
-    archive = folder / "archive"
     plan = Plan(train=1, valid=1, test=1, unlabelled=1, height=1664, width=1664)
-    make_sample(archive, home.lake.inbox, home.lake.observations_csv, plan=plan)
+    make_sample(home.lake, plan=plan)
     names = sorted(read_observations_csv(home.lake.observations_csv)["observation"])
-    with serve(archive) as url:
+    with serve(home.lake.sample) as url:
         home.run("asset", "materialize", "--select", "hirise_index,observations", MARS_HIRISE_ARCHIVE=url)
         scope = ["--partition-range", f"{names[0]}...{names[-1]}"]
         home.run("asset", "materialize", "--select", ",".join(IMAGERY), *scope, MARS_HIRISE_ARCHIVE=url)
@@ -441,7 +440,8 @@ def ask(url: str, query: str, variables: Mapping[str, Any] | None = None) -> dic
     answer = requests.post(f"{url}/graphql", json=body, timeout=PATIENCE).json()
     if "errors" in answer:
         sys.exit(f"the server refuses a query: {answer['errors']}")
-    return answer["data"]
+    data: dict[str, Any] = answer["data"]
+    return data
 
 
 def timed(url: str, query: str, variables: Mapping[str, Any]) -> float:

@@ -201,11 +201,11 @@ def peers_chips(work: Path) -> None:
 
 def install_weights(work: Path) -> None:
     from mars_assets.lake import Lake
-    from mars_assets.prithvi.weights import install
+    from mars_assets.prithvi.weights import Origin, install
 
     warm_up()
     with tempfile.TemporaryDirectory(dir=work) as lake:
-        report(lambda: install(Lake(Path(lake)), "v1_100", "file", path=work / WEIGHTS))
+        report(lambda: install(Lake(Path(lake)), Origin("v1_100", "file", path=work / WEIGHTS)))
 
 
 def least_for_weights(work: Path) -> None:
@@ -247,7 +247,7 @@ def same_numbers(work: Path) -> list[bool]:
 
     def apart(summary: str) -> float:
         ours = pd.read_parquet(work / summary).set_index("method")[["model_loss", "rgb_loss"]]
-        return 100 * float((ours / expected - 1).abs().max(axis=None))
+        return 100 * float((ours / expected - 1).abs().to_numpy().max())
 
     config = open_weights(work / "weights").config
     encoder, _ = load_encoder_state(config, read_checkpoint(work / ENCODER))

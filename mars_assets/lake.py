@@ -1,8 +1,8 @@
 """The lake: the one place that knows where a file lies.
 
-:class:`Lake` has the addresses below its folder; the constants are the names of files in folders that are passed around by
-themselves: of weights, of a model version, of an observation's products and crops, of a stage's chips. How files are written is
-the business of :mod:`mars_assets.storage.files`.
+:class:`Lake` has the addresses below its folder; the constants are the names of files in folders that are passed around
+by themselves: of weights, of a model version, of an observation's products and crops, of a stage's chips.
+:mod:`mars_assets.storage.files` writes them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.storage.published import POINTER
 
 DEFAULT_LAKE = "data_lake"
 """Where the lake is if nobody says otherwise, relative to the working directory."""
@@ -77,10 +78,12 @@ class Lake:
     # what people put in
     @property
     def observations_csv(self) -> Path:
+        """The list of observations that people write."""
         return self.root / "observations.csv"
 
     @property
     def inbox(self) -> Path:
+        """The exports of labels, as zips, that people put in."""
         return self.root / "inbox"
 
     @property
@@ -91,10 +94,12 @@ class Lake:
     # imagery
     @property
     def imagery(self) -> Path:
+        """The folder of all imagery."""
         return self.root / "imagery"
 
     @property
     def observations(self) -> Path:
+        """The chosen observations, resolved to products and addresses."""
         return self.imagery / "observations.parquet"
 
     @property
@@ -109,6 +114,7 @@ class Lake:
 
     @property
     def all_products(self) -> Path:
+        """The folder of all downloaded products."""
         return self.imagery / "hirise"
 
     def products(self, observation: str) -> Path:
@@ -117,6 +123,7 @@ class Lake:
 
     @property
     def all_crops(self) -> Path:
+        """The folder of the crops of all observations."""
         return self.imagery / "crops"
 
     def crops(self, observation: str) -> Path:
@@ -134,6 +141,7 @@ class Lake:
     # labels
     @property
     def labels(self) -> Path:
+        """The folder of the labels in force."""
         return self.root / "labels"
 
     @property
@@ -143,6 +151,7 @@ class Lake:
 
     @property
     def labelled_crops(self) -> Path:
+        """The table of labelled images, one row each."""
         return self.labels / "labelled_crops.parquet"
 
     @property
@@ -153,10 +162,11 @@ class Lake:
     # tensors
     @property
     def all_tensors(self) -> Path:
+        """The folder of all chips."""
         return self.root / "tensors"
 
     def tensors(self, stage: str) -> Path:
-        """The folder of a tensor stage (``reflectance``, ``imputed_means``, …); ``manifest.parquet`` in it lists its chips."""
+        """The folder of a tensor stage: ``reflectance``, ``imputed_means`` and the like."""
         return self.all_tensors / stage
 
     def chips(self, stage: str) -> Path:
@@ -165,18 +175,21 @@ class Lake:
 
     # weights and models
     def foundation(self, variant: str) -> Path:
+        """The folder in which a variant's weights are published, see :mod:`mars_assets.storage.published`."""
         return self.root / "foundation" / variant
 
     @property
     def current_foundation(self) -> Path:
         """``current.json``: which variant ``prithvi_weights`` made last."""
-        return self.root / "foundation" / "current.json"
+        return self.root / "foundation" / POINTER
 
     @property
     def models(self) -> Path:
+        """The folder of all trained models."""
         return self.root / "models"
 
     def model(self, name: str) -> Path:
+        """The folder of a model's versions."""
         return self.models / name
 
     def version(self, name: str, version: str) -> Path:
@@ -185,7 +198,7 @@ class Lake:
 
     def current_model(self, name: str) -> Path:
         """``current.json``: which version of a model is in use."""
-        return self.model(name) / "current.json"
+        return self.model(name) / POINTER
 
     @property
     def features(self) -> Path:
@@ -202,6 +215,7 @@ class Lake:
 
     @property
     def all_metrics(self) -> Path:
+        """The folder of all tables of scores, and their figures."""
         return self.root / "metrics"
 
     def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
@@ -224,10 +238,12 @@ class Lake:
 
     @property
     def demo_log(self) -> Path:
+        """Dagster's full log of ``make demo``."""
         return self.root / "demo.log"
 
     @property
     def demo_config(self) -> Path:
+        """The settings that ``make demo`` trains with."""
         return self.root / "demo.json"
 
     def require(self, wanted: Mapping[str, Path]) -> None:

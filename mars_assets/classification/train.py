@@ -52,7 +52,7 @@ History = list[dict[str, float]]
 
 SMALL, LARGE = 112, 224
 """Sides in pixels that a recipe without a size takes. Tiles of 227 pixels, which their craters half fill, are told best at 112
-(``docs/classification.md``); larger images are shown at the same scale as far as 224 goes."""
+(``docs/results/classification.md``); larger images are shown at the same scale as far as 224 goes."""
 LAST = "last.pt"
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""

@@ -25,7 +25,7 @@ class Observations(pa.DataFrameModel):
     )
     corners: object | None = pa.Field(
         nullable=True,
-        description="latitude and longitude of the swath's corners, clockwise from the first line's first sample; by the index",
+        description="latitude and longitude of the swath's corners, clockwise from the first line's first sample",
     )
 
 
@@ -62,7 +62,7 @@ class Crops(pa.DataFrameModel):
     )
     position_kind: str = pa.Field(
         isin=("projected", "approximate", "pixel"),
-        description="how the place is known: by the projection, interpolated between the swath's corners, or not at all",
+        description="how the place is known: by the projection, between the swath's corners, or not at all",
     )
     longitude: float = pa.Field(
         nullable=True, coerce=True, description="of the crop's centre, degrees east; NaN where the place is unknown"

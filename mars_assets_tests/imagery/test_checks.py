@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mars_assets.imagery import checks
 from mars_assets.imagery.checks import crop_problems
 from mars_assets.imagery.schema import Crops
 from mars_assets.lake import CROPS, Lake
@@ -90,8 +89,8 @@ def test_what_cannot_be_read_is_a_problem_and_no_traceback(lake: Lake, monkeypat
 def test_the_work_of_a_check_is_that_of_its_observations(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run for each of many observations: no check looks at the others, and a second one only at some."""
     decoded: list[str] = []
-    real = checks._look_at_picture
-    monkeypatch.setattr(checks, "_look_at_picture", lambda path, crop: decoded.append(path.name) or real(path, crop))
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **how: decoded.append(path.name) or real(path, **how))
     for n in range(3):
         write_crops(lake, f"ESP_00000{n}_1800", 40)
         assert crop_problems(lake, [f"ESP_00000{n}_1800"]) == ([], 40)
