@@ -1,8 +1,8 @@
-"""Fetches HiRISE products: politely, resumably, and so that a file with its final name is whole.
+"""Downloads of HiRISE products: polite, resumable, and so that a file with its final name is whole.
 
-A file grows as ``NAME.part`` beside ``NAME.part.json``, which remembers what the part is a part of. A resumed transfer asks
-for the part's last bytes again and compares them, because a server may answer a range request with other bytes than those
-asked for. Only a verified file gets its name, and ``ledger.json`` remembers its sha256, address and validators.
+A file grows as ``NAME.part`` next to ``NAME.part.json``, which names the file that the part belongs to. A resumed
+transfer asks for the part's last bytes again and compares them, because a server may answer a range request with other
+bytes than those asked for. Only a verified file gets its name; ``ledger.json`` has its sha256, address and validators.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -39,10 +39,6 @@ from mars_assets.retries import AttemptError, State, attempts, error_of, retry_a
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 
-if TYPE_CHECKING:
-    import requests
-
-
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
 _MEGABYTE = 1_000_000
@@ -58,7 +54,7 @@ class Archive:
 
     Args:
         base_url: what the products' addresses are relative to, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
-        contact: an e-mail address or web page in the User-Agent, so that the archive's people can write before they block.
+        contact: an e-mail address or web page in the User-Agent, so that the archive can write before it blocks.
         timeouts: seconds to connect, and seconds without a byte received.
         retries: further attempts after the first; every megabyte of progress earns them anew.
         backoff: seconds before the first retry, doubled each time up to ``longest_backoff``, with jitter.
@@ -83,7 +79,8 @@ class Archive:
             raise MarsError("the archive's base address must have no user, password, query or fragment")
 
     def address(self, relative: str) -> str:
-        """
+        """Build a file's address.
+
         Raises:
             MarsError: the relative address is not a plain path below the base.
         """
@@ -93,20 +90,24 @@ class Archive:
 
     @property
     def user_agent(self) -> str:
-        """
+        """The User-Agent with the contact.
+
         Raises:
             ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
             raise ArchiveError(
-                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
-                "archive resource's contact, to your e-mail address or web page"
+                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or "
+                "the archive resource's contact, to your e-mail address or web page"
             )
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
+        """Wait for one of the ``connections`` places.
+
+        The locks are the operating system's: a killed process frees its own.
+        """
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -157,9 +158,9 @@ class _TransferError(AttemptError):
 def fetch_product(
     archive: Archive, files: ProductFiles, folder: Path, progress: Progress = SILENT
 ) -> list[DownloadedFile]:
-    """Makes a product's files present and verified: image first, then its label if it has one.
+    """Fetch and verify a product's files: image first, then its label if it has one.
 
-    What is there already is not fetched again. What an earlier run left half-done is continued.
+    Files that exist are not fetched again. What an earlier run left unfinished is continued.
 
     Args:
         archive: where from.
@@ -168,22 +169,23 @@ def fetch_product(
         progress: told of every transfer, its rate and every failed attempt.
 
     Raises:
-        ArchiveError: it can be asked for nothing now: it says to come back much later, or contact or address are no good.
-        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
-            names the address and the last cause.
+        ArchiveError: nothing can be asked for now: the archive asks to come back much later, or contact or address
+            are unusable.
+        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The
+            message names the address and the last cause.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
     with FileLock(folder / ".lock"):
         return [
-            _fetch_file(archive, relative, folder, progress)
+            _Transfer(archive, relative, folder, progress).file()
             for relative in (files.image, files.label)
             if relative is not None
         ]
 
 
 def recorded_sha256(path: Path) -> str:
-    """A file's sha256: from the ledger beside it where size and time still agree, else computed."""
+    """Look up a file's sha256 in the ledger next to it, or compute it where size or time differ."""
     entry = _ledger(path.parent).get(path.name)
     if entry is not None and _unchanged(path, entry):
         return str(entry["sha256"])
@@ -191,10 +193,10 @@ def recorded_sha256(path: Path) -> str:
 
 
 def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[str, str]:
-    """What the archive now says of the files that are here already: "unchanged", "changed", or why it cannot be told.
+    """Ask the archive whether fetched files have changed there.
 
     Returns:
-        by file name; files that are yet to be fetched are left out.
+        "unchanged", "changed", or why that is unknown, by file name; files that are yet to be fetched are left out.
     """
     names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
     present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
@@ -208,7 +210,7 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
 
 
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
-    """Names of the fetched files whose size or validators at the archive differ from those in the ledger.
+    """Name the fetched files whose size or validators at the archive differ from those in the ledger.
 
     To get the new version, delete the named file and fetch the product again.
 
@@ -238,77 +240,157 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     return changed
 
 
-def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progress) -> DownloadedFile:
-    address = archive.address(relative)
-    name = relative.rsplit("/", 1)[-1]
-    target = folder / name
-    part, state_path = folder / f"{name}.part", folder / f"{name}.part.json"
+class _Transfer:
+    """One file on its way from the archive into an observation's folder.
 
-    if (found := _finished(target, state_path, progress)) is not None:
-        return found
+    Args:
+        archive: where from.
+        relative: the file's address below the archive's base.
+        folder: where to.
+        progress: reports the transfer and every failed attempt.
+    """
 
-    best, use_ranges = 0, True
-    unusable: set[str] = set()
+    def __init__(self, archive: Archive, relative: str, folder: Path, progress: Progress) -> None:
+        self._archive, self._progress = archive, progress
+        self._address, self._name = archive.address(relative), relative.rsplit("/", 1)[-1]
+        self._target = folder / self._name
+        self._part, self._state_path = folder / f"{self._name}.part", folder / f"{self._name}.part.json"
+        self._received = 0
+        self._use_ranges = True
+        self._unusable: set[str] = set()
+        """sha256 of what came whole and could not be used."""
 
-    def fetch() -> str:
-        with archive.connection():
-            sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
-        _verify_part(part, name, address, sha256, unusable)
-        return sha256
+    def file(self) -> DownloadedFile:
+        """Fetch the file, unless it exists.
 
-    def failed(attempt: State) -> None:
-        nonlocal best, use_ranges
+        Raises:
+            ArchiveError: nothing can be asked for now.
+            MarsError: the file cannot be had, or the disk is full.
+        """
+        if (found := _finished(self._target, self._state_path, self._progress)) is not None:
+            return found
+        # "Full jitter": processes that failed together do not come back together.
+        wait = wait_random_exponential(self._archive.backoff, self._archive.longest_backoff)
+        most = self._archive.retries + 1
+        try:
+            sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
+        except _TransferError as failure:
+            raise MarsError(
+                f"{self._address} could not be fetched in {most} attempts. The last one failed because {failure}. "
+                "Run again later: what was received is kept"
+            ) from failure
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise MarsError(
+                    f"no space left for {self._target}: free some and run again; what was received is kept"
+                ) from error
+            raise
+        return self._named(sha256)
+
+    def _failed(self, attempt: State) -> None:
+        """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
         failure = error_of(attempt)
         assert isinstance(failure, _TransferError)
         if failure.discard:
-            part.unlink(missing_ok=True)
-        use_ranges = use_ranges and not failure.spurn_ranges
-        size = part.stat().st_size if part.exists() else 0
-        if size >= best + _MEGABYTE:
-            attempt.attempt_number, best = 1, size
+            self._part.unlink(missing_ok=True)
+        self._use_ranges = self._use_ranges and not failure.spurn_ranges
+        size = self._part.stat().st_size if self._part.exists() else 0
+        if size >= self._received + _MEGABYTE:
+            attempt.attempt_number, self._received = 1, size
 
-    def say(attempt: State) -> None:
-        progress.say(
-            f"{name}: {error_of(attempt)}; attempt {attempt.attempt_number + 1} in {attempt.upcoming_sleep:.1f} s"
+    def _say(self, attempt: State) -> None:
+        number, wait = attempt.attempt_number + 1, attempt.upcoming_sleep
+        self._progress.say(f"{self._name}: {error_of(attempt)}; attempt {number} in {wait:.1f} s")
+
+    def _fetch(self) -> str:
+        """Make one attempt. Returns the part's sha256."""
+        with self._archive.connection():
+            sha256 = self._transfer()
+        try:
+            verify_file(self._part, self._name)
+        except DamagedFileError as error:
+            if sha256 in self._unusable:
+                self._part.unlink()
+                raise MarsError(
+                    f"{self._address} came twice with the same content, which cannot be used, so it is not asked for "
+                    f"again. {error}"
+                ) from error
+            self._unusable.add(sha256)
+            raise _TransferError(str(error), discard=True) from error
+        return sha256
+
+    def _transfer(self) -> str:
+        """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
+        part, state = self._part, {}
+        if self._state_path.exists() and part.exists():
+            state = read_json(self._state_path)
+        have = part.stat().st_size if state.get("address") == self._address else 0
+        start = max(0, have - _OVERLAP) if self._use_ranges else 0
+        headers = {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
+            validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
+            if validator:
+                headers["If-Range"] = validator
+        broken = ""
+        try:
+            with _open(self._archive, "GET", self._address, headers) as response:
+                _refuse_errors(response, self._address, start)
+                total: int | None
+                if response.status_code == 206:
+                    total = _check_range(response, start, state)
+                else:
+                    start, have, total = 0, 0, _length(response.headers)
+                    self._begin_anew(response, total)
+                counter = self._progress.counter(
+                    f"fetching {self._name}", None if total is None else total // _MEGABYTE, "MB"
+                )
+                sha256 = _receive(response, part, start, have, counter)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            broken = _cause(error, self._archive)
+        if broken:
+            raise _TransferError(broken)
+        if total is not None and part.stat().st_size != total:
+            raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        return sha256
+
+    def _begin_anew(self, response: requests.Response, total: int | None) -> None:
+        """Note what the part is going to be a part of."""
+        self._part.unlink(missing_ok=True)
+        write_json(
+            self._state_path,
+            {
+                "address": self._address,
+                "bytes": total,
+                "etag": response.headers.get("ETag"),
+                "last_modified": response.headers.get("Last-Modified"),
+            },
         )
 
-    # "Full jitter": processes that failed together do not come back together.
-    wait = wait_random_exponential(archive.backoff, archive.longest_backoff)
-    try:
-        sha256 = attempts(archive.retries + 1, wait, failed, say)(fetch)
-    except _TransferError as failure:
-        raise MarsError(
-            f"{address} could not be fetched in {archive.retries + 1} attempts. The last one failed because {failure}. "
-            "Run again later: what was received is kept"
-        ) from failure
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MarsError(
-                f"no space left for {target}: free some and run again; what was received is kept"
-            ) from error
-        raise
-
-    state = read_json(state_path)
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    stat = part.stat()
-    entry = {
-        "address": address,
-        "bytes": stat.st_size,
-        "sha256": sha256,
-        "etag": state["etag"],
-        "last_modified": state["last_modified"],
-        "mtime_ns": stat.st_mtime_ns,
-        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # The entry waits in the state file while the part becomes the file: a run killed here is recognised by _finished.
-    write_json(state_path, {**state, "entry": entry})
-    os.replace(part, target)
-    return _enter(target, state_path, entry)
+    def _named(self, sha256: str) -> DownloadedFile:
+        """Give a verified part its name and enter it in the ledger."""
+        state = read_json(self._state_path)
+        with open(self._part, "rb+") as file:
+            os.fsync(file.fileno())
+        stat = self._part.stat()
+        entry = {
+            "address": self._address,
+            "bytes": stat.st_size,
+            "sha256": sha256,
+            "etag": state["etag"],
+            "last_modified": state["last_modified"],
+            "mtime_ns": stat.st_mtime_ns,
+            "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # The entry waits in the state file while the part becomes the file: _finished recognises a run killed here.
+        write_json(self._state_path, {**state, "entry": entry})
+        os.replace(self._part, self._target)
+        return _enter(self._target, self._state_path, entry)
 
 
 def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
-    """The file if it is there and is the one that was verified."""
+    """Find the file if it is the one that was verified."""
     if not target.is_file():
         return None
     entries = [_ledger(target.parent).get(target.name)]
@@ -345,80 +427,11 @@ def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedF
     )
 
 
-def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set[str]) -> None:
-    """Looks whether what came is whole.
-
-    Args:
-        part: what came.
-        name: what it is to be called.
-        address: where from.
-        sha256: of the part.
-        unusable: those of earlier attempts that were not; this one's is added.
-
-    Raises:
-        _TransferError: it is not.
-        MarsError: it is not, and it is what came before: this is what the archive has.
-    """
-    try:
-        verify_file(part, name)
-    except DamagedFileError as error:
-        if sha256 in unusable:
-            part.unlink()
-            raise MarsError(
-                f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
-            ) from error
-        unusable.add(sha256)
-        raise _TransferError(str(error), discard=True) from error
-
-
-def _transfer(
-    archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
-) -> str:
-    """One attempt: asks for the file, or for the rest of it, and writes what comes. Returns the whole part's sha256."""
-    state = read_json(state_path) if state_path.exists() and part.exists() else {}
-    have = part.stat().st_size if state.get("address") == address else 0
-    start = max(0, have - _OVERLAP) if use_ranges else 0
-    headers = {}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-        # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
-        validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
-        if validator:
-            headers["If-Range"] = validator
-    broken = ""
-    try:
-        with _open(archive, "GET", address, headers) as response:
-            _refuse_errors(response, address, start)
-            total: int | None
-            if response.status_code == 206:
-                total = _check_range(response, start, state)
-            else:
-                start, total = 0, _length(response.headers)
-                part.unlink(missing_ok=True)
-                write_json(
-                    state_path,
-                    {
-                        "address": address,
-                        "bytes": total,
-                        "etag": response.headers.get("ETag"),
-                        "last_modified": response.headers.get("Last-Modified"),
-                    },
-                )
-            sha256 = _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        broken = _cause(error, archive)
-    if broken:
-        raise _TransferError(broken)
-    if total is not None and part.stat().st_size != total:
-        raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
-    return sha256
-
-
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Asks, and follows redirects as long as they stay on the archive's host.
+    """Ask, and follow redirects as long as they stay on the archive's host.
 
-    The libraries' errors quote headers and a proxy's password, and Dagster keeps the whole chain of errors that one comes
-    from. So those who catch them raise their own afterwards, which comes from none.
+    The libraries' errors quote headers and a proxy's password, and Dagster stores the whole chain of errors that led to
+    one. So whoever catches them raises another error afterwards, outside of the clause.
     """
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
@@ -431,8 +444,8 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
             )
         if response is None:
             raise ArchiveError(
-                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, HTTP_PROXY and "
-                "ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
+                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
+                "HTTP_PROXY and ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
             )
         location = response.headers.get("Location")
         if not response.is_redirect or location is None:
@@ -463,8 +476,8 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
         )
     if status in (404, 410):
         raise MarsError(
-            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
-            "in observations.csv, or name the observation in the query's exclude"
+            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose "
+            "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
         raise _TransferError("the archive sent a part where the whole was asked for")
@@ -477,7 +490,7 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
-    """The file's whole length by a 206 answer, which must continue the very file that the part is of."""
+    """Read the file's whole length from a 206 answer, which must continue the very file that the part is of."""
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
@@ -491,25 +504,20 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     return total
 
 
-def _receive(
-    response: requests.Response, part: Path, start: int, have: int, total: int | None, name: str, progress: Progress
-) -> str:
-    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
+def _receive(response: requests.Response, part: Path, start: int, have: int, counter: Counter) -> str:
+    """Append the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
 
     Returns:
         The whole part's sha256.
     """
-    overlap = b""
-    if start:
-        with open(part, "rb") as file:
-            file.seek(start)
-            overlap = file.read(have - start)
-    counter = _megabytes(name, total, start, progress)
-    position, unflushed = start, 0
-    hashed = hashlib.sha256()
+    overlap, hashed = b"", hashlib.sha256()
     if start:
         with open(part, "rb") as file:
             hashed = hashlib.file_digest(file, "sha256")
+            file.seek(start)
+            overlap = file.read(have - start)
+    position, unflushed = start, 0
+    counter.done = start // _MEGABYTE
     # The disk takes what is written while more arrives, so that the end has little left to wait for.
     with open(part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
         flushing = flusher.submit(lambda: None)
@@ -541,19 +549,13 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:
-    counter = progress.counter(f"fetching {name}", None if total is None else total // _MEGABYTE, "MB")
-    counter.done = start // _MEGABYTE
-    return counter
-
-
 def _length(headers: Any) -> int | None:
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 
 
 def _cause(error: Exception, archive: Archive) -> str:
-    """What went wrong, in words that hold no header and no proxy's password, as the libraries' own may."""
+    """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
     connect, read = archive.timeouts
     match error:
         case requests.ConnectTimeout():
