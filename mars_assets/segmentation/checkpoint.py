@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.run_folder import require_finished
@@ -48,8 +49,6 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
         MissingInputError: the folder holds no finished model.
         DamagedFileError: its files do not fit together.
     """
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
-
     require_finished(folder, "seg_model")
     with mmseg_ready():
         from mmengine import Config

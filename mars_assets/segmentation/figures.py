@@ -11,10 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
-from mars_assets.images import read_label_image
+from mars_assets.images import read_label_image, read_rgb
 from mars_assets.plotting import new_figure
-from mars_assets.segmentation.prediction_file import read_probability
+from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +73,6 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
         images: rows of ``Evaluation.images``, with ``chip``.
         statistics: of the chips, to undo their scaling to reflectance.
     """
-    from mars_assets.tensors.geotiff import read_chip
-
     figure, axes = new_figure(12, 3.5 * len(images) + 0.4, rows=max(len(images), 1), columns=4)
     figure.suptitle("pixels of craters: found (green), false (orange), missed (blue)", fontsize=13)
     for axis in axes.ravel().tolist():
@@ -180,9 +179,6 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
     Raises:
         DamagedFileError: an image or a mask cannot be read.
     """
-    from mars_assets.images import read_rgb
-    from mars_assets.segmentation.prediction_file import read_mask
-
     counts = craters["image_id"].value_counts()
     shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
     columns = min(max(len(shown), 1), 3)

@@ -18,8 +18,10 @@ from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
 from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
 from mars_assets.prithvi import PRITHVI
+from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import load_checkpoint
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
 from mars_assets.training.run_folder import begin, finish, settings_of
@@ -76,8 +78,6 @@ def train_segmentation(
             small.
         ProvenanceError: the folder holds a training with other settings.
     """
-    from mars_assets.prithvi.weights import open_weights
-
     images = _chosen(_checked(images), recipe)
     settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
     finished = begin(folder, settings, compute.precision, progress)
@@ -136,7 +136,6 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.prithvi.weights import load_encoder, open_weights
 
     if recipe.encoder == "random":
         compute.seed_everything()
@@ -159,8 +158,6 @@ def _fit(
     Returns the config, the state with its history, and the numbers of parameters.
     """
     import torch
-
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
     last = scratch / "last.pth"
     # Also because mmengine, which reads it again, unpickles anything where this refuses.
