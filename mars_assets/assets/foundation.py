@@ -1,5 +1,6 @@
 """The foundation model's weights: as published, and with their pretraining continued on Mars."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -17,8 +18,6 @@ from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mars_assets.lake import Lake
     from mars_assets.progress import Progress
 
@@ -128,8 +127,6 @@ def mars_weights(
     be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
     a version has the published layout.
     """
-    from pathlib import Path
-
     from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
