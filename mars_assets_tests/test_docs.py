@@ -229,6 +229,7 @@ def test_pages_that_code_and_recipes_name_exist() -> None:
                 assert (PROJECT / address).exists(), f"{path}: {address}"
 
 
+@pytest.mark.process
 def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> None:
     shell = Shell(tmp_path / "clone")
     (shell.folder / ".venv").symlink_to(sys.prefix)
@@ -263,6 +264,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> None:
     def page(name: str) -> str:
         return (site / f"reference/{name}.html").read_text()
