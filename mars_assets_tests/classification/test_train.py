@@ -286,6 +286,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
     _same(trained[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "shown"), [(32, 112), (227, 112), (512, 224)])
 def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
     recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})

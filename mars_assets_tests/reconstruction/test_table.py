@@ -372,6 +372,7 @@ class TestTable:
         labels = pd.DataFrame({"image_id": list(sizes), "group": [f"ESP_{number % 2}" for number in range(len(sizes))]})
         write_table(lake.labelled_crops, complete(labels, LabelledCrops))
 
+    @pytest.mark.slow
     def test_is_written_and_not_computed_twice(self, filled: Lake) -> None:
         settings = {"n_images": 3, "batch_size": 4, "compute": CPU}
         result = reconstruction_table(filled, IMPUTATION_METHODS, **settings)
@@ -399,6 +400,7 @@ class TestTable:
         )
         assert len(pd.read_parquet(filled.metrics("reconstruction_images"))) == 18
 
+    @pytest.mark.slow
     def test_a_sweep_of_ratios_and_masks(self, filled: Lake) -> None:
         settings = {"n_images": 3, "batch_size": 4, "compute": CPU, "mask_ratios": [0.5, 0.25], "masks": 2}
         result = reconstruction_table(filled, IMPUTATION_METHODS, **settings)
@@ -431,6 +433,7 @@ class TestTable:
         with pytest.raises(MarsError, match="cannot be read"):
             anchor_chip(lake, lake.root / "none.tif", [1, 2, 3, 4, 5, 6])
 
+    @pytest.mark.slow
     def test_rows_of_an_earlier_version_stay(self, filled: Lake) -> None:
         reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU)
         for name in ("reconstruction", "reconstruction_images"):
