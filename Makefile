@@ -51,6 +51,7 @@ bench: .venv
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/publishing.py
 
 docs: .venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

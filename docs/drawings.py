@@ -19,7 +19,7 @@ GAP = 10
 
 
 def layer_picture() -> str:
-    """Draw the layers as boxes, the top one first, with what each module is; those that may import Dagster are shaded."""
+    """Draw the layers as boxes, the top one first; modules that may import Dagster are shaded."""
     contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     of_type = {contract["type"]: contract for contract in contracts}
     rows = [re.split(r"[|:]", row.replace(" ", "")) for row in of_type["layers"]["layers"] if not row.startswith("(")]
@@ -30,9 +30,8 @@ def layer_picture() -> str:
         parts.append(f'<rect{shade} x="0" y="{y}" width="{width}" height="{line * len(names)}" rx="4"/>')
         for name in names:
             at = f'y="{y + line / 2 + 4}"'
-            parts.append(
-                f'<text class="name" x="10" {at}>{name}</text><text class="said" x="140" {at}>{_summary(name)}</text>'
-            )
+            parts.append(f'<text class="name" x="10" {at}>{name}</text>')
+            parts.append(f'<text class="said" x="140" {at}>{_summary(name)}</text>')
             y += line
         y += 5
     return _svg(width, y, parts, "The layers of mars_assets, the top one first")
@@ -62,10 +61,10 @@ def lineage() -> str:
         for name, direct in parents.items()
     }
     rank: dict[str, int] = {}
-    for name, needed in arrows.items():
-        rank[name] = max((rank[parent] + 1 for parent in needed), default=0)
-    for name, needed in arrows.items():
-        if not needed:  # right above what needs it first
+    for name, needs in arrows.items():
+        rank[name] = max((rank[parent] + 1 for parent in needs), default=0)
+    for name in arrows:
+        if not arrows[name]:  # right above what needs it first
             rank[name] = min(rank[child] for child, needs in arrows.items() if name in needs) - 1
     return _graph(arrows, rank)
 
@@ -80,7 +79,7 @@ def _graph(arrows: Mapping[str, list[str]], rank: Mapping[str, int]) -> str:
         rows[rank[name]].append(name)
     for name, direct in arrows.items():
         for parent in direct:
-            between = [f"{parent} {name} {row}" for row in range(rank[parent] + 1, rank[name])]
+            between = [f"{parent} {name} {number}" for number in range(rank[parent] + 1, rank[name])]
             for number, place in enumerate(between, start=rank[parent] + 1):
                 rows[number].append(place)
             chain = [parent, *between, name]
@@ -94,9 +93,8 @@ def _graph(arrows: Mapping[str, list[str]], rank: Mapping[str, int]) -> str:
     for _ in range(24):  # each towards the middle of what it is joined to, as often as it takes to settle
         for row in [*rows, *reversed(rows)]:
             middle = sum(x.values()) / len(x)
-            wanted = {
-                name: 0.7 * sum(x[other] for other in near[name]) / len(near[name]) + 0.3 * middle for name in row
-            }
+            mean = {name: sum(x[other] for other in near[name]) / len(near[name]) for name in row}
+            wanted = {name: 0.7 * mean[name] + 0.3 * middle for name in row}  # which keeps the drawing narrow
             row.sort(key=lambda name: wanted[name])
             _spread(row, x, wanted)
     left = min(x[name] for name in arrows) - BOX[0] / 2
@@ -139,8 +137,8 @@ def _arrow(points: list[tuple[float, int]], step: int) -> str:
 
 
 def _box(x: float, y: float, width: float, text: str) -> str:
-    middle = f'x="{x + width / 2:.1f}" y="{y + BOX[1] / 2 + 4:.1f}"'
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BOX[1]}" rx="4"/><text {middle}>{escape(text)}</text>'
+    frame = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{BOX[1]}" rx="4"/>'
+    return f'{frame}<text x="{x + width / 2:.1f}" y="{y + BOX[1] / 2 + 4:.1f}">{escape(text)}</text>'
 
 
 def _svg(width: int, height: int, parts: list[str], title: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.storage.published import POINTER
 
 DEFAULT_LAKE = "data_lake"
 """Where the lake is if nobody says otherwise, relative to the working directory."""
@@ -174,13 +175,13 @@ class Lake:
 
     # weights and models
     def foundation(self, variant: str) -> Path:
-        """The folder of foundation weights: weights, configuration, load report."""
+        """The folder in which a variant's weights are published, see :mod:`mars_assets.storage.published`."""
         return self.root / "foundation" / variant
 
     @property
     def current_foundation(self) -> Path:
         """``current.json``: which variant ``prithvi_weights`` made last."""
-        return self.root / "foundation" / "current.json"
+        return self.root / "foundation" / POINTER
 
     @property
     def models(self) -> Path:
@@ -197,7 +198,7 @@ class Lake:
 
     def current_model(self, name: str) -> Path:
         """``current.json``: which version of a model is in use."""
-        return self.model(name) / "current.json"
+        return self.model(name) / POINTER
 
     @property
     def features(self) -> Path:

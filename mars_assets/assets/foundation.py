@@ -12,10 +12,16 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
 from mars_assets.code_versions import PRETRAINING, WEIGHTS
+from mars_assets.errors import MarsError
 from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
+from mars_assets.models.versions import current_weights, make_current, set_current_weights, weights_in_use
 from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.prithvi.weights import Origin, install, install_as_before, open_weights
+from mars_assets.provenance import software
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.storage.files import read_json, read_table
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
@@ -54,10 +60,6 @@ def prithvi_weights(
     Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or of
     another shape is an error that lists all of it. Nothing is unpickled but tensors.
     """
-    from mars_assets.models.versions import set_current_weights
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.storage.files import read_json
-
     with mendable():
         here = lake.open()
         folder = _installed(here, config, progress_of(context))
@@ -85,10 +87,6 @@ def prithvi_weights(
 
 def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
     """The folder of the weights that are wanted, whole."""
-    from mars_assets.errors import MarsError
-    from mars_assets.models.versions import weights_in_use
-    from mars_assets.prithvi.weights import Origin, install, install_as_before
-
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
         path = Path(config.path) if config.path else None
@@ -127,26 +125,21 @@ def mars_weights(
     be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
     a version has the published layout.
     """
-    from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
     from mars_assets.pretraining.train import pretrain
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.provenance import software
-    from mars_assets.storage.files import read_table
-    from mars_assets.storage.hashing import fingerprint
 
     progress = progress_of(context)
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
-        weights, sha256 = current_weights(here)
+        weights, sha256, variant = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
         version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
         folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
         progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)
-        provenance = {"weights": weights.name, "weights_sha256": sha256, "software": software()}
+        provenance = {"weights": variant, "weights_sha256": sha256, "software": software()}
         report = pretrain(recipe, images, weights, folder, chosen, provenance, progress)
         make_current(here, "mars_weights", version, report["last"])
         history = read_table(folder / HISTORY, "mars_weights")
@@ -178,7 +171,7 @@ def mars_weights(
                 else {}
             ),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "went on from": "random weights" if recipe.from_random else weights.name,
+            "went on from": "random weights" if recipe.from_random else variant,
             "device": str(chosen),
             "sha256": open_weights(folder / MARS_WEIGHTS).sha256,
             "folder": where(folder),

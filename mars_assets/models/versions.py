@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import CONFIG, IMAGES, Lake
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.training.run_folder import require_finished
 
 
@@ -91,8 +93,9 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
 
 
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:
-    """Put foundation weights into use."""
-    write_json(lake.current_foundation, {"variant": folder.name, "sha256": sha256})
+    """Put foundation weights into use, named by the folder of their variant or of a version in it."""
+    variant = folder.relative_to(lake.current_foundation.parent).parts[0]
+    write_json(lake.current_foundation, {"variant": variant, "sha256": sha256})
 
 
 def weights_in_use(lake: Lake) -> str | None:
@@ -100,13 +103,28 @@ def weights_in_use(lake: Lake) -> str | None:
     return str(read_json(lake.current_foundation)["variant"]) if lake.current_foundation.exists() else None
 
 
-def current_weights(lake: Lake) -> tuple[Path, str]:
-    """Look up the folder and sha256 of the foundation weights in use.
+class FoundationWeights(NamedTuple):
+    """Weights of the foundation model.
+
+    Args:
+        folder: of the published version, which stays as it is.
+        sha256: of the weights.
+        variant: see :data:`mars_assets.prithvi.config.VARIANTS`.
+    """
+
+    folder: Path
+    sha256: str
+    variant: str
+
+
+def current_weights(lake: Lake) -> FoundationWeights:
+    """Look up the foundation weights in use.
 
     Raises:
         MissingInputError: there are none.
     """
-    if not lake.current_foundation.exists():
+    variant = weights_in_use(lake)
+    if variant is None:
         raise MissingInputError("prithvi_weights", lake.current_foundation)
-    pointer = read_json(lake.current_foundation)
-    return lake.foundation(pointer["variant"]), str(pointer["sha256"])
+    folder = version_in_use(lake.foundation(variant))
+    return FoundationWeights(folder, open_weights(folder).sha256, variant)

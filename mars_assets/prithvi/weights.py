@@ -32,8 +32,9 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_folder, atomic_path, read_json, write_bytes, write_json
+from mars_assets.storage.files import atomic_path, read_json, write_bytes, write_json
 from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.published import publish, version_in_use
 
 if TYPE_CHECKING:
     import torch
@@ -311,6 +312,7 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
             raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are not there: this installation is incomplete")
     assert path is not None
     if path.is_dir():
+        path = version_in_use(path)
         config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
         if config.variant != variant:
             raise MarsError(f"{path} holds weights of variant {config.variant!r}, not {variant!r}")
@@ -366,13 +368,13 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
     A file that was fetched once from Hugging Face stays pinned to its commit unless ``origin`` names a revision.
 
     Returns:
-        The folder of weights, whole.
+        The folder of the version in use, see :mod:`mars_assets.storage.published`.
 
     Raises:
         MarsError: as :func:`fetch` and :func:`load_mae`; or the published file is not one whose sha256 is known.
     """
     variant, source = origin.variant, origin.source
-    folder = lake.foundation(variant)
+    folder = version_in_use(lake.foundation(variant))
     if source == "huggingface" and _is_fetched(folder, variant, origin.revision):
         progress.say(f"weights {variant} are in {folder} already")
         return folder
@@ -386,24 +388,25 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
         progress.say(f"weights {variant} are in {folder} already")
         return folder
     mae, load_report = load_mae(config, read_checkpoint(file))
-    progress.say(f"writing {folder}")
     found = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
     if commit:
         found |= {"revision": origin.revision, "commit": commit}
-    save_weights(folder, mae, found | asdict(load_report))
-    return folder
+    with publish(lake.foundation(variant)) as version:
+        progress.say(f"writing {version}")
+        save_weights(version, mae, found | asdict(load_report))
+    return version
 
 
 def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> Path:
     """Find the lake's weights of a variant, restoring missing files from their origin.
 
     Returns:
-        Their folder, whole.
+        The folder of the version in use.
 
     Raises:
         MarsError: they are not whole and came from a file, or their origin is unknown; or as :func:`install`.
     """
-    folder = lake.foundation(variant)
+    folder = version_in_use(lake.foundation(variant))
     report = read_json(folder / LOAD_REPORT) if (folder / LOAD_REPORT).exists() else {}
     source = report.get("source")
     if source in ("sample", "huggingface"):
@@ -447,23 +450,22 @@ def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
 
 
 def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
-    """Write a folder of weights, replacing an old one as a whole.
+    """Write the three files of a folder of weights, the load report last.
 
     Args:
-        folder: where to.
+        folder: where to; to replace weights that others may be reading, publish another version.
         mae: the weights and their configuration.
         report: written to ``load_report.json``; its ``sha256`` names the weights in provenance, and is that of the
             written ``model.safetensors`` if the report has none.
         dtype: of the stored tensors; float16 halves the file, and loading widens it to float32 again.
     """
-    with atomic_folder(folder) as temporary:
-        with atomic_path(temporary / WEIGHTS) as file:
-            _save_tensors(_storable(mae, "", dtype), file)
-        write_bytes(temporary / CONFIG, (mae.config.to_json() + "\n").encode())
-        sha256 = report.get("sha256") or sha256_file(temporary / WEIGHTS)
-        parameters = sum(parameter.numel() for parameter in mae.parameters())
-        names = {"variant": mae.config.variant, "parameters": parameters}
-        write_json(temporary / LOAD_REPORT, names | dict(report) | {"sha256": sha256})
+    with atomic_path(folder / WEIGHTS) as file:
+        _save_tensors(_storable(mae, "", dtype), file)
+    write_bytes(folder / CONFIG, (mae.config.to_json() + "\n").encode())
+    sha256 = report.get("sha256") or sha256_file(folder / WEIGHTS)
+    parameters = sum(parameter.numel() for parameter in mae.parameters())
+    names = {"variant": mae.config.variant, "parameters": parameters}
+    write_json(folder / LOAD_REPORT, names | dict(report) | {"sha256": sha256})
 
 
 def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
@@ -522,11 +524,15 @@ class OpenedWeights(NamedTuple):
 def open_weights(folder: Path) -> OpenedWeights:
     """Read the configuration and the report of a folder of weights.
 
+    Args:
+        folder: of the three files, or one in which they are published; then all that is read is of one version.
+
     Raises:
         MissingInputError: it does not exist, or is not whole.
         DamagedFileError: its JSON cannot be read.
         MarsError: its configuration is not one.
     """
+    folder = version_in_use(folder)
     for name in (WEIGHTS, CONFIG, LOAD_REPORT):
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
@@ -536,11 +542,11 @@ def open_weights(folder: Path) -> OpenedWeights:
 
 def load_mae_from(folder: Path) -> PrithviMAE:
     """Load the autoencoder of a folder of weights, float32 on CPU, in eval mode."""
-    config = open_weights(folder).config
-    return load_mae(config, read_checkpoint(folder / WEIGHTS))[0]
+    folder = version_in_use(folder)
+    return load_mae(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]
 
 
 def load_encoder(folder: Path) -> PrithviEncoder:
     """Load the encoder of a folder of weights, float32 on CPU, in eval mode."""
-    config = open_weights(folder).config
-    return load_encoder_state(config, read_checkpoint(folder / WEIGHTS))[0]
+    folder = version_in_use(folder)
+    return load_encoder_state(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]

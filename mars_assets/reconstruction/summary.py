@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import wilcoxon
 
 from mars_assets.bands import SPECTRAL
 from mars_assets.errors import MarsError
@@ -108,8 +109,6 @@ def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np
 
 def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:
     """The two-sided p-value of Wilcoxon's signed-rank test; NaN where there is nothing to compare."""
-    from scipy.stats import wilcoxon
-
     if differences is None or np.isnan(differences).any() or not differences.any():
         return float("nan")
     return float(wilcoxon(differences).pvalue)

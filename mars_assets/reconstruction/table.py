@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import rasterio
+from rasterio.errors import RasterioError
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
 from mars_assets.code_versions import RECONSTRUCTION
@@ -92,7 +94,7 @@ def reconstruction_table(
         MissingInputError: weights or chips have not been made.
         ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
     """
-    folder, _ = current_weights(lake)
+    folder = current_weights(lake).folder
     config = open_weights(folder).config
     chips, label_version = _chips(lake, methods, config, n_images)
     if anchor is not None:
@@ -149,9 +151,6 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
     Raises:
         MarsError: it cannot be read, lacks a band, or has pixels without data.
     """
-    import rasterio
-    from rasterio.errors import RasterioError
-
     if len(bands) != len(HLS_BANDS):
         raise MarsError(f"the anchor needs the numbers of {len(HLS_BANDS)} bands ({', '.join(HLS_BANDS)}), not {bands}")
     try:

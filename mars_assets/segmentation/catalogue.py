@@ -1,4 +1,4 @@
-"""Predicted masks as a catalogue of craters, each image looked at once."""
+"""Catalogue of the craters in predicted masks, with each image processed once."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ def crater_catalogue(
     smallest_px: float = 0.0,
     cache: Cache | None = None,
 ) -> pd.DataFrame:
-    """The craters that a model sees, see :func:`~mars_assets.craters.catalogue.craters_of_image`.
+    """List the craters in predicted masks.
+
+    See :func:`~mars_assets.craters.catalogue.craters_of_image`.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, observation, chip`` (path; its georeference is used where it has one, or that of ``crs`` (WKT) and
-            ``transform`` (six numbers) if there are these columns).
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: craters of a smaller diameter are left out.
-        cache: craters of images that were looked at before, where ``images`` has ``chip_sha``.
+        images: ``image_id, observation, chip`` (path; its georeference is used if it has one, unless there are columns
+            ``crs`` (WKT) and ``transform`` (six numbers)).
+        rim: width in pixels of the rims that masks show, see :func:`mars_assets.craters.geometry.craters_of_mask`.
+        smallest_px: craters with a smaller diameter in pixels are left out.
+        cache: craters of images that were processed before, used where ``images`` has ``chip_sha``.
 
     Returns:
-        A row a crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; of an image the largest first.
+        One row per crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; largest first within an image.
 
     Raises:
         DamagedFileError: a prediction cannot be read.

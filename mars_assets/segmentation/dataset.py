@@ -1,4 +1,4 @@
-"""Chips and masks as an mmseg dataset, and the batches that training draws from it."""
+"""Chips and masks as an mmseg dataset, and the training batches drawn from it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class Draw(NamedTuple):
 
 
 class SeededBatches(torch.utils.data.Sampler[list[Draw]]):
-    """Batches in which images and their seeds follow from the training's seed and the step alone.
+    """Batches that follow from the seed and the step alone.
 
-    They do not depend on the number of loader processes, and a resumed training draws what an uninterrupted one would have.
+    They do not depend on the number of loader processes, and a resumed training draws the same batches as an
+    uninterrupted one.
 
     Args:
         n: number of images.

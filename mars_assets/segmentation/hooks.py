@@ -19,14 +19,15 @@ from mars_assets.training.schedule import seed_step
 
 
 class TrainingState(Hook):
-    """Seeds each iteration, records the history and saves the best and the last checkpoint.
+    """Hook that seeds iterations, records the history and saves checkpoints.
 
-    All that is random in an iteration follows from the seed and the iteration, so that a killed training resumes exactly:
-    the last checkpoint holds no state of a random generator.
+    All that is random in an iteration follows from the seed and the iteration, so that a killed training resumes
+    exactly: the last checkpoint holds no state of a random generator.
 
-    Where mmengine averages the weights, ``state_dict`` holds the averages in both checkpoints, and the scores are those of
-    the averages; ``last.pth`` holds the trained weights in addition. Both checkpoints contain plain values and tensors only.
-    ``best.pth`` contains its own score: whichever of the two was written last before a kill, the pair is consistent.
+    Where mmengine averages the weights, ``state_dict`` holds the averages in both checkpoints, and the scores are those
+    of the averages; ``last.pth`` holds the trained weights in addition. Both checkpoints contain plain values and
+    tensors only. ``best.pth`` contains its own score: whichever of the two was written last before a kill, the pair is
+    consistent.
 
     Args:
         folder: where ``last.pth`` and ``best.pth`` go.

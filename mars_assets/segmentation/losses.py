@@ -1,4 +1,6 @@
-"""Losses for craters, which are few and small, in mmseg's form. Ignored pixels enter none of them.
+"""Losses for craters, which are few and small, in mmseg's form.
+
+Ignored pixels enter none of them.
 
 Letters in shapes: B batch, C classes, H x W pixels.
 """
@@ -68,10 +70,12 @@ class CraterLoss(nn.Module):
 
 @MODELS.register_module()
 class PixelMeanCrossEntropyLoss(CraterLoss):
-    """Weighted cross entropy, averaged over the pixels that are not ignored, as in mmseg 0.x, which the paper used.
+    """Weighted cross entropy, averaged over the pixels that are not ignored.
 
-    mmseg 1.x divides by the sum of the pixels' class weights instead, so that with a small weight of the background a batch
-    without craters counts as much as one full of them.
+    This is the mean of mmseg 0.x, which the paper used.
+
+    mmseg 1.x divides by the sum of the pixels' class weights instead, so that with a small weight of the background a
+    batch without craters counts as much as one full of them.
 
     Args:
         class_weight: weights of the classes; equal if None.
@@ -91,7 +95,7 @@ class PixelMeanCrossEntropyLoss(CraterLoss):
         return (loss * weights).sum() / known.sum().clamp_min(1)
 
     def of_pixels(self, surprise: Tensor) -> Tensor:
-        """Compute the loss of each pixel, (B, H, W), from ``-log p`` with the probability p of its class."""
+        """Compute the loss of each pixel, (B, H, W), from -log p of its class."""
         return surprise
 
 
@@ -99,8 +103,8 @@ class PixelMeanCrossEntropyLoss(CraterLoss):
 class MaskedFocalLoss(PixelMeanCrossEntropyLoss):
     """Focal loss of the softmax, averaged over the pixels that are not ignored.
 
-    ``-w * (1 - p) ** gamma * log p`` with the true class's probability p and weight w, Lin et al. 2017 (arXiv:1708.02002).
-    With two classes, mmseg's ``FocalLoss`` on a CPU takes every pixel for background.
+    ``-w * (1 - p) ** gamma * log p`` with the true class's probability p and weight w, Lin et al. 2017
+    (arXiv:1708.02002). With two classes, mmseg's ``FocalLoss`` on a CPU takes every pixel for background.
 
     Args:
         gamma: the higher, the less a pixel counts that is already right.
@@ -154,7 +158,7 @@ class MaskedDiceLoss(CraterLoss):
         self.exponent = exponent
 
     def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
-        """Compute the weighted mean over the classes, and over the images unless ``batch``."""
+        """Compute the mean over classes and, unless ``batch``, over images."""
         classes = logits.shape[1]
         truth = F.one_hot(labels, classes).movedim(-1, 1)
         probability = logits.softmax(dim=1)
@@ -169,12 +173,12 @@ class MaskedDiceLoss(CraterLoss):
 
 @MODELS.register_module()
 class CraterwiseDiceLoss(CraterLoss):
-    """1 - Dice of each crater within its surroundings, averaged over the craters of the batch.
+    """1 - Dice of each crater in its surroundings, averaged over a batch's craters.
 
-    Every crater counts alike, so that those of ten pixels are not drowned by those of four hundred. A crater is a connected
-    component of the labels; its surroundings are all pixels nearer to it than to any other, so that a false alarm counts
-    against the nearest crater. Jaus et al. 2024 (arXiv:2410.18684); Dice with plain sums. An image without craters
-    contributes nothing.
+    Every crater counts alike, so that those of ten pixels are not drowned by those of four hundred. A crater is a
+    connected component of the labels; its surroundings are all pixels nearer to it than to any other, so that a false
+    alarm counts against the nearest crater. Jaus et al. 2024 (arXiv:2410.18684); Dice with plain sums. An image without
+    craters contributes nothing.
 
     Args:
         smooth: added to both sides of Dice's fraction.
@@ -198,7 +202,10 @@ class CraterwiseDiceLoss(CraterLoss):
 
 @MODELS.register_module(name=["MaskedTverskyLoss", "CraterBoundaryLoss"])
 class RetiredLoss(CraterLoss):
-    """Stand-in for losses that no longer exist, so that models trained with them still open and predict."""
+    """Stand-in for losses that no longer exist.
+
+    With it, models that were trained with them still open and predict.
+    """
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
@@ -221,8 +228,8 @@ def surroundings(craters: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64],
         craters: their pixels in each image, (B, H, W). Craters that touch, if only at a corner, count as one.
 
     Returns:
-        The number of the crater, counted from 1 through the batch, (B, H, W), 0 in images without any; and the number of
-        craters.
+        The number of the crater, counted from 1 through the batch, (B, H, W), 0 in images without any; and the number
+        of craters.
     """
     numbers, count = np.zeros(craters.shape, np.int64), 0
     for image, mask in enumerate(craters):

@@ -1,4 +1,4 @@
-"""Craters of pictures that nobody has outlined."""
+"""Craters in image files that nobody has outlined."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def outline_pictures(
     smallest_px: float = 0.0,
     progress: Progress = SILENT,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The craters in the picture files of a folder.
+    """List the craters in the image files of a folder.
 
     Args:
         model: a finished segmenter.
         folder: see :func:`mars_assets.images.pictures_below`.
-        masks: folder of the predictions, which are kept: 8-bit PNG, crater from 128.
-        compute: where to compute.
-        smallest_px: craters of a smaller diameter are left out.
-        progress: of the pictures.
+        masks: folder where the predictions are cached: 8-bit PNG, crater from 128.
+        compute: device and precision.
+        smallest_px: craters with a smaller diameter in pixels are left out.
+        progress: reports the images.
 
     Returns:
-        The catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`, without what a picture does not say (observation,
-        place and metres), and why pictures could not be read, by their names.
+        The catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`, without what an image file does not tell
+        (observation, position and metres), and for each unreadable file, by its name, the reason.
 
     Raises:
-        MarsError: there is no such folder, or no picture in it that can be read.
-        MissingInputError: the folder of the model holds no finished segmenter.
+        MarsError: there is no such folder, or no readable image in it.
+        MissingInputError: the model's folder holds no finished segmenter.
     """
     if not folder.is_dir():
         raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
     if masks.resolve().is_relative_to(folder.resolve()):
-        raise MarsError(f"{masks} lies in {folder}, where masks would be taken for pictures: name a folder elsewhere")
+        raise MarsError(f"{masks} lies in {folder}, where masks would be taken for images: name a folder elsewhere")
     readable, problems = [], {}
-    for picture in progress.track(pictures_below(folder), "looking through pictures"):
+    for picture in progress.track(pictures_below(folder), "checking images"):
         name = picture.relative_to(folder).as_posix()
         try:
             read_rgb(picture)

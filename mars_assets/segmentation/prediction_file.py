@@ -1,4 +1,4 @@
-"""Predicted probabilities as 8-bit PNG files, with the fingerprint of what they were computed from."""
+"""Predicted probabilities as 8-bit PNG files, with a fingerprint of their inputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 _KEY = "mars_assets"
-"""Name of the PNG text that says from which model and chip a prediction is."""
+"""Name of the PNG text that identifies the model and chip of a prediction."""
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """The pixels of a prediction that are more likely crater than background, shape (H, W).
+    """Read which pixels of a prediction are more likely crater, bool (H, W).
 
     Raises:
         DamagedFileError: the file is missing or is no prediction.
@@ -29,7 +29,9 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def read_probability(path: Path) -> Float32:
-    """A prediction's probability of a crater, 0 to 1 in steps of 1/255, shape (H, W).
+    """Read a prediction's probability of a crater, float32 (H, W).
+
+    It has steps of 1/255.
 
     Raises:
         DamagedFileError: the file is missing or is no prediction.
@@ -42,7 +44,7 @@ def _read(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def prediction_key(path: Path) -> str | None:
-    """What a cached prediction was made from; None where there is none that can be read."""
+    """Read the fingerprint of a prediction's inputs; None if unreadable."""
     return png_text(path, _KEY)
 
 

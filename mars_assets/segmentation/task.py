@@ -12,6 +12,7 @@ from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
 from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSION
 from mars_assets.craters.catalogue import COLUMNS
+from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.labels.masks import RIM_WIDTHS
@@ -20,7 +21,14 @@ from mars_assets.models.starting_point import Start, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import Progress
+from mars_assets.segmentation.catalogue import crater_catalogue
+from mars_assets.segmentation.checkpoint import open_segmenter
+from mars_assets.segmentation.evaluate import evaluate, evaluate_together
+from mars_assets.segmentation.figures import evaluation_figure, outlined_sheet, overlay_sheet, training_figure, worst
+from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.segmentation.train import train_segmentation
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json, read_table, write_csv, write_table
 from mars_assets.training.compute import Compute
 
@@ -76,7 +84,6 @@ def _start(lake: Lake, recipe: SegRecipe) -> Start:
 
 
 def _train(job: TrainingJob) -> dict[str, Any]:
-    from mars_assets.segmentation.train import train_segmentation
 
     return train_segmentation(
         job.recipe, job.images, job.start.folder, job.folder, job.compute, job.provenance, job.progress
@@ -88,14 +95,12 @@ def _best(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> Picture:
-    from mars_assets.segmentation.figures import training_figure
 
     return training_figure(read_table(folder / HISTORY, SEGMENTATION.model))
 
 
 def _encoder(model: ModelVersion) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.segmentation.checkpoint import open_segmenter
 
     encoder = getattr(open_segmenter(model.folder)[0].backbone, "encoder", None)
     if not isinstance(encoder, PrithviEncoder):
@@ -106,7 +111,6 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
 def _predict(
     lake: Lake, model: ModelVersion, images: pd.DataFrame, compute: Compute, progress: Progress
 ) -> dict[str, Path]:
-    from mars_assets.segmentation.predict import predict_masks
 
     return predict_masks(model.folder, images, model.folder / MASKS, compute, progress)
 
@@ -114,8 +118,6 @@ def _predict(
 def _evaluate(
     model: ModelVersion, predictions: Mapping[str, Path], images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-    from mars_assets.segmentation.evaluate import evaluate
-    from mars_assets.storage.cache import Cache
 
     rim = rim_of(model)
     with Cache(model.folder / COUNTS, COUNTING) as counts:
@@ -125,15 +127,11 @@ def _evaluate(
 
 
 def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-    from mars_assets.segmentation.evaluate import evaluate_together
 
     return evaluate_together(evidence, split)
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
-    from mars_assets.segmentation.catalogue import crater_catalogue
-    from mars_assets.segmentation.figures import evaluation_figure, overlay_sheet, worst
-    from mars_assets.storage.cache import Cache
 
     shown = evaluations["test"] if "test" in evaluations else evaluations["valid"]
     labelled = [evaluation.row["smallest_px"] for evaluation in evaluations.values()]
@@ -166,11 +164,6 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
 
 
 def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress: Progress) -> Listing:
-    from mars_assets.craters.size_frequency import size_frequency
-    from mars_assets.segmentation.catalogue import crater_catalogue
-    from mars_assets.segmentation.figures import outlined_sheet
-    from mars_assets.segmentation.predict import predict_masks
-    from mars_assets.storage.cache import Cache
 
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
     folder = model.folder / MASKS_OF_CROPS

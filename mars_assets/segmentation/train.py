@@ -1,4 +1,7 @@
-"""Training with MMSegmentation: resumable after kill -9, with an ordinary mmseg checkpoint as its result."""
+"""Training with MMSegmentation, which resumes after kill -9.
+
+The result is an ordinary mmseg checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
 from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
 from mars_assets.prithvi import PRITHVI
+from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import load_checkpoint
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
 from mars_assets.training.run_folder import begin, finish, settings_of
@@ -42,11 +47,13 @@ def train_segmentation(
     workers: int | None = None,
     save_every: float = 120.0,
 ) -> dict[str, Any]:
-    """Train a model in ``folder``, resume a training there, or return the report of a finished one.
+    """Train a model in a folder, or resume a training there.
 
-    During training, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (the state with
-    the highest validation mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by iteration) and
-    ``config.json``, written last.
+    A finished one is not trained again; its report is returned.
+
+    During training, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (the state
+    with the highest validation mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by
+    iteration) and ``config.json``, written last.
 
     Args:
         recipe: settings of the training.
@@ -62,17 +69,15 @@ def train_segmentation(
         save_every: seconds between two checkpoints, in addition to one at each validation.
 
     Returns:
-        JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where validation
-        has no crater and none was predicted), ``train_loss`` (the last mean), ``seconds``, ``n_train``, ``n_valid``,
-        ``parameters``, ``trained_parameters``.
+        JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where
+        validation has no crater and none was predicted), ``train_loss`` (the last mean), ``seconds``, ``n_train``,
+        ``n_valid``, ``parameters``, ``trained_parameters``.
 
     Raises:
         MarsError: there are no images to train or validate on, the training diverged, or the device's memory is too
             small.
         ProvenanceError: the folder holds a training with other settings.
     """
-    from mars_assets.prithvi.weights import open_weights
-
     images = _chosen(_checked(images), recipe)
     settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
     finished = begin(folder, settings, compute.precision, progress)
@@ -131,7 +136,6 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.prithvi.weights import load_encoder, open_weights
 
     if recipe.encoder == "random":
         compute.seed_everything()
@@ -149,10 +153,11 @@ def _fit(
     workers: int,
     save_every: float,
 ) -> tuple[Config, TrainingState, dict[str, int]]:
-    """Train to the end. Returns the config, the state with its history, and the numbers of parameters."""
-    import torch
+    """Train to the end.
 
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
+    Returns the config, the state with its history, and the numbers of parameters.
+    """
+    import torch
 
     last = scratch / "last.pth"
     # Also because mmengine, which reads it again, unpickles anything where this refuses.
@@ -212,7 +217,7 @@ def _fit(
 
 
 def _averaging(recipe: SegRecipe) -> list[dict[str, Any]]:
-    """Describe mmengine's hook that validates and saves averaged weights, if the recipe wants it."""
+    """Describe mmengine's hook that averages weights, if the recipe wants it."""
     if not recipe.average_weights:
         return []
     # The statistics of batch norms are averaged like the weights that they belong to.
@@ -231,7 +236,7 @@ def _loader(
     workers: int,
     batches: SeededBatches | None = None,
 ) -> dict[str, Any]:
-    """Describe a loader in mmengine's form: of these batches, or of each image once, in order."""
+    """Describe a loader for mmengine: of batches, or of each image once."""
     items = [
         {
             "img_path": str(row["chip"]),
@@ -251,7 +256,10 @@ def _loader(
 
 
 def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
-    """Write checkpoint, config and history of a training that has ended. Returns the first part of the report."""
+    """Write the files of a training that has ended.
+
+    Returns the first part of the report.
+    """
     import torch
 
     best = scratch / "best.pth"

@@ -1,7 +1,8 @@
 """mmseg transforms that load chips and masks and augment them for training.
 
-The random ones draw from ``results["rng"]``, a numpy generator that :class:`~mars_assets.segmentation.dataset.CraterDataset`
-puts there: an image's draws then do not depend on the process that loads it.
+The random ones draw from ``results["rng"]``, a numpy generator that
+:class:`~mars_assets.segmentation.dataset.CraterDataset` puts there, so that an image's draws do not depend on the
+process that loads it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, bands
 
 @TRANSFORMS.register_module()
 class LoadChip(BaseTransform):
-    """Reads ``img_path``, a GeoTIFF of float32 reflectance, as ``img`` (H, W, bands); or takes ``chip`` (bands, H, W).
+    """Reader of ``img_path``, a chip, as ``img``, float32 (H, W, bands).
+
+    If the results have ``chip`` (bands, H, W), that is used instead of the file.
 
     Args:
         bands: the names that the file's bands must have, in order.
-        statistics: means and deviations of the bands; where they are given, each band is moved and scaled so that the
-            preprocessor, which normalises with them, gives the image's own mean 0 and deviation 1.
+        statistics: means and deviations of the bands. If given, each band is shifted and scaled so that the
+            preprocessor, which normalises with them, returns the image with its own mean at 0 and its own deviation at
+            1.
     """
 
     def __init__(self, bands: Sequence[str], statistics: Sequence[Sequence[float]] | None = None) -> None:
@@ -48,38 +52,45 @@ class LoadChip(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadMask(BaseTransform):
-    """Reads ``seg_map_path``, an 8-bit PNG of 0 background, 1 crater, 255 ignored, as ``gt_seg_map`` (H, W).
+    """Reader of ``seg_map_path``, an 8-bit PNG, as ``gt_seg_map`` (H, W).
+
+    Its values are 0 for background, 1 for crater and 255 for ignored pixels.
 
     Args:
-        smallest_crater: craters of ``instances_path`` of a smaller diameter in pixels become ignored.
+        smallest_crater: craters of ``instances_path`` with a smaller diameter in pixels become ignored.
 
     Raises:
-        DamagedFileError: it is missing, unreadable, of another size than the chip, or has other values.
+        DamagedFileError: the mask is missing, unreadable, of another size than the chip, or has other values.
     """
 
     def __init__(self, smallest_crater: float = 0.0) -> None:
         self.smallest_crater = smallest_crater
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        path = results["seg_map_path"]
-        mask = read_label_image(Path(path))
-        if mask.dtype != np.uint8 or mask.shape != tuple(results["img_shape"]):
+        path, shape = Path(results["seg_map_path"]), tuple(results["img_shape"])
+        mask = read_label_image(path)
+        if mask.dtype != np.uint8 or mask.shape != shape:
             raise DamagedFileError(
-                f"the mask {path} is {mask.dtype} {mask.shape}, where its chip needs 8 bits and "
-                f"{tuple(results['img_shape'])}: materialize 'labelled_crops' again"
+                f"the mask {path} is {mask.dtype} {mask.shape}, and its chip needs uint8 {shape}: materialize "
+                "'labelled_crops' again"
             )
         counts = np.bincount(mask.ravel(), minlength=256)
         counts[[0, 1, IGNORE]] = 0
         if counts.any():
-            unknown = np.flatnonzero(counts).tolist()
-            raise DamagedFileError(f"the mask {path} has values {unknown}: a mask has 0, 1 and {IGNORE} for ignored")
+            raise DamagedFileError(
+                f"the mask {path} contains {np.flatnonzero(counts).tolist()}, and only 0, 1 and {IGNORE} (ignored) are "
+                "allowed: materialize 'labelled_crops' again"
+            )
         if self.smallest_crater:
             mask = without_small(mask, read_label_image(Path(results["instances_path"])), self.smallest_crater)
         return {**results, "gt_seg_map": mask, "seg_fields": [*results.get("seg_fields", ()), "gt_seg_map"]}
 
 
 def without_small(mask: npt.NDArray[Any], instances: npt.NDArray[Any], smallest: float) -> npt.NDArray[Any]:
-    """A mask, (H, W), whose craters below a diameter (of the disc of equal area, in pixels) are ignored."""
+    """Ignore the craters of a mask, (H, W), below a diameter in pixels.
+
+    The diameter is that of the disc with the same area.
+    """
     diameters = 2 * np.sqrt(np.bincount(instances.ravel()) / np.pi)
     small = diameters < smallest
     small[0] = False
@@ -88,7 +99,7 @@ def without_small(mask: npt.NDArray[Any], instances: npt.NDArray[Any], smallest:
 
 @TRANSFORMS.register_module()
 class CraterCrop(BaseTransform):
-    """Random square crop of image and mask, at a random scale, placed on a crater with a given probability.
+    """Random square crop of image and mask, at a random scale.
 
     Args:
         size: side in pixels of the result; smaller where the image is.
@@ -126,8 +137,8 @@ class CraterCrop(BaseTransform):
 def _resized(mask: npt.NDArray[np.uint8], target: tuple[int, ...], smaller: bool) -> npt.NDArray[np.uint8]:
     """Resize labels to (width, height), aligned with the resized image.
 
-    OpenCV's plain nearest neighbour is off by up to half a pixel. Where a pixel covers several, the label that covers half of
-    it is taken.
+    OpenCV's plain nearest neighbour is off by up to half a pixel. A smaller image's pixel takes the label that covers
+    half of it.
     """
     if not smaller:
         return cv2.resize(mask, target, interpolation=cv2.INTER_NEAREST_EXACT).astype(np.uint8, copy=False)
@@ -139,7 +150,10 @@ def _resized(mask: npt.NDArray[np.uint8], target: tuple[int, ...], smaller: bool
 
 
 def _start(length: int, window: int, inside: int | None, rng: np.random.Generator) -> int:
-    """Draw the first pixel of a window within ``length`` pixels that contains the pixel ``inside``, if given."""
+    """Draw the first pixel of a window within ``length`` pixels.
+
+    It contains the pixel ``inside``, if given.
+    """
     lowest = 0 if inside is None else max(inside - window + 1, 0)
     highest = length - window if inside is None else min(inside, length - window)
     return int(rng.integers(lowest, highest + 1))
@@ -147,7 +161,7 @@ def _start(length: int, window: int, inside: int | None, rng: np.random.Generato
 
 @TRANSFORMS.register_module()
 class RandomOrientation(BaseTransform):
-    """Random mirroring and turning, each result as likely: the sun may stand anywhere.
+    """Random orientation, each as likely: the sun may stand anywhere.
 
     Args:
         turn: draw from all eight orientations of a square; else from the image and its left-right mirror image.
@@ -171,7 +185,10 @@ class RandomOrientation(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomLight(BaseTransform):
-    """Random brightness and contrast, the same in all bands, and grain, in units of each band's own deviation."""
+    """Random brightness, contrast and grain, the same in all bands.
+
+    Brightness and grain are in units of each band's own deviation.
+    """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         rng: np.random.Generator = results["rng"]

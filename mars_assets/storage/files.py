@@ -20,19 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 
 _TEMPORARY = ".tmp-"
-_OLD = f"{_TEMPORARY}old-"
 _LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\.\w+)?")
 _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """
+def explained_errors(target: Path) -> Iterator[None]:
+    """Turn what the file system refuses into errors that say what to do.
+
     Raises:
         MarsError: the disk is full, the file larger than files may be, or the folder may not be written.
     """
@@ -62,7 +64,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         MarsError: the disk is full or the folder may not be written.
     """
-    with _writing(target):
+    with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(target.parent)
         temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
@@ -88,58 +90,16 @@ def _sweep_old(folder: Path) -> None:
                     Path(entry.path).unlink()
 
 
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes ``target``'s place when the block ends without an exception; an old one is replaced.
-
-    Raises:
-        MarsError: the disk is full or the folder may not be written.
-    """
-    with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _recover(target)
-        temporary = target.with_name(f".{target.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
-        temporary.mkdir()
-        try:
-            yield temporary
-            if target.exists():
-                old = target.with_name(f".{target.name}{_OLD}{uuid.uuid4().hex[:8]}")
-                os.replace(target, old)
-                os.replace(temporary, target)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _recover(target: Path) -> None:
-    """Gives a folder back its place where a run was killed while it replaced it, and removes what killed runs left of others."""
-    left = [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}{_TEMPORARY}")]
-    old = [path for path in left if _OLD in path.name]
-    if old and not target.exists():
-        os.replace(max(old, key=lambda path: path.stat().st_mtime), target)
-    for path in left:
-        if path.exists() and (path in old or path.stat().st_mtime < time.time() - _A_DAY):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def sweep(folder: Path) -> int:
     """Removes what killed runs left half-written in ``folder``. Returns how many. Only for a folder with one writer."""
     count = 0
     if not folder.is_dir():
         return 0
     for path in folder.iterdir():
-        if path.name.startswith(".") and _TEMPORARY in path.name and not _is_last(path):
+        if path.name.startswith(".") and _TEMPORARY in path.name:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             count += 1
     return count
-
-
-def _is_last(path: Path) -> bool:
-    """Whether a killed :func:`atomic_folder` left a folder nowhere but under this name."""
-    name, is_old, _ = path.name[1:].partition(_OLD)
-    return bool(is_old) and not path.with_name(name).exists()
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -166,9 +126,6 @@ def read_json(path: Path) -> Any:
 
 def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> None:
     """Writes a Parquet file, with ``provenance`` as JSON in the file's own metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if provenance is not None:
         metadata = dict(arrow.schema.metadata or {})
@@ -190,8 +147,6 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
         MissingInputError: it is not there.
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     if not path.exists():
         raise MissingInputError(asset, path)
     try:
@@ -202,7 +157,5 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """The provenance that ``write_table`` put into a Parquet file; empty where there is none."""
-    import pyarrow.parquet as pq
-
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"mars_assets", b"{}"))

@@ -1,11 +1,24 @@
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.models.seen import held_out
-from mars_assets.models.versions import current_model, current_weights, make_current, start_version, version_of
+from mars_assets.models.starting_point import start_from_weights
+from mars_assets.models.versions import (
+    current_model,
+    current_weights,
+    make_current,
+    set_current_weights,
+    start_version,
+    version_of,
+)
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import write_json, write_table
+from mars_assets.storage.published import publish
 
 IMAGES = pd.DataFrame(
     {
@@ -107,3 +120,22 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
     (trained.model("seg_model") / "s1" / "config.json").unlink()
     with pytest.raises(MissingInputError, match="seg_model"):
         held_out(trained, current_model(trained, "cls_model"), later)
+
+
+def test_weights_in_use_are_one_version(lake: Lake, micro_weights: Path) -> None:
+    def put(sha256: str) -> Path:
+        with publish(lake.foundation("own")) as version:
+            for path in micro_weights.iterdir():
+                shutil.copy(path, version)
+            write_json(version / "load_report.json", {"sha256": sha256})
+        set_current_weights(lake, version, sha256)
+        return version
+
+    first = put("1" * 64)
+    reading = current_weights(lake)
+    second = put("2" * 64)
+    assert reading == (first, "1" * 64, "own")
+    assert open_weights(reading.folder).sha256 == "1" * 64, "what was begun goes on with its weights"
+    assert current_weights(lake) == (second, "2" * 64, "own")
+    assert start_from_weights(lake, "prithvi_weights").folder == second
+    assert start_from_weights(lake, "random").name == "random, of own's architecture"

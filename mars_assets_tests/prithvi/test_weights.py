@@ -38,6 +38,7 @@ from mars_assets.prithvi.weights import (
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.published import version_in_use
 
 SMALL = PrithviConfig(
     "small", img_size=64, embed_dim=96, depth=3, num_heads=3,
@@ -242,7 +243,7 @@ class TestInstalling:
     def test_from_a_file(self, shared: Path, lake: Lake, variant: str, layout: str) -> None:
         source = shared / "parity" / f"mae_{layout}_3frames.pt"
         folder = install(lake, Origin(variant, "file", path=source))
-        assert folder == lake.foundation(variant)
+        assert folder == version_in_use(lake.foundation(variant))
         assert sorted(path.name for path in folder.iterdir()) == [
             "config.json",
             "load_report.json",
@@ -256,7 +257,7 @@ class TestInstalling:
         opened = open_weights(folder)
         assert (opened.config, opened.sha256) == (SMALL, sha256_file(source))
         expected = load_mae(SMALL, read_checkpoint(source))[0].state_dict()
-        for model in (opened.load(), load_mae_from(folder)):
+        for model in (opened.load(), load_mae_from(folder), load_mae_from(lake.foundation(variant))):
             assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
         encoder = load_encoder(folder).state_dict()
         assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in encoder.items())
@@ -271,21 +272,34 @@ class TestInstalling:
         assert (folder / "model.safetensors").stat().st_ino == inode
         assert "already" in lines[-1]
         source.write_bytes((shared / "parity" / "mae_prefixed_3frames.pt").read_bytes())
-        install(lake, Origin(variant, "file", path=source))
-        assert (folder / "model.safetensors").stat().st_ino != inode
-        assert open_weights(folder).sha256 == sha256_file(source)
+        opened, before = open_weights(lake.foundation(variant)), sha256_of((folder / "model.safetensors").read_bytes())
+        newer = install(lake, Origin(variant, "file", path=source))
+        assert newer != folder
+        assert open_weights(lake.foundation(variant)).sha256 == sha256_file(source) != opened.sha256
+        assert sha256_file(folder / "model.safetensors") == before, "what reads it goes on reading it"
+        assert opened.load().config == SMALL
 
     def test_a_refused_file_leaves_the_last_good_one(
         self, shared: Path, lake: Lake, variant: str, tmp_path: Path
     ) -> None:
-        folder = install(lake, Origin(variant, "file", path=shared / "parity" / "mae_flat_3frames.pt"))
-        before = {path: path.read_bytes() for path in folder.iterdir()}
+        folder = install(lake, Origin(variant, "file", path=shared / "parity" / "mae_flat_3frames.pt")).parent
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         state = read_checkpoint(shared / "parity" / "mae_flat_3frames.pt")
         del state["cls_token"]
         torch.save(state, tmp_path / "bad.pt")
         with pytest.raises(MarsError, match=r"encoder\.cls_token is missing"):
             install(lake, Origin(variant, "file", path=tmp_path / "bad.pt"))
-        assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    def test_a_folder_that_an_earlier_version_wrote(self, shared: Path, lake: Lake, variant: str) -> None:
+        source, folder = shared / "parity" / "mae_flat_3frames.pt", lake.foundation(variant)
+        report = {"source": "file", "file": source.name, "sha256": sha256_file(source)}
+        save_weights(folder, load_mae(SMALL, read_checkpoint(source))[0], report)
+        assert install(lake, Origin(variant, "file", path=source)) == install_as_before(lake, variant) == folder
+        opened = open_weights(folder)
+        newer = install(lake, Origin(variant, "file", path=shared / "parity" / "mae_prefixed_3frames.pt"))
+        assert newer.parent == folder
+        assert open_weights(folder).sha256 != opened.sha256 == sha256_file(source)
 
     def test_folder_of_weights_as_a_file(self, lake: Lake, tmp_path: Path, variant: str) -> None:
         torch.manual_seed(0)
@@ -296,6 +310,7 @@ class TestInstalling:
         assert stored["encoder.norm.weight"].dtype == torch.float16
         assert open_weights(tmp_path / "mine").sha256 == sha256_file(tmp_path / "mine" / "model.safetensors")
         folder = install(lake, Origin(variant, "file", path=tmp_path / "mine"))
+        assert fetch(Origin(variant, "file", path=lake.foundation(variant))).path == folder / "model.safetensors"
         model = load_mae_from(folder)
         assert model.config == config
         assert torch.equal(model.decoder.mask_token, mae.decoder.mask_token.half().float())
