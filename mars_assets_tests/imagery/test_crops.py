@@ -438,7 +438,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (target / manifest["file"][3]).exists()
 
 
-@pytest.mark.parametrize("where", ["write_table", "_replace_folder", "read_crops"])
+@pytest.mark.parametrize("where", ["write_checked", "_replace_folder", "read_crops"])
 def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(10, 128, 128, 1))
     image, target = tmp_path / "x.JP2", tmp_path / "crops" / OBSERVATION

@@ -155,7 +155,7 @@ def test_a_run_killed_before_the_table_leaves_its_masks_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_module, "write_table", killed)
+        patch.setattr(table_module, "write_checked", killed)
         with pytest.raises(KeyboardInterrupt):
             build_labelled_crops(filled)
     assert read_labelled_crops(filled).set_index("original").loc["train0"].equals(row)

@@ -14,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.labels.schema import LabelledCrops
 from mars_assets.lake import Lake
 from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
@@ -28,7 +29,9 @@ from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip, write_chip
+from mars_assets.tensors.schema import Chips
 from mars_assets.training.compute import Compute
+from mars_assets_tests.tables import complete
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(
@@ -364,10 +367,11 @@ class TestTable:
         chips = _write(lake.root / "tensors", sizes)
         for method, rows in chips.groupby("method"):
             table = rows.assign(file=[lake.relative(path) for path in rows["path"]]).drop(columns=["path", "method"])
+            table = complete(table, Chips)
             settings = {"statistics": "v1", "label_version": "labels1", "method": method, **provenance}
             write_table(lake.tensors(f"imputed_{method}") / "manifest.parquet", table, settings)
         labels = pd.DataFrame({"image_id": list(sizes), "group": [f"ESP_{number % 2}" for number in range(len(sizes))]})
-        write_table(lake.labelled_crops, labels)
+        write_table(lake.labelled_crops, complete(labels, LabelledCrops))
 
     @pytest.mark.slow
     def test_is_written_and_not_computed_twice(self, filled: Lake) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -346,8 +347,6 @@ def test_only_new_images_are_predicted(trained: Trained, compute: Compute, squar
 def test_another_models_predictions_are_not_taken(
     trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
 ):
-    import shutil
-
     folder, _ = trained
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -362,9 +361,24 @@ def test_another_models_predictions_are_not_taken(
     assert not before.all()
 
 
-def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
-    import shutil
+def test_a_model_trained_with_a_retired_loss_predicts_as_before(
+    trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
+):
+    folder, _ = trained
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    config = (old / "config.py").read_text()
+    assert config.count("type='MaskedDiceLoss'") == 1
+    (old / "config.py").write_text(config.replace("type='MaskedDiceLoss'", "gamma=0.75, type='MaskedTverskyLoss'"))
+    one = squares.head(1)
+    before, after = (
+        read_probability(predict_masks(model, one, tmp_path / f"{model.name} masks", compute)["image_0"])
+        for model in (folder, old)
+    )
+    np.testing.assert_array_equal(before, after)
 
+
+def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
     with pytest.raises(MissingInputError, match="seg_model"):
         open_segmenter(tmp_path)
     folder = tmp_path / "torn"
