@@ -1,4 +1,4 @@
-"""The autoencoder against TerraTorch's numbers, and against plain numpy where the method is simple enough to write out."""
+"""The autoencoder against TerraTorch's numbers, and against plain numpy where the method is short to write out."""
 
 import json
 from pathlib import Path

@@ -221,8 +221,9 @@ def _rows(n: int, **offsets: float) -> pd.DataFrame:
     base = rng.gamma(2, 1, n)
     return pd.DataFrame(
         [
-            {"image_id": f"i{i}", "method": method, "model_loss": base[i] / 2, "rgb_loss": base[i] + offset + rng.normal(0, 0.01),
-             "psnr": 20.0 - base[i], "ssim": 0.9 - offset, "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
+            {"image_id": f"i{i}", "method": method, "model_loss": base[i] / 2,
+             "rgb_loss": base[i] + offset + rng.normal(0, 0.01), "psnr": 20.0 - base[i], "ssim": 0.9 - offset,
+             "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
             for i in range(n) for method, offset in offsets.items()
         ]
     )  # fmt: skip
@@ -460,7 +461,8 @@ class TestTable:
         )
         with pytest.raises(ProvenanceError) as error:
             reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU)
-        for part in ("imputed_means was made with the statistics 'v2'", "imputed_pre_norm and imputed_means hold different images",
+        for part in ("imputed_means was made with the statistics 'v2'", "imputed_pre_norm and imputed_means hold "
+        "different images",
                      "imputed_post_norm and imputed_means were made for different labels"):  # fmt: skip
             assert part in str(error.value)
 
