@@ -1,11 +1,11 @@
-"""Crops from a synthetic single-tile JP2 as HiRISE's (10 bits, 3 bands, 8000 x 12000).
+"""Cutting of crops from a synthetic single-tile JP2 like HiRISE's (10 bits, 3 bands, 8000 x 12000).
 
-Ours, writing included, against rasterio windows in row order and bare glymur strips, which write nothing; and a scene four
-times as tall. GDAL is left to decode with as many threads as it likes, which is one for every CPU; a single one is measured for
-comparison.
+Measures ours, writing included, against rasterio windows in row order and bare glymur strips, which write nothing; and
+a scene four times as tall. GDAL is left to decode with as many threads as it likes, which is one for every CPU; a
+single one is measured for comparison.
 
-What mars_assets/imagery/jpeg2000.py is worth is measured by cutting the same scenes, writing included, without it: with GDAL
-and with glymur, both with all threads. ``--readers`` measures only that.
+What mars_assets/imagery/jpeg2000.py is worth is measured by cutting the same scenes, writing included, without it: with
+GDAL and with glymur, both with all threads. ``--readers`` measures only that.
 """
 
 from __future__ import annotations

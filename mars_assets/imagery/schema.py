@@ -25,7 +25,8 @@ class Observations(pa.DataFrameModel):
     )
     corners: object | None = pa.Field(
         nullable=True,
-        description="latitude and longitude of the swath's corners, clockwise from the first line's first sample",
+        description="latitude and longitude of the swath's corners, clockwise from the first line's first sample; from "
+        "the index",
     )
 
 
@@ -62,7 +63,8 @@ class Crops(pa.DataFrameModel):
     )
     position_kind: str = pa.Field(
         isin=("projected", "approximate", "pixel"),
-        description="how the place is known: by the projection, between the swath's corners, or not at all",
+        description="how the position is known: from the projection, interpolated between the swath's corners, or not "
+        "at all",
     )
     longitude: float = pa.Field(
         nullable=True, coerce=True, description="of the crop's centre, degrees east; NaN where the place is unknown"

@@ -4,6 +4,7 @@ import shutil
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from mars_assets.definitions import build_defs
 from mars_assets.labels.schema import LabelledCrops
@@ -17,6 +18,7 @@ from mars_assets_tests.tensors.test_stages import images
 STAGES = ["reflectance", "imputed_post_norm"]
 
 
+@pytest.mark.slow
 def test_a_run_without_configuration_goes_on_with_what_was_chosen_before(lake: Lake) -> None:
     job = build_defs({"lake": LakeResource(root=str(lake.root))}).resolve_implicit_global_asset_job_def()
     keys = [dg.AssetKey(name) for name in STAGES]

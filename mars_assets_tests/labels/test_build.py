@@ -36,6 +36,7 @@ from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco
 
 
+@pytest.mark.slow
 def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
     lake.inbox.mkdir(parents=True)
     for name in ("craters.v1.coco-segmentation.zip", "crater-tiles.v1.folder.zip"):
@@ -307,6 +308,7 @@ def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS)
 def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
@@ -319,6 +321,7 @@ def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]
     assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
 def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:
