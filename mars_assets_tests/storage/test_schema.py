@@ -91,6 +91,7 @@ def test_other_columns_are_left_alone() -> None:
     assert checked(rows, Path("p"), "labelled_crops", LabelledCrops).columns[-1] == "model_version"
 
 
+@pytest.mark.process
 def test_definitions_load_without_pandera() -> None:
     program = "import sys, mars_assets.definitions; print('pandera' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
