@@ -1,6 +1,8 @@
-"""Crops from a synthetic single-tile JP2 as HiRISE's (10 bits, 3 bands, 8000 x 12000): ours, writing included, against
-rasterio windows in row order and bare glymur strips, which write nothing; and a scene four times as tall. GDAL is left to
-decode with as many threads as it likes, which is one for every CPU; a single one is measured for comparison.
+"""Cutting of crops from a synthetic single-tile JP2 like HiRISE's (10 bits, 3 bands, 8000 x 12000).
+
+Measures ours, writing included, against rasterio windows in row order and bare glymur strips, which write nothing; and
+a scene four times as tall. GDAL is left to decode with as many threads as it likes, which is one for every CPU; a
+single one is measured for comparison.
 """
 
 from __future__ import annotations
@@ -63,10 +65,10 @@ def make_scene(path: Path, lines: int, samples: int) -> None:
 
 
 def ours(scene: Path) -> None:
-    from mars_assets.imagery.crops import cut_crops
+    from mars_assets.imagery.crops import Source, cut_crops
 
     with tempfile.TemporaryDirectory(dir=scene.parent) as folder:
-        manifest = cut_crops(scene, None, "ESP_990000_1800", "RGB.NOMAP", Path(folder) / "crops")
+        manifest = cut_crops(Source(scene, None, "ESP_990000_1800", "RGB.NOMAP"), Path(folder) / "crops")
     assert manifest["kept"].any()
 
 

@@ -10,6 +10,8 @@ from html import escape
 from itertools import pairwise
 from pathlib import Path
 
+from mars_assets.definitions import defs
+
 PROJECT = Path(__file__).parent.parent
 BOX = (170, 32)
 """Width and height of an asset's box."""
@@ -46,8 +48,6 @@ def _summary(module: str) -> str:
 
 def lineage() -> str:
     """Draw the asset graph from top to bottom; an arrow that a longer path implies is left out."""
-    from mars_assets.definitions import defs
-
     graph = defs.resolve_asset_graph()
     parents = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}

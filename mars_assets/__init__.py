@@ -1,10 +1,10 @@
 """What is an Earth-trained geospatial foundation model worth on Mars? A Dagster lineage that answers it.
 
-Importing the package sets, once for the process, which warnings are not shown: images and chips are read by threads, for which
-``warnings.catch_warnings`` is not made. What else changes state of the process does so where it is used, and says so there:
-``executor`` replaces a method of Dagster's, ``segmentation.hooks`` adds a file backend to mmengine's,
-``segmentation.mmseg_setup.mmseg_ready`` hides what mmseg prints, and ``imagery.scene.load_glymur`` sets ``XDG_CONFIG_HOME``
-while it imports glymur.
+Importing the package sets, once for the process, which warnings are not shown: images and chips are read by threads,
+for which ``warnings.catch_warnings`` is not made. What else changes state of the process does so where it is used, and
+says so there: ``executor`` replaces a method of Dagster's, ``segmentation.hooks`` adds a file backend to mmengine's,
+``segmentation.mmseg_setup.mmseg_ready`` hides what mmseg prints, and ``imagery.scene.load_glymur`` sets
+``XDG_CONFIG_HOME`` while it imports glymur.
 """
 
 import warnings

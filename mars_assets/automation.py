@@ -1,14 +1,14 @@
 """Jobs, and the schedules and sensors that start them.
 
-``imagery`` downloads and cuts observations. ``experiment`` computes everything from labels to evaluations. ``reevaluate``
-evaluates the models in use on the current labels and trains nothing. The sensor ``new_labels`` observes the exports in the
-inbox, and ``follow_labels`` materializes what depends on them, by each asset's automation condition
-(``assets/automation_conditions.py``). The schedule ``nightly_evaluation`` runs ``reevaluate`` every night, for changes that no
-condition follows.
+``imagery`` downloads and cuts observations. ``experiment`` computes everything from labels to evaluations.
+``reevaluate`` evaluates the models in use on the current labels and trains nothing. The sensor ``new_labels`` observes
+the exports in the inbox, and ``follow_labels`` materializes what depends on them, by each asset's automation condition
+(``assets/automation_conditions.py``). The schedule ``nightly_evaluation`` runs ``reevaluate`` every night, for changes
+that no condition follows.
 
-``retrain`` retrains the models; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` start it, once they are
-switched on. ``fetch_labels`` downloads a version of a Roboflow project into the inbox, and the sensor ``new_roboflow_versions``
-starts it.
+``retrain`` retrains the models; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` start it, once
+they are switched on. ``fetch_labels`` downloads a version of a Roboflow project into the inbox, and the sensor
+``new_roboflow_versions`` starts it.
 """
 
 import dataclasses
@@ -22,9 +22,13 @@ from pydantic import Field
 
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.metadata import mendable
+from mars_assets.checks import last_below_bound
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
+from mars_assets.labels.inbox import being_copied, exports_in_force, has_had, unsettled
+from mars_assets.labels.roboflow_api import Project
+from mars_assets.labels.table import current_label_version
 from mars_assets.models.versions import in_use
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
@@ -34,8 +38,9 @@ LOOK_EVERY = 10
 """Seconds between two looks at the inbox, and at the assets that follow it."""
 
 ONE_AT_A_TIME = {"mars_assets/automatic": "true"}
-"""Tags of automatic runs. dagster.yaml lets one of them run at a time, so that none recomputes tensors for other labels while
-another one evaluates models on them."""
+"""Tags of automatic runs. dagster.yaml lets one of them run at a time, so that none recomputes tensors for other labels
+while another one evaluates models on them.
+"""
 
 DATA_VERSION = "dagster/data_version"
 """The tag in which Dagster keeps an event's data version."""
@@ -56,7 +61,8 @@ experiment_job = dg.define_asset_job(
     "experiment",
     dg.AssetSelection.groups("tensors", "models", "evaluation")
     | dg.AssetSelection.assets("labelled_crops", "prithvi_weights"),
-    description="From labels to evaluations: tensors, reconstruction table, models. Existing results are not recomputed.",
+    description="From labels to evaluations: tensors, reconstruction table, models. Existing results are not "
+    "recomputed.",
 )
 
 reevaluate_job = dg.define_asset_job(
@@ -71,8 +77,8 @@ retrain_job = dg.define_asset_job(
         *("labelled_crops", "reflectance", STAGE), *(name for task in TASKS for name in (task.model, task.evaluation))
     ),
     config={"ops": {task.model: {"config": {"retrain": True}} for task in TASKS}},
-    description="Retrain the models on the current labels with the recipes of those in use. A new model replaces the one in use only "
-    "if it is not worse.",
+    description="Retrain the models on the current labels with the recipes of those in use. A new model replaces the "
+    "one in use only if it is not worse.",
 )
 
 
@@ -82,8 +88,6 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
 
     A zip that is still being copied is ignored until it is complete. The same file under another name is not a change.
     """
-    from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
-
     # A run whose machine went down with it would block everything that follows.
     if cleared := clear_up(context.instance):
         context.log.warning(
@@ -109,8 +113,9 @@ follow_labels = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=LOOK_EVERY,
     default_status=dg.DefaultSensorStatus.RUNNING,
     run_tags=ONE_AT_A_TIME,
-    description="Materialize what depends on changed inputs, by each asset's automation condition: the table of labels, the "
-    "tensors and the evaluations when labels change, the evaluations when a model changes. Trains nothing.",
+    description="Materialize what depends on changed inputs, by each asset's automation condition: the table of "
+    "labels, the tensors and the evaluations when labels change, the evaluations when a model changes. Trains "
+    "nothing.",
 )
 
 
@@ -121,8 +126,8 @@ class FetchConfig(dg.Config):
     version: int = Field(ge=1, description="The version's number.")
     format: str = Field(
         default="",
-        description="Export format: coco-segmentation, yolo or png-mask-semantic; folder or multi-label for a classification "
-        "project. Empty: the format that the resource has for the project.",
+        description="Export format: coco-segmentation, yolo or png-mask-semantic; folder or multi-label for a "
+        "classification project. Empty: the format that the resource has for the project.",
     )
 
 
@@ -131,8 +136,6 @@ def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
     """Have Roboflow export a version, and download it into the inbox, whole or not at all."""
-    from mars_assets.labels.roboflow_api import Project
-
     with mendable():
         project = Project.named(config.project)
         path = roboflow.open().fetch(
@@ -156,13 +159,12 @@ def new_roboflow_versions(
 ) -> dg.SensorResult | dg.SkipReason:
     """Download the newest version of each watched Roboflow project that the inbox has not had yet.
 
-    ROBOFLOW_PROJECTS lists the projects, separated by commas: `WORKSPACE/PROJECT` for outlines and `WORKSPACE/PROJECT=folder` for
-    classes, or any other format that the resource accepts. ROBOFLOW_API_KEY holds the key.
+    ROBOFLOW_PROJECTS lists the projects, separated by commas: `WORKSPACE/PROJECT` for outlines and
+    `WORKSPACE/PROJECT=folder` for classes, or any other format that the resource accepts. ROBOFLOW_API_KEY holds the
+    key.
 
     A download that fails is tried again at the next full hour. A project that does not answer does not stop the others.
     """
-    from mars_assets.labels.inbox import has_had
-
     try:
         projects = roboflow.watched()
         if not projects:
@@ -211,13 +213,11 @@ def _waiting(names: list[str]) -> str:
     job=reevaluate_job,
     cron_schedule="0 3 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Evaluate the models in use on the current labels every night, for changes that no condition follows, such as new "
-    "crops that are the originals of labelled images. Existing results are not recomputed.",
+    description="Evaluate the models in use on the current labels every night, for changes that no condition follows, "
+    "such as new crops that are the originals of labelled images. Existing results are not recomputed.",
 )
 def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     """Evaluate the models in use."""
-    from mars_assets.labels.inbox import exports_in_force
-
     here = lake.open()
     if not here.labelled_crops.exists():
         return dg.SkipReason("labelled_crops has not been materialized yet: do it once")
@@ -245,9 +245,6 @@ def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) 
 
     Off until it is switched on.
     """
-    from mars_assets.checks import last_below_bound
-    from mars_assets.labels.table import current_label_version
-
     here = lake.open()
     low = last_below_bound(here)
     if not low:

@@ -9,11 +9,21 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
+from mars_assets.imagery.checks import crop_problems
+from mars_assets.labels.checks import (
+    contradicted_images,
+    leaking_groups,
+    mask_problems,
+    schema_problems,
+    straddling_duplicates,
+)
+from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
 from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
 from mars_assets.storage.files import read_json
 from mars_assets.tasks import TASKS
+from mars_assets.tensors.stages import chip_problems
 
 
 def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
@@ -29,10 +39,9 @@ def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: in
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
     """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest, and so do the DN of calibrated crops.
 
-    Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is decoded.
+    Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is
+    decoded.
     """
-    from mars_assets.imagery.checks import crop_problems
-
     partitioned = context.has_partition_key or context.has_partition_key_range
     problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
@@ -41,8 +50,6 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
     """Ids are unique, splits and classes known, files present; every task has training and validation images."""
-    from mars_assets.labels.checks import schema_problems
-
     problems, count = schema_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -53,8 +60,6 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
     The most recent masks are read, and a sample of the others.
     """
-    from mars_assets.labels.checks import mask_problems
-
     problems, count = mask_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -62,8 +67,6 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
     """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
-    from mars_assets.labels.inbox import rejections
-
     aside = rejections(lake.open().inbox)
     return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
 
@@ -71,8 +74,6 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
     """No image is left out of the table because projects label it differently."""
-    from mars_assets.labels.checks import contradicted_images
-
     problems, count = contradicted_images(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
@@ -80,17 +81,16 @@ def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     """No export has an observation, or an original image, in more than one split. The table never does."""
-    from mars_assets.labels.checks import leaking_groups
-
     problems, count = leaking_groups(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
-    """No two images of different groups look the same and lie in different splits: a model would recognise one from the other."""
-    from mars_assets.labels.checks import straddling_duplicates
+    """No two images of different groups look the same and lie in different splits.
 
+    A model would recognise one from the other.
+    """
     problems, count = straddling_duplicates(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
@@ -98,8 +98,6 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
     """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
-    from mars_assets.tensors.stages import chip_problems
-
     problems, count = chip_problems(lake.open(), "reflectance")
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -112,8 +110,6 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         description=f"Chips have the six HLS bands in order, are finite, and follow the method {method}.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
-        from mars_assets.tensors.stages import chip_problems
-
         problems, count = chip_problems(lake.open(), f"imputed_{method}")
         return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -167,4 +163,5 @@ bound_checks = [_bound_check(task) for task in TASKS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    return read_json(lake.metrics(name, ".json"))
+    rows: list[dict[str, Any]] = read_json(lake.metrics(name, ".json"))
+    return rows

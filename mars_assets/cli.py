@@ -7,14 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
+from mars_assets.classification.predict_folder import predict_pictures, scale_note
 from mars_assets.errors import MarsError
+from mars_assets.images import pictures_below
 from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import current_model, current_weights
+from mars_assets.prithvi.weights import export_encoder, load_encoder
+from mars_assets.progress import Progress
+from mars_assets.segmentation.predict_folder import outline_pictures
+from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import write_csv, write_json, write_table
 from mars_assets.tasks import TASKS
-from mars_assets.training.compute import DeviceChoice, PrecisionChoice
+from mars_assets.training.compute import DeviceChoice, PrecisionChoice, choose_compute
 
 ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 
@@ -35,7 +42,6 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
         DamagedFileError: its files cannot be read.
         MarsError: another suffix, or the model has no encoder of Prithvi's.
     """
-    from mars_assets.prithvi.weights import export_encoder, load_encoder
     from mars_assets.training.augmentation import FLAT
 
     own = False
@@ -64,10 +70,6 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    from mars_assets.classification.predict_folder import predict_pictures, scale_note
-    from mars_assets.images import pictures_below
-    from mars_assets.progress import Progress
-    from mars_assets.training.compute import choose_compute
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
@@ -85,12 +87,6 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
-    from tempfile import TemporaryDirectory
-
-    from mars_assets.progress import Progress
-    from mars_assets.segmentation.predict_folder import outline_pictures
-    from mars_assets.segmentation.task import smallest_evaluated
-    from mars_assets.training.compute import choose_compute
 
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")

@@ -1,7 +1,7 @@
 """The whole lineage on the embedded sample: ``make demo``.
 
-Runs the commands that the README names, as a person would, on a loopback archive of synthetic Mars; then says what came
-out of it. Everything is asked of Dagster again on every run; what is there already is not made again.
+Runs the documented commands, as a person would, on a loopback archive of synthetic Mars, then prints the results. Every
+run asks Dagster for everything; what exists already is not recomputed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.errors import MarsError
+from mars_assets.evaluation.statistics import with_interval
 from mars_assets.lake import DEFAULT_LAKE, Lake
 from mars_assets.progress import Progress
 from mars_assets.sample.make import make_sample
@@ -37,7 +38,7 @@ _SETTINGS = {
 
 
 def run_demo(lake: Lake) -> None:
-    """Makes the sample, materializes everything on it and prints the results.
+    """Write the sample, materialize everything on it and print the results.
 
     Raises:
         MarsError: the lake holds observations of somebody's own, or a command failed.
@@ -46,7 +47,7 @@ def run_demo(lake: Lake) -> None:
     say = Progress(print, every=10)
     print("SYNTHETIC MARS: terrain, craters and labels below are computed, nothing is an image of Mars.\n")
     archive = lake.sample
-    make_sample(archive, lake.inbox, lake.observations_csv, progress=say)
+    make_sample(lake, progress=say)
     log = lake.demo_log
     log.unlink(missing_ok=True)
     with serve(archive) as base_url:
@@ -70,7 +71,7 @@ def run_demo(lake: Lake) -> None:
 
 
 def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -> None:
-    """Runs a ``dagster`` command and shows what its steps say of themselves; all of it goes to the log."""
+    """Run a ``dagster`` command, showing the steps' own messages; the log gets everything."""
     print(f"\n$ dagster {' '.join(arguments)}", flush=True)
     command = [str(Path(sys.executable).with_name("dagster")), *arguments, "-m", "mars_assets.definitions"]
     with open(log, "a") as file:
@@ -96,8 +97,7 @@ def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -
 
 
 def print_results(lake: Lake) -> None:
-    """The reconstruction table, the scores of both models and where all files lie."""
-    from mars_assets.evaluation.statistics import with_interval
+    """Print the reconstruction table, the scores of both models and the places of all files."""
 
     def rows(name: str) -> Any:
         return pd.DataFrame(read_json(lake.metrics(name, ".json")))
@@ -113,9 +113,7 @@ def print_results(lake: Lake) -> None:
         "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; losses in normalised units, PSNR in dB)",
         pd.DataFrame({"method": table["method"], **scores(table, losses), "images": table["n_images"]}),
     )
-    print(
-        "The sample's encoder was pretrained on post_norm input: its preference is built in and says nothing of Prithvi."
-    )
+    print("The sample's encoder was pretrained on post_norm input: its preference says nothing about Prithvi.")
     for name, title, metrics in (
         (
             "cls_evaluation",
@@ -143,7 +141,7 @@ def print_results(lake: Lake) -> None:
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--lake", default=os.environ.get("MARS_LAKE") or DEFAULT_LAKE, help="default: MARS_LAKE or data_lake"

@@ -1,8 +1,9 @@
-"""How runs are executed: all steps of a run in one process, which clears up after processes that were killed.
+"""The executor: all steps of a run in one process, which clears up after killed runs.
 
-A killed run keeps its places in concurrency pools. Dagster's daemon frees them after a while; at the command line there is
-no daemon, and the next run would wait for the pool ``gpu`` for ever. So every run notes its process, and begins by
-freeing the places of runs whose process is gone. And a run that waits for a place leaves the cores to the one that has it.
+A killed run keeps its places in concurrency pools. Dagster's daemon frees them after a while; at the command line there
+is no daemon, and the next run would wait for the pool ``gpu`` for ever. So every run records its process, and starts by
+freeing the places of runs whose process is gone. A run that waits for a place also leaves the cores to the one that has
+it.
 """
 
 import platform
@@ -19,7 +20,7 @@ PROCESS_TAG = "mars_assets/process"
 
 
 class ClearingExecutor(dg.Executor):
-    """Dagster's in-process executor, after :func:`clear_up`."""
+    """Dagster's in-process executor, preceded by :func:`clear_up`."""
 
     def __init__(self, inner: dg.Executor) -> None:
         self._inner = inner
@@ -39,37 +40,42 @@ class ClearingExecutor(dg.Executor):
         yield from self._inner.execute(plan_context, execution_plan)
 
 
-@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload]
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
 def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
-    """All steps of a run in one process: torch is imported once, not by every step."""
+    """Runs all steps of a run in one process, so that torch is imported once and not by every step."""
     create = dg.in_process_executor.executor_creation_fn
     assert create is not None
     return ClearingExecutor(create(init_context))
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:
-    """How long a run may sleep before one of its steps is to ask again for a place in a pool: 1 s, later up to 15 s."""
+    """Compute how long a run may sleep before a step asks for a place in a pool again.
+
+    In seconds: 1 at first, later up to 15.
+    """
     asked_again = claims._pending_timeouts.values()
     return max(min(asked_again, default=0.0) - time.time(), 0.0)
 
 
-# Dagster 1.13's own takes the minimum with 0, so that a waiting run asks without a pause and takes a core from the training
-# that it waits for (dagster-io/dagster#20367, closed unmerged). To be removed when a test says that Dagster's own sleeps.
+# Dagster 1.13's own takes the minimum with 0, so that a waiting run asks without a pause and takes a core from the
+# training that it waits for (dagster-io/dagster#20367, closed unmerged). Goes when a test says that Dagster's sleeps.
 DAGSTERS_INTERVAL = InstanceConcurrencyContext.interval_to_next_pending_claim_check
 InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_claim  # type: ignore[method-assign, assignment]
 
 
 def this_process() -> str:
-    """A process's host, number and start, which no other process shares."""
+    """Name this process by host, number and start, which no other process shares."""
     process = psutil.Process()
     return f"{platform.node()} {process.pid} {_start(process.pid)}"
 
 
 def _start(number: int) -> str:
-    """When a process began, by a clock that nobody sets: on Linux the boot and the ticks since then.
+    """Read when a process started, by a clock that nobody sets.
+
+    On Linux that is the boot and the ticks since then.
 
     Raises:
-        psutil.NoSuchProcess: there is none of this number.
+        psutil.NoSuchProcess: no process has this number.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -80,7 +86,10 @@ def _start(number: int) -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process of this host has ended. Of another host nothing is known, and it counts as running."""
+    """Test whether a process of this host has ended.
+
+    Nothing is known of processes on other hosts, which count as running.
+    """
     host, number, started = process.rsplit(" ", 2)
     if host != platform.node():
         return False
@@ -91,7 +100,7 @@ def is_gone(process: str) -> bool:
 
 
 def clear_up(instance: dg.DagsterInstance) -> list[str]:
-    """Marks runs failed whose process is gone, and frees what they hold in concurrency pools. Returns their ids."""
+    """Mark runs as failed whose process is gone, and free their places in pools. Returns their ids."""
     storage = instance.event_log_storage
     holding = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
     going_on = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

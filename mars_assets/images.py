@@ -1,15 +1,15 @@
 """Image files: which files are images, what their headers state, and their pixels.
 
-The one place that opens an image file. Images are JPEG or PNG. Pixels come as they are stored: an orientation in EXIF is not
-applied, since outlines and masks count stored pixels, and transparency is dropped. Pillow reads colour of 16 bits a channel as
-its upper 8; what becomes of grey of 16 bits is said with each function. Whatever cannot be read is a
+The one place that opens an image file. Images are JPEG or PNG. Pixels come as stored: an orientation in EXIF is not
+applied, since outlines and masks count stored pixels, and transparency is dropped. Of colour with 16 bits a channel
+Pillow reads the upper 8; what becomes of grey with 16 bits stands with each function. Whatever cannot be read is a
 :class:`~mars_assets.errors.DamagedFileError` that names the file and the remedy.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -83,7 +83,8 @@ def read_grey_or_rgb(
         if image.mode.startswith("I"):
             if sixteen_bits == "refuse":
                 raise DamagedFileError(
-                    f"{name or source} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits, or {remedy}"
+                    f"{_called(source, name)} has more than 8 bits a channel (mode {image.mode}): "
+                    f"stretch it to 8 bits, or {remedy}"
                 )
             # Pillow's own conversion would clip and not scale.
             return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
@@ -92,7 +93,7 @@ def read_grey_or_rgb(
 
 
 def read_stored(
-    source: Path | bytes, remedy: str, name: str | None = None, formats: Sequence[str] = _FORMATS
+    source: Path | bytes, remedy: str, name: str | None = None, formats: tuple[str, ...] = _FORMATS
 ) -> npt.NDArray[Any]:
     """Read the numbers of an image as they are stored: values of a mask, indices of a palette, 16 bits as uint16.
 
@@ -138,7 +139,7 @@ def image_size(source: Path | bytes, remedy: str, name: str | None = None) -> tu
     with _opened(source, remedy, name) as image:
         width, height = image.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DamagedFileError(f"{name or source} is too large ({width} x {height} pixels): {remedy}")
+        raise DamagedFileError(f"{_called(source, name)} is too large ({width} x {height} pixels): {remedy}")
     return height, width
 
 
@@ -166,12 +167,17 @@ def png_text(path: Path, key: str) -> str | None:
         return None
 
 
+def _called(source: Path | bytes, name: str | None) -> str:
+    """What an error calls an image."""
+    return name or (str(source) if isinstance(source, Path) else "an image in memory")
+
+
 @contextmanager
 def _opened(
-    source: Path | bytes, remedy: str, name: str | None = None, formats: Sequence[str] = _FORMATS
+    source: Path | bytes, remedy: str, name: str | None = None, formats: tuple[str, ...] = _FORMATS
 ) -> Iterator[Image.Image]:
     """Open an image and name the file and the remedy in what goes wrong while its header is read or it is decoded."""
-    where = name or source
+    where = _called(source, name)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             yield image

@@ -1,4 +1,7 @@
-"""Figures as files and as thumbnails for the event log. What is drawn is the business of the module whose numbers it shows."""
+"""Figures as files and as thumbnails for the event log.
+
+What a figure shows is decided by the module whose numbers it plots.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mars_assets.images import read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from matplotlib.figure import Figure
 
     Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8] | Path
 
 
-# Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
-# taken. Plots stay PNG; pictures of terrain are twice as wide as JPEG.
+# Longer sides in pixels, from best to worst: the first at which a PNG of so many colours, or else a JPEG, is small
+# enough is taken. Plots stay PNG; pictures of terrain are twice as wide as JPEG.
 _SIDES = (960, 800, 640, 540, 480, 420, 360, 320, 280, 240, 160, 96, 48)
 _COLOURS = (256, 64, 16)
 _QUALITIES = (80, 60)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """A figure that belongs to no window and no global state, so that any thread may draw it.
+    """Create a figure that belongs to no window and no global state, so any thread may draw it.
 
     Args:
         width: inches.
@@ -48,7 +51,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 
 def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
-    """Writes a figure or picture as PNG, whole or not at all.
+    """Write a figure or picture as PNG, whole or not at all.
 
     Args:
         picture: a matplotlib figure, a Pillow image, or uint8 (H, W) or (H, W, 3).
@@ -61,7 +64,9 @@ def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
 
 
 def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
-    """A PNG or JPEG as a data URI for Markdown metadata, which the UI shows: as large and colourful as the limit allows.
+    """Encode a picture as a data URI for Markdown metadata in the UI.
+
+    A PNG or JPEG, as large and colourful as the limit allows.
 
     Args:
         picture: a matplotlib figure, a Pillow image, or uint8 (H, W) or (H, W, 3).
@@ -92,7 +97,7 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
 
 
 def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
-    """The thumbnail as a Markdown image."""
+    """Format the thumbnail as a Markdown image."""
     return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
 
 

@@ -1,4 +1,7 @@
-"""Progress of long steps: how far, how fast, how long yet. Knows no Dagster: it writes to any callable that takes a line."""
+"""Progress of long steps: how far, how fast, how much longer.
+
+It writes to any callable that takes a line.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """Throttled progress lines.
+    """Throttled lines of progress.
 
     Args:
         sink: takes one line of text, e.g. ``context.log.info``; None is silence.
-        every: seconds between two lines of one task. A task shorter than this prints nothing but its end.
+        every: seconds between two lines of one task. A shorter task prints only its closing line.
     """
 
     def __init__(self, sink: Sink | None = None, every: float = 5.0) -> None:
@@ -31,15 +34,15 @@ class Progress:
         self._every = every
 
     def say(self, text: str) -> None:
-        """Writes a line at once."""
+        """Write a line at once."""
         if self._sink is not None:
             self._sink(text)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yields the items and reports ``what`` as they pass.
+        """Yield the items and report ``what`` as they pass.
 
         Args:
-            items: what is worked through.
+            items: the items to work through.
             what: a phrase such as "scaling crops".
             total: how many items there are; taken from ``len(items)`` where it has one.
         """
@@ -52,12 +55,12 @@ class Progress:
         counter.close()
 
     def counter(self, what: str, total: int | None = None, unit: str = "") -> Counter:
-        """A counter to advance by hand, for loops that are not a plain iteration."""
+        """Create a counter to advance by hand, for loops that are not a plain iteration."""
         return Counter(self, what, total, unit, self._every)
 
 
 class Counter:
-    """One task's progress. ``advance`` after every step, ``close`` at the end."""
+    """The progress of one task. Call ``advance`` after every step and ``close`` at the end."""
 
     def __init__(self, progress: Progress, what: str, total: int | None, unit: str, every: float) -> None:
         self._progress = progress
@@ -69,7 +72,10 @@ class Counter:
         self.done = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Counts steps; writes a line when the last is long enough ago. ``note`` is appended to it."""
+        """Count steps, and write a line if the last is long enough ago.
+
+        ``note`` is appended to it.
+        """
         self.done += steps
         now = time.monotonic()
         if now - self._last >= self._every:
@@ -77,7 +83,7 @@ class Counter:
             self._progress.say(self._line(now, note))
 
     def close(self, note: str = "") -> None:
-        """Writes the closing line, always, so that the log says what was done."""
+        """Write the closing line, always, so that the log records what was done."""
         elapsed = time.monotonic() - self._start
         tail = f", {note}" if note else ""
         self._progress.say(f"{self._what}: {self.done}{self._unit} in {_duration(elapsed)}{tail}")

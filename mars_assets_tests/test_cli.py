@@ -14,7 +14,7 @@ from mars_assets.craters.geometry import craters_of_mask
 from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
+from mars_assets.prithvi.weights import Origin, install, load_encoder, load_encoder_state, open_weights, read_checkpoint
 from mars_assets.segmentation.prediction_file import read_mask
 from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import read_json, write_json
@@ -22,7 +22,7 @@ from mars_assets.storage.files import read_json, write_json
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_an_exported_encoder_is_the_one_in_use(lake: Lake, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = install(lake, "sample", "sample")
+    folder = install(lake, Origin("sample", "sample"))
     set_current_weights(lake, folder, open_weights(folder).sha256)
     target = lake.root / "out" / f"encoder{suffix}"
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(target)]) == 0
@@ -41,7 +41,7 @@ def test_what_is_missing_is_said_without_a_traceback(lake: Lake, capsys: pytest.
 
 
 def test_another_suffix(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = install(lake, "sample", "sample")
+    folder = install(lake, Origin("sample", "sample"))
     set_current_weights(lake, folder, open_weights(folder).sha256)
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / "encoder.bin")]) == 1
     assert ".pt or .safetensors" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The README and the manual: every command in them holds, every link leads somewhere, and the manual builds.
 
-Each fenced ``bash`` block is parsed as the commands' own parsers do, against the assets, jobs, recipes and targets that exist; each
-``yaml`` block is a run configuration. The README's blocks for one's own data are run.
+Each fenced ``bash`` block is parsed as the commands' own parsers do, against the assets, jobs, recipes and targets that
+exist; each ``yaml`` block is a run configuration. The README's blocks for one's own data are run.
 """
 
 import os
@@ -21,6 +21,7 @@ import yaml
 from dagster._cli import create_dagster_cli
 from dagster_dg_cli.cli import create_dg_cli
 
+import mars_assets
 from mars_assets import cli
 from mars_assets.definitions import defs
 from mars_assets.sample.server import serve
@@ -123,6 +124,8 @@ def _check(words: list[str]) -> None:
                 _check_variable(word)
         case "python":
             _check_python(arguments)
+        case "pre-commit":
+            subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], check=True)
         case _:
             assert program in IN_THE_SHELL or program == "ELSEWHERE/bin/python", f"nothing checks {shlex.join(words)}"
 
@@ -194,8 +197,10 @@ def _check_configuration(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("words", ["dagster asset materialize --select crater_model", "make everything", "ls",
-    "dagster asset materialize --selection cls_model", "dagster asset materialize --select crops", "mars-assets count x",
-    "dagster asset materialize --select cls_model -c recipes/none.yaml", "dagster job execute -j all", "export MARS_LAKES=x",
+    "dagster asset materialize --selection cls_model", "dagster asset materialize --select crops",
+    "mars-assets count x",
+    "dagster asset materialize --select cls_model -c recipes/none.yaml", "dagster job execute -j all",
+    "export MARS_LAKES=x",
     "dagster asset materialize --select seg_model -c recipes/cls_quick.yaml", "dg launch --assets model",
 ])  # fmt: skip
 def test_a_command_that_does_not_hold_is_found(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +241,7 @@ def test_pages_that_code_and_recipes_name_exist() -> None:
                 assert (PROJECT / address).exists(), f"{path}: {address}"
 
 
+@pytest.mark.process
 def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> None:
     shell = Shell(tmp_path / "clone")
     (shell.folder / ".venv").symlink_to(sys.prefix)
@@ -270,6 +276,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.process
 def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> None:
     def page(name: str) -> str:
         return (site / f"reference/{name}.html").read_text()
@@ -286,3 +293,11 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
     assert all((site / f"reference/api/{name}.html").exists() for name in packages)
     drawn = (site / "explanation/architecture.html").read_text()
     assert all(f">{name}<" in drawn for name in ("definitions", "segmentation", "lake", "storage"))
+
+
+@pytest.mark.process
+def test_the_citation_is_valid() -> None:
+    check = Path(sys.executable).with_name("check-jsonschema")
+    schema = ["--builtin-schema", "vendor.citation-file-format"]
+    subprocess.run([check, *schema, PROJECT / "CITATION.cff"], check=True)
+    assert yaml.safe_load((PROJECT / "CITATION.cff").read_text())["version"] == mars_assets.__version__

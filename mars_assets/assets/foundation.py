@@ -1,5 +1,6 @@
 """The foundation model's weights: as published, and with their pretraining continued on Mars."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -11,14 +12,18 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
 from mars_assets.code_versions import PRETRAINING, WEIGHTS
+from mars_assets.errors import MarsError
 from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
+from mars_assets.models.versions import current_weights, make_current, set_current_weights, weights_in_use
 from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.prithvi.weights import Origin, install, install_as_before, open_weights
+from mars_assets.provenance import software
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.storage.files import read_json, read_table
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mars_assets.lake import Lake
     from mars_assets.progress import Progress
 
@@ -55,10 +60,6 @@ def prithvi_weights(
     Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or of
     another shape is an error that lists all of it. Nothing is unpickled but tensors.
     """
-    from mars_assets.models.versions import set_current_weights
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.storage.files import read_json
-
     with mendable():
         here = lake.open()
         folder = _installed(here, config, progress_of(context))
@@ -86,19 +87,16 @@ def prithvi_weights(
 
 def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
     """The folder of the weights that are wanted, whole."""
-    from mars_assets.errors import MarsError
-    from mars_assets.models.versions import weights_in_use
-    from mars_assets.prithvi.weights import install, install_as_before
-
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
-        return install(lake, variant, config.source, path=config.path, revision=config.revision, progress=progress)
+        path = Path(config.path) if config.path else None
+        return install(lake, Origin(variant, config.source, path, config.revision or None), progress)
     if config.variant or config.path or config.revision:
         raise MarsError(
             "prithvi_weights: variant, path and revision need a source beside them: huggingface, file or sample"
         )
     in_use = weights_in_use(lake)
-    return install_as_before(lake, in_use, progress) if in_use else install(lake, "sample", "sample", progress=progress)
+    return install_as_before(lake, in_use, progress) if in_use else install(lake, Origin("sample", "sample"), progress)
 
 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):
@@ -127,16 +125,9 @@ def mars_weights(
     be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
     a version has the published layout.
     """
-    from pathlib import Path
-
-    from mars_assets.models.versions import current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
     from mars_assets.pretraining.train import pretrain
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.provenance import software
-    from mars_assets.storage.files import read_table
-    from mars_assets.storage.hashing import fingerprint
 
     progress = progress_of(context)
     with mendable():

@@ -1,6 +1,8 @@
 """HiRISE imagery: which observations, their products from the archive, and the crops cut out of them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -9,28 +11,25 @@ from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
 from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
-from mars_assets.errors import ArchiveError, MarsError
+from mars_assets.errors import ArchiveError, MarsError, MissingInputError
+from mars_assets.imagery.crops import CropSettings, Source, cut_crops
+from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
+from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
+from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
+from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
+from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.imagery.index import IndexQuery
 
 
 GROUP = "imagery"
-OBSERVATION_COLUMNS = {
-    "observation": "HiRISE observation id",
-    "product": "which of its products is used",
-    "note": "the note of observations.csv",
-    "image": "address of the image, relative to the archive's base",
-    "label": "address of the PDS3 label, where the product has one",
-    "incidence_angle": "sun's angle from the vertical in degrees, by the index; empty without it",
-    "solar_longitude": "season: L_s in degrees, 0 is northern spring's begin; by the index",
-    "corners": "latitude and longitude of the swath's corners, clockwise from the first line's first sample; by the index",
-}
 
 
 class IndexConfig(dg.Config):
@@ -49,10 +48,6 @@ def hirise_index(
     `observations` can be chosen from it by place, season and incidence angle, and products that are not map projected get
     their approximate position from it. Without it, `observations.csv` names the observations.
     """
-    from mars_assets.imagery.download import changed_at_source, fetch_product
-    from mars_assets.imagery.figures import map_of_observations
-    from mars_assets.imagery.index import INDEX_FILES, read_index
-
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
@@ -106,7 +101,6 @@ class QueryConfig(dg.Config):
     )
 
     def domain(self) -> "IndexQuery":
-        from mars_assets.imagery.index import IndexQuery
 
         def pair(name: str) -> tuple[float, float]:
             values = getattr(self, name)
@@ -140,8 +134,6 @@ class ObservationsConfig(dg.Config):
 
     def chosen(self, lake: Lake) -> "IndexQuery | None":
         """The query that this run is to go by."""
-        from mars_assets.imagery.observations import query_before
-
         if self.query is not None:
             if self.listed_only:
                 raise MarsError("observations: listed_only drops the query, so give one of the two")
@@ -160,9 +152,7 @@ def observations(
     made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
     no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
     """
-    from dataclasses import asdict
-
-    from mars_assets.imagery.observations import choose_observations, write_observations
+    from mars_assets.imagery.schema import Observations
 
     with mendable():
         here = lake.open()
@@ -178,7 +168,7 @@ def observations(
         metadata={
             "dagster/row_count": len(rows),
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
-            "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
+            "dagster/column_schema": columns(columns_of(Observations), rows),
             "no longer chosen": len(registered - set(keys)),
             "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
@@ -205,9 +195,6 @@ def hirise_images(
     that was there the archive is asked whether it still is the same: `at the archive` says so. Where some observations of
     a run cannot be fetched the others are, and are recorded as made, before the run fails.
     """
-    from mars_assets.imagery.download import fetch_product, source_state
-    from mars_assets.imagery.products import ProductFiles
-
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
@@ -262,12 +249,6 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for others.
     Where some observations of a run cannot be cut the others are, and are recorded as made, before the run fails.
     """
-    from pathlib import PurePosixPath
-
-    from mars_assets.errors import MissingInputError
-    from mars_assets.imagery.crops import CropSettings, cut_crops
-    from mars_assets.imagery.figures import contact_sheet, overview_with_grid
-
     progress = progress_of(context)
     with mendable():
         here = lake.open()
@@ -282,7 +263,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
             corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
-            manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
+            source = Source(image, label, key, row["product"], corners)
+            manifest = cut_crops(source, here.crops(key), settings, progress)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             if len(pictures) < 3:
@@ -305,7 +287,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
 
 def _chosen(lake: Lake) -> dict[str, dict]:
-    rows = read_table(lake.observations, "observations").astype(object)
+    rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["observation"]: row for row in rows.to_dict("records")}
 

@@ -10,8 +10,14 @@ from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
 from mars_assets.code_versions import LABELS
+from mars_assets.labels.build import update_labelled_crops
+from mars_assets.labels.exports import export_identity, label_version
+from mars_assets.labels.figures import label_sheet
+from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.labels.build import LabelReport
@@ -39,9 +45,6 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
 
 def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
     """The data version of the exports in force, and what to show of them."""
-    from mars_assets.labels.exports import export_identity, label_version
-    from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
-
     shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
     rows = pd.DataFrame(
         [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
@@ -75,9 +78,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
     force.
     """
-    from mars_assets.labels.build import update_labelled_crops
-    from mars_assets.labels.table import COLUMNS
-    from mars_assets.storage.hashing import fingerprint
+    from mars_assets.labels.schema import LabelledCrops
 
     with mendable():
         here = lake.open()
@@ -86,7 +87,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
         shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
         metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
-    schema = columns(COLUMNS, rows)
+    schema = columns(columns_of(LabelledCrops), rows)
     changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(
         metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},
@@ -95,7 +96,6 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 
 def _describe(lake: "Lake", rows: pd.DataFrame, report: "LabelReport") -> dict[str, Any]:
-    from mars_assets.labels.figures import label_sheet
 
     return {
         "dagster/row_count": len(rows),

@@ -15,6 +15,8 @@ from mars_assets.progress import Progress
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
 from mars_assets.models.task import Report
+from mars_assets.plotting import markdown_image
+from mars_assets.storage.cache import Cache
 
 MAX_ROWS = 50
 
@@ -64,8 +66,6 @@ def _cell(value: Any) -> str:
 
 def picture(image: Any, alt: str) -> dg.MetadataValue:
     """A figure or image as an inline thumbnail."""
-    from mars_assets.plotting import markdown_image
-
     return dg.MetadataValue.md(markdown_image(image, alt))
 
 
@@ -81,8 +81,6 @@ def kept(
         make: draws metadata of Markdown, paths, texts and numbers; computes nothing that is not shown.
         files: what ``make`` writes; if one is missing, it is called again.
     """
-    from mars_assets.storage.cache import Cache
-
     path = lake.shown(asset)
 
     def describe() -> dict[str, Any]:

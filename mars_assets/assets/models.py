@@ -33,7 +33,7 @@ def model_config(task: Task) -> type[dg.Config]:
         "if it is not worse on images that neither was trained on.",
     )
     former: dict[str, Any] = {
-        before: (task.recipe.model_fields[name].annotation | None, Field(None, description=f"Former name of {name}."))
+        before: (int | None, Field(None, description=f"Former name of {name}."))
         for before, name in task.recipe.FORMER_NAMES.items()
     }
     bases = (dg.Config, task.recipe)
@@ -92,7 +92,7 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.model,
         group_name=GROUP,
         kinds=set(task.libraries),
-        code_version=task.training_version,
+        code_version=task.training_versions[0],
         deps=INPUTS,
         pool=GPU_POOL,
     )(model)

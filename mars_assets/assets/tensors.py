@@ -21,9 +21,19 @@ from mars_assets.bands import (
     ImputationMethod,
 )
 from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION, code_version
+from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.tensors.figures import chip_sheet, value_ranges
+from mars_assets.tensors.stages import (
+    CALIBRATED,
+    make_calibrated,
+    make_imputed,
+    make_reflectance,
+    make_spectral,
+    settings_before,
+)
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
@@ -67,9 +77,6 @@ def reflectance(
     Crops of COLOR products are calibrated, so for them there is no need to guess: in `tensors/calibrated` they have green,
     red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
-    from mars_assets.labels.table import current_label_version, read_labelled_crops
-    from mars_assets.tensors.stages import CALIBRATED, make_calibrated, make_reflectance, settings_before
-
     progress = progress_of(context)
     with mendable():
         here = lake.open()
@@ -129,7 +136,6 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     def imputed(
         context: dg.AssetExecutionContext, config: ImputationConfig, lake: LakeResource
     ) -> dg.MaterializeResult:
-        from mars_assets.tensors.stages import make_imputed
 
         with mendable():
             here = lake.open()
@@ -149,9 +155,6 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
     x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
     equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
     """
-    from mars_assets.labels.table import read_labelled_crops
-    from mars_assets.tensors.stages import make_spectral
-
     with mendable():
         here = lake.open()
         result = make_spectral(here, progress=progress_of(context))
@@ -167,8 +170,6 @@ imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_
 
 def _asked_for(lake: "Lake", statistics: str) -> Any:
     """The statistics that a configuration names, or those of the chips that are there."""
-    from mars_assets.tensors.stages import settings_before
-
     return settings_before(lake, "reflectance").get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
 
@@ -182,7 +183,6 @@ def _version(chip_shas: list[str]) -> dg.DataVersion:
 
 
 def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
-    from mars_assets.tensors.figures import chip_sheet
 
     sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], _statistics(result))
     return picture(sheet, f"{stage}, every band of six chips")
@@ -199,7 +199,6 @@ def _statistics(result: "StageResult") -> BandStatistics:
 
 
 def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
-    from mars_assets.tensors.figures import value_ranges
 
     folder = lake.tensors(stage)
     shown: dict[str, Any] = {}

@@ -23,6 +23,11 @@ from mars_assets.lake import CONFIG, NETWORK, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
+from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
+from mars_assets.segmentation.checkpoint import open_segmenter
+from mars_assets.segmentation.mmseg_config import refuse_sizes
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
+from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import atomic_path, read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.run_folder import require_finished
@@ -52,9 +57,6 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
     if recipe.architecture != OUTLINES:
         published = open_weights(folder)
         return published.config, published.sha256
-    from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
-    from mars_assets.segmentation.mmseg_config import refuse_sizes
-    from mars_assets.segmentation.recipe import SegRecipe
 
     require_finished(folder, "seg_model")
     trained = read_json(folder / CONFIG)
@@ -74,8 +76,6 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
 
 def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
     """A finished segmentation model as a classifier, and ``network.json`` in the classifier's folder."""
-    from mars_assets.segmentation.checkpoint import open_segmenter
-
     network, _ = open_segmenter(segmenter)
     network.auxiliary_head = None  # it only helped training
     write_json(folder / NETWORK, {**network.cfg.model.to_dict(), "auxiliary_head": None})
@@ -137,8 +137,6 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
 
 def _network_of(folder: Path) -> nn.Module:
     """The network that ``network.json`` describes, its weights random."""
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
-
     try:
         parts = read_json(folder / NETWORK)
     except FileNotFoundError as error:

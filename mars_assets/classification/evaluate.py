@@ -12,8 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.craters.geometry import craters_of_labels
+from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.images import read_label_image
 
 METRICS = (
     "accuracy",
@@ -160,11 +163,7 @@ def evaluate(
 
     groups, resampled = independent_units(scored["observation"], scored["image_id"])
     intervals = bootstrap_intervals(
-        partial(scores_of_samples, labels, probabilities),
-        len(scored),
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
+        partial(scores_of_samples, labels, probabilities), groups, resamples=resamples, seed=seed
     )
     row: dict[str, Any] = {
         "split": split,
@@ -226,10 +225,6 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
         DamagedFileError: a mask cannot be read.
     """
     from scipy.stats import binomtest
-
-    from mars_assets.craters.geometry import craters_of_labels
-    from mars_assets.craters.sizes import SIZE_CLASSES, size_class
-    from mars_assets.images import read_label_image
 
     known = images[(images["label"] == 1) & images["instances"].notna()]
     found: dict[str, list[bool]] = {}

@@ -13,9 +13,11 @@ import pandas as pd
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.images import read_rgb
 from mars_assets.lake import HISTORY
 from mars_assets.plotting import new_figure
 from mars_assets.storage.files import read_table
+from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,9 +126,6 @@ def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
 
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
     """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
-    from mars_assets.images import read_rgb
-    from mars_assets.tensors.geotiff import read_chip
-
     if chip.suffix == ".tif":
         rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
     else:

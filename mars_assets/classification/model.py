@@ -8,6 +8,7 @@ import abc
 import difflib
 from typing import Any, Literal, cast
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,6 +17,7 @@ from mars_assets.classification.recipe import STRONGEST
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.segmentation.networks import channels_together
 from mars_assets.training.augmentation import oriented
 
 
@@ -157,7 +159,6 @@ class OutlineClassifier(Classifier):
         return self
 
     def forward(self, chips: Tensor) -> Tensor:
-        from mars_assets.segmentation.networks import channels_together
 
         network = cast(Any, self.network)
         logits = network.decode_head(network.extract_feat(channels_together(chips)))
@@ -204,7 +205,6 @@ class TimmClassifier(Classifier):
     """
 
     def __init__(self, name: str, config: PrithviConfig, dropout: float, image_size: int, imagenet: bool) -> None:
-        import timm
 
         super().__init__(config)
         self._frozen = False

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.classification.evaluate import by_crater_size, by_observation, evaluate, suspected_label_errors
+from mars_assets.classification.figures import (
+    evaluation_figure,
+    mistakes_sheet,
+    probability_histogram,
+    training_curves,
+    uncertain_sheet,
+)
 from mars_assets.classification.model_card import model_card
+from mars_assets.classification.predict_folder import scale_note, uncertainty
 from mars_assets.classification.recipe import (
     OUTLINES,
     PRITHVI,
@@ -27,6 +36,7 @@ from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, WEIGHTS, Lake
 from mars_assets.models.starting_point import Start, start_from_model, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion, current_model
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import Progress
 from mars_assets.training.compute import Compute
 
@@ -123,7 +133,6 @@ def _best(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> Picture:
-    from mars_assets.classification.figures import training_curves
 
     return training_curves(folder)
 
@@ -152,7 +161,6 @@ def _predict(
     from mars_assets.classification.checkpoint import is_head_alone
     from mars_assets.classification.predict import predict, predict_from_features
     from mars_assets.classification.train import new_encoder
-    from mars_assets.prithvi.weights import open_weights
 
     if not is_head_alone(model.folder):
         return predict(model.folder, images, model.folder / PREDICTIONS, compute, progress)
@@ -174,20 +182,16 @@ def _predict(
 def _evaluate(
     model: ModelVersion, predictions: pd.DataFrame, images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-    from mars_assets.classification.evaluate import evaluate
 
     return {split: evaluate(predictions, images, split, resamples=resamples) for split in splits}
 
 
 def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-    from mars_assets.classification.evaluate import evaluate
 
     return evaluate(evidence, evidence.drop(columns="probability").assign(split=split), split).row
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: pd.DataFrame, evaluations: Mapping[str, Any]) -> Report:
-    from mars_assets.classification.evaluate import by_crater_size, by_observation, suspected_label_errors
-    from mars_assets.classification.figures import evaluation_figure, mistakes_sheet
 
     shown = evaluations["test"] if "test" in evaluations else evaluations["valid"]
     suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
@@ -204,9 +208,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: pd.DataFrame, evaluati
 
 
 def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress: Progress) -> Listing:
-    from mars_assets.classification.figures import probability_histogram, uncertain_sheet
     from mars_assets.classification.predict import predict
-    from mars_assets.classification.predict_folder import scale_note, uncertainty
 
     images = unlabelled_crops(lake, "label", ["position_kind", "longitude", "latitude"])
     note = scale_note(model.folder, [Path(chip) for chip in images["chip"]])
@@ -237,7 +239,7 @@ CLASSIFICATION = Task(
     curve=("step", "valid_loss"),
     default_sweep=HEADS,
     weights_file=WEIGHTS,
-    training_version=CLASSIFICATION_VERSION,
+    training_versions=(CLASSIFICATION_VERSION,),
     evaluation_versions=(CLASSIFIER_PREDICTION,),
     dataset=_dataset,
     start=_start,

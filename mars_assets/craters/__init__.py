@@ -1,1 +1,1 @@
-"""Craters as geometry: from masks to discs, their sizes, catalogues and size-frequency distributions."""
+"""Craters as geometry: discs from masks, sizes, catalogues, size-frequency distributions."""

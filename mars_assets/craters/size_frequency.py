@@ -1,4 +1,4 @@
-"""How many craters are at least as wide as a diameter."""
+"""Cumulative size-frequency plots of craters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def size_frequency(craters: pd.DataFrame) -> Figure:
-    """How many craters are at least as wide: in metres on the ground where all places are known, else in pixels.
+    """Plot how many craters have at least a given diameter.
+
+    The diameter is in metres on the ground where all places are known, else in pixels.
 
     Args:
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`; those that a border cuts are left out,
-            since their diameter is of what is seen.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by a border are left
+            out, since only the visible part has been measured.
     """
     from matplotlib.ticker import LogFormatter
 

@@ -1,6 +1,7 @@
-"""Bootstrap intervals by resampling what is independent: observations, or images where all are of one.
+"""Bootstrap intervals that resample what is independent.
 
-Pixels and craters of one image are alike, and so are images of one observation.
+That is observations, or images where all come from one observation. Pixels and craters of one image are alike, and so
+are images of one observation.
 """
 
 from __future__ import annotations
@@ -17,40 +18,38 @@ Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
 """Maps how often each of n images is in each of R samples, shape (R, n), to named values, shape (R,)."""
 
-_AT_ONCE = 1_000_000
-"""How many counts a statistic is given at a time at most, beyond a single sample's."""
-
 
 def once(n: int) -> Floats:
-    """The sample that holds each of n images once, shape (1, n)."""
+    """Return the sample that contains each of n images once, shape (1, n)."""
     return np.ones((1, n))
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """``part / whole``, NaN where ``whole`` is 0; element by element."""
+    """Divide element by element; NaN where ``whole`` is 0."""
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0))
 
 
 def bootstrap_intervals(
     statistic: Statistic,
-    n: int,
+    groups: npt.NDArray[np.generic],
     *,
-    groups: npt.NDArray[np.generic] | None = None,
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
+    at_once: int = 1_000_000,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of several statistics, from the same resamples, so that differences between them are paired.
+    """Compute 95 % percentile intervals of several statistics.
+
+    All come from the same resamples, so that differences between them are paired.
 
     Args:
-        statistic: of many resamples at once. A value that a resample leaves undefined (one class only, say) is NaN and not
-            counted.
-        n: how many images there are.
-        groups: one label an image; whole groups are then resampled (images of one observation are alike), shape (n,).
-        resamples: how many draws.
-        level: coverage.
+        statistic: computed for many resamples at once. A value that a resample leaves undefined (one class only, say)
+            is NaN and not counted.
+        groups: shape (n,), what each image belongs to. Whole groups are resampled, since images of one observation are
+            alike.
+        resamples: number of draws.
         seed: of the draws.
+        at_once: how many counts ``statistic`` takes at a time at most, beyond a single sample's; limits memory only.
 
     Returns:
         (low, high) for each name; NaN where no resample defined the value.
@@ -59,22 +58,22 @@ def bootstrap_intervals(
         ValueError: there are no images.
 
     Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples of few images or groups
-    differ less than new ones would, so the percentiles are taken further out: Hesterberg, What Teachers Should Know About
-    the Bootstrap (The American Statistician 69, 2015), "expanded percentile".
+    differ less than new ones would, so the percentiles are taken further out: Hesterberg, What Teachers Should Know
+    About the Bootstrap (The American Statistician 69, 2015), "expanded percentile".
     """
-    if not n:
+    if not len(groups):
         raise ValueError("no images: nothing to resample")
     rng = np.random.default_rng(seed)
-    group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    group = np.unique(groups, return_inverse=True)[1]
     units = int(group.max()) + 1
     drawn: dict[str, list[Floats]] = {}
-    together = max(_AT_ONCE // n, 1)
+    together = max(at_once // len(groups), 1)
     for start in range(0, resamples, together):
         some = range(start, min(start + together, resamples))
         draws = [np.bincount(rng.integers(0, units, units), minlength=units) for _ in some]
         for name, values in statistic(np.stack(draws)[:, group].astype(np.float64)).items():
             drawn.setdefault(name, []).append(values)
-    tail = _tail(units, level)
+    tail = _tail(units)
     intervals = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
@@ -84,29 +83,29 @@ def bootstrap_intervals(
     return intervals
 
 
-def _tail(units: int, level: float) -> float:
-    """The share of resamples beyond each end of an expanded percentile interval."""
+def _tail(units: int) -> float:
+    """Compute the share of resamples beyond each end of an expanded 95 % percentile interval."""
     from scipy.special import ndtr, stdtrit
 
     if units < 2:
-        return (1 - level) / 2
-    return float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - level) / 2)))
+        return 0.025
+    return float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, 0.025)))
 
 
-def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.str_] | None, str]:
-    """What to resample of these images: whole observations, or images where not two observations are known.
+def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.generic], str]:
+    """Choose what to resample: whole observations, or images where fewer than two observations are known.
 
     Returns:
-        ``groups`` for :func:`bootstrap_intervals`, an image of no known observation standing for itself, and the name of
-        what is resampled: ``observations`` or ``images``.
+        ``groups`` for :func:`bootstrap_intervals`, an image of no known observation standing for itself, and the name
+        of what is resampled: ``observations`` or ``images``.
     """
     if observations.nunique() < 2:
-        return None, "images"
+        return np.arange(len(observations)), "images"
     return observations.fillna(image_ids).astype(str).to_numpy(str), "observations"
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """A score of a row as a person reads it, ``0.900 [0.850, 0.940]``; a dash where it is undefined."""
+    """Format a score of a row, ``0.900 [0.850, 0.940]``; a dash where it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
     if value is None or math.isnan(value):
         return "–"

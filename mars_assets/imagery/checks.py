@@ -1,9 +1,9 @@
-"""What must hold of cut crops before anything is labelled or trained on them."""
+"""Checks of cut crops, made before anything is labelled or trained on them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from mars_assets.images import read_stored
 from mars_assets.lake import CROPS, Lake
 
 _FOUND_WHOLE = ".found-whole"
-"""Lies with crops all of which were decoded; goes with them when they are cut anew."""
+"""Marks crops that were all decoded without a problem; removed when they are cut again."""
 _SAMPLE = 16
 
 
 def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tuple[list[str], int]:
-    """What is wrong with crops, and how many crops there are.
+    """Find what is wrong with the crops of a lake.
 
-    All files must be there. All are decoded too, but of crops that were found whole before only some.
+    Every file must exist. Every crop is decoded as well, but of a set that was once found whole only a sample.
 
     Args:
-        lake: where they are.
-        observations: whose crops; all that have any if not given.
+        lake: where the crops are.
+        observations: whose crops to check; all if not given.
+
+    Returns:
+        The problems as sentences, and the number of crops.
     """
     if observations is None:
         folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{CROPS}"))
@@ -64,8 +67,8 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
     return problems, len(crops)
 
 
-def _look_at_picture(path: Path, crop: dict[str, Any]) -> str:
-    """What is wrong with a crop's picture; empty if nothing."""
+def _look_at_picture(path: Path, crop: Mapping[Any, Any]) -> str:
+    """Describe what is wrong with a crop's picture; empty if nothing is."""
     try:
         shape = read_stored(path, "").shape
     except DamagedFileError as error:
@@ -75,8 +78,8 @@ def _look_at_picture(path: Path, crop: dict[str, Any]) -> str:
     return ""
 
 
-def _look_at_dn(path: Path, crop: dict[str, Any]) -> str:
-    """What is wrong with the GeoTIFF of a crop's DN; empty if nothing."""
+def _look_at_dn(path: Path, crop: Mapping[Any, Any]) -> str:
+    """Describe what is wrong with the GeoTIFF of a crop's DN; empty if nothing is."""
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -1,9 +1,9 @@
-"""Cuts a HiRISE product into square crops for labelling, and says of every cell of the grid why it was cut or not.
+"""Cutting of a HiRISE product into square crops for labelling.
 
-An overview tells where the grid begins, how the scene is stretched to 8 bits, and which cells are hopeless; then one pass
-in strips judges and cuts the others, two strips at a time. The crops grow in a folder of ``.cutting`` beside the target,
-named by a fingerprint of source and settings: a killed run goes on there, and the target is only ever replaced by a
-complete set.
+The manifest records for every cell of the grid why it was cut or skipped. An overview of the scene gives the origin of
+the grid, the stretch to 8 bits and the cells that cannot pass; one pass in strips, two at a time, then tests and cuts
+the others. The crops grow in a folder ``.cutting`` next to the target, named by a fingerprint of source and settings: a
+killed run continues there, and the target is only ever replaced by a complete set.
 """
 
 from __future__ import annotations
@@ -14,17 +14,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from affine import Affine
+from filelock import FileLock
 
 from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
+from mars_assets.imagery.geolocation import approximate_positions, projected_positions
 from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
+from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, judge
+from mars_assets.imagery.scene import Pixels, Scene, open_scene
 from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import (
@@ -34,39 +40,13 @@ from mars_assets.storage.files import (
     sweep,
     write_bytes,
     write_json,
-    write_table,
 )
+from mars_assets.storage.geotiff import new_geotiff
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
-if TYPE_CHECKING:
-    from mars_assets.imagery.quality import Quality, QualityRules
-    from mars_assets.imagery.scene import Pixels, Scene
-
-
-MANIFEST_COLUMNS = (
-    "crop_id",
-    "observation",
-    "product",
-    "row",
-    "col",
-    "height",
-    "width",
-    "kept",
-    "reason",
-    "file",
-    "dn_file",
-    "invalid_fraction",
-    "saturated_fraction",
-    "stretch_low",
-    "stretch_high",
-    "crs",
-    "transform",
-    "position_kind",
-    "longitude",
-    "latitude",
-)
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
-"""A product's short name in crop ids: without dots, which Roboflow turns into underscores."""
+"""Short names of products in crop ids, without dots, which Roboflow turns into underscores."""
 
 COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
@@ -76,16 +56,16 @@ _STRIPS_AT_A_TIME = 2
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How a scene is cut.
+    """Settings for cutting a scene.
 
     Args:
-        size: a crop's edge in pixels.
-        stride: pixels from one cell of the grid to the next; below ``size`` crops overlap.
-        max_invalid: the largest fraction of a crop's pixels that may have no data or lack a band.
-        max_saturated: the largest fraction that may be saturated in any band.
+        size: edge of a crop in pixels.
+        stride: pixels between neighbouring cells of the grid; below ``size`` crops overlap.
+        max_invalid: largest fraction of a crop's pixels that may have no data or lack a band.
+        max_saturated: largest fraction that may be saturated in any band.
         stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) of a strip. Two are decoded at a time, with about 13 bytes of memory a
-            sample. The crops are the same whatever it is.
+        strip_samples: samples (pixels times bands) of a strip. Two strips are decoded at a time, at about 13 bytes of
+            memory per sample. It does not change the crops.
     """
 
     size: int = 512
@@ -105,9 +85,9 @@ class CropSettings:
 
 
 def crop_id(observation: ObservationId | str, product: ProductType, row: int, col: int) -> str:
-    """The name of a crop, which is also the stem of its file: ``ESP_011472_1225_BROWSE_r00076_c00000``.
+    """Compose the name of a crop, such as ``ESP_011472_1225_BROWSE_r00076_c00000``.
 
-    ``row`` and ``col`` are the crop's upper left pixel in the product.
+    It is the stem of the crop's file. ``row`` and ``col`` are the crop's upper left pixel in the product.
     """
     if not (0 <= row < 1_000_000 and 0 <= col < 1_000_000):
         raise MarsError(f"a crop cannot lie at row {row}, column {col}")
@@ -115,18 +95,18 @@ def crop_id(observation: ObservationId | str, product: ProductType, row: int, co
 
 
 def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The red, green and blue that a product is shown in.
+    """Compose the red, green and blue in which a product is shown.
 
-    RGB products are taken as they are and RED is grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED, green is
-    BG, blue is synthetic, ``2 * BG - 0.3 * RED``. On DN instead of I/F this differs by a constant, which the stretch takes
-    out again.
+    RGB products are taken as they are, and RED becomes grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED,
+    green is BG, blue is synthetic, ``2 * BG - 0.3 * RED``. On DN instead of I/F this differs by a constant, which the
+    stretch removes again.
 
     Args:
-        product: which product the bands are of.
+        product: the product that the bands belong to.
         bands: shape (rows, columns, bands).
 
     Returns:
-        shape (rows, columns, 3): float64 for COLOR, else the bands' own type.
+        Shape (rows, columns, 3): float64 for COLOR, else the type of the bands.
 
     Raises:
         MarsError: the product has another number of bands.
@@ -144,71 +124,79 @@ def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def to_8bit(rgb: npt.NDArray[Any], low: list[float], high: list[float]) -> npt.NDArray[np.uint8]:
-    """``round((rgb - low) / (high - low) * 255)`` per band, clipped to 0..255. 8-bit input with limits 0, 255 is unchanged."""
+    """Stretch to 8 bits: ``round((rgb - low) / (high - low) * 255)`` per band, clipped.
+
+    8-bit input with limits 0 and 255 is unchanged.
+    """
     if np.issubdtype(rgb.dtype, np.integer):
         # There are few values and many pixels.
         values = np.arange(int(rgb.max()) + 1, dtype=np.float64)
         table = to_8bit(np.stack([values] * rgb.shape[-1], axis=-1), low, high)
-        return np.stack([table[:, band][rgb[..., band]] for band in range(rgb.shape[-1])], axis=-1)
-    scaled = (rgb - np.asarray(low)) / (np.asarray(high) - np.asarray(low)) * 255
+        return np.stack([table[rgb[..., band], band] for band in range(rgb.shape[-1])], axis=-1)
+    scaled: npt.NDArray[np.float64] = (rgb - np.asarray(low)) / (np.asarray(high) - np.asarray(low)) * 255
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def cut_crops(
-    image: Path,
-    label: Path | None,
-    observation: ObservationId | str,
-    product: ProductType,
-    target: Path,
-    settings: CropSettings | None = None,
-    progress: Progress = SILENT,
-    corners: list[float] | None = None,
-) -> pd.DataFrame:
-    """Cuts a product into crops: an 8-bit RGB PNG each and, of a labelled product, a GeoTIFF of its DN.
-
-    Nothing is done again: the same source and settings return the manifest that is there, and a killed run goes on.
+@dataclass(frozen=True)
+class Source:
+    """A product to cut.
 
     Args:
         image: the product's JPEG or JP2.
         label: its detached label, if it has one.
         observation: the observation's id.
         product: which product the image is.
-        target: the folder of the crops and their manifest; replaced as a whole. It should hold nothing else.
-        settings: size, stride and thresholds.
-        progress: told how far it is.
         corners: latitude and longitude of the swath's four corners, clockwise from the first line's first sample, for
             products that are not map projected.
+    """
+
+    image: Path
+    label: Path | None
+    observation: ObservationId | str
+    product: ProductType
+    corners: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        parse_observation_id(str(self.observation))
+        parse_product(self.product)
+
+    def identity(self) -> dict[str, Any]:
+        """Describe by content all that the crops depend on."""
+        return {
+            "image": recorded_sha256(self.image),
+            "label": None if self.label is None else recorded_sha256(self.label),
+            "observation": str(self.observation),
+            "product": self.product,
+            "corners": self.corners if self.label is None else None,  # a labelled product has its place from the label
+        }
+
+
+def cut_crops(
+    source: Source, target: Path, settings: CropSettings = CropSettings(), progress: Progress = SILENT
+) -> pd.DataFrame:
+    """Cut a product into crops.
+
+    Each crop is an 8-bit RGB PNG and, for a labelled product, also a GeoTIFF of its DN. Existing work is reused: the
+    same source and settings return the existing manifest, and a killed run continues.
+
+    Args:
+        source: the product.
+        target: folder of the crops and their manifest, replaced as a whole. It should hold nothing else.
+        settings: size, stride and thresholds.
+        progress: reports the strips.
 
     Returns:
-        The manifest, one row for every cell of the grid, with the columns ``MANIFEST_COLUMNS``: ``row``, ``col``, ``height``
-        and ``width`` are the window in pixels; ``kept`` and ``reason`` ("no data", "band missing", "saturated", or empty);
-        ``file`` and ``dn_file`` are names in ``target`` or None; the fractions are exact where a cell was decoded, and the
-        overview's where that showed it to be hopeless; ``stretch_low`` and ``stretch_high`` are what became 0 and 255 of
-        red, green and blue; ``crs`` (WKT) and ``transform`` (the crop's own, six numbers in ``affine.Affine``'s order) are
-        None unless ``position_kind`` is "projected"; ``longitude`` and ``latitude`` are the crop's centre, planetocentric
-        degrees east, by the projection, or interpolated between the swath's corners where ``position_kind`` is
-        "approximate", or NaN where it is "pixel".
+        The manifest, see :class:`mars_assets.imagery.schema.Crops`.
 
     Raises:
         MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
     """
-    from filelock import FileLock
+    from mars_assets.imagery.schema import Crops
 
-    from mars_assets.imagery.scene import open_scene
-
-    settings = settings or CropSettings()
-    observation = parse_observation_id(str(observation))
-    product = parse_product(product)
-    said = _checked_label(label, observation, product)
-    source = {
-        "image": recorded_sha256(image),
-        "label": None if label is None else recorded_sha256(label),
-        "observation": str(observation),
-        "product": product,
-        "corners": corners if label is None else None,  # a labelled product has its place from the label
-    }
+    label = _checked_label(source)
+    identity = source.identity()
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
-    key = fingerprint(CROP_CUT, source, chosen)
+    key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -221,45 +209,49 @@ def cut_crops(
             return read_crops(target)
         work.mkdir(exist_ok=True)
         sweep(work)
-        with open_scene(image, label, progress) as scene:
-            cutter = _Cutter(scene, said, str(observation), product, settings, work, corners)
+        with open_scene(source.image, source.label, progress) as scene:
+            cutter = _Cutter(scene, label, source, settings, work)
             manifest = cutter.run(progress)
             provenance = {
                 "fingerprint": key,
-                "source": source,
+                "source": identity,
                 "settings": chosen,
-                "label": None if said is None else asdict(said),
+                "label": None if label is None else asdict(label),
                 "scene": {"lines": scene.info.lines, "samples": scene.info.samples, "bits": scene.info.bits},
                 "grid_origin": list(cutter.origin),
                 "reader": scene.reader,
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / CROPS, manifest, provenance)
+        write_checked(work / CROPS, manifest, Crops, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
 
 def read_crops(folder: Path) -> pd.DataFrame:
-    """The manifest of a folder of crops, one row for every cell of the grid; ``kept`` says which were cut.
+    """Read the manifest of a folder of crops, one row for every cell of the grid.
 
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / CROPS, "crops")
+    from mars_assets.imagery.schema import Crops
+
+    return read_checked(folder / CROPS, "crops", Crops)
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Every crop that a lake has cut, by observation.
+    """List every crop that a lake has cut, by observation.
 
     Args:
-        lake: where they are.
-        columns: further ones of the manifests.
+        lake: where the crops are.
+        columns: further columns of the manifests to include.
 
     Returns:
-        ``crop_id, observation, path, cut`` (names how the crop was cut, so that another cut is another crop) and
-        ``columns``; no row where there are no crops.
+        ``crop_id, observation, path, cut`` (a fingerprint of how the crop was cut, so that another cut is another crop)
+        and ``columns``; empty where there are no crops.
     """
+    from mars_assets.imagery.schema import Crops
+
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
@@ -267,17 +259,16 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return checked(every, lake.all_crops, "crops", Crops, wanted)  # once for all: each check takes milliseconds
 
 
 def _cut_of(manifest: Path) -> str:
-    """The fingerprint of how the crops of a manifest were cut.
+    """Read the fingerprint of how the crops of a manifest were cut.
 
     Raises:
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     try:
         return str(read_provenance(manifest).get("fingerprint", ""))
     except (pa.ArrowException, OSError) as error:
@@ -295,22 +286,13 @@ class _Cell:
 
 
 class _Cutter:
-    """One scene's pass: what the overview says, and the cells by strips."""
+    """One pass over a scene: the survey of its overview, then the cells by strips."""
 
     def __init__(
-        self,
-        scene: Scene,
-        label: ProductLabel | None,
-        observation: str,
-        product: ProductType,
-        settings: CropSettings,
-        work: Path,
-        corners: list[float] | None,
+        self, scene: Scene, label: ProductLabel | None, source: Source, settings: CropSettings, work: Path
     ) -> None:
-        from mars_assets.imagery.quality import QualityRules
-
-        self.scene, self.label, self.observation, self.product = scene, label, observation, product
-        self.settings, self.work, self.corners = settings, work, corners
+        self.scene, self.label, self.settings, self.work = scene, label, settings, work
+        self.observation, self.product, self.corners = str(source.observation), source.product, source.corners
         self.rules: QualityRules = QualityRules.of(scene.info, label)
         self.origin = (0, 0)
         self.low, self.high = [0.0] * 3, [255.0] * 3
@@ -328,13 +310,13 @@ class _Cutter:
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        from mars_assets.imagery.schema import Crops
+
+        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
         return self._place(manifest)
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """Adds where the crops' centres lie."""
-        from mars_assets.imagery.geolocation import approximate_positions, projected_positions
-
+        """Add the positions of the crops' centres."""
         info = self.scene.info
         rows = (manifest["row"] + manifest["height"] / 2).to_numpy(float)
         cols = (manifest["col"] + manifest["width"] / 2).to_numpy(float)
@@ -350,10 +332,8 @@ class _Cutter:
         return manifest.assign(position_kind=kind, longitude=longitude, latitude=latitude)
 
     def _survey(self) -> list[_Cell]:
-        """Looks at the overview: sets origin and stretch, and lists the grid's cells."""
+        """Survey the overview: set origin and stretch, and list the cells of the grid."""
         from scipy.ndimage import binary_erosion
-
-        from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, judge
 
         info, settings = self.scene.info, self.settings
         factor = info.overview_factor
@@ -387,9 +367,10 @@ class _Cutter:
         return cells
 
     def _first_usable(self, valid: npt.NDArray[np.int_], factor: int, length: int) -> int:
-        """The first row (column) with at least a crop's width of pixels that are valid in all bands.
+        """Find the first row (column) with at least a crop's width of pixels valid in all bands.
 
-        So a damaged margin costs no crop. 0 where the image has no such row, or none that leaves room for a crop.
+        The grid starts there, so a damaged margin costs no crop. 0 where the image has no such row, or none that leaves
+        room for a crop.
         """
         wide_enough = np.flatnonzero(valid * factor >= self.settings.size)
         first = int(wide_enough[0]) * factor if wide_enough.size else 0
@@ -403,7 +384,7 @@ class _Cutter:
         self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
-        """Works through the strips, two at a time: while one decoder waits for its threads, the other does not."""
+        """Work through the strips, two at a time: one decodes while the other waits."""
         counter = progress.counter(f"cutting {self.observation}", len(cells), "cells")
         records: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_STRIPS_AT_A_TIME, thread_name_prefix="strip") as pool:
@@ -418,7 +399,7 @@ class _Cutter:
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Cells by rows of the grid, as many rows together as memory allows."""
+        """Group cells by rows of the grid, as many rows together as memory allows."""
         info, settings = self.scene.info, self.settings
         lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
         if self.rules.lossy:  # its tests look beyond a cell, and all of it is in memory anyway
@@ -430,8 +411,6 @@ class _Cutter:
         return list(strips.values())
 
     def _cut_strip(self, strip: list[_Cell]) -> list[dict[str, Any]]:
-        from mars_assets.imagery.quality import judge
-
         journal = self.work / f".strip-{strip[0].row}-{strip[-1].row}.json"
         if journal.exists():
             found: list[dict[str, Any]] = read_json(journal)
@@ -453,8 +432,6 @@ class _Cutter:
         return records
 
     def _cut_cell(self, row: int, col: int, pixels: Pixels, known: Quality | None) -> dict[str, Any]:
-        from mars_assets.imagery.quality import BAND_MISSING, NO_DATA, REASONS, SATURATED, judge
-
         quality = judge(pixels, self.rules) if known is None else known
         no_data, missing, saturated = ((quality == kind).mean() for kind in (NO_DATA, BAND_MISSING, SATURATED))
         reason = ""
@@ -472,7 +449,7 @@ class _Cutter:
         return record
 
     def _record(self, row: int, col: int, reason: str, invalid: float, saturated: float) -> dict[str, Any]:
-        """A cell's row of the manifest."""
+        """Describe a cell as a row of the manifest."""
         info, size = self.scene.info, self.settings.size
         name = crop_id(self.observation, self.product, row, col)
         transform = None
@@ -500,11 +477,10 @@ class _Cutter:
         }
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
-        """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        from rasterio import Affine
+        """Write the crop's DN as GeoTIFF.
 
-        from mars_assets.storage.geotiff import new_geotiff
-
+        It has the label's scale, offset and null value, so that GIS programs show I/F.
+        """
         assert self.label is not None
         count = pixels.shape[2]
         profile = {
@@ -528,7 +504,10 @@ class _Cutter:
 
 
 def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
-    """RGB as PNG, losslessly. One filter and run lengths are much faster than the full search and no larger on terrain."""
+    """Encode RGB as PNG, losslessly.
+
+    One filter and run lengths are much faster than the full search, and no larger on terrain.
+    """
     import cv2
 
     how = [
@@ -542,19 +521,24 @@ def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def _checked_label(label: Path | None, observation: ObservationId, product: ProductType) -> ProductLabel | None:
-    if label is None:
+def _checked_label(source: Source) -> ProductLabel | None:
+    if source.label is None:
         return None
-    said = read_label(label)
-    if said.observation != str(observation):
-        raise MarsError(f"{label} is the label of {said.observation}, not of {observation}")
-    if product == "COLOR" and said.band_names != COLOR_BANDS:
-        raise MarsError(f"{label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {said.band_names}")
-    return said
+    label = read_label(source.label)
+    if label.observation != str(source.observation):
+        raise MarsError(f"{source.label} is the label of {label.observation}, not of {source.observation}")
+    if source.product == "COLOR" and label.band_names != COLOR_BANDS:
+        raise MarsError(
+            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {label.band_names}"
+        )
+    return label
 
 
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
-    """The target's manifest if it was made of this source with these settings and all its files are there."""
+    """Read the target's manifest if it belongs to this source and these settings.
+
+    None if it does not, or if a file is missing.
+    """
     path = target / CROPS
     if not path.exists():
         return None
@@ -570,7 +554,7 @@ def _finished(target: Path, key: str) -> pd.DataFrame | None:
 
 
 def _remove_stale(target: Path, work: Path) -> None:
-    """Removes what killed runs of another source or other settings left."""
+    """Remove what killed runs with another source or other settings left."""
     for other in work.parent.glob(f"{target.name}-*"):
         if other != work:
             shutil.rmtree(other)

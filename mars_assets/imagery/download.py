@@ -25,6 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+import requests
+import urllib3
+from filelock import FileLock, Timeout
 from tenacity import wait_random_exponential
 
 from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
@@ -104,8 +107,6 @@ class Archive:
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
         """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
-        from filelock import FileLock, Timeout
-
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -171,8 +172,6 @@ def fetch_product(
         MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
             names the address and the last cause.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
     with FileLock(folder / ".lock"):
@@ -216,9 +215,6 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     Raises:
         MarsError: the archive does not answer.
     """
-    import requests
-    import urllib3
-
     changed = []
     ledger = _ledger(folder)
     for relative in (files.image, files.label):
@@ -379,9 +375,6 @@ def _transfer(
     archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
 ) -> str:
     """One attempt: asks for the file, or for the rest of it, and writes what comes. Returns the whole part's sha256."""
-    import requests
-    import urllib3
-
     state = read_json(state_path) if state_path.exists() and part.exists() else {}
     have = part.stat().st_size if state.get("address") == address else 0
     start = max(0, have - _OVERLAP) if use_ranges else 0
@@ -427,8 +420,6 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
     The libraries' errors quote headers and a proxy's password, and Dagster keeps the whole chain of errors that one comes
     from. So those who catch them raise their own afterwards, which comes from none.
     """
-    import requests
-
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
     for _ in range(_REDIRECTS):
@@ -563,9 +554,6 @@ def _length(headers: Any) -> int | None:
 
 def _cause(error: Exception, archive: Archive) -> str:
     """What went wrong, in words that hold no header and no proxy's password, as the libraries' own may."""
-    import requests
-    import urllib3
-
     connect, read = archive.timeouts
     match error:
         case requests.ConnectTimeout():

@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_product
+from mars_assets.imagery.scene import open_scene
 from mars_assets.images import read_rgb
+from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,14 +29,16 @@ _MARGIN = 2
 def contact_sheet(
     manifest: pd.DataFrame, folder: Path, columns: int = 6, thumbnail: int = 128, most: int = 24
 ) -> Image.Image:
-    """Thumbnails of the kept crops in the manifest's order; of more than ``most``, evenly spaced ones.
+    """Draw thumbnails of the selected crops in the order of the manifest.
+
+    Of more than ``most`` crops, evenly spaced ones are drawn.
 
     Args:
         manifest: the crops' manifest.
-        folder: where they lie.
-        columns: thumbnails a row.
-        thumbnail: their edge in pixels.
-        most: how many at most.
+        folder: where the crops are.
+        columns: thumbnails in a row.
+        thumbnail: edge of a thumbnail in pixels.
+        most: the largest number of thumbnails.
 
     Raises:
         DamagedFileError: a crop does not decode.
@@ -58,14 +62,12 @@ def contact_sheet(
 
 
 def map_of_observations(index: pd.DataFrame) -> Figure:
-    """Where the index's observations lie: their number by place, simple cylindrical.
+    """Draw a map of the number of observations in the index, simple cylindrical.
 
     Args:
         index: HiRISE's cumulative index.
     """
     from matplotlib.colors import LogNorm
-
-    from mars_assets.plotting import new_figure
 
     rows = index.drop_duplicates("OBSERVATION_ID")
     latitude = (rows["MINIMUM_LATITUDE"] + rows["MAXIMUM_LATITUDE"]) / 2
@@ -85,19 +87,19 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
 
 
 def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image.Image:
-    """The whole scene with the grid drawn in: kept cells in green, skipped ones in a colour for each reason, and a legend.
+    """Draw the grid over the whole scene, with a legend.
+
+    Crops that were cut are green; skipped cells have a colour for each reason.
 
     Args:
         image: the product that the crops were cut from.
-        manifest: its crops' manifest.
-        longest: the picture's longer edge in pixels, at most.
+        manifest: the crops' manifest.
+        longest: the longer edge of the picture in pixels, at most.
 
     Raises:
         MarsError: the manifest is empty.
         DamagedFileError: the image does not open.
     """
-    from mars_assets.imagery.scene import open_scene
-
     if manifest.empty:
         raise MarsError(f"no cell of {image} is in the manifest")
     first = manifest.iloc[0]

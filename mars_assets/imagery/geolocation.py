@@ -1,6 +1,7 @@
-"""Where on Mars pixels lie: exactly for map-projected products, about so for the others by their swath's corners.
+"""Positions of pixels on Mars.
 
-Latitudes are planetocentric, longitudes east from 0 to 360, both in degrees (IAU_2015:49900).
+They are exact for map-projected products, and interpolated between the corners of the swath for the others. Latitudes
+are planetocentric and longitudes east, 0 to 360, both in degrees (IAU_2015:49900).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ Float64 = npt.NDArray[np.float64]
 
 
 def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Longitudes and latitudes of map coordinates.
+    """Convert map coordinates to longitudes and latitudes.
 
     Args:
         crs: a projected CRS of Mars, as WKT or PROJ string.
@@ -39,15 +40,15 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
 def approximate_positions(
     corners: list[float], lines: int, samples: int, rows: Float64, cols: Float64
 ) -> tuple[Float64, Float64]:
-    """Longitudes and latitudes of a product that is not map projected, between its swath's corners.
+    """Interpolate longitudes and latitudes between the corners of a swath.
 
-    Interpolated bilinearly between the corners' unit vectors, so that poles and the prime meridian are places like others.
-    The spacecraft's motion and the ground's relief, which bend a real swath, are left out: expect errors up to some
-    hundred metres.
+    For products that are not map projected. The interpolation is bilinear between the unit vectors of the corners, so
+    poles and the prime meridian need no special case. The motion of the spacecraft and the relief of the ground, which
+    bend a real swath, are left out: expect errors up to some hundred metres.
 
     Args:
         corners: latitude and longitude of four corners, clockwise from the first line's first sample.
-        lines: the product's height in pixels.
+        lines: height of the product in pixels.
         samples: its width.
         rows: pixel coordinates; (0, 0) is the outer corner of the first pixel.
         cols: likewise.

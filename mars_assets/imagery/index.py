@@ -1,26 +1,26 @@
-"""The cumulative index of HiRISE's map-projected products: read by its label's column names, and queried.
+"""HiRISE's cumulative index of map-projected products: reading and queries.
 
-One row a JP2 in ``RDR``. Products under ``EXTRAS`` have none: where the colour detectors were read there is a ``COLOR`` row,
-and the ``RGB.NOMAP`` products are made of the same detectors, so they are chosen and placed by it.
+It has one row for each JP2 in ``RDR``. Products under ``EXTRAS`` have none. Where the colour detectors were read there
+is a ``COLOR`` row, and the ``RGB.NOMAP`` products come from the same detectors, so they are chosen and placed by it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pvl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pvl.exceptions import LexerError, ParseError, QuantityError
+from pyarrow import csv
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
 from mars_assets.storage.hashing import lot
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 
@@ -46,7 +46,7 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class IndexLabel:
-    """What the index's label says of the table.
+    """The table's description in the label of the index.
 
     Args:
         rows: how many.
@@ -58,13 +58,11 @@ class IndexLabel:
 
 
 def read_index_label(path: Path) -> IndexLabel:
-    """
+    """Read the label of the index.
+
     Raises:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
-    import pvl
-    from pvl.exceptions import LexerError, ParseError, QuantityError
-
     try:
         text = path.read_bytes().decode("latin-1")
         if text.rstrip()[-4:].strip() != "END":
@@ -96,21 +94,18 @@ def read_index_label(path: Path) -> IndexLabel:
 
 
 def read_index(table: Path, label: Path) -> pd.DataFrame:
-    """Reads the index.
+    """Read the index.
 
     Args:
         table: ``RDRCUMINDEX.TAB``: comma-separated, text in quotes, padded with blanks.
         label: ``RDRCUMINDEX.LBL``, which names its columns.
 
     Returns:
-        all rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
+        All rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
 
     Raises:
         DamagedFileError: the two do not fit together, or a number is none.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     said = read_index_label(label)
     names = [name for name, _ in said.columns]
     try:
@@ -131,9 +126,6 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
 
 
 def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     text = pc.utf8_trim_whitespace(column)
     if kind not in _NUMBERS:
         return text
@@ -150,18 +142,18 @@ def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.Ch
 
 @dataclass(frozen=True)
 class IndexQuery:
-    """Which observations to choose.
+    """A query for observations.
 
     Args:
-        product: the product to take of each.
+        product: the product to take of each observation.
         latitude: southern and northern bound, planetocentric degrees.
-        longitude: western and eastern bound, degrees east, 0..360 or -180..180; the box goes eastwards from the first to the
-            second, so (350, 10) crosses the prime meridian.
-        solar_longitude: the season's first and last L_s in degrees: northern spring is (0, 90), southern summer (270, 360).
-            (330, 30) goes over the new year.
-        incidence: smallest and largest incidence angle in degrees: high ones show relief by long shadows.
-        limit: at most so many, drawn at random, so that they spread over what fits. Each observation has its lot, so that a
-            longer index changes few of those that are drawn.
+        longitude: western and eastern bound, degrees east, 0..360 or -180..180; the box extends eastwards from the
+            first to the second, so (350, 10) crosses the prime meridian.
+        solar_longitude: the season's first and last L_s in degrees: northern spring is (0, 90), southern summer (270,
+            360), and (330, 30) spans the new year.
+        incidence: smallest and largest incidence angle in degrees; high ones show relief by long shadows.
+        limit: the largest number of observations. They are drawn at random, to spread over all that fit; each
+            observation has a fixed lot, so a longer index changes few of those drawn.
         seed: of that draw.
         exclude: observations to leave out, such as those whose product the archive lacks.
     """
@@ -190,9 +182,9 @@ class IndexQuery:
 
 
 def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
-    """The observations that fit a query and have its product, in the order of their ids.
+    """Select the observations that fit a query and have its product.
 
-    An observation fits a box if its bounding box overlaps it.
+    They come in the order of their ids. An observation fits a box if its bounding box overlaps it.
 
     Raises:
         MarsError: none fits, or thousands do and the query has no limit.
@@ -200,9 +192,9 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     rows = index[_has_product(index, query.product)]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    polar = np.maximum(rows["MAXIMUM_LATITUDE"].abs(), rows["MINIMUM_LATITUDE"].abs()).to_numpy() >= _POLAR
+    farthest = np.maximum(rows["MAXIMUM_LATITUDE"].abs().to_numpy(), rows["MINIMUM_LATITUDE"].abs().to_numpy())
     west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
-    fits &= _overlaps(west, east, polar, query.longitude)
+    fits &= _overlaps(west, east, farthest >= _POLAR, query.longitude)
     # A bound that bounds nothing keeps rows in which the index does not know the value.
     if query.incidence != (0, 180):
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
@@ -217,8 +209,8 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
         raise MarsError(f"no observation of the index fits {query}: widen the query, or choose another product")
     if query.limit is None and len(found) > _MANY:
         raise MarsError(
-            f"{len(found)} observations of the index fit {query}: narrow the query, or give it a limit, and so many of them "
-            "are drawn"
+            f"{len(found)} observations of the index fit {query}: narrow the query, or give it a limit, to draw "
+            "so many of them"
         )
     if query.limit is not None and len(found) > query.limit:
         found = sorted(sorted(found, key=lambda name: lot(f"{query.seed} {name}"))[: query.limit])
@@ -226,17 +218,15 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
 
 
 def observation_facts(index: pd.DataFrame, observations: list[str], products: list[ProductType]) -> pd.DataFrame:
-    """What the index knows of chosen products.
+    """Look up chosen products in the index.
 
     Returns:
-        a row each, in order: ``incidence_angle`` and ``solar_longitude`` in degrees, and ``corners``, eight numbers: latitude
-        and longitude of the swath's corners, clockwise from the first line's first sample. NaN and None where the index has
-        no such product.
+        One row each, in order: ``incidence_angle`` and ``solar_longitude`` in degrees, and ``corners``, eight numbers:
+        latitude and longitude of the swath's corners, clockwise from the first line's first sample. NaN and None where
+        the index has no such product.
     """
-    rows: dict[tuple[str, str], Any] = {}
-    wanted = index[index["OBSERVATION_ID"].isin(observations)]
-    for row in wanted.to_dict("records"):
-        rows[row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]] = row
+    wanted = index[index["OBSERVATION_ID"].isin(observations)].to_dict("records")
+    rows = {(row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]): row for row in wanted}
     facts = []
     for observation, product in zip(observations, products, strict=True):
         row = rows.get((observation, _indexed_product(product)))
@@ -260,7 +250,7 @@ def _has_product(index: pd.DataFrame, product: ProductType) -> pd.Series[bool]:
 
 
 def _arc(start: float, end: float) -> float:
-    """Degrees from one angle on to another; a full turn if they are 360 apart."""
+    """Compute the degrees from one angle on to another, 360 for a full turn."""
     return 360.0 if abs(end - start) >= 360 else (end - start) % 360
 
 
@@ -270,10 +260,10 @@ def _overlaps(
     polar: npt.NDArray[np.bool_],
     box: tuple[float, float],
 ) -> npt.NDArray[np.bool_]:
-    """Which intervals of longitude share a meridian with the box.
+    """Test which intervals of longitude share a meridian with the box.
 
-    The index names the smaller number first also where an observation lies across the prime meridian; away from the poles
-    none is half a planet wide, so there the two are meant the other way round.
+    The index gives the smaller number first even where an observation crosses the prime meridian. Away from the poles
+    no observation is half a planet wide, so a wider interval is read the other way round.
     """
     turned = (east - west > 180) & ~polar
     west, east = np.where(turned, east, west), np.where(turned, west, east)

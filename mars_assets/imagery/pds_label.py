@@ -1,4 +1,4 @@
-"""The detached PDS3 labels of HiRISE products: size, bands, special values and the scaling to I/F."""
+"""Detached PDS3 labels of HiRISE products: size, bands, special values, scaling to I/F."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pvl
+from pvl.exceptions import LexerError, ParseError, QuantityError
+
 from mars_assets.errors import DamagedFileError
 
 
 @dataclass(frozen=True)
 class ProductLabel:
-    """What a product's label says of its pixels. ``I/F = DN * scaling_factor + offset``.
+    """The description of a product's pixels in its label; I/F is ``DN * scaling_factor + offset``.
 
     Args:
-        observation: the observation's id.
-        lines, samples, bands: the image's height and width in pixels, and how many bands it has.
+        observation: id of the observation.
+        lines, samples, bands: height and width of the image in pixels, and its number of bands.
         band_names: the filters, in the image's order, e.g. ``("NEAR-INFRARED", "RED", "BLUE-GREEN")``.
-        wavelengths_nm: the filters' central wavelengths in nanometres; empty where the label has none.
-        sample_bits: bits a sample is stored in.
+        wavelengths_nm: central wavelengths of the filters in nanometres; empty where the label has none.
+        sample_bits: bits in which a sample is stored.
         significant_bits: bits that carry a value: 10 of 16 in HiRISE's RDR products.
-        scaling_factor, offset: of all bands, to I/F.
+        scaling_factor, offset: from DN to I/F, for all bands.
         core_null: the DN that means no data.
         low_saturation, high_saturation: the DN that mean a value below or above what could be recorded or represented.
         incidence_angle: between the sun and the surface's normal, degrees.
-        map_scale: metres a pixel; None for a product that is not map projected.
+        map_scale: metres per pixel; None for a product that is not map projected.
     """
 
     observation: str
@@ -46,13 +49,11 @@ class ProductLabel:
 
 
 def read_label(path: Path) -> ProductLabel:
-    """
+    """Read a detached label.
+
     Raises:
         DamagedFileError: the file is no PDS3 label, lacks a keyword, or contradicts itself.
     """
-    import pvl
-    from pvl.exceptions import LexerError, ParseError, QuantityError
-
     try:
         text = path.read_bytes().decode("latin-1")
         if text.rstrip()[-4:].strip() != "END":
@@ -101,7 +102,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _number(value: Any) -> float:
-    """The number of a value that may carry a unit, ``0.5 <METERS/PIXEL>``."""
+    """Take the number from a value that may carry a unit, ``0.5 <METERS/PIXEL>``."""
     return float(getattr(value, "value", value))
 
 

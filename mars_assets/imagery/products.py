@@ -1,4 +1,4 @@
-"""Which HiRISE products there are, what they are called and where the archive keeps them."""
+"""HiRISE products: their names and their places in the archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
 DEFAULT_PRODUCT: ProductType = "RGB.NOMAP.browse"
 
 PHASES = ("INT", "CAL", "ATL", "KSC", "LAU", "CRU", "APR", "AEB", "TRA", "PSP", "ESP")
-"""Mission phases that begin an observation id, from integration and test (INT) to the extended science phase (ESP)."""
+"""Mission phases that start an observation id, from integration and test (INT) to the extended science phase (ESP)."""
 
 _OBSERVATION = re.compile(rf"(?P<phase>{'|'.join(PHASES)})_(?P<orbit>[0-9]{{6}})_(?P<target>[0-9]{{4}})")
 _COLUMNS = ("id", "product", "note")
@@ -44,18 +44,18 @@ class ObservationId:
 
     @property
     def orbit_folder(self) -> str:
-        """The archive's folder of a hundred orbits, e.g. ``ORB_011400_011499``."""
+        """Name the archive's folder for a hundred orbits, e.g. ``ORB_011400_011499``."""
         first = self.orbit // 100 * 100
         return f"ORB_{first:06d}_{first + 99:06d}"
 
 
 @dataclass(frozen=True)
 class ProductFiles:
-    """The files of one product, as addresses relative to the archive's base.
+    """The files of a product, as addresses relative to the archive's base.
 
     Args:
         image: the JPEG or JP2.
-        label: the detached PDS3 label, None where the archive has none (everything under EXTRAS).
+        label: the detached PDS3 label; None where the archive has none (everything under EXTRAS).
     """
 
     image: str
@@ -63,7 +63,8 @@ class ProductFiles:
 
 
 def parse_observation_id(text: str) -> ObservationId:
-    """
+    """Parse an observation id.
+
     Raises:
         MarsError: the text is not exactly an observation id of Mars's surface.
     """
@@ -82,7 +83,10 @@ def parse_observation_id(text: str) -> ObservationId:
 
 
 def observation_of(name: str) -> str | None:
-    """The observation id at the start of an image file's name, e.g. of ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``."""
+    """Parse the observation id at the start of an image file's name.
+
+    For example ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``; None where the name does not start with one.
+    """
     match = _OBSERVATION.match(name)
     if match is None or name[match.end() :][:1].isdigit() or int(match["target"]) >= 3600:
         return None
@@ -90,7 +94,8 @@ def observation_of(name: str) -> str | None:
 
 
 def parse_product(text: str) -> ProductType:
-    """
+    """Check the name of a product.
+
     Raises:
         MarsError: an unknown product, or an annotated one.
     """
@@ -106,7 +111,7 @@ def parse_product(text: str) -> ProductType:
 
 
 def product_files(observation: ObservationId | str, product: ProductType) -> ProductFiles:
-    """Where the archive keeps a product.
+    """Look up the archive's addresses of a product.
 
     Raises:
         MarsError: not an observation id, or an unknown product.
@@ -123,10 +128,12 @@ def product_files(observation: ObservationId | str, product: ProductType) -> Pro
 
 
 def read_observations_csv(path: Path) -> pd.DataFrame:
-    """The observations that people chose: a CSV with the column ``id`` and optionally ``product`` and ``note``.
+    """Read the observations that people chose.
+
+    The file is a CSV with the column ``id`` and optionally ``product`` and ``note``.
 
     Returns:
-        columns ``observation``, ``product`` (``RGB.NOMAP.browse`` where none is given) and ``note`` (may be empty), all
+        Columns ``observation``, ``product`` (``RGB.NOMAP.browse`` where none is given) and ``note`` (may be empty), all
         str, in the file's order.
 
     Raises:

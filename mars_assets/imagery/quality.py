@@ -1,7 +1,7 @@
-"""Which pixels of a HiRISE image are good: tests for no data, missing bands and saturation.
+"""Quality of the pixels of a HiRISE image: no data, missing bands, saturation.
 
-A labelled product names its special values. The rest has none, so they are inferred: 0 is no data in a lossless file; in a
-JPEG, where exact values are smeared, only dark areas of at least a JPEG block are.
+A labelled product names its special values. The others have none, so they are inferred: in a lossless file 0 is no
+data; in a JPEG, where exact values are smeared, only dark areas of at least a JPEG block are.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ Quality = npt.NDArray[np.uint8]
 _BLOCK = 8  # a JPEG block
 _BLACK = 4  # of 255: what JPEG makes of 0 beside something else
 _BRIGHT_PIXEL, _MISSING_PIXEL = 48, 0.1  # a band is missing where it has a tenth of the brightest, which is this bright
-# Over a whole row noise averages out, so that a darker and a less pure row can be told. In real scenes the darkest band's
-# mean is at least 0.4 of the brightest's.
+# Over a whole row noise averages out, so that darker and less pure rows are recognised too. In real scenes the mean of
+# the darkest band is at least 0.4 of the brightest's.
 _BRIGHT_ROW, _MISSING_ROW = 16, 0.15
 
 
 @dataclass(frozen=True)
 class QualityRules:
-    """What tells good pixels from others in one product.
+    """What separates good pixels from others in a product.
 
     Args:
-        bits: significant bits a sample.
+        bits: significant bits per sample.
         lossy: the image is a JPEG.
-        null: the DN of no data.
+        null: the DN that means no data.
         saturated: the DN that stand for values beyond the scale.
     """
 
@@ -45,21 +45,22 @@ class QualityRules:
 
     @classmethod
     def of(cls, info: SceneInfo, label: ProductLabel | None) -> QualityRules:
-        """The rules of a product, by its label if it has one."""
+        """Derive the rules for a product, from its label if it has one."""
         if label is None:
             return cls(info.bits, info.lossy, 0, (2**info.bits - 1,))
         return cls(info.bits, info.lossy, label.core_null, label.low_saturation + label.high_saturation)
 
 
 def judge(pixels: Pixels, rules: QualityRules) -> Quality:
-    """The quality of every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED`` in any band.
+    """Classify every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED``.
 
     Args:
-        pixels: shape (rows, columns, bands). Of a JPEG whole rows: a row's mean is part of the test.
-        rules: the product's.
+        pixels: shape (rows, columns, bands). For a JPEG these must be whole rows: the mean of a row is part of the
+            test.
+        rules: the rules for the product.
 
     Returns:
-        uint8, shape (rows, columns).
+        uint8, shape (rows, columns); saturated means in any band.
     """
     quality = np.full(pixels.shape[:2], GOOD, np.uint8)
     special = np.asarray([*rules.saturated, *([] if rules.lossy else [rules.null])])
@@ -88,7 +89,7 @@ def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
 
 
 def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """What of a mask is at least a JPEG block across: a single dark pixel is a shadow."""
+    """Keep the parts of a mask at least a JPEG block across: a single dark pixel is a shadow."""
     from scipy.ndimage import binary_opening
 
     return np.asarray(binary_opening(mask, np.ones((_BLOCK, _BLOCK), bool)))
@@ -97,7 +98,7 @@ def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def _rows_without_a_band(pixels: Pixels) -> npt.NDArray[np.bool_]:
     means = pixels.mean(axis=1, dtype=np.float32)
     brightest = means.max(axis=1)
-    missing = (brightest >= _BRIGHT_ROW) & (means.min(axis=1) < _MISSING_ROW * brightest)
+    missing: npt.NDArray[np.bool_] = (brightest >= _BRIGHT_ROW) & (means.min(axis=1) < _MISSING_ROW * brightest)
     # Reducing the scene to a browse product blended the last missing row with the first good one.
     missing[1:] |= missing[:-1]
     missing[:-1] |= missing[1:]

@@ -1,7 +1,7 @@
-"""Reads HiRISE images in parts: an overview of the whole, and full-resolution strips in bounded memory.
+"""Reading of HiRISE images in parts: an overview, and strips in bounded memory.
 
-HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times what
-OpenJPEG's own area reads cost, so glymur reads them where it finds an OpenJPEG library, of every strip just the packets
+HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times as much
+as OpenJPEG's own area reads. So glymur reads them where it finds an OpenJPEG library, for each strip only the packets
 that it needs; GDAL reads the rest.
 """
 
@@ -37,14 +37,15 @@ _GDAL_CACHE = 512 * 1024 * 1024  # rasterio takes bytes here, not the megabytes 
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """An image's shape and position.
+    """Shape and position of an image.
 
     Args:
         lines, samples, bands: height and width in pixels, and the number of bands.
-        bits: significant bits a sample.
+        bits: significant bits per sample.
         lossy: coded by JPEG, which smears exact values such as "no data".
         crs: coordinate reference system as WKT; None where the image is not map projected.
-        transform: from (sample, line) to map coordinates, as ``affine.Affine``'s first six numbers; None like ``crs``.
+        transform: from (sample, line) to map coordinates, the first six numbers of ``affine.Affine``; None where
+            ``crs`` is.
     """
 
     lines: int
@@ -57,15 +58,15 @@ class SceneInfo:
 
     @property
     def overview_factor(self) -> int:
-        """The power of two by which an overview of at most four megapixels is reduced; 1 for a small image."""
+        """Choose the power of two that reduces an overview to four megapixels at most."""
         ratio = self.lines * self.samples / _OVERVIEW_PIXELS
         return 1 if ratio <= 1 else 2 ** math.ceil(math.log2(ratio) / 2)
 
 
 class Scene(ABC):
-    """An open image. Arrays are (rows, columns, bands), uint8 or uint16. Use it as a context manager.
+    """An open image, used as a context manager.
 
-    Several threads may read at once.
+    Arrays are (rows, columns, bands), uint8 or uint16. Several threads may read at once.
     """
 
     reader: str
@@ -76,14 +77,18 @@ class Scene(ABC):
 
     @abstractmethod
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
-        """The pixels of ``rows[0] <= row < rows[1]`` and likewise columns."""
+        """Read the pixels of ``rows[0] <= row < rows[1]``, and likewise columns."""
 
     @abstractmethod
     def overview(self, factor: int) -> Pixels:
-        """The whole image, reduced by a power of two: shape (ceil(lines / factor), ceil(samples / factor), bands)."""
+        """Read the whole image, reduced by a power of two.
+
+        Returns:
+            Shape (ceil(lines / factor), ceil(samples / factor), bands).
+        """
 
     def close(self) -> None:  # noqa: B027 - a scene in memory has nothing to close
-        """Frees the file."""
+        """Release the file."""
 
     def __enter__(self) -> Scene:
         return self
@@ -155,7 +160,10 @@ class _GdalScene(Scene):
 
 
 class _SingleTileScene(Scene):
-    """A single-tile JPEG 2000, read by glymur: of each strip only its packets, where the file tells them apart."""
+    """A single-tile JPEG 2000, read by glymur.
+
+    For each strip only its packets are read, where the file separates them.
+    """
 
     def __init__(self, gdal: _GdalScene, glymur: ModuleType, codestream: Codestream | None) -> None:
         super().__init__(gdal.path, gdal.info)
@@ -182,8 +190,8 @@ class _SingleTileScene(Scene):
                 file.flush()
             except OSError as error:
                 raise MarsError(
-                    f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB there. "
-                    "Free some, or name another folder with the variable TMPDIR"
+                    f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB "
+                    "there. Free some, or name another folder with the variable TMPDIR"
                 ) from error
             return self._decode(Path(file.name), rows, cols)
 
@@ -199,12 +207,12 @@ class _SingleTileScene(Scene):
 
 
 def open_scene(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
-    """Opens a product for reading in parts.
+    """Open a product for reading in parts.
 
     Args:
         image: JPEG, JPEG 2000 or another raster that GDAL reads.
-        label: its detached label, which tells where on the map it lies.
-        progress: told when a slower reader has to do.
+        label: its detached label, which gives its position on the map.
+        progress: reports when only a slower reader is available.
 
     Raises:
         DamagedFileError: the image does not open, or is not the one that the label describes.
@@ -234,7 +242,10 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
 
 
 def open_jp2(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
-    """Opens a JPEG 2000 file, whatever its name ends in; like :func:`open_scene`, but label and image are not compared."""
+    """Open a JPEG 2000 file, whatever the suffix of its name.
+
+    As :func:`open_scene`, except that label and image are not compared.
+    """
     scene = _GdalScene(image, label)
     try:
         glymur = load_glymur()
@@ -262,7 +273,7 @@ def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
 
 
 def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
-    """CRS and transform from the label, by GDAL's PDS driver, else from the image's own header."""
+    """Read CRS and transform from the label by GDAL's PDS driver, else from the image's header."""
     import rasterio
     from rasterio.errors import RasterioIOError
 
@@ -277,7 +288,7 @@ def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float
 
 
 def load_glymur() -> ModuleType | None:
-    """The module glymur with a working OpenJPEG, or None.
+    """Import glymur with a working OpenJPEG, or return None.
 
     glymur looks for the library once, while it is imported: in its configuration file, then among the system's. Where
     neither has one, a configuration file for just that moment names the library inside rasterio's wheel.

@@ -1,4 +1,4 @@
-"""Is a downloaded file whole and what its name says? Looks at its start, its own end marker, and decodes it."""
+"""Verification of downloaded files: start, end marker and a decoding."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import INDEX_FILES, read_index_label
 from mars_assets.imagery.jpeg2000 import codestream_box
 from mars_assets.imagery.pds_label import read_label
+from mars_assets.imagery.scene import open_jp2
 from mars_assets.images import read_grey_or_rgb
 
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -17,11 +18,11 @@ _JP2_START, _JP2_END = b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\xd9"
 
 
 def verify_file(path: Path, name: str) -> None:
-    """Checks a file of the archive before it gets its name.
+    """Check a file from the archive before it gets its name.
 
     Args:
-        path: where it lies now.
-        name: what it is to be called; the format follows from its ending.
+        path: where the file is now.
+        name: its future name, whose suffix gives the format.
 
     Raises:
         DamagedFileError: it is truncated, of another format, or does not decode.
@@ -50,8 +51,6 @@ def _verify_jpeg(path: Path) -> None:
 
 
 def _verify_jp2(path: Path) -> None:
-    from mars_assets.imagery.scene import open_jp2
-
     start, _ = _ends(path, len(_JP2_START), 0)
     if start != _JP2_START:
         raise DamagedFileError(f"it is no JPEG 2000: it begins with {start!r}")

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.formats.image import Outline
@@ -38,8 +39,6 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
     Raises:
         DamagedFileError: a run-length mask of another size, or one that cannot be decoded.
     """
-    from pycocotools import mask as coco
-
     if "polygons" in outline:
         _refuse_endless(outline["polygons"], height, width)
         return coco.decode(coco.merge(coco.frPyObjects(outline["polygons"], height, width)))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import requests
 from tenacity import Retrying, wait_exponential
 
 from mars_assets.errors import DamagedFileError, MarsError
@@ -188,8 +189,6 @@ class Roboflow:
 
     def _ask(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
         """One attempt of :meth:`_asked`."""
-        import requests
-
         try:
             answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
         except requests.RequestException as error:
@@ -211,8 +210,6 @@ class Roboflow:
         Raises:
             AttemptError: what came is not whole, or nothing came.
         """
-        import requests
-
         broken = ""
         try:
             with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:

@@ -9,6 +9,7 @@ from mars_assets.bands import BandStatistics
 from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import seen_through
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
+from mars_assets.prithvi.weights import open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,6 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
     Raises:
         MissingInputError: they have not been materialized.
     """
-    from mars_assets.prithvi.weights import open_weights
-
     if encoder == "mars_weights":
         version = current_model(lake, encoder)
         folder, name, versions = version.folder / MARS_WEIGHTS, f"mars_weights {version.version}", [version]

@@ -1,4 +1,4 @@
-"""What a Prithvi checkpoint needs beside its tensors: architecture, bands, statistics, and where it is published.
+"""Prithvi's configuration: architecture, bands, statistics, and where it is published.
 
 Plain data: no torch here, so that definitions and recipes may read it.
 """
@@ -16,22 +16,22 @@ from mars_assets.errors import MarsError
 
 @dataclass(frozen=True)
 class PrithviConfig:
-    """The architecture and the preprocessing that travel with a set of weights.
+    """The architecture and the preprocessing that belong to a set of weights.
 
     Args:
-        variant: a key of ``VARIANTS``, or the name of weights made from one.
+        variant: a key of ``VARIANTS``, or the name of weights derived from one.
         img_size: height and width in pixels of the published position tables.
         num_frames: frames of the published position tables; the model takes any number.
         patch_size: frames, rows and columns of a patch.
-        in_chans: input channels, one a band.
-        embed_dim, depth, num_heads: the encoder's.
-        decoder_embed_dim, decoder_depth, decoder_num_heads: the decoder's.
+        in_chans: input channels, one per band.
+        embed_dim, depth, num_heads: of the encoder.
+        decoder_embed_dim, decoder_depth, decoder_num_heads: of the decoder.
         mlp_ratio: hidden width of a block's MLP over its embedding width.
         layer_norm_eps: 1e-6 in NASA-IMPACT's training and inference code, 1e-5 in TerraTorch and hls-foundation-os.
         mask_ratio: share of the patches that pretraining removed.
-        norm_pix_loss: whether pretraining's target is normalised per patch.
+        norm_pix_loss: whether the target of pretraining is normalised per patch.
         bands: names of the input channels, in order.
-        statistics: what the input is normalised with. The model never applies them, the caller does.
+        statistics: with which the input is normalised. The model never applies them, the caller does.
 
     Raises:
         MarsError: fields contradict each other, or a band has no such name. All problems are listed.
@@ -80,7 +80,7 @@ class PrithviConfig:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Patches of the published position tables: (frames, rows, columns)."""
+        """Count the patches of the published position tables: (frames, rows, columns)."""
         frames, rows, columns = self.patch_size
         return self.num_frames // frames, self.img_size // rows, self.img_size // columns
 
@@ -89,7 +89,7 @@ class PrithviConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrithviConfig:
-        """The inverse of :meth:`to_dict`.
+        """Invert :meth:`to_dict`.
 
         Raises:
             MarsError: a field is unknown or missing, or the values contradict each other.
@@ -119,7 +119,7 @@ class PrithviConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration and the place where its weights are published.
+    """A configuration, and where its weights are published.
 
     Args:
         config: the architecture.

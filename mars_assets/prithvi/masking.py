@@ -1,4 +1,4 @@
-"""Which patches are masked."""
+"""Random masking of patches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Masking(NamedTuple):
 
 
 def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
-    """Keeps the int(L * (1 - mask_ratio)) patches of smallest noise, (B, L)."""
+    """Keep the int(L * (1 - mask_ratio)) patches with the smallest noise, (B, L)."""
     keep = int(noise.shape[1] * (1 - mask_ratio))
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
@@ -36,9 +36,13 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
 
 
 def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
-    """The noise that orders an image's patches for masking: of the image and the seed alone. float64, shape (patches,).
+    """Draw the noise that orders an image's patches, from image and seed alone.
 
-    In double precision, since a tie, likely once in a thousand images in single, would be broken differently by device.
+    In double precision: a tie, likely once in a thousand images in single precision, would be broken differently by
+    device.
+
+    Returns:
+        float64, shape (patches,).
     """
     digest = hashlib.sha256(f"{seed} {image_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big")).random(patches)

@@ -26,7 +26,7 @@ Grid = tuple[int, int, int]
 
 
 class Encoded(NamedTuple):
-    """What the encoder returns.
+    """The output of the encoder.
 
     Args:
         tokens: (B, 1 + L_keep, D), the class token first.
@@ -40,11 +40,11 @@ class Encoded(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What the autoencoder returns.
+    """The output of the autoencoder.
 
     Args:
         loss: scalar, the mean squared error of the removed patches.
-        pred: (B, L, s*p*q*C), every patch as the decoder sees it.
+        pred: (B, L, s*p*q*C), every patch as predicted by the decoder.
         mask: float32 (B, L), 1 where a patch was removed.
     """
 
@@ -54,7 +54,7 @@ class Reconstruction(NamedTuple):
 
 
 def patchify(x: Tensor, patch_size: Grid) -> Tensor:
-    """Cuts images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
+    """Cut images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
     b, c, frames, height, width = x.shape
     s, p, q = patch_size
     x = x.reshape(b, c, frames // s, s, height // p, p, width // q, q)
@@ -62,7 +62,7 @@ def patchify(x: Tensor, patch_size: Grid) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
-    """Puts patches together: (B, L, s*p*q*C) -> (B, C, T, H, W). The inverse of :func:`patchify`."""
+    """Invert :func:`patchify`: (B, L, s*p*q*C) -> (B, C, T, H, W)."""
     b = patches.shape[0]
     (s, p, q), (t, h, w) = patch_size, grid
     x = patches.reshape(b, t, h, w, s, p, q, -1)
@@ -70,16 +70,16 @@ def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
-    """(L,) positions -> float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
+    """Encode (L,) positions as float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
     omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
     angles = positions.double()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def position_table(dim: int, grid: Grid) -> Tensor:
-    """Fixed positions of a grid, on CPU: float32 (1, 1 + t*h*w, dim).
+    """Compute the fixed positions of a grid, on CPU: float32 (1, 1 + t*h*w, dim).
 
-    6/16 of the width tell the column, 6/16 the row and 4/16 the frame; the class token's row is zero.
+    6/16 of the width encode the column, 6/16 the row and 4/16 the frame; the class token's row is zero.
     """
     t, h, w = (torch.arange(size, device="cpu") for size in grid)  # explicit: real values also in a meta-device context
     t, h, w = (axis.flatten() for axis in torch.meshgrid(t, h, w, indexing="ij"))
@@ -89,10 +89,10 @@ def position_table(dim: int, grid: Grid) -> Tensor:
 
 
 def resized_position_table(dim: int, published: Grid, grid: Grid) -> Tensor:
-    """The positions of ``grid`` as published weights know them.
+    """Compute the positions of ``grid`` that belong to published weights.
 
-    Another number of frames is computed anew; another image size interpolates the published rows and columns, bicubic
-    with aligned corners, as the authors' code does.
+    Another number of frames is computed anew. For another image size the published rows and columns are interpolated,
+    bicubic with aligned corners, as the authors' code does.
     """
     t, h, w = grid
     table = position_table(dim, (t, *published[1:]))
@@ -105,7 +105,7 @@ def resized_position_table(dim: int, published: Grid, grid: Grid) -> Tensor:
 
 
 class Positions:
-    """Position tables by grid. They are functions of the grid, not parameters, so each is computed once and kept."""
+    """Position tables by grid. They depend on nothing else, so each is computed once and cached."""
 
     def __init__(self, dim: int, published: Grid) -> None:
         self._dim = dim
@@ -113,7 +113,7 @@ class Positions:
         self._tables: dict[tuple[Grid, torch.device], Tensor] = {}
 
     def at(self, grid: Grid, device: torch.device) -> Tensor:
-        """float32 (1, 1 + L, D) on ``device``."""
+        """Return float32 (1, 1 + L, D) on ``device``."""
         key = (grid, device)
         if key not in self._tables:
             # A table made in inference mode could not take part in a later training step.
@@ -123,7 +123,10 @@ class Positions:
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of each patch, with the weights kept as the published files have them: a 3-D convolution's."""
+    """A linear map of each patch.
+
+    Its weights are stored as in the published files: those of a 3-D convolution.
+    """
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -131,7 +134,7 @@ class PatchEmbed(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight.view(config.embed_dim, -1))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches of :func:`patchify`, any of an image, (B, L, s*p*q*C) -> (B, L, D)."""
+        """Embed any patches of :func:`patchify`, (B, L, s*p*q*C) -> (B, L, D)."""
         # Patches do not overlap, so the convolution is a product of matrices; 3-D convolutions are slow in bf16.
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
         return F.linear(patches, weight, self.proj.bias)
@@ -143,14 +146,14 @@ def _blocks(dim: int, depth: int, heads: int, config: PrithviConfig) -> nn.Modul
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear layers as in He et al. 2022."""
+    """Initialise linear layers as in He et al. 2022."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 class PrithviEncoder(nn.Module):
-    """The Vision Transformer: the part that is kept for downstream tasks."""
+    """The Vision Transformer: the part that downstream tasks use."""
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -166,7 +169,7 @@ class PrithviEncoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def grid(self, x: Tensor) -> Grid:
-        """The grid of patches (t, h, w) of an input (B, C, T, H, W).
+        """Compute the grid of patches (t, h, w) for an input (B, C, T, H, W).
 
         Raises:
             MarsError: channels are not the bands, or the patch does not divide the size.
@@ -188,7 +191,10 @@ class PrithviEncoder(nn.Module):
         return t, h, w
 
     def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """(B, C, T, H, W) -> the class token and the patches, or those of ``ids_keep`` (B, L_keep), with positions."""
+        """Embed (B, C, T, H, W) as the class token and the patches, with positions.
+
+        Of the patches only those in ``ids_keep`` (B, L_keep), if it is given.
+        """
         positions = self.positions.at(self.grid(x), x.device)
         cls_token = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
         patches, places = patchify(x, self.config.patch_size), positions[:, 1:]
@@ -199,7 +205,7 @@ class PrithviEncoder(nn.Module):
         return torch.cat([cls_token.to(embedded.dtype), embedded], dim=1)
 
     def forward(self, x: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None) -> Encoded:
-        """Encodes the patches that random masking keeps; the removed ones cost nothing.
+        """Encode the patches that random masking keeps; the removed ones cost nothing.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
@@ -208,7 +214,8 @@ class PrithviEncoder(nn.Module):
             noise: (B, L), drawn from U[0, 1) if not given.
 
         Raises:
-            MarsError: a size the patch does not divide, other channels, a ratio out of range, noise of another shape.
+            MarsError: a size that the patch does not divide, other channels, a ratio out of range, noise of another
+                shape.
         """
         x = with_frames(x)
         b, length = len(x), math.prod(self.grid(x))
@@ -232,7 +239,9 @@ class PrithviEncoder(nn.Module):
         return Encoded(self.norm(tokens), mask, ids_restore)
 
     def features(self, x: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
-        """Feature maps for dense prediction: the unmasked patch tokens, as images, without the class token.
+        """Compute feature maps for dense prediction.
+
+        They are the unmasked patch tokens as images, without the class token.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
@@ -242,7 +251,7 @@ class PrithviEncoder(nn.Module):
             For each layer (B, T*D, H/p, W/p), frames along the channels. The final norm is applied to the last block's.
 
         Raises:
-            MarsError: as in :meth:`forward`, or a layer that is not there.
+            MarsError: as in :meth:`forward`, or a layer that does not exist.
         """
         depth = len(self.blocks)
         wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
@@ -259,17 +268,24 @@ class PrithviEncoder(nn.Module):
         return [maps[layer] for layer in wanted]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""
+        """Group the parameters by layer, in timm's form for layer-wise learning rates.
+
+        The norm belongs to the last block.
+        """
         return {"stem": r"^(?:cls_token|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     @staticmethod
     def _as_map(patches: Tensor, grid: Grid) -> Tensor:
         t, h, w = grid
-        return patches.unflatten(1, (t, h * w)).permute(0, 1, 3, 2).reshape(len(patches), -1, h, w)
+        by_frame: Tensor = patches.unflatten(1, (t, h * w))
+        return by_frame.permute(0, 1, 3, 2).reshape(len(patches), -1, h, w)
 
 
 class PrithviDecoder(nn.Module):
-    """The lighter transformer that paints every patch from the kept ones; used in pretraining and reconstruction only."""
+    """The lighter transformer that predicts every patch from the kept ones.
+
+    Only pretraining and reconstruction use it.
+    """
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -285,7 +301,7 @@ class PrithviDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, ids_restore: Tensor, grid: Grid) -> Tensor:
-        """(B, 1 + L_keep, D) and (B, L) -> patches (B, L, s*p*q*C)."""
+        """Decode (B, 1 + L_keep, D) and (B, L) -> patches (B, L, s*p*q*C)."""
         x = self.decoder_embed(tokens)
         b, kept, dim = x.shape
         length = ids_restore.shape[1]
@@ -294,7 +310,8 @@ class PrithviDecoder(nn.Module):
         x = torch.cat([x[:, :1], patches], dim=1) + self.positions.at(grid, x.device)
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        painted: Tensor = self.decoder_pred(self.decoder_norm(x))
+        return painted[:, 1:]
 
 
 class PrithviMAE(nn.Module):
@@ -311,15 +328,17 @@ class PrithviMAE(nn.Module):
         self.decoder = PrithviDecoder(config)
 
     def patchify(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) or (B, C, H, W) -> (B, L, s*p*q*C)."""
+        """Cut images into patches: (B, C, T, H, W) or (B, C, H, W) -> (B, L, s*p*q*C)."""
         return patchify(with_frames(x), self.config.patch_size)
 
     def unpatchify(self, patches: Tensor, grid: Grid) -> Tensor:
-        """(B, L, s*p*q*C) -> (B, C, T, H, W)."""
+        """Put patches together: (B, L, s*p*q*C) -> (B, C, T, H, W)."""
         return unpatchify(patches, self.config.patch_size, grid)
 
     def loss(self, x: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of the removed patches, over their pixels and channels; NaN where none was removed.
+        """Compute the mean squared error of the removed patches.
+
+        Over their pixels and channels; NaN where no patch was removed.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
@@ -334,7 +353,7 @@ class PrithviMAE(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def forward(self, x: Tensor, mask_ratio: float | None = None, noise: Tensor | None = None) -> Reconstruction:
-        """Removes patches, encodes the rest, and reconstructs all of them.
+        """Remove patches, encode the rest, and reconstruct all of them.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
@@ -351,7 +370,7 @@ class PrithviMAE(nn.Module):
 
 
 def with_frames(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 1, H, W); anything else as it is."""
+    """Insert the frame, (B, C, H, W) -> (B, C, 1, H, W); other shapes are unchanged."""
     return x.unsqueeze(2) if x.ndim == 4 else x
 
 

@@ -1,4 +1,4 @@
-"""Weights: fetched, accounted for key by key, and kept in the lake beside the configuration that they belong to.
+"""Weights: fetched, accounted for key by key, and stored with their configuration.
 
 A folder of weights holds ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
 ``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256, and what became of every key).
@@ -8,10 +8,25 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
@@ -46,9 +61,10 @@ class LoadReport:
         layout: how the file names its keys.
         loaded: taken from the file.
         recomputed: fixed position tables, computed for the input at hand instead of taken from the file.
-        unused: in the file and not needed: coordinate scales of TL variants; the decoder, where only the encoder is wanted.
+        unused: in the file and not needed: coordinate scales of TL variants; the decoder, where only the encoder is
+            wanted.
         missing: needed and not in the file. Loading fails unless this is empty.
-        notes: what a reader should know of the file, one sentence each.
+        notes: what a reader should know about the file, one sentence each.
     """
 
     layout: Layout
@@ -60,20 +76,18 @@ class LoadReport:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, memory-mapped where the format allows it. Code in it is never run.
+    """Read the tensors of a checkpoint file, memory-mapped where the format allows it.
+
+    Code in the file is never run.
 
     Args:
         path: ``.safetensors``, or a file of ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
 
     Raises:
-        MarsError: there is no such file, or it holds something else than tensors.
+        MarsError: there is no such file, or it holds something other than tensors.
         DamagedFileError: it is neither format, or truncated.
     """
-    import pickle
-    import zipfile
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -96,9 +110,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_what_is_none(path: Path) -> None:
-    """
+    """Refuse a file that starts like none of the formats of a checkpoint.
+
     Raises:
-        DamagedFileError: the file begins as none of the formats of a checkpoint does.
+        DamagedFileError: it does.
     """
     with path.open("rb") as file:
         begin = file.read(256)
@@ -127,22 +142,25 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def layout_of(keys: Mapping[str, Any]) -> Layout:
-    """``prefixed`` if any key starts with ``encoder.`` or ``decoder.``. The file's name tells nothing: both were published."""
+    """Recognise the layout of keys: ``prefixed`` if any starts with ``encoder.`` or ``decoder.``.
+
+    The file's name does not say: both layouts were published.
+    """
     return "prefixed" if any(key.startswith(("encoder.", "decoder.")) for key in keys) else "flat"
 
 
 def with_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in the prefixed layout, whichever it is in."""
+    """Convert a state dict from either layout to the prefixed one."""
     if layout_of(state) == "prefixed":
         return dict(state)
     return {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": value for key, value in state.items()}
 
 
 def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
-    """The autoencoder with the weights of a state dict, float32, in eval mode.
+    """Build the autoencoder from a state dict, float32, in eval mode.
 
     Args:
-        config: the architecture that the weights are of.
+        config: the architecture of the weights.
         state: from :func:`read_checkpoint`, in either layout.
 
     Raises:
@@ -158,7 +176,10 @@ def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[Prithv
 
 
 def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviEncoder, LoadReport]:
-    """The encoder alone, float32, in eval mode; the state may or may not have a decoder. Raises as :func:`load_mae`."""
+    """Build the encoder alone, float32, in eval mode; the state may contain a decoder.
+
+    Raises as :func:`load_mae`.
+    """
     import torch
 
     from mars_assets.prithvi.model import PrithviEncoder
@@ -169,7 +190,7 @@ def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tu
 
 
 def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]) -> LoadReport:
-    """Loads what lies under ``prefix`` into ``model``; the rest of a known layout is unused."""
+    """Load what is under ``prefix`` into ``model``; the rest of a known layout is unused."""
     import torch
 
     given = with_prefixes(state)
@@ -195,7 +216,7 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
         listed = "\n  ".join(problems)
         raise MarsError(f"these weights are not those of {config.variant!r}: {len(problems)} problems\n  {listed}")
 
-    # Copied: tensors in a mapped file lie at any address, and products of matrices are a tenth slower where not aligned.
+    # Copied, since tensors in a mapped file lie at any address, and matrix products are a tenth slower if not aligned.
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
     notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
@@ -203,12 +224,15 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
 
 
 def _is_scale(key: str) -> bool:
-    """The learnt scales of time and location that TL variants add; Mars has neither in Earth's terms."""
+    """Recognise the learnt scales of time and location that TL variants add.
+
+    Mars has neither time nor location in Earth's terms.
+    """
     return key.startswith(("encoder.", "decoder.")) and key.endswith(".scale")
 
 
 def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
-    """Says so where the file's positions are not the fixed table that replaces them."""
+    """Note where the file's positions are not the fixed table that replaces them."""
     rows = min(stored.shape[1], table.shape[1]) if stored.ndim == 3 and stored.shape[2] == table.shape[2] else 0
     # The frame varies slowest, so tables of different frame counts agree in their common rows.
     difference = float((stored[:, :rows].float() - table[:, :rows]).abs().max()) if rows else float("inf")
@@ -219,13 +243,52 @@ def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
     )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The origin of weights.
+
+    Args:
+        variant: a key of ``VARIANTS``.
+        source: ``huggingface`` downloads a file into Hugging Face's cache, or finds it there; a broken download is
+            resumed. A token is taken from ``HF_TOKEN`` only. ``file`` takes ``path``; ``sample`` what this package
+            ships.
+        path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
+        revision: for ``huggingface``: a commit, tag or branch. None: the newest, or what was fetched before.
+
+    Raises:
+        MarsError: the settings contradict each other.
+    """
+
+    variant: str
+    source: WeightsSource
+    path: Path | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        variant, source, path = self.variant, self.source, self.path
+        if variant not in VARIANTS:
+            raise MarsError(f"unknown Prithvi variant {variant!r}: choose from {', '.join(VARIANTS)}")
+        if source not in get_args(WeightsSource):
+            raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
+        if (path is None) == (source == "file"):
+            raise MarsError(
+                f"source 'file' needs a path and the others take none; this is source={source!r}, path={path}"
+            )
+        if source != "file" and (variant == "sample") != (source == "sample"):
+            raise MarsError(
+                f"variant {variant!r} does not come from source {source!r}: variant 'sample' is shipped with "
+                "this package (source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a "
+                "local file"
+            )
+
+
 class Fetched(NamedTuple):
-    """A checkpoint file at hand, and the configuration that belongs to it.
+    """A checkpoint file at hand, with its configuration.
 
     Args:
         path: the file.
-        config: the weights'.
-        commit: of the Hugging Face repository, where it is from one.
+        config: the architecture of the weights.
+        commit: of the Hugging Face repository, where it comes from one.
     """
 
     path: Path
@@ -233,42 +296,17 @@ class Fetched(NamedTuple):
     commit: str | None = None
 
 
-def fetch(
-    variant: str,
-    source: WeightsSource,
-    *,
-    path: Path | None = None,
-    revision: str | None = None,
-    progress: Progress = SILENT,
-) -> Fetched:
-    """Makes a checkpoint available as a local file.
-
-    Args:
-        variant: a key of ``VARIANTS``.
-        source: ``huggingface`` downloads it into Hugging Face's cache, or finds it there; a broken download is resumed.
-            A token is taken from ``HF_TOKEN`` only. ``file`` takes ``path``; ``sample`` what this package ships.
-        path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
-        revision: for ``huggingface``: a commit, tag or branch; the newest if None.
-        progress: takes a line.
+def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
+    """Make a checkpoint available as a local file.
 
     Raises:
-        MarsError: the settings contradict each other, the network cannot be reached, or there is no such file.
+        MarsError: the network cannot be reached, or there is no such file.
     """
-    if variant not in VARIANTS:
-        raise MarsError(f"unknown Prithvi variant {variant!r}: choose from {', '.join(VARIANTS)}")
-    if source not in get_args(WeightsSource):
-        raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
-    if (path is None) == (source == "file"):
-        raise MarsError(f"source 'file' needs a path and the others take none; this is source={source!r}, path={path}")
-    if source != "file" and (variant == "sample") != (source == "sample"):
-        raise MarsError(
-            f"variant {variant!r} does not come from source {source!r}: variant 'sample' is shipped with this package "
-            "(source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a local file"
-        )
-    if source == "huggingface":
-        file = _download(variant, revision, progress)
+    variant, path = origin.variant, origin.path
+    if origin.source == "huggingface":
+        file = _download(variant, origin.revision, progress)
         return Fetched(file, VARIANTS[variant].config, _commit_of(file))
-    if source == "sample":
+    if origin.source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
             raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are not there: this installation is incomplete")
@@ -289,18 +327,6 @@ def _present(path: Path) -> Path:
 
 
 def _download(name: str, revision: str | None, progress: Progress) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     variant = VARIANTS[name]
     assert variant.repository is not None
     assert variant.file is not None
@@ -324,7 +350,10 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
 
 
 def _commit_of(file: Path) -> str:
-    """Hugging Face's cache keeps a file as ``snapshots/COMMIT/NAME``, whatever revision was asked for."""
+    """Read the commit from the path of a file in Hugging Face's cache.
+
+    The cache stores a file as ``snapshots/COMMIT/NAME``, whatever revision was asked for.
+    """
     folders = file.parts[::-1]
     return folders[folders.index("snapshots") - 1]
 
@@ -333,24 +362,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def install(
-    lake: Lake,
-    variant: str,
-    source: WeightsSource,
-    *,
-    path: Path | str | None = None,
-    revision: str | None = None,
-    progress: Progress = SILENT,
-) -> Path:
-    """Brings weights into the lake, verified and in one layout. Nothing is done where they are there already.
+def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
+    """Bring weights into the lake, verified and in one layout, unless they are there already.
 
-    Args:
-        lake: where to.
-        variant: a key of ``VARIANTS``; names the folder.
-        source: see :func:`fetch`.
-        path: see :func:`fetch`; empty is none.
-        revision: see :func:`fetch`; empty is none, and then what was fetched once stays pinned to its commit.
-        progress: takes lines.
+    A file that was fetched once from Hugging Face stays pinned to its commit unless ``origin`` names a revision.
 
     Returns:
         The folder of the version in use, see :mod:`mars_assets.storage.published`.
@@ -358,14 +373,12 @@ def install(
     Raises:
         MarsError: as :func:`fetch` and :func:`load_mae`; or the published file is not one whose sha256 is known.
     """
-    revision = revision or None
+    variant, source = origin.variant, origin.source
     folder = version_in_use(lake.foundation(variant))
-    if source == "huggingface" and _is_fetched(folder, variant, revision):
+    if source == "huggingface" and _is_fetched(folder, variant, origin.revision):
         progress.say(f"weights {variant} are in {folder} already")
         return folder
-    file, config, commit = fetch(
-        variant, source, path=Path(path) if path else None, revision=revision, progress=progress
-    )
+    file, config, commit = fetch(origin, progress)
     progress.say(f"verifying {file}")
     sha256 = sha256_file(file)
     if source == "huggingface":
@@ -375,29 +388,29 @@ def install(
         progress.say(f"weights {variant} are in {folder} already")
         return folder
     mae, load_report = load_mae(config, read_checkpoint(file))
-    origin = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
+    found = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
     if commit:
-        origin |= {"revision": revision, "commit": commit}
+        found |= {"revision": origin.revision, "commit": commit}
     with publish(lake.foundation(variant)) as version:
         progress.say(f"writing {version}")
-        save_weights(version, mae, origin | asdict(load_report))
+        save_weights(version, mae, found | asdict(load_report))
     return version
 
 
 def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> Path:
-    """The lake's weights of a variant, brought again from where they came should a file of them be gone.
+    """Find the lake's weights of a variant, restoring missing files from their origin.
 
     Returns:
         The folder of the version in use.
 
     Raises:
-        MarsError: they are not whole and came from a file, or nothing says where from; or as :func:`install`.
+        MarsError: they are not whole and came from a file, or their origin is unknown; or as :func:`install`.
     """
     folder = version_in_use(lake.foundation(variant))
     report = read_json(folder / LOAD_REPORT) if (folder / LOAD_REPORT).exists() else {}
     source = report.get("source")
     if source in ("sample", "huggingface"):
-        return install(lake, variant, source, revision=report.get("commit"), progress=progress)
+        return install(lake, Origin(variant, source, revision=report.get("commit")), progress)
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         raise MarsError(
             f"the weights in use, {folder}, are not whole, and nothing says where to get them again: make "
@@ -408,7 +421,10 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
 
 
 def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
-    """Whether the lake holds what Hugging Face would give, as far as can be said without asking."""
+    """Test whether the lake holds what Hugging Face would give.
+
+    As far as that is known without asking.
+    """
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
     if report is None:
         return False
@@ -426,7 +442,7 @@ def _check_sha256(variant: str, file: Path, sha256: str) -> None:
 
 
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
-    """The load report of a folder that holds weights of this very configuration."""
+    """Read the load report of a folder, if it holds weights of exactly this configuration."""
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
     same = read_json(folder / CONFIG) == json.loads(config.to_json())
@@ -434,7 +450,7 @@ def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
 
 
 def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
-    """Writes the three files of a folder of weights, the load report last.
+    """Write the three files of a folder of weights, the load report last.
 
     Args:
         folder: where to; to replace weights that others may be reading, publish another version.
@@ -453,7 +469,7 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype
 
 
 def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
-    """Writes an encoder in the published prefixed layout, for TerraTorch and other tools.
+    """Write an encoder in the published prefixed layout, for TerraTorch and other tools.
 
     Args:
         encoder: pretrained or fine-tuned.
@@ -482,7 +498,7 @@ def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A state dict on CPU, each tensor contiguous and owning its memory, as safetensors requires."""
+    """Copy a state dict to CPU, each tensor contiguous with its own memory, for safetensors."""
     state = {}
     for key, value in model.state_dict().items():
         stored = value.detach().cpu().to(dtype if dtype is not None and prefix + key not in _TABLES else value.dtype)
@@ -496,7 +512,7 @@ class OpenedWeights(NamedTuple):
 
     Args:
         config: architecture, bands and statistics.
-        sha256: what names these weights in provenance: of the published file, or of what the folder was made from.
+        sha256: names these weights in provenance: of the published file, or of what the folder was made from.
         load: reads the autoencoder, float32 on CPU, in eval mode.
     """
 
@@ -506,13 +522,13 @@ class OpenedWeights(NamedTuple):
 
 
 def open_weights(folder: Path) -> OpenedWeights:
-    """Reads what a folder of weights says of itself.
+    """Read the configuration and the report of a folder of weights.
 
     Args:
         folder: of the three files, or one in which they are published; then all that is read is of one version.
 
     Raises:
-        MissingInputError: it is not there, or not whole.
+        MissingInputError: it does not exist, or is not whole.
         DamagedFileError: its JSON cannot be read.
         MarsError: its configuration is not one.
     """
@@ -525,12 +541,12 @@ def open_weights(folder: Path) -> OpenedWeights:
 
 
 def load_mae_from(folder: Path) -> PrithviMAE:
-    """The autoencoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
+    """Load the autoencoder of a folder of weights, float32 on CPU, in eval mode."""
     folder = version_in_use(folder)
     return load_mae(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]
 
 
 def load_encoder(folder: Path) -> PrithviEncoder:
-    """The encoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
+    """Load the encoder of a folder of weights, float32 on CPU, in eval mode."""
     folder = version_in_use(folder)
     return load_encoder_state(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]

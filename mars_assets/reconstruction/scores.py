@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from skimage.metrics import structural_similarity
 
 from mars_assets.bands import SPECTRAL, Float32, denormalize, normalize, reflectance_to_rgb
 from mars_assets.code_versions import RECONSTRUCTION
@@ -181,7 +183,6 @@ class _Predicted(NamedTuple):
 
 
 def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compute: Compute) -> _Predicted:
-    import torch
 
     x = torch.from_numpy(batch.windows).to(compute.device)
     target = mae.patchify(x)
@@ -194,8 +195,6 @@ def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compu
 
 def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tensor:
     """``SCORES`` of each image: (B, 4). ``size`` is the windows' height and width."""
-    import torch
-
     target, pred, mask = predicted
     error = (pred - target).square()
     patches = torch.stack([error.mean(dim=(2, 3)), error[..., :3].mean(dim=(2, 3))], dim=-1)
@@ -233,9 +232,6 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     Returns:
         float32 (B,); NaN where no window counts.
     """
-    import torch
-    from skimage.metrics import structural_similarity
-
     half = _SSIM_WINDOW // 2
     inner = np.s_[half:-half, half:-half]
     means = []
@@ -271,8 +267,6 @@ def reconstruct_examples(
     chips: pd.DataFrame, weights: Path, *, mask_ratio: float = 0.5, compute: Compute
 ) -> list[Example]:
     """Reconstructs a few images for showing. Arguments as for :func:`reconstruct`; the masks are the same."""
-    import torch
-
     mae = open_weights(weights).load().to(compute.device)
     config = mae.config
     examples = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import wilcoxon
 
 from mars_assets.bands import SPECTRAL
 from mars_assets.errors import MarsError
@@ -84,12 +85,12 @@ def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resample
         images = own.index.to_series()
         known = images.map(dict(observations))
         groups, resampled = independent_units(known, images)
-        intervals = bootstrap_intervals(partial(_means, values), len(own), groups=groups, resamples=resamples)
+        intervals = bootstrap_intervals(partial(_means, values), groups, resamples=resamples)
         row: dict[str, Any] = {"method": method}
         for name, value in values.items():
             row |= {name: float(value.mean()), f"{name}_low": intervals[name][0], f"{name}_high": intervals[name][1]}
         differences = values.get("rgb_minus_best")
-        if differences is not None and groups is not None:
+        if differences is not None:
             differences = pd.Series(differences).groupby(groups).mean().to_numpy()
         row |= {"p_value": _signed_rank(differences), "n_images": len(own)}
         rows.append(row | {"resampled": resampled, "n_observations": int(known.nunique())})
@@ -108,8 +109,6 @@ def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np
 
 def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:
     """The two-sided p-value of Wilcoxon's signed-rank test; NaN where there is nothing to compare."""
-    from scipy.stats import wilcoxon
-
     if differences is None or np.isnan(differences).any() or not differences.any():
         return float("nan")
     return float(wilcoxon(differences).pvalue)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import rasterio
+from rasterio.errors import RasterioError
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
 from mars_assets.code_versions import RECONSTRUCTION
@@ -149,9 +151,6 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
     Raises:
         MarsError: it cannot be read, lacks a band, or has pixels without data.
     """
-    import rasterio
-    from rasterio.errors import RasterioError
-
     if len(bands) != len(HLS_BANDS):
         raise MarsError(f"the anchor needs the numbers of {len(HLS_BANDS)} bands ({', '.join(HLS_BANDS)}), not {bands}")
     try:

@@ -1,6 +1,7 @@
-"""Makes the embedded sample: an archive tree to download from, label exports in an inbox, and the list of observations.
+"""The embedded sample: an archive tree, label exports in an inbox, a list of observations.
 
-The labels lie on crops that the project's own cutting makes of the archive's files, so the lake finds its own crops again.
+The labels lie on crops that the project's own code cuts from the archive's files, so the lake finds its own crops
+again.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import cut_crops, read_crops
+from mars_assets.imagery.crops import Source, cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
 from mars_assets.images import read_rgb
+from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.sample.exports import (
     SEGMENTATION_ZIP,
@@ -49,15 +51,15 @@ GROUND_TRUTH = "ground_truth.parquet"
 _README = f"""{NOTE}.
 
 Everything below this folder was computed by mars_assets.sample. Terrain, craters and labels are invented; only the file
-formats are those of HiRISE's archive. The observation ids are valid by form, but their orbits ({FIRST_ORBIT} and on) were
-never flown. {GROUND_TRUTH} lists every crater: x and y in pixels of the COLOR product (x along samples), diameter in
-pixels and metres, degradation from 0 (fresh) to 1.
+formats are those of HiRISE's archive. The observation ids are valid by form, but their orbits ({FIRST_ORBIT} and on)
+were never flown. {GROUND_TRUTH} lists every crater: x and y in pixels of the COLOR product (x along samples), diameter
+in pixels and metres, degradation from 0 (fresh) to 1.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large the sample is.
+    """The size of the sample.
 
     Args:
         train, valid, test: labelled scenes in each split.
@@ -74,7 +76,7 @@ class Plan:
 
     @property
     def splits(self) -> tuple[Split | None, ...]:
-        """Of every scene; None where it has no labels."""
+        """List the split of every scene; None where it has no labels."""
         counts = (self.train, self.valid, self.test)
         labelled = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
         return (*labelled, *[None] * self.unlabelled)
@@ -82,11 +84,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlannedScene:
-    """A scene to make.
+    """A scene to render.
 
     Args:
         spec: what to render.
-        longitude: where it is said to lie, degrees east.
+        longitude: its assumed position, degrees east.
         split: of its labels, None where it has none.
     """
 
@@ -96,10 +98,11 @@ class PlannedScene:
 
 
 def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
-    """The sample's scenes. Scenes share nothing, neither terrain nor random numbers.
+    """Plan the scenes of the sample.
 
-    Kinds of ground are dealt out, two to a scene, so that every split has all or most of them: seven training scenes drawn
-    at random may well have no boulders at all, and nothing can be learned of what is never shown.
+    Scenes share neither terrain nor random numbers. Kinds of ground are dealt out, two to a scene, so that every split
+    has all or most of them: seven training scenes drawn at random may well have no boulders at all, and nothing can be
+    learned from what is never shown.
     """
     scenes = []
     for index, split in enumerate(plan.splits):
@@ -115,37 +118,30 @@ def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
     return scenes
 
 
-def make_sample(
-    archive: Path,
-    inbox: Path,
-    observations_csv: Path,
-    seed: int = SEED,
-    plan: Plan = Plan(),
-    progress: Progress = SILENT,
-) -> bool:
-    """Writes the sample unless it is there already.
+def make_sample(lake: Lake, seed: int = SEED, plan: Plan = Plan(), progress: Progress = SILENT) -> bool:
+    """Write the sample unless it exists already.
 
     Args:
-        archive: becomes the root of an archive tree, with the ground truth beside it.
-        inbox: gets the two label exports.
-        observations_csv: gets the list of observations.
+        lake: ``lake.sample`` becomes an archive tree with the ground truth, the inbox gets two label exports, and
+            ``observations.csv`` the list of observations.
         seed: of everything random in the sample.
         plan: how large it is.
-        progress: of the scenes.
+        progress: reports the scenes.
 
     Returns:
-        whether anything had to be made.
+        Whether anything had to be computed.
 
     Raises:
-        MarsError: ``observations_csv`` lists real observations, which would be lost.
+        MarsError: ``observations.csv`` lists real observations, which would be lost.
     """
+    archive = lake.sample
     made = {"version": VERSION, "seed": seed, "plan": asdict(plan)}
-    outputs = [inbox / SEGMENTATION_ZIP, inbox / TILES_ZIP, observations_csv, archive / GROUND_TRUTH]
+    outputs = [lake.inbox / SEGMENTATION_ZIP, lake.inbox / TILES_ZIP, lake.observations_csv, archive / GROUND_TRUTH]
     marker = archive / MARKER
     if marker.exists() and read_json(marker) == made and all(path.exists() for path in outputs):
         progress.say(f"the sample is there: {archive}")
         return False
-    _refuse_real_observations(observations_csv)
+    _refuse_real_observations(lake.observations_csv)
     marker.unlink(missing_ok=True)
     write_bytes(archive / "SYNTHETIC.txt", _README.encode())
     scenes = plan_scenes(seed, plan)
@@ -158,10 +154,10 @@ def make_sample(
             for crop in _labelled_crops(Path(scratch) / scene.spec.observation, scene.split, craters)
         ]
     write_index(archive, [(scene.spec, scene.longitude) for scene in scenes])
-    write_segmentation_export(inbox / SEGMENTATION_ZIP, crops)
-    write_tiles_export(inbox / TILES_ZIP, crops, seed)
+    write_segmentation_export(lake.inbox / SEGMENTATION_ZIP, crops)
+    write_tiles_export(lake.inbox / TILES_ZIP, crops, seed)
     write_table(archive / GROUND_TRUTH, _ground_truth(scenes, truths), made)
-    write_bytes(observations_csv, _observations(scenes).encode())
+    write_bytes(lake.observations_csv, _observations(scenes).encode())
     write_json(marker, made)
     return True
 
@@ -169,7 +165,7 @@ def make_sample(
 def _make_scenes(
     archive: Path, scratch: Path, scenes: Sequence[PlannedScene], progress: Progress
 ) -> list[list[Crater]]:
-    """Renders, files and cuts the scenes, some at a time. Returns the craters of each."""
+    """Render, file and cut the scenes, several at a time. Returns the craters of each."""
     workers = min(
         len(scenes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -186,7 +182,7 @@ def _make_scene(archive: Path, scratch: Path, planned: PlannedScene) -> list[Cra
         observation = planned.spec.observation
         files = product_files(observation, "COLOR")
         assert files.label is not None
-        cut_crops(archive / files.image, archive / files.label, observation, "COLOR", scratch / observation)
+        cut_crops(Source(archive / files.image, archive / files.label, observation, "COLOR"), scratch / observation)
     return scene.craters
 
 
@@ -203,7 +199,10 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
 
 
 def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crater]]) -> pd.DataFrame:
-    """All craters whose centre the COLOR product shows: pixel coordinates, and planetocentric east degrees and metres."""
+    """List all craters whose centre is in the COLOR product.
+
+    In pixel coordinates, and in planetocentric degrees east and metres.
+    """
     rows: list[dict[str, Any]] = []
     for scene, craters in zip(scenes, truths, strict=True):
         spec = scene.spec

@@ -1,6 +1,7 @@
-"""Serves an archive tree over HTTP on this machine only, with ranges and validators, so that the real downloader fetches it.
+"""A server for an archive tree over HTTP, on this machine only.
 
-``python -m mars_assets.sample.server FOLDER`` serves until it is interrupted.
+It supports ranges and validators, so the real downloader can fetch from it. ``python -m mars_assets.sample.server
+FOLDER`` serves until it is interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
 from mars_assets.errors import MarsError
 
 HOST = "127.0.0.1"
@@ -20,23 +26,18 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def serve(folder: Path, port: int = 0) -> Iterator[str]:
-    """Serves ``folder`` as long as the block runs.
+    """Serve ``folder`` as long as the block runs.
 
     Args:
         folder: root of the tree, which holds ``RDR`` and ``EXTRAS``.
         port: 0 takes a free one.
 
     Yields:
-        the base address, e.g. ``http://127.0.0.1:43210``.
+        The base address, e.g. ``http://127.0.0.1:43210``.
 
     Raises:
         MarsError: there is no such folder, or the port is taken.
     """
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
-    from starlette.staticfiles import StaticFiles
-
     if not folder.is_dir():
         raise MarsError(f"there is no archive at {folder}: make the sample first")
     with socket.socket() as listener:

@@ -158,13 +158,7 @@ def _summed(
 
     scores = {name: float(value[0]) for name, value in scores_of(once(len(chosen))).items()}
     groups, resampled = independent_units(chosen["observation"], chosen["image_id"])
-    intervals = bootstrap_intervals(
-        scores_of,
-        len(chosen),
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
-    )
+    intervals = bootstrap_intervals(scores_of, groups, resamples=resamples, seed=seed)
     found, missed, false_alarms = craters.sum((0, 2)).tolist()
     row: dict[str, Any] = {
         "split": split,

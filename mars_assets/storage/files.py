@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 
@@ -124,9 +126,6 @@ def read_json(path: Path) -> Any:
 
 def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> None:
     """Writes a Parquet file, with ``provenance`` as JSON in the file's own metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if provenance is not None:
         metadata = dict(arrow.schema.metadata or {})
@@ -148,8 +147,6 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
         MissingInputError: it is not there.
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     if not path.exists():
         raise MissingInputError(asset, path)
     try:
@@ -160,7 +157,5 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
 
 def read_provenance(path: Path) -> dict[str, Any]:
     """The provenance that ``write_table`` put into a Parquet file; empty where there is none."""
-    import pyarrow.parquet as pq
-
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"mars_assets", b"{}"))

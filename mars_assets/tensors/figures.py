@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.plotting import new_figure
 from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStatistics) -> Figure:
     """A row a chip, a column a band, all on the grey scale from mean - 1 to mean + 2 standard deviations of the band."""
-    from mars_assets.plotting import new_figure
-
     figure, axes = new_figure(1.5 * len(bands), 1.5 * max(1, len(paths)), max(1, len(paths)), len(bands))
     for axis in figure.axes:
         axis.set_axis_off()

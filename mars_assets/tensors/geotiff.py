@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mars_assets.bands import Float32
+from mars_assets.bands import EVALUATED, HLS_BANDS, Float32, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES, read_rgb
 from mars_assets.storage.geotiff import _opened, _place, new_geotiff
@@ -33,8 +33,6 @@ def read_bands(path: Path, statistics: BandStatistics) -> Float32:
         DamagedFileError: the file is missing, unreadable or has other bands.
         MarsError: a picture has more than 8 bits.
     """
-    from mars_assets.bands import EVALUATED, HLS_BANDS, impute, scale_to_reflectance
-
     if path.suffix.lower() in SUFFIXES:
         return impute(scale_to_reflectance(read_rgb(path), statistics), EVALUATED, statistics)
     return read_chip(path, HLS_BANDS)

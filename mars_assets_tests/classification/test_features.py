@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mars_assets.classification import features as module
@@ -29,7 +30,8 @@ from mars_assets.training.compute import Compute
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(
-    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4, steps=8,
+    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4,
+    steps=8,
     warmup_steps=1, evaluate_every=4, lr=0.01, normalize="statistics", average_weights=0.0,
 )  # fmt: skip
 
@@ -166,6 +168,15 @@ def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passe
     cache.path.write_bytes(cache.path.read_bytes()[:100])
     assert torch.equal(cache.of(lambda: encoder, images.head(2)), expected)
     assert passes == [2, 2]
+
+
+def test_features_that_an_earlier_version_cached_are_computed_again(images, weights, compute, tmp_path, passes):
+    cache = FeatureCache(tmp_path, "w", HEAD, compute)
+    keys = "\n".join(f"{row.image_id} {row.chip_sha}" for row in images.head(2).itertuples()).encode()
+    old = {"keys": torch.tensor(list(keys), dtype=torch.uint8), "features": torch.zeros(2, 1, 2, 48)}
+    save_file(old, cache.path)
+    assert cache.of(lambda: load_encoder(weights), images.head(2)).abs().sum() > 0
+    assert passes == [2]
 
 
 def test_what_differs_shares_no_cache(tmp_path, compute):

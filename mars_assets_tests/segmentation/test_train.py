@@ -110,6 +110,7 @@ def test_a_finished_training_returns_its_report_at_once(
 @pytest.mark.parametrize(
     ("average", "between", "workers"), [(0, False, 0), (0, True, 2), (0.9, False, 2), (0.9, True, 0)]
 )
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
     between: bool,
@@ -433,6 +434,7 @@ def test_predictions_are_what_the_validation_saw(
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["statistics", "image"])
 def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
     normalize: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
@@ -476,6 +478,7 @@ def test_images_that_were_counted_are_not_counted_again(
     assert len(counted) == n_valid
 
 
+@pytest.mark.slow
 def test_validations_take_one_orientation(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):

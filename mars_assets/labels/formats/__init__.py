@@ -1,1 +1,4 @@
-"""The formats that Roboflow exports labels in, a module each: told by content, read entry by entry from the zip."""
+"""The formats in which Roboflow exports labels, one module each.
+
+They are recognised by content and read entry by entry from the zip.
+"""

@@ -1,4 +1,4 @@
-"""COCO segmentation: ``SPLIT/_annotations.coco.json`` beside the images."""
+"""COCO segmentation: ``SPLIT/_annotations.coco.json`` next to the images."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ COCO_FILE = "_annotations.coco.json"
 
 
 def is_coco(archive: ExportArchive) -> bool:
-    """Whether an archive has such a file."""
+    """Test whether an archive has such a file."""
     return any(PurePosixPath(name).name == COCO_FILE for name in archive.names)
 
 
 def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images of all splits; classes other than crater are left out and said.
+    """Read the images of all splits. Classes other than crater are left out and reported.
 
     Raises:
         DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive, or a split has none.
@@ -112,7 +112,10 @@ def _coco_image(
 
 
 def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
-    """An annotation's shape, or None with a problem noted. Coordinates may lie outside the image: they are clipped later."""
+    """Read an annotation's shape; None, with a problem noted, if it has none.
+
+    Coordinates may lie outside the image: they are clipped later.
+    """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):

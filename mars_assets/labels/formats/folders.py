@@ -10,12 +10,15 @@ from mars_assets.labels.zip_archive import ExportArchive
 
 
 def is_folders(archive: ExportArchive) -> bool:
-    """Whether an archive has images in folders of folders named as splits."""
+    """Test whether an archive has images in class folders of folders named after splits."""
     return any(_is_labelled(PurePosixPath(name)) for name in archive.names)
 
 
 def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images of all splits; classes that are neither crater nor no crater are left out and said."""
+    """Read the images of all splits.
+
+    Classes that are neither crater nor no crater are left out and reported.
+    """
     unknown: dict[str, int] = {}
     for entry in archive.names:
         name = PurePosixPath(entry)

@@ -1,4 +1,4 @@
-"""What all formats are read into: an image of an export with its class or its craters."""
+"""Images of an export with their class or their craters, as all formats are read."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class ExportedImage:
 
     Args:
         entry: its name in the zip.
-        split: as the export has it.
-        original: the name it was uploaded under, without suffix.
+        split: its split in the export.
+        original: the name under which it was uploaded, without suffix.
         label: "crater" or "no_crater" in a classification export, else None.
-        outlines: a crater each in a segmentation export (empty is a labelled negative), None in a classification export.
+        outlines: one per crater in a segmentation export (empty is a labelled negative), None in a classification
+            export.
         size: (height, width) as the export states it, None where it does not.
     """
 
@@ -44,30 +45,30 @@ class ExportedImage:
 
 
 def original_name(file_name: str) -> str:
-    """The uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, without suffix; any other name without its suffix."""
+    """Return the uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, or the stem of any other name."""
     stem = PurePosixPath(file_name).stem
     match = _ROBOFLOW_NAME.match(stem)
     return match["original"] if match else stem
 
 
 def class_of(name: str) -> Label | None:
-    """Which class a name stands for; None for any other."""
+    """Return the class that a name stands for; None for any other name."""
     if _NO_CRATER.match(name):
         return "no_crater"
     return "crater" if _CRATER.match(name) else None
 
 
 def is_image(name: PurePosixPath) -> bool:
-    """Whether an entry is an image by its suffix."""
+    """Test whether an entry is an image, by its suffix."""
     return name.suffix.lower() in SUFFIXES
 
 
 def split_of(name: PurePosixPath) -> Split | None:
-    """The split that an entry's first folder names."""
+    """Return the split that an entry's first folder names."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
 
 
 def listed(problems: list[str]) -> str:
-    """Problems for an error message, the first ten of them."""
+    """Join the first ten problems for an error message."""
     more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
     return "; ".join(problems[:10]) + more

@@ -1,4 +1,4 @@
-"""Where things lie in an export: names as Roboflow gives them, whatever a zip was packed with, and what lies elsewhere."""
+"""Places of files in an export: Roboflow's names whatever packed the zip, and strays."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from mars_assets.labels.formats.image import SPLITS, is_image, listed
 from mars_assets.labels.zip_archive import ExportArchive
 
 _ALSO = {"val": "valid", "validation": "valid"}
-"""Other names that tools give to splits."""
+"""Other names that tools use for splits."""
 
 
 def name_as_roboflow(archive: ExportArchive) -> None:
-    """Gives an archive's entries the names that Roboflow gives them.
+    """Rename an archive's entries as Roboflow names them.
 
-    A folder around everything is taken off, ``val`` is ``valid``, and what a Mac adds when it packs a folder is not seen.
+    A folder around everything is removed, ``val`` becomes ``valid``, and what macOS adds when it packs a folder is
+    ignored.
 
     Raises:
-        DamagedFileError: two entries have one name then.
+        DamagedFileError: two entries then have the same name.
     """
     paths = {name: PurePosixPath(name).parts for name in archive.names}
     paths = {name: parts for name, parts in paths.items() if not _is_of_a_mac(parts)}
@@ -33,8 +34,8 @@ def name_as_roboflow(archive: ExportArchive) -> None:
         known = "/".join((top, *parts[1:]))
         if known in entries:
             raise DamagedFileError(
-                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without one "
-                "of them"
+                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without "
+                "one of them"
             )
         entries[known] = name
     archive.rename(entries)
@@ -45,10 +46,10 @@ def _is_of_a_mac(parts: Sequence[str]) -> bool:
 
 
 def require_labels(archive: ExportArchive, file: str) -> None:
-    """Every split that has images must have its file of labels, and there must be none elsewhere.
+    """Check that every split with images has its file of labels, and that there is none elsewhere.
 
     Args:
-        archive: with names as Roboflow gives them.
+        archive: with Roboflow's names.
         file: the file's name, as ``_annotations.coco.json``.
 
     Raises:
@@ -63,13 +64,13 @@ def require_labels(archive: ExportArchive, file: str) -> None:
     homes = {f"{split}/{file}" for split in SPLITS}
     if astray := [str(path) for path in paths if path.name == file and str(path) not in homes]:
         raise DamagedFileError(
-            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have these "
-            "names"
+            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have "
+            "these names"
         )
 
 
 def leftover_warnings(archive: ExportArchive) -> list[str]:
-    """What to say of files that were neither read nor accounted for."""
+    """Describe files that were neither read nor accounted for."""
     rest = [name for name in archive.unaccounted if not name.startswith("README")]
     images = [name for name in rest if is_image(PurePosixPath(name))]
     others = [name for name in rest if name not in set(images)]

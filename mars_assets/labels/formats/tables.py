@@ -1,7 +1,7 @@
-"""The two formats with a ``SPLIT/_classes.csv``, which its header tells apart.
+"""The two formats with a ``SPLIT/_classes.csv``, which differ in its header.
 
-Multi-label classification: ``filename, Crater, NoCrater`` with 0 and 1. Semantic masks: ``Pixel Value, Class``, and beside
-``X.jpg`` a ``X_mask.png`` with those values.
+Multi-label classification has ``filename, Crater, NoCrater`` with 0 and 1. Semantic masks have ``Pixel Value, Class``,
+and next to ``X.jpg`` an ``X_mask.png`` with those values.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from mars_assets.labels.zip_archive import ExportArchive
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
 _MOST_CRATERS = 2000
-"""In one mask; there are some hundred on the most cratered ground."""
+"""Craters in one mask; there are some hundred on the most cratered ground."""
 _FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
 
 
 def is_multilabel(archive: ExportArchive) -> bool:
-    """Whether the archive's class files have a row an image."""
+    """Test whether the archive's class files have a row for each image."""
     return _first_column(archive) == _FILE_NAME
 
 
 def is_masks(archive: ExportArchive) -> bool:
-    """Whether the archive's class files have a row a pixel value."""
+    """Test whether the archive's class files have a row for each pixel value."""
     return _first_column(archive) == _PIXEL_VALUE
 
 
 def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that are of one class.
+    """Read the images that have exactly one class.
 
-    A single column of craters says both: 0 is no crater. Of two, an image with both or neither set has no class; it is left
-    out and said.
+    In a single column of craters, 0 means no crater. With two columns, an image with both or neither set has no class;
+    it is left out and reported.
 
     Raises:
-        DamagedFileError: no column is a class of ours, values are not 0 and 1, or images are missing or named twice.
+        DamagedFileError: no column is a known class, values are not 0 and 1, or images are missing or named twice.
     """
     require_labels(archive, CLASSES_FILE)
     for split in SPLITS:
@@ -107,10 +107,11 @@ def _chosen(values: dict[Label, str]) -> Label | None:
 
 
 def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that have a mask; each 4-connected component of the craters' values is a crater.
+    """Read the images that have a mask. Each 4-connected component of crater values is a crater.
 
     Raises:
-        DamagedFileError: no class is a crater, a mask cannot be read, or has another size or other values than are said.
+        DamagedFileError: no class is a crater, or a mask cannot be read, or has another size or other values than
+            stated.
     """
     from scipy import ndimage
 
@@ -163,7 +164,7 @@ def _first_column(archive: ExportArchive) -> str | None:
 
 
 def _table(archive: ExportArchive, split: str) -> tuple[list[str] | None, list[list[str]]]:
-    """Header and rows of a split's class file, stripped; (None, []) where it has none."""
+    """Read header and rows of a split's class file, stripped; (None, []) where it has none."""
     entry = f"{split}/{CLASSES_FILE}"
     if entry not in archive:
         return None, []
@@ -204,7 +205,10 @@ def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, int]) -> Outline:
-    """A crater's pixels within its box as COCO's run lengths of the whole mask: column by column, background first."""
+    """Encode a crater's pixels within its box as COCO's run lengths of the whole mask.
+
+    Column by column, background first.
+    """
     rows, columns = np.nonzero(pixels)
     places = np.sort((columns + box[1].start) * size[0] + rows + box[0].start)
     breaks = np.flatnonzero(np.diff(places) > 1) + 1

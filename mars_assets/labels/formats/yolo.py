@@ -1,10 +1,15 @@
-"""YOLO polygons: ``data.yaml`` names the classes; beside ``SPLIT/images/X.jpg`` a ``SPLIT/labels/X.txt``, a line a crater."""
+"""YOLO polygons.
+
+``data.yaml`` names the classes; for ``SPLIT/images/X.jpg`` there is a ``SPLIT/labels/X.txt`` with one line per crater.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+
+import yaml
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import image_size
@@ -23,16 +28,18 @@ from mars_assets.labels.zip_archive import ExportArchive
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20
 _FAR = 4.0
-"""Coordinates of the normalised image, 0 to 1, beyond which none is believed; what lies outside is clipped later."""
+"""Coordinates of the normalised image, 0 to 1, beyond this are an error; what lies outside is clipped later."""
 
 
 def is_yolo(archive: ExportArchive) -> bool:
-    """Whether an archive has such a file and labels."""
+    """Test whether an archive has such a file and labels."""
     return DATA_FILE in archive and any(PurePosixPath(name).parts[1:2] == ("labels",) for name in archive.names)
 
 
 def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that have a file of labels, which is empty where there is no crater; other classes are left out and said.
+    """Read the images that have a file of labels, which is empty where there is no crater.
+
+    Other classes are left out and reported.
 
     Raises:
         DamagedFileError: the names of the classes or a line cannot be read, or lines are boxes.
@@ -60,8 +67,6 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
 
 
 def _class_names(archive: ExportArchive) -> dict[int, str]:
-    import yaml
-
     where = f"{archive.path.name}: {DATA_FILE}"
     text = archive.text(DATA_FILE)
     if len(text) > _MAX_YAML:
