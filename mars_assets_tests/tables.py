@@ -7,7 +7,7 @@ from pandera.pandas import Column, DataFrameModel
 
 
 def complete(table: pd.DataFrame, schema: type[DataFrameModel]) -> pd.DataFrame:
-    """The table with all columns of a schema: what is missing is empty if it may be, else the same allowed value in each row."""
+    """The table with all columns of a schema: missing ones are empty if they may be, else one allowed value a row."""
     columns = schema.to_schema().columns
     added = {name: [_value(column)] * len(table) for name, column in columns.items() if name not in table}
     return schema.validate(pd.concat([table, pd.DataFrame(added, index=table.index)], axis=1)[[*columns]])

@@ -1,8 +1,9 @@
-"""Fetches HiRISE products: politely, resumably, and so that a file with its final name is whole.
+"""Downloads of HiRISE products: politely, resumably, and never with a partial file under a final name.
 
-A file grows as ``NAME.part`` beside ``NAME.part.json``, which remembers what the part is a part of. A resumed transfer asks
-for the part's last bytes again and compares them, because a server may answer a range request with other bytes than those
-asked for. Only a verified file gets its name, and ``ledger.json`` remembers its sha256, address and validators.
+A file grows as ``NAME.part`` next to ``NAME.part.json``, which records what the part belongs to. A resumed transfer
+asks for the part's last bytes again and compares them, because a server may answer a range request with other bytes
+than those asked for. Only a verified file gets its name, and ``ledger.json`` records its sha256, address and
+validators.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -39,10 +40,6 @@ from mars_assets.retries import AttemptError, State, attempts, error_of, retry_a
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 
-if TYPE_CHECKING:
-    import requests
-
-
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
 _MEGABYTE = 1_000_000
@@ -57,12 +54,13 @@ class Archive:
     """A HiRISE archive tree behind HTTP.
 
     Args:
-        base_url: what the products' addresses are relative to, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
-        contact: an e-mail address or web page in the User-Agent, so that the archive's people can write before they block.
+        base_url: to which the products' addresses are relative, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
+        contact: an e-mail address or web page for the User-Agent, so that the archive's people can write before they
+            block.
         timeouts: seconds to connect, and seconds without a byte received.
         retries: further attempts after the first; every megabyte of progress earns them anew.
         backoff: seconds before the first retry, doubled each time up to ``longest_backoff``, with jitter.
-        connections: transfers at a time from this archive, over all processes of this machine.
+        connections: simultaneous transfers from this archive, over all processes of this machine.
         lock_folder: where those processes meet; a folder of the user's own in the system's temporary folder by default.
     """
 
@@ -83,7 +81,8 @@ class Archive:
             raise MarsError("the archive's base address must have no user, password, query or fragment")
 
     def address(self, relative: str) -> str:
-        """
+        """Compose the address of a file from its path below the base.
+
         Raises:
             MarsError: the relative address is not a plain path below the base.
         """
@@ -93,20 +92,24 @@ class Archive:
 
     @property
     def user_agent(self) -> str:
-        """
+        """Compose the User-Agent.
+
         Raises:
             ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
             raise ArchiveError(
-                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
-                "archive resource's contact, to your e-mail address or web page"
+                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or "
+                "the archive resource's contact, to your e-mail address or web page"
             )
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
+        """Wait for one of the ``connections`` places.
+
+        The locks are the operating system's: a killed process frees its own.
+        """
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -139,7 +142,7 @@ class DownloadedFile:
 
 
 class _TransferError(AttemptError):
-    """A transfer failed and another attempt may succeed.
+    """A failed transfer after which another attempt may succeed.
 
     Args:
         cause: what went wrong, in words.
@@ -157,20 +160,20 @@ class _TransferError(AttemptError):
 def fetch_product(
     archive: Archive, files: ProductFiles, folder: Path, progress: Progress = SILENT
 ) -> list[DownloadedFile]:
-    """Makes a product's files present and verified: image first, then its label if it has one.
+    """Make a product's files present and verified: image first, then its label if it has one.
 
-    What is there already is not fetched again. What an earlier run left half-done is continued.
+    Existing files are not fetched again, and what an earlier run left half-done is continued.
 
     Args:
         archive: where from.
         files: the product's addresses.
         folder: the observation's own folder.
-        progress: told of every transfer, its rate and every failed attempt.
+        progress: reports every transfer, its rate and every failed attempt.
 
     Raises:
-        ArchiveError: it can be asked for nothing now: it says to come back much later, or contact or address are no good.
-        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
-            names the address and the last cause.
+        ArchiveError: it cannot be asked now: it says to come back much later, or contact or address are no good.
+        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The
+            message names the address and the last cause.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
@@ -183,7 +186,10 @@ def fetch_product(
 
 
 def recorded_sha256(path: Path) -> str:
-    """A file's sha256: from the ledger beside it where size and time still agree, else computed."""
+    """Return a file's sha256.
+
+    From the ledger next to it where size and time still agree, else computed.
+    """
     entry = _ledger(path.parent).get(path.name)
     if entry is not None and _unchanged(path, entry):
         return str(entry["sha256"])
@@ -191,10 +197,10 @@ def recorded_sha256(path: Path) -> str:
 
 
 def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[str, str]:
-    """What the archive now says of the files that are here already: "unchanged", "changed", or why it cannot be told.
+    """Ask the archive about the files that are here already.
 
     Returns:
-        by file name; files that are yet to be fetched are left out.
+        "unchanged", "changed", or why it is not known, by file name; files that are yet to be fetched are left out.
     """
     names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
     present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
@@ -208,7 +214,7 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
 
 
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
-    """Names of the fetched files whose size or validators at the archive differ from those in the ledger.
+    """List the fetched files whose size or validators at the archive differ from the ledger.
 
     To get the new version, delete the named file and fetch the product again.
 
@@ -242,7 +248,8 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     address = archive.address(relative)
     name = relative.rsplit("/", 1)[-1]
     target = folder / name
-    part, state_path = folder / f"{name}.part", folder / f"{name}.part.json"
+    part = folder / f"{name}.part"
+    state_path = _state_path(part)
 
     if (found := _finished(target, state_path, progress)) is not None:
         return found
@@ -252,7 +259,7 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
 
     def fetch() -> str:
         with archive.connection():
-            sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
+            sha256 = _transfer(archive, address, part, use_ranges, progress)
         _verify_part(part, name, address, sha256, unusable)
         return sha256
 
@@ -307,8 +314,13 @@ def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progres
     return _enter(target, state_path, entry)
 
 
+def _state_path(part: Path) -> Path:
+    """Name the file that records what a part belongs to."""
+    return part.with_name(f"{part.name}.json")
+
+
 def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
-    """The file if it is there and is the one that was verified."""
+    """Return the file if it exists and is the one that was verified."""
     if not target.is_file():
         return None
     entries = [_ledger(target.parent).get(target.name)]
@@ -346,18 +358,18 @@ def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedF
 
 
 def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set[str]) -> None:
-    """Looks whether what came is whole.
+    """Check that what came is whole.
 
     Args:
-        part: what came.
-        name: what it is to be called.
-        address: where from.
+        part: the file as received.
+        name: its final name.
+        address: where it came from.
         sha256: of the part.
-        unusable: those of earlier attempts that were not; this one's is added.
+        unusable: those of earlier attempts that were damaged; this one's is added if it is.
 
     Raises:
-        _TransferError: it is not.
-        MarsError: it is not, and it is what came before: this is what the archive has.
+        _TransferError: it is damaged.
+        MarsError: it is damaged, and came before: this is what the archive has.
     """
     try:
         verify_file(part, name)
@@ -365,16 +377,20 @@ def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set
         if sha256 in unusable:
             part.unlink()
             raise MarsError(
-                f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
+                f"{address} came twice with the same content, which cannot be used, so it is not asked for again. "
+                f"{error}"
             ) from error
         unusable.add(sha256)
         raise _TransferError(str(error), discard=True) from error
 
 
-def _transfer(
-    archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
-) -> str:
-    """One attempt: asks for the file, or for the rest of it, and writes what comes. Returns the whole part's sha256."""
+def _transfer(archive: Archive, address: str, part: Path, use_ranges: bool, progress: Progress) -> str:
+    """Make one attempt: ask for the file, or for the rest of it, and write what comes.
+
+    Returns:
+        The sha256 of the whole part.
+    """
+    state_path = _state_path(part)
     state = read_json(state_path) if state_path.exists() and part.exists() else {}
     have = part.stat().st_size if state.get("address") == address else 0
     start = max(0, have - _OVERLAP) if use_ranges else 0
@@ -404,7 +420,9 @@ def _transfer(
                         "last_modified": response.headers.get("Last-Modified"),
                     },
                 )
-            sha256 = _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
+            counter = _megabytes(part.name.removesuffix(".part"), total, start, progress)
+            sha256 = _receive(response, part, start, counter)
+            counter.close()
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         broken = _cause(error, archive)
     if broken:
@@ -415,10 +433,10 @@ def _transfer(
 
 
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Asks, and follows redirects as long as they stay on the archive's host.
+    """Send a request, and follow redirects as long as they stay on the archive's host.
 
-    The libraries' errors quote headers and a proxy's password, and Dagster keeps the whole chain of errors that one comes
-    from. So those who catch them raise their own afterwards, which comes from none.
+    The libraries' errors quote headers and a proxy's password, and Dagster stores the whole chain of errors behind one.
+    So callers that catch them raise their own afterwards, outside of the handler.
     """
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
@@ -431,8 +449,9 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
             )
         if response is None:
             raise ArchiveError(
-                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, HTTP_PROXY and "
-                "ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
+                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
+                "HTTP_PROXY and ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and "
+                "%23"
             )
         location = response.headers.get("Location")
         if not response.is_redirect or location is None:
@@ -463,8 +482,8 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
         )
     if status in (404, 410):
         raise MarsError(
-            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
-            "in observations.csv, or name the observation in the query's exclude"
+            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose "
+            "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
         raise _TransferError("the archive sent a part where the whole was asked for")
@@ -477,7 +496,10 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
-    """The file's whole length by a 206 answer, which must continue the very file that the part is of."""
+    """Read the file's whole length from a 206 answer.
+
+    The answer must continue the very file that the part belongs to.
+    """
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
@@ -491,20 +513,17 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     return total
 
 
-def _receive(
-    response: requests.Response, part: Path, start: int, have: int, total: int | None, name: str, progress: Progress
-) -> str:
-    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
+def _receive(response: requests.Response, part: Path, start: int, counter: Counter) -> str:
+    """Append the body to the part from byte ``start``; where it overlaps the part it must equal it.
 
     Returns:
-        The whole part's sha256.
+        The sha256 of the whole part.
     """
     overlap = b""
     if start:
         with open(part, "rb") as file:
             file.seek(start)
-            overlap = file.read(have - start)
-    counter = _megabytes(name, total, start, progress)
+            overlap = file.read()
     position, unflushed = start, 0
     hashed = hashlib.sha256()
     if start:
@@ -531,7 +550,6 @@ def _receive(
                 flushing, unflushed = flusher.submit(os.fsync, target.fileno()), 0
             counter.advance(position // _MEGABYTE - counter.done)
         flushing.result()
-    counter.close()
     return hashed.hexdigest()
 
 
@@ -553,7 +571,10 @@ def _length(headers: Any) -> int | None:
 
 
 def _cause(error: Exception, archive: Archive) -> str:
-    """What went wrong, in words that hold no header and no proxy's password, as the libraries' own may."""
+    """Describe what went wrong, without headers and a proxy's password.
+
+    The libraries' own messages may contain them.
+    """
     connect, read = archive.timeouts
     match error:
         case requests.ConnectTimeout():
