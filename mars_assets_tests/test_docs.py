@@ -124,6 +124,8 @@ def _check(words: list[str]) -> None:
                 _check_variable(word)
         case "python":
             _check_python(arguments)
+        case "pre-commit":
+            subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], check=True)
         case _:
             assert program in IN_THE_SHELL or program == "ELSEWHERE/bin/python", f"nothing checks {shlex.join(words)}"
 

@@ -16,7 +16,7 @@ from mars_assets.imagery.crops import CropSettings, Source, cut_crops
 from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
 from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
 from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
-from mars_assets.imagery.observations import choose_observations, query_before, write_observations
+from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
@@ -287,8 +287,6 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
 
 def _chosen(lake: Lake) -> dict[str, dict]:
-    from mars_assets.imagery.observations import read_observations
-
     rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["observation"]: row for row in rows.to_dict("records")}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
-from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSION
+from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSIONS
 from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
@@ -120,7 +120,7 @@ def _evaluate(
 ) -> dict[str, Evaluation]:
 
     rim = rim_of(model)
-    with Cache(model.folder / COUNTS, COUNTING) as counts:
+    with Cache(model.folder / COUNTS, COUNTING, keep_all=True) as counts:
         return {
             split: evaluate(predictions, images, split, rim=rim, resamples=resamples, cache=counts) for split in splits
         }
@@ -209,7 +209,7 @@ SEGMENTATION = Task(
     sweep_scores=("iou_crater", "miou", "crater_f1"),
     curve=("iteration", "iou_crater"),
     weights_file=SEGMENTER,
-    training_version=SEGMENTATION_VERSION,
+    training_versions=SEGMENTATION_VERSIONS,
     evaluation_versions=(SEGMENTER_PREDICTION, COUNTING),
     predictions_read_evaluation=True,
     dataset=_dataset,

@@ -98,7 +98,7 @@ class Trainer:
             name="t",
             score="good",
             weights_file="model.bin",
-            training_version="",
+            training_versions=("",),
             evaluation_versions=("",),
             dataset=lambda *_: Dataset(self.images, {"label_version": self.label_version}),
             train=lambda job: self.train(job),
