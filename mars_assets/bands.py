@@ -1,8 +1,8 @@
 """The six HLS bands that Prithvi takes, computed from 8-bit RGB or from calibrated colour.
 
-The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They hold for NumPy arrays
-and torch tensors alike. All arithmetic is float32 unless ``truncate`` asks for the integer truncation of the published code.
-Images are channel-first; "B, G, R" is the order of the first three HLS bands.
+The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They hold for NumPy
+arrays and torch tensors alike. All arithmetic is float32 unless ``truncate`` asks for the integer truncation of the
+published code. Images are channel-first; "B, G, R" is the order of the first three HLS bands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 ImputationMethod = Literal["means", "pre_norm", "post_norm"]
 IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
 EVALUATED: ImputationMethod = "post_norm"
-"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
+"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new
+labels.
+"""
 SPECTRAL = "spectral"
 """The method for calibrated products, whose bands are measured and not guessed: :func:`impute_spectral`."""
 
@@ -175,8 +177,8 @@ def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = 
 
     Returns:
         float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it is
-        :func:`model_input`: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's resolution of
-        the stored reflectance.
+        :func:`model_input`: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's
+        resolution of the stored reflectance.
 
     Raises:
         MarsError: an unknown method, or an array of another shape or type.
@@ -238,9 +240,9 @@ def calibrated_reflectance(
 ) -> Float32:
     """A COLOR product's DN to HLS reflectance units: ``(DN * scaling_factor + offset) / cos(incidence) * 10000``.
 
-    ``DN * scaling_factor + offset`` is I/F, the radiance over that of a white surface facing the sun. Divided by the cosine
-    of the incidence angle it is what a level surface that scatters evenly reflects (Lambert), which is what HLS means by
-    surface reflectance. Slopes and air are not corrected for.
+    ``DN * scaling_factor + offset`` is I/F, the radiance over that of a white surface facing the sun. Divided by the
+    cosine of the incidence angle it is what a level surface that scatters evenly reflects (Lambert), which is what HLS
+    means by surface reflectance. Slopes and air are not corrected for.
 
     Args:
         dn: shape (3, H, W), NEAR-INFRARED, RED, BLUE-GREEN as in the product; no special values.
@@ -265,8 +267,8 @@ def calibrated_reflectance(
 def impute_spectral(calibrated: Float32) -> Float32:
     """Six bands of which three are measured. The others follow by a rule, which is no measurement.
 
-    BLUE is the line through BLUE-GREEN (500 nm) and RED (700 nm), continued to 482 nm: Mars's spectra rise steadily through
-    the visible. SWIR_1 and SWIR_2 equal NIR_NARROW: beyond 0.9 micrometres they change little.
+    BLUE is the line through BLUE-GREEN (500 nm) and RED (700 nm), continued to 482 nm: Mars's spectra rise steadily
+    through the visible. SWIR_1 and SWIR_2 equal NIR_NARROW: beyond 0.9 micrometres they change little.
 
     Args:
         calibrated: float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``.

@@ -27,7 +27,9 @@ ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 
 
 def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
-    """Writes the encoder of what is in use, for TerraTorch and other tools, and ``TARGET.json`` with what belongs to it.
+    """Write the encoder of the model in use, for TerraTorch and other tools.
+
+    ``TARGET.json`` gets what belongs to it.
 
     Args:
         lake: where the models are.
@@ -134,8 +136,8 @@ def parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         help="write an encoder in Prithvi's published layout",
-        description="Writes the encoder of the model in use as a state dict in Prithvi's published layout, which TerraTorch "
-        "takes as ckpt_path.",
+        description="Writes the encoder of the model in use as a state dict in Prithvi's published layout, which "
+        "TerraTorch takes as ckpt_path.",
     )
     export.add_argument("model", choices=ENCODERS, help="whose encoder")
     export.add_argument("target", type=Path, help="file to write, .pt or .safetensors")
@@ -143,8 +145,8 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="probabilities of a crater for a folder of images",
-        description="Writes a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below a "
-        "folder: image, probability, uncertainty (entropy in bits), problem.",
+        description="Writes a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below "
+        "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
     predict.add_argument("folder", type=Path, help="of images, grey or RGB")
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
@@ -153,8 +155,8 @@ def parser() -> argparse.ArgumentParser:
     outline = commands.add_parser(
         "outline",
         help="the craters in a folder of images",
-        description="Writes the craters that the current seg_model sees in all JPEG and PNG images below a folder: centre and "
-        "diameter in pixels, mean probability, and whether the border cuts it.",
+        description="Writes the craters that the current seg_model sees in all JPEG and PNG images below a folder: "
+        "centre and diameter in pixels, mean probability, and whether the border cuts it.",
     )
     outline.add_argument("folder", type=Path, help="of images, grey or RGB")
     outline.add_argument("--out", type=Path, default=Path("craters.csv"), help="table, .csv or .parquet (%(default)s)")

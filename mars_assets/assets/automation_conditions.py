@@ -9,10 +9,10 @@ RETRY = "0 * * * *"
 def follows(*but: str) -> dg.AutomationCondition:
     """Follow new data versions of upstream assets, once each, without losing a change whose run fails.
 
-    All assets that a change reaches are requested together, as one run, if the upstream checks have passed before. A change
-    during a run is followed after it. After a failed run the same change is tried again at the next full hour, and a further
-    change at once; a cancelled run is not repeated. An asset that waits for an upstream asset that is missing, in progress or
-    blocked by a check is materialized when that is over.
+    All assets that a change reaches are requested together, as one run, if the upstream checks have passed before. A
+    change during a run is followed after it. After a failed run the same change is tried again at the next full hour,
+    and a further change at once; a cancelled run is not repeated. An asset that waits for an upstream asset that is
+    missing, in progress or blocked by a check is materialized when that is over.
 
     Args:
         but: upstream assets that are not followed and may be missing.
@@ -25,7 +25,7 @@ def follows(*but: str) -> dg.AutomationCondition:
     )
     # A request is seen at the tick after it; what has changed again by then was not requested.
     requested = condition.newly_requested() & ~elsewhere
-    # Dagster stores each "since" by the kinds of its two operands, so no two of these may have operands of the same kinds.
+    # Dagster stores each "since" by the kinds of its two operands, so no two of these may have the same kinds.
     news = elsewhere.since(requested | condition.initial_evaluation())
     outstanding = (condition.any_deps_match(changed) | condition.newly_requested()).since(condition.newly_updated())
     an_hour_passed = condition.cron_tick_passed(RETRY).since(

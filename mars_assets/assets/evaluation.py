@@ -1,4 +1,8 @@
-"""Evaluation: how well the untouched model reconstructs Mars, and how good the fine-tuned models are on the present labels."""
+"""Evaluation assets.
+
+They measure how well the untouched model reconstructs Mars, and how good the fine-tuned models are on the present
+labels.
+"""
 
 import math
 from collections.abc import Mapping
@@ -65,18 +69,20 @@ class ReconstructionConfig(dg.Config):
 def reconstruction_metrics(
     context: dg.AssetExecutionContext, config: ReconstructionConfig, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Masked reconstruction of Mars by the untouched model, for each imputation method: the paper's Figure 2 as a table.
+    """Masked reconstruction of Mars by the untouched model, for each imputation method.
+
+    The paper's Figure 2 as a table.
 
     Every image is masked with one noise for all methods, so that the comparison is paired. `model_loss` is the mean
     squared error of the removed patches over all six channels, `rgb_loss` over the first three, in normalised units;
     `psnr` (dB) and `ssim` are of the removed pixels in natural colour. Intervals are 95 % paired bootstraps over whole
     observations; `p_value` is Wilcoxon's signed-rank test of the RGB loss against the best method, over observations.
 
-    The paper's numbers, of Prithvi-100M on 259 images that are not to be had, as `model_loss` / `rgb_loss`: means 0.0174 /
-    0.0610, pre_norm 0.0298 / 0.1040, post_norm 0.0190 / 0.0493.
+    The paper's numbers, of Prithvi-100M on 259 images that are not to be had, as `model_loss` / `rgb_loss`: means
+    0.0174 / 0.0610, pre_norm 0.0298 / 0.1040, post_norm 0.0190 / 0.0493.
 
-    `spectral`, beyond the paper, is measured on the crops of calibrated products alone. Its pixels are other values than
-    the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
+    `spectral`, beyond the paper, is measured on the crops of calibrated products alone. Its pixels are other values
+    than the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
     """
     from mars_assets.reconstruction.summary import statement
     from mars_assets.reconstruction.table import anchor_chip, reconstruction_table

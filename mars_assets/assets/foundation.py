@@ -36,18 +36,20 @@ class PrithviWeightsConfig(dg.Config):
 
     source: Literal["as_before", "sample", "huggingface", "file"] = Field(
         AS_BEFORE,
-        description="sample: the tiny encoder that this package ships, pretrained on synthetic terrain. huggingface: the "
-        "published weights. file: a checkpoint on this machine. as_before: the weights in use, the sample's where there are none.",
+        description="sample: the tiny encoder that this package ships, pretrained on synthetic terrain. huggingface: "
+        "the published weights. file: a checkpoint on this machine. as_before: the weights in use, the sample's "
+        "where there are none.",
     )
     variant: str = Field(
         "",
-        description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl or v2_tiny_tl, with a source that has several.",
+        description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl or v2_tiny_tl, with a source that has "
+        "several.",
     )
     path: str = Field("", description="The checkpoint, for source file.")
     revision: str = Field(
         "",
-        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, and that "
-        "commit ever after.",
+        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, "
+        "and that commit ever after.",
     )
 
 
@@ -57,8 +59,8 @@ def prithvi_weights(
 ) -> dg.MaterializeResult:
     """Prithvi's weights, verified, with the architecture, bands and statistics that belong to them.
 
-    Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or of
-    another shape is an error that lists all of it. Nothing is unpickled but tensors.
+    Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or
+    of another shape is an error that lists all of it. Nothing is unpickled but tensors.
     """
     with mendable():
         here = lake.open()
@@ -119,11 +121,11 @@ def mars_weights(
 ) -> dg.MaterializeResult:
     """Prithvi's weights with their masked pretraining continued on unlabelled Mars: a Mars-adapted encoder.
 
-    Takes the kept crops of the lake, and further images if the configuration names some, but not those of observations that
-    the present labels have in valid or test; where later labels put an observation there that it has seen, models that
-    start from it are not judged on it. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so that it can
-    be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
-    a version has the published layout.
+    Takes the kept crops of the lake, and further images if the configuration names some, but not those of observations
+    that the present labels have in valid or test; where later labels put an observation there that it has seen, models
+    that start from it are not judged on it. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so
+    that it can be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss
+    curve. `weights/` of a version has the published layout.
     """
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure

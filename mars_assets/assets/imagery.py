@@ -45,8 +45,8 @@ def hirise_index(
     """HiRISE's cumulative index: every map-projected product with its place, season and illumination.
 
     `RDRCUMINDEX.TAB` and its label, some 160 MB, downloaded once and kept as Parquet under the label's column names.
-    `observations` can be chosen from it by place, season and incidence angle, and products that are not map projected get
-    their approximate position from it. Without it, `observations.csv` names the observations.
+    `observations` can be chosen from it by place, season and incidence angle, and products that are not map projected
+    get their approximate position from it. Without it, `observations.csv` names the observations.
     """
     progress = progress_of(context)
     with mendable():
@@ -125,8 +125,8 @@ class ObservationsConfig(dg.Config):
 
     query: QueryConfig | None = Field(
         None,
-        description="Observations chosen from the index, beside those that observations.csv lists, if there is one. Not given: "
-        "the query that the observations were chosen by before, if any.",
+        description="Observations chosen from the index, beside those that observations.csv lists, if there is one. "
+        "Not given: the query that the observations were chosen by before, if any.",
     )
     listed_only: bool = Field(
         False, description="Drop the query that is in force: only what observations.csv lists is chosen."
@@ -148,9 +148,9 @@ def observations(
     """The chosen HiRISE observations, resolved to products and archive addresses.
 
     Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
-    `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
-    made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
-    no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
+    `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can
+    be made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation
+    that is no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
     """
     from mars_assets.imagery.schema import Observations
 
@@ -191,9 +191,9 @@ def hirise_images(
     """The observation's product and label, downloaded from the archive and verified.
 
     A file has its name only when it is whole: right length, right end, decodable. Its sha256 and address stand in the
-    observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues. Of a file
-    that was there the archive is asked whether it still is the same: `at the archive` says so. Where some observations of
-    a run cannot be fetched the others are, and are recorded as made, before the run fails.
+    observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues. Of a
+    file that was there the archive is asked whether it still is the same: `at the archive` says so. Where some
+    observations of a run cannot be fetched the others are, and are recorded as made, before the run fails.
     """
     progress = progress_of(context)
     with mendable():
@@ -245,9 +245,10 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     """Crops of 512 x 512 pixels, 8-bit RGB, ready for labelling, with a manifest of every cell of the grid.
 
     No crop has no-data, a missing band or damaged rows; the manifest says for every skipped cell why. The stretch from
-    the product's values to 8 bit is one for a whole scene and is recorded. Crops of calibrated products (COLOR, RED) have
-    their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for others.
-    Where some observations of a run cannot be cut the others are, and are recorded as made, before the run fails.
+    the product's values to 8 bit is one for a whole scene and is recorded. Crops of calibrated products (COLOR, RED)
+    have their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for
+    others. Where some observations of a run cannot be cut the others are, and are recorded as made, before the run
+    fails.
     """
     progress = progress_of(context)
     with mendable():
@@ -295,8 +296,8 @@ def _chosen(lake: Lake) -> dict[str, dict]:
 def _observation(chosen: dict[str, dict], key: str) -> dict:
     if key not in chosen:
         raise MarsError(
-            f"{key} is not among the chosen observations: add it to observations.csv, or widen the query, and materialize "
-            "'observations'"
+            f"{key} is not among the chosen observations: add it to observations.csv, or widen the query, and "
+            "materialize 'observations'"
         )
     return chosen[key]
 
@@ -341,8 +342,8 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
     if untried := len(keys) - len(done) - len(failures):
         listed += f"\n{untried} more: not tried"
     raise MarsError(
-        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as made, and what "
-        f"follows on them can be run for their partitions:\n{listed}"
+        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as made, "
+        f"and what follows on them can be run for their partitions:\n{listed}"
     )
 
 

@@ -31,10 +31,9 @@ _DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
 @dg.observable_source_asset(
     group_name=GROUP,
     tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""},
-    description="Roboflow exports in the lake's `inbox/`, as zips: COCO segmentation, YOLO polygons, semantic masks, folder or "
-    "multi-label classification, told by content.\n\n"
-    "Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same "
-    "zip under another name is nothing new.",
+    description="Roboflow exports in the lake's `inbox/`, as zips: COCO segmentation, YOLO polygons, semantic masks, "
+    "folder or multi-label classification, told by content.\n\nOf every project the newest version counts. The data "
+    "version is the sha256 over the set of zips in force: the same zip under another name is nothing new.",
 )
 def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
     """Observes the inbox."""
@@ -72,10 +71,10 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
 
-    Pixels come from the lake's own lossless crop where the image's original name is one and it shows the same, else from the
-    export. Images that projects label differently are left out. Masks are written filled and as
-    rims of 5 and 15 pixels. Splits are by observation whatever the exports say: what they divide is put into one split as a
-    whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
+    Pixels come from the lake's own lossless crop where the image's original name is one and it shows the same, else
+    from the export. Images that projects label differently are left out. Masks are written filled and as rims of 5 and
+    15 pixels. Splits are by observation whatever the exports say: what they divide is put into one split as a whole. A
+    broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
     force.
     """
     from mars_assets.labels.schema import LabelledCrops

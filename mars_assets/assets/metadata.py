@@ -1,4 +1,7 @@
-"""What every asset does around its domain call: errors that people can mend, progress, and metadata worth looking at."""
+"""What every asset does around its domain call.
+
+Errors that people can mend, progress, and metadata worth looking at.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,9 +41,9 @@ def mendable() -> Iterator[None]:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         raise dg.Failure(
-            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's configuration, "
-            "or set the compute resource's precision to bf16 or its device to cpu. Nothing is lost: what was finished "
-            "stays, and the next run continues",
+            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's "
+            "configuration, or set the compute resource's precision to bf16 or its device to cpu. Nothing is lost: "
+            "what was finished stays, and the next run continues",
             allow_retries=False,
         ) from error
 

@@ -1,4 +1,7 @@
-"""The fine-tuned models, an asset for each task. They validate themselves while they train; evaluating them is `evaluation`'s."""
+"""The fine-tuned models, one asset for each task.
+
+They validate themselves while they train; the assets of `evaluation` evaluate them.
+"""
 
 from functools import cache
 from typing import Any
@@ -29,8 +32,8 @@ def model_config(task: Task) -> type[dg.Config]:
     """Build the run configuration of a model: the fields of its recipe, and whether to retrain."""
     retrain = Field(
         False,
-        description="Train with the recipe of the model in use, whatever the other fields say, and put the result into use only "
-        "if it is not worse on images that neither was trained on.",
+        description="Train with the recipe of the model in use, whatever the other fields say, and put the result into "
+        "use only if it is not worse on images that neither was trained on.",
     )
     former: dict[str, Any] = {
         before: (int | None, Field(None, description=f"Former name of {name}."))

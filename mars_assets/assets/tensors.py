@@ -48,12 +48,13 @@ class ReflectanceConfig(dg.Config):
 
     statistics: Literal["as_before", "v1", "v2"] = Field(
         AS_BEFORE,
-        description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's. as_before: those "
-        "of the chips that are there, v1 where there are none.",
+        description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's. as_before: "
+        "those of the chips that are there, v1 where there are none.",
     )
     truncate: bool | None = Field(
         None,
-        description="Truncate to integers, as the paper's published code did. Not given: as the chips that are there, or not.",
+        description="Truncate to integers, as the paper's published code did. Not given: as the chips that are there, "
+        "or not.",
     )
 
 
@@ -74,8 +75,8 @@ def reflectance(
     is normalised with, as in Patel et al. 2024. Float32 GeoTIFFs; a chip that is there for the same pixels and settings
     is not made again.
 
-    Crops of COLOR products are calibrated, so for them there is no need to guess: in `tensors/calibrated` they have green,
-    red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
+    Crops of COLOR products are calibrated, so for them there is no need to guess: in `tensors/calibrated` they have
+    green, red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
     progress = progress_of(context)
     with mendable():
@@ -114,8 +115,10 @@ class ImputationConfig(dg.Config):
 
 _EXPLAINED: dict[ImputationMethod, str] = {
     "means": "The three missing bands are their own means: exactly 0 after normalisation (Blumenstiel et al. 2024).",
-    "pre_norm": "The three missing bands are blue, green and red again, copied in reflectance units, before normalisation.",
-    "post_norm": "The three missing bands are what gives blue, green and red again after normalisation: the paper's best.",
+    "pre_norm": "The three missing bands are blue, green and red again, copied in reflectance units, before "
+    "normalisation.",
+    "post_norm": "The three missing bands are what gives blue, green and red again after normalisation: the paper's "
+    "best.",
 }
 
 
@@ -129,8 +132,8 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
         pool=LAKE_POOL,
         automation_condition=follows() if method == EVALUATED else None,
         description=(
-            f"Six-band chips by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, float32, HLS "
-            "reflectance units. Normalised with the published statistics a chip is the method's tensor."
+            f"Six-band chips by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, float32, "
+            "HLS reflectance units. Normalised with the published statistics a chip is the method's tensor."
         ),
     )
     def imputed(
@@ -149,11 +152,14 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
 
 @dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version=SPECTRAL_IMPUTATION, deps=[reflectance], pool=LAKE_POOL)
 def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Six-band chips of the crops that have a calibrated source, beyond the paper: three bands are measured, none guessed.
+    """Six-band chips of the crops with a calibrated source, beyond the paper.
+
+    Three bands are measured, none guessed.
 
     HiRISE's RED (700 nm) is B04, BLUE-GREEN (500 nm) is B03, NEAR-INFRARED (900 nm) is the NIR band, all as reflectance
     x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
-    equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
+    equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from
+    elsewhere have no such chip.
     """
     with mendable():
         here = lake.open()

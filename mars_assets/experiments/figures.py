@@ -90,9 +90,9 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
         score: compared on valid.
 
     Returns:
-        One row a setting, the strongest first: setting, share (of the score's variance that goes with the setting's values:
-        omega squared, Hays 1963, which expects 0 of noise; 1 is all, NaN where no value has two runs), best (the value of
-        the highest mean), mean (that mean), runs.
+        One row a setting, the strongest first: setting, share (of the score's variance that goes with the setting's
+        values: omega squared, Hays 1963, which expects 0 of noise; 1 is all, NaN where no value has two runs), best
+        (the value of the highest mean), mean (that mean), runs.
     """
     columns = ["setting", "share", "best", "mean", "runs"]
     done = ranked(table, score)
@@ -115,7 +115,10 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
 
 
 def _levels(table: pd.DataFrame, setting: str) -> tuple[np.ndarray[Any, np.dtype[np.str_]], list[str]]:
-    """A setting's value in each row, as text, and the values in order; numbers that hardly two runs share by their thirds."""
+    """Format a setting's value in each row, and list the values in order.
+
+    Numbers that hardly any two runs share are grouped by thirds.
+    """
     values = [json.loads(recipe)[setting] for recipe in table["recipe"]]
     distinct = {json.dumps(value) for value in values}
     several = len(distinct) > max(min(_MOST_VALUES, len(values) // 2), 3)

@@ -14,8 +14,8 @@ HELD_BACK = "held_back"
 def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
     """Move a share of the training observations into the split ``held_back``: the same ones for every sweep.
 
-    An observation's own hash decides, so that new observations move no others; but at least one is held back, and at least
-    one is left to train on.
+    An observation's own hash decides, so that new observations move no others; but at least one is held back, and at
+    least one is left to train on.
 
     Raises:
         MarsError: there are fewer than two training observations.
@@ -32,8 +32,8 @@ def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
 def hold_back_part(images: pd.DataFrame, folds: int, fold: int) -> pd.DataFrame:
     """Move one of ``folds`` parts of the training observations into the split ``held_back``.
 
-    Observations draw the same lots as in :func:`hold_back`, so that each is in one part, whatever others there are, and the
-    first of five parts is what a share of a fifth holds back. With few observations a part may be empty.
+    Observations draw the same lots as in :func:`hold_back`, so that each is in one part, whatever others there are, and
+    the first of five parts is what a share of a fifth holds back. With few observations a part may be empty.
 
     Raises:
         MarsError: all training observations are in this part.
@@ -42,8 +42,8 @@ def hold_back_part(images: pd.DataFrame, folds: int, fold: int) -> pd.DataFrame:
     held = {name for name, draw in draws.items() if int(draw * folds) == fold}
     if len(held) == len(draws):
         raise MarsError(
-            f"folds: all {len(draws)} training observations fall into the same of {folds} parts: label crops of others, or "
-            "take more parts"
+            f"folds: all {len(draws)} training observations fall into the same of {folds} parts: label crops of "
+            "others, or take more parts"
         )
     return _moved(images, held)
 

@@ -58,12 +58,18 @@ class PlannedRun:
 
     @functools.cached_property
     def images_evaluated(self) -> str:
-        """Fingerprint of the images that the run is evaluated on, and how: a version is named by train and valid alone."""
+        """Compute the fingerprint of the images that the run is evaluated on, and of how.
+
+        A version is named by its training and validation images alone.
+        """
         return fingerprint(EVALUATION, self.evaluation_version, self._identity(EVALUATED))[:16]
 
     @functools.cached_property
     def images_held_back(self) -> str:
-        """Fingerprint of the images held back, and of how they are predicted; their scores are computed from the evidence."""
+        """Compute the fingerprint of the images held back, and of how they are predicted.
+
+        Their scores are computed from the evidence.
+        """
         return fingerprint(self.evaluation_version, self._identity((HELD_BACK,)))[:16]
 
     def _identity(self, splits: Sequence[str]) -> dict[str, list[str]]:

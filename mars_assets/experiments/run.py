@@ -41,10 +41,11 @@ def run_sweep(
     """Train and evaluate the runs that are not in the table yet.
 
     A run that diverges is a row that says so; any other error stops the sweep, which continues there when it is started
-    again, in the middle of a training too. Finished trainings keep their history, their scores and their predictions of the
-    images held back; the best one keeps its weights too. If the evaluated images have changed, runs that still have their
-    weights are evaluated again; the row of any other run keeps its validation scores, and those on the images held back if
-    these are the same, and ``not_judged`` says so. With folds, such a run is trained again if what it held back has changed.
+    again, in the middle of a training too. Finished trainings keep their history, their scores and their predictions of
+    the images held back; the best one keeps its weights too. If the evaluated images have changed, runs that still have
+    their weights are evaluated again; the row of any other run keeps its validation scores, and those on the images
+    held back if these are the same, and ``not_judged`` says so. With folds, such a run is trained again if what it held
+    back has changed.
 
     Args:
         lake: holds the inputs, the runs (``models/TASK_experiments/VERSION``) and the table
@@ -52,8 +53,8 @@ def run_sweep(
         task: what is trained, and how it is evaluated.
         runs: from :func:`mars_assets.experiments.sweep.plan`.
         held_back: see :func:`mars_assets.experiments.hold_back.hold_back`.
-        folds: hold back each run's part instead, see :func:`mars_assets.experiments.hold_back.hold_back_part`; runs whose
-            part is empty are left out.
+        folds: hold back each run's part instead, see :func:`mars_assets.experiments.hold_back.hold_back_part`; runs
+            whose part is empty are left out.
         compute: device and precision; each run has its own seed.
         write_every: seconds between two writes of the table.
         progress: takes lines.
@@ -121,7 +122,10 @@ def _scores_of(
 def _scores_without_weights(
     task: Task, planned: PlannedRun, before: dict[str, Any], lacking_evidence: bool
 ) -> dict[str, Any]:
-    """The validation scores of a run whose weights are gone, and those on the images held back if its evidence is there."""
+    """Read the validation scores of a run whose weights are gone.
+
+    And those on the images held back, if its evidence exists.
+    """
     scores = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
     scores["not_judged"] = _NOT_KEPT
     if not lacking_evidence:

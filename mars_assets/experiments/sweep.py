@@ -40,15 +40,15 @@ class Sweep(BaseModel):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the training observations that no run is trained on and all are judged on, beside valid and "
-        "test: an estimate that no choice between recipes has touched.",
+        description="Share of the training observations that no run is trained on and all are judged on, beside valid "
+        "and test: an estimate that no choice between recipes has touched.",
     )
     folds: int = Field(
         0,
         ge=0,
-        description="Cross-validation, in the place of hold_back: the training observations are dealt into so many parts, and each "
-        "recipe is trained as often, with another part held back each time. Its scores on all parts together rest on every "
-        "training image, and none was seen by the training that is judged on it.",
+        description="Cross-validation, in the place of hold_back: the training observations are dealt into so many "
+        "parts, and each recipe is trained as often, with another part held back each time. Its scores on all parts "
+        "together rest on every training image, and none was seen by the training that is judged on it.",
     )
 
 

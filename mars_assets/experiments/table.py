@@ -20,8 +20,8 @@ from mars_assets.storage.files import read_table
 class SweepTable:
     """A task's table, to which runs are added; of those with the same labels and share only the best keeps its weights.
 
-    As a context manager it is written on exit, after an error too, and before that every few seconds: a head trains in less
-    time than writing the table takes. What a killed sweep did not write is in the scores next to each run.
+    As a context manager it is written on exit, after an error too, and before that every few seconds: a head trains in
+    less time than writing the table takes. What a killed sweep did not write is in the scores next to each run.
 
     Args:
         lake: has the table.
@@ -101,8 +101,8 @@ def pooled(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
         rows: of :func:`mars_assets.experiments.run.run_sweep`.
 
     Returns:
-        ``name, seed, recipe, parts, pretrained_on, missing`` and the task's scores; where the run of a part failed there are
-        no scores, and ``missing`` says why.
+        ``name, seed, recipe, parts, pretrained_on, missing`` and the task's scores; where the run of a part failed
+        there are no scores, and ``missing`` says why.
     """
     found = []
     for (_, seed), runs in rows.groupby(["recipe", "seed"], sort=False):

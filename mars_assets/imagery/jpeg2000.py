@@ -1,9 +1,9 @@
-"""Picks out of a single-tile JPEG 2000 file just the packets that a window needs.
+"""Selection of the packets of a single-tile JPEG 2000 file that a window needs.
 
-A decoder of HiRISE's files must take in the one tile's whole codestream, gigabytes of it, for every strip it decodes. But
-the files carry packet lengths (PLT markers), and a packet that is left out can be stood in for by an empty one of a byte:
-what remains is a valid codestream of the whole image, as small as the window, which decodes to the same pixels there. So
-time and memory follow the window and not the scene.
+A decoder of HiRISE's files must take in the one tile's whole codestream, gigabytes of it, for every strip it decodes.
+But the files carry packet lengths (PLT markers), and an omitted packet can be replaced by an empty one of a single
+byte: what remains is a valid codestream of the whole image, as small as the window, which decodes to the same pixels
+there. So time and memory depend on the window and not on the scene.
 
 Names are those of the standard, ISO/IEC 15444-1 (ITU-T T.800), annexes A and B.
 """
@@ -32,7 +32,7 @@ _MARGIN = 16
 
 
 class _UnsuitableError(Exception):
-    """The file is in order, but not of the kind whose packets can be told apart here."""
+    """The file is valid, but not of the kind whose packets can be separated here."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Codestream:
 
     @classmethod
     def of(cls, path: Path) -> Codestream | None:
-        """The file's codestream; None if its packets cannot be told apart or are no smaller than the image.
+        """Read the file's codestream.
 
-        That is so where it has several tiles, no packet lengths, precincts as tall as the image, or features not handled
-        here.
+        None if its packets cannot be separated or are no smaller than the image: where it has several tiles, no packet
+        lengths, precincts as tall as the image, or features not handled here.
 
         Raises:
             DamagedFileError: the file ends early or contradicts itself.
@@ -78,7 +78,7 @@ class Codestream:
             ) from error
 
     def pick(self, window: Window | None = None, discard: int = 0) -> bytes:
-        """A codestream of the whole image that holds only what is needed.
+        """Build a codestream of the whole image that contains only what is needed.
 
         Args:
             window: the pixels that will be decoded; all by default.
@@ -120,7 +120,7 @@ class Codestream:
         return b"".join([self._main, sot, struct.pack(">H", _SOD), *body, struct.pack(">H", _EOC)])
 
     def _contiguous(self, run: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
-        """A run of packets split where they do not follow each other in the file: between tile-parts."""
+        """Split a run of packets where they do not follow each other in the file: between tile-parts."""
         ends = self._offsets[run] + self._lengths[run]
         breaks = np.flatnonzero(self._offsets[run][1:] != ends[:-1]) + 1
         return [(int(part[0]), int(part[-1])) for part in np.split(run, breaks)]
@@ -195,7 +195,7 @@ class Codestream:
             raise _UnsuitableError
 
     def _packet_lengths(self, file: BinaryIO) -> npt.NDArray[np.int64]:
-        """The lengths in a tile-part's PLT segments; the file then stands behind SOD."""
+        """Read the lengths in a tile-part's PLT segments, up to SOD."""
         segments: list[bytes] = []
         while (marker := _u16(file)) != _SOD:
             segment = _segment(file)
@@ -214,7 +214,7 @@ class Codestream:
         return lengths
 
     def _order_packets(self) -> None:
-        """Gives every packet its resolution and its precinct's place, in the order of the progression (B.12)."""
+        """Assign resolution and precinct to every packet, in the order of the progression (B.12)."""
         per_precinct = self._components * self._layers
         count = 0
         for resolution, (width, height) in enumerate(self._precincts):
@@ -248,12 +248,13 @@ class Codestream:
 
 
 def codestream_box(file: BinaryIO) -> tuple[int, int]:
-    """Where the codestream begins and ends: the whole of a raw one, the ``jp2c`` box of a JP2 file (annex I.4).
+    """Find where the codestream begins and ends.
 
-    The boxes must fill the file exactly: a file cut short or with something appended is found here.
+    That is the whole of a raw one, or the ``jp2c`` box of a JP2 file (annex I.4). The boxes must fill the file exactly:
+    a file cut short or with something appended is found here.
 
     Raises:
-        DamagedFileError: they do not, or none holds a codestream.
+        DamagedFileError: they do not, or none contains a codestream.
     """
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -292,7 +293,7 @@ def _u16(file: BinaryIO) -> int:
 
 
 def _segment(file: BinaryIO) -> bytes:
-    """A marker segment's content, without its length."""
+    """Read a marker segment's content, without its length."""
     length = _u16(file)
     if length < 2:
         raise EOFError

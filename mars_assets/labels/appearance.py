@@ -1,4 +1,6 @@
-"""Size and perceptual hash of exported images, and whether they show the crop that they are named after; none decoded twice."""
+"""Size and perceptual hash of exported images, and whether they show the crop that they are named after; none decoded
+twice.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ from mars_assets.storage.cache import Cache
 _SIDE = 32
 _SURROUNDINGS = 5
 _ALIKE = 0.95
-"""Correlation of the details of two images from which on they show the same. Of 90 real images it was at least 0.97 after JPEG
-compression of quality 40, changed light or noise of 15 grey levels, and at most 0.57 for a turned or mirrored one, 0.94
-turned by 2 degrees, 0.90 with 3 % cut off."""
+"""Correlation of the details of two images from which on they show the same. Of 90 real images it was at least 0.97
+after JPEG compression of quality 40, changed light or noise of 15 grey levels, and at most 0.57 for a turned or
+mirrored one, 0.94 turned by 2 degrees, 0.90 with 3 % cut off.
+"""
 
 
 class Look(NamedTuple):

@@ -53,7 +53,8 @@ class LabelReport:
         exports: a row for each: project, version, format, images, warnings.
         counts: a row for each project and split.
         new, changed, removed: images against the last version.
-        leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
+        leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in
+            now.
         leaked: how many images the exports have in valid or test although their group is in train too.
         conflicts: images that two projects label differently; left out of the table.
         duplicates: pairs of images that look the same and are not of one group; those in two splits first.
@@ -176,8 +177,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     before it counts again, if it is still there.
 
     Raises:
-        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
-            images are labelled in two ways. The last table stays in force.
+        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or
+            all images are labelled in two ways. The last table stays in force.
     """
     from mars_assets.labels.schema import LabelledCrops
 
@@ -297,8 +298,9 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
     lost = [f"{project} (there is {newer[project]})" for project in before if project not in there and project in newer]
     if lost:
         raise MarsError(
-            f"the labels in force stay: the inbox has no usable export any more of {', '.join(lost)}, which is still being copied "
-            "or was put aside. Put a whole one into the inbox; or, if the project is to go, delete that file"
+            f"the labels in force stay: the inbox has no usable export any more of {', '.join(lost)}, which is still "
+            "being copied or was put aside. Put a whole one into the inbox; or, if the project is to go, delete "
+            "that file"
         )
 
 
@@ -341,8 +343,8 @@ class _Copies:
             )
         if self._further:
             said.append(
-                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are "
-                f"used for {listed(self._further)}"
+                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels "
+                f"are used for {listed(self._further)}"
             )
         return said
 

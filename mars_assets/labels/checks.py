@@ -35,7 +35,8 @@ def schema_problems(lake: Lake) -> tuple[list[str], int]:
 
 
 def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[list[str], int]:
-    """What is wrong with the masks: all are looked for; those drawn last, and an evenly chosen sample of the others, are read.
+    """What is wrong with the masks: all are looked for; those drawn last, and an evenly chosen sample of the others,
+    are read.
 
     Args:
         lake: where they lie.
@@ -92,7 +93,9 @@ def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
 
 
 def contradicted_images(lake: Lake) -> tuple[list[str], int]:
-    """Images that are left out because projects label them differently, and how many labelled images there are with them."""
+    """Images that are left out because projects label them differently, and how many labelled images there are with
+    them.
+    """
     conflicts = list(read_provenance(lake.labelled_crops).get("conflicts", ()))
     return [f"left out, {conflict}" for conflict in conflicts], len(read_labelled_crops(lake)) + len(conflicts)
 

@@ -17,9 +17,11 @@ _PARTS = SAME + 1
 
 
 def perceptual_hash(image: Image) -> str:
-    """64 bits as 16 hexadecimal digits: whether brightness rises from each of 8 x 9 coarse pixels to its right neighbour.
+    """64 bits as 16 hexadecimal digits: whether brightness rises from each of 8 x 9 coarse pixels to its right
+    neighbour.
 
-    Changes little with compression, size, brightness and contrast. Source: the difference hash, "dHash", of N. Krawetz (2013).
+    Changes little with compression, size, brightness and contrast. Source: the difference hash, "dHash", of N. Krawetz
+    (2013).
     """
     grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Resampling.BOX), np.int16)
     bits = grey[:, 1:] > grey[:, :-1]
@@ -56,10 +58,11 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _close_pairs(hashes: npt.NDArray[np.uint64], group: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """Positions a < b of hashes of two groups that differ in at most ``SAME`` bits, and in how many: (pairs, 3), in order.
+    """Positions a < b of hashes of two groups that differ in at most ``SAME`` bits, and in how many: (pairs, 3), in
+    order.
 
-    Only those that have a part in common are compared, so that the work grows with what is found and not with all pairs. A part
-    is every ``_PARTS``-th bit: neighbouring ones, of the same slope, are more often alike.
+    Only those that have a part in common are compared, so that the work grows with what is found and not with all
+    pairs. A part is every ``_PARTS``-th bit: neighbouring ones, of the same slope, are more often alike.
     """
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
     masks = [np.bitwise_or.reduce(bit[part::_PARTS]) for part in range(_PARTS)]

@@ -22,8 +22,9 @@ from mars_assets.storage.hashing import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
 _EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
-"""The website's are ``Mars Craters.v2i.coco.zip`` and, of a version with a name, ``Mars Craters.v3-raw.coco.zip``; those that
-are fetched are ``mars-craters.v2.coco-segmentation.zip``."""
+"""The website's are ``Mars Craters.v2i.coco.zip`` and, of a version with a name, ``Mars Craters.v3-raw.coco.zip``;
+those that are fetched are ``mars-craters.v2.coco-segmentation.zip``.
+"""
 
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
 """What Python and the libraries raise on values of kinds and sizes that none of the formats has."""
@@ -133,8 +134,8 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
             return name
     layouts = ", or ".join(known.layout for known in _FORMATS.values())
     raise DamagedFileError(
-        f"{archive.path.name} is no export of a known format: expected {layouts}, with SPLIT one of train, valid, test. "
-        "Export it in one of these formats"
+        f"{archive.path.name} is no export of a known format: expected {layouts}, with SPLIT one of train, valid, "
+        "test. Export it in one of these formats"
     )
 
 

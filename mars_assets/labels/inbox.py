@@ -89,10 +89,9 @@ def reject(path: Path, error: DamagedFileError) -> Path:
         number += 1
         target = folder / f"{path.stem}.{number}{path.suffix}"
     text = (
-        f"{path.name} was put aside on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be used.\n\n{error}\n\n"
-        f"sha256 {sha256_file(path)}, {path.stat().st_size} bytes.\n"
-        "The labels that were in force before it still are. Put a corrected export into the inbox; this file and its zip can be "
-        "deleted.\n"
+        f"{path.name} was put aside on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be "
+        f"used.\n\n{error}\n\nsha256 {sha256_file(path)}, {path.stat().st_size} bytes.\nThe labels that were in "
+        "force before it still are. Put a corrected export into the inbox; this file and its zip can be deleted.\n"
     )
     write_bytes(_reason(target), text.encode())
     try:

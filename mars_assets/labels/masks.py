@@ -34,7 +34,8 @@ _MOST_BYTES = 2**31
 
 
 def instance_mask(outline: Outline, height: int, width: int) -> Mask:
-    """One crater's pixels, uint8 0 / 1, shape (height, width). All rings of a polygon count; what lies outside is clipped.
+    """One crater's pixels, uint8 0 / 1, shape (height, width). All rings of a polygon count; what lies outside is
+    clipped.
 
     Raises:
         DamagedFileError: a run-length mask of another size, or one that cannot be decoded.
@@ -66,7 +67,8 @@ def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -
         steps = np.abs(np.diff(points, axis=0, append=points[:1]))
         if steps.max(axis=1, initial=0).sum() > _LONGEST_OUTLINE * (height + width) or len(points) > _MOST_POINTS:
             raise DamagedFileError(
-                f"an outline of {len(points)} points is far too long for an image of {width} x {height}: export it again"
+                f"an outline of {len(points)} points is far too long for an image of {width} x {height}: export it "
+                "again"
             )
 
 
@@ -103,7 +105,8 @@ def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.
     """
     if len(outlines) * height * width > _MOST_BYTES:
         raise DamagedFileError(
-            f"{len(outlines)} craters in one image of {width} x {height} pixels: more than is plausible, export it again"
+            f"{len(outlines)} craters in one image of {width} x {height} pixels: more than is plausible, export it "
+            "again"
         )
     masks = [instance_mask(outline, height, width) for outline in outlines]
     kept = [mask for mask in masks if mask.any()]
@@ -122,7 +125,8 @@ def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) ->
 
 
 def rim(instance: Mask, width: int) -> Mask:
-    """A line along a mask's outline, uint8 0 / 1: the outer ``ceil(width / 2)`` pixels of it and ``width // 2`` around it.
+    """A line along a mask's outline, uint8 0 / 1: the outer ``ceil(width / 2)`` pixels of it and ``width // 2`` around
+    it.
 
     A crater cut by the image's border has no rim there: the mask is continued past the border before it is outlined.
     """

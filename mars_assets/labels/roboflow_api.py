@@ -1,7 +1,7 @@
-"""Fetches exports from Roboflow's API into the inbox: whole or not at all, and with the key in nothing that is kept.
+"""Downloads of exports from Roboflow's API into the inbox, whole or not at all.
 
-The key travels in the query, so it is in every address. No address is put into a message, no exception of ``requests`` (which
-quotes them) is passed on, and what urllib3 logs while this works is cleared of it.
+The key travels in the query, so it is in every address. No message contains an address, no exception of ``requests``
+(which quotes them) is passed on, and the key is removed from what urllib3 logs meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -25,10 +25,6 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import atomic_path
 
-if TYPE_CHECKING:
-    import requests
-
-
 API = "https://api.roboflow.com"
 FORMATS = {
     "coco-segmentation": "coco-segmentation",
@@ -37,7 +33,7 @@ FORMATS = {
     "folder": "folder",
     "multi-label": "multiclass",
 }
-"""Formats that the inbox reads, and what Roboflow calls them."""
+"""Formats that the inbox reads, and Roboflow's names for them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
 _CHUNK = 1 << 20
@@ -46,7 +42,7 @@ _A_DAY = 86400
 
 @dataclass(frozen=True)
 class Project:
-    """A project of Roboflow's.
+    """A project at Roboflow.
 
     Args:
         workspace, name: as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
@@ -57,7 +53,7 @@ class Project:
 
     @classmethod
     def named(cls, text: str) -> Project:
-        """Of ``WORKSPACE/NAME``.
+        """Parse ``WORKSPACE/NAME``.
 
         Raises:
             MarsError: it is not of that form.
@@ -72,7 +68,7 @@ class Project:
 
 
 def known_format(name: str) -> str:
-    """The name of a format, as it is.
+    """Check the name of a format, and return it.
 
     Raises:
         MarsError: it is none of ``FORMATS``.
@@ -91,8 +87,8 @@ class Roboflow:
         base_url: of the API.
         timeouts: seconds to connect, and seconds without a byte received.
         attempts: at each request that fails for a while: a limit on the rate, an error of the server, a broken line.
-        wait: seconds between two looks at an export that is being made, and before a second attempt, doubled each time.
-        patience: seconds in which an export must be made.
+        wait: seconds between two checks of an export in preparation, and before a second attempt, doubled each time.
+        patience: seconds within which an export must be ready.
     """
 
     key: str = field(repr=False)
@@ -103,10 +99,10 @@ class Roboflow:
     patience: float = 1800.0
 
     def versions(self, project: Project) -> list[int]:
-        """The numbers of a project's versions, in order.
+        """List the numbers of a project's versions, in order.
 
         Raises:
-            MarsError: the key is refused, the project is not there, or the API cannot be reached or understood.
+            MarsError: the key is refused, the project does not exist, or the API cannot be reached or understood.
         """
         with _cleared_of(self.key):
             status, answer = self._asked(f"{project.workspace}/{project.name}", str(project))
@@ -117,17 +113,17 @@ class Roboflow:
         return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10)
 
     def fetch(self, project: Project, version: int, format_name: str, inbox: Path, progress: Progress = SILENT) -> Path:
-        """Has a version exported and downloads it as ``PROJECT.vN.FORMAT.zip``; one that is there is not fetched again.
+        """Export a version and download it as ``PROJECT.vN.FORMAT.zip``, unless it is there already.
 
         Args:
             project: the project.
             version: its version.
             format_name: one of ``FORMATS``.
-            inbox: the folder it goes to.
-            progress: of Roboflow's making it, and of the download.
+            inbox: the folder to download it to.
+            progress: reports the preparation by Roboflow, and the download.
 
         Raises:
-            MarsError: as in :meth:`versions`; or the export is not made in time, or there is no room for it.
+            MarsError: as in :meth:`versions`; or the export is not ready in time, or there is no room for it.
             DamagedFileError: what is sent is no whole zip, at every attempt.
         """
         known_format(format_name)
@@ -155,7 +151,7 @@ class Roboflow:
         return target
 
     def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
-        """Where the export can be downloaded, once it is made."""
+        """Wait until the export is ready, and return its link."""
         path = f"{project.workspace}/{project.name}/{version}/{FORMATS[format_name]}"
         until = time.monotonic() + self.patience
         while True:
@@ -177,7 +173,7 @@ class Roboflow:
             time.sleep(self.wait)
 
     def _asked(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
-        """Status and content of an answer that says something.
+        """Return status and content of a definite answer.
 
         Raises:
             MarsError: see :meth:`versions`.
@@ -188,7 +184,7 @@ class Roboflow:
             raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later") from problem
 
     def _ask(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
-        """One attempt of :meth:`_asked`."""
+        """Make one attempt of :meth:`_asked`."""
         try:
             answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
         except requests.RequestException as error:
@@ -205,7 +201,7 @@ class Roboflow:
         return answer.status_code, _content(answer, what)
 
     def _download(self, link: str, target: Path, what: str, progress: Progress) -> None:
-        """One attempt at downloading into ``target``.
+        """Make one attempt at downloading into ``target``.
 
         Raises:
             AttemptError: what came is not whole, or nothing came.
@@ -238,14 +234,17 @@ class Roboflow:
 
 
 def _sweep(target: Path) -> None:
-    """Removes what killed downloads of a target left; a day later, so that none of a download under way."""
+    """Remove what killed downloads of a target left.
+
+    Only after a day, so that no download in progress is affected.
+    """
     for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
         if time.time() - left.stat().st_mtime > _A_DAY:
             left.unlink(missing_ok=True)
 
 
 def _content(answer: requests.Response, what: str) -> dict[str, Any]:
-    """What a definite answer says.
+    """Return the content of a definite answer.
 
     Raises:
         MarsError: it says no.
@@ -265,7 +264,7 @@ def _content(answer: requests.Response, what: str) -> dict[str, Any]:
 
 @contextmanager
 def _cleared_of(key: str) -> Iterator[None]:
-    """Nothing that urllib3 logs meanwhile has the key in it."""
+    """Keep the key out of everything that urllib3 logs meanwhile."""
 
     def clear(record: logging.LogRecord) -> bool:
         message = record.getMessage()

@@ -15,9 +15,9 @@ from mars_assets.storage.hashing import lot
 def whole_groups(table: pd.DataFrame) -> pd.Series:
     """Splits in which no group is divided, as near to the exported ones as can be.
 
-    A group that lies in one split stays there. Another goes to one of its own splits, each as likely as it has images there;
-    its name draws the lot, so that other groups coming or going move none. Where that leaves a task, classified or
-    outlined, without training or without validation, a divided group fills it: the one with the largest share there.
+    A group that lies in one split stays there. Another goes to one of its own splits, each as likely as it has images
+    there; its name draws the lot, so that other groups coming or going move none. Where that leaves a task, classified
+    or outlined, without training or without validation, a divided group fills it: the one with the largest share there.
 
     Args:
         table: ``group, exported_split, label, n_craters`` of each image.

@@ -1,8 +1,9 @@
 """One row per labelled image: which pixels, which class or craters, which split, where it comes from.
 
-Pixels: where the image's original name is a crop that this lake cut itself, and it still shows what that does, the lake's
-lossless crop; otherwise the image of the export. An image is identified by its name and the bytes of its source, so that the
-same image delivered again in a newer version of its project keeps its identity, its tensors and its predictions.
+Pixels: where the image's original name is a crop that this lake cut itself, and it still shows what that does, the
+lake's lossless crop; otherwise the image of the export. An image is identified by its name and the bytes of its source,
+so that the same image delivered again in a newer version of its project keeps its identity, its tensors and its
+predictions.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def read_labelled_crops(lake: Lake, columns: Sequence[str] | None = None) -> pd.
 
 
 def mask_path(lake: Lake, annotation: str, row: Any) -> Path:
-    """A mask's address. Another outline has another, so that a training that is under way keeps the masks of its labels.
+    """A mask's address. Another outline has another, so that a training that is under way keeps the masks of its
+    labels.
 
     Args:
         lake: where it lies.

@@ -41,7 +41,8 @@ class ExportArchive:
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DamagedFileError(
-                f"{path.name} has {len(entries)} entries, more than the {MAX_ENTRIES} an export may have: split the project"
+                f"{path.name} has {len(entries)} entries, more than the {MAX_ENTRIES} an export may have: split the "
+                "project"
             )
         total = 0
         self._entries: dict[str, str] = {}
@@ -83,7 +84,9 @@ class ExportArchive:
         return list(self._entries)
 
     def rename(self, entries: Mapping[str, str]) -> None:
-        """Gives files other names from now on: the new one to that in the zip. Those that get none are not seen any more."""
+        """Gives files other names from now on: the new one to that in the zip. Those that get none are not seen any
+        more.
+        """
         self._entries = dict(entries)
 
     def account_for(self, *names: str) -> None:

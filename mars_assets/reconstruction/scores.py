@@ -3,11 +3,11 @@
 The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model paints them
 from the rest, and two losses are taken over the removed patches in normalised units: over all six channels ("model
 loss") and over blue, green and red ("RGB loss"). One mask an image, the same for every method, makes the comparison
-paired. Of an image larger than the model's input, the centre is taken. Beyond the protocol there may be several masks an
-image and several mask ratios, and PSNR and SSIM of the painted pixels in natural colour.
+paired. Of an image larger than the model's input, the centre is taken. Beyond the protocol there may be several masks
+an image and several mask ratios, and PSNR and SSIM of the painted pixels in natural colour.
 
-``spectral`` has other pixels, measured and not stretched, and only for crops of calibrated products: its losses are of its
-own images and its own values.
+``spectral`` has other pixels, measured and not stretched, and only for crops of calibrated products: its losses are of
+its own images and its own values.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def reconstruct(
         progress: takes lines.
 
     Returns:
-        One row a chip, images in order: image_id, method, model_loss, rgb_loss, psnr (dB) and ssim of the removed pixels in
-        natural colour, chip_sha, mask_ratio, seed, weights (sha256), precision, recipe (names all settings), computed (in
-        this run).
+        One row a chip, images in order: image_id, method, model_loss, rgb_loss, psnr (dB) and ssim of the removed
+        pixels in natural colour, chip_sha, mask_ratio, seed, weights (sha256), precision, recipe (names all settings),
+        computed (in this run).
 
     Raises:
         MarsError: the ratio removes nothing or all, a chip is smaller than a patch, or the model's loss is of another
@@ -220,9 +220,9 @@ def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tens
 def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     """Compute the mean structural similarity of two images over the pixels of a mask, with a data range of 1.
 
-    Windows of 7 x 7 pixels with equal weights and sample covariance; those that leave the image count nowhere. Wang et al.
-    2004, Image quality assessment: from error visibility to structural similarity, equation 13. In NumPy it takes a third
-    of the CPU time that torch's pooling takes for the same.
+    Windows of 7 x 7 pixels with equal weights and sample covariance; those that leave the image count nowhere. Wang et
+    al. 2004, Image quality assessment: from error visibility to structural similarity, equation 13. In NumPy it takes a
+    third of the CPU time that torch's pooling takes for the same.
 
     Args:
         x: float32, (B, C, H, W).

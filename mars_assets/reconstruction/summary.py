@@ -24,22 +24,22 @@ def summarise(
 ) -> pd.DataFrame:
     """Means over the images with 95 % intervals, from paired bootstraps over their observations, for every mask ratio.
 
-    An image of several masks counts once, with the means of its values. Methods share their images, all but ``spectral``
-    and the anchor on Earth: their rows are of the images that they have.
+    An image of several masks counts once, with the means of its values. Methods share their images, all but
+    ``spectral`` and the anchor on Earth: their rows are of the images that they have.
 
     Args:
         per_image: from :func:`reconstruct`, of one weights and precision, and of the same seeds for every mask ratio.
         label_version: which labels the images came with.
-        observations: of each image, by its id; an image without one stands for itself. Images of one observation are alike,
-            so whole observations are resampled, where there are two at least.
+        observations: of each image, by its id; an image without one stands for itself. Images of one observation are
+            alike, so whole observations are resampled, where there are two at least.
         resamples: of the bootstrap.
 
     Returns:
-        By mask ratio one row a method, best RGB loss first, ``spectral`` and the anchor last: method, the ``SCORES`` with
-        ``_low`` and ``_high``, rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first row's method
-        on shared images), p_value (Wilcoxon's signed-rank test of the observations' mean differences, two-sided; NaN for the
-        first row and without shared images), n_images, resampled, n_observations, masks, mask_ratio, seed (the first),
-        weights, precision, label_version.
+        By mask ratio one row a method, best RGB loss first, ``spectral`` and the anchor last: method, the ``SCORES``
+        with ``_low`` and ``_high``, rgb_minus_best with ``_low`` and ``_high`` (the paired difference to the first
+        row's method on shared images), p_value (Wilcoxon's signed-rank test of the observations' mean differences,
+        two-sided; NaN for the first row and without shared images), n_images, resampled, n_observations, masks,
+        mask_ratio, seed (the first), weights, precision, label_version.
 
     Raises:
         MarsError: rows of several weights, precisions or sets of seeds, or a method that lacks an image.

@@ -8,8 +8,9 @@ A file holds the results of one way of computing and may be deleted at any time.
   minute's results. Of two processes that write at the same time the last one wins, and the other's are computed again;
 - what is retained: what was asked for since the file was opened; with ``keep_all``, everything.
 
-diskcache has its index in SQLite, whose locks shared file systems break, and runs pickles that it reads (CVE-2025-69872).
-joblib.Memory pickles too, and hashes a function's source: a comment discards its results, a change in what it calls does not.
+diskcache has its index in SQLite, whose locks shared file systems break, and runs pickles that it reads
+(CVE-2025-69872). joblib.Memory pickles too, and hashes a function's source: a comment discards its results, a change in
+what it calls does not.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Cache:
     """Results in one file; a context manager that writes it on exit if there is anything new.
 
     Args:
-        path: ``NAME.json`` for values that JSON has, ``NAME.safetensors`` for numpy arrays of one shape and type; None caches
-            in memory alone.
+        path: ``NAME.json`` for values that JSON has, ``NAME.safetensors`` for numpy arrays of one shape and type; None
+            caches in memory alone.
         computation: the version of the way of computing.
         keep_all: retain results that are not asked for, too.
         progress: is told of a damaged file.

@@ -78,7 +78,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def _sweep_old(folder: Path) -> None:
-    """Removes files that runs killed more than a day ago left half-written in a folder; once a process, as it may be large."""
+    """Removes files that runs killed more than a day ago left half-written in a folder; once a process, as it may be
+    large.
+    """
     if folder in _swept:
         return
     _swept.add(folder)

@@ -13,7 +13,8 @@ from mars_assets.storage.files import write_bytes
 
 @contextmanager
 def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
-    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an
+    exception.
 
     Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
 

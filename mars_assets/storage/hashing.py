@@ -14,7 +14,9 @@ def sha256_file(path: Path) -> str:
 
 
 def lot(name: str) -> float:
-    """A number in [0, 1) that follows from a name alone, as if drawn: for splits that other names coming or going leave be."""
+    """A number in [0, 1) that follows from a name alone, as if drawn: for splits that other names coming or going leave
+    be.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 

@@ -1,10 +1,10 @@
 """Folders of several files, published as versions, so that readers see one whole version whoever publishes meanwhile.
 
 A version is a folder of its own that nobody writes again; ``current.json`` next to it names the version in use. Readers
-follow that file once, with :func:`version_in_use`, and read what it names. Whoever publishes holds a lock. A version that was
-replaced more than a day ago is removed by the next publication, as is one that a killed process left unfinished: what reads
-a version for longer than a day has to copy it. A folder without ``current.json``, as earlier versions of this project wrote
-them, is its own version until the first publication.
+follow that file once, with :func:`version_in_use`, and read what it names. Whoever publishes holds a lock. A version
+that was replaced more than a day ago is removed by the next publication, as is one that a killed process left
+unfinished: what reads a version for longer than a day has to copy it. A folder without ``current.json``, as earlier
+versions of this project wrote them, is its own version until the first publication.
 """
 
 from __future__ import annotations

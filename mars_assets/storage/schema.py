@@ -1,7 +1,7 @@
 """Tables that cross a package's border, checked against a schema where they are written and where they are read.
 
-A schema is a pandera model with the types, rules and descriptions of the columns. It stands in ``schema.py`` of the package that
-owns the table, which is imported where it is used: pandera takes a fifth of a second.
+A schema is a pandera model with the types, rules and descriptions of the columns. It stands in ``schema.py`` of the
+package that owns the table, which is imported where it is used: pandera takes a fifth of a second.
 """
 
 from __future__ import annotations

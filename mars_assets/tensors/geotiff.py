@@ -39,8 +39,10 @@ def read_bands(path: Path, statistics: BandStatistics) -> Float32:
 
 
 STRIP_ROWS = 64
-"""Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it sees
-more than the one row of GDAL's default: 512 x 512 x 6 then take 0.4 MB of a grey image, 1.3 to 2.2 of a coloured one."""
+"""Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it
+sees more than the one row of GDAL's default: 512 x 512 x 6 then take 0.4 MB of a grey image, 1.3 to 2.2 of a
+coloured one.
+"""
 
 _FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 
@@ -109,7 +111,8 @@ def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, An
 def _values(file: Any, bands: Sequence[str]) -> Float32:
     if tuple(file.descriptions) != tuple(bands):
         raise DamagedFileError(
-            f"{file.name} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
+            f"{file.name} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset "
+            "again"
         )
     return file.read(out_dtype="float32")
 

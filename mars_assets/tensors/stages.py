@@ -4,9 +4,9 @@ Images of 8 bits become B, G, R by the paper's scale. Crops of COLOR products ha
 which become green, red and near infrared by physics; ``spectral`` makes six bands of these.
 
 A chip carries the fingerprint of all that it was made from: pixels, place on Mars, settings. A stage computes the chips
-whose fingerprint is not there yet: a killed run continues, a changed setting recomputes, a new label costs nothing where
-the pixels are the same. A manifest never names a chip that is something else: what is made again leaves it before the
-first write.
+whose fingerprint is not there yet: a killed run continues, a changed setting recomputes, a new label costs nothing
+where the pixels are the same. A manifest never names a chip that is something else: what is made again leaves it before
+the first write.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ _LACKING = "lacking"
 
 
 class Chip(NamedTuple):
-    """What is to be written of a chip: values (bands, H, W), and rasterio's CRS and transform, None without georeference."""
+    """What is to be written of a chip: values (bands, H, W), and rasterio's CRS and transform, None without
+    georeference.
+    """
 
     values: Float32
     crs: Any
@@ -362,7 +364,8 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
             continue
         if read_fingerprint(path) != row.chip_sha:
             problems.append(
-                f"{row.file} was made from something else than the manifest says: delete {path.parent} and make it again"
+                f"{row.file} was made from something else than the manifest says: delete {path.parent} and make it "
+                "again"
             )
         problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance)]
     return problems, len(sample)
