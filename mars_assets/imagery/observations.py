@@ -1,4 +1,4 @@
-"""The observations that a lake works on: listed by people, or found by a query."""
+"""The observations of a lake: listed in ``observations.csv`` or found by a query."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from mars_assets.storage.files import read_provenance, read_table, write_table
 
 
 def query_before(lake: Lake) -> IndexQuery | None:
-    """Read the query that the lake's observations came from.
-
-    None where there are no observations, or none came from a query.
+    """Read the query that selected the lake's observations; None if there was none.
 
     Raises:
-        DamagedFileError: their table cannot be read.
+        DamagedFileError: the table of observations cannot be read.
     """
     if not lake.observations.exists():
         return None
@@ -30,8 +28,8 @@ def query_before(lake: Lake) -> IndexQuery | None:
         return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(
-            f"{lake.observations} cannot be read, so which query it came from is unknown ({error}): delete it, and "
-            "name the query again if there was one"
+            f"{lake.observations} cannot be read, so its query is unknown ({error}): delete the file, and give the "
+            "query again if there was one"
         ) from error
 
 
@@ -45,18 +43,18 @@ def _frozen(value: Any) -> Any:
 
 
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
-    """Combine the observations of ``observations.csv`` with those of a query.
+    """Combine the observations in ``observations.csv`` with those of a query.
 
-    The file may be missing if there is a query, and the index if there is none. An observation in both keeps the file's
+    The file is optional if there is a query, and the index if there is none. An observation in both keeps the file's
     product and note.
 
     Returns:
-        Columns ``observation``, ``product``, ``note``, ``image``, ``label`` (addresses; None where the product has no
+        Columns ``observation``, ``product``, ``note``, ``image``, ``label`` (addresses; None if the product has no
         label), and those of :func:`observation_facts`.
 
     Raises:
-        MissingInputError: there is a query and no index.
-        MarsError: the file has bad rows or nothing fits the query.
+        MissingInputError: there is a query but no index.
+        MarsError: the file has bad rows, or nothing matches the query.
     """
     index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
     if query is None or lake.observations_csv.exists():

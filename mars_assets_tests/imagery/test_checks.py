@@ -88,7 +88,7 @@ def test_the_work_of_a_check_is_that_of_its_observations(lake: Lake, monkeypatch
     """A run for each of many observations: no check looks at the others, and a second one only at some."""
     decoded: list[str] = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: decoded.append(path.name) or real(path))
+    monkeypatch.setattr(Image, "open", lambda path, **how: decoded.append(path.name) or real(path, **how))
     for n in range(3):
         write_crops(lake, f"ESP_00000{n}_1800", 40)
         assert crop_problems(lake, [f"ESP_00000{n}_1800"]) == ([], 40)
