@@ -1,6 +1,6 @@
 """Catalogues of craters from masks.
 
-They give the position and width of each crater, on the ground as well where the image is map projected.
+They give the position and diameter of each crater, also on the ground if the image is map projected.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from mars_assets.imagery.geolocation import projected_positions
 from mars_assets.storage.geotiff import georeference
 
 COLUMNS = {
-    "image_id": "the image",
-    "observation": "the image's group",
-    "crater": "number in the image, from 1, the largest first",
+    "image_id": "id of the image",
+    "observation": "observation of the image",
+    "crater": "number of the crater in the image, from 1 for the largest",
     "x_px": "column of the centre; 0 is the left edge of the first pixel",
     "y_px": "row of the centre; 0 is the upper edge of the first pixel",
-    "diameter_px": "of the disc of equal area",
-    "probability": "mean over the crater's pixels in the mask: of an outline those of its rim",
-    "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
-    "diameter_m": "metres, where the image is map projected",
-    "longitude": "of the centre, degrees east, 0 to 360, likewise",
-    "latitude": "of the centre, planetocentric, likewise",
+    "diameter_px": "diameter of the disc of equal area in pixels",
+    "probability": "mean over the crater's pixels in the mask; for rims, over those of its rim",
+    "cut": "whether the image border cuts the crater, so that centre and diameter are those of the visible part",
+    "diameter_m": "diameter in metres, if the image is map projected",
+    "longitude": "longitude of the centre, degrees east, 0 to 360, if the image is map projected",
+    "latitude": "latitude of the centre, planetocentric degrees, if the image is map projected",
 }
 
 
@@ -42,18 +42,18 @@ def craters_of_image(
 ) -> list[dict[str, Any]]:
     """List the craters of one image, the largest first.
 
-    They are the 4-connected components of its mask, or what its rims enclose.
+    They are the 4-connected components of its mask, or the areas that its rims enclose.
 
     Args:
-        image: ``chip`` (path; its georeference is used where it has one), or ``crs`` (WKT) and ``transform`` (six
+        image: ``chip`` (path; its georeference is used if it has one), or ``crs`` (WKT) and ``transform`` (six
             numbers).
         mask: pixels of craters, or of their rims, shape (H, W).
         probability: probability of a crater, 0 to 1, shape (H, W).
         rim: width in pixels if the mask shows rims, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: craters with a smaller diameter are left out.
+        smallest_px: smallest diameter to include.
 
     Returns:
-        Plain values by the names in ``COLUMNS``, without the image and the crater's number.
+        Plain values by the names in ``COLUMNS``, except for the image, the observation and the crater's number.
     """
     craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
     seen = [crater for crater in craters if crater.diameter >= smallest_px]
@@ -82,16 +82,16 @@ def _centre(crater: Crater) -> tuple[float, float]:
 def _places(
     image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
-    """Convert pixels of an image to places and metres on Mars, where those are known.
+    """Convert pixels of an image to positions and metres on Mars, if it is map projected.
 
-    All at once, since each call of PROJ is slow.
+    All craters are converted at once, since each call of PROJ is slow.
     """
     if "crs" in image:
         crs, transform = image["crs"], image["transform"]
     else:
         projection, transform = georeference(Path(image["chip"]))
         crs = projection.to_wkt() if projection else None
-    if not isinstance(crs, str) or not centres:  # what a table lacks may be NaN
+    if not isinstance(crs, str) or not centres:  # a missing CRS may be NaN in a table
         return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
     a, b, c, d, e, f = list(transform)[:6]
     x, y = np.array(centres).T
