@@ -1,10 +1,11 @@
-"""Classification at v1_100's size, two threads: a step of the paper's recipe against TerraTorch's encoder and task, prediction
-from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+"""Classification at v1_100's size on two threads.
 
-TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well;
-with ``--precision fp32`` both multiply in fp32.
-For TerraTorch's own environment see ``prithvi.py``:
+Measures a step of the paper's recipe against TerraTorch's encoder and task, prediction from the lake against the bare
+forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+
+TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode
+them. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in
+bf16 as well; with ``--precision fp32`` both multiply in fp32. For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python
 """
@@ -162,7 +163,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     from mars_assets.classification.recipe import ClsRecipe
     from mars_assets.classification.task import CLASSIFICATION
     from mars_assets.datasets import Dataset
-    from mars_assets.experiments.run import run_sweep
+    from mars_assets.experiments.run import SweepJob, run_sweep
     from mars_assets.experiments.sweep import Sweep, plan
     from mars_assets.lake import Lake
 
@@ -189,7 +190,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
     task = replace(CLASSIFICATION, dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}))
-    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
+    report(lambda: run_sweep(SweepJob(lake, task, runs, compute=compute(THREADS))))
 
 
 SIDES: dict[str, Callable[[Path], None]] = {

@@ -1,8 +1,8 @@
 """Image files: which files are images, what their headers state, and their pixels.
 
-The one place that opens an image file. Images are JPEG or PNG. Pixels come as they are stored: an orientation in EXIF is not
-applied, since outlines and masks count stored pixels, and transparency is dropped. Pillow reads colour of 16 bits a channel as
-its upper 8; what becomes of grey of 16 bits is said with each function. Whatever cannot be read is a
+The one place that opens an image file. Images are JPEG or PNG. Pixels come as stored: an orientation in EXIF is not
+applied, since outlines and masks count stored pixels, and transparency is dropped. Of colour with 16 bits a channel
+Pillow reads the upper 8; what becomes of grey with 16 bits stands with each function. Whatever cannot be read is a
 :class:`~mars_assets.errors.DamagedFileError` that names the file and the remedy.
 """
 
@@ -83,7 +83,8 @@ def read_grey_or_rgb(
         if image.mode.startswith("I"):
             if sixteen_bits == "refuse":
                 raise DamagedFileError(
-                    f"{_called(source, name)} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits, or {remedy}"
+                    f"{_called(source, name)} has more than 8 bits a channel (mode {image.mode}): "
+                    f"stretch it to 8 bits, or {remedy}"
                 )
             # Pillow's own conversion would clip and not scale.
             return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]

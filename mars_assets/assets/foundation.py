@@ -24,8 +24,6 @@ from mars_assets.storage.files import read_json, read_table
 from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mars_assets.lake import Lake
     from mars_assets.progress import Progress
 

@@ -16,29 +16,20 @@ from mars_assets.imagery.crops import CropSettings, Source, cut_crops
 from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
 from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
 from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
-from mars_assets.imagery.observations import choose_observations, query_before, write_observations
+from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.imagery.index import IndexQuery
 
 
 GROUP = "imagery"
-OBSERVATION_COLUMNS = {
-    "observation": "HiRISE observation id",
-    "product": "which of its products is used",
-    "note": "the note of observations.csv",
-    "image": "address of the image, relative to the archive's base",
-    "label": "address of the PDS3 label, where the product has one",
-    "incidence_angle": "sun's angle from the vertical in degrees, by the index; empty without it",
-    "solar_longitude": "season: L_s in degrees, 0 is northern spring's begin; by the index",
-    "corners": "latitude and longitude of the swath's corners, clockwise from the first line's first sample; by the index",
-}
 
 
 class IndexConfig(dg.Config):
@@ -161,6 +152,8 @@ def observations(
     made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
     no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
     """
+    from mars_assets.imagery.schema import Observations
+
     with mendable():
         here = lake.open()
         query = config.chosen(here)
@@ -175,7 +168,7 @@ def observations(
         metadata={
             "dagster/row_count": len(rows),
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
-            "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
+            "dagster/column_schema": columns(columns_of(Observations), rows),
             "no longer chosen": len(registered - set(keys)),
             "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
@@ -294,7 +287,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
 
 def _chosen(lake: Lake) -> dict[str, dict]:
-    rows = read_table(lake.observations, "observations").astype(object)
+    rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["observation"]: row for row in rows.to_dict("records")}
 

@@ -16,26 +16,6 @@ from mars_assets.craters.geometry import Crater, Mask, craters_of_mask
 from mars_assets.imagery.geolocation import projected_positions
 from mars_assets.storage.geotiff import georeference
 
-COLUMNS = {
-    "image_id": "id of the image",
-    "observation": "observation of the image",
-    "crater": "number of the crater in the image, from 1 for the largest",
-    "x_px": "column of the centre; 0 is the left edge of the first pixel",
-    "y_px": "row of the centre; 0 is the upper edge of the first pixel",
-    "diameter_px": "diameter of the disc of equal area in pixels",
-    "probability": "mean over the crater's pixels in the mask; for rims, over those of its rim",
-    "cut": "whether the image border cuts the crater, so that centre and diameter are those of the visible part",
-    "diameter_m": "diameter in metres, if the image is map projected",
-    "longitude": "longitude of the centre, degrees east, 0 to 360, if the image is map projected",
-    "latitude": "latitude of the centre, planetocentric degrees, if the image is map projected",
-}
-
-
-COLUMN_TYPES = dict.fromkeys(
-    ("x_px", "y_px", "diameter_px", "probability", "diameter_m", "longitude", "latitude"), "float64"
-)
-COLUMN_TYPES |= {"crater": "int64", "cut": "bool"}
-
 
 def craters_of_image(
     image: Mapping[Any, Any], mask: Mask, probability: Float32, *, rim: int, smallest_px: float
@@ -53,7 +33,8 @@ def craters_of_image(
         smallest_px: smallest diameter to include.
 
     Returns:
-        Plain values by the names in ``COLUMNS``, except for the image, the observation and the crater's number.
+        Plain values by the columns of :class:`mars_assets.craters.schema.CraterCatalogue`, except for the image, the
+        observation and the crater's number.
     """
     craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
     seen = [crater for crater in craters if crater.diameter >= smallest_px]

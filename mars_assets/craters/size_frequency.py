@@ -19,8 +19,8 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
     Diameters are in metres if they are known for all craters, otherwise in pixels.
 
     Args:
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`. Craters cut by the image border are
-            left out, since only their visible part was measured.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by the image border
+            are left out, since only their visible part was measured.
     """
     from matplotlib.ticker import LogFormatter
 

@@ -7,38 +7,18 @@ same image delivered again in a newer version of its project keeps its identity,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mars_assets.labels.masks import (
-    ANNOTATIONS,
-)
+from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import read_checked
 
 ASSET = "labelled_crops"
-COLUMNS = {
-    "image_id": "name and content of the source: the same image keeps it across label versions",
-    "project": "the Roboflow project, or those that labelled the same image, joined by '+'",
-    "split": "train, valid or test: as exported, but all of a group in one",
-    "exported_split": "as exported",
-    "observation": "the HiRISE observation that the image's name begins with, if any",
-    "group": "what must not straddle splits: the observation, else the original name",
-    "original": "the name it was uploaded under",
-    "origin": "'crop': the lake's own lossless crop; 'export': the image in the zip",
-    "file": "the pixels, relative to the lake",
-    "height": "pixels",
-    "width": "pixels",
-    "label": "crater or no_crater where the image was classified",
-    "n_craters": "outlined craters where the image was segmented (0 is a labelled negative)",
-    "crater_fraction": "share of pixels inside craters",
-    "labels_sha": "of the label itself: changes when somebody corrects it",
-    "outlines_sha": "of the outlines alone, which the masks show; None where there are none",
-    "pixels_sha": "sha256 of the file",
-    "phash": "perceptual hash: images that look the same differ in few of its 64 bits",
-}
 
 
 def files_of(lake: Lake, rows: pd.DataFrame) -> list[Path]:
@@ -53,15 +33,22 @@ def current_label_version(lake: Lake) -> str:
     return str(read_provenance(lake.labelled_crops)["label_version"])
 
 
-def read_labelled_crops(lake: Lake) -> pd.DataFrame:
-    """The table in force.
+def read_labelled_crops(lake: Lake, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the table in force, see :class:`mars_assets.labels.schema.LabelledCrops`.
+
+    Args:
+        lake: has the table.
+        columns: the columns to read; all by default.
 
     Raises:
-        MissingInputError: ``labelled_crops`` has not been made.
+        MissingInputError: ``labelled_crops`` has not been materialized.
+        DamagedFileError: it cannot be read, or does not fit its schema.
     """
-    rows = read_table(lake.labelled_crops, ASSET)
+    from mars_assets.labels.schema import LabelledCrops
+
+    rows = read_checked(lake.labelled_crops, ASSET, LabelledCrops, columns)
     # The table of an earlier version of this code, whose masks were named by their images alone.
-    return rows if "outlines_sha" in rows else rows.assign(outlines_sha=None)
+    return rows if columns is not None or "outlines_sha" in rows else rows.assign(outlines_sha=None)
 
 
 def mask_path(lake: Lake, annotation: str, row: Any) -> Path:

@@ -36,8 +36,9 @@ from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_provenance, read_table, sweep, write_table
+from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, read_placed_chip, write_chip
 
 BGR = HLS_BANDS[:3]
@@ -62,7 +63,7 @@ class StageResult:
     """What a stage did.
 
     Args:
-        manifest: image_id, file, height, width, chip_sha; one row a chip.
+        manifest: one row for each chip, see :class:`mars_assets.tensors.schema.Chips`.
         provenance: the settings, as stored in the manifest.
         computed: how many chips were made in this run; the others were there.
     """
@@ -199,8 +200,10 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
         MissingInputError: the stage has not been made.
         MarsError: its last run made chips again and was stopped, or has not ended.
     """
+    from mars_assets.tensors.schema import Chips
+
     path = lake.chips(stage)
-    manifest, provenance = read_table(path, stage), read_provenance(path)
+    manifest, provenance = read_checked(path, stage, Chips), read_provenance(path)
     if lacking := provenance.get(_LACKING):
         raise MarsError(
             f"{path} lacks {lacking} chips: the run that makes them again was stopped, or is at it. Let it end, or "
@@ -219,6 +222,8 @@ def _run_stage(
     compute: Callable[[Any], Chip],
     progress: Progress,
 ) -> StageResult:
+    from mars_assets.tensors.schema import Chips
+
     folder, bands = lake.tensors(stage), tuple(bands)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -226,7 +231,7 @@ def _run_stage(
     known: dict[str, str] = {}
     old = None
     if manifest_path.exists():
-        old = read_table(manifest_path, stage)
+        old = read_checked(manifest_path, stage, Chips)
         known = dict(zip(old["image_id"], old["chip_sha"], strict=True))
     present = {path.stem for path in folder.glob("*.tif")}
 
@@ -250,15 +255,15 @@ def _run_stage(
     if old is not None and replaced:
         left = old[~old["image_id"].isin(replaced)]
         before = read_provenance(manifest_path)
-        write_table(manifest_path, left, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
+        write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
     for row, path, chip_sha in progress.track(todo, f"{stage}: computing chips"):
         chip = compute(row)
         write_chip(path, chip.values, bands, crs=chip.crs, transform=chip.transform, fingerprint=chip_sha)
     progress.say(f"{stage}: {len(todo)} chips computed, {len(rows) - len(todo)} were there")
 
-    manifest = pd.DataFrame(rows, columns=["image_id", "file", "height", "width", "chip_sha"])
+    manifest = pd.DataFrame(rows, columns=list(columns_of(Chips)))
     provenance = {**settings, "bands": list(bands), "label_version": label_version}
-    write_table(manifest_path, manifest, provenance)
+    write_checked(manifest_path, manifest, Chips, provenance)
     return StageResult(manifest, provenance, len(todo))
 
 
@@ -319,10 +324,12 @@ class _Crops:
 
     def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
         """A crop's row of its manifest, and how its scene was cut."""
+        from mars_assets.imagery.schema import Crops
+
         if row.observation not in self._manifests:
             path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
-            table = read_table(path, "crops", columns)
+            table = read_checked(path, "crops", Crops, columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}
             self._manifests[row.observation] = rows, read_provenance(path)
         crops, cut = self._manifests[row.observation]

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from mars_assets.imagery.checks import crop_problems
+from mars_assets.imagery.schema import Crops
 from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import write_table
+from mars_assets_tests.tables import complete
 
 SIDE = 32
 
@@ -36,7 +38,7 @@ def write_crops(lake: Lake, observation: str, count: int, calibrated: bool = Tru
         row = {"crop_id": name, "kept": True, "file": f"{name}.png", "dn_file": dn_file, "height": SIDE, "width": SIDE}
         rows.append(row)
     rows.append({"crop_id": "skipped", "kept": False, "file": None, "dn_file": None, "height": SIDE, "width": SIDE})
-    write_table(folder / CROPS, pd.DataFrame(rows), {})
+    write_table(folder / CROPS, complete(pd.DataFrame(rows), Crops), {})
     return sorted(folder.glob("*.png"))
 
 

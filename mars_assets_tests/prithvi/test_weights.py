@@ -124,7 +124,7 @@ class TestReading:
         (tmp_path / "empty.pt").touch()
         with pytest.raises(DamagedFileError, match=r"empty\.pt"):
             read_checkpoint(tmp_path / "empty.pt")
-        with pytest.raises(MarsError, match="checkpoint .* does not exist"):
+        with pytest.raises(MarsError, match=r"checkpoint .* does not exist"):
             read_checkpoint(tmp_path / "absent.pt")
 
     def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
