@@ -163,7 +163,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     from mars_assets.classification.recipe import ClsRecipe
     from mars_assets.classification.task import CLASSIFICATION
     from mars_assets.datasets import Dataset
-    from mars_assets.experiments.run import run_sweep
+    from mars_assets.experiments.run import SweepJob, run_sweep
     from mars_assets.experiments.sweep import Sweep, plan
     from mars_assets.lake import Lake
 
@@ -190,7 +190,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
     task = replace(CLASSIFICATION, dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}))
-    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
+    report(lambda: run_sweep(SweepJob(lake, task, runs, compute=compute(THREADS))))
 
 
 SIDES: dict[str, Callable[[Path], None]] = {

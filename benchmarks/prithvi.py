@@ -143,7 +143,7 @@ def warm_up() -> None:
 
 def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
-    from mars_assets.reconstruction.scores import reconstruct
+    from mars_assets.reconstruction.scores import ReconstructionSettings, reconstruct
     from mars_assets.reconstruction.summary import summarise
     from mars_assets.storage.files import write_table
 
@@ -159,7 +159,8 @@ def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None
     )
 
     def stage() -> None:
-        table = reconstruct(chips, work / "weights", mask_ratio=MASK_RATIO, compute=compute(THREADS, precision))
+        settings = ReconstructionSettings(compute=compute(THREADS, precision), mask_ratio=MASK_RATIO)
+        table = reconstruct(chips, work / "weights", settings)
         write_table(work / "per_image.parquet", table.drop(columns="computed"))
         write_table(work / summary, summarise(table, "benchmark"))
 

@@ -1,7 +1,7 @@
 """The whole lineage on the embedded sample: ``make demo``.
 
-Runs the documented commands, as a person would, on a loopback archive of synthetic Mars, then prints the results. Every
-run asks Dagster for everything; what exists already is not recomputed.
+It runs the documented commands on a local archive of synthetic Mars and prints the results. Every run materializes
+everything; results that exist are not recomputed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+)
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
 
 _SETTINGS = {
-    "prithvi_weights": {"source": "sample"},  # on a lake where somebody chose others, the job would go on with those
-    # An eighth of the default: it is a demonstration. Its craters are small in its images, which are shown as they are.
+    "prithvi_weights": {"source": "sample"},  # or else the job would use any other weights chosen in this lake
+    # An eighth of the default steps. The craters are small in the images, so these keep their size.
     "cls_model": {"steps": 400, "evaluate_every": 40, "image_size": 224},
 }
 
@@ -41,11 +41,11 @@ def run_demo(lake: Lake) -> None:
     """Write the sample, materialize everything on it and print the results.
 
     Raises:
-        MarsError: the lake holds observations of somebody's own, or a command failed.
+        MarsError: the lake lists real observations, or a command failed.
     """
     start = time.monotonic()
     say = Progress(print, every=10)
-    print("SYNTHETIC MARS: terrain, craters and labels below are computed, nothing is an image of Mars.\n")
+    print("SYNTHETIC MARS: terrain, craters and labels below are computed; nothing is an image of Mars.\n")
     archive = lake.sample
     make_sample(lake, progress=say)
     log = lake.demo_log
@@ -67,11 +67,11 @@ def run_demo(lake: Lake) -> None:
         dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
-    print("Look at it in a browser: make ui, then http://127.0.0.1:3000")
+    print("To see the results in a browser, run make ui and open http://127.0.0.1:3000")
 
 
 def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -> None:
-    """Run a ``dagster`` command, showing the steps' own messages; the log gets everything."""
+    """Run a ``dagster`` command, print the steps' own messages and log everything."""
     print(f"\n$ dagster {' '.join(arguments)}", flush=True)
     command = [str(Path(sys.executable).with_name("dagster")), *arguments, "-m", "mars_assets.definitions"]
     with open(log, "a") as file:
@@ -93,11 +93,11 @@ def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -
             elif shown and line.strip():
                 print("  " + line.rstrip(), flush=True)
     if process.wait() != 0:
-        raise MarsError(f"the command above failed (exit code {process.returncode}); its whole log is {log}")
+        raise MarsError(f"the command above failed (exit code {process.returncode}); its full log is {log}")
 
 
 def print_results(lake: Lake) -> None:
-    """Print the reconstruction table, the scores of both models and the places of all files."""
+    """Print the reconstruction table, the scores of both models and the folders of all files."""
 
     def rows(name: str) -> Any:
         return pd.DataFrame(read_json(lake.metrics(name, ".json")))
@@ -113,23 +113,23 @@ def print_results(lake: Lake) -> None:
         "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; losses in normalised units, PSNR in dB)",
         pd.DataFrame({"method": table["method"], **scores(table, losses), "images": table["n_images"]}),
     )
-    print("The sample's encoder was pretrained on post_norm input: its preference says nothing about Prithvi.")
+    print("The sample's encoder was pretrained on post_norm input, so its ranking says nothing about Prithvi.")
     for name, title, metrics in (
         (
             "cls_evaluation",
-            "Crater or no crater, on observations never trained on",
+            "Crater classification, on observations not used for training",
             ("accuracy", "balanced_accuracy", "auroc"),
         ),
         (
             "seg_evaluation",
-            "Crater segmentation, on observations never trained on",
+            "Crater segmentation, on observations not used for training",
             ("iou_crater", "miou", "crater_f1"),
         ),
     ):
         table = rows(name)
         table = table[table["measured"] == table["measured"].max()]
         show(title, pd.DataFrame({"split": table["split"], "images": table["n"], **scores(table, metrics)}))
-    print("\nWhere the files lie")
+    print("\nFolders")
     for what, path in (
         ("images and crops", lake.imagery),
         ("labels and masks", lake.labels),

@@ -1,4 +1,4 @@
-"""Requests that may fail for a while: how often they are tried, how long is waited, and what a server may ask for."""
+"""Retries of requests that may fail temporarily, with the waits that servers ask for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AttemptError(Exception):
     """An attempt failed and another may succeed.
 
     Args:
-        cause: what went wrong, in words.
+        cause: description of the failure.
         after: seconds that the server asks to wait.
     """
 
@@ -31,12 +31,13 @@ def attempts(
     failed: Callable[[State], None] = lambda _: None,
     sleeping: Callable[[State], None] = lambda _: None,
 ) -> Retrying:
-    """Build a caller that calls a function again when it raises an :class:`AttemptError`, and raises the last one.
+    """Build a caller that retries a function on :class:`AttemptError` and raises the last one.
 
     Args:
-        most: attempts.
-        wait: seconds after an attempt, one of tenacity's; longer where the server asks for it.
-        failed: called after each attempt that failed. It may set ``attempt_number`` back to 1.
+        most: maximum number of attempts.
+        wait: one of tenacity's functions for the seconds after an attempt; the wait is longer if the server asks for
+            it.
+        failed: called after each failed attempt. It may reset ``attempt_number`` to 1.
         sleeping: called before each wait.
     """
     return Retrying(
@@ -50,16 +51,17 @@ def attempts(
 
 
 def error_of(state: State) -> AttemptError:
-    """The error of an attempt that failed."""
+    """Return the error of a failed attempt."""
     error = state.outcome.exception() if state.outcome is not None else None
     assert isinstance(error, AttemptError)
     return error
 
 
 def retry_after(value: str | None) -> float:
-    """Read the seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3); 0 if it is neither.
+    """Parse a Retry-After header to seconds; 0 if it is neither a number nor a date.
 
-    urllib3's own reading caps them, takes a date without a zone for local time, and raises where it is neither.
+    See RFC 9110, 10.2.3. urllib3's own parser caps the seconds, takes a date without a zone for local time, and raises
+    an error for other text.
     """
     text = (value or "").strip()
     if text.isascii() and text.isdigit():

@@ -100,7 +100,7 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
     assert "not evaluated, so craters of every size are listed" in capsys.readouterr().out
     assert main([*arguments, "--smallest", "0"]) == 0
     said = capsys.readouterr().out
-    assert "broken.png is left out: " in said
+    assert "broken.png was skipped: " in said
     assert "deeper/b.jpg is left out" not in said
     table = pd.read_csv(out)
     assert list(table.columns) == ["image", "crater", "x_px", "y_px", "diameter_px", "probability", "cut"]

@@ -60,7 +60,7 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
 def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but what they do: Dagster parses them, and answers with its help."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(demo, "make_sample", lambda _, archive, **__: archive.mkdir(parents=True))
+    monkeypatch.setattr(demo, "make_sample", lambda lake, **_: lake.sample.mkdir(parents=True))
     monkeypatch.setattr(demo, "read_table", lambda *_: pd.DataFrame({"observation": ["ESP_1", "ESP_2"]}))
     monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
     monkeypatch.setattr(demo, "print_results", lambda _: None)

@@ -77,13 +77,13 @@ def test_a_stored_address_leads_nowhere_else(tmp_path: Path) -> None:
     assert lake.relative(path) == "labels/masks/filled/a.png"
     assert lake.inside(lake.relative(path)) == path
     for address in ("/etc/passwd", "../outside", "labels/../../outside"):
-        with pytest.raises(MarsError, match="leads out of the lake"):
+        with pytest.raises(MarsError, match="outside the lake"):
             lake.inside(address)
 
 
 def test_a_lake_is_a_local_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for address, said in (("s3://bucket/lake", "Mount the bucket"), (tmp_path / "file", "is a file")):
+    for address, said in (("s3://bucket/lake", "Mount or copy the bucket"), (tmp_path / "file", "is a file")):
         with pytest.raises(MarsError, match=said):
             Lake.at(address)
 

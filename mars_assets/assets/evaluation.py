@@ -85,24 +85,22 @@ def reconstruction_metrics(
     than the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
     """
     from mars_assets.reconstruction.summary import statement
-    from mars_assets.reconstruction.table import anchor_chip, reconstruction_table
+    from mars_assets.reconstruction.table import ReconstructionPlan, anchor_chip, reconstruction_table
 
     with mendable():
         here, chosen = lake.open(), compute.choose()
         if not config.mask_ratios:
             raise MarsError("mask_ratios names no ratio: give at least one, such as [0.5]")
         anchor = anchor_chip(here, Path(config.anchor), config.anchor_bands) if config.anchor else None
-        result = reconstruction_table(
-            here,
+        plan = ReconstructionPlan(
             [*IMPUTATION_METHODS, SPECTRAL],
             n_images=config.n_images,
             mask_ratios=config.mask_ratios,
             masks=config.masks,
             anchor=anchor,
             batch_size=config.batch_size,
-            compute=chosen,
-            progress=progress_of(context),
         )
+        result = reconstruction_table(here, plan, chosen, progress_of(context))
     best = result.summary.iloc[0]
     said = statement(result.summary[result.summary["mask_ratio"] == best["mask_ratio"]])
     return dg.MaterializeResult(

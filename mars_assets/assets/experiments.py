@@ -12,7 +12,7 @@ from mars_assets.assets.models import INPUTS
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.code_versions import EVALUATION, code_version
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
-from mars_assets.experiments.run import run_sweep
+from mars_assets.experiments.run import SweepJob, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan, varied
 from mars_assets.experiments.table import histories, pooled, ranked
 from mars_assets.lake import Lake
@@ -38,15 +38,16 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
             if not (sweep.base or sweep.variants or sweep.grid or sweep.random):
                 sweep = sweep.model_copy(update=dict(task.default_sweep))
             runs = plan(sweep, task.recipe)
-            rows, ran = run_sweep(
+            job = SweepJob(
                 here,
                 task,
                 runs,
+                compute=compute.choose(),
                 held_back=sweep.hold_back,
                 folds=sweep.folds,
-                compute=compute.choose(),
                 progress=progress_of(context),
             )
+            rows, ran = run_sweep(job)
             settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
             pages = {"runs": readable(rows, settings, task.sweep_scores)}
             if sweep.folds:

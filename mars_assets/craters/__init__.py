@@ -1,1 +1,1 @@
-"""Craters as geometry: discs from masks, sizes, catalogues, size-frequency distributions."""
+"""Craters from masks: geometry, sizes, catalogues and size-frequency distributions."""

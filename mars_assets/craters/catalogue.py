@@ -1,6 +1,6 @@
 """Catalogues of craters from masks.
 
-They give the position and width of each crater, on the ground as well where the image is map projected.
+They give the position and diameter of each crater, also on the ground if the image is map projected.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ def craters_of_image(
 ) -> list[dict[str, Any]]:
     """List the craters of one image, the largest first.
 
-    They are the 4-connected components of its mask, or what its rims enclose.
+    They are the 4-connected components of its mask, or the areas that its rims enclose.
 
     Args:
-        image: ``chip`` (path; its georeference is used where it has one), or ``crs`` (WKT) and ``transform`` (six
+        image: ``chip`` (path; its georeference is used if it has one), or ``crs`` (WKT) and ``transform`` (six
             numbers).
         mask: pixels of craters, or of their rims, shape (H, W).
         probability: probability of a crater, 0 to 1, shape (H, W).
         rim: width in pixels if the mask shows rims, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: craters with a smaller diameter are left out.
+        smallest_px: smallest diameter to include.
 
     Returns:
-        Plain values by the columns of :class:`mars_assets.craters.schema.CraterCatalogue`, without the image and the
-        crater's number.
+        Plain values by the columns of :class:`mars_assets.craters.schema.CraterCatalogue`, except for the image, the
+        observation and the crater's number.
     """
     craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
     seen = [crater for crater in craters if crater.diameter >= smallest_px]
@@ -63,16 +63,16 @@ def _centre(crater: Crater) -> tuple[float, float]:
 def _places(
     image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
-    """Convert pixels of an image to places and metres on Mars, where those are known.
+    """Convert pixels of an image to positions and metres on Mars, if it is map projected.
 
-    All at once, since each call of PROJ is slow.
+    All craters are converted at once, since each call of PROJ is slow.
     """
     if "crs" in image:
         crs, transform = image["crs"], image["transform"]
     else:
         projection, transform = georeference(Path(image["chip"]))
         crs = projection.to_wkt() if projection else None
-    if not isinstance(crs, str) or not centres:  # what a table lacks may be NaN
+    if not isinstance(crs, str) or not centres:  # a missing CRS may be NaN in a table
         return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
     a, b, c, d, e, f = list(transform)[:6]
     x, y = np.array(centres).T

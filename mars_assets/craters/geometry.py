@@ -1,4 +1,4 @@
-"""Craters from masks, and matching of predicted craters to true ones."""
+"""Craters from masks, and the matching of predicted craters to true ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Crater(NamedTuple):
-    """One crater of an image.
+    """One crater in an image.
 
     Args:
         box: the rows and columns that contain it.
-        pixels: its own pixels among those of the box.
+        pixels: mask of the crater within the box.
     """
 
     box: tuple[slice, slice]
@@ -31,7 +31,7 @@ class Crater(NamedTuple):
         return float(2 * np.sqrt(self.pixels.sum() / np.pi))
 
     def is_whole(self, shape: tuple[int, ...]) -> bool:
-        """Test whether no border of an image of this shape cuts the crater."""
+        """Test whether the crater touches no border of an image with this shape."""
         return all(side.start > 0 and side.stop < length for side, length in zip(self.box, shape, strict=True))
 
 
@@ -48,7 +48,7 @@ class Matching(NamedTuple):
 
 
 def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
-    """Find the craters of a mask: its 4-connected components, or what its rims enclose.
+    """Find the craters of a mask: its 4-connected components, or the areas that rims enclose.
 
     Args:
         mask: the pixels of all craters, shape (H, W).
@@ -65,10 +65,10 @@ def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
 def _craters_of_rims(mask: Mask, width: int) -> list[Crater]:
     """Find the craters whose rims a mask shows, out to the labelled outline.
 
-    The outline runs along the middle of the rim. A crater is an enclosed region and the inner half of the rim around
-    it, so craters whose rims touch stay two. A rim cut by the border encloses its crater with the border: of the
-    regions into which rims divide an image, the largest is taken for the outside. A rim too small to enclose a region
-    is itself the crater, less the outer half.
+    The outline runs along the middle of the rim. A crater is an enclosed region plus the inner half of the rim around
+    it, so craters whose rims touch stay separate. A rim cut by the border encloses its crater together with the border:
+    of the regions into which rims divide an image, the largest counts as the outside. A rim too small to enclose a
+    region is itself the crater, without its outer half.
     """
     from scipy import ndimage
 
@@ -106,9 +106,9 @@ def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple
 
 
 def craters_of_labels(labels: npt.NDArray[np.integer]) -> list[Crater]:
-    """Find the craters of a label image, 0 background, shape (H, W).
+    """Find the craters of a label image, shape (H, W), in which 0 is background.
 
-    Holes are filled: smaller craters lie on top of them.
+    Holes are filled, since smaller craters may lie on top of larger ones.
     """
     from scipy import ndimage
 
@@ -143,7 +143,7 @@ def iou(a: Crater, b: Crater) -> float:
 
 
 def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
-    """Match craters one to one, the best overlap first, down to ``IOU_THRESHOLD``."""
+    """Match craters one to one, in order of decreasing overlap down to ``IOU_THRESHOLD``."""
     found, false = np.zeros(len(true), bool), np.ones(len(predicted), bool)
     pairs = [(iou(true[row], predicted[column]), row, column) for row, column in _boxes_that_meet(true, predicted)]
     for overlap, row, column in sorted(pairs, key=lambda pair: -pair[0]):
@@ -153,9 +153,9 @@ def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
 
 
 def _boxes_that_meet(true: Sequence[Crater], predicted: Sequence[Crater]) -> list[tuple[int, int]]:
-    """List the pairs whose boxes share a pixel, as indices.
+    """List the index pairs of craters whose boxes overlap.
 
-    A noisy mask has thousands of components, most of which meet none.
+    A noisy mask has thousands of components, most of which overlap none.
     """
     boxes = [
         np.array([[side.start, side.stop] for crater in craters for side in crater.box]).reshape(-1, 2, 2)

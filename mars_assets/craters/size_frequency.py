@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def size_frequency(craters: pd.DataFrame) -> Figure:
-    """Plot how many craters have at least a given diameter.
+    """Plot the number of craters with at least a given diameter.
 
-    The diameter is in metres on the ground where all places are known, else in pixels.
+    Diameters are in metres if they are known for all craters, otherwise in pixels.
 
     Args:
-        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by a border are left
-            out, since only the visible part has been measured.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by the image border
+            are left out, since only their visible part was measured.
     """
     from matplotlib.ticker import LogFormatter
 
@@ -35,7 +35,7 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter("{x:g}")
             scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
-    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters of at least D")
-    axis.set_title(f"{len(whole)} craters that no border cuts")
+    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters with diameter ≥ D")
+    axis.set_title(f"{len(whole)} craters not cut by the image border")
     axis.grid(alpha=0.3, which="both")
     return figure

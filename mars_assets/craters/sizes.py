@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 SIZE_CLASSES = ("<16", "16-32", "32-64", ">=64")
-"""Classes of crater diameters in pixels; a lower bound belongs to its class."""
+"""Classes of crater diameters in pixels; each includes its lower bound."""
 _BOUNDS = (16.0, 32.0, 64.0)
 
 

@@ -1,1 +1,1 @@
-"""Metrics with their uncertainty: how good, and how sure."""
+"""Statistics and history of metrics."""

@@ -1,6 +1,6 @@
 """Tables of metrics that retain their history.
 
-They have one row for each thing measured, replaced only when the same thing is measured again.
+They have one row for each evaluation, which is replaced only if the same evaluation is repeated.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ CHANGE = ("change", "within_noise", "before_model", "before_labels")
 
 
 _FEWEST = 5
-"""With fewer observations an interval covers the truth too seldom to call a change more than noise."""
+"""Minimum number of observations for comparisons; with fewer, intervals cover the true value too seldom."""
 
 
 def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict[str, Any]:
-    """Add to an evaluation's row how its score differs from the row before it.
+    """Compare an evaluation with the previous one on the same split.
 
     Args:
-        path: the table of the rows before; those on the same split count.
+        path: the table of earlier evaluations.
         row: ``KEYS``, the score, and its interval as ``SCORE_low`` and ``SCORE_high``.
         score: name of the score to compare.
         asset: the table's asset, for error messages.
 
     Returns:
-        The row, with ``change`` (None for the first row, or where a score is undefined), ``within_noise``,
-        ``before_model`` and ``before_labels``. ``within_noise`` says whether the change is below 1.96 standard errors,
-        as derived from the two intervals; images in both evaluations count as if they were independent, which
-        overestimates the noise. With fewer than five observations, or an interval without width, the noise is unknown
-        and ``within_noise`` is None.
+        The row, with ``change`` (None for the first row, or if a score is undefined), ``within_noise``,
+        ``before_model`` and ``before_labels``. ``within_noise`` says whether the change is within 1.96 standard errors,
+        derived from the two intervals. Images in both evaluations are treated as independent, which overestimates the
+        noise. With fewer than five observations, or an interval without width, the noise is unknown and
+        ``within_noise`` is None.
     """
     nothing: dict[str, Any] = dict.fromkeys(CHANGE)
     if not path.exists():
@@ -70,17 +70,17 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
 
 
 def _independent(row: Mapping[Any, Any]) -> float:
-    """Count the independent units of an evaluation: observations, or images where none is known.
+    """Count the independent units of an evaluation: observations, or images if none is known.
 
-    Unlimited where the row does not contain either.
+    Infinite if the row contains neither.
     """
-    counts = [row.get("n_observations"), row.get("n")]  # images of no known observation stand for themselves
+    counts = [row.get("n_observations"), row.get("n")]
     known = [count for count in counts if count is not None and not math.isnan(count) and count > 0]
     return known[0] if known else math.inf
 
 
 def in_words(row: dict[str, Any], score: str) -> str:
-    """Describe the change in a row of :func:`with_change` for people."""
+    """Describe the change in a row of :func:`with_change` in words."""
     if row["before_model"] is None:
         return "the first evaluation on this split"
     what = [
@@ -92,9 +92,9 @@ def in_words(row: dict[str, Any], score: str) -> str:
         if before != now
     ]
     if row["change"] is None:
-        return f"not to be compared with the row before: {score} is undefined in one of them"
-    noise = {None: "its noise is not known", True: "within noise", False: "more than noise"}[row["within_noise"]]
-    return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
+        return f"no comparison with the previous evaluation: {score} is undefined in one of them"
+    noise = {None: "the noise is unknown", True: "within noise", False: "more than noise"}[row["within_noise"]]
+    return f"{score} {row['change']:+.3f} since the previous evaluation ({' and '.join(what)}): {noise}"
 
 
 def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -108,12 +108,12 @@ def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asset: str) -> pd.DataFrame:
-    """Add rows to a table, replacing those with the same keys. Writes Parquet and its JSON twin.
+    """Add rows to a table, replacing those with the same keys.
 
     Args:
-        path: the Parquet file; the twin has the suffix ``.json``.
+        path: the Parquet file; a JSON copy is written next to it, with the suffix ``.json``.
         rows: new rows.
-        keys: the columns that say what was measured.
+        keys: the columns that identify a measurement.
         asset: the table's asset, for error messages.
 
     Returns:
@@ -122,7 +122,7 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     new = pd.DataFrame(list(rows))
     if path.exists():
         old = read_table(path, asset)
-        # Rows of an earlier version of this project may lack a column that says what was measured.
+        # Rows by an earlier version of this project may lack a key.
         old = old.reindex(columns=[*old.columns, *(key for key in keys if key not in old)])
         measured = set(new[list(keys)].itertuples(index=False, name=None))
         kept = [row not in measured for row in old[list(keys)].itertuples(index=False, name=None)]

@@ -1,7 +1,7 @@
-"""Bootstrap intervals that resample what is independent.
+"""Bootstrap intervals over independent units.
 
-That is observations, or images where all come from one observation. Pixels and craters of one image are alike, and so
-are images of one observation.
+These are observations, or images if all come from one observation. Pixels and craters of one image resemble each other,
+and so do images of one observation.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
-"""Maps how often each of n images is in each of R samples, shape (R, n), to named values, shape (R,)."""
+"""A function from the counts of n images in R samples, shape (R, n), to named values, shape (R,)."""
 
 
 def once(n: int) -> Floats:
-    """Return the sample that contains each of n images once, shape (1, n)."""
+    """Build the sample that contains each of n images once, shape (1, n)."""
     return np.ones((1, n))
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """Divide element by element; NaN where ``whole`` is 0."""
+    """Divide elementwise; NaN where ``whole`` is 0."""
     part, whole = np.broadcast_arrays(part, whole)
     return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0))
 
@@ -43,23 +43,23 @@ def bootstrap_intervals(
     All come from the same resamples, so that differences between them are paired.
 
     Args:
-        statistic: computed for many resamples at once. A value that a resample leaves undefined (one class only, say)
-            is NaN and not counted.
-        groups: shape (n,), what each image belongs to. Whole groups are resampled, since images of one observation are
-            alike.
+        statistic: evaluated for many resamples at once. A value that a resample leaves undefined (with a single class,
+            for example) is NaN and ignored.
+        groups: shape (n,), the group of each image. Whole groups are resampled, since images of one observation
+            resemble each other.
         resamples: number of draws.
-        seed: of the draws.
-        at_once: how many counts ``statistic`` takes at a time at most, beyond a single sample's; limits memory only.
+        seed: seed of the draws.
+        at_once: approximate number of counts passed to ``statistic`` at a time; it only limits memory.
 
     Returns:
-        (low, high) for each name; NaN where no resample defined the value.
+        (low, high) for each name; NaN if no resample defined the value.
 
     Raises:
         ValueError: there are no images.
 
     Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples of few images or groups
-    differ less than new ones would, so the percentiles are taken further out: Hesterberg, What Teachers Should Know
-    About the Bootstrap (The American Statistician 69, 2015), "expanded percentile".
+    vary less than new samples would, so the percentiles are expanded: Hesterberg, What Teachers Should Know About the
+    Bootstrap (The American Statistician 69, 2015), "expanded percentile".
     """
     if not len(groups):
         raise ValueError("no images: nothing to resample")
@@ -93,11 +93,11 @@ def _tail(units: int) -> float:
 
 
 def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.generic], str]:
-    """Choose what to resample: whole observations, or images where fewer than two observations are known.
+    """Choose the units to resample: observations, or images if fewer than two are known.
 
     Returns:
-        ``groups`` for :func:`bootstrap_intervals`, an image of no known observation standing for itself, and the name
-        of what is resampled: ``observations`` or ``images``.
+        ``groups`` for :func:`bootstrap_intervals`, in which an image without a known observation is its own group, and
+        the name of the units: ``observations`` or ``images``.
     """
     if observations.nunique() < 2:
         return np.arange(len(observations)), "images"
@@ -105,7 +105,7 @@ def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[np
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """Format a score of a row, ``0.900 [0.850, 0.940]``; a dash where it is undefined."""
+    """Format a score in a row as ``0.900 [0.850, 0.940]``; a dash if it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
     if value is None or math.isnan(value):
         return "–"

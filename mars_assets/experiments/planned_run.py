@@ -1,4 +1,4 @@
-"""A run of a sweep with everything that it is computed from, so that what exists is found and not run again."""
+"""A run of a sweep with all of its inputs, so that existing results can be found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import fingerprint
 
 KEYS = ("version", "label_version")
-"""The columns that tell one row of a sweep's table from another."""
+"""The columns that identify a row of a sweep's table."""
 EVALUATED = ("valid", "test", HELD_BACK)
 """The splits that runs are evaluated on."""
 
@@ -33,13 +33,13 @@ class PlannedRun:
 
     Args:
         run: recipe, seed and part.
-        version: name of the training, see :func:`mars_assets.models.versions.version_of`.
-        folder: of the training, its scores and its evidence.
-        label_version: of the labels in force.
-        images: with their splits, as the run holds some back.
-        start: what the training is initialised from.
-        provenance: of the training.
-        evaluation_version: names the ways of predicting and counting.
+        version: version of the model, see :func:`mars_assets.models.versions.version_of`.
+        folder: folder of the model, its scores and its evidence.
+        label_version: version of the current labels.
+        images: all images with their splits, including the run's held-out ones.
+        start: starting point of the training.
+        provenance: provenance of the model.
+        evaluation_version: version of the code that predicts and evaluates.
     """
 
     run: Run[Any]
@@ -53,23 +53,17 @@ class PlannedRun:
 
     @property
     def key(self) -> dict[str, str]:
-        """What a row of the table must have in common with this run to be its result."""
+        """Compose the values that identify this run's row in the table."""
         return {"version": self.version, "label_version": self.label_version, "judged": self.images_evaluated}
 
     @functools.cached_property
     def images_evaluated(self) -> str:
-        """Compute the fingerprint of the images that the run is evaluated on, and of how.
-
-        A version is named by its training and validation images alone.
-        """
+        """Fingerprint the evaluation: its code and images, since a version depends on train and valid alone."""
         return fingerprint(EVALUATION, self.evaluation_version, self._identity(EVALUATED))[:16]
 
     @functools.cached_property
     def images_held_back(self) -> str:
-        """Compute the fingerprint of the images held back, and of how they are predicted.
-
-        Their scores are computed from the evidence.
-        """
+        """Fingerprint the held-out images and the code that predicts them; scores are computed from the evidence."""
         return fingerprint(self.evaluation_version, self._identity((HELD_BACK,)))[:16]
 
     def _identity(self, splits: Sequence[str]) -> dict[str, list[str]]:
@@ -79,7 +73,7 @@ class PlannedRun:
 
     @property
     def evidence(self) -> Path:
-        """File with the predictions of the images held back."""
+        """Return the path of the predictions for the held-out images."""
         return self.folder / EVIDENCE
 
     def read_scores(self) -> dict[str, Any]:
@@ -88,38 +82,38 @@ class PlannedRun:
         return read_json(path) if path.exists() else {}
 
     def write_scores(self, scores: dict[str, Any]) -> None:
-        """Store scores, next to the training."""
+        """Store scores in the run's folder."""
         write_json(self.folder / SCORES, scores)
 
     def lacks_evidence(self) -> bool:
-        """Whether a run that did not fail left no evidence of these images, or not of all."""
+        """Test whether evidence is missing or outdated, in a run that has not failed."""
         scores = self.read_scores()
         complete = scores.get("evidence") == self.images_held_back and self.evidence.exists()
         return not scores.get("failed") and not complete
 
     def matches(self, table: pd.DataFrame) -> pd.Series:
-        """The rows of a sweep's table that are of this training and these labels, as a mask."""
+        """Select the rows of a sweep's table with this run's model and labels, as a mask."""
         return (table[list(KEYS)] == [self.version, self.label_version]).all(axis=1)
 
     def is_in(self, table: pd.DataFrame) -> bool:
-        """Whether a sweep's table has this run, evaluated on today's images."""
+        """Test whether a sweep's table contains this run, evaluated on the current images."""
         same = table[self.matches(table)]
         return "judged" in same and bool((same["judged"] == self.images_evaluated).any())
 
 
 def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int) -> PlannedRun:
-    """Find a run's inputs.
+    """Collect a run's inputs.
 
     Args:
-        lake: has the inputs.
-        task: what is trained.
+        lake: contains the inputs.
+        task: the task to train.
         run: from :func:`mars_assets.experiments.sweep.plan`.
-        held_back: share of the training observations to hold back.
-        folds: hold back the run's part of so many instead.
+        held_back: share of the training observations to hold out.
+        folds: number of parts, of which the run's own is held out instead; 0 for none.
 
     Raises:
         MissingInputError: weights or labelled tensors have not been materialized.
-        ProvenanceError: tensors and weights do not belong together.
+        ProvenanceError: tensors and weights do not match.
         MarsError: nothing is left to train on.
     """
     start = task.start(lake, run.recipe)

@@ -1,4 +1,4 @@
-"""Running a sweep: nothing that exists is run again."""
+"""Execution of a sweep: existing results are reused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -24,135 +24,139 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, read_table, write_table
 from mars_assets.training.compute import Compute
 
-_NOT_KEPT = "the weights were not kept: validation scores are the earlier ones, test scores are unknown"
+_NO_WEIGHTS = "the weights were deleted: validation scores are the earlier ones, test scores are unknown"
 
 
-def run_sweep(
-    lake: Lake,
-    task: Task,
-    runs: Sequence[Run[Any]],
-    *,
-    held_back: float = 0.0,
-    folds: int = 0,
-    compute: Compute,
-    write_every: float = 10.0,
-    progress: Progress = SILENT,
-) -> tuple[pd.DataFrame, int]:
-    """Train and evaluate the runs that are not in the table yet.
-
-    A run that diverges is a row that says so; any other error stops the sweep, which continues there when it is started
-    again, in the middle of a training too. Finished trainings keep their history, their scores and their predictions of
-    the images held back; the best one keeps its weights too. If the evaluated images have changed, runs that still have
-    their weights are evaluated again; the row of any other run keeps its validation scores, and those on the images
-    held back if these are the same, and ``not_judged`` says so. With folds, such a run is trained again if what it held
-    back has changed.
+@dataclass(frozen=True)
+class SweepJob:
+    """A sweep to run.
 
     Args:
-        lake: holds the inputs, the runs (``models/TASK_experiments/VERSION``) and the table
+        lake: contains the inputs, the runs (``models/TASK_experiments/VERSION``) and the table
             (``metrics/TASK_experiments.parquet``).
-        task: what is trained, and how it is evaluated.
+        task: the task to train and evaluate.
         runs: from :func:`mars_assets.experiments.sweep.plan`.
-        held_back: see :func:`mars_assets.experiments.hold_back.hold_back`.
-        folds: hold back each run's part instead, see :func:`mars_assets.experiments.hold_back.hold_back_part`; runs
-            whose part is empty are left out.
         compute: device and precision; each run has its own seed.
+        held_back: share of the training observations to hold out, see
+            :func:`mars_assets.experiments.hold_back.hold_back`.
+        folds: number of parts for cross-validation, in which each run holds out its own part instead, see
+            :func:`mars_assets.experiments.hold_back.hold_back_part`. Runs whose part is empty are skipped.
         write_every: seconds between two writes of the table.
-        progress: takes lines.
+        progress: reports the runs.
+    """
+
+    lake: Lake
+    task: Task
+    runs: Sequence[Run[Any]]
+    _: KW_ONLY
+    compute: Compute
+    held_back: float = 0.0
+    folds: int = 0
+    write_every: float = 10.0
+    progress: Progress = SILENT
+
+
+def run_sweep(job: SweepJob) -> tuple[pd.DataFrame, int]:
+    """Train and evaluate the runs that are not in the table yet.
+
+    A run that diverges is recorded as failed. Any other error stops the sweep, which continues from there when it is
+    started again, even in the middle of a training. Finished runs retain their history, their scores and their
+    predictions for the held-out images, and the best one also its weights. If the evaluated images have changed, runs
+    that still have their weights are evaluated again. Other runs retain their validation scores, and their scores on
+    the held-out images if these are the same, as recorded in ``not_judged``; with folds, such a run is trained again
+    if its held-out images have changed.
 
     Returns:
-        The rows of these runs, in their order, and how many were run now.
+        The rows of these runs, in their order, and the number of runs executed now.
 
     Raises:
         MissingInputError: weights or labelled tensors have not been materialized.
-        ProvenanceError: tensors and weights do not belong together.
-        MarsError: nothing can be trained on these labels.
+        ProvenanceError: tensors and weights do not match.
+        MarsError: the labels leave nothing to train on.
     """
+    lake, task, folds = job.lake, job.task, job.folds
     # All inputs are checked before the first training.
-    planned = [plan_run(lake, task, run, held_back, folds) for run in runs]
+    planned = [plan_run(lake, task, run, job.held_back, folds) for run in job.runs]
     if folds:
         planned = [one for one in planned if (one.images["split"] == HELD_BACK).any()]
     ran = 0
-    with SweepTable(lake, task, 1 / folds if folds else held_back, write_every) as table:
+    with SweepTable(lake, task, 1 / folds if folds else job.held_back, job.write_every) as table:
         for number, one in enumerate(planned, start=1):
             if table.has(one) and not (folds and one.lacks_evidence()):
                 continue
             run = one.run
             part = f", part {run.fold + 1} of {folds}" if folds else ""
-            progress.say(f"run {number} of {len(planned)}: {run.name or one.version}, seed {run.seed}{part}")
+            job.progress.say(f"run {number} of {len(planned)}: {run.name or one.version}, seed {run.seed}{part}")
             ran += 1
-            scores = _scores_of(lake, task, one, replace(compute, seed=run.seed), bool(folds), progress)
+            scores = _scores_of(job, one)
             if scores["failed"]:
-                progress.say(f"run {number} failed: {scores['failed']}")
+                job.progress.say(f"run {number} failed: {scores['failed']}")
             table.add(one, scores)
     written = read_table(lake.metrics(task.experiments), task.experiments)
     rows = pd.concat([written[one.matches(written)] for one in planned], ignore_index=True)
-    # Rows of earlier versions have recipes with the field names of their time.
+    # Rows by earlier versions of this project have recipes with the field names of their time.
     stated = {name: [getattr(one.run, name) for one in planned] for name in ("name", "fold")}
     return rows.assign(**stated, recipe=[one.run.recipe.model_dump_json() for one in planned]), ran
 
 
-def _scores_of(
-    lake: Lake, task: Task, planned: PlannedRun, compute: Compute, with_evidence: bool, progress: Progress
-) -> dict[str, Any]:
+def _scores_of(job: SweepJob, planned: PlannedRun) -> dict[str, Any]:
     """Look up or compute a run's scores by split.
 
-    With evidence, the run is trained again if its evidence is missing and cannot be had otherwise.
+    With folds, the run is trained again if its predictions for the held-out images are missing and its weights too.
     """
+    lake, task = job.lake, job.task
     start_version(lake, task.experiments, planned.version, planned.images)
     before, lacking = planned.read_scores(), planned.lacks_evidence()
-    up_to_date = before.get("judged") == planned.images_evaluated and not (with_evidence and lacking)
+    up_to_date = before.get("judged") == planned.images_evaluated and not (job.folds and lacking)
     if before and (before.get("failed") or up_to_date):
         return {**before, "judged": planned.images_evaluated}
     has_weights = (planned.folder / task.weights_file).exists()
-    if before and with_evidence and lacking and not has_weights:
-        progress.say("trained again: neither its predictions of the images held back nor its weights were kept")
+    if before and job.folds and lacking and not has_weights:
+        job.progress.say("training again: the predictions for the held-out images and the weights are missing")
         shutil.rmtree(planned.folder)
         start_version(lake, task.experiments, planned.version, planned.images)
         before = {}
     if before and not has_weights:
-        progress.say(f"scores updated, since other images are evaluated now, or in another way: {_NOT_KEPT}")
-        scores = _scores_without_weights(task, planned, before, lacking)
+        job.progress.say(f"scores updated for other images or another evaluation: {_NO_WEIGHTS}")
+        scores = _scores_without_weights(task, planned, before)
     else:
-        scores = _train_and_evaluate(lake, task, planned, before, compute, progress)
+        scores = _train_and_evaluate(job, planned, before)
     scores["judged"] = planned.images_evaluated
     planned.write_scores(scores)
     return scores
 
 
-def _scores_without_weights(
-    task: Task, planned: PlannedRun, before: dict[str, Any], lacking_evidence: bool
-) -> dict[str, Any]:
-    """Read the validation scores of a run whose weights are gone.
+def _scores_without_weights(task: Task, planned: PlannedRun, before: dict[str, Any]) -> dict[str, Any]:
+    """Select the scores that remain valid for a run whose weights were deleted.
 
-    And those on the images held back, if its evidence exists.
+    These are the validation scores, and those on the held-out images if their predictions exist.
     """
     scores = {name: value for name, value in before.items() if not name.startswith(("test_", f"{HELD_BACK}_"))}
-    scores["not_judged"] = _NOT_KEPT
-    if not lacking_evidence:
+    scores["not_judged"] = _NO_WEIGHTS
+    if not planned.lacks_evidence():
         evidence = read_table(planned.evidence, task.experiments)
         scores |= _of_split(HELD_BACK, task.pool(evidence, HELD_BACK), evidence["observation"], planned)
     return scores
 
 
-def _train_and_evaluate(
-    lake: Lake, task: Task, planned: PlannedRun, before: dict[str, Any], compute: Compute, progress: Progress
-) -> dict[str, Any]:
-    folder = planned.folder
-    # How long a training took that another process began is not known.
+def _train_and_evaluate(job: SweepJob, planned: PlannedRun, before: dict[str, Any]) -> dict[str, Any]:
+    task, folder = job.task, planned.folder
+    compute = replace(job.compute, seed=planned.run.seed)
+    # The duration of a training that another process started is unknown.
     continued, start = (folder / SCRATCH).exists() or (folder / CONFIG).exists(), time.monotonic()
-    job = TrainingJob(
+    training = TrainingJob(
         recipe=planned.run.recipe,
         images=planned.images,
         start=planned.start,
         folder=folder,
         compute=compute,
         provenance=planned.provenance,
-        cache=lake.features,
+        cache=job.lake.features,
         whole=False,
-        progress=progress,
+        progress=job.progress,
     )
     try:
-        report = task.train(job)
+        report = task.train(training)
     except DivergedError as error:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return {"failed": str(error)}
@@ -161,7 +165,7 @@ def _train_and_evaluate(
     model = ModelVersion(task.experiments, planned.version, folder, read_json(folder / CONFIG))
     images = planned.images[planned.images["split"].isin(EVALUATED)]
     splits = [split for split in EVALUATED if (images["split"] == split).any()]
-    predictions = task.predict(lake, model, images, compute, SILENT)
+    predictions = task.predict(job.lake, model, images, compute, SILENT)
     for split, evaluation in task.evaluate(model, predictions, images, splits, RESAMPLES).items():
         observations = images.loc[images["split"] == split, "observation"]
         scores |= _of_split(split, evaluation.row, observations, planned)
@@ -172,6 +176,6 @@ def _train_and_evaluate(
 
 
 def _of_split(split: str, row: dict[str, Any], observations: pd.Series, planned: PlannedRun) -> dict[str, Any]:
-    """A split's part of a run's row."""
+    """Prefix a split's scores with its name, and count its observations seen in pretraining."""
     scores = {f"{split}_{name}": value for name, value in row.items() if name != "split"}
     return scores | {f"{split}_pretrained_on": int(observations.isin(planned.start.seen).sum())}

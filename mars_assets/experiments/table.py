@@ -1,4 +1,4 @@
-"""The table of a sweep: a row for each run, written as soon as it exists."""
+"""The table of a sweep, with a row for each run."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from mars_assets.storage.files import read_table
 
 
 class SweepTable:
-    """A task's table, to which runs are added; of those with the same labels and share only the best keeps its weights.
+    """The table of a task's runs.
 
-    As a context manager it is written on exit, after an error too, and before that every few seconds: a head trains in
-    less time than writing the table takes. What a killed sweep did not write is in the scores next to each run.
+    Of the runs with the same labels and the same held-out share, only the best retains its weights. As a context
+    manager, the table is written every few seconds, since training a head takes less time than a write, and on exit,
+    even after an error. Scores that a killed sweep did not write are in the folder of each run.
 
     Args:
-        lake: has the table.
-        task: whose it is.
-        share: of the training observations that are held back.
+        lake: contains the table.
+        task: the task that the runs train.
+        share: share of the training observations held out.
         write_every: seconds between two writes.
     """
 
@@ -44,7 +45,7 @@ class SweepTable:
         self._write()
 
     def has(self, planned: PlannedRun) -> bool:
-        """Whether a run is in the table, evaluated on today's images."""
+        """Test whether the table contains a run, evaluated on the current images."""
         key = planned.key
         if any(all(row[name] == value for name, value in key.items()) for row in self._new):
             return True
@@ -93,16 +94,16 @@ def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def pooled(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
-    """Compute the scores of each recipe and seed on all the parts that its runs held back, the best first.
+    """Compute the scores of each recipe and seed on all held-out parts, the best first.
 
     Args:
-        lake: has the runs.
-        task: theirs.
-        rows: of :func:`mars_assets.experiments.run.run_sweep`.
+        lake: contains the runs.
+        task: the task that they train.
+        rows: from :func:`mars_assets.experiments.run.run_sweep`.
 
     Returns:
-        ``name, seed, recipe, parts, pretrained_on, missing`` and the task's scores; where the run of a part failed
-        there are no scores, and ``missing`` says why.
+        ``name, seed, recipe, parts, pretrained_on, missing`` and the task's scores. If the run of a part failed, there
+        are no scores, and ``missing`` gives the reason.
     """
     found = []
     for (_, seed), runs in rows.groupby(["recipe", "seed"], sort=False):

@@ -1,1 +1,1 @@
-"""HiRISE imagery: products, downloads, and the crops cut from them."""
+"""HiRISE imagery: products, downloads and crops."""

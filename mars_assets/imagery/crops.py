@@ -1,9 +1,9 @@
 """Cutting of a HiRISE product into square crops for labelling.
 
-The manifest records for every cell of the grid why it was cut or skipped. An overview of the scene gives the origin of
-the grid, the stretch to 8 bits and the cells that cannot pass; one pass in strips, two at a time, then tests and cuts
-the others. The crops grow in a folder ``.cutting`` next to the target, named by a fingerprint of source and settings: a
-killed run continues there, and the target is only ever replaced by a complete set.
+The manifest records for every cell of the grid whether it was cut, or why it was skipped. An overview of the scene
+determines the origin of the grid, the stretch to 8 bits and the cells to rule out; a single pass in strips, two at a
+time, then tests and cuts the other cells. Crops are collected in a subfolder of ``.cutting`` next to the target, named
+by a fingerprint of source and settings. A killed run continues there, and only a complete set replaces the target.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
-"""Short names of products in crop ids, without dots, which Roboflow turns into underscores."""
+"""Short names of products for crop ids, free of dots because Roboflow turns dots into underscores."""
 
 COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
@@ -64,8 +64,8 @@ class CropSettings:
         max_invalid: largest fraction of a crop's pixels that may have no data or lack a band.
         max_saturated: largest fraction that may be saturated in any band.
         stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) of a strip. Two strips are decoded at a time, at about 13 bytes of
-            memory per sample. It does not change the crops.
+        strip_samples: samples (pixels times bands) in a strip. Two strips are decoded at a time and take about 13 bytes
+            of memory per sample. It does not affect the crops.
     """
 
     size: int = 512
@@ -77,44 +77,46 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.stride < 1 or self.strip_samples < 1:
-            raise MarsError(f"crops need size >= 16 and stride >= 1; these are {self.size} and {self.stride}")
+            raise MarsError(f"crops need size >= 16 and stride >= 1, not {self.size} and {self.stride}")
         if not (0 <= self.max_invalid < 1 and 0 <= self.max_saturated <= 1):
-            raise MarsError("max_invalid and max_saturated are fractions, 0 to below 1 and 0 to 1")
+            raise MarsError(
+                f"max_invalid={self.max_invalid} must be in [0, 1) and max_saturated={self.max_saturated} in [0, 1]"
+            )
         if not 0 <= self.stretch[0] < self.stretch[1] <= 100:
-            raise MarsError(f"stretch needs two rising percentiles between 0 and 100, not {self.stretch}")
+            raise MarsError(f"stretch needs two increasing percentiles between 0 and 100, not {self.stretch}")
 
 
 def crop_id(observation: ObservationId | str, product: ProductType, row: int, col: int) -> str:
     """Compose the name of a crop, such as ``ESP_011472_1225_BROWSE_r00076_c00000``.
 
-    It is the stem of the crop's file. ``row`` and ``col`` are the crop's upper left pixel in the product.
+    It is the stem of the crop's file. ``row`` and ``col`` locate the crop's upper left pixel in the product.
     """
     if not (0 <= row < 1_000_000 and 0 <= col < 1_000_000):
-        raise MarsError(f"a crop cannot lie at row {row}, column {col}")
+        raise MarsError(f"row {row}, column {col} is no position of a crop: both must be 0 to 999999")
     return f"{observation}_{TAGS[product]}_r{row:05d}_c{col:05d}"
 
 
 def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Compose the red, green and blue in which a product is shown.
+    """Compose the RGB image that displays a product.
 
-    RGB products are taken as they are, and RED becomes grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED,
-    green is BG, blue is synthetic, ``2 * BG - 0.3 * RED``. On DN instead of I/F this differs by a constant, which the
-    stretch removes again.
+    RGB products are unchanged, and RED becomes grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED, green
+    is BG, and blue is synthetic, ``2 * BG - 0.3 * RED``. Computing this from DN instead of I/F adds a constant, which
+    the stretch removes again.
 
     Args:
         product: the product that the bands belong to.
         bands: shape (rows, columns, bands).
 
     Returns:
-        Shape (rows, columns, 3): float64 for COLOR, else the type of the bands.
+        Shape (rows, columns, 3): float64 for COLOR, otherwise the dtype of the bands.
 
     Raises:
-        MarsError: the product has another number of bands.
+        MarsError: the number of bands does not match the product.
     """
     expected = (1, 3) if product.startswith("RGB") else (1,) if product == "RED" else (3,)
     count = bands.shape[-1]
     if count not in expected:
-        raise MarsError(f"a {product} product has {' or '.join(map(str, expected))} bands, this one {count}")
+        raise MarsError(f"a {product} product has {' or '.join(map(str, expected))} bands, but this one has {count}")
     if count == 1:
         return np.repeat(bands, 3, axis=-1)
     if product != "COLOR":
@@ -129,7 +131,7 @@ def to_8bit(rgb: npt.NDArray[Any], low: list[float], high: list[float]) -> npt.N
     8-bit input with limits 0 and 255 is unchanged.
     """
     if np.issubdtype(rgb.dtype, np.integer):
-        # There are few values and many pixels.
+        # A lookup table is faster: there are far fewer values than pixels.
         values = np.arange(int(rgb.max()) + 1, dtype=np.float64)
         table = to_8bit(np.stack([values] * rgb.shape[-1], axis=-1), low, high)
         return np.stack([table[rgb[..., band], band] for band in range(rgb.shape[-1])], axis=-1)
@@ -145,9 +147,9 @@ class Source:
         image: the product's JPEG or JP2.
         label: its detached label, if it has one.
         observation: the observation's id.
-        product: which product the image is.
-        corners: latitude and longitude of the swath's four corners, clockwise from the first line's first sample, for
-            products that are not map projected.
+        product: the type of the product.
+        corners: latitude and longitude of the swath's four corners, clockwise from the first sample of the first line,
+            for products that are not map projected.
     """
 
     image: Path
@@ -161,13 +163,13 @@ class Source:
         parse_product(self.product)
 
     def identity(self) -> dict[str, Any]:
-        """Describe by content all that the crops depend on."""
+        """Describe everything that the crops depend on, files by their content."""
         return {
             "image": recorded_sha256(self.image),
             "label": None if self.label is None else recorded_sha256(self.label),
             "observation": str(self.observation),
             "product": self.product,
-            "corners": self.corners if self.label is None else None,  # a labelled product has its place from the label
+            "corners": self.corners if self.label is None else None,  # a label gives the position itself
         }
 
 
@@ -176,20 +178,20 @@ def cut_crops(
 ) -> pd.DataFrame:
     """Cut a product into crops.
 
-    Each crop is an 8-bit RGB PNG and, for a labelled product, also a GeoTIFF of its DN. Existing work is reused: the
-    same source and settings return the existing manifest, and a killed run continues.
+    Each crop is an 8-bit RGB PNG and, for a labelled product, also a GeoTIFF of its DN. Existing work is reused: for
+    the same source and settings the existing manifest is returned, and a killed run continues.
 
     Args:
         source: the product.
-        target: folder of the crops and their manifest, replaced as a whole. It should hold nothing else.
+        target: folder of the crops and their manifest, replaced as a whole. It should contain nothing else.
         settings: size, stride and thresholds.
-        progress: reports the strips.
+        progress: reports the cells.
 
     Returns:
         The manifest, see :class:`mars_assets.imagery.schema.Crops`.
 
     Raises:
-        MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
+        MarsError: the image does not decode, does not match label or product, or is smaller than a crop.
     """
     from mars_assets.imagery.schema import Crops
 
@@ -204,7 +206,7 @@ def cut_crops(
         _remove_stale(target, work)
         if (finished := _finished(target, key)) is not None:
             return finished
-        if (work / CROPS).exists():  # killed just before it took its place
+        if (work / CROPS).exists():  # killed just before the target was replaced
             _replace_folder(work, target)
             return read_crops(target)
         work.mkdir(exist_ok=True)
@@ -240,15 +242,15 @@ def read_crops(folder: Path) -> pd.DataFrame:
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """List every crop that a lake has cut, by observation.
+    """List all crops in a lake, ordered by observation.
 
     Args:
-        lake: where the crops are.
+        lake: contains the crops.
         columns: further columns of the manifests to include.
 
     Returns:
-        ``crop_id, observation, path, cut`` (a fingerprint of how the crop was cut, so that another cut is another crop)
-        and ``columns``; empty where there are no crops.
+        ``crop_id, observation, path, cut`` (a fingerprint of source and settings, which distinguishes crops of the same
+        name) and ``columns``; empty if there are no crops.
     """
     from mars_assets.imagery.schema import Crops
 
@@ -260,11 +262,11 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
     every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
-    return checked(every, lake.all_crops, "crops", Crops, wanted)  # once for all: each check takes milliseconds
+    return checked(every, lake.all_crops, "crops", Crops, wanted)  # only once: a check takes milliseconds
 
 
 def _cut_of(manifest: Path) -> str:
-    """Read the fingerprint of how the crops of a manifest were cut.
+    """Read the fingerprint of source and settings from a manifest.
 
     Raises:
         DamagedFileError: it cannot be read as Parquet.
@@ -281,12 +283,12 @@ def _cut_of(manifest: Path) -> str:
 class _Cell:
     row: int
     col: int
-    hopeless: str  # why the overview rules it out; empty if it does not
-    invalid: float  # the overview's estimate
+    hopeless: str  # the reason why the overview rules the cell out; empty if it does not
+    invalid: float  # invalid fraction, estimated from the overview
 
 
 class _Cutter:
-    """One pass over a scene: the survey of its overview, then the cells by strips."""
+    """One pass over a scene: a survey of its overview, then the cells, strip by strip."""
 
     def __init__(
         self, scene: Scene, label: ProductLabel | None, source: Source, settings: CropSettings, work: Path
@@ -299,19 +301,19 @@ class _Cutter:
         info = scene.info
         if min(info.lines, info.samples) < settings.size:
             raise MarsError(
-                f"{scene.path} has {info.lines} x {info.samples} pixels: too few for crops of {settings.size}. "
-                "Choose a smaller crop size or a larger product"
+                f"{scene.path} has {info.lines} x {info.samples} pixels, too few for crops of {settings.size}: "
+                "choose a smaller crop size or a larger product"
             )
 
     def run(self, progress: Progress) -> pd.DataFrame:
+        from mars_assets.imagery.schema import Crops
+
         cells = self._survey()
         records = [
             self._record(cell.row, cell.col, cell.hopeless, cell.invalid, 0.0) for cell in cells if cell.hopeless
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        from mars_assets.imagery.schema import Crops
-
         manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
         return self._place(manifest)
 
@@ -344,7 +346,7 @@ class _Cutter:
         invalid = (quality == NO_DATA) | (quality == BAND_MISSING)
         surely_valid, surely_invalid = ~invalid, invalid
         if factor > 1:
-            # A reduced pixel mixes its neighbours' values, so only the inner part of an area is sure.
+            # A reduced pixel mixes the values of its neighbours, so only the interior of an area is certain.
             inner = np.ones((3, 3), bool)
             surely_valid = binary_erosion(~invalid, inner, border_value=1)
             surely_invalid = binary_erosion(invalid, inner, border_value=1)
@@ -356,7 +358,7 @@ class _Cutter:
         cells = []
         for row in range(top, info.lines - settings.size + 1, settings.stride):
             for col in range(left, info.samples - settings.size + 1, settings.stride):
-                # Only reduced pixels that lie in the cell entirely.
+                # Only reduced pixels that lie entirely within the cell.
                 window = tuple(slice(-(-start // factor), (start + settings.size) // factor) for start in (row, col))
                 hopeless = ""
                 if factor > 1 and surely_invalid[window].mean() > settings.max_invalid:
@@ -367,9 +369,9 @@ class _Cutter:
         return cells
 
     def _first_usable(self, valid: npt.NDArray[np.int_], factor: int, length: int) -> int:
-        """Find the first row (column) with at least a crop's width of pixels valid in all bands.
+        """Find the first row (or column) where at least a crop's width of pixels is valid in all bands.
 
-        The grid starts there, so a damaged margin costs no crop. 0 where the image has no such row, or none that leaves
+        The grid starts there, so that a damaged margin costs no crops. 0 if there is no such row, or none that leaves
         room for a crop.
         """
         wide_enough = np.flatnonzero(valid * factor >= self.settings.size)
@@ -384,7 +386,7 @@ class _Cutter:
         self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
-        """Work through the strips, two at a time: one decodes while the other waits."""
+        """Process the strips, two at a time: one is cut while the other is decoded."""
         counter = progress.counter(f"cutting {self.observation}", len(cells), "cells")
         records: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_STRIPS_AT_A_TIME, thread_name_prefix="strip") as pool:
@@ -395,14 +397,14 @@ class _Cutter:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        counter.close(f"{sum(record['kept'] for record in records)} kept")
+        counter.close(f"{sum(record['kept'] for record in records)} cut")
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Group cells by rows of the grid, as many rows together as memory allows."""
+        """Group the cells by rows of the grid, as many rows per strip as ``strip_samples`` allows."""
         info, settings = self.scene.info, self.settings
         lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
-        if self.rules.lossy:  # its tests look beyond a cell, and all of it is in memory anyway
+        if self.rules.lossy:  # the tests of a JPEG look beyond a cell, and it is in memory anyway
             lines = info.lines
         per_strip = (lines - settings.size) // settings.stride + 1
         strips: dict[int, list[_Cell]] = {}
@@ -416,7 +418,7 @@ class _Cutter:
             found: list[dict[str, Any]] = read_json(journal)
             return found
         size = self.settings.size
-        whole_rows = self.rules.lossy  # a row's mean is part of a JPEG's test
+        whole_rows = self.rules.lossy  # the test of a JPEG includes the means of rows
         top, bottom = strip[0].row, strip[-1].row + size
         left, right = min(cell.col for cell in strip), max(cell.col for cell in strip) + size
         if whole_rows:
@@ -477,9 +479,9 @@ class _Cutter:
         }
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
-        """Write the crop's DN as GeoTIFF.
+        """Write the crop's DN as a GeoTIFF.
 
-        It has the label's scale, offset and null value, so that GIS programs show I/F.
+        It contains the label's scale, offset and null value, so that GIS programs display I/F.
         """
         assert self.label is not None
         count = pixels.shape[2]
@@ -506,7 +508,7 @@ class _Cutter:
 def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
     """Encode RGB as PNG, losslessly.
 
-    One filter and run lengths are much faster than the full search, and no larger on terrain.
+    A fixed filter and run lengths are much faster than the full search, and on terrain no larger.
     """
     import cv2
 
@@ -517,7 +519,7 @@ def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
     ]
     written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     if not written:
-        raise MarsError("OpenCV could not write a PNG")
+        raise MarsError(f"OpenCV could not encode a crop of shape {rgb.shape} as PNG")
     return data.tobytes()
 
 
@@ -529,7 +531,7 @@ def _checked_label(source: Source) -> ProductLabel | None:
         raise MarsError(f"{source.label} is the label of {label.observation}, not of {source.observation}")
     if source.product == "COLOR" and label.band_names != COLOR_BANDS:
         raise MarsError(
-            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {label.band_names}"
+            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {', '.join(label.band_names)}"
         )
     return label
 
@@ -554,7 +556,7 @@ def _finished(target: Path, key: str) -> pd.DataFrame | None:
 
 
 def _remove_stale(target: Path, work: Path) -> None:
-    """Remove what killed runs with another source or other settings left."""
+    """Remove the work of killed runs with another source or other settings."""
     for other in work.parent.glob(f"{target.name}-*"):
         if other != work:
             shutil.rmtree(other)

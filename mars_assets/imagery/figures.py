@@ -29,16 +29,16 @@ _MARGIN = 2
 def contact_sheet(
     manifest: pd.DataFrame, folder: Path, columns: int = 6, thumbnail: int = 128, most: int = 24
 ) -> Image.Image:
-    """Draw thumbnails of the selected crops in the order of the manifest.
+    """Draw thumbnails of the crops in the order of the manifest.
 
-    Of more than ``most`` crops, evenly spaced ones are drawn.
+    If there are more than ``most``, evenly spaced ones are drawn.
 
     Args:
         manifest: the crops' manifest.
-        folder: where the crops are.
-        columns: thumbnails in a row.
+        folder: folder of the crops.
+        columns: thumbnails per row.
         thumbnail: edge of a thumbnail in pixels.
-        most: the largest number of thumbnails.
+        most: maximum number of thumbnails.
 
     Raises:
         DamagedFileError: a crop does not decode.
@@ -46,7 +46,7 @@ def contact_sheet(
     names = manifest.loc[manifest["kept"].astype(bool), "file"].tolist()
     if not names:
         sheet = Image.new("RGB", (2 * thumbnail, thumbnail // 2), "white")
-        ImageDraw.Draw(sheet).text((8, 8), "no crop was kept", fill="black")
+        ImageDraw.Draw(sheet).text((8, 8), "no crop was cut", fill="black")
         return sheet
     if len(names) > most:
         names = [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
@@ -62,7 +62,7 @@ def contact_sheet(
 
 
 def map_of_observations(index: pd.DataFrame) -> Figure:
-    """Draw a map of the number of observations in the index, simple cylindrical.
+    """Draw a map of the number of observations in the index, in simple cylindrical projection.
 
     Args:
         index: HiRISE's cumulative index.
@@ -89,19 +89,19 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
 def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image.Image:
     """Draw the grid over the whole scene, with a legend.
 
-    Crops that were cut are green; skipped cells have a colour for each reason.
+    Cells that were cut are green; skipped cells have a colour for each reason.
 
     Args:
         image: the product that the crops were cut from.
         manifest: the crops' manifest.
-        longest: the longer edge of the picture in pixels, at most.
+        longest: maximum length of the picture's longer edge in pixels.
 
     Raises:
         MarsError: the manifest is empty.
         DamagedFileError: the image does not open.
     """
     if manifest.empty:
-        raise MarsError(f"no cell of {image} is in the manifest")
+        raise MarsError(f"the manifest lists no cell of {image}: materialize 'crops' again")
     first = manifest.iloc[0]
     with open_scene(image) as scene:
         lines, samples = scene.info.lines, scene.info.samples
@@ -112,7 +112,7 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
     picture = picture.resize(size, Image.Resampling.BOX)
 
     draw = ImageDraw.Draw(picture)
-    # Kept cells last, so that a skipped neighbour does not paint over their outline.
+    # Cells that were cut come last, so that no skipped neighbour covers their outline.
     for cell in manifest.sort_values("kept").to_dict("records"):
         left, top = cell["col"] * scale, cell["row"] * scale
         box = (left, top, left + cell["width"] * scale - 1, top + cell["height"] * scale - 1)
@@ -122,7 +122,7 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
 
 def _with_legend(picture: Image.Image, manifest: pd.DataFrame) -> Image.Image:
     counts = manifest.loc[~manifest["kept"], "reason"].value_counts()
-    entries = [(_KEPT, f"kept: {int(manifest['kept'].sum())}")]
+    entries = [(_KEPT, f"cut: {int(manifest['kept'].sum())}")]
     entries += [(_SKIPPED[str(reason)], f"{reason}: {count}") for reason, count in counts.items()]
     line = 16
     result = Image.new("RGB", (max(picture.width, 140), picture.height + line * len(entries) + 4), "white")

@@ -1,7 +1,7 @@
 """Positions of pixels on Mars.
 
-They are exact for map-projected products, and interpolated between the corners of the swath for the others. Latitudes
-are planetocentric and longitudes east, 0 to 360, both in degrees (IAU_2015:49900).
+They are exact for map-projected products and interpolated between the corners of the swath for others. Latitudes are
+planetocentric, and longitudes run east from 0 to 360, both in degrees (IAU_2015:49900).
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
 
     Args:
         crs: a projected CRS of Mars, as WKT or PROJ string.
-        x: map coordinates, metres.
+        x: map coordinates in metres.
         y: likewise.
+
+    Returns:
+        Longitudes and latitudes.
     """
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
     projected = CRS.from_user_input(crs)
     parameters = projected.to_dict()
-    # The body as the product has it, so that nothing is shifted between spheres of different size.
+    # The product's own radii, so that nothing is shifted between bodies of different size.
     equator = float(parameters.get("R", parameters.get("a", 3396190.0)))
     pole = float(parameters.get("R", parameters.get("b", equator)))
     if "rf" in parameters:  # how WKT states an ellipsoid
@@ -43,15 +46,18 @@ def approximate_positions(
     """Interpolate longitudes and latitudes between the corners of a swath.
 
     For products that are not map projected. The interpolation is bilinear between the unit vectors of the corners, so
-    poles and the prime meridian need no special case. The motion of the spacecraft and the relief of the ground, which
-    bend a real swath, are left out: expect errors up to some hundred metres.
+    that poles and the prime meridian need no special case. It ignores the motion of the spacecraft and the relief of
+    the ground, which bend a real swath: expect errors of up to some hundred metres.
 
     Args:
-        corners: latitude and longitude of four corners, clockwise from the first line's first sample.
+        corners: latitude and longitude of four corners, clockwise from the first sample of the first line.
         lines: height of the product in pixels.
-        samples: its width.
+        samples: its width in pixels.
         rows: pixel coordinates; (0, 0) is the outer corner of the first pixel.
         cols: likewise.
+
+    Returns:
+        Longitudes and latitudes.
     """
     latitude, longitude = np.radians(np.asarray(corners).reshape(4, 2)).T
     vectors = np.stack(

@@ -1,4 +1,4 @@
-"""The observations that a lake works on: listed by people, or found by a query."""
+"""The observations of a lake: listed in ``observations.csv`` or found by a query."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from mars_assets.storage.schema import read_checked, write_checked
 
 
 def query_before(lake: Lake) -> IndexQuery | None:
-    """Read the query that the lake's observations came from.
-
-    None where there are no observations, or none came from a query.
+    """Read the query that selected the lake's observations; None if there was none.
 
     Raises:
-        DamagedFileError: their table cannot be read.
+        DamagedFileError: the table of observations cannot be read.
     """
     if not lake.observations.exists():
         return None
@@ -31,8 +29,8 @@ def query_before(lake: Lake) -> IndexQuery | None:
         return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(
-            f"{lake.observations} cannot be read, so which query it came from is unknown ({error}): delete it, and "
-            "name the query again if there was one"
+            f"{lake.observations} cannot be read, so its query is unknown ({error}): delete the file, and give the "
+            "query again if there was one"
         ) from error
 
 
@@ -44,11 +42,11 @@ def write_observations(lake: Lake, rows: pd.DataFrame, query: IndexQuery | None)
 
 
 def read_observations(lake: Lake) -> pd.DataFrame:
-    """Read the chosen observations, see :class:`mars_assets.imagery.schema.Observations`.
+    """Read the selected observations, see :class:`mars_assets.imagery.schema.Observations`.
 
     Raises:
-        MissingInputError: none have been chosen.
-        DamagedFileError: their table cannot be read, or does not fit its schema.
+        MissingInputError: none have been selected.
+        DamagedFileError: their table cannot be read, or does not match its schema.
     """
     from mars_assets.imagery.schema import Observations
 
@@ -60,17 +58,17 @@ def _frozen(value: Any) -> Any:
 
 
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
-    """Combine the observations of ``observations.csv`` with those of a query.
+    """Combine the observations in ``observations.csv`` with those of a query.
 
-    The file may be missing if there is a query, and the index if there is none. An observation in both keeps the file's
+    The file is optional if there is a query, and the index if there is none. An observation in both keeps the file's
     product and note.
 
     Returns:
         See :class:`mars_assets.imagery.schema.Observations`.
 
     Raises:
-        MissingInputError: there is a query and no index.
-        MarsError: the file has bad rows or nothing fits the query.
+        MissingInputError: there is a query but no index.
+        MarsError: the file has bad rows, or nothing matches the query.
     """
     index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
     if query is None or lake.observations_csv.exists():

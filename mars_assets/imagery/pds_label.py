@@ -1,4 +1,4 @@
-"""Detached PDS3 labels of HiRISE products: size, bands, special values, scaling to I/F."""
+"""Detached PDS3 labels of HiRISE products: size, bands, special values, I/F scaling."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mars_assets.errors import DamagedFileError
 
 @dataclass(frozen=True)
 class ProductLabel:
-    """The description of a product's pixels in its label; I/F is ``DN * scaling_factor + offset``.
+    """The description of a product's pixels in its label.
 
     Args:
         observation: id of the observation.
         lines, samples, bands: height and width of the image in pixels, and its number of bands.
         band_names: the filters, in the image's order, e.g. ``("NEAR-INFRARED", "RED", "BLUE-GREEN")``.
-        wavelengths_nm: central wavelengths of the filters in nanometres; empty where the label has none.
-        sample_bits: bits in which a sample is stored.
+        wavelengths_nm: central wavelengths of the filters in nanometres; empty if the label has none.
+        sample_bits: storage size of a sample in bits.
         significant_bits: bits that carry a value: 10 of 16 in HiRISE's RDR products.
-        scaling_factor, offset: from DN to I/F, for all bands.
-        core_null: the DN that means no data.
-        low_saturation, high_saturation: the DN that mean a value below or above what could be recorded or represented.
-        incidence_angle: between the sun and the surface's normal, degrees.
+        scaling_factor, offset: I/F is ``DN * scaling_factor + offset``, in all bands.
+        core_null: the DN for no data.
+        low_saturation, high_saturation: the DN for values below or above what could be recorded or represented.
+        incidence_angle: angle between the sun and the surface normal, degrees.
         map_scale: metres per pixel; None for a product that is not map projected.
     """
 
@@ -52,7 +52,7 @@ def read_label(path: Path) -> ProductLabel:
     """Read a detached label.
 
     Raises:
-        DamagedFileError: the file is no PDS3 label, lacks a keyword, or contradicts itself.
+        DamagedFileError: the file is not a PDS3 label, lacks a keyword, or contradicts itself.
     """
     try:
         text = path.read_bytes().decode("latin-1")
@@ -90,7 +90,7 @@ def read_label(path: Path) -> ProductLabel:
         )
     if not (read.scaling_factor > 0 and 0 <= read.incidence_angle <= 180):
         raise DamagedFileError(
-            f"{path}: scaling factor {read.scaling_factor} and incidence angle {read.incidence_angle} cannot be. "
+            f"{path}: scaling factor {read.scaling_factor} or incidence angle {read.incidence_angle} is out of range. "
             "Fetch it again"
         )
     return read

@@ -1,8 +1,8 @@
-"""Reading of HiRISE images in parts: an overview, and strips in bounded memory.
+"""Partial reads of HiRISE images: an overview, and strips in bounded memory.
 
-HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times as much
-as OpenJPEG's own area reads. So glymur reads them where it finds an OpenJPEG library, for each strip only the packets
-that it needs; GDAL reads the rest.
+HiRISE's JPEG 2000 files are a single tile. GDAL decodes such a tile block by block, which takes three times as long as
+OpenJPEG's own area reads. If glymur finds an OpenJPEG library, it therefore reads these files, for each strip only the
+packets needed. GDAL reads all others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mars_assets.progress import SILENT, Progress
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _OVERVIEW_PIXELS = 4_000_000
-_GDAL_CACHE = 512 * 1024 * 1024  # rasterio takes bytes here, not the megabytes of GDAL's own setting
+_GDAL_CACHE = 512 * 1024 * 1024  # in bytes for rasterio, unlike GDAL's own setting in megabytes
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class SceneInfo:
     Args:
         lines, samples, bands: height and width in pixels, and the number of bands.
         bits: significant bits per sample.
-        lossy: coded by JPEG, which smears exact values such as "no data".
-        crs: coordinate reference system as WKT; None where the image is not map projected.
-        transform: from (sample, line) to map coordinates, the first six numbers of ``affine.Affine``; None where
-            ``crs`` is.
+        lossy: whether JPEG compression smeared exact values such as "no data".
+        crs: coordinate reference system as WKT; None if the image is not map projected.
+        transform: from (sample, line) to map coordinates, the first six numbers of ``affine.Affine``; None if ``crs``
+            is.
     """
 
     lines: int
@@ -58,7 +58,7 @@ class SceneInfo:
 
     @property
     def overview_factor(self) -> int:
-        """Choose the power of two that reduces an overview to four megapixels at most."""
+        """Compute the power of two that reduces an overview to at most four megapixels."""
         ratio = self.lines * self.samples / _OVERVIEW_PIXELS
         return 1 if ratio <= 1 else 2 ** math.ceil(math.log2(ratio) / 2)
 
@@ -77,7 +77,7 @@ class Scene(ABC):
 
     @abstractmethod
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
-        """Read the pixels of ``rows[0] <= row < rows[1]``, and likewise columns."""
+        """Read the pixels with ``rows[0] <= row < rows[1]`` and ``cols[0] <= col < cols[1]``."""
 
     @abstractmethod
     def overview(self, factor: int) -> Pixels:
@@ -100,7 +100,7 @@ class Scene(ABC):
 
 
 class _JpegScene(Scene):
-    """A JPEG, decoded whole: browse products have a few megapixels."""
+    """A JPEG, decoded as a whole: browse products have only a few megapixels."""
 
     reader = "pillow"
 
@@ -124,7 +124,7 @@ class _GdalScene(Scene):
         from rasterio.errors import RasterioError
 
         self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, GDAL_NUM_THREADS="ALL_CPUS")
-        self._turn = threading.Lock()  # a dataset is for one thread at a time
+        self._turn = threading.Lock()  # a dataset is not thread-safe
         try:
             with self._environment:
                 self._dataset = rasterio.open(path)
@@ -135,7 +135,9 @@ class _GdalScene(Scene):
         bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
         if dataset.dtypes[0] not in ("uint8", "uint16"):
             dataset.close()
-            raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
+            raise DamagedFileError(
+                f"{path} contains {dataset.dtypes[0]}, but HiRISE products are uint8 or uint16: fetch it again"
+            )
         crs, transform = _position(dataset, label)
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
 
@@ -162,7 +164,7 @@ class _GdalScene(Scene):
 class _SingleTileScene(Scene):
     """A single-tile JPEG 2000, read by glymur.
 
-    For each strip only its packets are read, where the file separates them.
+    For each strip only its packets are read, if the file separates them.
     """
 
     def __init__(self, gdal: _GdalScene, glymur: ModuleType, codestream: Codestream | None) -> None:
@@ -191,7 +193,7 @@ class _SingleTileScene(Scene):
             except OSError as error:
                 raise MarsError(
                     f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB "
-                    "there. Free some, or name another folder with the variable TMPDIR"
+                    "there. Free some space, or set the variable TMPDIR to another folder"
                 ) from error
             return self._decode(Path(file.name), rows, cols)
 
@@ -212,10 +214,10 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
     Args:
         image: JPEG, JPEG 2000 or another raster that GDAL reads.
         label: its detached label, which gives its position on the map.
-        progress: reports when only a slower reader is available.
+        progress: reports if only a slower reader is available.
 
     Raises:
-        DamagedFileError: the image does not open, or is not the one that the label describes.
+        DamagedFileError: the image does not open, or does not match the label.
     """
     match image.suffix.lower():
         case ".jpg" | ".jpeg":
@@ -226,37 +228,39 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
             scene = _GdalScene(image, label)
     if label is not None:
         try:
-            said = read_label(label)
+            described = read_label(label)
         except BaseException:
             scene.close()
             raise
-        if (said.lines, said.samples, said.bands) != (scene.info.lines, scene.info.samples, scene.info.bands):
+        size = (scene.info.lines, scene.info.samples, scene.info.bands)
+        if (described.lines, described.samples, described.bands) != size:
             scene.close()
             raise DamagedFileError(
-                f"{image} has {scene.info.lines} x {scene.info.samples} pixels and {scene.info.bands} bands, its label "
-                f"{label.name} says {said.lines} x {said.samples} and {said.bands}. Fetch both again"
+                f"{image} has {scene.info.lines} x {scene.info.samples} pixels and {scene.info.bands} bands, but its "
+                f"label {label.name} says {described.lines} x {described.samples} and {described.bands}. "
+                "Fetch both again"
             )
-        if said.map_scale is not None and scene.info.crs is None:
-            progress.say(f"{image.name}: the label says it is map projected, but neither file says where it lies")
+        if described.map_scale is not None and scene.info.crs is None:
+            progress.say(f"{image.name}: map projected according to its label, but neither file gives its position")
     return scene
 
 
 def open_jp2(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
-    """Open a JPEG 2000 file, whatever the suffix of its name.
+    """Open a JPEG 2000 file, regardless of its suffix.
 
-    As :func:`open_scene`, except that label and image are not compared.
+    Unlike :func:`open_scene`, this does not compare label and image.
     """
     scene = _GdalScene(image, label)
     try:
         glymur = load_glymur()
         if glymur is None:
-            progress.say(f"{image.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
+            progress.say(f"{image.name}: glymur with OpenJPEG is not available; GDAL reads it about 3 times slower")
             return scene
         codestream = Codestream.of(image)
         if codestream is None:
             if _has_several_tiles(glymur, image):
                 return scene
-            progress.say(f"{image.name}: its packets cannot be told apart, so every strip takes in all of the file")
+            progress.say(f"{image.name}: its packets cannot be separated, so every strip reads the whole file")
     except BaseException:
         scene.close()
         raise
@@ -268,17 +272,17 @@ def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
         segments = glymur.Jp2k(str(image)).get_codestream(header_only=True).segment
         size = next(marker for marker in segments if marker.marker_id == "SIZ")
     except (OSError, ValueError, RuntimeError, StopIteration) as error:
-        raise DamagedFileError(f"{image} is not a JPEG 2000 file that opens ({error}): fetch it again") from error
+        raise DamagedFileError(f"{image} cannot be opened as JPEG 2000 ({error}): fetch it again") from error
     return bool(size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz)
 
 
 def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
-    """Read CRS and transform from the label by GDAL's PDS driver, else from the image's header."""
+    """Read CRS and transform from the label by GDAL's PDS driver, or else from the image's header."""
     import rasterio
     from rasterio.errors import RasterioIOError
 
     if label is not None:
-        # The driver wants the image under the name in the label; of a renamed product the image's own header has to do.
+        # The driver looks for the image under the name in the label, which fails for a renamed product.
         with contextlib.suppress(RasterioIOError), rasterio.open(label, driver="PDS") as labelled:
             if labelled.crs is not None and labelled.shape == dataset.shape:
                 return labelled.crs.to_wkt(), tuple(labelled.transform[:6])
@@ -290,8 +294,8 @@ def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float
 def load_glymur() -> ModuleType | None:
     """Import glymur with a working OpenJPEG, or return None.
 
-    glymur looks for the library once, while it is imported: in its configuration file, then among the system's. Where
-    neither has one, a configuration file for just that moment names the library inside rasterio's wheel.
+    glymur looks for the library once, on import: in its configuration file, then among the system's libraries. If it
+    would find none, a temporary configuration file points it to the library inside rasterio's wheel.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -303,7 +307,7 @@ def load_glymur() -> ModuleType | None:
                 os.environ["XDG_CONFIG_HOME"] = folder
             try:
                 with warnings.catch_warnings():
-                    # It warns of a library that does not load; the version then says so too.
+                    # It warns if the library does not load, which the version check below detects too.
                     warnings.simplefilter("ignore", UserWarning)
                     import glymur
             finally:
@@ -313,7 +317,7 @@ def load_glymur() -> ModuleType | None:
                     os.environ["XDG_CONFIG_HOME"] = before
     except ImportError:
         return None
-    # 2.3 is the first with several threads and area reads that glymur relies on.
+    # 2.3 is the first version with multithreading and with the area reads that glymur relies on.
     if glymur.version.openjpeg_version_tuple < (2, 3):
         return None
     glymur.set_option("lib.num_threads", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

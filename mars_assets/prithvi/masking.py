@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class Masking(NamedTuple):
-    """Which patches are kept.
+    """A selection of patches.
 
     Args:
-        ids_keep: int64 (B, L_keep), in the order of their noise.
-        mask: float32 (B, L), 1 where a patch is removed, 0 where it is kept.
-        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
+        ids_keep: int64 (B, L_keep), the visible patches in the order of their noise.
+        mask: float32 (B, L), 1 where a patch is removed, 0 where it is visible.
+        ids_restore: int64 (B, L), the index of each patch in [visible, removed].
     """
 
     ids_keep: Tensor
@@ -36,10 +33,10 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
 
 
 def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
-    """Draw the noise that orders an image's patches, from image and seed alone.
+    """Draw the noise that orders an image's patches, a function of its id and the seed alone.
 
-    In double precision: a tie, likely once in a thousand images in single precision, would be broken differently by
-    device.
+    The noise is in double precision. In single precision one image in a thousand would likely have a tie, which devices
+    break differently.
 
     Returns:
         float64, shape (patches,).

@@ -1,7 +1,7 @@
-"""Weights: fetched, accounted for key by key, and stored with their configuration.
+"""Download, loading and storage of weights, with an account of every key.
 
-A folder of weights holds ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
-``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256, and what became of every key).
+A folder of weights contains ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
+``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256 and how each key was used).
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embe
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key of a file and of a model. Keys are in the prefixed layout.
+    """The use of every key of a file and of a model. Keys are in the prefixed layout.
 
     Args:
-        layout: how the file names its keys.
-        loaded: taken from the file.
-        recomputed: fixed position tables, computed for the input at hand instead of taken from the file.
-        unused: in the file and not needed: coordinate scales of TL variants; the decoder, where only the encoder is
-            wanted.
-        missing: needed and not in the file. Loading fails unless this is empty.
-        notes: what a reader should know about the file, one sentence each.
+        layout: layout of the file's keys.
+        loaded: keys loaded from the file.
+        recomputed: keys of fixed position tables, which are computed instead of loaded.
+        unused: keys in the file that are not needed: coordinate scales of TL variants, and the decoder if only the
+            encoder is loaded.
+        missing: keys that are needed but not in the file. Loading fails unless this is empty.
+        notes: remarks about the file, one sentence each.
     """
 
     layout: Layout
@@ -76,24 +76,24 @@ class LoadReport:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file, memory-mapped where the format allows it.
+    """Read the tensors of a checkpoint file, memory-mapped if the format allows it.
 
     Code in the file is never run.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
+        path: ``.safetensors``, or a file by ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
 
     Raises:
-        MarsError: there is no such file, or it holds something other than tensors.
-        DamagedFileError: it is neither format, or truncated.
+        MarsError: the file does not exist, or contains something other than tensors.
+        DamagedFileError: it has neither format, or is truncated.
     """
     import torch
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise MarsError(f"there is no checkpoint {path}")
+        raise MarsError(f"the checkpoint {path} does not exist")
     content: Any
-    _refuse_what_is_none(path)
+    _refuse_other_formats(path)
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -101,31 +101,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise MarsError(
-            f"{path} holds more than tensors, and unpickling that could run code: refused. "
-            "Save its state dict alone, best as safetensors"
+            f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
+            "preferably as safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
 
 
-def _refuse_what_is_none(path: Path) -> None:
-    """Refuse a file that starts like none of the formats of a checkpoint.
-
-    Raises:
-        DamagedFileError: it does.
-    """
+def _refuse_other_formats(path: Path) -> None:
+    """Raise a DamagedFileError if a file's first bytes are not those of a checkpoint."""
     with path.open("rb") as file:
-        begin = file.read(256)
+        start = file.read(256)
     what = ""
-    if begin.startswith(b"version https://git-lfs"):
-        what = "a Git LFS pointer, which only names the file that is meant"
-    elif begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "a web page"
-    elif path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
-        what = "neither a zip nor a pickle, as torch.save writes them"
+    if start.startswith(b"version https://git-lfs"):
+        what = "is a Git LFS pointer instead of a checkpoint"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "is a web page instead of a checkpoint"
+    elif path.suffix != ".safetensors" and not start.startswith((b"PK", b"\x80")):
+        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save"
     if what:
-        raise DamagedFileError(f"{path} is no checkpoint but {what}: download it again")
+        raise DamagedFileError(f"{path} {what}. Download it again")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -135,16 +131,16 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             return _unwrap(content[wrapper], path)
     if not isinstance(content, Mapping):
-        raise MarsError(f"{path} holds a {type(content).__name__}, not a state dict")
+        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict")
     if others := [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]:
-        raise MarsError(f"{path}: a state dict holds tensors only; these keys hold something else: {', '.join(others)}")
+        raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {', '.join(others)}")
     return dict(content)
 
 
 def layout_of(keys: Mapping[str, Any]) -> Layout:
     """Recognise the layout of keys: ``prefixed`` if any starts with ``encoder.`` or ``decoder.``.
 
-    The file's name does not say: both layouts were published.
+    Both layouts were published, under the same file name.
     """
     return "prefixed" if any(key.startswith(("encoder.", "decoder.")) for key in keys) else "flat"
 
@@ -164,7 +160,8 @@ def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[Prithv
         state: from :func:`read_checkpoint`, in either layout.
 
     Raises:
-        MarsError: anything is missing, unknown, of another shape or type, or not finite; all of it is listed.
+        MarsError: a key is missing or unknown, or its tensor has the wrong shape or type, or is not finite. All
+            problems are listed.
     """
     import torch
 
@@ -190,7 +187,7 @@ def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tu
 
 
 def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]) -> LoadReport:
-    """Load what is under ``prefix`` into ``model``; the rest of a known layout is unused."""
+    """Load the keys under ``prefix`` into ``model``; other known keys are unused."""
     import torch
 
     given = with_prefixes(state)
@@ -207,16 +204,16 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
     for key in loaded:
         value, shape = given[key], tuple(own[key].shape)
         if tuple(value.shape) != shape:
-            problems.append(f"{key} has shape {tuple(value.shape)}, the architecture needs {shape}")
+            problems.append(f"{key} has shape {tuple(value.shape)}, but the architecture needs {shape}")
         elif not value.is_floating_point():
             problems.append(f"{key} is {value.dtype}, not floating point")
         elif not all(bound.isfinite() for bound in torch.aminmax(value)):  # aminmax passes NaN on
             problems.append(f"{key} has values that are not finite")
     if problems:
         listed = "\n  ".join(problems)
-        raise MarsError(f"these weights are not those of {config.variant!r}: {len(problems)} problems\n  {listed}")
+        raise MarsError(f"the weights do not match {config.variant!r}: {len(problems)} problems\n  {listed}")
 
-    # Copied, since tensors in a mapped file lie at any address, and matrix products are a tenth slower if not aligned.
+    # Copied, since tensors in a mapped file may be unaligned, which slows down matrix products by a tenth.
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
     notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
@@ -224,23 +221,21 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
 
 
 def _is_scale(key: str) -> bool:
-    """Recognise the learnt scales of time and location that TL variants add.
+    """Recognise the learned scales of time and location in TL variants.
 
-    Mars has neither time nor location in Earth's terms.
+    They are not used, since Mars has neither in Earth's terms.
     """
     return key.startswith(("encoder.", "decoder.")) and key.endswith(".scale")
 
 
 def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
-    """Note where the file's positions are not the fixed table that replaces them."""
+    """Compose a note if the file's positions differ from the fixed table that replaces them."""
     rows = min(stored.shape[1], table.shape[1]) if stored.ndim == 3 and stored.shape[2] == table.shape[2] else 0
-    # The frame varies slowest, so tables of different frame counts agree in their common rows.
+    # The frame varies slowest, so tables for different numbers of frames agree in their common rows.
     difference = float((stored[:, :rows].float() - table[:, :rows]).abs().max()) if rows else float("inf")
-    if difference < 1e-2:  # bfloat16's resolution
+    if difference < 1e-2:  # resolution of bfloat16
         return None
-    return (
-        f"{key} of the file is not the fixed sine-cosine table that replaces it (largest difference {difference:.3g})"
-    )
+    return f"{key} in the file differs from the fixed sine-cosine table that replaces it (by up to {difference:.3g})"
 
 
 @dataclass(frozen=True)
@@ -249,11 +244,11 @@ class Origin:
 
     Args:
         variant: a key of ``VARIANTS``.
-        source: ``huggingface`` downloads a file into Hugging Face's cache, or finds it there; a broken download is
-            resumed. A token is taken from ``HF_TOKEN`` only. ``file`` takes ``path``; ``sample`` what this package
-            ships.
+        source: ``huggingface`` downloads a file into Hugging Face's cache unless it is there, and resumes a broken
+            download; a token is read only from ``HF_TOKEN``. ``file`` reads ``path``. ``sample`` reads the weights
+            included in this package.
         path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
-        revision: for ``huggingface``: a commit, tag or branch. None: the newest, or what was fetched before.
+        revision: for ``huggingface``: a commit, tag or branch. None: the one downloaded before, or else the newest.
 
     Raises:
         MarsError: the settings contradict each other.
@@ -272,23 +267,23 @@ class Origin:
             raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
         if (path is None) == (source == "file"):
             raise MarsError(
-                f"source 'file' needs a path and the others take none; this is source={source!r}, path={path}"
+                f"source 'file' needs a path, and other sources take none: got source={source!r}, path={path}"
             )
         if source != "file" and (variant == "sample") != (source == "sample"):
             raise MarsError(
-                f"variant {variant!r} does not come from source {source!r}: variant 'sample' is shipped with "
-                "this package (source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a "
-                "local file"
+                f"variant {variant!r} is not available from source {source!r}: 'sample' is included in this package "
+                "(source 'sample'), the others are on Hugging Face (source 'huggingface'), and any may be a local file "
+                "(source 'file')"
             )
 
 
 class Fetched(NamedTuple):
-    """A checkpoint file at hand, with its configuration.
+    """A local checkpoint file with its configuration.
 
     Args:
         path: the file.
         config: the architecture of the weights.
-        commit: of the Hugging Face repository, where it comes from one.
+        commit: commit of the Hugging Face repository, if it came from one.
     """
 
     path: Path
@@ -300,7 +295,7 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     """Make a checkpoint available as a local file.
 
     Raises:
-        MarsError: the network cannot be reached, or there is no such file.
+        MarsError: the network cannot be reached, or the file does not exist.
     """
     variant, path = origin.variant, origin.path
     if origin.source == "huggingface":
@@ -309,20 +304,20 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     if origin.source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
-            raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are not there: this installation is incomplete")
+            raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are missing: install this package again")
     assert path is not None
     if path.is_dir():
         path = version_in_use(path)
         config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
         if config.variant != variant:
-            raise MarsError(f"{path} holds weights of variant {config.variant!r}, not {variant!r}")
+            raise MarsError(f"{path} contains weights of variant {config.variant!r}, not {variant!r}")
         return Fetched(_present(path / WEIGHTS), config)
     return Fetched(_present(path), VARIANTS[variant].config)
 
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise MarsError(f"there is no {path}: correct the path of the weights")
+        raise MarsError(f"{path} does not exist: correct the path of the weights")
     return path
 
 
@@ -330,21 +325,21 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
     variant = VARIANTS[name]
     assert variant.repository is not None
     assert variant.file is not None
-    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face, or from its cache")
+    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face or from its cache")
     what = f"{variant.file} of https://huggingface.co/{variant.repository} at revision {revision or 'main'}"
     # False, not None: None would fall back to a token saved on this machine.
     token = os.environ.get("HF_TOKEN") or False
     try:
         return Path(hf_hub_download(variant.repository, variant.file, revision=revision, token=token))
     except GatedRepoError as error:
-        raise MarsError(f"{what} needs permission: ask for it on that page and set HF_TOKEN") from error
+        raise MarsError(f"{what} requires permission: request it on that page and set HF_TOKEN") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-        raise MarsError(f"{what} does not exist, or needs HF_TOKEN: check the revision") from error
+        raise MarsError(f"{what} does not exist or requires HF_TOKEN: check the revision") from error
     except HfHubHTTPError as error:
         raise MarsError(f"{what} was refused ({_first_line(error)}): try again later") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HTTPError) as error:
         raise MarsError(
-            f"{what} cannot be reached, and is not in the cache ({_first_line(error)}). Connect this machine to the "
+            f"{what} cannot be reached and is not in the cache ({_first_line(error)}). Connect this machine to the "
             "network, or download the file elsewhere and set source 'file' and its path"
         ) from error
 
@@ -352,7 +347,7 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
 def _commit_of(file: Path) -> str:
     """Read the commit from the path of a file in Hugging Face's cache.
 
-    The cache stores a file as ``snapshots/COMMIT/NAME``, whatever revision was asked for.
+    The cache stores a file as ``snapshots/COMMIT/NAME``, whatever revision was requested.
     """
     folders = file.parts[::-1]
     return folders[folders.index("snapshots") - 1]
@@ -363,20 +358,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
-    """Bring weights into the lake, verified and in one layout, unless they are there already.
+    """Install weights in the lake, verified and in the prefixed layout.
 
-    A file that was fetched once from Hugging Face stays pinned to its commit unless ``origin`` names a revision.
+    A file downloaded from Hugging Face stays pinned to its commit unless ``origin`` names a revision.
 
     Returns:
         The folder of the version in use, see :mod:`mars_assets.storage.published`.
 
     Raises:
-        MarsError: as :func:`fetch` and :func:`load_mae`; or the published file is not one whose sha256 is known.
+        MarsError: as for :func:`fetch` and :func:`load_mae`, or the sha256 of a published file is not the known one.
     """
     variant, source = origin.variant, origin.source
     folder = version_in_use(lake.foundation(variant))
     if source == "huggingface" and _is_fetched(folder, variant, origin.revision):
-        progress.say(f"weights {variant} are in {folder} already")
+        progress.say(f"weights {variant} are already in {folder}")
         return folder
     file, config, commit = fetch(origin, progress)
     progress.say(f"verifying {file}")
@@ -385,7 +380,7 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
         _check_sha256(variant, file, sha256)
     report = _installed(folder, config)
     if report and report["sha256"] == sha256:
-        progress.say(f"weights {variant} are in {folder} already")
+        progress.say(f"weights {variant} are already in {folder}")
         return folder
     mae, load_report = load_mae(config, read_checkpoint(file))
     found = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
@@ -404,7 +399,8 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
         The folder of the version in use.
 
     Raises:
-        MarsError: they are not whole and came from a file, or their origin is unknown; or as :func:`install`.
+        MarsError: files are missing, and the weights came from a local file or their origin is unknown; or as for
+            :func:`install`.
     """
     folder = version_in_use(lake.foundation(variant))
     report = read_json(folder / LOAD_REPORT) if (folder / LOAD_REPORT).exists() else {}
@@ -413,18 +409,15 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
         return install(lake, Origin(variant, source, revision=report.get("commit")), progress)
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         raise MarsError(
-            f"the weights in use, {folder}, are not whole, and nothing says where to get them again: make "
+            f"the weights in use, {folder}, are incomplete, and their origin is not available: materialize "
             "prithvi_weights with a source, a variant and, for a file, its path"
         )
-    progress.say(f"weights {variant} stay in use")
+    progress.say(f"weights {variant} remain in use")
     return folder
 
 
 def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
-    """Test whether the lake holds what Hugging Face would give.
-
-    As far as that is known without asking.
-    """
+    """Test, without a request, whether the lake contains Hugging Face's file at a revision."""
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
     if report is None:
         return False
@@ -436,13 +429,13 @@ def _check_sha256(variant: str, file: Path, sha256: str) -> None:
     known = VARIANTS[variant].sha256
     if known and sha256 not in known:
         raise DamagedFileError(
-            f"{file} has sha256 {sha256}, and {variant} was published as {' or '.join(known)}: delete the file from "
-            "Hugging Face's cache and fetch it again; to use it all the same, take it as a local file (source 'file')"
+            f"{file} has sha256 {sha256}, but {variant} was published as {' or '.join(known)}: delete the file from "
+            "Hugging Face's cache and fetch it again, or use it anyway as a local file (source 'file')"
         )
 
 
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
-    """Read the load report of a folder, if it holds weights of exactly this configuration."""
+    """Read the load report of a folder if it contains weights of exactly this configuration."""
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
     same = read_json(folder / CONFIG) == json.loads(config.to_json())
@@ -453,11 +446,11 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype
     """Write the three files of a folder of weights, the load report last.
 
     Args:
-        folder: where to; to replace weights that others may be reading, publish another version.
+        folder: the folder to write to. To replace weights that others may be reading, publish another version.
         mae: the weights and their configuration.
-        report: written to ``load_report.json``; its ``sha256`` names the weights in provenance, and is that of the
-            written ``model.safetensors`` if the report has none.
-        dtype: of the stored tensors; float16 halves the file, and loading widens it to float32 again.
+        report: content of ``load_report.json``. Its ``sha256`` identifies the weights in provenance; without one, that
+            of the written ``model.safetensors`` is added.
+        dtype: dtype of the stored tensors. float16 halves the size of the file; loading converts it to float32.
     """
     with atomic_path(folder / WEIGHTS) as file:
         _save_tensors(_storable(mae, "", dtype), file)
@@ -472,8 +465,8 @@ def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
     """Write an encoder in the published prefixed layout, for TerraTorch and other tools.
 
     Args:
-        encoder: pretrained or fine-tuned.
-        path: ``.pt`` for tools that read ``torch.save`` (TerraTorch does), or ``.safetensors``.
+        encoder: a pretrained or fine-tuned encoder.
+        path: ``.pt`` for tools that read ``torch.save`` (as TerraTorch does), or ``.safetensors``.
 
     Raises:
         MarsError: another suffix.
@@ -482,7 +475,7 @@ def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
 
     state = _storable(encoder, "encoder.", None)
     if path.suffix not in (".pt", ".safetensors"):
-        raise MarsError(f"{path}: an encoder is written as .pt or .safetensors")
+        raise MarsError(f"{path}: an encoder can only be written as .pt or .safetensors")
     with atomic_path(path) as temporary:
         if path.suffix == ".pt":
             torch.save(state, temporary)
@@ -494,11 +487,11 @@ def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(state, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes files that only their owner may read
+    path.chmod(0o644)  # safetensors creates files that only their owner may read
 
 
 def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Copy a state dict to CPU, each tensor contiguous with its own memory, for safetensors."""
+    """Copy a state dict to the CPU, each tensor contiguous in its own memory, as safetensors requires."""
     state = {}
     for key, value in model.state_dict().items():
         stored = value.detach().cpu().to(dtype if dtype is not None and prefix + key not in _TABLES else value.dtype)
@@ -508,12 +501,12 @@ def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[
 
 
 class OpenedWeights(NamedTuple):
-    """A folder of weights, not yet read.
+    """A folder of weights whose tensors have not been read.
 
     Args:
         config: architecture, bands and statistics.
-        sha256: names these weights in provenance: of the published file, or of what the folder was made from.
-        load: reads the autoencoder, float32 on CPU, in eval mode.
+        sha256: identifies the weights in provenance: the sha256 of the file that they were loaded from.
+        load: loads the autoencoder, float32 on the CPU, in eval mode.
     """
 
     config: PrithviConfig
@@ -522,15 +515,15 @@ class OpenedWeights(NamedTuple):
 
 
 def open_weights(folder: Path) -> OpenedWeights:
-    """Read the configuration and the report of a folder of weights.
+    """Read the configuration and the load report of a folder of weights.
 
     Args:
-        folder: of the three files, or one in which they are published; then all that is read is of one version.
+        folder: folder of the three files, or one in which versions of them are published.
 
     Raises:
-        MissingInputError: it does not exist, or is not whole.
+        MissingInputError: it does not exist or is incomplete.
         DamagedFileError: its JSON cannot be read.
-        MarsError: its configuration is not one.
+        MarsError: its configuration is invalid.
     """
     folder = version_in_use(folder)
     for name in (WEIGHTS, CONFIG, LOAD_REPORT):
@@ -541,12 +534,12 @@ def open_weights(folder: Path) -> OpenedWeights:
 
 
 def load_mae_from(folder: Path) -> PrithviMAE:
-    """Load the autoencoder of a folder of weights, float32 on CPU, in eval mode."""
+    """Load the autoencoder from a folder of weights, float32 on the CPU, in eval mode."""
     folder = version_in_use(folder)
     return load_mae(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]
 
 
 def load_encoder(folder: Path) -> PrithviEncoder:
-    """Load the encoder of a folder of weights, float32 on CPU, in eval mode."""
+    """Load the encoder from a folder of weights, float32 on the CPU, in eval mode."""
     folder = version_in_use(folder)
     return load_encoder_state(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]

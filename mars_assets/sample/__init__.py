@@ -1,4 +1,4 @@
-"""The embedded sample: synthetic Mars in the real formats.
+"""The embedded sample: synthetic Mars in the real file formats.
 
-It is for people without access to the archive.
+With it, everything runs without access to the archive.
 """

@@ -1,7 +1,7 @@
-"""Labels of the sample in Roboflow's formats: outlines (COCO) and classes of tiles (folders).
+"""The sample's labels in Roboflow's formats: outlines (COCO) and classes of tiles (folders).
 
-Nobody drew these labels: they are computed from the list of craters in the terrain. The layout is Roboflow's, including
-its oddities: a root category without annotations, ids that restart in every split, re-compressed images.
+These labels were not drawn by hand but computed from the list of craters in the terrain. The layout is Roboflow's,
+including its oddities: a root category without annotations, ids that restart in every split, and recompressed images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TILE = 224
 _CORNERS = 48
 _CAPTURED = "2000-01-01T00:00:00+00:00"
 _MADE = (2000, 1, 1, 0, 0, 0)
-"""Fixed, so that the zips are always the same bytes."""
+"""A fixed time, so that the zips are reproducible byte for byte."""
 _SYNTHETIC = (
     "SYNTHETIC: computed terrain with computed labels, made by mars_assets.sample. These are not images of Mars, "
     "nobody drew the labels, and the file was not made by roboflow.com: it is laid out like its exports."
@@ -44,10 +44,10 @@ class LabelledCrop:
     """A crop of a scene with its craters.
 
     Args:
-        crop_id: as in the crops' manifest.
-        split: of its scene.
+        crop_id: id in the crops' manifest.
+        split: split of its scene.
         pixels: uint8, shape (height, width, 3).
-        craters: those that may reach into it, in the crop's own pixel coordinates.
+        craters: craters that may reach into the crop, in its own pixel coordinates.
     """
 
     crop_id: str
@@ -57,12 +57,16 @@ class LabelledCrop:
 
 
 def outline(crater: Crater, height: int, width: int) -> npt.NDArray[np.float64]:
-    """Draw a crater's rim inside an image as a polygon (n, 2) of x and y; n is 0 outside it."""
+    """Compute the part of a crater's rim inside an image as a polygon.
+
+    Returns:
+        Shape (n, 2), x and y of the corners; n is 0 if the crater lies outside.
+    """
     from matplotlib.path import Path as Polygon
     from matplotlib.transforms import Bbox
 
     angles = np.arange(_CORNERS) * (2 * math.pi / _CORNERS)
-    # Of the area of the circle: the corners lie a little outside it.
+    # The polygon has the area of the circle, so its corners lie slightly outside.
     radius = crater.diameter / 2 / math.sqrt(math.sin(2 * math.pi / _CORNERS) * _CORNERS / (2 * math.pi))
     corners = np.stack([crater.x + radius * np.cos(angles), crater.y + radius * np.sin(angles)], axis=1)
     clipped = Polygon(np.vstack([corners, corners[:1]]), closed=True).clip_to_bbox(Bbox([[0, 0], [width, height]]))
@@ -82,7 +86,7 @@ def share_inside(crater: Crater, height: int, width: int) -> float:
 
 
 def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None:
-    """Write a COCO segmentation export of crops, including those without a crater as negatives."""
+    """Write a COCO segmentation export of crops, with those without a crater as negatives."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_readmes(archive, "sample-craters", len(crops), "Craters are annotated in COCO Segmentation format.")
         for split in SPLITS:
@@ -112,9 +116,9 @@ def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None
 
 
 def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> None:
-    """Write a folder classification export of tiles, ``TILE`` pixels wide.
+    """Write a folder classification export of tiles that are ``TILE`` pixels wide.
 
-    Both classes are nearly equal in every split.
+    Both classes are about equally frequent in every split.
     """
     rng = np.random.default_rng(seed)
     tiles: list[tuple[Split, str, str, npt.NDArray[np.uint8]]] = []
@@ -135,7 +139,7 @@ def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> 
 
 
 def _outlines(crop: LabelledCrop) -> Iterator[npt.NDArray[np.float64]]:
-    """List what a person would outline: large enough, and enough of it in the picture."""
+    """Outline the craters that a person would: large enough, and enough of them visible."""
     height, width = crop.pixels.shape[:2]
     for crater in crop.craters:
         if crater.diameter < SMALLEST_LABELLED:
@@ -146,7 +150,7 @@ def _outlines(crop: LabelledCrop) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _tiles(crop: LabelledCrop) -> Iterator[tuple[str, str, npt.NDArray[np.uint8]]]:
-    """Cut the tiles of a crop whose class nobody would dispute: name, class and pixels."""
+    """Cut the tiles of a crop whose class is undisputed: name, class and pixels."""
     height, width = crop.pixels.shape[:2]
     rows, columns = height // TILE, width // TILE
     top, left = (height - rows * TILE) // 2, (width - columns * TILE) // 2
@@ -159,9 +163,9 @@ def _tiles(crop: LabelledCrop) -> Iterator[tuple[str, str, npt.NDArray[np.uint8]
 
 
 def tile_class(craters: Sequence[Crater]) -> Literal["Crater", "NoCrater"] | None:
-    """Classify a tile by the craters around it, in its own coordinates.
+    """Classify a tile by the craters around it, given in its own coordinates.
 
-    None where people might disagree.
+    None if people might disagree.
     """
     for crater in craters:
         centred = 0 <= crater.x < TILE and 0 <= crater.y < TILE

@@ -1,7 +1,4 @@
-"""The synthetic archive's cumulative index, in HiRISE's own form.
-
-That is a table and the label that names its columns.
-"""
+"""The synthetic archive's cumulative index, in HiRISE's format: a table and its label."""
 
 from __future__ import annotations
 
@@ -60,11 +57,11 @@ _UNKNOWN = "UNK"
 
 
 def write_index(archive: Path, scenes: Iterable[tuple[SceneSpec, float]]) -> None:
-    """Write ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``, with a row for each scene's COLOR product.
+    """Write ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``, with a row for each COLOR product.
 
     Args:
         archive: root of the tree.
-        scenes: the spec of each scene, and its assumed longitude, degrees east.
+        scenes: the spec of each scene, and its assumed longitude in degrees east.
     """
     rows = [_row(spec, longitude) for spec, longitude in scenes]
     table = b"".join(

@@ -15,7 +15,7 @@ from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
 from mars_assets.experiments.hold_back import HELD_BACK, hold_back, hold_back_part
-from mars_assets.experiments.run import run_sweep
+from mars_assets.experiments.run import SweepJob, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan
 from mars_assets.experiments.table import histories, pooled, ranked
 from mars_assets.lake import Lake
@@ -110,10 +110,10 @@ class Trainer:
 
 def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame):
     trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
-    table, ran = run_sweep(here, trainer.task(), runs[:4], held_back=0.3, compute=CPU)
+    table, ran = run_sweep(SweepJob(here, trainer.task(), runs[:4], held_back=0.3, compute=CPU))
     assert ran == 4
     assert trainer.ran == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
-    table, ran = run_sweep(here, trainer.task(), runs, held_back=0.3, compute=CPU)
+    table, ran = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0.3, compute=CPU))
     assert ran == 2
     assert trainer.ran[4:] == [(0.3, 1), (0.3, 2)]
     assert [json.loads(recipe)["lr"] for recipe in table["recipe"]] == [run.recipe.lr for run in runs]
@@ -121,7 +121,7 @@ def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame
     np.testing.assert_allclose(table["valid_good"][:4], [0.11, 0.12, 0.21, 0.22])
     assert table["held_back_good"].notna().sum() == 4
     assert table["failed"].tolist() == [""] * 4 + ["the training diverged"] * 2
-    _, ran = run_sweep(here, trainer.task(), runs, held_back=0.3, compute=CPU)
+    _, ran = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0.3, compute=CPU))
     assert ran == 0
     assert len(trainer.ran) == 6
 
@@ -129,7 +129,9 @@ def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame
 @pytest.mark.parametrize("write_every", [0.0, 1000.0], ids=["written after each run", "written at the end"])
 def test_only_the_best_keeps_its_weights_and_all_their_history(here: Lake, images: pd.DataFrame, write_every):
     table, _ = run_sweep(
-        here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU, write_every=write_every
+        SweepJob(
+            here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU, write_every=write_every
+        )
     )
     kept = [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")]
     best = ranked(table, "good").iloc[0]
@@ -151,7 +153,7 @@ def test_held_back_observations_are_whole_the_same_and_never_trained_on(here: La
     again = hold_back(more, 0.3)
     assert set(again.loc[again["split"] == HELD_BACK, "observation"]) - {"new"} == observations
     trainer = Trainer(images)
-    run_sweep(here, trainer.task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU)
+    run_sweep(SweepJob(here, trainer.task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU))
     assert trainer.trained_on.isdisjoint(observations)
     nearly_all = hold_back(images[images["observation"].isin(["ESP_1", "ESP_2"])], 0.99)
     assert set(nearly_all["split"]) == {"train", HELD_BACK}
@@ -176,17 +178,17 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
     arguments = {"folds": 4, "compute": CPU}
     # The first part was a fourth that a sweep without parts held back, by code that kept no evidence.
     before = plan(sweep.model_copy(update={"folds": 0}), ClsRecipe)
-    run_sweep(here, trainer.task(), before, held_back=0.25, compute=CPU)
+    run_sweep(SweepJob(here, trainer.task(), before, held_back=0.25, compute=CPU))
     assert len(trainer.ran) == 3
     for kept in here.model("t_experiments").glob("*/held_back.parquet"):
         kept.unlink()
     trainer.ran.clear()
-    rows, ran = run_sweep(here, trainer.task(), runs, **arguments)
+    rows, ran = run_sweep(SweepJob(here, trainer.task(), runs, **arguments))
     # The best of them had its weights, the other is trained again, the failed one is not tried again.
     assert ran == 11
     assert trainer.ran == [(0.1, 1)] * 4 + [(0.2, 1)] * 3 + [(0.3, 1)] * 3
     assert rows["fold"].tolist() == [0, 1, 2, 3] * 3
-    assert run_sweep(here, trainer.task(), runs, **arguments)[1] == 0
+    assert run_sweep(SweepJob(here, trainer.task(), runs, **arguments))[1] == 0
     together = pooled(here, trainer.task(), rows)
     assert [json.loads(recipe)["lr"] for recipe in together["recipe"]] == [0.2, 0.1, 0.3]
     assert together["n"].tolist()[:2] == [40, 40]
@@ -201,12 +203,12 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
     test = images.tail(1).assign(image_id="new", split="test", observation="ESP_99")
     trainer.ran.clear()
     trainer.images, trainer.label_version = pd.concat([images, test]), "w"
-    again, _ = run_sweep(here, trainer.task(), runs, **arguments)
+    again, _ = run_sweep(SweepJob(here, trainer.task(), runs, **arguments))
     assert trainer.ran == []
     pd.testing.assert_frame_equal(pooled(here, trainer.task(), again), together)
     other = trainer.images["image_id"] == "0"
     trainer.images = trainer.images.assign(labels_sha=trainer.images["labels_sha"].mask(other, "m"))
-    run_sweep(here, trainer.task(), runs, **arguments)
+    run_sweep(SweepJob(here, trainer.task(), runs, **arguments))
     assert trainer.ran.count((0.1, 1)) == 4
     failed = pooled(here, trainer.task(), rows[rows["failed"] != ""].drop(columns="held_back_pretrained_on"))
     assert readable_together(failed, ["lr"], ["good"]).columns.tolist() == ["run", "lr", "seed", "parts", "missing"]
@@ -215,14 +217,14 @@ def test_parts_together_are_judged_on_every_training_image_once(here: Lake, imag
 def test_parts_that_no_observation_fell_into_are_left_out(here: Lake, images: pd.DataFrame):
     few = images[images["observation"].isin(["ESP_1", "ESP_2", "ESP_24"])]
     trainer, runs = Trainer(few), plan(Sweep(base={"lr": 0.1}, folds=50), ClsRecipe)
-    rows, ran = run_sweep(here, trainer.task(), runs, folds=50, compute=CPU)
+    rows, ran = run_sweep(SweepJob(here, trainer.task(), runs, folds=50, compute=CPU))
     assert ran == len(rows) == 2
     assert pooled(here, trainer.task(), rows)["parts"].tolist() == [2]
 
 
 def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: Lake, images: pd.DataFrame):
     runs = plan(Sweep(grid={"lr": [0.3, 0.2]}), ClsRecipe)
-    table, _ = run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
+    table, _ = run_sweep(SweepJob(here, Trainer(images).task(), runs, held_back=0, compute=CPU))
     assert table["failed"].tolist() == ["the training diverged", ""]
 
     class Full(Trainer):
@@ -231,8 +233,8 @@ def test_a_diverging_first_run_is_a_row_and_another_error_stops_the_sweep(here: 
 
     other = plan(Sweep(base={"lr": 0.15}), ClsRecipe)
     with pytest.raises(MarsError, match="disk is full"):
-        run_sweep(here, Full(images).task(), other, held_back=0, compute=CPU)
-    table, ran = run_sweep(here, Trainer(images).task(), other, held_back=0, compute=CPU)
+        run_sweep(SweepJob(here, Full(images).task(), other, held_back=0, compute=CPU))
+    table, ran = run_sweep(SweepJob(here, Trainer(images).task(), other, held_back=0, compute=CPU))
     assert (ran, table["failed"].tolist()) == (1, [""])
 
 
@@ -244,7 +246,7 @@ def test_what_ran_before_an_error_is_in_the_table(here: Lake, images: pd.DataFra
             return super().train(job)
 
     with pytest.raises(MarsError, match="disk is full"):
-        run_sweep(here, Full(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU)
+        run_sweep(SweepJob(here, Full(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU))
     table = read_table(here.metrics("t_experiments"), "t_experiments")
     assert table["seed"].tolist() == [1, 2]
     assert [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")] == [table["version"].iloc[1]]
@@ -252,12 +254,12 @@ def test_what_ran_before_an_error_is_in_the_table(here: Lake, images: pd.DataFra
 
 def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(here: Lake, images: pd.DataFrame):
     trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
-    first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    first, _ = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))
     trainer.label_version = "w"
-    other, ran = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    other, ran = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))
     assert ran == 6
     here.metrics("t_experiments").unlink()
-    again, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    again, _ = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))
     assert len(trainer.ran) == 6
     for table in (other, again):
         pd.testing.assert_series_equal(table["valid_good"], first["valid_good"])
@@ -265,7 +267,7 @@ def test_scores_outlive_their_weights_the_table_and_labels_that_are_not_theirs(h
 
 def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.DataFrame, monkeypatch):
     trainer, runs = Trainer(images), plan(SWEEP, ClsRecipe)
-    first, _ = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    first, _ = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))
     best = ranked(first, "good").iloc[0]["version"]
     judged: list[str] = []
 
@@ -279,18 +281,18 @@ def test_new_images_that_only_judge_train_nothing_again(here: Lake, images: pd.D
 
     test = images.tail(1).assign(image_id="new", split="test", observation="ESP_99")
     trainer.images, trainer.label_version = pd.concat([images, test]), "w"
-    table, ran = run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)
+    table, ran = run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))
     assert (ran, table["version"].tolist()) == (6, first["version"].tolist())
     assert set(judged) == {best}  # the one whose weights were kept
     by_version = table.set_index("version")
     assert by_version.loc[best, "test_good"] == 0.5
     others = by_version[(by_version["failed"] == "") & (by_version.index != best)]
     assert others["test_good"].isna().all()
-    assert others["not_judged"].str.contains("weights were not kept").all()
+    assert others["not_judged"].str.contains("weights were deleted").all()
     np.testing.assert_allclose(others["valid_good"], first.set_index("version").loc[others.index, "valid_good"])
-    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 0
+    assert run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))[1] == 0
     monkeypatch.setattr("mars_assets.experiments.planned_run.EVALUATION", "another way of judging")
-    assert run_sweep(here, trainer.task(), runs, held_back=0, compute=CPU)[1] == 6
+    assert run_sweep(SweepJob(here, trainer.task(), runs, held_back=0, compute=CPU))[1] == 6
     assert len(judged) == 4
 
 
@@ -299,7 +301,7 @@ def test_an_undefined_score_ranks_nowhere(here: Lake, images: pd.DataFrame):
         def score(self, model: ModelVersion, images: pd.DataFrame, split: str) -> Scored:
             return Scored({"good": None, "good_low": None, "good_high": None, "other": 1.0}, images)
 
-    table, _ = run_sweep(here, Undefined(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU)
+    table, _ = run_sweep(SweepJob(here, Undefined(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU))
     assert ranked(table, "good").empty
     assert len(readable(table, ["lr"], ["good", "other"])) == 4
     assert effects(table, ["lr"], "good").empty
@@ -309,19 +311,19 @@ def test_settings_that_are_lists_are_compared_too(here: Lake, images: pd.DataFra
     runs = plan(
         Sweep(grid={"class_weights": [[0.2, 0.8], [0.05, 0.95]], "loss": ["weighted_cross_entropy"]}), SegRecipe
     )
-    table, _ = run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
+    table, _ = run_sweep(SweepJob(here, Trainer(images).task(), runs, held_back=0, compute=CPU))
     assert effects(table, ["class_weights"], "good")["runs"].tolist() == [2]
 
 
 def test_other_labels_are_another_row(here: Lake, images: pd.DataFrame):
     runs = plan(Sweep(), ClsRecipe)
-    run_sweep(here, Trainer(images).task(), runs, held_back=0, compute=CPU)
-    _, ran = run_sweep(here, Trainer(images.assign(labels_sha="m")).task(), runs, held_back=0, compute=CPU)
+    run_sweep(SweepJob(here, Trainer(images).task(), runs, held_back=0, compute=CPU))
+    _, ran = run_sweep(SweepJob(here, Trainer(images.assign(labels_sha="m")).task(), runs, held_back=0, compute=CPU))
     assert ran == 1
 
 
 def test_effects_are_shares_of_variance(here: Lake, images: pd.DataFrame):
-    table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU)
+    table, _ = run_sweep(SweepJob(here, Trainer(images).task(), plan(SWEEP, ClsRecipe)[:4], held_back=0, compute=CPU))
     found = effects(table, ["lr", "steps"], "good").set_index("setting")
     values = table["valid_good"].to_numpy()
     between = 2 * ((values[:2].mean() - values.mean()) ** 2 + (values[2:].mean() - values.mean()) ** 2)
@@ -347,7 +349,7 @@ def test_noise_has_no_effect(here: Lake, images: pd.DataFrame):
 
 
 def test_what_is_shown_has_every_run_the_best_first(here: Lake, images: pd.DataFrame):
-    table, _ = run_sweep(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU)
+    table, _ = run_sweep(SweepJob(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0.3, compute=CPU))
     shown = readable(table, ["lr"], ["good", "other"])
     assert shown["lr"].tolist() == [0.2, 0.2, 0.1, 0.1, 0.3, 0.3]
     assert shown["valid good"].iloc[0] == "0.220 [0.120, 0.320]"

@@ -484,7 +484,7 @@ def test_unusable_inputs_are_explained(tmp_path: Path) -> None:
     for observation in ("../../x", "ESP_011472_1225/..", "ESP_011472_1225\n"):
         with pytest.raises(MarsError, match="not a HiRISE observation id"):
             cut_crops(Source(tmp_path / "x.jpg", None, observation, "RED"), tmp_path / "out")
-    with pytest.raises(MarsError, match=re.escape("700 x 100 pixels: too few for crops of 512")):
+    with pytest.raises(MarsError, match=re.escape("700 x 100 pixels, too few for crops of 512")):
         cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), tmp_path / "out")
     with pytest.raises(MarsError, match="3"):
         cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RED"), tmp_path / "out", SMALL)

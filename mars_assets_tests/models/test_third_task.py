@@ -15,7 +15,7 @@ from mars_assets.assets.experiments import experiments_asset
 from mars_assets.assets.models import model_asset
 from mars_assets.assets.predictions import predictions_asset
 from mars_assets.datasets import STAGE
-from mars_assets.experiments.run import run_sweep
+from mars_assets.experiments.run import SweepJob, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan
 from mars_assets.experiments.table import pooled
 from mars_assets.labels.build import build_labelled_crops
@@ -81,12 +81,12 @@ def test_it_is_trained_found_promoted_and_evaluated(labelled: Lake) -> None:
 
 def test_it_is_swept_and_predicted(labelled: Lake) -> None:
     runs = plan(Sweep(grid={"quantile": [0.5, 1.5, 2.5]}, folds=2), BrightnessRecipe)
-    rows, ran = run_sweep(labelled, BRIGHTNESS, runs, folds=2, compute=CPU)
+    rows, ran = run_sweep(SweepJob(labelled, BRIGHTNESS, runs, folds=2, compute=CPU))
     assert ran == len(rows) == 6
     together = pooled(labelled, BRIGHTNESS, rows)
     assert together["right"].iloc[0] == 1
     assert together["missing"].iloc[-1] == "part 1: there is no such quantile; part 2: there is no such quantile"
-    assert run_sweep(labelled, BRIGHTNESS, runs, folds=2, compute=CPU)[1] == 0
+    assert run_sweep(SweepJob(labelled, BRIGHTNESS, runs, folds=2, compute=CPU))[1] == 0
     _train(labelled, 0.5)
     found = predict_unlabelled(labelled, BRIGHTNESS, lambda: CPU)
     assert read_table(labelled.metrics("bright_predictions"), "bright_predictions")["bright"].sum() == 18

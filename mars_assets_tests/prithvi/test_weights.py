@@ -104,13 +104,13 @@ class TestReading:
             (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
             (b"\n<html lang='en'>", "a web page"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
-            (b"Not Found", "neither a zip nor a pickle"),
+            (b"Not Found", "not a checkpoint: it is neither a zip nor a pickle"),
         ],
     )
     def test_what_is_no_checkpoint_at_all(self, tmp_path: Path, content: bytes, what: str) -> None:
-        for name in ("x.pt", "x.safetensors") if what != "neither a zip nor a pickle" else ("x.pt",):
+        for name in ("x.pt", "x.safetensors") if content != b"Not Found" else ("x.pt",):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(DamagedFileError, match=f"{name} is no checkpoint but {what}.*download it again"):
+            with pytest.raises(DamagedFileError, match=f"{name} is {what}.*Download it again"):
                 read_checkpoint(tmp_path / name)
 
     def test_damaged_files(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -124,7 +124,7 @@ class TestReading:
         (tmp_path / "empty.pt").touch()
         with pytest.raises(DamagedFileError, match=r"empty\.pt"):
             read_checkpoint(tmp_path / "empty.pt")
-        with pytest.raises(MarsError, match="no checkpoint"):
+        with pytest.raises(MarsError, match=r"checkpoint .* does not exist"):
             read_checkpoint(tmp_path / "absent.pt")
 
     def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ class TestStrictness:
             "encoder.blocks.0.attn.qkv.weight is missing",
             "encoder.blocks.0.attn.qvk.weight is not a key",
             "decoder.mask_token is missing",
-            "encoder.norm.bias has shape (95,), the architecture needs (96,)",
+            "encoder.norm.bias has shape (95,), but the architecture needs (96,)",
             "encoder.patch_embed.proj.weight has shape (96, 3, 1, 16, 16)",
             "encoder.norm.weight has values that are not finite",
             "decoder.decoder_norm.bias is torch.int64",
@@ -322,7 +322,7 @@ class TestInstalling:
 
     def test_sample(self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "SAMPLE", tmp_path / "sample")
-        with pytest.raises(MarsError, match="incomplete"):
+        with pytest.raises(MarsError, match="are missing"):
             install(lake, Origin("sample", "sample"))
         config = dataclasses.replace(VARIANTS["sample"].config, depth=1, decoder_depth=1)
         save_weights(tmp_path / "sample", PrithviMAE(config), {})
@@ -340,7 +340,7 @@ class TestInstalling:
         file.unlink()
         assert install_as_before(lake, variant) == folder
         (folder / "model.safetensors").unlink()
-        with pytest.raises(MarsError, match="are not whole"):
+        with pytest.raises(MarsError, match="are incomplete"):
             install_as_before(lake, variant)
 
     @pytest.mark.parametrize(
@@ -350,8 +350,8 @@ class TestInstalling:
             ("v1_100", "web", None, "huggingface, file, sample"),
             ("v1_100", "file", None, "needs a path"),
             ("v1_100", "huggingface", Path("x"), "take none"),
-            ("v1_100", "sample", None, "does not come from"),
-            ("sample", "huggingface", None, "does not come from"),
+            ("v1_100", "sample", None, "is not available from"),
+            ("sample", "huggingface", None, "is not available from"),
             ("v1_100", "file", Path("absent.pt"), "absent.pt"),
         ],
     )
