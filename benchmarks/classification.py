@@ -1,10 +1,11 @@
-"""Classification at v1_100's size, two threads: a step of the paper's recipe against TerraTorch's encoder and task, prediction
-from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+"""Classification at v1_100's size on two threads.
 
-TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well;
-with ``--precision fp32`` both multiply in fp32.
-For TerraTorch's own environment see ``prithvi.py``:
+Measures a step of the paper's recipe against TerraTorch's encoder and task, prediction from the lake against the bare
+forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+
+TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode
+them. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in
+bf16 as well; with ``--precision fp32`` both multiply in fp32. For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python
 """

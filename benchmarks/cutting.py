@@ -1,6 +1,8 @@
-"""Crops from a synthetic single-tile JP2 as HiRISE's (10 bits, 3 bands, 8000 x 12000): ours, writing included, against
-rasterio windows in row order and bare glymur strips, which write nothing; and a scene four times as tall. GDAL is left to
-decode with as many threads as it likes, which is one for every CPU; a single one is measured for comparison.
+"""Cutting of crops from a synthetic single-tile JP2 like HiRISE's (10 bits, 3 bands, 8000 x 12000).
+
+Measures ours, writing included, against rasterio windows in row order and bare glymur strips, which write nothing; and
+a scene four times as tall. GDAL is left to decode with as many threads as it likes, which is one for every CPU; a
+single one is measured for comparison.
 """
 
 from __future__ import annotations

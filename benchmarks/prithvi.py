@@ -1,10 +1,10 @@
 """Prithvi against TerraTorch at v1_100's size: same weights, same inputs, same masks, two threads.
 
-The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three methods,
-scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether both give the
-same losses and, from an exported encoder, the same features. And the weights' way into the lake against what it takes at
-least: ``sha256sum`` and ``torch.load``. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX;
-``--precision fp32`` compares like with like.
+The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three
+methods, scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether
+both give the same losses and, from an exported encoder, the same features. And the weights' way into the lake against
+what it takes at least: ``sha256sum`` and ``torch.load``. Ours computes as the compute resource chooses, in bf16 on a
+CPU with AMX; ``--precision fp32`` compares like with like.
 
 TerraTorch needs an environment of its own, since it holds other versions of what is installed here:
 
@@ -46,7 +46,7 @@ WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES, SUMMARY, SUMMARY_FP32 = (
 
 
 def prepare(work: Path, images: int) -> None:
-    """Writes weights in both forms, and chips: as files for the stage, and as the arrays that the stage makes of them."""
+    """Write weights in both forms, and chips, as files for the stage and as the arrays that it computes from them."""
     import numpy as np
     import torch
 
@@ -84,7 +84,7 @@ def prepare(work: Path, images: int) -> None:
 
 
 def batches(work: Path) -> list[tuple[Any, Any]]:
-    """Normalised chips (BATCH, 6, 1, 224, 224) and their masks' noise (BATCH, 196), in the order of the stage's files."""
+    """Read normalised chips (BATCH, 6, 1, 224, 224) and their masks' noise (BATCH, 196), as the files are ordered."""
     import numpy as np
     import torch
 

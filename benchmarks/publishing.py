@@ -1,5 +1,6 @@
-"""A folder published by two processes while three others read it: publications that fail, reads that find nothing, and
-reads that find files of two versions. There must be none of either.
+"""A folder published by two processes while three others read it.
+
+Counts publications that fail, reads that find nothing, and reads that find files of two versions. All must be 0.
 
 A version is four files, each full of the version's own name. A reader follows the pointer once and reads all four.
 """

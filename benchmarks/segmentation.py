@@ -1,10 +1,12 @@
-"""Segmentation with the paper's recipe at v1_100's size, two threads: a training step against the same network written in plain
-PyTorch, sliding windows against mmseg's own inference on the same checkpoint, and the loader against the training.
+"""Segmentation with the paper's recipe at v1_100's size on two threads.
 
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; the other sides in fp32. That the
-two networks are the same is shown at a small size: the same weights and batches give the same 100 losses, in fp32. The
-checkpoint of the windows is trained on discs for a few steps first, since the labels of untrained weights are ties. A round
-takes a quarter of an hour.
+Measures a training step against the same network written in plain PyTorch, sliding windows against mmseg's own
+inference on the same checkpoint, and the loader against the training.
+
+Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; the other sides in fp32. That the two networks
+are the same is shown at a small size: the same weights and batches give the same 100 losses, in fp32. The checkpoint
+for the windows is trained on discs for a few steps first, since the labels of untrained weights are ties. A round takes
+a quarter of an hour.
 
     python benchmarks/segmentation.py
 """

@@ -316,7 +316,8 @@ def metrics_page() -> Iterator[str]:
     yield GENERATED
     yield "## Scores of a task\n"
     yield "Models are compared by one score. A check warns when it falls below its bound. The table of evaluations,"
-    yield "`metrics/NAME_evaluation.parquet`, has a row for each model, label version and split, with a column for each score"
+    yield "`metrics/NAME_evaluation.parquet`, has a row for each model, label version and split, with a column for each"
+    yield "score"
     yield "and its interval (`_low`, `_high`).\n"
     rows: list[tuple[str, ...]] = []
     for task in TASKS:

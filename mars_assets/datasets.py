@@ -17,7 +17,6 @@ from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.labels.table import current_label_version, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
-from mars_assets.storage.files import read_table
 from mars_assets.tensors.stages import read_manifest
 
 STAGE = f"imputed_{EVALUATED}"
@@ -140,7 +139,7 @@ def unlabelled_crops(lake: Lake, lacking: Literal["label", "n_craters"], columns
         raise MarsError("there are no crops to predict: materialize 'hirise_images' and 'crops' for an observation")
     every = crops.rename(columns={"crop_id": "image_id", "cut": "chip_sha"}).assign(chip=crops["path"].map(str))
     if lake.labelled_crops.exists():
-        labels = read_table(lake.labelled_crops, "labelled_crops", ["image_id", "original", lacking])
+        labels = read_labelled_crops(lake, ["image_id", "original", lacking])
         labels = labels[labels[lacking].notna()]
         every = every[~every["image_id"].isin(_and_beginnings({*labels["image_id"], *labels["original"]}))]
     if every.empty:

@@ -1,8 +1,8 @@
 """The lake: the one place that knows where a file lies.
 
-:class:`Lake` has the addresses below its folder; the constants are the names of files in folders that are passed around by
-themselves: of weights, of a model version, of an observation's products and crops, of a stage's chips. How files are written is
-the business of :mod:`mars_assets.storage.files`.
+:class:`Lake` has the addresses below its folder; the constants are the names of files in folders that are passed around
+by themselves: of weights, of a model version, of an observation's products and crops, of a stage's chips.
+:mod:`mars_assets.storage.files` writes them.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Lake:
         return self.root / "tensors"
 
     def tensors(self, stage: str) -> Path:
-        """The folder of a tensor stage (``reflectance``, ``imputed_means``, …); ``manifest.parquet`` in it lists its chips."""
+        """The folder of a tensor stage: ``reflectance``, ``imputed_means`` and the like."""
         return self.all_tensors / stage
 
     def chips(self, stage: str) -> Path:

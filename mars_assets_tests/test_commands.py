@@ -22,6 +22,8 @@ from mars_assets.tensors.geotiff import read_chip
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 from mars_assets_tests.shell import DG, Shell, dagster_dev, kill_when
 
+pytestmark = pytest.mark.process
+
 OBSERVATION = "ESP_011472_1225"
 
 

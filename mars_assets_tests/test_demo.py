@@ -22,6 +22,7 @@ def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:
     assert lake.observations_csv.read_text() == "id\nESP_011472_1225\n"
 
 
+@pytest.mark.process
 def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "demo.log"

@@ -1,7 +1,7 @@
 """The README and the manual: every command in them holds, every link leads somewhere, and the manual builds.
 
-Each fenced ``bash`` block is parsed as the commands' own parsers do, against the assets, jobs, recipes and targets that exist; each
-``yaml`` block is a run configuration. The README's blocks for one's own data are run.
+Each fenced ``bash`` block is parsed as the commands' own parsers do, against the assets, jobs, recipes and targets that
+exist; each ``yaml`` block is a run configuration. The README's blocks for one's own data are run.
 """
 
 import os
@@ -124,6 +124,8 @@ def _check(words: list[str]) -> None:
                 _check_variable(word)
         case "python":
             _check_python(arguments)
+        case "pre-commit":
+            subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], check=True)
         case _:
             assert program in IN_THE_SHELL or program == "ELSEWHERE/bin/python", f"nothing checks {shlex.join(words)}"
 
@@ -195,8 +197,10 @@ def _check_configuration(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("words", ["dagster asset materialize --select crater_model", "make everything", "ls",
-    "dagster asset materialize --selection cls_model", "dagster asset materialize --select crops", "mars-assets count x",
-    "dagster asset materialize --select cls_model -c recipes/none.yaml", "dagster job execute -j all", "export MARS_LAKES=x",
+    "dagster asset materialize --selection cls_model", "dagster asset materialize --select crops",
+    "mars-assets count x",
+    "dagster asset materialize --select cls_model -c recipes/none.yaml", "dagster job execute -j all",
+    "export MARS_LAKES=x",
     "dagster asset materialize --select seg_model -c recipes/cls_quick.yaml", "dg launch --assets model",
 ])  # fmt: skip
 def test_a_command_that_does_not_hold_is_found(words: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ from mars_assets.sample.terrain import SceneSpec
 from mars_assets.storage.files import read_json, read_provenance, read_table
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 
+pytestmark = pytest.mark.slow
+
 OBSERVATION = "ESP_011472_1225"
 ALL = [
     "labelled_crops",

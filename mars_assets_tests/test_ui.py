@@ -1,7 +1,7 @@
 """A person at the UI: `dagster dev` with its daemon, driven through headless Chromium and GraphQL, on real images.
 
-One server on one lake serves all tests. A test asks for the state that it starts from by a fixture, which brings it about
-unless an earlier test did, so that each passes alone and in any order.
+One server on one lake serves all tests. A test asks for the state that it starts from by a fixture, which brings it
+about unless an earlier test did, so that each passes alone and in any order.
 """
 
 import os

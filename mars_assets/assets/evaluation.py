@@ -15,7 +15,7 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import kept, mendable, picture, progress_of, reported, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
-from mars_assets.code_versions import EVALUATION, code_version
+from mars_assets.code_versions import EVALUATION, RECONSTRUCTION, code_version
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.history import in_words
@@ -62,7 +62,7 @@ class ReconstructionConfig(dg.Config):
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "parquet"},
-    code_version="1",
+    code_version=RECONSTRUCTION,
     deps=[*imputed_assets, prithvi_weights],
     pool=GPU_POOL,
 )

@@ -77,7 +77,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.experiments,
         group_name=GROUP,
         kinds={*task.libraries, "parquet"},
-        code_version=code_version(task.training_version, EVALUATION, *task.evaluation_versions),
+        code_version=code_version(task.training_versions[0], EVALUATION, *task.evaluation_versions),
         deps=INPUTS,
         pool=GPU_POOL,
     )(experiments)

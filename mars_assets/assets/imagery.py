@@ -16,30 +16,20 @@ from mars_assets.imagery.crops import CropSettings, Source, cut_crops
 from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
 from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
 from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
-from mars_assets.imagery.observations import choose_observations, query_before, write_observations
+from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.imagery.index import IndexQuery
 
 
 GROUP = "imagery"
-OBSERVATION_COLUMNS = {
-    "observation": "HiRISE observation id",
-    "product": "the product in use",
-    "note": "the note in observations.csv",
-    "image": "address of the image, relative to the archive's base address",
-    "label": "address of the PDS3 label, if the product has one",
-    "incidence_angle": "angle of the sun from the vertical in degrees, from the index",
-    "solar_longitude": "season: L_s in degrees, 0 at the start of northern spring, from the index",
-    "corners": "latitude and longitude of the swath's corners, clockwise from the first sample of the first line, from "
-    "the index",
-}
 
 
 class IndexConfig(dg.Config):
@@ -174,6 +164,8 @@ def observations(
     materialized. A run without configuration uses the previous query; `listed_only` drops it. An observation that is no
     longer selected loses its partition; its files remain, and its crops stay in use, until you delete them.
     """
+    from mars_assets.imagery.schema import Observations
+
     with mendable():
         here = lake.open()
         query = config.chosen(here)
@@ -188,7 +180,7 @@ def observations(
         metadata={
             "dagster/row_count": len(rows),
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
-            "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
+            "dagster/column_schema": columns(columns_of(Observations), rows),
             "no longer selected": len(registered - set(keys)),
             "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
@@ -308,7 +300,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
 
 def _chosen(lake: Lake) -> dict[str, dict[str, Any]]:
-    rows = read_table(lake.observations, "observations").astype(object)
+    rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["observation"]: row for row in rows.to_dict("records")}
 

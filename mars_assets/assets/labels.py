@@ -14,10 +14,10 @@ from mars_assets.labels.build import update_labelled_crops
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
-from mars_assets.labels.table import COLUMNS
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.labels.build import LabelReport
@@ -78,6 +78,8 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     assigned to a single split. A damaged or hostile export is moved to `inbox/rejected` with a text that says why, and
     the previous labels remain in use.
     """
+    from mars_assets.labels.schema import LabelledCrops
+
     with mendable():
         here = lake.open()
         rows, report = update_labelled_crops(here, progress_of(context))
@@ -85,7 +87,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
         shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
         metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
-    schema = columns(COLUMNS, rows)
+    schema = columns(columns_of(LabelledCrops), rows)
     changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(
         metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},

@@ -93,7 +93,7 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
         description=task.descriptions.model,
         group_name=GROUP,
         kinds=set(task.libraries),
-        code_version=task.training_version,
+        code_version=task.training_versions[0],
         deps=INPUTS,
         pool=GPU_POOL,
     )(model)

@@ -16,26 +16,6 @@ from mars_assets.craters.geometry import Crater, Mask, craters_of_mask
 from mars_assets.imagery.geolocation import projected_positions
 from mars_assets.storage.geotiff import georeference
 
-COLUMNS = {
-    "image_id": "the image",
-    "observation": "the image's group",
-    "crater": "number in the image, from 1, the largest first",
-    "x_px": "column of the centre; 0 is the left edge of the first pixel",
-    "y_px": "row of the centre; 0 is the upper edge of the first pixel",
-    "diameter_px": "of the disc of equal area",
-    "probability": "mean over the crater's pixels in the mask: of an outline those of its rim",
-    "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
-    "diameter_m": "metres, where the image is map projected",
-    "longitude": "of the centre, degrees east, 0 to 360, likewise",
-    "latitude": "of the centre, planetocentric, likewise",
-}
-
-
-COLUMN_TYPES = dict.fromkeys(
-    ("x_px", "y_px", "diameter_px", "probability", "diameter_m", "longitude", "latitude"), "float64"
-)
-COLUMN_TYPES |= {"crater": "int64", "cut": "bool"}
-
 
 def craters_of_image(
     image: Mapping[Any, Any], mask: Mask, probability: Float32, *, rim: int, smallest_px: float
@@ -53,7 +33,8 @@ def craters_of_image(
         smallest_px: craters with a smaller diameter are left out.
 
     Returns:
-        Plain values by the names in ``COLUMNS``, without the image and the crater's number.
+        Plain values by the columns of :class:`mars_assets.craters.schema.CraterCatalogue`, without the image and the
+        crater's number.
     """
     craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
     seen = [crater for crater in craters if crater.diameter >= smallest_px]

@@ -19,8 +19,8 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
     The diameter is in metres on the ground where all places are known, else in pixels.
 
     Args:
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`. Craters cut by a border are left out,
-            since only the visible part has been measured.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by a border are left
+            out, since only the visible part has been measured.
     """
     from matplotlib.ticker import LogFormatter
 

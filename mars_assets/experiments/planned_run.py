@@ -16,7 +16,7 @@ from mars_assets.experiments.sweep import Run
 from mars_assets.lake import EVIDENCE, SCORES, Lake
 from mars_assets.models.starting_point import Start
 from mars_assets.models.task import Task
-from mars_assets.models.versions import version_of
+from mars_assets.models.versions import find_version, version_of
 from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import fingerprint
@@ -119,7 +119,8 @@ def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int
     start = task.start(lake, run.recipe)
     dataset = task.dataset(lake, run.recipe.model_dump(), start.statistics)
     images = hold_back_part(dataset.images, folds, run.fold) if folds else hold_back(dataset.images, held_back)
-    version = version_of(run.recipe.identity(), images, start.sha256, run.seed, task.training_version)
+    name_of = functools.partial(version_of, run.recipe.identity(), images, start.sha256, run.seed)
+    version = find_version(lake, task.experiments, task.training_versions, name_of)
     return PlannedRun(
         run=run,
         version=version,

@@ -40,33 +40,11 @@ from mars_assets.storage.files import (
     sweep,
     write_bytes,
     write_json,
-    write_table,
 )
 from mars_assets.storage.geotiff import new_geotiff
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
-MANIFEST_COLUMNS = (
-    "crop_id",
-    "observation",
-    "product",
-    "row",
-    "col",
-    "height",
-    "width",
-    "kept",
-    "reason",
-    "file",
-    "dn_file",
-    "invalid_fraction",
-    "saturated_fraction",
-    "stretch_low",
-    "stretch_high",
-    "crs",
-    "transform",
-    "position_kind",
-    "longitude",
-    "latitude",
-)
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
 """Short names of products in crop ids, without dots, which Roboflow turns into underscores."""
 
@@ -208,18 +186,13 @@ def cut_crops(
         progress: reports the strips.
 
     Returns:
-        The manifest, one row for every cell of the grid, with the columns ``MANIFEST_COLUMNS``: ``row``, ``col``,
-        ``height`` and ``width`` are the window in pixels; ``kept`` and ``reason`` ("no data", "band missing",
-        "saturated", or empty); ``file`` and ``dn_file`` are names in ``target`` or None; the fractions are exact where
-        a cell was decoded, and the overview's where that ruled it out; ``stretch_low`` and ``stretch_high`` are the
-        values of red, green and blue that became 0 and 255; ``crs`` (WKT) and ``transform`` (the crop's own, six
-        numbers in the order of ``affine.Affine``) are None unless ``position_kind`` is "projected"; ``longitude`` and
-        ``latitude`` are the crop's centre, planetocentric degrees east, from the projection, or interpolated between
-        the corners of the swath where ``position_kind`` is "approximate", or NaN where it is "pixel".
+        The manifest, see :class:`mars_assets.imagery.schema.Crops`.
 
     Raises:
         MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
     """
+    from mars_assets.imagery.schema import Crops
+
     label = _checked_label(source)
     identity = source.identity()
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
@@ -250,7 +223,7 @@ def cut_crops(
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / CROPS, manifest, provenance)
+        write_checked(work / CROPS, manifest, Crops, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
@@ -261,7 +234,9 @@ def read_crops(folder: Path) -> pd.DataFrame:
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / CROPS, "crops")
+    from mars_assets.imagery.schema import Crops
+
+    return read_checked(folder / CROPS, "crops", Crops)
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -275,6 +250,8 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         ``crop_id, observation, path, cut`` (a fingerprint of how the crop was cut, so that another cut is another crop)
         and ``columns``; empty where there are no crops.
     """
+    from mars_assets.imagery.schema import Crops
+
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
@@ -282,7 +259,8 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return checked(every, lake.all_crops, "crops", Crops, wanted)  # once for all: each check takes milliseconds
 
 
 def _cut_of(manifest: Path) -> str:
@@ -332,7 +310,9 @@ class _Cutter:
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        from mars_assets.imagery.schema import Crops
+
+        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
         return self._place(manifest)
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:

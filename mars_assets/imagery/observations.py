@@ -12,7 +12,8 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.lake import Lake
-from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import read_checked, write_checked
 
 
 def query_before(lake: Lake) -> IndexQuery | None:
@@ -37,7 +38,21 @@ def query_before(lake: Lake) -> IndexQuery | None:
 
 def write_observations(lake: Lake, rows: pd.DataFrame, query: IndexQuery | None) -> None:
     """Write the result of :func:`choose_observations` together with its query."""
-    write_table(lake.observations, rows, {"query": None if query is None else asdict(query)})
+    from mars_assets.imagery.schema import Observations
+
+    write_checked(lake.observations, rows, Observations, {"query": None if query is None else asdict(query)})
+
+
+def read_observations(lake: Lake) -> pd.DataFrame:
+    """Read the chosen observations, see :class:`mars_assets.imagery.schema.Observations`.
+
+    Raises:
+        MissingInputError: none have been chosen.
+        DamagedFileError: their table cannot be read, or does not fit its schema.
+    """
+    from mars_assets.imagery.schema import Observations
+
+    return read_checked(lake.observations, "observations", Observations)
 
 
 def _frozen(value: Any) -> Any:
@@ -51,8 +66,7 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
     product and note.
 
     Returns:
-        Columns ``observation``, ``product``, ``note``, ``image``, ``label`` (addresses; None where the product has no
-        label), and those of :func:`observation_facts`.
+        See :class:`mars_assets.imagery.schema.Observations`.
 
     Raises:
         MissingInputError: there is a query and no index.

@@ -31,13 +31,14 @@ from mars_assets.labels.masks import (
 )
 from mars_assets.labels.merge import _merge
 from mars_assets.labels.splits import whole_groups
-from mars_assets.labels.table import ASSET, COLUMNS, _mask_name, _mask_names, files_of, read_labelled_crops
+from mars_assets.labels.table import _mask_name, _mask_names, files_of, read_labelled_crops
 from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
+from mars_assets.storage.files import read_provenance, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.storage.schema import columns_of, write_checked
 
 _LABEL = "label"
 """Keyword of the PNG text entry in which a mask stores the fingerprint of its outlines."""
@@ -97,7 +98,7 @@ def _known(lake: Lake, progress: Progress) -> _Known:
     if not lake.labelled_crops.exists():
         return _Known({}, {})
     try:
-        rows = read_table(lake.labelled_crops, ASSET).to_dict("records")
+        rows = read_labelled_crops(lake).to_dict("records")
         return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
     except (MarsError, KeyError) as error:
         progress.say(f"the previous table cannot be used ({error}): all masks are redrawn")
@@ -125,7 +126,11 @@ class _Inputs:
         return cls(exports, [path.name for path in being_copied(lake.inbox)], rejections(lake.inbox), crops)
 
     def fingerprint(self) -> str:
-        return fingerprint(LABELS, list(COLUMNS), [field.name for field in fields(LabelReport)], asdict(self))
+        from mars_assets.labels.schema import LabelledCrops
+
+        return fingerprint(
+            LABELS, list(columns_of(LabelledCrops)), [field.name for field in fields(LabelReport)], asdict(self)
+        )
 
 
 def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
@@ -174,6 +179,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         MarsError: there is no usable export, or none of a project whose newest export is damaged or still being
             copied, or all labels are contradictory. The previous table remains in use.
     """
+    from mars_assets.labels.schema import LabelledCrops
+
     known, own = _known(lake, progress), _own_crops(lake)
     crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
@@ -188,15 +195,16 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         raise MarsError(
             f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow"
         )
-    table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
+    table = pd.DataFrame(merged, columns=list(columns_of(LabelledCrops))).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
     report = _report(exports, inputs, table, known.labels, conflicts)
     named = _mask_names(table)
     retire_masks(lake.masks, _mask_names_in_force(lake) - named)
-    write_table(
+    write_checked(
         lake.labelled_crops,
         table,
+        LabelledCrops,
         {
             "computation": LABELS,
             "label_version": report.version,

@@ -11,24 +11,22 @@ import numpy as np
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import read_label_image
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
-from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
+from mars_assets.labels.table import ASSET, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
-from mars_assets.storage.files import read_provenance
+from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import violations
 
 
 def schema_problems(lake: Lake) -> tuple[list[str], int]:
     """List problems of the table itself, and count its rows."""
-    rows = read_labelled_crops(lake)
-    problems = [f"the column {column} is missing" for column in COLUMNS if column not in rows]
-    if problems:
+    from mars_assets.labels.schema import LabelledCrops
+
+    rows = read_table(lake.labelled_crops, ASSET)
+    if problems := violations(rows, LabelledCrops):
         return problems, len(rows)
-    problems += [f"{image} occurs twice" for image in rows.loc[rows["image_id"].duplicated(), "image_id"]]
-    problems += [f"unknown split {split!r}" for split in set(rows["split"]) - set(SPLITS)]
-    problems += [f"unknown class {label!r}" for label in set(rows["label"].dropna()) - {"crater", "no_crater"}]
     unlabelled = rows["label"].isna() & rows["n_craters"].isna()
-    problems += [f"{image} has neither a class nor outlines" for image in rows.loc[unlabelled, "image_id"]]
+    problems = [f"{image} has neither a class nor outlines" for image in rows.loc[unlabelled, "image_id"]]
     problems += [f"{file} is missing" for file in rows["file"] if not lake.inside(file).exists()]
     for task, labelled in (("classified", rows["label"].notna()), ("outlined", rows["n_craters"].notna())):
         splits = set(rows.loc[labelled, "split"])

@@ -7,6 +7,7 @@ its source, so that the same image in a newer version of its project keeps its i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,9 @@ import pandas as pd
 from mars_assets.labels.masks import ANNOTATIONS
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import read_checked
 
 ASSET = "labelled_crops"
-COLUMNS = {
-    "image_id": "identifier from the source's name and content; the same across label versions",
-    "project": "the Roboflow project; several that labelled the same image are joined by '+'",
-    "split": "train, valid or test: as exported, but one split for each group",
-    "exported_split": "train, valid or test, as exported",
-    "observation": "the HiRISE observation that the image's name starts with, if any",
-    "group": "images that must share a split: the observation, otherwise the original name",
-    "original": "the name under which the image was uploaded",
-    "origin": "'crop': the lake's own lossless crop; 'export': the image in the zip",
-    "file": "path of the image file, relative to the lake",
-    "height": "pixels",
-    "width": "pixels",
-    "label": "crater or no_crater, if the image was classified",
-    "n_craters": "number of outlined craters, if the image was segmented (0: labelled as having none)",
-    "crater_fraction": "share of pixels inside craters",
-    "labels_sha": "fingerprint of the label, which changes when it is corrected",
-    "outlines_sha": "fingerprint of the outlines that the masks show; None without outlines",
-    "pixels_sha": "sha256 of the image file",
-    "phash": "perceptual hash: images that look the same differ in few of its 64 bits",
-}
 
 
 def files_of(lake: Lake, rows: pd.DataFrame) -> list[Path]:
@@ -51,15 +33,22 @@ def current_label_version(lake: Lake) -> str:
     return str(read_provenance(lake.labelled_crops)["label_version"])
 
 
-def read_labelled_crops(lake: Lake) -> pd.DataFrame:
-    """Read the current table.
+def read_labelled_crops(lake: Lake, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read the current table, see :class:`mars_assets.labels.schema.LabelledCrops`.
+
+    Args:
+        lake: the lake.
+        columns: the columns to read; all by default.
 
     Raises:
         MissingInputError: ``labelled_crops`` has not been materialized.
+        DamagedFileError: the table cannot be read or does not match its schema.
     """
-    rows = read_table(lake.labelled_crops, ASSET)
+    from mars_assets.labels.schema import LabelledCrops
+
+    rows = read_checked(lake.labelled_crops, ASSET, LabelledCrops, columns)
     # Earlier versions of this code named masks by the image alone.
-    return rows if "outlines_sha" in rows else rows.assign(outlines_sha=None)
+    return rows if columns is not None or "outlines_sha" in rows else rows.assign(outlines_sha=None)
 
 
 def mask_path(lake: Lake, annotation: str, row: Any) -> Path:

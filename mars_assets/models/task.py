@@ -130,7 +130,8 @@ class Task:
         curve: columns of a training history: steps, and the score drawn over them.
         default_sweep: what a sweep without any settings runs; empty for the default recipe alone.
         weights_file: name of the file with a model's weights.
-        training_version: see :mod:`mars_assets.code_versions`; part of a model version's name.
+        training_versions: versions of the way of training, see :mod:`mars_assets.code_versions`, the present one first. It is
+            part of a model version's name; a finished model of one of the others counts as the same version.
         evaluation_versions: those of predicting and counting, on which an evaluation rests.
         predictions_read_evaluation: whether listing predictions reads the model's evaluation.
         dataset: (lake, recipe's values, statistics to check or None) -> the labelled images.
@@ -164,7 +165,7 @@ class Task:
     default_sweep: Mapping[str, Any] = field(default_factory=dict)
 
     weights_file: str
-    training_version: str
+    training_versions: tuple[str, ...]
     evaluation_versions: tuple[str, ...]
     predictions_read_evaluation: bool = False
 

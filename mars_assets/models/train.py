@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,7 +16,15 @@ from mars_assets.lake import CONFIG, MODEL_CARD, SCRATCH, Lake
 from mars_assets.models.promotion import Comparison, compare
 from mars_assets.models.starting_point import Start
 from mars_assets.models.task import Task, TrainingJob
-from mars_assets.models.versions import ModelVersion, current_model, in_use, make_current, start_version, version_of
+from mars_assets.models.versions import (
+    ModelVersion,
+    current_model,
+    find_version,
+    in_use,
+    make_current,
+    start_version,
+    version_of,
+)
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, write_bytes
@@ -85,7 +94,8 @@ def train_version(
     current = current_model(lake, task.model) if unless_worse and in_use(lake, task.model) else None
     if current is not None:
         _refuse_other_statistics(current, dataset.provenance["statistics"])
-    version = version_of(recipe.identity(), dataset.images, start.sha256, seed, task.training_version)
+    name_of = partial(version_of, recipe.identity(), dataset.images, start.sha256, seed)
+    version = find_version(lake, task.model, task.training_versions, name_of)
     found = (lake.version(task.model, version) / CONFIG).exists()
     progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, task.model, version, dataset.images)

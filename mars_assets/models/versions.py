@@ -6,7 +6,7 @@ own folder, so that a killed run continues when it is started again, and a finis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +56,20 @@ def version_of(
     images = images[images["split"].isin(["train", "valid"])]
     rows = images[["image_id", "split", "chip_sha", "labels_sha"]].sort_values("image_id").to_dict("list")
     return fingerprint(dict(recipe), rows, weights_sha256, seed, *filter(None, [computation]))[:12]
+
+
+def find_version(lake: Lake, name: str, computations: Sequence[str], name_of: Callable[[str], str]) -> str:
+    """Name a version, or find a finished one that an equivalent way of training gave.
+
+    Args:
+        lake: has the versions.
+        name: the asset.
+        computations: versions of the way of training, the present one first; the others give as good a model.
+        name_of: the version's name with one of them, see :func:`version_of`.
+    """
+    versions = [name_of(computation) for computation in computations]
+    finished = (version for version in versions if (lake.version(name, version) / CONFIG).exists())
+    return next(finished, versions[0])
 
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:

@@ -19,11 +19,12 @@ from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
 from mars_assets.labels.formats.image import original_name
+from mars_assets.labels.table import read_labelled_crops
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import read_table, write_bytes
+from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
 
@@ -118,7 +119,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
 def _judged_groups(lake: Lake) -> set[str]:
     if not lake.labelled_crops.exists():
         return set()
-    labels = read_table(lake.labelled_crops, "labelled_crops", ["group", "split"])
+    labels = read_labelled_crops(lake, ["group", "split"])
     return set(labels.loc[labels["split"] != "train", "group"])
 
 

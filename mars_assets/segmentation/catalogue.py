@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.code_versions import COUNTING
-from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
+from mars_assets.craters.catalogue import craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.schema import columns_of, conformed
 
 
 def crater_catalogue(
@@ -36,11 +37,13 @@ def crater_catalogue(
         cache: craters of images that were processed before, used where ``images`` has ``chip_sha``.
 
     Returns:
-        One row per crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; largest first within an image.
+        One row per crater, see :class:`mars_assets.craters.schema.CraterCatalogue`; largest first within an image.
 
     Raises:
         DamagedFileError: a prediction cannot be read.
     """
+    from mars_assets.craters.schema import CraterCatalogue
+
     cache = cache or Cache(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
@@ -51,7 +54,8 @@ def crater_catalogue(
         about = {"image_id": image["image_id"], "observation": image["observation"]}
         craters = cache.get(made_from, partial(_craters, image, path, rim, smallest_px))
         rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMN_TYPES)
+    table = pd.DataFrame(rows, columns=list(columns_of(CraterCatalogue)))
+    return conformed(table, CraterCatalogue, "the catalogue of craters")
 
 
 def _craters(image: Mapping[Any, Any], prediction: Path, rim: int, smallest_px: float) -> list[dict[str, Any]]:

@@ -173,7 +173,7 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
 
     Args:
         images: ``image_id, chip`` (path of a picture), ``prediction`` (path of the mask).
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`.
         most: largest number of images.
 
     Raises:

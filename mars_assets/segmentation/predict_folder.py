@@ -39,7 +39,7 @@ def outline_pictures(
         progress: reports the images.
 
     Returns:
-        The catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`, without what an image file does not tell
+        The catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`, without what an image file does not tell
         (observation, position and metres), and for each unreadable file, by its name, the reason.
 
     Raises:

@@ -10,8 +10,7 @@ import pandas as pd
 
 from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
-from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSION
-from mars_assets.craters.catalogue import COLUMNS
+from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSIONS
 from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
@@ -29,7 +28,8 @@ from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import train_segmentation
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import read_json, read_table, write_csv, write_table
+from mars_assets.storage.files import read_json, read_table, write_csv
+from mars_assets.storage.schema import columns_of, write_checked
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _evaluate(
 ) -> dict[str, Evaluation]:
 
     rim = rim_of(model)
-    with Cache(model.folder / COUNTS, COUNTING) as counts:
+    with Cache(model.folder / COUNTS, COUNTING, keep_all=True) as counts:
         return {
             split: evaluate(predictions, images, split, rim=rim, resamples=resamples, cache=counts) for split in splits
         }
@@ -132,6 +132,7 @@ def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
+    from mars_assets.craters.schema import CraterCatalogue
 
     shown = evaluations["test"] if "test" in evaluations else evaluations["valid"]
     labelled = [evaluation.row["smallest_px"] for evaluation in evaluations.values()]
@@ -141,7 +142,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
         craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     craters = craters.assign(model_version=model.version)
     path = lake.metrics("seg_craters")
-    write_table(path, craters)
+    write_checked(path, craters, CraterCatalogue)
     write_csv(path.with_suffix(".csv"), craters)
     statistics = BandStatistics.from_dict(model.config["statistics"])
     history = read_table(model.folder / HISTORY, SEGMENTATION.model)
@@ -153,7 +154,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
         },
         {
             "by crater size": shown.sizes,
-            "largest predicted craters": craters.nlargest(10, "diameter_px")[list(COLUMNS)],
+            "largest predicted craters": craters.nlargest(10, "diameter_px")[list(columns_of(CraterCatalogue))],
         },
         {
             "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
@@ -164,6 +165,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
 
 
 def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress: Progress) -> Listing:
+    from mars_assets.craters.schema import CraterCatalogue
 
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
     folder = model.folder / MASKS_OF_CROPS
@@ -178,8 +180,8 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     report = Report(
         {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)},
         {
-            "largest predicted craters": craters.nlargest(20, "diameter_px")[list(COLUMNS)],
-            "columns": pd.DataFrame({"column": COLUMNS.keys(), "meaning": COLUMNS.values()}),
+            "largest predicted craters": craters.nlargest(20, "diameter_px")[list(columns_of(CraterCatalogue))],
+            "columns": pd.DataFrame(columns_of(CraterCatalogue).items(), columns=["column", "meaning"]),
         },
         {
             "predicted craters": len(craters),
@@ -207,7 +209,7 @@ SEGMENTATION = Task(
     sweep_scores=("iou_crater", "miou", "crater_f1"),
     curve=("iteration", "iou_crater"),
     weights_file=SEGMENTER,
-    training_version=SEGMENTATION_VERSION,
+    training_versions=SEGMENTATION_VERSIONS,
     evaluation_versions=(SEGMENTER_PREDICTION, COUNTING),
     predictions_read_evaluation=True,
     dataset=_dataset,

@@ -36,8 +36,9 @@ from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_provenance, read_table, sweep, write_table
+from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, read_placed_chip, write_chip
 
 BGR = HLS_BANDS[:3]
@@ -62,7 +63,7 @@ class StageResult:
     """Result of a stage.
 
     Args:
-        manifest: one row per chip: image_id, file, height, width, chip_sha.
+        manifest: one row per chip, see :class:`mars_assets.tensors.schema.Chips`.
         provenance: the settings, as stored in the manifest.
         computed: how many chips this run computed; the others existed.
     """
@@ -217,8 +218,10 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
         MissingInputError: the stage has not been materialized.
         MarsError: a run that recomputes chips was stopped or is still in progress.
     """
+    from mars_assets.tensors.schema import Chips
+
     path = lake.chips(stage)
-    manifest, provenance = read_table(path, stage), read_provenance(path)
+    manifest, provenance = read_checked(path, stage, Chips), read_provenance(path)
     if lacking := provenance.get(_LACKING):
         raise MarsError(
             f"{path} lacks {lacking} chips: the run that recomputes them was stopped or is still in progress. Wait for "
@@ -237,13 +240,15 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
         label_version: of the images; stored in the manifest.
         progress: shows how many chips are done.
     """
+    from mars_assets.tensors.schema import Chips
+
     folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     known: dict[str, str] = {}
     old = None
     if manifest_path.exists():
-        old = read_table(manifest_path, stage.name)
+        old = read_checked(manifest_path, stage.name, Chips)
         known = dict(zip(old["image_id"], old["chip_sha"], strict=True))
     present = {path.stem for path in folder.glob("*.tif")}
 
@@ -267,16 +272,16 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     if old is not None and replaced:
         left = old[~old["image_id"].isin(replaced)]
         before = read_provenance(manifest_path)
-        write_table(manifest_path, left, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
+        write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
     for row, path, chip_sha in progress.track(todo, f"{stage.name}: computing chips"):
         chip = stage.compute(row)
         georeference = (chip.crs, chip.transform)
         write_chip(path, chip.values, stage.bands, georeference=georeference, fingerprint=chip_sha)
     progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
-    manifest = pd.DataFrame(rows, columns=["image_id", "file", "height", "width", "chip_sha"])
+    manifest = pd.DataFrame(rows, columns=list(columns_of(Chips)))
     provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
-    write_table(manifest_path, manifest, provenance)
+    write_checked(manifest_path, manifest, Chips, provenance)
     return StageResult(manifest, provenance, len(todo))
 
 
@@ -337,10 +342,12 @@ class _Crops:
 
     def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
         """Return a crop's row in the manifest, and the manifest's provenance."""
+        from mars_assets.imagery.schema import Crops
+
         if row.observation not in self._manifests:
             path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
-            table = read_table(path, "crops", columns)
+            table = read_checked(path, "crops", Crops, columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}
             self._manifests[row.observation] = rows, read_provenance(path)
         crops, cut = self._manifests[row.observation]

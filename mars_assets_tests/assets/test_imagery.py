@@ -84,6 +84,7 @@ def message(result: Any, asset: str) -> str:
     return str(result.failure_data_for_node(asset).user_failure_data.description)
 
 
+@pytest.mark.slow
 def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
     assert runs.run("hirise_index").success
     assert runs.choose(query={"longitude": [100.5, 102.5]}).success
@@ -156,6 +157,7 @@ def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
     assert runs.made("crops") == set(IDS[1:])
 
 
+@pytest.mark.slow
 def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS[:2]))
     assert runs.choose().success

@@ -17,6 +17,7 @@ RECIPE = ClsRecipe(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_baseline_is_trained_kept_and_opened_like_any_other(images, weights, compute, tmp_path):
     report = train_classifier(RECIPE, images, weights, tmp_path, compute, {})
     assert report["parameters"] > 4e6

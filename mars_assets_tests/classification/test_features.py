@@ -30,7 +30,8 @@ from mars_assets.training.compute import Compute
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(
-    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4, steps=8,
+    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4,
+    steps=8,
     warmup_steps=1, evaluate_every=4, lr=0.01, normalize="statistics", average_weights=0.0,
 )  # fmt: skip
 

@@ -43,7 +43,8 @@ def segmenters(micro_weights, squares, tmp_path_factory):
 
             recipe = SegRecipe(
                 **{
-                    "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32, "window": 32,
+                    "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32,
+                    "window": 32,
                     "stride": 16, "batch_size": 2, "steps": 2, "evaluate_every": 2, "warmup_steps": 1, "lr": 1e-2,
                     "normalize": "image",
                 } | NETWORKS[kind]

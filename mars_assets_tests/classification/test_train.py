@@ -29,14 +29,15 @@ MICRO = ClsRecipe(
     normalize="statistics",
 )  # fmt: skip
 PAPER = ClsRecipe(
-    image_size=32, normalize="statistics", pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none", optimizer="adam", lr=8.2e-6,
+    image_size=32, normalize="statistics", pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none",
+    optimizer="adam", lr=8.2e-6,
     layer_decay=1.0, weight_decay=0.0, label_smoothing=0.0, batch_size=4, steps=2000, warmup_steps=2000,
     schedule="constant", average_weights=0.0,
 )  # fmt: skip
 
 
 def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-    """The paper's classification loss for the tiny encoder, written out without any of the project's or timm's modules."""
+    """The paper's classification loss for the tiny encoder, written out without the project's or timm's modules."""
     b, patch, width, heads, eps = len(chips), 8, 48, 3, 1e-6
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -286,6 +287,7 @@ def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
     _same(trained[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "shown"), [(32, 112), (227, 112), (512, 224)])
 def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
     recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})
@@ -314,7 +316,8 @@ def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, im
 
 def test_a_separable_set_is_learned_from_random_weights(images, weights, compute, tmp_path):
     recipe = ClsRecipe(
-        encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3, augment="flips",
+        encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3,
+        augment="flips",
         average_weights=0.9, normalize="statistics",
     )  # fmt: skip
     report = train_classifier(recipe, images, weights, tmp_path, compute, {})

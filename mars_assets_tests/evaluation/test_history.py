@@ -65,6 +65,7 @@ def test_an_undefined_score_has_no_change(tmp_path: Path) -> None:
     assert "undefined" in in_words(row, "score")
 
 
+@pytest.mark.slow
 def test_what_is_called_noise_is_noise_nineteen_times_of_twenty(tmp_path: Path) -> None:
     """Two scores of the same truth, with intervals of their own standard errors."""
     rng, within = np.random.default_rng(0), []

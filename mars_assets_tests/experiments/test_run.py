@@ -98,7 +98,7 @@ class Trainer:
             name="t",
             score="good",
             weights_file="model.bin",
-            training_version="",
+            training_versions=("",),
             evaluation_versions=("",),
             dataset=lambda *_: Dataset(self.images, {"label_version": self.label_version}),
             train=lambda job: self.train(job),
@@ -169,6 +169,7 @@ def test_each_training_observation_is_held_back_in_one_part(images: pd.DataFrame
         hold_back_part(one, 5, 1)
 
 
+@pytest.mark.slow
 def test_parts_together_are_judged_on_every_training_image_once(here: Lake, images: pd.DataFrame):
     sweep = Sweep(base={"steps": 3, "warmup_steps": 1}, grid={"lr": [0.1, 0.2, 0.3]}, folds=4)
     trainer, runs = Trainer(images), plan(sweep, ClsRecipe)

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from mars_assets.imagery.checks import crop_problems
+from mars_assets.imagery.schema import Crops
 from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import write_table
+from mars_assets_tests.tables import complete
 
 SIDE = 32
 
@@ -36,7 +38,7 @@ def write_crops(lake: Lake, observation: str, count: int, calibrated: bool = Tru
         row = {"crop_id": name, "kept": True, "file": f"{name}.png", "dn_file": dn_file, "height": SIDE, "width": SIDE}
         rows.append(row)
     rows.append({"crop_id": "skipped", "kept": False, "file": None, "dn_file": None, "height": SIDE, "width": SIDE})
-    write_table(folder / CROPS, pd.DataFrame(rows), {})
+    write_table(folder / CROPS, complete(pd.DataFrame(rows), Crops), {})
     return sorted(folder.glob("*.png"))
 
 
@@ -88,7 +90,7 @@ def test_the_work_of_a_check_is_that_of_its_observations(lake: Lake, monkeypatch
     """A run for each of many observations: no check looks at the others, and a second one only at some."""
     decoded: list[str] = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: decoded.append(path.name) or real(path))
+    monkeypatch.setattr(Image, "open", lambda path, **how: decoded.append(path.name) or real(path, **how))
     for n in range(3):
         write_crops(lake, f"ESP_00000{n}_1800", 40)
         assert crop_problems(lake, [f"ESP_00000{n}_1800"]) == ([], 40)

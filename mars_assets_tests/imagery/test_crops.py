@@ -92,6 +92,7 @@ def test_crop_ids() -> None:
 # the real browse product
 
 
+@pytest.mark.slow
 def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
     image = shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg"
     target = tmp_path / "crops" / "ESP_011472_1225"
@@ -109,6 +110,7 @@ def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
         assert (np.median(crop, axis=(1,)).min(axis=1) > 15).all()
 
 
+@pytest.mark.slow
 def test_corners_place_a_product_without_map_about(shared: Path, tmp_path: Path) -> None:
     image = shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg"
     corners = [
@@ -352,6 +354,7 @@ cut_crops(Source(image, label, "ESP_013951_1955", "RED"), target, CropSettings(1
 """
 
 
+@pytest.mark.slow
 def test_dn_that_do_not_fit_on_the_disk_get_no_name(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
     pixels = terrain(7, 192, 192, 1)
@@ -435,7 +438,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (target / manifest["file"][3]).exists()
 
 
-@pytest.mark.parametrize("where", ["write_table", "_replace_folder", "read_crops"])
+@pytest.mark.parametrize("where", ["write_checked", "_replace_folder", "read_crops"])
 def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(10, 128, 128, 1))
     image, target = tmp_path / "x.JP2", tmp_path / "crops" / OBSERVATION

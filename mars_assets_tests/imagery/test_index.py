@@ -234,7 +234,9 @@ def test_a_limit_draws_by_seed_and_spreads() -> None:
 
 
 def test_a_draw_outlives_a_longer_index() -> None:
-    """The cumulative index grows every month: what was drawn is downloaded and cut, so a new draw must be nearly the same."""
+    """The cumulative index grows every month: what was drawn is downloaded and cut, so a new draw must be nearly the
+    same.
+    """
     names = [f"ESP_{n:06d}_1800" for n in range(3100)]
     # New rows are not only at the end: released late, or of another phase.
     before = set(select(table([{"OBSERVATION_ID": name} for name in names[100:]]), IndexQuery(limit=50, seed=4)))

@@ -36,6 +36,7 @@ from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco
 
 
+@pytest.mark.slow
 def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
     lake.inbox.mkdir(parents=True)
     for name in ("craters.v1.coco-segmentation.zip", "crater-tiles.v1.folder.zip"):
@@ -154,7 +155,7 @@ def test_a_run_killed_before_the_table_leaves_its_masks_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_module, "write_table", killed)
+        patch.setattr(table_module, "write_checked", killed)
         with pytest.raises(KeyboardInterrupt):
             build_labelled_crops(filled)
     assert read_labelled_crops(filled).set_index("original").loc["train0"].equals(row)
@@ -312,6 +313,7 @@ def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS)
 def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
@@ -324,6 +326,7 @@ def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]
     assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
 def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:

@@ -1,4 +1,6 @@
-"""A task that the project does not know is trained, swept, promoted, evaluated and predicted without a change elsewhere."""
+"""A task that the project does not know is trained, swept, promoted, evaluated and predicted without a change
+elsewhere.
+"""
 
 import shutil
 from pathlib import Path

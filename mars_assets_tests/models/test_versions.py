@@ -11,6 +11,7 @@ from mars_assets.models.starting_point import start_from_weights
 from mars_assets.models.versions import (
     current_model,
     current_weights,
+    find_version,
     make_current,
     set_current_weights,
     start_version,
@@ -139,3 +140,17 @@ def test_weights_in_use_are_one_version(lake: Lake, micro_weights: Path) -> None
     assert current_weights(lake) == (second, "2" * 64, "own")
     assert start_from_weights(lake, "prithvi_weights").folder == second
     assert start_from_weights(lake, "random").name == "random, of own's architecture"
+
+
+def test_a_finished_model_of_an_equivalent_way_of_training_is_found(lake: Lake) -> None:
+    def name_of(computation: str) -> str:
+        return version_of({"lr": 0.1}, IMAGES, "sha", 1, computation)
+
+    ways, (now, before) = ("way 2", "way 1"), (name_of("way 2"), name_of("way 1"))
+    assert find_version(lake, "seg_model", ways, name_of) == now
+    folder = start_version(lake, "seg_model", before, IMAGES)
+    assert find_version(lake, "seg_model", ways, name_of) == now, "it is not finished"
+    write_json(folder / "config.json", {})
+    assert find_version(lake, "seg_model", ways, name_of) == before
+    write_json(start_version(lake, "seg_model", now, IMAGES) / "config.json", {})
+    assert find_version(lake, "seg_model", ways, name_of) == now

@@ -250,6 +250,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_mae_from(folder / MARS_WEIGHTS).state_dict()
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_weights_in_the_published_layout(
     unlabelled: Unlabelled, weights: Path, tmp_path: Path
 ) -> None:
@@ -365,6 +366,7 @@ def test_accumulated_batches_make_the_same_number_of_steps(
     assert report["last"]["valid_loss"] < report["first"]["valid_loss"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_steps(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
     # As Dagster's log does, this does not travel to another process.
     lock = threading.Lock()

@@ -14,6 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from mars_assets.bands import HLS_BANDS, IMPUTATION_METHODS, PRITHVI_V1, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.labels.schema import LabelledCrops
 from mars_assets.lake import Lake
 from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
@@ -28,7 +29,9 @@ from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip, write_chip
+from mars_assets.tensors.schema import Chips
 from mars_assets.training.compute import Compute
+from mars_assets_tests.tables import complete
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(
@@ -218,8 +221,9 @@ def _rows(n: int, **offsets: float) -> pd.DataFrame:
     base = rng.gamma(2, 1, n)
     return pd.DataFrame(
         [
-            {"image_id": f"i{i}", "method": method, "model_loss": base[i] / 2, "rgb_loss": base[i] + offset + rng.normal(0, 0.01),
-             "psnr": 20.0 - base[i], "ssim": 0.9 - offset, "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
+            {"image_id": f"i{i}", "method": method, "model_loss": base[i] / 2,
+             "rgb_loss": base[i] + offset + rng.normal(0, 0.01), "psnr": 20.0 - base[i], "ssim": 0.9 - offset,
+             "mask_ratio": 0.5, "seed": 1, "weights": "w", "precision": "fp32", "recipe": "r"}
             for i in range(n) for method, offset in offsets.items()
         ]
     )  # fmt: skip
@@ -363,11 +367,13 @@ class TestTable:
         chips = _write(lake.root / "tensors", sizes)
         for method, rows in chips.groupby("method"):
             table = rows.assign(file=[lake.relative(path) for path in rows["path"]]).drop(columns=["path", "method"])
+            table = complete(table, Chips)
             settings = {"statistics": "v1", "label_version": "labels1", "method": method, **provenance}
             write_table(lake.tensors(f"imputed_{method}") / "manifest.parquet", table, settings)
         labels = pd.DataFrame({"image_id": list(sizes), "group": [f"ESP_{number % 2}" for number in range(len(sizes))]})
-        write_table(lake.labelled_crops, labels)
+        write_table(lake.labelled_crops, complete(labels, LabelledCrops))
 
+    @pytest.mark.slow
     def test_is_written_and_not_computed_twice(self, filled: Lake) -> None:
         settings = {"n_images": 3, "batch_size": 4, "compute": CPU}
         result = reconstruction_table(filled, IMPUTATION_METHODS, **settings)
@@ -395,6 +401,7 @@ class TestTable:
         )
         assert len(pd.read_parquet(filled.metrics("reconstruction_images"))) == 18
 
+    @pytest.mark.slow
     def test_a_sweep_of_ratios_and_masks(self, filled: Lake) -> None:
         settings = {"n_images": 3, "batch_size": 4, "compute": CPU, "mask_ratios": [0.5, 0.25], "masks": 2}
         result = reconstruction_table(filled, IMPUTATION_METHODS, **settings)
@@ -427,6 +434,7 @@ class TestTable:
         with pytest.raises(MarsError, match="cannot be read"):
             anchor_chip(lake, lake.root / "none.tif", [1, 2, 3, 4, 5, 6])
 
+    @pytest.mark.slow
     def test_rows_of_an_earlier_version_stay(self, filled: Lake) -> None:
         reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU)
         for name in ("reconstruction", "reconstruction_images"):
@@ -453,7 +461,8 @@ class TestTable:
         )
         with pytest.raises(ProvenanceError) as error:
             reconstruction_table(filled, IMPUTATION_METHODS, n_images=3, compute=CPU)
-        for part in ("imputed_means was made with the statistics 'v2'", "imputed_pre_norm and imputed_means hold different images",
+        for part in ("imputed_means was made with the statistics 'v2'", "imputed_pre_norm and imputed_means hold "
+        "different images",
                      "imputed_post_norm and imputed_means were made for different labels"):  # fmt: skip
             assert part in str(error.value)
 

@@ -23,6 +23,8 @@ from mars_assets.sample.make import GROUND_TRUTH, SEED, Plan, make_sample, plan_
 from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SMALLEST_LABELLED, _place_craters
 
+pytestmark = pytest.mark.slow
+
 SMALL = Plan(train=1, valid=1, test=1, unlabelled=1, height=1180, width=1180)
 
 

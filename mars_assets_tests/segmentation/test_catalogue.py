@@ -8,11 +8,12 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from mars_assets.bands import HLS_BANDS
-from mars_assets.craters.catalogue import COLUMNS
+from mars_assets.craters.schema import CraterCatalogue
 from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.errors import DamagedFileError
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.figures import outlined_sheet
+from mars_assets.storage.schema import columns_of
 from mars_assets.tensors.geotiff import write_chip
 
 MARS = CRS.from_proj4("+proj=eqc +lat_ts=0 +lon_0=180 +R=3396190 +units=m +no_defs")
@@ -44,7 +45,7 @@ def test_centres_diameters_and_probabilities_of_discs(tmp_path: Path) -> None:
     probability[_disc(probability.shape, 60, 80, 8)] = 100  # less likely than not
     probability[95:, 100:] = 255
     table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)])
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(columns_of(CraterCatalogue))
     whole = table[~table["cut"]]
     np.testing.assert_allclose(whole["x_px"], [30, 90.5], atol=1e-9)
     np.testing.assert_allclose(whole["y_px"], [40, 20.5], atol=1e-9)
@@ -90,7 +91,7 @@ def test_small_ones_can_be_left_out_and_no_crater_is_an_empty_table(tmp_path: Pa
     empty = _catalogue(tmp_path, [image], smallest_px=8.0)
     assert empty.empty
     assert empty.nlargest(3, "diameter_px").empty, "its columns are numbers all the same"
-    assert list(empty.columns) == list(COLUMNS)
+    assert list(empty.columns) == list(columns_of(CraterCatalogue))
 
 
 def test_a_prediction_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def test_a_finished_training_returns_its_report_at_once(
 @pytest.mark.parametrize(
     ("average", "between", "workers"), [(0, False, 0), (0, True, 2), (0.9, False, 2), (0.9, True, 0)]
 )
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
     between: bool,
@@ -345,8 +347,6 @@ def test_only_new_images_are_predicted(trained: Trained, compute: Compute, squar
 def test_another_models_predictions_are_not_taken(
     trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
 ):
-    import shutil
-
     folder, _ = trained
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -361,9 +361,24 @@ def test_another_models_predictions_are_not_taken(
     assert not before.all()
 
 
-def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
-    import shutil
+def test_a_model_trained_with_a_retired_loss_predicts_as_before(
+    trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
+):
+    folder, _ = trained
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    config = (old / "config.py").read_text()
+    assert config.count("type='MaskedDiceLoss'") == 1
+    (old / "config.py").write_text(config.replace("type='MaskedDiceLoss'", "gamma=0.75, type='MaskedTverskyLoss'"))
+    one = squares.head(1)
+    before, after = (
+        read_probability(predict_masks(model, one, tmp_path / f"{model.name} masks", compute)["image_0"])
+        for model in (folder, old)
+    )
+    np.testing.assert_array_equal(before, after)
 
+
+def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
     with pytest.raises(MissingInputError, match="seg_model"):
         open_segmenter(tmp_path)
     folder = tmp_path / "torn"
@@ -419,6 +434,7 @@ def test_predictions_are_what_the_validation_saw(
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["statistics", "image"])
 def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
     normalize: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
@@ -462,6 +478,7 @@ def test_images_that_were_counted_are_not_counted_again(
     assert len(counted) == n_valid
 
 
+@pytest.mark.slow
 def test_validations_take_one_orientation(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
