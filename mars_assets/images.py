@@ -29,7 +29,7 @@ _FORMATS = ("JPEG", "PNG")
 
 
 def is_picture(relative: PurePath) -> bool:
-    """Test whether a relative path names an image, and not a hidden or macOS archive file."""
+    """Test whether a relative path names an image, not a hidden or macOS file."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
     return relative.suffix.lower() in SUFFIXES and not hidden
 
@@ -114,7 +114,7 @@ def read_stored(
 
 
 def read_label_image(path: Path) -> npt.NDArray[Any]:
-    """Read a mask of ``labelled_crops``: uint8 (H, W), or crater numbers, uint16 (H, W).
+    """Read a mask, uint8 (H, W), or crater numbers, uint16 (H, W).
 
     Raises:
         DamagedFileError: it cannot be read.

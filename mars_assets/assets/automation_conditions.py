@@ -1,4 +1,4 @@
-"""Conditions that materialize an asset automatically when its inputs have changed."""
+"""Conditions that materialize an asset when its inputs have changed."""
 
 import dagster as dg
 

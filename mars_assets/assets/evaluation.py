@@ -1,4 +1,4 @@
-"""Assets of group evaluation: reconstruction of Mars, and scores of the fine-tuned models."""
+"""Assets of group evaluation: reconstruction, and scores of the models."""
 
 import math
 from collections.abc import Mapping
@@ -69,7 +69,7 @@ class ReconstructionConfig(dg.Config):
 def reconstruction_metrics(
     context: dg.AssetExecutionContext, config: ReconstructionConfig, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Masked reconstruction of Mars by the pretrained model, for each imputation method.
+    """Masked reconstruction of Mars by the pretrained model, by imputation.
 
     This is the paper's Figure 2 as a table. Each image is masked in the same way for all methods, so that the
     comparison is paired. `model_loss` is the mean squared error of the removed patches over all six channels,

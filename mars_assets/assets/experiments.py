@@ -84,7 +84,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
 
 
 def _figures(lake: Lake, task: Task, rows: pd.DataFrame, settings: list[str]) -> dict[str, Any]:
-    """Draw and save the runs' curves and, if settings vary, the effect of each setting."""
+    """Draw and save the runs' curves and the effects of varied settings."""
     drawn: dict[str, Any] = {"curves": draw_curves(rows, histories(lake, task, rows), task.score, task.curve)}
     shown: dict[str, Any] = {}
     if settings and len(ranked(rows, task.score)) > 1:

@@ -1,4 +1,4 @@
-"""Assets of group foundation: published weights, and weights pretrained further on Mars."""
+"""Assets of group foundation: weights, published and adapted to Mars."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -121,7 +121,7 @@ class MarsWeightsConfig(dg.Config, PretrainRecipe):
 def mars_weights(
     context: dg.AssetExecutionContext, config: MarsWeightsConfig, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Prithvi's weights after further masked pretraining on unlabelled images of Mars.
+    """Prithvi's weights after further masked pretraining on images of Mars.
 
     Uses the lake's selected crops and the configured further images, except those of observations that the current
     labels have in valid or test. If later labels put an observation there that was used, models initialised from these

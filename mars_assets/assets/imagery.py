@@ -1,4 +1,4 @@
-"""Assets of group imagery: HiRISE's index, observations, their images, and crops of these."""
+"""Assets of group imagery: index, observations, images and crops."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -42,11 +42,12 @@ class IndexConfig(dg.Config):
 def hirise_index(
     context: dg.AssetExecutionContext, config: IndexConfig, lake: LakeResource, archive: ArchiveResource
 ) -> dg.MaterializeResult:
-    """HiRISE's cumulative index: position, season and illumination of map-projected products.
+    """HiRISE's cumulative index of map-projected products.
 
-    `RDRCUMINDEX.TAB` and its label, about 160 MB, are downloaded once and stored as Parquet with the label's column
-    names. `observations` can be selected from it by position, season and incidence angle, and products that are not
-    map-projected get their approximate position from it. Without the index, `observations.csv` lists the observations.
+    It gives each product's position, season and illumination. `RDRCUMINDEX.TAB` and its label, about 160 MB, are
+    downloaded once and stored as Parquet with the label's column names. `observations` can be selected from it by
+    position, season and incidence angle, and products that are not map-projected get their approximate position from
+    it. Without the index, `observations.csv` lists the observations.
     """
     progress = progress_of(context)
     with mendable():

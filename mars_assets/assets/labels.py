@@ -1,4 +1,4 @@
-"""Assets of group labels: the exports in the inbox, and the table of labelled crops."""
+"""Assets of group labels: the exports, and the table of labelled crops."""
 
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
 
 
 def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
-    """Compute the data version of the exports in use, and metadata that describes them."""
+    """Compute data version and metadata of the exports in use."""
     shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
     rows = pd.DataFrame(
         [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
@@ -70,7 +70,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
     automation_condition=follows("crops"),
 )
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """One row per labelled image: class or craters, split, observation, and image file.
+    """One row per labelled image: class or craters, split, and image file.
 
     If an image's original name is that of a crop in the lake and it still shows the same, its pixels come from the
     lake's lossless crop; otherwise from the export. Images that projects label differently are left out. Masks are

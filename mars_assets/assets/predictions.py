@@ -1,4 +1,4 @@
-"""Assets of group predictions: predictions of the models in use for unlabelled crops."""
+"""Assets of group predictions: predictions for unlabelled crops."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Assets of group tensors: reflectance of the labelled crops, and their imputation."""
+"""Assets of group tensors: reflectance and imputed bands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal

@@ -45,7 +45,7 @@ def build_baseline(recipe: ClsRecipe, config: PrithviConfig, imagenet: bool = Fa
 
 
 def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
-    """Read the configuration and the sha256 of the weights that a training starts from.
+    """Read configuration and sha256 of the weights a training starts from.
 
     Args:
         recipe: the recipe to be trained.
@@ -77,7 +77,7 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
 
 
 def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
-    """Build a classifier from a finished segmentation model, and write ``network.json``."""
+    """Build a classifier from a segmentation model; write ``network.json``."""
     network, _ = open_segmenter(segmenter)
     network.auxiliary_head = None  # used only to train the segmentation model
     write_json(folder / NETWORK, {**network.cfg.model.to_dict(), "auxiliary_head": None})

@@ -1,4 +1,4 @@
-"""Evaluation of classifiers: scores with intervals, curves, calibration and label errors."""
+"""Evaluation of classifiers: scores, curves, calibration, label errors."""
 
 from __future__ import annotations
 
@@ -64,17 +64,23 @@ class Evaluation:
     # Computed on demand: sweeps need only the row, and importing scikit-learn takes longer than training a head.
     @cached_property
     def roc(self) -> pd.DataFrame:
-        """``threshold, false_positive_rate, true_positive_rate``; empty if a class is absent."""
+        """ROC curve: ``threshold, false_positive_rate, true_positive_rate``.
+
+        Empty if a class is absent.
+        """
         return _roc(self._labels, self._probabilities)
 
     @cached_property
     def precision_recall(self) -> pd.DataFrame:
-        """``threshold, recall, precision``; empty without craters."""
+        """Precision-recall curve: ``threshold, recall, precision``.
+
+        Empty without craters.
+        """
         return _precision_recall(self._labels, self._probabilities)
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
-        """One row per non-empty bin: ``low, high, n, mean_probability, crater_fraction``."""
+        """Calibration by bin: ``low, high, n, mean_probability, crater_fraction``."""
         return _calibration(self._labels, self._probabilities)
 
 
@@ -94,7 +100,7 @@ def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
 
 
 def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> dict[str, Floats]:
-    """Compute :func:`scores` for many samples of the same images, as arrays of shape (R,).
+    """Compute :func:`scores` for R samples of the images, each of shape (R,).
 
     Uses numpy, since a bootstrap has a thousand samples and scikit-learn takes 9 ms per sample for all scores.
 
@@ -244,7 +250,7 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
-    """Select images whose labels are probably wrong by confident learning, with cleanlab.
+    """Select images whose labels are probably wrong, by confident learning.
 
     A label is suspected if the probability of the other class is at least as high as it is on average for images of
     that class (Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70). The model must not have been
@@ -287,7 +293,7 @@ def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
 
 
 def _operating_points(labels: Labels, probabilities: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Count true and false positives at each distinct threshold, from the highest down.
+    """Count true and false positives by threshold, from the highest down.
 
     Returns:
         Two arrays of shape (R, thresholds).

@@ -30,7 +30,10 @@ _BATCH = 32
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
-    """Test whether a recipe can be trained on features: nothing before the head is random."""
+    """Test whether a recipe can be trained on features.
+
+    It can if nothing before the head is trained or random.
+    """
     return recipe.architecture == PRITHVI and recipe.frozen and not recipe.mask_ratio and recipe.augment != "full"
 
 
@@ -40,7 +43,7 @@ def orientations_of(recipe: ClsRecipe) -> int:
 
 
 class FeatureHead(nn.Module):
-    """Head of a classifier: features (B, orientations, poolings, D) -> logits (B,), both float32.
+    """Classifier head: features (B, orientations, poolings, D) -> logits (B,).
 
     It does not use autocast, whose overhead is noticeable in such short steps; besides, bf16 is too coarse for logits.
 
@@ -66,7 +69,7 @@ class FeatureHead(nn.Module):
         return self._logits(pooled[:, 0])
 
     def mean_logits(self, features: Tensor) -> Tensor:
-        """Average the logits over the recipe's orientations, like :meth:`Classifier.mean_logits`."""
+        """Average the logits over the recipe's orientations."""
         return self._logits(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
     def _logits(self, pooled: Tensor) -> Tensor:
@@ -74,7 +77,7 @@ class FeatureHead(nn.Module):
 
 
 class FeatureCache:
-    """Features of images from a frozen encoder, in one file per encoder and preprocessing.
+    """Features from a frozen encoder, in one file per preprocessing.
 
     Args:
         folder: where the files are.

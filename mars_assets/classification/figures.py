@@ -1,4 +1,4 @@
-"""Figures of classifiers: evaluation plots, training curves, mistakes and uncertain images."""
+"""Figures of classifiers: evaluation, training, mistakes, uncertainty."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_figure(evaluation: Evaluation) -> Figure:
-    """Plot ROC and precision-recall curves, confusion matrix and reliability of one split."""
+    """Plot ROC, precision-recall, confusion matrix and reliability."""
     figure, axes = new_figure(9, 8.5, rows=2, columns=2)
     row = evaluation.row
     figure.suptitle(f"{row['split']}: {row['n']} images, {row['n_craters']} with a crater")
@@ -39,7 +39,7 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
 
 
 def training_curves(folder: Path) -> Figure:
-    """Plot a finished training's loss and accuracy; a dashed line marks the selected step.
+    """Plot a training's loss and accuracy, with a line at the selected step.
 
     Raises:
         MissingInputError: the folder holds no finished classifier.
@@ -53,7 +53,9 @@ def training_curves(folder: Path) -> Figure:
 
 
 def confident_mistakes(images: pd.DataFrame, most: int = 12) -> pd.DataFrame:
-    """Select misclassified images, the most confident first; often the label is wrong.
+    """Select misclassified images, the most confident first.
+
+    Often it is the label that is wrong.
 
     Args:
         images: ``label, probability`` and any further columns.
@@ -84,7 +86,7 @@ def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
 
 
 def uncertain_sheet(images: pd.DataFrame, most: int = 6) -> Figure:
-    """Draw the images that a model is least certain of, which are most worth labelling.
+    """Draw the least certain images, which are most worth labelling.
 
     Args:
         images: ``image_id, chip (path), probability, uncertainty``.
@@ -125,7 +127,7 @@ def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
 
 
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
-    """Read R, G, B as float32 (H, W, 3), stretched from their 1st-99th percentiles to [0, 1]."""
+    """Read RGB as float32 (H, W, 3), percentiles 1 to 99 stretched to [0, 1]."""
     if chip.suffix == ".tif":
         rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
     else:

@@ -1,4 +1,4 @@
-"""Classifiers built on Prithvi's encoder, on a segmentation network, or on a timm model."""
+"""Classifiers from Prithvi's encoder, a segmentation network or timm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module, abc.ABC):
-    """Base of the classifiers: normalised chips (B, C, H, W) -> logits of a crater (B,).
+    """Base of the classifiers: normalised chips (B, C, H, W) -> logits (B,).
 
     Args:
         config: bands and statistics of the input.
@@ -41,20 +41,23 @@ class Classifier(nn.Module, abc.ABC):
 
     @property
     def layers(self) -> nn.Module:
-        """The module whose ``group_matcher`` defines the layers, for layer-wise learning rates."""
+        """The module whose ``group_matcher`` defines layers for layer-wise rates."""
         return self
 
     @property
     @abc.abstractmethod
     def without_decay(self) -> tuple[str, ...]:
-        """Names in ``layers`` of parameters without weight decay, in addition to biases and norms."""
+        """Names in ``layers`` of parameters without weight decay.
+
+        Biases and norms have none either.
+        """
 
     @abc.abstractmethod
     def freeze(self) -> None:
         """Freeze everything except the linear unit."""
 
     def mean_logits(self, chips: Tensor, orientations: int) -> Tensor:
-        """Average the logits over the first ``orientations`` orientations, (B, C, H, H) -> (B,)."""
+        """Average logits over the first orientations, (B, C, H, H) -> (B,)."""
         return torch.stack([self(oriented(chips, orientation)) for orientation in range(orientations)]).mean(dim=0)
 
 
@@ -95,7 +98,10 @@ class CraterClassifier(Classifier):
         return logits_of(self.head, self.dropout, pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Define layers in timm's format, for layer-wise rates; the norm belongs to the last block."""
+        """Define layers in timm's format, for layer-wise learning rates.
+
+        The final norm belongs to the last block.
+        """
         return {
             "stem": r"^encoder\.(?:cls_token|patch_embed)",
             "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
@@ -140,6 +146,7 @@ class OutlineClassifier(Classifier):
 
     @property
     def encoder(self) -> nn.Module:
+        """The encoder of the network's backbone."""
         return cast(Any, self.network).backbone.encoder
 
     @property
@@ -165,7 +172,10 @@ class OutlineClassifier(Classifier):
         return _PACE * logits_of(self.head, nn.Identity(), strongest)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Define layers in timm's format; all but Prithvi's encoder learns at the head's rate."""
+        """Define layers in timm's format, for layer-wise learning rates.
+
+        Everything except Prithvi's encoder learns at the head's rate.
+        """
         encoder = r"^network\.backbone\.encoder\."
         return {
             "stem": encoder + r"(?:cls_token|patch_embed)",
@@ -174,7 +184,7 @@ class OutlineClassifier(Classifier):
 
 
 class _Float32Convolution(nn.Conv2d):
-    """A convolution that computes in float32 even under autocast; see :func:`logits_of`."""
+    """A float32 convolution even under autocast, see :func:`logits_of`."""
 
     @classmethod
     def of(cls, convolution: nn.Conv2d) -> _Float32Convolution:
@@ -243,7 +253,10 @@ class TimmClassifier(Classifier):
         self._head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> TimmClassifier:
-        """Set the mode; a frozen model stays in evaluation mode, which fixes its batch norms."""
+        """Set the mode; a frozen model stays in evaluation mode.
+
+        That fixes the statistics of its batch norms.
+        """
         super().train(mode)
         if self._frozen:
             self.model.eval()

@@ -11,7 +11,9 @@ from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONG
 
 
 def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) -> str:
-    """Write a model card in Markdown, after Mitchell et al. 2019, Model cards for model reporting.
+    """Write a model card in Markdown.
+
+    Source: Mitchell et al. 2019, Model cards for model reporting.
 
     Args:
         version: the model version.

@@ -26,7 +26,10 @@ MUCH_LARGER = 1.5
 
 
 def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Compute the entropy of probabilities in bits: 1 at one half, 0 at 0 and 1; NaN stays NaN."""
+    """Compute the entropy of probabilities in bits; NaN stays NaN.
+
+    It is 1 at one half, and 0 at 0 and 1.
+    """
     p = np.asarray(probabilities, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
@@ -34,9 +37,10 @@ def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 
 def scale_note(model_folder: Path, pictures: Sequence[Path]) -> str:
-    """Warn if images are much larger than a classifier's training images; otherwise empty.
+    """Describe a mismatch of scale if images are much larger than in training.
 
-    All images are resampled to one size, so that craters in larger images become smaller than those in training.
+    Empty if they are not. All images are resampled to one size, so that craters in larger images become smaller than
+    those in training.
     """
     from mars_assets.classification.data import median_side
 

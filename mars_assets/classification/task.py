@@ -153,7 +153,7 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
 def _predict(
     lake: Lake, model: ModelVersion, images: pd.DataFrame, compute: Compute, progress: Progress
 ) -> pd.DataFrame:
-    """Predict images; a head stored without its encoder uses the features cached in training."""
+    """Predict images, from cached features if only the head was stored."""
     from mars_assets.classification.checkpoint import is_head_alone
     from mars_assets.classification.predict import predict, predict_from_features
     from mars_assets.classification.train import new_encoder

@@ -1,4 +1,4 @@
-"""Cached size and hash of exported images, and comparison with the crops they are named after."""
+"""Cached size, hash and crop comparison of exported images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def look_of(content: bytes, sha256: str, where: str, cache: Cache) -> Look:
 
 
 def shows_crop(content: bytes, sha256: str, crop: Path, crop_sha: str, cache: Cache) -> bool:
-    """Test whether an image shows a whole crop, neither rotated, mirrored nor cropped.
+    """Test whether an image shows a crop: not rotated, mirrored or cut.
 
     Args:
         content: the image file's bytes.

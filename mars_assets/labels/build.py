@@ -1,4 +1,4 @@
-"""Building of the table ``labelled_crops``, with images and masks, from the exports in use."""
+"""Building of the table ``labelled_crops``, its images and its masks."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class LabelReport:
 
 
 class _Known:
-    """Content of the previous table, used to avoid redrawing masks of unchanged outlines.
+    """Content of the previous table, whose unchanged masks are not redrawn.
 
     Args:
         rows: the table's rows by image id.
@@ -281,7 +281,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
 
 
 def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
-    """Check that no project vanishes from the table only because its export is unusable.
+    """Check that no project is lost only because its export is unusable.
 
     Args:
         lake: the lake.
@@ -318,7 +318,7 @@ def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
 
 
 class _Copies:
-    """Matching of an export's images with the lake's crops, of which there may be altered copies."""
+    """Matching of an export's images with the lake's crops."""
 
     def __init__(self) -> None:
         self._standing: dict[str, tuple[str, str | None]] = {}
@@ -330,7 +330,10 @@ class _Copies:
         self._altered.append(original)
 
     def stands_for(self, original: str, content_sha: str, outlines_sha: str | None) -> bool:
-        """Test whether an image may use its crop's pixels: of copies with different outlines, only the first."""
+        """Test whether an image may use its crop's pixels.
+
+        Of several copies with different outlines, only the first may.
+        """
         first = self._standing.setdefault(original, (content_sha, outlines_sha))
         if first[1] == outlines_sha or first[0] == content_sha:
             return True
@@ -354,7 +357,7 @@ class _Copies:
 
 
 def _mask_names_in_force(lake: Lake) -> set[str]:
-    """List the masks of the current table; all existing ones if it is missing or damaged."""
+    """List the current table's masks; all masks if it is missing or damaged."""
     try:
         return _mask_names(read_labelled_crops(lake))
     except (MarsError, KeyError):
@@ -460,12 +463,12 @@ def _masks(
 
 
 def _safe(name: str) -> str:
-    """Make a name safe for file names: all but ASCII letters, digits, '.', '_' and '-' become '_'."""
+    """Replace all but ASCII letters, digits, '.', '_' and '-' by '_'."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
 
 
 def _reaches_outside(image: ExportedImage) -> bool:
-    """Test whether an outline extends beyond the image by more than a pixel, for rounding."""
+    """Test whether an outline extends more than a pixel beyond the image."""
     if image.size is None:
         return False
     limits = np.array([image.size[1], image.size[0]])

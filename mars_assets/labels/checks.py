@@ -94,7 +94,7 @@ def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
 
 
 def contradicted_images(lake: Lake) -> tuple[list[str], int]:
-    """List images left out because projects contradict each other, and count all images."""
+    """List images left out because of contradictions, and count all images."""
     conflicts = list(read_provenance(lake.labelled_crops).get("conflicts", ()))
     return [f"left out, {conflict}" for conflict in conflicts], len(read_labelled_crops(lake)) + len(conflicts)
 

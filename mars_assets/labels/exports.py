@@ -72,16 +72,17 @@ class Export:
 
 
 def export_identity(path: Path) -> tuple[str, int]:
-    """Parse project and version from a zip's name; any other name is a project, version 0.
+    """Parse project and version from a zip's name.
 
-    The website names downloads by the project's title, the API by its address: both give the form of the address.
+    A name of another form is taken as a project, with version 0. The website names downloads by the project's title,
+    the API by its address: both give the form of the address.
     """
     match = _EXPORT_NAME.match(path.stem)
     return (project_slug(match["project"]), int(match["version"])) if match else (project_slug(path.stem), 0)
 
 
 def project_slug(name: str) -> str:
-    """Convert a project's title to the form of its address: "Mars Craters" to "mars-craters"."""
+    """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
@@ -123,7 +124,7 @@ def read_export(path: Path) -> Export:
 
 
 def label_version(sha256s: list[str]) -> str:
-    """Compute the label version: a sha256 of the set of exports in use, whatever their names."""
+    """Compute the label version: a sha256 of the set of exports in use."""
     return hashlib.sha256("\n".join(sorted(set(sha256s))).encode()).hexdigest()
 
 
@@ -139,7 +140,7 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
 
 
 def _readme_notes(archive: ExportArchive) -> tuple[str, ...]:
-    """Read the bullet lines of ``README.roboflow.txt``: what Roboflow did to the images."""
+    """Read the list of changes to the images from ``README.roboflow.txt``."""
     if "README.roboflow.txt" not in archive:
         return ()
     lines = (line.strip() for line in archive.text("README.roboflow.txt").splitlines())

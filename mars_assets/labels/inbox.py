@@ -54,7 +54,7 @@ def being_copied(inbox: Path) -> list[Path]:
 
 
 def exports_in_force(inbox: Path) -> list[Path]:
-    """List the zips in use: each project's newest version, and one of identical files.
+    """List the zips in use: each project's newest version, without duplicates.
 
     Hidden and partial files are ignored. While a version is being copied, the project's previous version is used.
     """
@@ -74,7 +74,7 @@ def exports_in_force(inbox: Path) -> list[Path]:
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
-    """Test whether a project's version, or a later one, is in the inbox or was rejected."""
+    """Test whether the inbox has, or has rejected, a version or a later one."""
     folders = (inbox, inbox / REJECTED)
     identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
     return any(name == project_slug(project) and number >= version for name, number in identities)
@@ -114,7 +114,10 @@ def rejections(inbox: Path) -> list[tuple[str, str]]:
 
 
 def _reason_in(path: Path) -> str:
-    """Extract the reason from a text that :func:`reject` wrote; return any other text whole."""
+    """Extract the reason from a text that :func:`reject` wrote.
+
+    Any other text is returned whole.
+    """
     text = path.read_text(encoding="utf-8", errors="replace")
     _, begun, rest = text.partition("\n\n")
     reason, ended, _ = rest.rpartition("\n\nsha256 ")

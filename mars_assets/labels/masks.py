@@ -1,4 +1,4 @@
-"""Rasterisation of crater outlines to filled and rim masks, and removal of old masks."""
+"""Rasterisation of crater outlines, and removal of old masks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
 
 
 def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -> None:
-    """Check that no outline is implausibly long, since pycocotools allocates memory by its length.
+    """Check that no outline is implausibly long.
+
+    Pycocotools allocates memory in proportion to its length.
 
     Raises:
         DamagedFileError: an outline is too long to have been drawn around a crater.
@@ -116,7 +118,7 @@ def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.
 
 
 def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) -> Mask:
-    """Draw an image's training mask: uint8, 0 background, 1 crater, shape (height, width)."""
+    """Draw an image's training mask: uint8, shape (height, width), 1 in craters."""
     _, height, width = instances.shape
     if annotation == "filled":
         return np.any(instances, axis=0, keepdims=False).astype(np.uint8)
@@ -149,7 +151,7 @@ def rim(instance: Mask, width: int) -> Mask:
 
 
 def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """Number the craters from 1 in one uint16 image, the smaller on top where they overlap."""
+    """Number craters from 1 in a uint16 image, smaller ones on top of larger."""
     _, height, width = instances.shape
     labels = np.zeros((height, width), np.uint16)
     order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
@@ -173,7 +175,7 @@ def retire_masks(folder: Path, names: Iterable[str]) -> None:
 
 
 def sweep_masks(folder: Path, named: Set[str]) -> int:
-    """Remove masks that the table does not name and that are older than ``KEPT_SECONDS``.
+    """Remove masks that are unused and older than ``KEPT_SECONDS``.
 
     Returns:
         How many were removed.

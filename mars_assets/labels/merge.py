@@ -10,7 +10,7 @@ from mars_assets.storage.hashing import fingerprint
 
 
 def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Merge rows to one per image, and describe the images left out because of a conflict.
+    """Merge rows to one per image, and describe the conflicts.
 
     Projects may complement each other (one classifies, another outlines) or agree, but must not contradict.
     """

@@ -1,4 +1,4 @@
-"""Download of exports from Roboflow's API into the inbox, without leaking the API key.
+"""Download of exports from Roboflow's API, without leaking the key.
 
 The key is a query parameter and therefore part of every URL. No message contains a URL, no exception of ``requests``
 (which quotes URLs) is passed on, and the key is removed from what urllib3 logs meanwhile.
@@ -115,7 +115,7 @@ class Roboflow:
         return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10)
 
     def fetch(self, project: Project, version: int, format_name: str, inbox: Path, progress: Progress = SILENT) -> Path:
-        """Export a version and download it as ``PROJECT.vN.FORMAT.zip``, unless it exists.
+        """Export and download ``PROJECT.vN.FORMAT.zip``, unless it exists.
 
         Args:
             project: the project.
@@ -241,7 +241,7 @@ class Roboflow:
 
 
 def _sweep(target: Path) -> None:
-    """Remove leftovers of killed downloads older than a day, which no running download uses."""
+    """Remove leftovers of killed downloads that are older than a day."""
     for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
         if time.time() - left.stat().st_mtime > _A_DAY:
             left.unlink(missing_ok=True)

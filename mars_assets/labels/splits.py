@@ -13,7 +13,7 @@ from mars_assets.storage.hashing import lot
 
 
 def whole_groups(table: pd.DataFrame) -> pd.Series:
-    """Assign every group to one split, staying as close to the exported splits as possible.
+    """Assign every group to one split, as close to the exported as possible.
 
     A group that was exported in one split stays there. Any other goes to one of its exported splits with a probability
     equal to its share of images there; the draw depends only on the group's name, so that adding or removing other
@@ -46,5 +46,5 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
 
 
 def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:
-    """Draw one of ``SPLITS`` with the given probabilities, seeded by the group's name."""
+    """Draw one of ``SPLITS`` with given probabilities, seeded by the group."""
     return SPLITS[int(np.searchsorted(shares.cumsum(), lot(f"split {group}") * shares.sum(), side="right"))]

@@ -34,7 +34,7 @@ _DAMAGE = (
 
 
 class ExportArchive:
-    """An open zip whose entries were checked: plain files, harmless names, plausible sizes."""
+    """An open zip whose entries have harmless names and plausible sizes."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path

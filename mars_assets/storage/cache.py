@@ -39,7 +39,7 @@ _ARRAYS = ".safetensors"
 
 
 class Cache:
-    """Results in one file; as a context manager it saves them on exit if they changed.
+    """Results in one file; as a context manager, saved on exit if changed.
 
     Args:
         path: ``NAME.json`` for JSON values, ``NAME.safetensors`` for numpy arrays of equal shape and type; None to

@@ -57,7 +57,7 @@ def explained_errors(target: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces ``target`` if the block raises no exception.
+    """Yield a temporary path that replaces ``target`` unless the block fails.
 
     It has the target's suffix, from which writers (GDAL, Pillow) infer the format.
 
@@ -94,7 +94,7 @@ def _sweep_old(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> int:
-    """Remove the temporary files of killed runs from a folder that has only one writer.
+    """Remove killed runs' temporary files from a folder with one writer.
 
     Returns:
         How many were removed.
@@ -167,6 +167,6 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """Read the provenance that :func:`write_table` stored; empty if the file has none."""
+    """Read the provenance that :func:`write_table` stored, or an empty one."""
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"mars_assets", b"{}"))

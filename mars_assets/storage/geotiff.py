@@ -13,7 +13,7 @@ from mars_assets.storage.files import write_bytes
 
 @contextmanager
 def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
-    """Yield a rasterio dataset that is saved when the block ends without an exception.
+    """Yield a rasterio dataset that is saved unless the block fails.
 
     It is encoded in memory because GDAL does not report failures of its last writes (full disk) when it closes a file.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def write_checked(
     target: Path, table: pd.DataFrame, schema: Schema, provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a table with its provenance, as :func:`~mars_assets.storage.files.write_table` does.
+    """Check a table and write it with its provenance.
 
     Raises:
         MarsError: the table lacks a column, even an optional one, or breaks a rule. Nothing is written.

@@ -36,7 +36,7 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
 
 
 def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
-    """Compute minimum, mean and maximum per band over all chips, in reflectance units."""
+    """Compute each band's minimum, mean and maximum in reflectance units."""
     rows = []
     chips = [read_chip(path, bands) for path in paths]
     for index, band in enumerate(bands):

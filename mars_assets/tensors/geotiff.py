@@ -99,7 +99,7 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
 
 
 def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, Any]:
-    """Read a chip, its CRS and its transform; the last two are None without georeference.
+    """Read a chip with its CRS and transform, None without georeference.
 
     Raises:
         DamagedFileError: as for :func:`read_chip`.
@@ -118,7 +118,7 @@ def _values(file: Any, bands: Sequence[str]) -> Float32:
 
 
 def read_fingerprint(path: Path) -> str | None:
-    """Read the fingerprint a chip was written with; None if it has none or is unreadable."""
+    """Read a chip's fingerprint; None if it has none or is unreadable."""
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -51,7 +51,7 @@ _LACKING = "lacking"
 
 
 class Chip(NamedTuple):
-    """Values (bands, H, W) with rasterio's CRS and transform, both None without georeference."""
+    """Values (bands, H, W), and rasterio's CRS and transform or None."""
 
     values: Float32
     crs: Any
@@ -91,7 +91,7 @@ DEFAULT_SCALE = Scale()
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage's name, output bands, settings, and computation of a chip from a row of its input."""
+    """A stage's name, bands, settings, and computation of a chip from a row."""
 
     name: str
     bands: tuple[str, ...]
@@ -136,7 +136,7 @@ def make_reflectance(
 def make_calibrated(
     lake: Lake, images: pd.DataFrame, label_version: str, *, progress: Progress = SILENT
 ) -> StageResult:
-    """Calibrate every labelled crop of a COLOR product to green, red and near infrared.
+    """Calibrate labelled crops of COLOR products to green, red and NIR.
 
     Values are in HLS reflectance units. Crops with no-data or saturated pixels, and scenes with an incidence angle
     above ``HIGHEST_INCIDENCE``, are left out and reported.
@@ -231,7 +231,7 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
 
 
 def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: str, progress: Progress) -> StageResult:
-    """Compute the chips of a stage that are missing or outdated, and write its manifest.
+    """Compute a stage's missing and outdated chips, and write its manifest.
 
     Args:
         lake: where the chips are written.
@@ -287,7 +287,7 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
 
 @dataclass(frozen=True)
 class _CalibratedSource:
-    """A crop's DN: file, fingerprint of the values, and whether they are usable as reflectance."""
+    """A crop's DN: file, fingerprint, and whether they can be calibrated."""
 
     path: Path
     sha: str
@@ -313,7 +313,7 @@ class _Crops:
         self._manifests: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def georeference(self, row: Any) -> tuple[Any, Any]:
-        """Return an image's CRS and transform; (None, None) if it is not a map-projected crop."""
+        """Return a map-projected crop's CRS and transform, or (None, None)."""
         if row.origin != "crop":
             return None, None
         crop, _ = self._of(row)

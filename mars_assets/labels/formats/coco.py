@@ -1,4 +1,4 @@
-"""Reader of COCO segmentation: ``SPLIT/_annotations.coco.json`` next to the images."""
+"""Reader of COCO segmentation: ``SPLIT/_annotations.coco.json``."""
 
 from __future__ import annotations
 

@@ -45,7 +45,10 @@ class ExportedImage:
 
 
 def original_name(file_name: str) -> str:
-    """Return the uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, or the stem of any other name."""
+    """Parse the uploaded name from ``ORIGINAL_jpg.rf.HASH.jpg``.
+
+    For a name of another form, return its stem.
+    """
     stem = PurePosixPath(file_name).stem
     match = _ROBOFLOW_NAME.match(stem)
     return match["original"] if match else stem

@@ -210,7 +210,7 @@ def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, int]) -> Outline:
-    """Encode a crater's pixels within its box as COCO's run lengths of the whole mask.
+    """Encode a crater's pixels within its box as COCO's run lengths.
 
     Runs go column by column and start with the background.
     """
