@@ -45,7 +45,8 @@ def orientations_of(recipe: ClsRecipe) -> int:
 class FeatureHead(nn.Module):
     """Classifier head: features (B, orientations, poolings, D) -> logits (B,).
 
-    It does not use autocast, whose overhead is noticeable in such short steps; besides, bf16 is too coarse for logits.
+    Both are float32. Autocast is not used: its overhead is noticeable in such short steps, and bf16 is too coarse for
+    logits.
 
     Args:
         width: the encoder's width D.
