@@ -1,4 +1,4 @@
-"""Tables for tests, which say what they are about and leave the other columns to the schema."""
+"""Tables for tests that state only the columns they need."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pandera.pandas import Column, DataFrameModel
 
 
 def complete(table: pd.DataFrame, schema: type[DataFrameModel]) -> pd.DataFrame:
-    """Add the columns of a schema that a table lacks, empty if they may be, else with one allowed value."""
+    """Add a schema's missing columns, empty if allowed, otherwise with one allowed value."""
     columns = schema.to_schema().columns
     added = {name: [_value(column)] * len(table) for name, column in columns.items() if name not in table}
     return schema.validate(pd.concat([table, pd.DataFrame(added, index=table.index)], axis=1)[[*columns]])
