@@ -151,7 +151,7 @@ def reflectance_to_rgb(bgr: Float32, statistics: BandStatistics = PRITHVI_V1) ->
     Returns:
         uint8, shape (H, W, 3), in R, G, B order.
     """
-    rgb = bgr[2::-1] / statistics.white[::-1] * 255
+    rgb: Float32 = bgr[2::-1] / statistics.white[::-1] * 255
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
@@ -269,7 +269,7 @@ def calibrated_reflectance(
     if not 0 <= incidence_angle < 89:
         raise MarsError(f"an incidence angle of {incidence_angle} degrees is not between 0 and 89: check the label")
     reflectance = (dn[::-1] * scaling_factor + offset) / np.cos(np.radians(incidence_angle)) * _REFLECTANCE_UNITS
-    return np.maximum(reflectance, 0).astype(np.float32)
+    return np.asarray(np.maximum(reflectance, 0), np.float32)
 
 
 def impute_spectral(calibrated: Float32) -> Float32:

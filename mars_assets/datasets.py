@@ -57,9 +57,14 @@ def classification_dataset(lake: Lake, statistics: BandStatistics | None = None)
             "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater) into "
             f"{lake.inbox} and materialize labelled_crops, reflectance and {STAGE} again"
         )
-    outlined = [
-        None if pd.isna(row.n_craters) else str(mask_path(lake, "instances", row)) for row in images.itertuples()
-    ]
+    outlined = pd.Series(
+        [
+            None if pd.isna(count) else str(mask_path(lake, "instances", row))
+            for count, row in zip(images["n_craters"], images.itertuples(), strict=True)
+        ],
+        images.index,
+        object,
+    )
     images = images.assign(label=(images["label"] == "crater").astype(int), instances=outlined)
     columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "label", "instances"]
     return Dataset(images[columns], provenance)
@@ -100,15 +105,15 @@ def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame
         )
     if mismatches:
         raise ProvenanceError("; ".join(mismatches))
-    chips = manifest.set_index("image_id")
-    images = labels[labels["image_id"].isin(chips.index)]
+    images = labels[labels["image_id"].isin(manifest["image_id"])]
     if len(images) != len(labels):
-        missing = sorted(set(labels["image_id"]) - set(chips.index))
+        missing = sorted(set(labels["image_id"]) - set(manifest["image_id"]))
         raise ProvenanceError(f"{STAGE} lacks {len(missing)} labelled images, e.g. {missing[0]}: materialize it again")
+    chips = manifest.set_index("image_id").loc[images["image_id"]]
     images = images.assign(
         observation=images["group"],
-        chip=[str(lake.inside(chips.at[image, "file"])) for image in images["image_id"]],
-        chip_sha=[chips.at[image, "chip_sha"] for image in images["image_id"]],
+        chip=[str(lake.inside(file)) for file in chips["file"]],
+        chip_sha=chips["chip_sha"].to_numpy(),
     )
     provenance = {
         "label_version": version,

@@ -6,7 +6,7 @@ RETRY = "0 * * * *"
 """When a change whose run failed is retried: at the full hour."""
 
 
-def follows(*but: str) -> dg.AutomationCondition:
+def follows(*but: str) -> dg.AutomationCondition[dg.AssetKey]:
     """Build the condition that upstream assets have new data versions.
 
     Each change triggers one run, and none is lost if its run fails. All assets affected by a change are requested

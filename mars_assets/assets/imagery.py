@@ -21,7 +21,7 @@ from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
-from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
 
@@ -213,7 +213,7 @@ def hirise_images(
         here, source = lake.open(), archive.open()
         chosen = _chosen(here)
 
-        def fetched(key: str) -> list[dict]:
+        def fetched(key: str) -> list[dict[str, Any]]:
             row = _observation(chosen, key)
             wanted = ProductFiles(row["image"], row["label"])
             state = source_state(source, wanted, here.products(key))
@@ -270,7 +270,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
         settings = CropSettings(config.size, config.stride, config.max_invalid, config.max_saturated)
         pictures: dict[str, dg.MetadataValue] = {}
 
-        def cut(key: str) -> list[dict]:
+        def cut(key: str) -> list[dict[str, Any]]:
             row = _observation(chosen, key)
             image = here.products(key) / PurePosixPath(row["image"]).name
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
@@ -303,7 +303,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 def _chosen(lake: Lake) -> dict[str, dict[str, Any]]:
     rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
-    return {row["observation"]: row for row in rows.to_dict("records")}
+    return {row["observation"]: row for row in as_rows(rows)}
 
 
 def _observation(chosen: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:

@@ -30,14 +30,13 @@ def model_config(task: Task) -> type[dg.Config]:
     retrain = Field(
         False,
         description="Train with the recipe of the model in use, ignoring the other fields, and use the result only if "
-        "it is "
-        "not worse on images that neither model was trained on.",
+        "it is not worse on images that neither model was trained on.",
     )
     former: dict[str, Any] = {
         before: (int | None, Field(None, description=f"Former name of {name}."))
         for before, name in task.recipe.FORMER_NAMES.items()
     }
-    bases = (dg.Config, task.recipe)
+    bases: tuple[Any, ...] = (dg.Config, task.recipe)
     return create_model(f"{task.name.title()}ModelConfig", __base__=bases, retrain=(bool, retrain), **former)
 
 

@@ -104,7 +104,7 @@ def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[np
     return observations.fillna(image_ids).astype(str).to_numpy(str), "observations"
 
 
-def with_interval(row: Mapping[str, Any], name: str) -> str:
+def with_interval(row: Mapping[Any, Any], name: str) -> str:
     """Format a score in a row as ``0.900 [0.850, 0.940]``; a dash if it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
     if value is None or math.isnan(value):

@@ -104,7 +104,7 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
         levels, _ = _levels(done, setting)
         means = pd.Series(values).groupby(levels).mean()
         total = float(((values - values.mean()) ** 2).sum())
-        between = float(((means.loc[levels].to_numpy() - values.mean()) ** 2).sum())
+        between = float(((means.loc[list(levels)].to_numpy() - values.mean()) ** 2).sum())
         left, share = len(values) - len(means), float("nan")
         if left and total:
             within = (total - between) / left

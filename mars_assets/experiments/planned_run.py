@@ -69,7 +69,7 @@ class PlannedRun:
     def _identity(self, splits: Sequence[str]) -> dict[str, list[str]]:
         images = self.images[self.images["split"].isin(splits)].sort_values("image_id")
         columns = ["image_id", "split", "observation", "chip_sha", "labels_sha"]
-        return images[columns].astype(str).to_dict("list")
+        return {column: images[column].astype(str).tolist() for column in columns}
 
     @property
     def evidence(self) -> Path:

@@ -90,4 +90,4 @@ def _details(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     image = Image.fromarray(rgb).convert("L").convert("F")
     grey = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     details = grey - uniform_filter(grey, _SURROUNDINGS)
-    return details - details.mean()
+    return np.asarray(details - details.mean())

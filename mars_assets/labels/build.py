@@ -36,7 +36,7 @@ from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import read_provenance, write_bytes
+from mars_assets.storage.files import as_rows, read_provenance, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of, write_checked
 
@@ -367,7 +367,8 @@ def _mask_names_in_force(lake: Lake) -> set[str]:
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
     """Map the id of every crop in the lake to its file, height and width."""
     crops = kept_crops(lake, ["height", "width"])
-    return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
+    sizes = zip(crops["path"], crops["height"].astype(int), crops["width"].astype(int), strict=True)
+    return dict(zip(crops["crop_id"], sizes, strict=True))
 
 
 def _labelled(
@@ -522,14 +523,14 @@ def _report(
             }
             for e in exports
         ],
-        counts=counts.to_dict("records"),
+        counts=as_rows(counts),
         new=len(now.keys() - known.keys()),
         changed=sum(1 for key in now.keys() & known.keys() if now[key] != known[key]),
         removed=len(known.keys() - now.keys()),
         leaks=leaks,
         leaked=int(((table["exported_split"] != "train") & table["group"].isin(trained)).sum()),
         conflicts=conflicts,
-        duplicates=near_duplicates(table).to_dict("records"),
+        duplicates=as_rows(near_duplicates(table)),
         outside=[
             f"{export.project}: {image.original}"
             for export in exports

@@ -105,7 +105,7 @@ def leaking_groups(lake: Lake) -> tuple[list[str], int]:
     if "exported_split" not in labels:
         return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
     exported = labels.groupby("group")["exported_split"].unique()
-    now = labels.groupby("group")["split"].first()
+    now = labels.groupby("group")["split"].first().to_dict()
     return [
         f"{group}: exported in {', '.join(sorted(values))}, now all in {now[group]}"
         for group, values in exported.items()

@@ -43,7 +43,7 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
     """
     if "polygons" in outline:
         _refuse_endless(outline["polygons"], height, width)
-        return coco.decode(coco.merge(coco.frPyObjects(outline["polygons"], height, width)))
+        return np.asarray(coco.decode(coco.merge(coco.frPyObjects(outline["polygons"], height, width))))
     rle = outline["rle"]
     if list(rle["size"]) != [height, width]:
         raise DamagedFileError(
@@ -53,7 +53,7 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
         counts = rle["counts"]
         if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
             raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
-        return coco.decode(coco.frPyObjects(rle, height, width))
+        return np.asarray(coco.decode(coco.frPyObjects(rle, height, width)))
     return _decode_compressed(rle["counts"], height, width)
 
 
@@ -121,7 +121,7 @@ def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) ->
     """Draw an image's training mask: uint8, shape (height, width), 1 in craters."""
     _, height, width = instances.shape
     if annotation == "filled":
-        return np.any(instances, axis=0, keepdims=False).astype(np.uint8)
+        return np.asarray(instances.any(axis=0), np.uint8)
     mask = np.zeros((height, width), np.uint8)
     for instance in instances:
         mask |= rim(instance, RIM_WIDTHS[annotation])

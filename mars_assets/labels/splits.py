@@ -26,7 +26,7 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
     Returns:
         The split of each image.
     """
-    shares = table.groupby("group")["exported_split"].value_counts(normalize=True).unstack(fill_value=0.0)
+    shares = table.groupby("group")["exported_split"].value_counts(normalize=True).unstack(fill_value=0)
     shares = shares.reindex(columns=list(SPLITS), fill_value=0.0)
     chosen = {str(group): _drawn(str(group), row) for group, row in zip(shares.index, shares.to_numpy(), strict=True)}
     divided = shares.index[(shares > 0).sum(axis=1) > 1]

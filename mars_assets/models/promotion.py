@@ -87,4 +87,5 @@ def _score(
     images = task.dataset(lake, model.config["recipe"], None).images
     images = images[images["image_id"].isin(image_ids)]
     predictions = task.predict(lake, model, images, compute, SILENT)
-    return task.evaluate(model, predictions, images, [split], 1)[split].row[task.score]
+    score: float | None = task.evaluate(model, predictions, images, [split], 1)[split].row[task.score]
+    return score

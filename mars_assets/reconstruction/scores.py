@@ -31,6 +31,7 @@ from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import as_rows
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.training.compute import Compute
@@ -115,7 +116,7 @@ def reconstruct(
         "precision": compute.precision,
     }
     about["recipe"] = fingerprint(RECONSTRUCTION, config.to_dict(), about)
-    rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
+    rows = as_rows(chips.sort_values(["image_id", "method"], kind="stable"))
     computed: set[int] = set()
 
     def compute_scores(places: list[int]) -> Iterator[list[float]]:
@@ -139,10 +140,6 @@ def reconstruct(
         ],
         columns=columns,
     )
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 class _Batch(NamedTuple):
@@ -255,7 +252,7 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
         if min(counted.shape) < _SSIM_WINDOW or not counted[inner].any():
             means.append(np.nan)
             continue
-        _, similarity = structural_similarity(
+        _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
             one, other, win_size=_SSIM_WINDOW, data_range=1.0, channel_axis=0, full=True
         )
         means.append(np.average(similarity.mean(axis=0)[inner], weights=counted[inner]))
@@ -295,7 +292,7 @@ def reconstruct_examples(
     examples = []
     for image_id, rows in chips.groupby("image_id", sort=True):
         shown: dict[str, UInt8] = {}
-        for batch in _batches(_records(rows), config, 1):
+        for batch in _batches(as_rows(rows), config, 1):
             (target,), (pred,), (mask,) = _predict(mae, batch, mask_ratio, compute.seed, compute)
             removed = mask.bool()[:, None, None].expand_as(target)
             height, width = batch.windows.shape[2:]

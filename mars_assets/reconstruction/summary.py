@@ -58,7 +58,7 @@ def summarise(
     rows: list[dict[str, Any]] = []
     for mask_ratio, group in per_image.groupby("mask_ratio", sort=False):
         means = group.groupby(["image_id", "method"])[list(SCORES)].mean().unstack("method")
-        about = {
+        about: dict[Any, Any] = {
             "masks": len(seeds_of_all),
             "mask_ratio": mask_ratio,
             "seed": seeds_of_all[0],
@@ -69,7 +69,7 @@ def summarise(
     return pd.DataFrame(rows)
 
 
-def _summary_rows(means: pd.DataFrame, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
+def _summary_rows(means: Any, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
     """Summarise one mask ratio from ``means``, with one row per image and columns (score, method)."""
     rgb_loss = means["rgb_loss"]
     paired = rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").dropna(how="all")

@@ -28,13 +28,12 @@ from mars_assets.reconstruction.figures import draw_examples, draw_losses
 from mars_assets.reconstruction.scores import (
     ANCHOR,
     ReconstructionSettings,
-    _records,
     reconstruct,
     reconstruct_examples,
 )
 from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import read_table, write_table
+from mars_assets.storage.files import as_rows, read_table, write_table
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.tensors.stages import read_manifest
@@ -130,7 +129,7 @@ def reconstruction_table(
     summary = summarise(per_image, label_version, dict(zip(labels["image_id"], labels["group"], strict=True)))
     record(
         lake.metrics("reconstruction"),
-        _records(summary),
+        as_rows(summary),
         ["method", "weights", "precision", "mask_ratio", "masks", "seed", "n_images", "label_version"],
         ASSET,
     )

@@ -166,7 +166,13 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
         raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): materialize '{asset}' again") from error
 
 
+def as_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List a table's rows, each by the names of its columns."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
 def read_provenance(path: Path) -> dict[str, Any]:
     """Read the provenance that :func:`write_table` stored, or an empty one."""
     metadata = pq.read_schema(path).metadata or {}
-    return json.loads(metadata.get(b"mars_assets", b"{}"))
+    provenance: dict[str, Any] = json.loads(metadata.get(b"mars_assets", b"{}"))
+    return provenance

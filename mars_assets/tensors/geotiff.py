@@ -114,7 +114,8 @@ def _values(file: Any, bands: Sequence[str]) -> Float32:
             f"{file.name} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
             "again"
         )
-    return file.read(out_dtype="float32")
+    values: Float32 = file.read(out_dtype="float32")
+    return values
 
 
 def read_fingerprint(path: Path) -> str | None:
@@ -124,6 +125,7 @@ def read_fingerprint(path: Path) -> str | None:
 
     try:
         with rasterio.open(path) as file:
-            return file.tags().get(_FINGERPRINT)
+            fingerprint: str | None = file.tags().get(_FINGERPRINT)
+            return fingerprint
     except RasterioError:
         return None

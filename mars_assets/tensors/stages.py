@@ -253,6 +253,7 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     present = {path.stem for path in folder.glob("*.tif")}
 
     rows, todo = [], []
+    row: Any
     for row in images.itertuples():
         chip_sha = fingerprint(stage.settings, row.source_sha)
         path = folder / f"{row.image_id}.tif"
@@ -348,7 +349,7 @@ class _Crops:
             path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
             table = read_checked(path, "crops", Crops, columns)
-            rows = {crop.crop_id: crop for crop in table.itertuples()}
+            rows: dict[str, Any] = dict(zip(table["crop_id"], table.itertuples(), strict=True))
             self._manifests[row.observation] = rows, read_provenance(path)
         crops, cut = self._manifests[row.observation]
         if row.original not in crops:
@@ -371,6 +372,7 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
     problems = [f"{file} is missing" for file in manifest.loc[~there, "file"]]
     manifest = manifest[there]
     sample = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, min(looked_at, len(manifest))).astype(int))]
+    row: Any
     for row in sample.itertuples():
         try:
             path = lake.inside(row.file)
