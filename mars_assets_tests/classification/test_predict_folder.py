@@ -119,7 +119,7 @@ def test_crops_with_a_class_are_left_out(lake: Lake):
     write_table(
         lake.labelled_crops, pd.DataFrame({"image_id": ["one", "two", "three"], "original": "", "label": "crater"})
     )
-    with pytest.raises(MarsError, match="all crops have a class"):
+    with pytest.raises(MarsError, match="all crops already have a class"):
         unlabelled_crops(lake, "label")
 
 
