@@ -38,7 +38,7 @@ COUNTING = "counting 1"
 """Pixel counts and craters of a mask."""
 EVALUATION = "evaluation 3"
 """Scores of a model from its predictions."""
-DISPLAY = "display 1"
+DISPLAY = "display 2"
 """Pictures and tables that assets show."""
 
 

@@ -28,8 +28,8 @@ class Dataset:
     """The labelled images of one task.
 
     Args:
-        images: one row for each image: image_id, split, observation (the group that stays in one split), chip (path of the
-            six-band GeoTIFF), chip_sha, labels_sha, and ``label`` (1 crater, 0 none) or ``mask`` (path of a PNG);
+        images: one row for each image: image_id, split, observation (the group that stays in one split), chip (path of
+            the six-band GeoTIFF), chip_sha, labels_sha, and ``label`` (1 crater, 0 none) or ``mask`` (path of a PNG);
             ``instances``, the path of the numbered craters, None for a classified image without outlines.
         provenance: label version, tensor stage and its settings.
     """
@@ -89,13 +89,14 @@ def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame
     mismatches = []
     if settings["label_version"] != version:
         mismatches.append(
-            f"{STAGE} was computed for the labels {settings['label_version'][:12]} and labelled_crops holds {version[:12]}: "
-            f"materialize reflectance and {STAGE} again"
+            f"{STAGE} was computed for the labels {settings['label_version'][:12]} and labelled_crops holds "
+            f"{version[:12]}: materialize reflectance and {STAGE} again"
         )
     if statistics is not None and settings["statistics"] != statistics.name:
         mismatches.append(
-            f"{STAGE} was computed with the statistics {settings['statistics']!r} and the weights want {statistics.name!r}: "
-            f"materialize reflectance with the configuration {{statistics: {statistics.name}}}, then {STAGE} again"
+            f"{STAGE} was computed with the statistics {settings['statistics']!r} and the weights want "
+            f"{statistics.name!r}: materialize reflectance with the configuration {{statistics: {statistics.name}}}, "
+            f"then {STAGE} again"
         )
     if mismatches:
         raise ProvenanceError("; ".join(mismatches))

@@ -1,4 +1,4 @@
-"""The definitions that Dagster loads. What only a step needs is neither computed nor imported."""
+"""Definitions that Dagster loads, without importing what only a step needs."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,8 +1,8 @@
-"""Image files: which files are images, what their headers state, and their pixels.
+"""Reading of JPEG and PNG files: recognition, headers and pixels.
 
-The one place that opens an image file. Images are JPEG or PNG. Pixels come as stored: an orientation in EXIF is not
-applied, since outlines and masks count stored pixels, and transparency is dropped. Of colour with 16 bits a channel
-Pillow reads the upper 8; what becomes of grey with 16 bits stands with each function. Whatever cannot be read is a
+This is the only module that opens image files. Pixels are returned as stored: EXIF orientation is not applied, since
+outlines and masks refer to stored pixels, and transparency is dropped. Pillow reduces 16-bit colour to its upper 8
+bits; each function documents how it treats 16-bit grey. An unreadable file raises a
 :class:`~mars_assets.errors.DamagedFileError` that names the file and the remedy.
 """
 
@@ -23,13 +23,13 @@ from mars_assets.errors import DamagedFileError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_SIDE = 16384
-"""Pixels of the longer side of an image that is labelled."""
+"""Longest side of a labelled image, in pixels."""
 MAX_PIXELS = 2**26
 _FORMATS = ("JPEG", "PNG")
 
 
 def is_picture(relative: PurePath) -> bool:
-    """Whether a path in a folder or archive names an image; hidden files and what a Mac adds to archives are none."""
+    """Test whether a relative path names an image, not a hidden or macOS file."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in relative.parts)
     return relative.suffix.lower() in SUFFIXES and not hidden
 
@@ -42,18 +42,18 @@ def pictures_below(folder: Path) -> list[Path]:
 def read_rgb(
     source: Path | bytes, remedy: str = "fetch or export it again", name: str | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Read an image as 8-bit RGB, a grey one repeated to three channels.
+    """Read an image as 8-bit RGB; grey is repeated to three channels.
 
     Args:
-        source: a file, or the bytes of one.
-        remedy: what to do about a damaged one, for the error.
-        name: of the file, for the error; needed with bytes.
+        source: a file, or its bytes.
+        remedy: what to do about a damaged file, for the error message.
+        name: the file's name in the error message, if ``source`` is bytes.
 
     Returns:
         uint8 (H, W, 3).
 
     Raises:
-        DamagedFileError: it cannot be decoded, is too large, or has 16 bits of grey.
+        DamagedFileError: it cannot be decoded, is too large, or is 16-bit grey.
     """
     pixels = read_grey_or_rgb(source, "refuse", remedy, name)
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
@@ -65,28 +65,28 @@ def read_grey_or_rgb(
     remedy: str = "remove or repair it",
     name: str | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """Read an image as 8-bit RGB or, where it is grey, with one channel, which takes a third of the memory.
+    """Read an image as 8-bit RGB, or as one channel if it is grey.
 
     Args:
-        source: a file, or the bytes of one.
-        sixteen_bits: whether grey of 16 bits is refused or reduced to its upper 8 bits.
-        remedy: what to do about a damaged one, for the error.
-        name: of the file, for the error; needed with bytes.
+        source: a file, or its bytes.
+        sixteen_bits: whether to refuse 16-bit grey or to reduce it to its upper 8 bits.
+        remedy: what to do about a damaged file, for the error message.
+        name: the file's name in the error message, if ``source`` is bytes.
 
     Returns:
         uint8 (H, W, 1 or 3).
 
     Raises:
-        DamagedFileError: it cannot be decoded or is too large, or has 16 bits of grey and they are refused.
+        DamagedFileError: it cannot be decoded, is too large, or is 16-bit grey and this is refused.
     """
     with _opened(source, remedy, name) as image:
         if image.mode.startswith("I"):
             if sixteen_bits == "refuse":
                 raise DamagedFileError(
-                    f"{_called(source, name)} has more than 8 bits a channel (mode {image.mode}): "
+                    f"{_called(source, name)} has more than 8 bits per channel (mode {image.mode}): "
                     f"stretch it to 8 bits, or {remedy}"
                 )
-            # Pillow's own conversion would clip and not scale.
+            # Pillow's own conversion clips instead of scaling.
             return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
         pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -95,13 +95,13 @@ def read_grey_or_rgb(
 def read_stored(
     source: Path | bytes, remedy: str, name: str | None = None, formats: tuple[str, ...] = _FORMATS
 ) -> npt.NDArray[Any]:
-    """Read the numbers of an image as they are stored: values of a mask, indices of a palette, 16 bits as uint16.
+    """Read an image's stored values: mask values, palette indices, 16 bits as uint16.
 
     Args:
-        source: a file, or the bytes of one.
-        remedy: what to do about a damaged one, for the error.
-        name: of the file, for the error; needed with bytes.
-        formats: those accepted, in Pillow's names.
+        source: a file, or its bytes.
+        remedy: what to do about a damaged file, for the error message.
+        name: the file's name in the error message, if ``source`` is bytes.
+        formats: accepted formats, by Pillow's names.
 
     Returns:
         bool, uint8 or uint16, (H, W) or (H, W, channels).
@@ -114,7 +114,7 @@ def read_stored(
 
 
 def read_label_image(path: Path) -> npt.NDArray[Any]:
-    """Read a mask of ``labelled_crops``, uint8 (H, W), or its numbered craters, uint16 (H, W).
+    """Read a mask, uint8 (H, W), or crater numbers, uint16 (H, W).
 
     Raises:
         DamagedFileError: it cannot be read.
@@ -123,18 +123,18 @@ def read_label_image(path: Path) -> npt.NDArray[Any]:
 
 
 def image_size(source: Path | bytes, remedy: str, name: str | None = None) -> tuple[int, int]:
-    """Read the size of an image that may be labelled from its header, without decoding it.
+    """Read an image's size from its header, without decoding it.
 
     Args:
-        source: a file, or the bytes of one.
-        remedy: what to do about a damaged one, for the error.
-        name: of the file, for the error; needed with bytes.
+        source: a file, or its bytes.
+        remedy: what to do about a damaged file, for the error message.
+        name: the file's name in the error message, if ``source`` is bytes.
 
     Returns:
         Height and width in pixels.
 
     Raises:
-        DamagedFileError: it is no JPEG or PNG, or larger than ``MAX_SIDE`` or ``MAX_PIXELS``.
+        DamagedFileError: it is neither JPEG nor PNG, or exceeds ``MAX_SIDE`` or ``MAX_PIXELS``.
     """
     with _opened(source, remedy, name) as image:
         width, height = image.size
@@ -148,8 +148,8 @@ def encode_png(pixels: npt.NDArray[Any], key: str, text: str) -> bytes:
 
     Args:
         pixels: uint8 or uint16 (H, W), or uint8 (H, W, 3).
-        key: names the text.
-        text: what is stored under it, see :func:`png_text`.
+        key: keyword of the text entry.
+        text: its content, which :func:`png_text` reads.
     """
     info = PngInfo()
     info.add_text(key, text)
@@ -159,7 +159,7 @@ def encode_png(pixels: npt.NDArray[Any], key: str, text: str) -> bytes:
 
 
 def png_text(path: Path, key: str) -> str | None:
-    """Read a text entry of a PNG; None where there is no such file, it is damaged, or it has none."""
+    """Read a PNG's text entry; None if the file or the entry is missing or damaged."""
     try:
         with _opened(path, "") as image:
             return image.info.get(key)
@@ -168,7 +168,7 @@ def png_text(path: Path, key: str) -> str | None:
 
 
 def _called(source: Path | bytes, name: str | None) -> str:
-    """What an error calls an image."""
+    """Name an image in an error message."""
     return name or (str(source) if isinstance(source, Path) else "an image in memory")
 
 
@@ -176,14 +176,14 @@ def _called(source: Path | bytes, name: str | None) -> str:
 def _opened(
     source: Path | bytes, remedy: str, name: str | None = None, formats: tuple[str, ...] = _FORMATS
 ) -> Iterator[Image.Image]:
-    """Open an image and name the file and the remedy in what goes wrong while its header is read or it is decoded."""
+    """Open an image; errors while it is read or decoded name the file and the remedy."""
     where = _called(source, name)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
             yield image
-    except UnidentifiedImageError as error:  # whose message names the file, or a buffer in memory
-        raise DamagedFileError(f"{where} is no {' or '.join(formats)}: {remedy}") from error
+    except UnidentifiedImageError as error:
+        raise DamagedFileError(f"{where} is not a {' or '.join(formats)} file: {remedy}") from error
     except Image.DecompressionBombError as error:
         raise DamagedFileError(f"{where} is too large ({error}): {remedy}") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError on a damaged PNG
         raise DamagedFileError(f"{where} cannot be decoded ({error}): {remedy}") from error

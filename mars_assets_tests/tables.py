@@ -1,4 +1,4 @@
-"""Tables for tests, which say what they are about and leave the other columns to the schema."""
+"""Tables for tests that state only the columns they need."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pandera.pandas import Column, DataFrameModel
 
 
 def complete(table: pd.DataFrame, schema: type[DataFrameModel]) -> pd.DataFrame:
-    """The table with all columns of a schema: what is missing is empty if it may be, else the same allowed value in each row."""
+    """Add a schema's missing columns, empty if allowed, otherwise with one allowed value."""
     columns = schema.to_schema().columns
     added = {name: [_value(column)] * len(table) for name, column in columns.items() if name not in table}
     return schema.validate(pd.concat([table, pd.DataFrame(added, index=table.index)], axis=1)[[*columns]])

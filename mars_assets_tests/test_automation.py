@@ -152,7 +152,7 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
         ("ROBOFLOW_API_KEY", "", "no key for Roboflow"),
         ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
         ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
-        ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the format 'jpeg' is none that the inbox reads"),
+        ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the inbox does not accept the format 'jpeg'"),
     ):
         monkeypatch.setenv(name, value)
         result = look(lake, roboflow)

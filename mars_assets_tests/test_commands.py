@@ -96,7 +96,7 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     assert not (folder / "manifest.parquet").exists()
 
     output = labelled.materialize("reflectance,imputed_post_norm,prithvi_weights")
-    assert f"reflectance: {74 - len(finished)} chips computed, {len(finished)} were there" in output
+    assert f"reflectance: {74 - len(finished)} chips computed, {len(finished)} existed" in output
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 

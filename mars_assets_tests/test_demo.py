@@ -32,7 +32,7 @@ def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path:
         )
     shown = capsys.readouterr().out
     assert "$ dagster asset materialize --select labelled_crops" in shown
-    assert "no export in" in shown
+    assert "no usable export in" in shown
     assert "Traceback" not in shown
     assert "Stack Trace" in log.read_text()
 

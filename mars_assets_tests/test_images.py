@@ -106,14 +106,15 @@ def test_the_text_of_a_png(tmp_path: Path) -> None:
 def test_what_is_damaged_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = _encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)))
     path = tmp_path / "a.png"
-    for damaged, said in ((b"GIF89a", "is no JPEG or PNG"), (content[: len(content) // 2], "cannot be decoded")):
+    half = content[: len(content) // 2]
+    for damaged, said in ((b"GIF89a", "is not a JPEG or PNG file"), (half, "cannot be decoded")):
         path.write_bytes(damaged)
         with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: fetch it again"):
             read_rgb(path, "fetch it again")
         with pytest.raises(DamagedFileError, match=rf"^entry b {said}"):
             read_stored(damaged, "export it again", "entry b")
     assert image_size(path, "") == (64, 64)
-    with pytest.raises(DamagedFileError, match="is no JPEG: "):
+    with pytest.raises(DamagedFileError, match="is not a JPEG file: "):
         read_stored(content, "", "a", formats=("JPEG",))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DamagedFileError, match="is too large"):

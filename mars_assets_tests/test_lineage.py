@@ -386,7 +386,7 @@ def test_weights_stay_those_that_were_chosen(graph: Graph) -> None:
 def test_a_variant_needs_its_source(graph: Graph) -> None:
     result = graph.run(["prithvi_weights"], {"ops": {"prithvi_weights": {"config": {"variant": "v1_100"}}}})
     (failure,) = [e for e in result.all_events if e.is_step_failure]
-    assert "need a source" in failure.step_failure_data.error.message
+    assert "without a source" in failure.step_failure_data.error.message
 
 
 def test_missing_inputs_are_named_with_the_command_that_makes_them(tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_a_classifier_begins_as_the_segmentation_model_in_use(graph: Graph) -> N
         .to_dict("records")
     )
     assert row["encoder"] == f"seg_model {outlining.version}"
-    assert compared["run now"] == 1
+    assert compared["new runs"] == 1
     (outlining.folder.parent / "current.json").unlink()
     failed = graph.run(["cls_model"], {"ops": {"cls_model": {"config": recipe | {"lr": 0.1}}}})
     assert "--select seg_model" in str(failed.failure_data_for_node("cls_model").user_failure_data.description)

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.process
 def test_warnings_about_what_is_meant_are_not_shown_and_others_are(tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -14,6 +17,8 @@ assert not heavy, heavy
 import warnings
 import numpy as np
 from pathlib import Path
+
+import pytest
 from PIL import Image
 from mars_assets.images import read_rgb
 from mars_assets.tensors.geotiff import read_chip, write_chip

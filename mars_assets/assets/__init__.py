@@ -1,1 +1,1 @@
-"""The lineage graph, one module a stage. Assets are thin: they read inputs, call domain code and say what they did."""
+"""Dagster assets, one module per group, which only call domain code."""

@@ -1,4 +1,4 @@
-"""Evaluation: how well the untouched model reconstructs Mars, and how good the fine-tuned models are on the present labels."""
+"""Assets of group evaluation: reconstruction, and scores of the models."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from mars_assets.tasks import TASKS
 
 GROUP = "evaluation"
 
-# Those that fit into the table that the UI shows at once; the file has all.
+# Few enough for the UI to show without scrolling; the file has all columns.
 _RECONSTRUCTION_COLUMNS = [
     *("method", "mask_ratio", "model_loss", "rgb_loss", "rgb_loss_low", "rgb_loss_high"),
     *("psnr", "ssim", "p_value", "n_images"),
@@ -38,21 +38,25 @@ _RECONSTRUCTION_COLUMNS = [
 
 
 class ReconstructionConfig(dg.Config):
-    """How reconstruction is measured."""
+    """Settings for measuring reconstruction."""
 
-    n_images: int = Field(259, ge=1, description="Images to reconstruct, chosen by their ids; all, if there are fewer.")
-    mask_ratios: list[float] = Field(
-        [0.5], description="Shares of the patches that are removed, e.g. [0.25, 0.5, 0.75]; figures show the first."
+    n_images: int = Field(
+        259, ge=1, description="Number of images to reconstruct, selected by id; all if there are fewer."
     )
-    masks: int = Field(1, ge=1, description="Masks an image, from as many seeds; an image counts with their mean.")
+    mask_ratios: list[float] = Field(
+        [0.5], description="Shares of patches to remove, e.g. [0.25, 0.5, 0.75]; figures show the first."
+    )
+    masks: int = Field(1, ge=1, description="Number of random masks per image, whose losses are averaged.")
     anchor: str = Field(
         "",
-        description="A GeoTIFF of Earth in HLS units, as a row of its own: what the model can do where it comes from.",
+        description="A GeoTIFF of Earth in HLS units, reported as a row of its own: the model's performance on its own "
+        "domain, for reference.",
     )
     anchor_bands: list[int] = Field(
-        [2, 3, 4, 5, 6, 7], description="Numbers of the anchor's blue, green, red, NIR and two SWIR bands, from 1."
+        [2, 3, 4, 5, 6, 7],
+        description="Band numbers, from 1, of the anchor's blue, green, red, NIR and two SWIR bands.",
     )
-    batch_size: int = Field(32, ge=1, description="Images a batch.")
+    batch_size: int = Field(32, ge=1, description="Images per batch.")
 
 
 @dg.asset(
@@ -65,18 +69,19 @@ class ReconstructionConfig(dg.Config):
 def reconstruction_metrics(
     context: dg.AssetExecutionContext, config: ReconstructionConfig, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Masked reconstruction of Mars by the untouched model, for each imputation method: the paper's Figure 2 as a table.
+    """Masked reconstruction of Mars by the pretrained model, by imputation.
 
-    Every image is masked with one noise for all methods, so that the comparison is paired. `model_loss` is the mean
-    squared error of the removed patches over all six channels, `rgb_loss` over the first three, in normalised units;
-    `psnr` (dB) and `ssim` are of the removed pixels in natural colour. Intervals are 95 % paired bootstraps over whole
-    observations; `p_value` is Wilcoxon's signed-rank test of the RGB loss against the best method, over observations.
+    This is the paper's Figure 2 as a table. Each image is masked in the same way for all methods, so that the
+    comparison is paired. `model_loss` is the mean squared error of the removed patches over all six channels,
+    `rgb_loss` over the first three, in normalised units; `psnr` (dB) and `ssim` are computed on the removed pixels in
+    natural colour. Intervals are 95 % paired bootstraps over whole observations; `p_value` is from Wilcoxon's
+    signed-rank test of the RGB loss against the best method, over observations.
 
-    The paper's numbers, of Prithvi-100M on 259 images that are not to be had, as `model_loss` / `rgb_loss`: means 0.0174 /
-    0.0610, pre_norm 0.0298 / 0.1040, post_norm 0.0190 / 0.0493.
+    The paper's values for Prithvi-100M on 259 images, which are not available, as `model_loss` / `rgb_loss`: means
+    0.0174 / 0.0610, pre_norm 0.0298 / 0.1040, post_norm 0.0190 / 0.0493.
 
-    `spectral`, beyond the paper, is measured on the crops of calibrated products alone. Its pixels are other values than
-    the stretched ones of the other methods, so its losses stand beside theirs and do not rank among them.
+    `spectral`, which is not in the paper, is measured only on crops of calibrated products. Their pixel values differ
+    from the stretched ones that the other methods use, so its losses are listed but not ranked with theirs.
     """
     from mars_assets.reconstruction.summary import statement
     from mars_assets.reconstruction.table import ReconstructionPlan, anchor_chip, reconstruction_table
@@ -84,7 +89,7 @@ def reconstruction_metrics(
     with mendable():
         here, chosen = lake.open(), compute.choose()
         if not config.mask_ratios:
-            raise MarsError("mask_ratios names no ratio: give at least one, such as [0.5]")
+            raise MarsError("mask_ratios is empty: give at least one ratio, such as [0.5]")
         anchor = anchor_chip(here, Path(config.anchor), config.anchor_bands) if config.anchor else None
         plan = ReconstructionPlan(
             [*IMPUTATION_METHODS, SPECTRAL],
@@ -99,17 +104,17 @@ def reconstruction_metrics(
     said = statement(result.summary[result.summary["mask_ratio"] == best["mask_ratio"]])
     return dg.MaterializeResult(
         metadata={
-            "losses": picture(result.bars, "losses of each method"),
-            "reconstructions": picture(result.examples, "originals, masked, and each method's reconstruction"),
+            "losses": picture(result.bars, "losses by method"),
+            "reconstructions": picture(result.examples, "originals, masked images, and reconstructions by method"),
             "table": table(result.summary[_RECONSTRUCTION_COLUMNS]),
             "dagster/row_count": len(result.summary),
             "in words": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in said)),
             "images": int(best["n_images"]),
             "computed in this run": result.computed,
-            "best method on RGB": str(best["method"]),
-            "rgb_loss of the best": float(best["rgb_loss"]),
-            "psnr of the best": float(best["psnr"]),
-            "ssim of the best": float(best["ssim"]),
+            "best method by RGB loss": str(best["method"]),
+            "rgb_loss of the best method": float(best["rgb_loss"]),
+            "psnr of the best method": float(best["psnr"]),
+            "ssim of the best method": float(best["ssim"]),
             "device": str(chosen),
             "file": where(here.metrics("reconstruction")),
             "per image": where(here.metrics("reconstruction_images")),
@@ -120,7 +125,7 @@ def reconstruction_metrics(
 
 
 def evaluation_asset(task: Task) -> dg.AssetsDefinition:
-    """Build the asset of the evaluations of the model in use."""
+    """Build the asset that evaluates a task's model in use."""
 
     @dg.asset(
         name=task.evaluation,
@@ -168,7 +173,7 @@ def _described(lake: Lake, task: Task, found: CurrentEvaluation) -> dict[str, An
             short[["measured", "model_version", "label_version", "change", "within_noise", *names]].iloc[::-1]
         ),
         "evaluated on": str(last["split"]),
-        "images left out because the model saw their observation": found.left_out,
+        "images left out because the model was trained on their observation": found.left_out,
         "model version": found.model.version,
         "label version": found.label_version,
         "dagster/row_count": len(history),
@@ -178,7 +183,7 @@ def _described(lake: Lake, task: Task, found: CurrentEvaluation) -> dict[str, An
 
 
 def _numbers(row: Mapping[str, Any], names: list[str]) -> dict[str, float]:
-    """The scores that are defined: the UI plots them over time."""
+    """Select the defined scores, which the UI plots over time."""
     values = {name: row.get(name) for name in names}
     return {name: value for name, value in values.items() if isinstance(value, float) and math.isfinite(value)}
 

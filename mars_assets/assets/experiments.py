@@ -1,4 +1,4 @@
-"""Experiments: sweeps of recipes as tables."""
+"""Assets of group experiments: sweeps of recipes."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ GROUP = "experiments"
 
 
 def experiments_asset(task: Task) -> dg.AssetsDefinition:
-    """Build the asset of a task's sweeps."""
+    """Build the asset that runs a task's sweeps."""
 
     def experiments(
         context: dg.AssetExecutionContext, config: Any, lake: LakeResource, compute: ComputeResource
@@ -52,7 +52,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
             pages = {"runs": readable(rows, settings, task.sweep_scores)}
             if sweep.folds:
                 together = readable_together(pooled(here, task, rows), settings, task.sweep_scores)
-                pages = {"all parts together": together, **pages}
+                pages = {"all folds": together, **pages}
             text = "\n\n".join(page.to_markdown(index=False) for page in pages.values()) + "\n"
             write_bytes(here.metrics(task.experiments, ".md"), text.encode())
             drawn = _figures(here, task, rows, settings)
@@ -61,7 +61,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
                 **drawn,
                 **_best(task, rows),
                 **{title: table(page) for title, page in pages.items()},
-                "run now": ran,
+                "new runs": ran,
                 "dagster/row_count": len(rows),
                 "file": where(here.metrics(task.experiments)),
             },
@@ -85,7 +85,7 @@ def experiments_asset(task: Task) -> dg.AssetsDefinition:
 
 
 def _figures(lake: Lake, task: Task, rows: pd.DataFrame, settings: list[str]) -> dict[str, Any]:
-    """Draw the curves of all runs and, where settings vary, what each of them does; write them and show them."""
+    """Draw and save the runs' curves and the effects of varied settings."""
     drawn: dict[str, Any] = {"curves": draw_curves(rows, histories(lake, task, rows), task.score, task.curve)}
     shown: dict[str, Any] = {}
     if settings and len(ranked(rows, task.score)) > 1:

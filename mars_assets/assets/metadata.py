@@ -1,4 +1,4 @@
-"""What every asset does around its domain call: errors that people can mend, progress, and metadata worth looking at."""
+"""Error handling, progress and metadata shared by all assets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,43 +10,43 @@ import pandas as pd
 
 from mars_assets.code_versions import DISPLAY
 from mars_assets.errors import MarsError
+from mars_assets.models.task import Report
+from mars_assets.plotting import markdown_image
 from mars_assets.progress import Progress
+from mars_assets.storage.cache import Cache
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
-from mars_assets.models.task import Report
-from mars_assets.plotting import markdown_image
-from mars_assets.storage.cache import Cache
 
 MAX_ROWS = 50
 
 
 def progress_of(context: dg.AssetExecutionContext) -> Progress:
-    """Progress in the terminal and in the event log."""
+    """Build the progress that reports to the terminal and the event log."""
     return Progress(context.log.info)
 
 
 @contextmanager
 def mendable() -> Iterator[None]:
-    """Errors that a retry cannot mend fail the step once, with their message and advice."""
+    """Fail the step without retries on errors that a retry cannot fix."""
     try:
         yield
     except MarsError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except RuntimeError as error:
-        # torch is imported by then, or this is not its error: no import on the definitions' path.
+        # By name, since importing torch would slow down loading the definitions.
         if type(error).__name__ != "OutOfMemoryError":
             raise
         raise dg.Failure(
-            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's configuration, "
-            "or set the compute resource's precision to bf16 or its device to cpu. Nothing is lost: what was finished "
-            "stays, and the next run continues",
+            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's "
+            "configuration, or set the compute resource's precision to bf16 or its device to cpu. Finished work is "
+            "retained, and the next run continues from it",
             allow_retries=False,
         ) from error
 
 
 def table(rows: pd.DataFrame, limit: int = MAX_ROWS) -> dg.MetadataValue:
-    """A table as Markdown, numbers rounded for reading."""
+    """Format a table as Markdown, with rounded numbers."""
     shown = rows.head(limit)
     header = "| " + " | ".join(str(column) for column in shown.columns) + " |"
     rule = "|" + "|".join("---" for _ in shown.columns) + "|"
@@ -65,26 +65,26 @@ def _cell(value: Any) -> str:
 
 
 def picture(image: Any, alt: str) -> dg.MetadataValue:
-    """A figure or image as an inline thumbnail."""
+    """Embed a figure or image as a thumbnail."""
     return dg.MetadataValue.md(markdown_image(image, alt))
 
 
 def kept(
     lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """What an asset shows, drawn again only if it changed: deleting the cache changes nothing but the time that takes.
+    """Return an asset's cached metadata, drawing it only if its content changed.
 
     Args:
-        lake: caches it.
-        asset: whose metadata it is.
-        key: a fingerprint of all that the metadata shows.
-        make: draws metadata of Markdown, paths, texts and numbers; computes nothing that is not shown.
-        files: what ``make`` writes; if one is missing, it is called again.
+        lake: where the cache is.
+        asset: the asset's name.
+        key: a fingerprint of everything that the metadata shows.
+        make: draws the metadata: Markdown, paths, texts and numbers.
+        files: what ``make`` writes; if one is missing, ``make`` is called again.
     """
     path = lake.shown(asset)
 
     def describe() -> dict[str, Any]:
-        # What fails half way must not leave the files of now with what was shown before.
+        # If drawing fails half way, new files must not remain next to old metadata.
         path.unlink(missing_ok=True)
         return {name: _storable(value) for name, value in make().items()}
 
@@ -102,7 +102,7 @@ def _storable(value: Any) -> Any:
             return {"path": value.path}
         case str() | int() | float():
             return value
-    raise TypeError(f"{type(value).__name__} cannot be kept")
+    raise TypeError(f"{type(value).__name__} cannot be cached")
 
 
 def _restored(value: Any) -> Any:
@@ -115,7 +115,7 @@ def _restored(value: Any) -> Any:
 
 
 def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataValue:
-    """The column schema of a table, with what each column means."""
+    """Build a table's column schema with descriptions."""
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             columns=[
@@ -127,12 +127,12 @@ def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataV
 
 
 def where(path: Path) -> dg.MetadataValue:
-    """Where files lie."""
+    """Build metadata that shows a path."""
     return dg.MetadataValue.path(str(path))
 
 
 def reported(name: str, report: Report) -> dict[str, Any]:
-    """Describe a result by its report."""
+    """Convert a report to metadata."""
     return {
         **{title: picture(figure, f"{name}: {title}") for title, figure in report.figures.items()},
         **{title: table(rows) for title, rows in report.tables.items()},

@@ -1,4 +1,4 @@
-"""The fine-tuned models, an asset for each task. They validate themselves while they train; evaluating them is `evaluation`'s."""
+"""Assets of group models: one fine-tuned model per task."""
 
 from functools import cache
 from typing import Any
@@ -26,11 +26,12 @@ INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_wei
 
 @cache
 def model_config(task: Task) -> type[dg.Config]:
-    """Build the run configuration of a model: the fields of its recipe, and whether to retrain."""
+    """Build a model's run configuration: its recipe's fields, and whether to retrain."""
     retrain = Field(
         False,
-        description="Train with the recipe of the model in use, whatever the other fields say, and put the result into use only "
-        "if it is not worse on images that neither was trained on.",
+        description="Train with the recipe of the model in use, ignoring the other fields, and use the result only if "
+        "it is "
+        "not worse on images that neither model was trained on.",
     )
     former: dict[str, Any] = {
         before: (int | None, Field(None, description=f"Former name of {name}."))
@@ -41,7 +42,7 @@ def model_config(task: Task) -> type[dg.Config]:
 
 
 def model_asset(task: Task) -> dg.AssetsDefinition:
-    """Build the asset of the model in use, whose configuration is a recipe."""
+    """Build the asset of a task's model in use, whose configuration is a recipe."""
 
     def model(
         context: dg.AssetExecutionContext, config: Any, lake: LakeResource, compute: ComputeResource

@@ -1,4 +1,4 @@
-"""Predictions: what the models in use say about crops without labels."""
+"""Assets of group predictions: predictions for unlabelled crops."""
 
 import dagster as dg
 
@@ -16,7 +16,7 @@ GROUP = "predictions"
 
 
 def predictions_asset(task: Task) -> dg.AssetsDefinition:
-    """Build the asset of the predictions of crops without labels."""
+    """Build the asset of a task's predictions for unlabelled crops."""
     evaluation = [dg.AssetKey(task.evaluation)] if task.predictions_read_evaluation else []
 
     @dg.asset(

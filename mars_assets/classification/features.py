@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of images, kept, so that the encoder passes over them once however many heads are tried."""
+"""Cached features of a frozen encoder, computed once for any number of heads."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ _BATCH = 32
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
-    """Whether a recipe's training needs no more of the images than features: nothing before the linear unit is random."""
+    """Test whether a recipe can be trained on features.
+
+    It can if nothing before the head is trained or random.
+    """
     return recipe.architecture == PRITHVI and recipe.frozen and not recipe.mask_ratio and recipe.augment != "full"
 
 
 def orientations_of(recipe: ClsRecipe) -> int:
-    """In how many orientations a recipe sees an image, in training or in validation."""
+    """Return the number of orientations in which a recipe uses an image."""
     return max(recipe.orientations, 8 if recipe.augment == "flips" else 1)
 
 
 class FeatureHead(nn.Module):
-    """A classifier after its encoder: features (B, orientations, poolings, D) -> logits (B,), both float32.
+    """Classifier head: features (B, orientations, poolings, D) -> logits (B,).
 
-    Not for autocast: a step is so short that beginning it would count, and bf16 is too coarse for logits.
+    Both are float32. Autocast is not used: its overhead is noticeable in such short steps, and bf16 is too coarse for
+    logits.
 
     Args:
-        width: of the encoder, D.
-        recipe: which orientations and which pooling are taken. Training with flips takes an orientation at random, all
-            else the image as it is; predictions are :meth:`mean_logits`.
+        width: the encoder's width D.
+        recipe: selects orientations and pooling. Training with flips uses a random orientation, otherwise the original
+            one; :meth:`mean_logits` predicts.
     """
 
     def __init__(self, width: int, recipe: ClsRecipe) -> None:
@@ -62,24 +66,24 @@ class FeatureHead(nn.Module):
         pooled = features[:, :, self._pooling]
         if self.training and self._flips:
             b, orientations = pooled.shape[:2]
-            return self._judge(pooled[torch.arange(b), torch.randint(orientations, (b,))])
-        return self._judge(pooled[:, 0])
+            return self._logits(pooled[torch.arange(b), torch.randint(orientations, (b,))])
+        return self._logits(pooled[:, 0])
 
     def mean_logits(self, features: Tensor) -> Tensor:
-        """The mean over the recipe's orientations, as a classifier of chips predicts."""
-        return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
+        """Average the logits over the recipe's orientations."""
+        return self._logits(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
-    def _judge(self, pooled: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor) -> Tensor:
         return self.head(self.dropout(pooled)).squeeze(-1)
 
 
 class FeatureCache:
-    """Features of images by an untrained-upon encoder, in one file for each encoder and way of reading images.
+    """Features from a frozen encoder, in one file per preprocessing.
 
     Args:
         folder: where the files are.
-        weights_sha256: of the encoder.
-        recipe: how images are read, and in how many orientations.
+        weights_sha256: of the encoder's weights.
+        recipe: defines preprocessing and the number of orientations.
         compute: precision, and the seed of a random encoder.
     """
 
@@ -98,12 +102,12 @@ class FeatureCache:
         images: pd.DataFrame,
         progress: Progress = SILENT,
     ) -> Tensor:
-        """Features of images, computed where they are not kept.
+        """Return features of images, computing those that are not cached.
 
         Args:
-            load: gives the frozen encoder, float32; called only where something is computed.
+            load: returns the frozen encoder, float32; called only if features must be computed.
             images: ``image_id, chip (path), chip_sha``.
-            progress: of the new images.
+            progress: shows how many new images are done.
 
         Returns:
             float32 (N, orientations, poolings, D), on the CPU.
@@ -115,7 +119,7 @@ class FeatureCache:
 
         def compute(places: list[int]) -> Iterator[npt.NDArray[np.float32]]:
             encoder = load().to(self._compute.device).eval()
-            counter = progress.counter("passing images through the frozen encoder", len(places), "images")
+            counter = progress.counter("encoding images with the frozen encoder", len(places), "images")
             for start in range(0, len(places), _BATCH):
                 batch = [self._read(chips[place], encoder) for place in places[start : start + _BATCH]]
                 yield from self._computed(encoder, torch.stack(batch)).numpy()

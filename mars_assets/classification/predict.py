@@ -1,4 +1,4 @@
-"""Probabilities of a finished classifier for images, each computed once."""
+"""Cached predictions of finished classifiers."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _BATCH = 32
 def predict(
     model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
 ) -> pd.DataFrame:
-    """The probability of a crater on each image.
+    """Predict the probability of a crater for each image.
 
     Args:
-        model_folder: of a finished classifier.
-        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one: another one is another image.
-        cache: JSON file of earlier predictions.
-        compute: where to compute.
-        progress: of the new images.
+        model_folder: folder of a finished classifier.
+        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one, which then identifies the pixels.
+        cache: JSON file of cached predictions.
+        compute: device and precision.
+        progress: shows how many new images are done.
 
     Returns:
         ``image_id, probability`` (float64), in the order of ``images``.
@@ -77,14 +77,17 @@ def predict(
 def predict_from_features(
     model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], PrithviEncoder], compute: Compute
 ) -> pd.DataFrame:
-    """:func:`predict` for a linear unit on a frozen encoder whose features are cached.
+    """Predict from the cached features of a frozen encoder.
 
     Args:
-        model_folder: of a finished classifier, which may lack its encoder.
+        model_folder: folder of a finished classifier, which may lack its encoder.
         images: ``image_id, chip (path), chip_sha``.
-        features: the folder that the training kept them in.
-        load: gives the encoder, for images whose features are not kept.
-        compute: where these are computed.
+        features: the folder in which training cached the features.
+        load: returns the encoder, for images whose features are not cached.
+        compute: device and precision for these.
+
+    Returns:
+        As :func:`predict`.
     """
     require_finished(model_folder, "cls_model")
     config = read_json(model_folder / CONFIG)
@@ -99,12 +102,15 @@ def predict_from_features(
 
 
 def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute) -> Generator[float | MarsError]:
-    """The probability of a crater on each chip, in order; in the place of one that cannot be read, why.
+    """Predict the probability of a crater for each chip, in order.
 
     Args:
-        model_folder: of a finished classifier.
-        chips: as :func:`mars_assets.classification.data.load_chip` takes them.
-        compute: where to compute.
+        model_folder: folder of a finished classifier.
+        chips: files that :func:`mars_assets.classification.data.load_chip` accepts.
+        compute: device and precision.
+
+    Yields:
+        The probability, or the error if the chip cannot be read.
 
     Raises:
         MissingInputError: the folder holds no finished classifier.
@@ -122,10 +128,10 @@ def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute
 
     loaded = read_ahead(read, chips, 2 * _BATCH)
     with contextlib.closing(loaded):
-        yield from _judged(loaded, classifier, recipe, compute)
+        yield from _predicted(loaded, classifier, recipe, compute)
 
 
-def _judged(
+def _predicted(
     loaded: Iterator[torch.Tensor | MarsError], classifier: Classifier, recipe: ClsRecipe, compute: Compute
 ) -> Iterator[float | MarsError]:
     while batch := list(itertools.islice(loaded, _BATCH)):

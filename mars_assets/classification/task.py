@@ -1,4 +1,4 @@
-"""Crater or no crater, as a task."""
+"""The task of classifying images as crater or no crater."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, T
 from mars_assets.models.versions import ModelVersion, current_model
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import Progress
+from mars_assets.segmentation.checkpoint import model_sha256
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    from mars_assets.plotting import Picture
     from mars_assets.prithvi.model import PrithviEncoder
 
 HEADS: dict[str, Any] = {
@@ -66,34 +66,37 @@ HEADS: dict[str, Any] = {
         "dropout": [0.0, 0.3],
     },
 }
-"""The sweep that runs without any settings: sixteen heads on the frozen encoder, which is quick."""
+"""Default sweep: sixteen heads on the frozen encoder, which is quick."""
 
 DESCRIPTIONS = Descriptions(
-    model="""Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
+    model="""Classifier of crater or no crater: Prithvi's encoder with one linear unit, fine-tuned.
 
-The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. With `architecture: seg_model` the training starts from
-the segmentation model in use; any other value names a timm model to compare with.
+The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. With `architecture: seg_model` training starts
+from the segmentation model in use; any other value names a timm model for comparison.
 
-A model version is identified by its recipe, training and validation images, initial weights and seed; an existing version is
-never retrained, and a killed training continues. The state with the lowest validation loss is selected. `mars_weights` and
-`seg_model` are needed only for recipes that start from them.""",
-    evaluation="""The classifier in use on the current labels: a row for each model version, label version and split. The history
-stays, and each row has its change against the previous one and whether that exceeds the noise.
+A model version is identified by its recipe, training and validation images, initial weights and seed; an existing
+version is never retrained, and a killed training continues. The state with the lowest validation loss is selected.
+`mars_weights` and `seg_model` are needed only for recipes that start from them.""",
+    evaluation="""Scores of the classifier in use on the current labels.
 
-Only validation and test images from observations that the model was not trained on are used. Intervals are 95 % bootstraps over
-observations. Predictions are cached, so that new labels cost only their own images. Nothing is trained. Confident learning finds
-suspected label errors: look at them before you believe the scores.""",
-    predictions="""What the classifier in use says about every crop without a class, the least certain first.
+There is one row per model version, label version and split. Earlier rows are retained; each row states its change from
+the previous one and whether the change exceeds the noise.
 
-Use it to choose what to label next: sort by `uncertainty` (entropy in bits, 1 at a probability of one half). Crops are predicted
-once for each model; new crops cost only themselves.""",
-    experiments="""Classification recipes compared on the same images: one row for each training. Finished runs are not repeated.
+Only validation and test images from observations that the model was not trained on are used. Intervals are 95 %
+bootstraps over observations. Predictions are cached, so that new labels cost only their own images. Nothing is trained.
+Confident learning finds suspected label errors: inspect them before you trust the scores.""",
+    predictions="""Predictions of the classifier in use for every crop without a class, the least certain first.
 
-The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep continues
-where it stopped. With a frozen encoder the images are encoded once, however many heads are tried, if nothing before the head is
-random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced accuracy on the validation set, so that the best
-run's score there is optimistic: `hold_back` adds a score that is not, and `folds`, cross-validation by observation, adds one on
-all training images. Only the best run keeps its weights; for a frozen encoder, the head.""",
+Use them to choose what to label next: sort by `uncertainty` (entropy in bits, 1 at a probability of one half). Each
+crop is predicted once per model.""",
+    experiments="""Comparison of classification recipes on the same images, with one row per training.
+
+The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. Finished runs are
+not repeated, and a killed sweep continues where it stopped. With a frozen encoder, each image is encoded only once for
+all heads if nothing before the head is random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced
+accuracy on the validation set, so that the best run's score there is optimistic: `hold_back` adds an unbiased score,
+and `folds`, cross-validation by observation, adds one on all training images. Weights are retained only for the best
+run; with a frozen encoder, only its head.""",
 )
 
 
@@ -103,12 +106,10 @@ def _dataset(lake: Lake, recipe: Mapping[str, Any], statistics: BandStatistics |
 
 def _start(lake: Lake, recipe: ClsRecipe) -> Start:
     if recipe.architecture == OUTLINES:
-        from mars_assets.segmentation.checkpoint import model_sha256
-
         model = current_model(lake, "seg_model")
         return start_from_model(lake, model, model_sha256(model.folder))
     start = start_from_weights(lake, recipe.encoder)
-    # A timm model takes nothing but the statistics from the weights.
+    # A timm model uses only the statistics of the weights.
     return start if recipe.architecture == PRITHVI else start.of_architecture(recipe.architecture)
 
 
@@ -132,11 +133,6 @@ def _best(report: Mapping[str, Any]) -> dict[str, Any]:
     return report["best"]
 
 
-def _curves(folder: Path) -> Picture:
-
-    return training_curves(folder)
-
-
 def _card(model: ModelVersion, images: pd.DataFrame) -> str:
     return model_card(model.version, model.config, images)
 
@@ -148,8 +144,8 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
     encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
     if not isinstance(encoder, PrithviEncoder):
         raise MarsError(
-            f"{model.name} {model.version} has the architecture {model.config['recipe']['architecture']} and no Prithvi "
-            "encoder: nothing else can be exported"
+            f"{model.name} {model.version} has the architecture {model.config['recipe']['architecture']}, but only "
+            "Prithvi encoders can be exported: choose a model that has one"
         )
     return encoder
 
@@ -157,7 +153,7 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
 def _predict(
     lake: Lake, model: ModelVersion, images: pd.DataFrame, compute: Compute, progress: Progress
 ) -> pd.DataFrame:
-    """Probabilities by image; a head that was stored without its encoder takes the features that its training cached."""
+    """Predict images, from cached features if only the head was stored."""
     from mars_assets.classification.checkpoint import is_head_alone
     from mars_assets.classification.predict import predict, predict_from_features
     from mars_assets.classification.train import new_encoder
@@ -171,8 +167,8 @@ def _predict(
         start = start_from_weights(lake, recipe.encoder)
         if start.sha256 != model.config["settings"]["weights"]:
             raise ProvenanceError(
-                f"{model.folder} was trained on features of other weights than {start.name}, which are in use now: put those "
-                "into use again, or run the sweep again, which trains with the present ones"
+                f"{model.folder} was trained on features of other weights than {start.name}, which are now in use: "
+                "materialize the former weights again, or repeat the sweep with the current ones"
             )
         return new_encoder(recipe, open_weights(start.folder).config, start.folder, compute)
 
@@ -182,17 +178,14 @@ def _predict(
 def _evaluate(
     model: ModelVersion, predictions: pd.DataFrame, images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-
     return {split: evaluate(predictions, images, split, resamples=resamples) for split in splits}
 
 
 def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-
     return evaluate(evidence, evidence.drop(columns="probability").assign(split=split), split).row
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: pd.DataFrame, evaluations: Mapping[str, Any]) -> Report:
-
     shown = evaluations["test"] if "test" in evaluations else evaluations["valid"]
     suspected, sizes = suspected_label_errors(shown.images), by_crater_size(shown.images)
     tables, facts = {"by observation": by_observation(shown.images)}, {}
@@ -245,7 +238,7 @@ CLASSIFICATION = Task(
     start=_start,
     train=_train,
     best=_best,
-    curves=_curves,
+    curves=training_curves,
     card=_card,
     encoder=_encoder,
     predict=_predict,

@@ -1,8 +1,8 @@
-"""Polite, resumable downloads of HiRISE products; a file under its final name is complete.
+"""Downloads of HiRISE products: polite, resumable, and so that a file with its final name is whole.
 
-A file grows as ``NAME.part`` next to ``NAME.part.json``, which records its source. A resumed transfer requests the last
-bytes of the part again and compares them, because a server may answer a range request with the wrong bytes. Only a
-verified file gets its final name; ``ledger.json`` records its sha256, address and validators.
+A file grows as ``NAME.part`` next to ``NAME.part.json``, which names the file that the part belongs to. A resumed
+transfer asks for the part's last bytes again and compares them, because a server may answer a range request with other
+bytes than those asked for. Only a verified file gets its name; ``ledger.json`` has its sha256, address and validators.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
 from mars_assets.lake import LEDGER
-from mars_assets.progress import SILENT, Progress
+from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
@@ -42,7 +42,7 @@ from mars_assets.storage.hashing import sha256_file
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
 _MEGABYTE = 1_000_000
-_FLUSH = 64 << 20  # bytes between two calls of fsync
+_FLUSH = 64 << 20  # bytes after which the disk is asked to have them, so that the end has little left to wait for
 _LONGEST_RETRY_AFTER = 3600.0
 _REDIRECTS = 5
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -53,16 +53,13 @@ class Archive:
     """A HiRISE archive tree behind HTTP.
 
     Args:
-        base_url: root of the products' addresses, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
-        contact: an e-mail address or web page for the User-Agent, so that the archive's operators can write before they
-            block.
+        base_url: what the products' addresses are relative to, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
+        contact: an e-mail address or web page in the User-Agent, so that the archive can write before it blocks.
         timeouts: seconds to connect, and seconds without a byte received.
-        retries: attempts after the first; every megabyte of progress resets the count.
+        retries: further attempts after the first; every megabyte of progress earns them anew.
         backoff: seconds before the first retry, doubled each time up to ``longest_backoff``, with jitter.
-        longest_backoff: upper limit of the wait in seconds.
-        connections: simultaneous transfers from this archive, across all processes on this machine.
-        lock_folder: folder of the locks that those processes share; by default a folder per user in the system's
-            temporary folder.
+        connections: transfers at a time from this archive, over all processes of this machine.
+        lock_folder: where those processes meet; a folder of the user's own in the system's temporary folder by default.
     """
 
     base_url: str
@@ -77,12 +74,12 @@ class Archive:
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise MarsError(f"the archive's base address {self.base_url!r} must start with https:// or http://")
+            raise MarsError(f"the archive's base address {self.base_url!r} must begin with https:// or http://")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise MarsError("the archive's base address must have no user, password, query or fragment")
 
     def address(self, relative: str) -> str:
-        """Compose the full address of a file.
+        """Build a file's address.
 
         Raises:
             MarsError: the relative address is not a plain path below the base.
@@ -93,23 +90,23 @@ class Archive:
 
     @property
     def user_agent(self) -> str:
-        """Compose the User-Agent header.
+        """The User-Agent with the contact.
 
         Raises:
-            ArchiveError: no contact was given. Files that are already downloaded need none.
+            ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
             raise ArchiveError(
-                "a download needs a contact, so that the archive's operators can reach you: set the variable "
-                "MARS_CONTACT, or the archive resource's contact, to your e-mail address or web page"
+                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or "
+                "the archive resource's contact, to your e-mail address or web page"
             )
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Hold one of the ``connections`` slots, waiting until one is free.
+        """Wait for one of the ``connections`` places.
 
-        The locks belong to the operating system, so a killed process releases its own.
+        The locks are the operating system's: a killed process frees its own.
         """
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
@@ -132,7 +129,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A verified file and its origin."""
+    """A verified file and where it came from."""
 
     path: Path
     address: str
@@ -146,10 +143,10 @@ class _TransferError(AttemptError):
     """A transfer failed and another attempt may succeed.
 
     Args:
-        cause: description of the failure.
+        cause: what went wrong, in words.
         after: seconds that the archive asks to wait.
-        discard: whether the received part must be deleted.
-        spurn_ranges: whether later attempts must request the whole file.
+        discard: whether what was received is of no use.
+        spurn_ranges: whether no further part may be asked for.
     """
 
     def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
@@ -158,63 +155,37 @@ class _TransferError(AttemptError):
         self.spurn_ranges = spurn_ranges
 
 
-@dataclass(frozen=True)
-class _Download:
-    """A file of the archive and where it is stored.
-
-    Args:
-        archive: the archive to download from.
-        address: the file's full address.
-        target: the complete file.
-        progress: reports the transfer.
-    """
-
-    archive: Archive
-    address: str
-    target: Path
-    progress: Progress
-
-    @property
-    def part(self) -> Path:
-        """Return the path of the bytes received so far."""
-        return self.target.with_name(f"{self.target.name}.part")
-
-    @property
-    def state(self) -> Path:
-        """Return the path of the record of the part's source."""
-        return self.target.with_name(f"{self.target.name}.part.json")
-
-
 def fetch_product(
     archive: Archive, files: ProductFiles, folder: Path, progress: Progress = SILENT
 ) -> list[DownloadedFile]:
-    """Download and verify a product: the image first, then its label if it has one.
+    """Fetch and verify a product's files: image first, then its label if it has one.
 
-    Existing files are not downloaded again, and an interrupted transfer is resumed.
+    Files that exist are not fetched again. What an earlier run left unfinished is continued.
 
     Args:
-        archive: the archive to download from.
+        archive: where from.
         files: the product's addresses.
         folder: the observation's own folder.
-        progress: reports every transfer, its rate and every failed attempt.
+        progress: told of every transfer, its rate and every failed attempt.
 
     Raises:
-        ArchiveError: no request can succeed now: the archive asks for a long wait, or contact or address are unusable.
+        ArchiveError: nothing can be asked for now: the archive asks to come back much later, or contact or address
+            are unusable.
         MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The
             message names the address and the last cause.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Two runs must not append to the same part.
+    # One writer a folder, so that two runs do not append to the same part.
     with FileLock(folder / ".lock"):
         return [
-            _fetch_file(_Download(archive, archive.address(relative), folder / Path(relative).name, progress))
+            _Transfer(archive, relative, folder, progress).file()
             for relative in (files.image, files.label)
             if relative is not None
         ]
 
 
 def recorded_sha256(path: Path) -> str:
-    """Look up a file's sha256 in its folder's ledger, or compute it if size or time differ."""
+    """Look up a file's sha256 in the ledger next to it, or compute it where size or time differ."""
     entry = _ledger(path.parent).get(path.name)
     if entry is not None and _unchanged(path, entry):
         return str(entry["sha256"])
@@ -222,10 +193,10 @@ def recorded_sha256(path: Path) -> str:
 
 
 def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[str, str]:
-    """Compare downloaded files with the archive's: "unchanged", "changed", or why it is unknown.
+    """Ask the archive whether fetched files have changed there.
 
     Returns:
-        The comparison by file name; files that have not been downloaded are left out.
+        "unchanged", "changed", or why that is unknown, by file name; files that are yet to be fetched are left out.
     """
     names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
     present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
@@ -234,16 +205,14 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
     try:
         changed = changed_at_source(archive, files, folder)
     except MarsError as error:
-        return dict.fromkeys(present, f"unknown: {error}")
-    return {
-        name: "changed: delete the file to download it again" if name in changed else "unchanged" for name in present
-    }
+        return dict.fromkeys(present, f"not asked: {error}")
+    return {name: "changed: delete it here to fetch it again" if name in changed else "unchanged" for name in present}
 
 
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
-    """List downloaded files whose size or validators at the archive differ from the ledger.
+    """Name the fetched files whose size or validators at the archive differ from those in the ledger.
 
-    To get the new version, delete the named file and download the product again.
+    To get the new version, delete the named file and fetch the product again.
 
     Raises:
         MarsError: the archive does not answer.
@@ -259,7 +228,7 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
         try:
             with archive.connection(), _open(archive, "HEAD", address, {}) as response:
                 if response.status_code != 200:
-                    raise MarsError(f"{address}: the archive answered {response.status_code} {response.reason}")
+                    raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
                 headers = response.headers
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             broken = _cause(error, archive)
@@ -271,88 +240,170 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     return changed
 
 
-def _fetch_file(download: _Download) -> DownloadedFile:
-    if (found := _finished(download)) is not None:
-        return found
+class _Transfer:
+    """One file on its way from the archive into an observation's folder.
 
-    archive, part, target = download.archive, download.part, download.target
-    best, use_ranges = 0, True
-    unusable: set[str] = set()
+    Args:
+        archive: where from.
+        relative: the file's address below the archive's base.
+        folder: where to.
+        progress: reports the transfer and every failed attempt.
+    """
 
-    def fetch() -> str:
-        with archive.connection():
-            sha256 = _transfer(download, use_ranges)
-        _verify_part(download, sha256, unusable)
-        return sha256
+    def __init__(self, archive: Archive, relative: str, folder: Path, progress: Progress) -> None:
+        self._archive, self._progress = archive, progress
+        self._address, self._name = archive.address(relative), relative.rsplit("/", 1)[-1]
+        self._target = folder / self._name
+        self._part, self._state_path = folder / f"{self._name}.part", folder / f"{self._name}.part.json"
+        self._received = 0
+        self._use_ranges = True
+        self._unusable: set[str] = set()
+        """sha256 of what came whole and could not be used."""
 
-    def failed(attempt: State) -> None:
-        nonlocal best, use_ranges
+    def file(self) -> DownloadedFile:
+        """Fetch the file, unless it exists.
+
+        Raises:
+            ArchiveError: nothing can be asked for now.
+            MarsError: the file cannot be had, or the disk is full.
+        """
+        if (found := _finished(self._target, self._state_path, self._progress)) is not None:
+            return found
+        # "Full jitter": processes that failed together do not come back together.
+        wait = wait_random_exponential(self._archive.backoff, self._archive.longest_backoff)
+        most = self._archive.retries + 1
+        try:
+            sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
+        except _TransferError as failure:
+            raise MarsError(
+                f"{self._address} could not be fetched in {most} attempts. The last one failed because {failure}. "
+                "Run again later: what was received is kept"
+            ) from failure
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise MarsError(
+                    f"no space left for {self._target}: free some and run again; what was received is kept"
+                ) from error
+            raise
+        return self._named(sha256)
+
+    def _failed(self, attempt: State) -> None:
+        """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
         failure = error_of(attempt)
         assert isinstance(failure, _TransferError)
         if failure.discard:
-            part.unlink(missing_ok=True)
-        use_ranges = use_ranges and not failure.spurn_ranges
-        size = part.stat().st_size if part.exists() else 0
-        if size >= best + _MEGABYTE:
-            attempt.attempt_number, best = 1, size
+            self._part.unlink(missing_ok=True)
+        self._use_ranges = self._use_ranges and not failure.spurn_ranges
+        size = self._part.stat().st_size if self._part.exists() else 0
+        if size >= self._received + _MEGABYTE:
+            attempt.attempt_number, self._received = 1, size
 
-    def say(attempt: State) -> None:
-        download.progress.say(
-            f"{target.name}: {error_of(attempt)}; attempt {attempt.attempt_number + 1} in "
-            f"{attempt.upcoming_sleep:.1f} s"
+    def _say(self, attempt: State) -> None:
+        number, wait = attempt.attempt_number + 1, attempt.upcoming_sleep
+        self._progress.say(f"{self._name}: {error_of(attempt)}; attempt {number} in {wait:.1f} s")
+
+    def _fetch(self) -> str:
+        """Make one attempt. Returns the part's sha256."""
+        with self._archive.connection():
+            sha256 = self._transfer()
+        try:
+            verify_file(self._part, self._name)
+        except DamagedFileError as error:
+            if sha256 in self._unusable:
+                self._part.unlink()
+                raise MarsError(
+                    f"{self._address} came twice with the same content, which cannot be used, so it is not asked for "
+                    f"again. {error}"
+                ) from error
+            self._unusable.add(sha256)
+            raise _TransferError(str(error), discard=True) from error
+        return sha256
+
+    def _transfer(self) -> str:
+        """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
+        part, state = self._part, {}
+        if self._state_path.exists() and part.exists():
+            state = read_json(self._state_path)
+        have = part.stat().st_size if state.get("address") == self._address else 0
+        start = max(0, have - _OVERLAP) if self._use_ranges else 0
+        headers = {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
+            validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
+            if validator:
+                headers["If-Range"] = validator
+        broken = ""
+        try:
+            with _open(self._archive, "GET", self._address, headers) as response:
+                _refuse_errors(response, self._address, start)
+                total: int | None
+                if response.status_code == 206:
+                    total = _check_range(response, start, state)
+                else:
+                    start, have, total = 0, 0, _length(response.headers)
+                    self._begin_anew(response, total)
+                counter = self._progress.counter(
+                    f"fetching {self._name}", None if total is None else total // _MEGABYTE, "MB"
+                )
+                sha256 = _receive(response, part, start, have, counter)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            broken = _cause(error, self._archive)
+        if broken:
+            raise _TransferError(broken)
+        if total is not None and part.stat().st_size != total:
+            raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        return sha256
+
+    def _begin_anew(self, response: requests.Response, total: int | None) -> None:
+        """Note what the part is going to be a part of."""
+        self._part.unlink(missing_ok=True)
+        write_json(
+            self._state_path,
+            {
+                "address": self._address,
+                "bytes": total,
+                "etag": response.headers.get("ETag"),
+                "last_modified": response.headers.get("Last-Modified"),
+            },
         )
 
-    # With full jitter, processes that failed together do not retry together.
-    wait = wait_random_exponential(archive.backoff, archive.longest_backoff)
-    try:
-        sha256 = attempts(archive.retries + 1, wait, failed, say)(fetch)
-    except _TransferError as failure:
-        raise MarsError(
-            f"{download.address} could not be downloaded in {archive.retries + 1} attempts. The last one failed "
-            f"because {failure}. Run again later: the transfer resumes where it stopped"
-        ) from failure
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MarsError(
-                f"no space left for {target}: free some and run again; the transfer resumes where it stopped"
-            ) from error
-        raise
-
-    state = read_json(download.state)
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    stat = part.stat()
-    entry = {
-        "address": download.address,
-        "bytes": stat.st_size,
-        "sha256": sha256,
-        "etag": state["etag"],
-        "last_modified": state["last_modified"],
-        "mtime_ns": stat.st_mtime_ns,
-        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # If the run is killed after the rename, _finished finds the entry in the state file.
-    write_json(download.state, {**state, "entry": entry})
-    os.replace(part, target)
-    return _enter(download, entry)
+    def _named(self, sha256: str) -> DownloadedFile:
+        """Give a verified part its name and enter it in the ledger."""
+        state = read_json(self._state_path)
+        with open(self._part, "rb+") as file:
+            os.fsync(file.fileno())
+        stat = self._part.stat()
+        entry = {
+            "address": self._address,
+            "bytes": stat.st_size,
+            "sha256": sha256,
+            "etag": state["etag"],
+            "last_modified": state["last_modified"],
+            "mtime_ns": stat.st_mtime_ns,
+            "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # The entry waits in the state file while the part becomes the file: _finished recognises a run killed here.
+        write_json(self._state_path, {**state, "entry": entry})
+        os.replace(self._part, self._target)
+        return _enter(self._target, self._state_path, entry)
 
 
-def _finished(download: _Download) -> DownloadedFile | None:
-    """Return the file if it exists and is the verified one."""
-    target = download.target
+def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
+    """Find the file if it is the one that was verified."""
     if not target.is_file():
         return None
     entries = [_ledger(target.parent).get(target.name)]
-    if download.state.exists():
-        entries.append(read_json(download.state).get("entry"))
+    if state_path.exists():
+        entries.append(read_json(state_path).get("entry"))
     sha256 = None
     for entry in filter(None, entries):
         if _unchanged(target, entry):
-            return _enter(download, entry)
+            return _enter(target, state_path, entry)
         sha256 = sha256 or sha256_file(target)
         if sha256 == entry["sha256"]:
-            return _enter(download, {**entry, "mtime_ns": target.stat().st_mtime_ns})
-    download.progress.say(f"{target} differs from the file recorded in {LEDGER}: downloading it again")
+            return _enter(target, state_path, {**entry, "mtime_ns": target.stat().st_mtime_ns})
+    progress.say(f"{target} is not what {LEDGER} says was fetched: fetching it again")
     return None
 
 
@@ -366,107 +417,34 @@ def _ledger(folder: Path) -> dict[str, Any]:
     return read_json(path)["files"] if path.exists() else {}
 
 
-def _enter(download: _Download, entry: dict[str, Any]) -> DownloadedFile:
-    """Record a verified file in its folder's ledger."""
-    target = download.target
+def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedFile:
     files = _ledger(target.parent)
     if files.get(target.name) != entry:
         write_json(target.parent / LEDGER, {"files": {**files, target.name: entry}})
-    download.state.unlink(missing_ok=True)
+    state_path.unlink(missing_ok=True)
     return DownloadedFile(
         target, entry["address"], entry["bytes"], entry["sha256"], entry["etag"], entry["last_modified"]
     )
 
 
-def _verify_part(download: _Download, sha256: str, unusable: set[str]) -> None:
-    """Verify that the received file is complete.
-
-    Args:
-        download: the file.
-        sha256: of the part.
-        unusable: the sha256 of unusable content received so far; this one is added if it is unusable too.
-
-    Raises:
-        _TransferError: the file is unusable.
-        MarsError: the same unusable content arrived before, so it is what the archive holds.
-    """
-    try:
-        verify_file(download.part, download.target.name)
-    except DamagedFileError as error:
-        if sha256 in unusable:
-            download.part.unlink()
-            raise MarsError(
-                f"{download.address} arrived twice with the same unusable content, so it is not requested again. "
-                f"{error}"
-            ) from error
-        unusable.add(sha256)
-        raise _TransferError(str(error), discard=True) from error
-
-
-def _transfer(download: _Download, use_ranges: bool) -> str:
-    """Request the file, or the rest of it, once, and append the answer to the part.
-
-    Returns:
-        The sha256 of the whole part.
-    """
-    archive, address, part = download.archive, download.address, download.part
-    state = read_json(download.state) if download.state.exists() and part.exists() else {}
-    have = part.stat().st_size if state.get("address") == address else 0
-    start = max(0, have - _OVERLAP) if use_ranges else 0
-    headers = {}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-        # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
-        validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
-        if validator:
-            headers["If-Range"] = validator
-    broken = ""
-    try:
-        with _open(archive, "GET", address, headers) as response:
-            _refuse_errors(response, address, start)
-            total: int | None
-            if response.status_code == 206:
-                total = _check_range(response, start, state)
-            else:
-                start, total = 0, _length(response.headers)
-                part.unlink(missing_ok=True)
-                write_json(
-                    download.state,
-                    {
-                        "address": address,
-                        "bytes": total,
-                        "etag": response.headers.get("ETag"),
-                        "last_modified": response.headers.get("Last-Modified"),
-                    },
-                )
-            sha256 = _receive(download, response, start, have, total)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        broken = _cause(error, archive)
-    if broken:
-        raise _TransferError(broken)
-    if total is not None and part.stat().st_size != total:
-        raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
-    return sha256
-
-
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Send a request, following redirects that stay on the archive's host.
+    """Ask, and follow redirects as long as they stay on the archive's host.
 
-    The libraries' errors quote headers and a proxy's password, and Dagster logs the whole chain of an error. Callers
-    therefore raise their own error after the ``except`` block, without a cause.
+    The libraries' errors quote headers and a proxy's password, and Dagster stores the whole chain of errors that led to
+    one. So whoever catches them raises another error afterwards, outside of the clause.
     """
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
     for _ in range(_REDIRECTS):
         response = None
-        # Every library involved raises a ValueError for an unusable address.
+        # An address that cannot be used is a ValueError, of whichever library it is.
         with contextlib.suppress(ValueError):
             response = requests.request(
                 method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
             )
         if response is None:
             raise ArchiveError(
-                "the address of the archive or of a proxy is invalid: check MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
+                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
                 "HTTP_PROXY and ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
             )
         location = response.headers.get("Location")
@@ -478,7 +456,7 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
         same = (parts.hostname, parts.port) == (home.hostname, home.port) and parts.username is None
         if not same or parts.scheme not in (home.scheme, "https"):
             raise MarsError(
-                f"{address} redirects to another host, {parts.scheme}://{parts.hostname}, which is not followed: "
+                f"{address} redirects to another host, {parts.scheme}://{parts.hostname}. That is not followed: "
                 "if the archive has moved, set its new base address"
             )
         address = there
@@ -490,11 +468,11 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
     if status in (408, 425, 429) or status >= 500:
         after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
-            raise ArchiveError(f"{address}: the archive asks for a wait of {after / 3600:.1f} hours. Run again then")
-        raise _TransferError(f"the archive answered {status} {response.reason}", after)
+            raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
+        raise _TransferError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
         raise _TransferError(
-            "the archive cannot continue where the last attempt stopped", discard=True, spurn_ranges=True
+            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
         )
     if status in (404, 410):
         raise MarsError(
@@ -502,24 +480,22 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
             "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _TransferError("the archive sent a part although the whole file was requested")
+        raise _TransferError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
-        raise MarsError(f"{address}: the archive answered {status} {response.reason}. Check the archive's base address")
+        raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _TransferError(f"the archive sent the file encoded as {response.headers['Content-Encoding']}")
+        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _TransferError("the archive sent a web page instead of the file")
+        raise _TransferError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
-    """Read the file's length from a 206 answer, which must continue the same version of the file."""
+    """Read the file's whole length from a 206 answer, which must continue the very file that the part is of."""
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
         raise _TransferError(
-            f"the archive answered a request for bytes {start}- with {text or 'no range'!r}",
-            discard=True,
-            spurn_ranges=True,
+            f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
         )
     total = int(match[3])
     etag = response.headers.get("ETag")
@@ -528,36 +504,31 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     return total
 
 
-def _receive(download: _Download, response: requests.Response, start: int, have: int, total: int | None) -> str:
-    """Append the body to the part from byte ``start``.
-
-    Its first bytes overlap the part (up to byte ``have``) and must equal it.
+def _receive(response: requests.Response, part: Path, start: int, have: int, counter: Counter) -> str:
+    """Append the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
 
     Returns:
-        The sha256 of the whole part.
+        The whole part's sha256.
     """
-    overlap = b""
-    hashed = hashlib.sha256()
+    overlap, hashed = b"", hashlib.sha256()
     if start:
-        with open(download.part, "rb") as file:
+        with open(part, "rb") as file:
             hashed = hashlib.file_digest(file, "sha256")
             file.seek(start)
             overlap = file.read(have - start)
-    megabytes = None if total is None else total // _MEGABYTE
-    counter = download.progress.counter(f"fetching {download.target.name}", megabytes, "MB")
-    counter.done = start // _MEGABYTE
     position, unflushed = start, 0
-    # Flushed while more arrives, so that the final fsync has little left to wait for.
-    with open(download.part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
+    counter.done = start // _MEGABYTE
+    # The disk takes what is written while more arrives, so that the end has little left to wait for.
+    with open(part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
         flushing = flusher.submit(lambda: None)
-        # read1 returns whatever has arrived, so that a broken connection loses nothing.
+        # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _TransferError("the archive sent a web page instead of the file", discard=True)
+                raise _TransferError("the archive sent a web page in the file's place", discard=True)
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
                 raise _TransferError(
-                    "the archive sent other bytes than those requested", discard=True, spurn_ranges=True
+                    "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
             fresh = chunk[len(known) :]
             _write_all(target, fresh)
@@ -584,7 +555,7 @@ def _length(headers: Any) -> int | None:
 
 
 def _cause(error: Exception, archive: Archive) -> str:
-    """Describe an error without the headers and proxy passwords that the libraries' messages may quote."""
+    """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
     connect, read = archive.timeouts
     match error:
         case requests.ConnectTimeout():
@@ -592,9 +563,9 @@ def _cause(error: Exception, archive: Archive) -> str:
         case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
             return f"nothing arrived for {read:g} s"
         case requests.exceptions.SSLError():
-            return "the host's certificate was not accepted"
+            return "the host's certificate is not accepted"
         case requests.exceptions.ProxyError():
-            return "the proxy cannot be reached or refuses the request"
+            return "the proxy cannot be reached or refuses"
         case urllib3.exceptions.ProtocolError() | requests.exceptions.ChunkedEncodingError():
             return "the connection broke in the middle of the file"
         case requests.ConnectionError():

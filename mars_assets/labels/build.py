@@ -1,4 +1,4 @@
-"""Builds the table of labelled crops from the exports in force: images, masks, rows and a report."""
+"""Building of the table ``labelled_crops``, its images and its masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
-from mars_assets.labels.formats.image import ExportedImage, listed
+from mars_assets.labels.formats.image import ExportedImage, Outline, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.masks import (
     ANNOTATIONS,
@@ -41,24 +41,24 @@ from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of, write_checked
 
 _LABEL = "label"
-"""The text chunk of a mask that names the label it shows."""
+"""Keyword of the PNG text entry in which a mask stores the fingerprint of its outlines."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a label version holds, for people.
+    """Summary of a label version for people.
 
     Args:
-        version: sha256 over the exports in force.
-        exports: a row for each: project, version, format, images, warnings.
-        counts: a row for each project and split.
-        new, changed, removed: images against the last version.
-        leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
-        leaked: how many images the exports have in valid or test although their group is in train too.
-        conflicts: images that two projects label differently; left out of the table.
-        duplicates: pairs of images that look the same and are not of one group; those in two splits first.
-        outside: images with outlines that lie outside of them, at least in part.
-        rejected: zips that were put aside, now or before, and why.
+        version: the label version, a sha256 of the set of exports in use.
+        exports: a row per export: project, version, format, images, warnings.
+        counts: a row per project and split.
+        new, changed, removed: numbers of images, compared with the previous version.
+        leaks: groups exported in more than one split: name, images, exported splits, and the assigned split.
+        leaked: number of images exported in valid or test although their group is also in train.
+        conflicts: images that projects label differently, which are left out of the table.
+        duplicates: pairs of images of different groups that look the same; those in different splits first.
+        outside: images with outlines that extend beyond the image.
+        rejected: zips that were rejected, now or earlier, and why.
         left_alone: zips that are still being copied.
     """
 
@@ -78,11 +78,11 @@ class LabelReport:
 
 
 class _Known:
-    """What the table before says, so that masks of the same outlines are not drawn again.
+    """Content of the previous table, whose unchanged masks are not redrawn.
 
     Args:
-        rows: by image id.
-        provenance: the table's.
+        rows: the table's rows by image id.
+        provenance: the table's provenance.
     """
 
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
@@ -94,23 +94,23 @@ class _Known:
 
 
 def _known(lake: Lake, progress: Progress) -> _Known:
-    """What the table before says; nothing where there is none, or it is damaged."""
+    """Read the previous table; treat a missing or damaged one as empty."""
     if not lake.labelled_crops.exists():
         return _Known({}, {})
     try:
         rows = read_labelled_crops(lake).to_dict("records")
         return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
     except (MarsError, KeyError) as error:
-        progress.say(f"the table before is of no use, everything is read again: {error}")
+        progress.say(f"the previous table cannot be used ({error}): all masks are redrawn")
         return _Known({}, {})
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """All that table and report follow from.
+    """Everything that determines the table and the report.
 
     Args:
-        exports: name, which gives the project, and sha256 of each export in force.
+        exports: name, which gives the project, and sha256 of each export in use.
         left_alone: names of the zips that are still being copied.
         rejected: see :func:`mars_assets.labels.inbox.rejections`.
         crops: see :func:`_versions`.
@@ -134,25 +134,25 @@ class _Inputs:
 
 
 def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
-    """Id, file and time of change of each crop, in nanoseconds."""
+    """List each crop's id, file and modification time in nanoseconds."""
     return sorted((name, lake.relative(path), _changed(path)) for name, (path, _, _) in crops.items())
 
 
 def _changed(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:  # which matters if the image is labelled, and is said then
+    except FileNotFoundError:  # reported later if the image is labelled
         return 0
 
 
 def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
-    """Bring the table up to date: build it if its inputs have changed or a file of it is missing.
+    """Build the table if its inputs have changed or one of its files is missing.
 
     Returns:
-        The table in force and the report of its build, in which nothing is new if it was up to date.
+        The current table and the report of its build; if it was up to date, without new, changed or removed images.
 
     Raises:
-        MarsError: as :func:`build_labelled_crops`.
+        MarsError: as for :func:`build_labelled_crops`.
     """
     return _up_to_date(lake) or build_labelled_crops(lake, progress)
 
@@ -160,7 +160,7 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
 def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
     try:
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
-    except MarsError:  # none yet, or damaged
+    except MarsError:  # missing or damaged: build it
         return None
     exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
     inputs = _Inputs.of(lake, exports, _versions(lake, _own_crops(lake)))
@@ -170,30 +170,30 @@ def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
 
 
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
-    """Read the exports in force, write images and masks that are new, and the table.
+    """Read the exports in use, and write new images and masks, and the table.
 
-    An export that is broken or hostile is moved to ``inbox/rejected`` with a text that says why; its project's version
-    before it counts again, if it is still there.
+    A damaged or hostile export is moved to ``inbox/rejected`` with a text that says why; if the inbox still has the
+    project's previous version, that one is used.
 
     Raises:
-        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
-            images are labelled in two ways. The last table stays in force.
+        MarsError: there is no usable export, or none of a project whose newest export is damaged or still being
+            copied, or all labels are contradictory. The previous table remains in use.
     """
     from mars_assets.labels.schema import LabelledCrops
 
     known, own = _known(lake, progress), _own_crops(lake)
-    crops = _versions(lake, own)  # before they are read: what changes meanwhile is another version
+    crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
         exports, images = _read_all(_Reading(lake, own, known, cache, progress))
     inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
     _refuse_losses(lake, exports, known.exports)
-    # Only now: masks of an export that is put aside would take the place of those in force.
+    # Not before all exports were read: masks of a rejected one would replace those in use.
     for path, content in (mask for image in images for mask in image.masks.items()):
         write_bytes(path, content)
     merged, conflicts = _merge([image.row for image in images])
     if not merged:
         raise MarsError(
-            f"no image is left, all are labelled in two ways: {listed(conflicts)}. Correct them in Roboflow"
+            f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow"
         )
     table = pd.DataFrame(merged, columns=list(columns_of(LabelledCrops))).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
@@ -220,14 +220,14 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
 
 @dataclass(frozen=True)
 class _Reading:
-    """What exports are read with.
+    """Context for reading exports.
 
     Args:
-        lake: where images go.
-        own: its crops, see :func:`_own_crops`.
-        known: the table before.
-        cache: appearances of images.
-        progress: where it is said.
+        lake: where images are written.
+        own: the lake's crops, see :func:`_own_crops`.
+        known: the previous table.
+        cache: cached appearances of images.
+        progress: shows progress and rejections.
     """
 
     lake: Lake
@@ -239,11 +239,11 @@ class _Reading:
 
 @dataclass(frozen=True)
 class _LabelledImage:
-    """What an image of an export becomes.
+    """A row of the table and its masks.
 
     Args:
-        row: of the table.
-        masks: PNGs that are to be written.
+        row: the row.
+        masks: content of the PNGs that must be written.
     """
 
     row: dict[str, Any]
@@ -251,10 +251,10 @@ class _LabelledImage:
 
 
 def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
-    """Read the exports in force and their images; what cannot be read is put aside.
+    """Read the exports in use and their images, and reject those that cannot be read.
 
     Raises:
-        MarsError: none is left.
+        MarsError: no export is usable.
     """
     lake = reading.lake
     read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
@@ -265,26 +265,31 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
                 read[path] = _read(reading, path)
             except DamagedFileError as error:
                 target = reject(path, error)
-                reading.progress.say(f"put aside as {lake.relative(target)}: {error}")
+                reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
         in_force = exports_in_force(lake.inbox)
     found = [read[path] for path in in_force]
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
         aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
         raise MarsError(
-            f"no export in {lake.inbox}: put the zip of a Roboflow export there, named as Roboflow names it "
+            f"no usable export in {lake.inbox}: put the zip of a Roboflow export there, named as by Roboflow "
             "(PROJECT.vN.FORMAT.zip)"
             + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
-            + (f". Put aside: {'; '.join(aside)}" if aside else "")
+            + (f". Rejected: {'; '.join(aside)}" if aside else "")
         )
     return [export for export, _ in found], [image for _, images in found for image in images]
 
 
 def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
-    """Of the projects of the last table, ``before``, with their versions, none may get lost unnoticed.
+    """Check that no project is lost only because its export is unusable.
+
+    Args:
+        lake: the lake.
+        exports: the usable exports.
+        before: projects of the previous table and their versions.
 
     Raises:
-        MarsError: one would, only because its newer export cannot be used, or not yet.
+        MarsError: a project would vanish because its newer export is damaged or still being copied.
     """
     there = {export.project for export in exports}
     unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
@@ -294,11 +299,12 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         for project, version in [export_identity(path)]
         if version >= before.get(project, version + 1)
     }
-    lost = [f"{project} (there is {newer[project]})" for project in before if project not in there and project in newer]
+    lost = [f"{project} ({newer[project]})" for project in before if project not in there and project in newer]
     if lost:
         raise MarsError(
-            f"the labels in force stay: the inbox has no usable export any more of {', '.join(lost)}, which is still being copied "
-            "or was put aside. Put a whole one into the inbox; or, if the project is to go, delete that file"
+            f"the inbox no longer has a usable export of {', '.join(lost)}: the file named is still being copied or "
+            "was rejected. The previous labels remain in use. Put a complete export into the inbox or, to remove the "
+            "project, delete that file"
         )
 
 
@@ -312,7 +318,7 @@ def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
 
 
 class _Copies:
-    """What an export has made of the lake's crops: which image of it stands for each, and which for none."""
+    """Matching of an export's images with the lake's crops."""
 
     def __init__(self) -> None:
         self._standing: dict[str, tuple[str, str | None]] = {}
@@ -320,11 +326,14 @@ class _Copies:
         self._further: list[str] = []
 
     def alter(self, original: str) -> None:
-        """Notes an image that shows something else than the crop it is named after."""
+        """Record an image that does not show the crop it is named after."""
         self._altered.append(original)
 
     def stands_for(self, original: str, content_sha: str, outlines_sha: str | None) -> bool:
-        """Whether an image stands for its crop. Only one of augmented copies does, if their outlines differ."""
+        """Test whether an image may use its crop's pixels.
+
+        Of several copies with different outlines, only the first may.
+        """
         first = self._standing.setdefault(original, (content_sha, outlines_sha))
         if first[1] == outlines_sha or first[0] == content_sha:
             return True
@@ -332,23 +341,23 @@ class _Copies:
         return False
 
     def warnings(self) -> list[str]:
-        """What a person should know of it."""
+        """Describe the images for which the export's own pixels are used."""
         said = []
         if self._altered:
             said.append(
-                f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop "
-                f"turned, mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
+                f"{len(self._altered)} images are named after crops of this lake but differ from them, for example "
+                f"rotated, mirrored, cropped or equalised: the exported pixels are used for {listed(self._altered)}"
             )
         if self._further:
             said.append(
-                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are "
-                f"used for {listed(self._further)}"
+                f"{len(self._further)} images are further copies of a crop with different outlines: the exported "
+                f"pixels are used for {listed(self._further)}"
             )
         return said
 
 
 def _mask_names_in_force(lake: Lake) -> set[str]:
-    """Those of the table in force; all that are there if it is damaged."""
+    """List the current table's masks; all masks if it is missing or damaged."""
     try:
         return _mask_names(read_labelled_crops(lake))
     except (MarsError, KeyError):
@@ -356,7 +365,7 @@ def _mask_names_in_force(lake: Lake) -> set[str]:
 
 
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
-    """crop_id -> (file, height, width) of every crop this lake cut."""
+    """Map the id of every crop in the lake to its file, height and width."""
     crops = kept_crops(lake, ["height", "width"])
     return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
 
@@ -397,7 +406,9 @@ def _labelled(
     masks: dict[Path, bytes] = {}
     if outlines_sha is not None:
         before = reading.known.rows.get(image_id, {})
-        n_craters, crater_fraction, masks = _masks(lake, image, image_id, height, width, outlines_sha, before)
+        name = _mask_name(image_id, outlines_sha)
+        paths = {kind: lake.masks / kind / name for kind in (*ANNOTATIONS, "instances")}
+        n_craters, crater_fraction, masks = _masks(image.outlines or (), (height, width), outlines_sha, paths, before)
     row = {
         "image_id": image_id,
         "project": export.project,
@@ -422,24 +433,29 @@ def _labelled(
 
 
 def _masks(
-    lake: Lake,
-    image: ExportedImage,
-    image_id: str,
-    height: int,
-    width: int,
+    outlines: Sequence[Outline],
+    size: tuple[int, int],
     outlines_sha: str,
+    paths: Mapping[str, Path],
     before: Mapping[Any, Any],
 ) -> tuple[int, float, dict[Path, bytes]]:
-    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same outlines.
+    """Draw an image's masks, unless they exist for the same outlines.
 
-    ``before`` is its row in the table before, empty where there is none.
+    Args:
+        outlines: of the image's craters.
+        size: height and width in pixels.
+        outlines_sha: fingerprint of the outlines.
+        paths: the masks' files by annotation.
+        before: the image's row in the previous table, empty if it has none.
+
+    Returns:
+        The number of craters, the share of pixels inside craters, and the PNGs that must be written.
     """
-    paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
     if before.get("outlines_sha") == outlines_sha and all(
         png_text(path, _LABEL) == outlines_sha for path in paths.values()
     ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
-    instances = instance_masks(image.outlines or (), height, width)
+    instances = instance_masks(outlines, *size)
     labels = label_image(instances)
     drawn = {name: annotation_mask(instances, name) for name in ANNOTATIONS} | {"instances": labels}
     masks = {paths[name]: encode_png(mask, _LABEL, outlines_sha) for name, mask in drawn.items()}
@@ -447,12 +463,12 @@ def _masks(
 
 
 def _safe(name: str) -> str:
-    """An original name as part of a file name: what is not a letter, digit, '.', '_' or '-' becomes '_'."""
+    """Replace all but ASCII letters, digits, '.', '_' and '-' by '_'."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
 
 
 def _reaches_outside(image: ExportedImage) -> bool:
-    """Whether an outline has a point more than a pixel beyond the image, as none has that was drawn on it."""
+    """Test whether an outline extends more than a pixel beyond the image."""
     if image.size is None:
         return False
     limits = np.array([image.size[1], image.size[0]])

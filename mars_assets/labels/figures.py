@@ -1,4 +1,4 @@
-"""Labelled images as people labelled them: a sheet with outlines and classes drawn in."""
+"""Contact sheet of labelled images with their outlines and classes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NO_CRATER = (120, 200, 255)
 
 
 def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image.Image:
-    """A sheet of up to ``each`` outlined and ``each`` classified images, chosen evenly over the table.
+    """Draw up to ``each`` outlined and ``each`` classified images, sampled evenly.
 
-    Crater outlines and frames of images classified as craters are yellow, frames of those without are blue.
+    Crater outlines and frames of images of class crater are yellow; frames of class no_crater are blue.
     """
     outlined = _evenly(rows[rows["n_craters"].fillna(0) > 0], each)
     classified = _evenly(rows[rows["label"].notna()], each)

@@ -1,4 +1,4 @@
-"""The schema of the table of labelled crops."""
+"""Schema of the table of labelled crops."""
 
 import pandas as pd
 import pandera.pandas as pa
@@ -7,40 +7,40 @@ from mars_assets.labels.formats.image import SPLITS
 
 
 class LabelledCrops(pa.DataFrameModel):
-    """One row for each labelled image: its pixels, its class or craters, its split and where it comes from."""
+    """One row per labelled image: image file, class or craters, split and source."""
 
     image_id: str = pa.Field(
-        unique=True, description="name and content of the source: the same image keeps it across label versions"
+        unique=True, description="identifier from the source's name and content; the same across label versions"
     )
-    project: str = pa.Field(description="the Roboflow project, or those that labelled the same image, joined by '+'")
-    split: str = pa.Field(isin=SPLITS, description="train, valid or test: as exported, but all of a group in one")
-    exported_split: str | None = pa.Field(isin=SPLITS, description="as exported")
+    project: str = pa.Field(description="the Roboflow project; several that labelled the same image are joined by '+'")
+    split: str = pa.Field(isin=SPLITS, description="train, valid or test: as exported, but one split for each group")
+    exported_split: str | None = pa.Field(isin=SPLITS, description="train, valid or test, as exported")
     observation: str = pa.Field(
-        nullable=True, description="the HiRISE observation that the image's name begins with, if any"
+        nullable=True, description="the HiRISE observation that the image's name starts with, if any"
     )
-    group: str = pa.Field(description="what must not straddle splits: the observation, else the original name")
-    original: str = pa.Field(description="the name it was uploaded under")
+    group: str = pa.Field(description="images that must share a split: the observation, otherwise the original name")
+    original: str = pa.Field(description="the name under which the image was uploaded")
     origin: str = pa.Field(
         isin=("crop", "export"), description="'crop': the lake's own lossless crop; 'export': the image in the zip"
     )
-    file: str = pa.Field(description="the pixels, relative to the lake")
+    file: str = pa.Field(description="path of the image file, relative to the lake")
     height: int = pa.Field(ge=1, coerce=True, description="pixels")
     width: int = pa.Field(ge=1, coerce=True, description="pixels")
     label: str = pa.Field(
-        nullable=True, isin=("crater", "no_crater"), description="crater or no_crater where the image was classified"
+        nullable=True, isin=("crater", "no_crater"), description="crater or no_crater, if the image was classified"
     )
     n_craters: pd.Int32Dtype = pa.Field(
         nullable=True,
         ge=0,
         coerce=True,
-        description="outlined craters where the image was segmented (0 is a labelled negative)",
+        description="number of outlined craters, if the image was segmented (0: labelled as having none)",
     )
     crater_fraction: float = pa.Field(
         nullable=True, ge=0, le=1, coerce=True, description="share of pixels inside craters"
     )
-    labels_sha: str = pa.Field(description="of the label itself: changes when somebody corrects it")
+    labels_sha: str = pa.Field(description="fingerprint of the label, which changes when it is corrected")
     outlines_sha: str | None = pa.Field(
-        nullable=True, description="of the outlines alone, which the masks show; None where there are none"
+        nullable=True, description="fingerprint of the outlines that the masks show; None without outlines"
     )
-    pixels_sha: str = pa.Field(description="sha256 of the file")
+    pixels_sha: str = pa.Field(description="sha256 of the image file")
     phash: str | None = pa.Field(description="perceptual hash: images that look the same differ in few of its 64 bits")

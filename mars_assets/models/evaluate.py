@@ -62,9 +62,9 @@ def evaluate_current(
 ) -> CurrentEvaluation:
     """Evaluate the model in use on the validation and test images that it has not seen, unless that has been done.
 
-    Writes ``metrics/NAME_evaluation.parquet`` with its JSON twin, a row for each model, label version and split, and the
-    report next to it. Nothing is computed, and torch is not imported, where the last evaluation was of the same model,
-    images and ways of computing.
+    Writes ``metrics/NAME_evaluation.parquet`` with its JSON twin, a row for each model, label version and split, and
+    the report next to it. Nothing is computed, and torch is not imported, where the last evaluation was of the same
+    model, images and ways of computing.
 
     Args:
         lake: has the model and the labels.

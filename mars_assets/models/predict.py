@@ -35,8 +35,8 @@ def predict_unlabelled(
 ) -> CurrentPredictions:
     """List what the model in use says about every crop that has no label of this task.
 
-    Writes ``metrics/NAME_predictions.parquet``, the same as ``.csv``, and the report next to them. Crops are predicted once
-    for each model.
+    Writes ``metrics/NAME_predictions.parquet``, the same as ``.csv``, and the report next to them. Crops are predicted
+    once for each model.
 
     Raises:
         MissingInputError: there is no model.

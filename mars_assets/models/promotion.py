@@ -1,4 +1,7 @@
-"""Whether a newly trained model replaces the one in use: both are evaluated on the same images, which neither has seen."""
+"""The decision whether a newly trained model replaces the one in use.
+
+Both are evaluated on the same images, which neither has seen.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,10 @@ def read_report(lake: Lake, table: str, key: str) -> Report | None:
 
 
 def forget_report(lake: Lake, table: str) -> None:
-    """Remove a report before its result is computed again: what fails halfway must not leave old pictures with new rows."""
+    """Remove a report before its result is computed again.
+
+    What fails halfway must not leave old pictures with new rows.
+    """
     lake.report(table).unlink(missing_ok=True)
 
 

@@ -41,8 +41,8 @@ def held_out(lake: Lake, model: ModelVersion, images: pd.DataFrame) -> tuple[pd.
 def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]:
     """Collect the observations that have shaped a model: its own, and those of what it was initialised from.
 
-    Of a pretraining, which knows images without labels, also the names of its images without folders: labels know an image
-    of no known observation by its name alone.
+    Of a pretraining, which knows images without labels, also the names of its images without folders: labels know an
+    image of no known observation by its name alone.
 
     Args:
         lake: has the model's starting point.

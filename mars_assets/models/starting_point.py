@@ -42,7 +42,8 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
 
     Args:
         lake: has the weights.
-        encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of ``prithvi_weights``.
+        encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of
+            ``prithvi_weights``.
 
     Raises:
         MissingInputError: they have not been materialized.

@@ -1,7 +1,7 @@
 """The task: everything that differs between one kind of model and another.
 
-Training, sweeps, promotion, evaluation, predictions and their assets take a :class:`Task` and know no other difference. A
-new task is one package with a ``task.py``, and one line in :mod:`mars_assets.tasks`.
+Training, sweeps, promotion, evaluation, predictions and their assets take a :class:`Task` and know no other difference.
+A new task is one package with a ``task.py``, and one line in :mod:`mars_assets.tasks`.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Task:
         curve: columns of a training history: steps, and the score drawn over them.
         default_sweep: what a sweep without any settings runs; empty for the default recipe alone.
         weights_file: name of the file with a model's weights.
-        training_versions: versions of the way of training, see :mod:`mars_assets.code_versions`, the present one first. It is
-            part of a model version's name; a finished model of one of the others counts as the same version.
+        training_versions: versions of the way of training, see :mod:`mars_assets.code_versions`, the present one first.
+            It is part of a model version's name; a finished model of one of the others counts as the same version.
         evaluation_versions: those of predicting and counting, on which an evaluation rests.
         predictions_read_evaluation: whether listing predictions reads the model's evaluation.
         dataset: (lake, recipe's values, statistics to check or None) -> the labelled images.

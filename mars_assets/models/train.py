@@ -155,9 +155,10 @@ def recipe_in_use(lake: Lake, task: Task, otherwise: Any) -> Any:
 
 
 def _refuse_other_statistics(current: ModelVersion, statistics: str) -> None:
-    """
+    """Refuse a model that was trained on chips with other statistics.
+
     Raises:
-        ProvenanceError: the model was trained on chips with other statistics, on which it would look worse than it is.
+        ProvenanceError: it was, and would look worse than it is on these.
     """
     own = current.config["provenance"]["statistics"]
     if own != statistics:

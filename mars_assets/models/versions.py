@@ -1,7 +1,7 @@
 """Versions of models in the lake, each named by everything that it was computed from.
 
-``models/NAME/VERSION/`` holds a version; ``models/NAME/current.json`` names the one in use. Training happens in the version's
-own folder, so that a killed run continues when it is started again, and a finished one is found.
+``models/NAME/VERSION/`` holds a version; ``models/NAME/current.json`` names the one in use. Training happens in the
+version's own folder, so that a killed run continues when it is started again, and a finished one is found.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def version_of(
 
     Args:
         recipe: the recipe's values.
-        images: of a dataset. The identity, split, chips and labels of training and validation images count; paths do not, and
-            neither do test images.
+        images: of a dataset. The identity, split, chips and labels of training and validation images count; paths do
+            not, and neither do test images.
         weights_sha256: of the starting point.
         seed: of the training.
         computation: version of the way of training, see :mod:`mars_assets.code_versions`.

@@ -172,7 +172,7 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
     if np.ma.is_masked(chip) or not np.isfinite(chip).all():
         raise MarsError(f"the anchor {path} has pixels without data: choose a chip without gaps")
     target = lake.tensors("anchor") / f"{path.stem}.tif"
-    write_chip(target, chip.filled(), HLS_BANDS, crs=crs, transform=transform if crs else None)
+    write_chip(target, chip.filled(), HLS_BANDS, georeference=(crs, transform) if crs else (None, None))
     return target
 
 

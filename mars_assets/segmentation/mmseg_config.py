@@ -67,7 +67,10 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
 
 
 def _defer(model: Any) -> None:
-    """Lets the heads do the neck's last layer where both are the paper's, whatever ``mmseg_options`` made of them."""
+    """Leave the neck's last layer to the heads, if neck and heads are the paper's.
+
+    ``mmseg_options`` may have changed them.
+    """
     heads = [head for head in (model.get("decode_head"), model.get("auxiliary_head")) if head]
     neck = model.get("neck") or {}
     if neck.get("type") == "ConvTransposeNeck" and all(_is_the_papers(head) for head in heads):
@@ -77,7 +80,7 @@ def _defer(model: Any) -> None:
 
 
 def _is_the_papers(head: Any) -> bool:
-    """Whether a head begins with a plain 3 x 3 convolution of the neck's map."""
+    """Whether a head starts with a plain 3 x 3 convolution of the neck's map."""
     plain = {
         "type": "FCNHead",
         "concat_input": False,

@@ -119,10 +119,11 @@ class ConvTransposeNeck(BaseModule):
 
 @MODELS.register_module()
 class DeconvolvingFCNHead(FCNHead):
-    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`: the neck's last layer and the head's first are one.
+    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`.
 
-    With the paper's widths those two are three quarters of the network's arithmetic, and this way takes a third of
-    theirs. The parameters, their names and the result are those of neck and ``FCNHead``.
+    The neck's last layer and the head's first are computed at once, see :mod:`mars_assets.segmentation.fusion`: with
+    the paper's widths they are three quarters of the network's arithmetic. The parameters, their names and the result
+    are those of neck and ``FCNHead``.
     """
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:

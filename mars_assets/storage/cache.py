@@ -1,15 +1,17 @@
-"""Results of computations on disk, found by a fingerprint of all that made them, so that twenty new images cost twenty.
+"""Cached results of computations, keyed by a fingerprint of their inputs.
 
-A file holds the results of one way of computing and may be deleted at any time. There is one rule each for
+A cache file holds the results of one computation and may be deleted at any time. The rules:
 
-- damage: a file that cannot be read is reported once, and its results are computed again;
-- staleness: a file of another version of the code, see :mod:`mars_assets.code_versions`, is not used;
-- partial writes: the file is replaced atomically, about once a minute and after an error, so that a killed run loses a
-  minute's results. Of two processes that write at the same time the last one wins, and the other's are computed again;
-- what is retained: what was asked for since the file was opened; with ``keep_all``, everything.
+- damage: an unreadable file is reported once and its results are recomputed;
+- staleness: a file written by another version of the code, see :mod:`mars_assets.code_versions`, is ignored;
+- partial writes: the file is replaced atomically, about once a minute and after an error, so that a killed run loses at
+  most about a minute of results. If two processes write at the same time, the last one wins and the other's results are
+  recomputed when needed;
+- retention: the results used since the file was opened, or all of them with ``keep_all``.
 
-diskcache has its index in SQLite, whose locks shared file systems break, and runs pickles that it reads (CVE-2025-69872).
-joblib.Memory pickles too, and hashes a function's source: a comment discards its results, a change in what it calls does not.
+Alternatives considered: diskcache keeps its index in SQLite, whose locks fail on shared file systems, and unpickles
+what it reads (CVE-2025-69872). joblib.Memory also pickles, and hashes a function's source: editing a comment discards
+its results, whereas a change in a function that it calls does not.
 """
 
 from __future__ import annotations
@@ -32,19 +34,19 @@ from mars_assets.storage.hashing import fingerprint
 T = TypeVar("T")
 
 _SAVE_EVERY = 60.0
-"""Seconds between two writes while results are computed; more where a write takes more than a twentieth of that."""
+"""Seconds between writes while computing; longer if a write takes more than a twentieth of that."""
 _ARRAYS = ".safetensors"
 
 
 class Cache:
-    """Results in one file; a context manager that writes it on exit if there is anything new.
+    """Results in one file; as a context manager, saved on exit if changed.
 
     Args:
-        path: ``NAME.json`` for values that JSON has, ``NAME.safetensors`` for numpy arrays of one shape and type; None caches
-            in memory alone.
-        computation: the version of the way of computing.
-        keep_all: retain results that are not asked for, too.
-        progress: is told of a damaged file.
+        path: ``NAME.json`` for JSON values, ``NAME.safetensors`` for numpy arrays of equal shape and type; None to
+            cache in memory only.
+        computation: the version of the computation.
+        keep_all: also retain results that were not used.
+        progress: reports a damaged file.
     """
 
     def __init__(
@@ -58,29 +60,29 @@ class Cache:
             try:
                 self._results = _read(path, computation)
             except (DamagedFileError, SafetensorError, OSError) as error:
-                progress.say(f"{path} cannot be read, its results are computed again: {error}")
+                progress.say(f"{path} cannot be read ({error}): its results are recomputed")
                 self._changed = True
         self._next_write = time.monotonic() + _SAVE_EVERY
 
     def get(self, made_from: Sequence[Any] | None, compute: Callable[[], T]) -> T:
-        """A result, computed unless it is known.
+        """Return a result, computing it if it is not cached.
 
         Args:
-            made_from: everything that the result depends on; if None, which is for an unknown source, it is computed.
-            compute: computes it.
+            made_from: everything that the result depends on; None, for an unknown source, always computes it.
+            compute: computes the result.
         """
         return compute() if made_from is None else self.get_all([made_from], lambda _: [compute()])[0]
 
     def get_all(self, made_from: Sequence[Sequence[Any]], compute: Callable[[list[int]], Iterable[T]]) -> list[T]:
-        """Results of which those that are not known are computed together.
+        """Return several results, computing those that are not cached in one call.
 
         Args:
-            made_from: for each result everything that it depends on.
-            compute: takes the positions of the results that are missing and gives these, one after the other; what it
-                gave before an error is retained. Not called if none is missing.
+            made_from: for each result, everything that it depends on.
+            compute: takes the positions of the missing results and yields these in order; those yielded before an error
+                are retained. Not called if none is missing.
 
         Returns:
-            A result for each element of ``made_from``.
+            One result for each element of ``made_from``.
         """
         keys = [fingerprint(list(parts)) for parts in made_from]
         missing: dict[str, int] = {}
@@ -122,7 +124,7 @@ class Cache:
 
 
 def _read(path: Path, computation: str) -> dict[str, Any]:
-    """The results in a file; none if they are of another way of computing, or of another kind of file."""
+    """Read a file's results; empty if another computation wrote them."""
     if path.suffix == _ARRAYS:
         with safe_open(path, "np") as file:
             about = file.metadata() or {}

@@ -1,8 +1,8 @@
-"""Files that are whole or absent.
+"""Atomic reading and writing of files.
 
-Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
-leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``), and swept up by the first process
-that writes into the folder a day later.
+Every write goes to a temporary file in the target's folder, which is flushed to disk and renamed. A run killed at any
+moment leaves the last complete file; its temporary file (``.NAME.tmp-…``) is removed by the first process that writes
+into the folder at least a day later.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ _swept: set[Path] = set()
 
 @contextmanager
 def explained_errors(target: Path) -> Iterator[None]:
-    """Turn what the file system refuses into errors that say what to do.
+    """Translate file-system errors into errors that say what to do.
 
     Raises:
-        MarsError: the disk is full, the file larger than files may be, or the folder may not be written.
+        MarsError: the disk is full, the file exceeds the size limit, or the folder is not writable.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MarsError(
-                f"no space left to write {target}: free some and run again; what was finished is kept"
+                f"no space left to write {target}: free some and run again; finished work is retained"
             ) from error
         if error.errno == errno.EFBIG:
             raise MarsError(
-                f"{target} is larger than a file may be here: raise the limit (ulimit -f), or have the lake on another "
-                "file system, and run again; what was finished is kept"
+                f"{target} exceeds the file size limit: raise the limit (ulimit -f) or move the lake to another "
+                "file system, and run again; finished work is retained"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
-            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
+            raise MarsError(f"{target} cannot be written ({error.strerror}): check the lake's permissions") from error
         raise
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that becomes ``target`` when the block ends without an exception.
+    """Yield a temporary path that replaces ``target`` unless the block fails.
 
-    The temporary keeps the target's suffix, since writers (GDAL, Pillow) choose the format by it.
+    It has the target's suffix, from which writers (GDAL, Pillow) infer the format.
 
     Raises:
-        MarsError: the disk is full or the folder may not be written.
+        MarsError: the disk is full or the folder is not writable.
     """
     with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,20 +78,27 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def _sweep_old(folder: Path) -> None:
-    """Removes files that runs killed more than a day ago left half-written in a folder; once a process, as it may be large."""
+    """Remove temporary files older than a day.
+
+    Done once per folder and process, since listing a large folder is slow.
+    """
     if folder in _swept:
         return
     _swept.add(folder)
     oldest = time.time() - _A_DAY
     for entry in os.scandir(folder):
         if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with suppress(OSError):  # gone by now, or another user's: no reason not to write
+            with suppress(OSError):  # already gone, or another user's: neither prevents writing
                 if entry.stat().st_mtime < oldest:
                     Path(entry.path).unlink()
 
 
 def sweep(folder: Path) -> int:
-    """Removes what killed runs left half-written in ``folder``. Returns how many. Only for a folder with one writer."""
+    """Remove killed runs' temporary files from a folder with one writer.
+
+    Returns:
+        How many were removed.
+    """
     count = 0
     if not folder.is_dir():
         return 0
@@ -103,29 +110,33 @@ def sweep(folder: Path) -> int:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(target: Path, content: Any) -> None:
-    """Writes JSON for people to read. NaN and infinity, which JSON lacks, are refused."""
+    """Write indented JSON atomically; NaN and infinity raise ValueError."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     write_bytes(target, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """
+    """Read a JSON file.
+
     Raises:
         DamagedFileError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} is not valid JSON ({error}): delete it and make its asset again") from error
+        raise DamagedFileError(
+            f"{path} is not valid JSON ({error}): delete it and materialize its asset again"
+        ) from error
 
 
 def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> None:
-    """Writes a Parquet file, with ``provenance`` as JSON in the file's own metadata."""
+    """Write a Parquet file, with ``provenance`` as JSON in its metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if provenance is not None:
         metadata = dict(arrow.schema.metadata or {})
@@ -136,15 +147,15 @@ def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
 
 
 def write_csv(target: Path, table: pd.DataFrame) -> None:
-    """Writes a table for spreadsheets, whole or not at all."""
+    """Write a table as CSV, atomically."""
     write_bytes(target, table.to_csv(index=False).encode())
 
 
 def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Reads a table that ``asset`` wrote.
+    """Read a table that ``asset`` wrote.
 
     Raises:
-        MissingInputError: it is not there.
+        MissingInputError: it does not exist.
         DamagedFileError: it cannot be read as Parquet.
     """
     if not path.exists():
@@ -152,10 +163,10 @@ def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.D
     try:
         return pd.read_parquet(path, columns=columns)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): make '{asset}' again") from error
+        raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): materialize '{asset}' again") from error
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance that ``write_table`` put into a Parquet file; empty where there is none."""
+    """Read the provenance that :func:`write_table` stored, or an empty one."""
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"mars_assets", b"{}"))

@@ -1,4 +1,4 @@
-"""GeoTIFFs of crop size: written whole or not at all, and what their headers say."""
+"""GeoTIFFs small enough for memory: atomic writing, and header reading."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mars_assets.storage.files import write_bytes
 
 @contextmanager
 def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
-    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+    """Yield a rasterio dataset that is saved unless the block fails.
 
-    Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
+    It is encoded in memory because GDAL does not report failures of its last writes (full disk) when it closes a file.
 
     Args:
-        path: where to.
-        profile: rasterio's, without the driver.
+        path: the target, replaced atomically.
+        profile: rasterio's creation profile, without the driver.
 
     Raises:
-        MarsError: the disk is full or the folder may not be written.
+        MarsError: the disk is full or the folder is not writable.
     """
     from rasterio.io import MemoryFile
 
@@ -43,7 +43,7 @@ def chip_size(path: Path) -> tuple[int, int]:
 
 
 def georeference(path: Path) -> tuple[Any, Any]:
-    """A chip's CRS and transform, rasterio's; (None, None) where it has no CRS.
+    """Read a chip's CRS and transform as rasterio's; (None, None) without a CRS.
 
     Raises:
         DamagedFileError: it is missing or unreadable.
@@ -65,4 +65,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with rasterio.open(path) as file:
             yield file
     except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and materialize its asset again") from error

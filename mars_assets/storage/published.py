@@ -1,10 +1,10 @@
-"""Folders of several files, published as versions, so that readers see one whole version whoever publishes meanwhile.
+"""Folders published as versions, so that readers always see one complete version.
 
-A version is a folder of its own that nobody writes again; ``current.json`` next to it names the version in use. Readers
-follow that file once, with :func:`version_in_use`, and read what it names. Whoever publishes holds a lock. A version that was
-replaced more than a day ago is removed by the next publication, as is one that a killed process left unfinished: what reads
-a version for longer than a day has to copy it. A folder without ``current.json``, as earlier versions of this project wrote
-them, is its own version until the first publication.
+Each version is a folder that is never modified once published; ``current.json`` next to it names the version in use.
+Readers resolve that file once, with :func:`version_in_use`, and then read from the folder it names. Publishers hold a
+lock. Each publication removes the versions that were replaced more than a day ago, and those that a killed process left
+unfinished: a reader that needs a version for longer than a day must copy it. A folder without ``current.json``, as
+written by earlier versions of this project, is itself the version in use until something is published in it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mars_assets.storage.files import explained_errors, read_json, write_json
 
 POINTER = "current.json"
 RETAINED_SECONDS = 24 * 3600.0
-"""How long a version stays after it was replaced."""
+"""How long a version is retained after it was replaced."""
 _LOCK = ".lock"
 _VERSION = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 
 
 def version_in_use(folder: Path) -> Path:
-    """The folder of the version in use; ``folder`` itself if nothing was published in it.
+    """Return the folder of the version in use, or ``folder`` if nothing is published.
 
     Raises:
         DamagedFileError: the file that names the version cannot be read.
@@ -44,14 +44,14 @@ def version_in_use(folder: Path) -> Path:
 
 @contextmanager
 def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterator[Path]:
-    """Give an empty folder to write a version into, which is put into use when the block ends without an exception.
+    """Yield an empty folder and publish it when the block ends without an exception.
 
     Args:
-        folder: where versions are published, and nothing else is.
-        retained_seconds: how long a version stays after it was replaced.
+        folder: parent of the versions; holds nothing else.
+        retained_seconds: how long a version is retained after it was replaced.
 
     Raises:
-        MarsError: the disk is full or the folder may not be written.
+        MarsError: the disk is full or the folder is not writable.
     """
     with explained_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterato
                 yield version
                 _flush(version)
                 for path in _parts(folder) if before == folder else [before]:
-                    with suppress(FileNotFoundError):  # a version that somebody deleted
-                        os.utime(path)  # replaced now
+                    with suppress(FileNotFoundError):  # somebody deleted the version
+                        os.utime(path)  # its age counts from its replacement
                 write_json(folder / POINTER, {"version": version.name})
             finally:
                 if version_in_use(folder) != version:
@@ -73,7 +73,7 @@ def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterato
 
 
 def _parts(folder: Path) -> list[Path]:
-    """All that lies in a folder but the lock and the file that names the version in use."""
+    """List a folder's content except the lock and the pointer."""
     return [path for path in folder.iterdir() if path.name not in (POINTER, _LOCK)]
 
 
@@ -86,7 +86,7 @@ def _remove_replaced(folder: Path, in_use: Path, retained_seconds: float) -> Non
 
 
 def _flush(folder: Path) -> None:
-    """Have the disk hold a folder's files, since the pointer may reach it first where only that is flushed."""
+    """Flush a folder's files to disk, so that the pointer never gets there first."""
     for place, _, names in os.walk(folder):
         for path in (*(os.path.join(place, name) for name in names), place):  # noqa: PTH118
             descriptor = os.open(path, os.O_RDONLY)

@@ -1,7 +1,8 @@
-"""Tables that cross a package's border, checked against a schema where they are written and where they are read.
+"""Schema checks of tables that packages exchange, on writing and on reading.
 
-A schema is a pandera model with the types, rules and descriptions of the columns. It stands in ``schema.py`` of the package that
-owns the table, which is imported where it is used: pandera takes a fifth of a second.
+A schema is a pandera model with the types, rules and descriptions of the columns. It is defined in ``schema.py`` of the
+package that owns the table. These modules are imported inside functions, as importing pandera takes a fifth of a
+second.
 """
 
 from __future__ import annotations
@@ -24,38 +25,38 @@ if TYPE_CHECKING:
 def write_checked(
     target: Path, table: pd.DataFrame, schema: Schema, provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a table with its provenance, as :func:`~mars_assets.storage.files.write_table` does.
+    """Check a table and write it with its provenance.
 
     Raises:
-        MarsError: it lacks a column of the schema, optional ones included, or breaks a rule. Nothing is written.
+        MarsError: the table lacks a column, even an optional one, or breaks a rule. Nothing is written.
     """
     write_table(target, conformed(table, schema, str(target)), provenance)
 
 
 def conformed(table: pd.DataFrame, schema: Schema, what: str) -> pd.DataFrame:
-    """Return a new table with numbers in the schema's types.
+    """Check a table to be written, and return it with numbers in the schema's types.
 
     Raises:
-        MarsError: it lacks a column of the schema, optional ones included, or breaks a rule.
+        MarsError: the table lacks a column, even an optional one, or breaks a rule.
     """
     fitted, problems = _fitted(table, schema)
     problems += [f"the column {name} is missing" for name in columns_of(schema) if name not in table]
     if problems:
-        raise MarsError(f"{what} would not be what it should: {'; '.join(problems)}")
+        raise MarsError(f"{what} was not written, since it does not match its schema: {'; '.join(problems)}")
     return fitted
 
 
 def read_checked(path: Path, asset: str, schema: Schema, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a table, as :func:`~mars_assets.storage.files.read_table` does.
+    """Read a table and check it.
 
     Args:
         path: the file.
-        asset: that wrote it.
-        schema: of the table; columns that it marks as optional may be missing.
+        asset: the asset that wrote it.
+        schema: the table's schema; columns that it marks as optional may be missing.
         columns: the columns to read and check; all by default.
 
     Raises:
-        MissingInputError: there is no such file.
+        MissingInputError: the file does not exist.
         DamagedFileError: it cannot be read as Parquet, or breaks a rule.
     """
     table = read_table(path, asset, None if columns is None else list(columns))
@@ -65,38 +66,42 @@ def read_checked(path: Path, asset: str, schema: Schema, columns: Sequence[str] 
 def checked(
     table: pd.DataFrame, where: Path, asset: str, schema: Schema, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Check a table that was read, see :func:`read_checked`, and return it with numbers in the schema's types."""
+    """Check a table that was read, and return it with numbers in the schema's types.
+
+    Raises:
+        DamagedFileError: the table breaks a rule.
+    """
     fitted, problems = _fitted(table, schema, columns)
     if problems:
-        raise DamagedFileError(f"{where} is not what it should be: {'; '.join(problems)}. Materialize '{asset}' again")
+        raise DamagedFileError(f"{where} does not match its schema: {'; '.join(problems)}. Materialize '{asset}' again")
     return fitted
 
 
 def violations(table: pd.DataFrame, schema: Schema) -> list[str]:
-    """List the rules that a table breaks, one line for each column and rule; an optional column may be missing."""
+    """List the rules that a table breaks, one line per column and rule."""
     return _fitted(table, schema)[1]
 
 
 def columns_of(schema: Schema) -> dict[str, str]:
-    """Name the columns of a schema, in order, each with what it means."""
+    """Map the names of a schema's columns, in order, to their descriptions."""
     return {name: column.description or "" for name, column in schema.to_schema().columns.items()}
 
 
 def _fitted(
     table: pd.DataFrame, schema: Schema, columns: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The table with numbers in the schema's types, and what is wrong with it."""
+    """Convert numbers to the schema's types, and list the problems."""
     from pandera.errors import SchemaErrors
 
     rules = schema.to_schema()
-    # Selecting copies.
+    # A copy, whose coercion can be changed.
     rules = rules.select_columns([name for name in rules.columns if columns is None or name in columns])
-    rules.coerce = table.empty  # where columns have no value they have no type of their own
+    rules.coerce = table.empty  # empty columns have no type of their own
     try:
         return rules.validate(table, lazy=True), []
     except SchemaErrors as error:
         cases = error.failure_cases.astype({"column": object})
-        # What is of another type breaks all other rules of its column, too.
+        # Values of a wrong type also break all other rules of the column: report the type alone.
         of_type = cases["check"].str.startswith("coerce_dtype")
         cases = cases[of_type | ~cases["column"].isin(cases.loc[of_type, "column"])]
         groups = cases.groupby(["column", "check"], sort=False, dropna=False)
@@ -104,7 +109,7 @@ def _fitted(
 
 
 def _said(column: str, check: str, cases: pd.Series[Any]) -> str:
-    """One broken rule in words."""
+    """Describe a broken rule."""
     values = ", ".join(str(value) for value in cases.unique()[:5])
     match check:
         case "column_in_dataframe":
@@ -114,4 +119,4 @@ def _said(column: str, check: str, cases: pd.Series[Any]) -> str:
         case "field_uniqueness":
             return f"{column} has {values} more than once"
         case _:
-            return f"{column} has {values}, against {check}"
+            return f"{column} has {values}, which violates {check}"

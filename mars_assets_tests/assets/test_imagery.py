@@ -109,7 +109,7 @@ def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> N
     runs.put(IDS[2], jpeg(2))
     failed = runs.of_all("hirise_images")
     assert not failed.success
-    assert "1 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "1 of 3 observations could not be downloaded" in message(failed, "hirise_images")
     assert IDS[1] in message(failed, "hirise_images")
     assert runs.made("hirise_images") == {IDS[0], IDS[2]}
     event = runs.instance.get_latest_materialization_event(dg.AssetKey("hirise_images"))
@@ -137,7 +137,7 @@ def test_an_archive_that_refuses_all_is_asked_once(runs: Runs, monkeypatch: pyte
     real = download._refuse_errors
     monkeypatch.setattr(download, "_refuse_errors", tomorrow)
     failed = runs.of_all("hirise_images")
-    assert "2 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "2 of 3 observations could not be downloaded" in message(failed, "hirise_images")
     assert "come back in 22.2 hours" in message(failed, "hirise_images")
     assert "1 more: not tried" in message(failed, "hirise_images")
     assert len(asked) == 2

@@ -76,7 +76,7 @@ def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> 
         write_bytes(file, b"")
         assert kept(lake, "scores", "another key", make, [file]) == first
     assert len(made) == 6
-    with pytest.raises(TypeError, match="cannot be kept"):
+    with pytest.raises(TypeError, match="cannot be cached"):
         kept(lake, "scores", "third", lambda: {"table": object()})
 
 

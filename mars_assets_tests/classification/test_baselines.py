@@ -83,7 +83,7 @@ def test_a_model_without_one_linear_unit_is_told():
 
 
 def test_an_unknown_name_suggests_others():
-    with pytest.raises(MarsError, match=r"no model 'resnet1800'; it has .*resnet18"):
+    with pytest.raises(MarsError, match=r"no model 'resnet1800': choose .*resnet18"):
         build_baseline(RECIPE.model_copy(update={"architecture": "resnet1800"}), CONFIG)
 
 
@@ -91,7 +91,7 @@ def test_imagenet_weights_that_cannot_be_fetched(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(MarsError, match=r"ImageNet weights of resnet10t.*cannot be fetched.*imagenet to false"):
+    with pytest.raises(MarsError, match=r"ImageNet weights of resnet10t.*cannot be downloaded.*imagenet to false"):
         build_baseline(RECIPE, CONFIG, imagenet=True)
 
 

@@ -102,7 +102,7 @@ def crops_of(lake: Lake, observation: str, names: list[str]) -> None:
 
 
 def test_crops_with_a_class_are_left_out(lake: Lake):
-    with pytest.raises(MarsError, match="make 'hirise_images' and 'crops'"):
+    with pytest.raises(MarsError, match="materialize 'hirise_images' and 'crops'"):
         unlabelled_crops(lake, "label")
     crops_of(lake, "ESP_000001_1800", ["one", "two"])
     crops_of(lake, "ESP_000002_1800", ["three"])

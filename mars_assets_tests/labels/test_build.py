@@ -193,11 +193,16 @@ def test_a_crater_that_fills_its_image_has_no_rim_and_that_is_right(lake: Lake, 
 @pytest.mark.parametrize(
     ("kind", "original", "mask", "message"),
     [
-        ("filled", "train0", np.zeros((48, 48), np.uint8), "(filled) is empty for 1 craters"),
+        ("filled", "train0", np.zeros((48, 48), np.uint8), "(filled) is empty although the image has 1 craters"),
         ("instances", "train0", np.zeros((48, 48), np.uint16), "(instances) has 0 of 1 craters"),
-        ("outline_5", "train1", np.eye(48, dtype=np.uint8), "(outline_5) is not empty for 0 craters"),
-        ("filled", "train0", np.full((48, 48), 255, np.uint8), "is no mask of 48 x 48 pixels with 0 and 1"),
-        ("outline_15", "train0", np.zeros((48, 40), np.uint8), "is no mask of 48 x 48 pixels"),
+        (
+            "outline_5",
+            "train1",
+            np.eye(48, dtype=np.uint8),
+            "(outline_5) is not empty although the image has no crater",
+        ),
+        ("filled", "train0", np.full((48, 48), 255, np.uint8), "is not a mask of 48 x 48 pixels with values 0 and 1"),
+        ("outline_15", "train0", np.zeros((48, 40), np.uint8), "is not a mask of 48 x 48 pixels"),
         ("filled", "train0", None, "(filled) is missing"),
     ],
 )
@@ -264,7 +269,7 @@ def test_an_image_of_another_size_than_its_annotation_is_refused(lake: Lake, wri
     key = "train/_annotations.coco.json"
     entries = coco_entries | {key: str(coco_entries[key]).replace('"height": 48', '"height": 47')}
     shutil.move(write_zip("c.zip", entries), lake.inbox)
-    with pytest.raises(MarsError, match=r"Put aside: c\.zip: .*annotations are for 48 x 47"):
+    with pytest.raises(MarsError, match=r"Rejected: c\.zip: .*annotations are for 48 x 47"):
         build_labelled_crops(lake)
 
 
@@ -469,7 +474,7 @@ def test_outlines_of_a_crop_that_was_turned_or_cut_stay_on_the_exports_image(
     assert rows.at[a, "origin"] == "export"
     assert rows.at[b, "origin"] == "crop"
     assert lake.inside(rows.at[a, "file"]).read_bytes() == _jpeg(CHANGES[change](scene))
-    assert "1 images are named as crops of this lake and show something else" in report.exports[0]["warnings"]
+    assert "1 images are named after crops of this lake but differ from them" in report.exports[0]["warnings"]
     assert a in report.exports[0]["warnings"]
 
 
@@ -500,8 +505,8 @@ def test_augmented_copies_do_not_make_their_original_vanish(lake: Lake, write_zi
     assert table["split"].nunique() == table["group"].nunique() == 1
     assert not report.conflicts
     warnings = report.exports[0]["warnings"]
-    assert "1 images are named as crops of this lake and show something else" in warnings
-    assert "1 images are further copies of a crop with other outlines" in warnings
+    assert "1 images are named after crops of this lake but differ from them" in warnings
+    assert "1 images are further copies of a crop with different outlines" in warnings
     assert mask_problems(lake) == ([], 3)
 
 
@@ -538,7 +543,7 @@ def test_a_class_that_the_outlines_contradict_is_said(
 ) -> None:
     _put(lake, write_zip, "a.v1.folder.zip", {f"train/{label}/x.jpg": _jpeg(_scene(1))})
     _put(lake, write_zip, "b.v1.coco.zip", _outlined({"x.jpg": (_scene(1), rings)}))
-    with pytest.raises(MarsError, match="all are labelled in two ways: x: label"):
+    with pytest.raises(MarsError, match="projects contradict each other on every image: x: label"):
         build_labelled_crops(lake)
     _put(lake, write_zip, "c.v1.folder.zip", {"train/Crater/y.jpg": _jpeg(_scene(2))})
     assert build_labelled_crops(lake)[1].conflicts == [said]
@@ -573,7 +578,7 @@ def test_an_image_of_more_than_8_bits_is_put_aside_with_its_export(lake: Lake, w
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (96, 96), dtype=np.uint16)).save(buffer, "PNG")
     _put(lake, write_zip, "k.v1.folder.zip", {"train/Crater/x.png": buffer.getvalue()})
-    with pytest.raises(MarsError, match=r"Put aside: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
+    with pytest.raises(MarsError, match=r"Rejected: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
         build_labelled_crops(lake)
 
 

@@ -108,7 +108,7 @@ def test_its_assets_are_made_by_the_factories(labelled: Lake) -> None:
     assert set(shown) == {"bright_model", "bright_evaluation", "bright_predictions", "bright_experiments"}
     assert "data:image/" in str(shown["bright_evaluation"]["brightness"].value)
     assert shown["bright_evaluation"]["right"].value == 1
-    assert shown["bright_experiments"]["run now"].value == 2
+    assert shown["bright_experiments"]["new runs"].value == 2
 
 
 def test_without_what_is_shown_nothing_is_computed_again(labelled: Lake) -> None:

@@ -152,7 +152,7 @@ def test_images_that_cannot_be_read_are_left_out_and_the_others_known_by_content
     found = unlabelled_images(lake, tmp_path / "a")
     assert list(found.images["image_id"]) == ["0.png", "1.png", "2.png"]
     assert list(found.broken) == ["broken.png"]
-    assert "is no JPEG or PNG" in found.broken["broken.png"]
+    assert "is not a JPEG or PNG file" in found.broken["broken.png"]
     assert found.sha == whole.sha
     with monkeypatch.context() as patched:
         patched.setattr("mars_assets.pretraining.data.read_pixels", lambda path: pytest.fail(f"{path} is read again"))

@@ -116,7 +116,7 @@ def test_missing_and_damaged_tables_say_what_to_do(tmp_path: Path, lake: Lake) -
     with pytest.raises(MissingInputError, match="dagster asset materialize --select crops"):
         read_table(tmp_path / "t.parquet", "crops")
     (tmp_path / "t.parquet").write_text("no parquet")
-    with pytest.raises(DamagedFileError, match="make 'crops' again"):
+    with pytest.raises(DamagedFileError, match="materialize 'crops' again"):
         read_table(tmp_path / "t.parquet", "crops")
     with pytest.raises(MissingInputError, match=r"a, b are missing.*--select a,b"):
         lake.require({"a": tmp_path / "x", "b": tmp_path / "y", "c": tmp_path})

@@ -1,4 +1,1 @@
-"""The formats in which Roboflow exports labels, one module each.
-
-They are recognised by content and read entry by entry from the zip.
-"""
+"""Readers of Roboflow's export formats, one module each, recognised by content."""

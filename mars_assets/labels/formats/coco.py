@@ -1,4 +1,4 @@
-"""COCO segmentation: ``SPLIT/_annotations.coco.json`` next to the images."""
+"""Reader of COCO segmentation: ``SPLIT/_annotations.coco.json``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ COCO_FILE = "_annotations.coco.json"
 
 
 def is_coco(archive: ExportArchive) -> bool:
-    """Test whether an archive has such a file."""
+    """Test whether an archive has a COCO annotation file."""
     return any(PurePosixPath(name).name == COCO_FILE for name in archive.names)
 
 
 def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """Read the images of all splits. Classes other than crater are left out and reported.
+    """Read the images of all splits.
+
+    Classes other than crater are left out and reported.
 
     Raises:
-        DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive, or a split has none.
+        DamagedFileError: a split has no annotation file, or one is not valid COCO, is inconsistent, or does not match
+            the archive.
     """
     require_labels(archive, COCO_FILE)
     for split in SPLITS:
@@ -51,7 +54,7 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
     images, annotations, categories = _coco_lists(content, where)
 
-    # Roboflow adds a root category that owns no annotation and may share the class's name: only used ids count.
+    # By id: Roboflow adds a root category without annotations, which may have the class's name.
     names = {category.get("id"): str(category.get("name")) for category in categories}
     outlines: dict[Any, list[Outline]] = {}
     known = {image.get("id") for image in images}
@@ -71,7 +74,7 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
             if outline is not None:
                 outlines.setdefault(annotation["image_id"], []).append(outline)
     if ignored:
-        warnings.append(f"{split}: classes other than crater, left out: {ignored}")
+        warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
 
     seen: set[Any] = set()
     rows = []
@@ -93,7 +96,7 @@ def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
     for key in ("images", "annotations", "categories"):
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise DamagedFileError(f"{where} has no list of objects {key!r}: this is no COCO file")
+            raise DamagedFileError(f"{where} has no list of objects {key!r}: this is not a COCO file")
         lists.append(value)
     return tuple(lists)
 
@@ -112,9 +115,9 @@ def _coco_image(
 
 
 def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
-    """Read an annotation's shape; None, with a problem noted, if it has none.
+    """Read an annotation's shape; if it has none, note the problem and return None.
 
-    Coordinates may lie outside the image: they are clipped later.
+    Coordinates may lie outside the image; they are clipped later.
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
@@ -131,7 +134,7 @@ def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline |
             problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
             return None
         if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
-            problems.append(f"{identity} has coordinates that are no numbers or far outside any image")
+            problems.append(f"{identity} has coordinates that are not numbers or are far outside any image")
             return None
         rings.append([float(value) for value in ring])
     return {"polygons": rings}

@@ -1,4 +1,4 @@
-"""Images of an export with their class or their craters, as all formats are read."""
+"""Common representation of an exported image with its class or craters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
 _CRATER = re.compile(r"^craters?$", re.IGNORECASE)
 EXPORT_AGAIN = "export it again"
-"""The remedy for whatever an export has wrong."""
+"""The remedy for a faulty export, in error messages."""
 _ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
 
 Outline = dict[str, Any]
-"""One annotation's shape: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``, in pixels."""
+"""A crater's outline in pixels: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class ExportedImage:
     """One image of an export.
 
     Args:
-        entry: its name in the zip.
-        split: its split in the export.
-        original: the name under which it was uploaded, without suffix.
-        label: "crater" or "no_crater" in a classification export, else None.
-        outlines: one per crater in a segmentation export (empty is a labelled negative), None in a classification
-            export.
-        size: (height, width) as the export states it, None where it does not.
+        entry: name in the zip.
+        split: split in the export.
+        original: name under which it was uploaded, without suffix.
+        label: "crater" or "no_crater" in a classification export, otherwise None.
+        outlines: one per crater in a segmentation export (empty if the image is labelled as having none), None in a
+            classification export.
+        size: (height, width) as stated in the export, None if it is not stated.
     """
 
     entry: str
@@ -45,26 +45,29 @@ class ExportedImage:
 
 
 def original_name(file_name: str) -> str:
-    """Return the uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, or the stem of any other name."""
+    """Parse the uploaded name from ``ORIGINAL_jpg.rf.HASH.jpg``.
+
+    For a name of another form, return its stem.
+    """
     stem = PurePosixPath(file_name).stem
     match = _ROBOFLOW_NAME.match(stem)
     return match["original"] if match else stem
 
 
 def class_of(name: str) -> Label | None:
-    """Return the class that a name stands for; None for any other name."""
+    """Return the class that a name denotes, or None."""
     if _NO_CRATER.match(name):
         return "no_crater"
     return "crater" if _CRATER.match(name) else None
 
 
 def is_image(name: PurePosixPath) -> bool:
-    """Test whether an entry is an image, by its suffix."""
+    """Test whether an entry has the suffix of an image."""
     return name.suffix.lower() in SUFFIXES
 
 
 def split_of(name: PurePosixPath) -> Split | None:
-    """Return the split that an entry's first folder names."""
+    """Return the split named by an entry's first folder, or None."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
 
 

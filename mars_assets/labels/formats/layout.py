@@ -1,4 +1,4 @@
-"""Places of files in an export: Roboflow's names whatever packed the zip, and strays."""
+"""Layout of files in an export: normalised names, missing and unexpected files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from mars_assets.labels.formats.image import SPLITS, is_image, listed
 from mars_assets.labels.zip_archive import ExportArchive
 
 _ALSO = {"val": "valid", "validation": "valid"}
-"""Other names that tools use for splits."""
+"""Other common names of splits."""
 
 
 def name_as_roboflow(archive: ExportArchive) -> None:
-    """Rename an archive's entries as Roboflow names them.
+    """Normalise the names of an archive's entries to Roboflow's.
 
-    A folder around everything is removed, ``val`` becomes ``valid``, and what macOS adds when it packs a folder is
-    ignored.
+    An enclosing folder is removed, ``val`` becomes ``valid``, and files that macOS adds are ignored.
 
     Raises:
-        DamagedFileError: two entries then have the same name.
+        DamagedFileError: two entries get the same name.
     """
     paths = {name: PurePosixPath(name).parts for name in archive.names}
     paths = {name: parts for name, parts in paths.items() if not _is_of_a_mac(parts)}
@@ -34,8 +33,8 @@ def name_as_roboflow(archive: ExportArchive) -> None:
         known = "/".join((top, *parts[1:]))
         if known in entries:
             raise DamagedFileError(
-                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without "
-                "one of them"
+                f"{archive.path.name} has both {entries[known]!r} and {name!r}, which mean the same file: remove one "
+                "of them from the zip"
             )
         entries[known] = name
     archive.rename(entries)
@@ -46,11 +45,11 @@ def _is_of_a_mac(parts: Sequence[str]) -> bool:
 
 
 def require_labels(archive: ExportArchive, file: str) -> None:
-    """Check that every split with images has its file of labels, and that there is none elsewhere.
+    """Check that label files exist for every split with images, and nowhere else.
 
     Args:
-        archive: with Roboflow's names.
-        file: the file's name, as ``_annotations.coco.json``.
+        archive: the archive, with normalised names.
+        file: the label file's name, such as ``_annotations.coco.json``.
 
     Raises:
         DamagedFileError: images would be left out unnoticed.
@@ -59,13 +58,13 @@ def require_labels(archive: ExportArchive, file: str) -> None:
     imaged = {path.parts[0] for path in paths if len(path.parts) > 1 and is_image(path)}
     if bare := [split for split in SPLITS if split in imaged and f"{split}/{file}" not in archive]:
         raise DamagedFileError(
-            f"{archive.path.name} has images in {', '.join(bare)} and no {file} beside them: export it again"
+            f"{archive.path.name} has images in {', '.join(bare)} but no {file} next to them: export it again"
         )
     homes = {f"{split}/{file}" for split in SPLITS}
     if astray := [str(path) for path in paths if path.name == file and str(path) not in homes]:
         raise DamagedFileError(
-            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have "
-            "these names"
+            f"{archive.path.name} has label files outside the folders {', '.join(SPLITS)}: {listed(astray)}. Export it "
+            "again"
         )
 
 
@@ -77,8 +76,8 @@ def leftover_warnings(archive: ExportArchive) -> list[str]:
     warnings = []
     if images:
         warnings.append(
-            f"{len(images)} images outside of {', '.join(SPLITS)}, or without a label, left out: {listed(images)}"
+            f"{len(images)} images outside {', '.join(SPLITS)} or without a label were left out: {listed(images)}"
         )
     if others:
-        warnings.append(f"{len(others)} files that no export has, left out: {listed(others)}")
+        warnings.append(f"{len(others)} unexpected files were ignored: {listed(others)}")
     return warnings

@@ -1,7 +1,7 @@
-"""The two formats with a ``SPLIT/_classes.csv``, which differ in its header.
+"""Readers of the two formats with a ``SPLIT/_classes.csv``.
 
-Multi-label classification has ``filename, Crater, NoCrater`` with 0 and 1. Semantic masks have ``Pixel Value, Class``,
-and next to ``X.jpg`` an ``X_mask.png`` with those values.
+Its header distinguishes them. Multi-label classification has ``filename, Crater, NoCrater`` with 0 and 1. Semantic
+masks have ``Pixel Value, Class``, and an ``X_mask.png`` with those values next to each ``X.jpg``.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from mars_assets.labels.zip_archive import ExportArchive
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
 _MOST_CRATERS = 2000
-"""Craters in one mask; there are some hundred on the most cratered ground."""
+"""Most craters in one mask; the most densely cratered ground has a few hundred."""
 _FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
 
 
 def is_multilabel(archive: ExportArchive) -> bool:
-    """Test whether the archive's class files have a row for each image."""
+    """Test whether the archive's class files have a row per image."""
     return _first_column(archive) == _FILE_NAME
 
 
 def is_masks(archive: ExportArchive) -> bool:
-    """Test whether the archive's class files have a row for each pixel value."""
+    """Test whether the archive's class files have a row per pixel value."""
     return _first_column(archive) == _PIXEL_VALUE
 
 
 def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
     """Read the images that have exactly one class.
 
-    In a single column of craters, 0 means no crater. With two columns, an image with both or neither set has no class;
-    it is left out and reported.
+    If there is only a column for craters, 0 means no crater. With two columns, images with both or neither set are left
+    out and reported.
 
     Raises:
         DamagedFileError: no column is a known class, values are not 0 and 1, or images are missing or named twice.
@@ -67,13 +67,13 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
             label = class_of(name)
             if label in columns:
                 raise DamagedFileError(
-                    f"{where} has two columns of one class: {', '.join(header[1:])}. Export it again"
+                    f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
                 )
             if label is not None:
                 columns[label] = number
         if "crater" not in columns:
             raise DamagedFileError(
-                f"{where} has no column of craters, only {', '.join(header[1:])}: export that class too"
+                f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
             )
         problems, unclear, seen = [], 0, set()
         for row in rows:
@@ -96,7 +96,7 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
         if problems:
             raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
         if unclear:
-            warnings.append(f"{split}: {unclear} images with both classes or neither, left out")
+            warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
 
 
 def _chosen(values: dict[Label, str]) -> Label | None:
@@ -107,11 +107,11 @@ def _chosen(values: dict[Label, str]) -> Label | None:
 
 
 def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """Read the images that have a mask. Each 4-connected component of crater values is a crater.
+    """Read the images that have a mask; each 4-connected component is a crater.
 
     Raises:
-        DamagedFileError: no class is a crater, or a mask cannot be read, or has another size or other values than
-            stated.
+        DamagedFileError: no class is crater, or a mask cannot be read, has another size than its image, or has
+            undeclared values.
     """
     from scipy import ndimage
 
@@ -126,7 +126,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
         craters = [value for value, name in values.items() if class_of(name) == "crater"]
         if not craters:
             raise DamagedFileError(
-                f"{where}{CLASSES_FILE} names no crater, only {', '.join(values.values())}: export that class too"
+                f"{where}{CLASSES_FILE} has no class crater, only {', '.join(values.values())}: export that class too"
             )
         bare = 0
         for entry in archive.names:
@@ -142,7 +142,10 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
             mask = _mask(archive, mask_entry, size, set(values))
             numbers, count = ndimage.label(np.isin(mask, craters))
             if count > _MOST_CRATERS:
-                raise DamagedFileError(f"{archive.path.name}: {mask_entry} is speckled: {count} craters in one image")
+                raise DamagedFileError(
+                    f"{archive.path.name}: {mask_entry} has {count} separate craters, more than the limit of "
+                    f"{_MOST_CRATERS}: remove the speckles and export it again"
+                )
             touching |= count > 0
             outlines = tuple(
                 _run_lengths(numbers[box] == number, box, size)
@@ -150,9 +153,9 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
             )
             yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
         if bare:
-            warnings.append(f"{split}: {bare} images without a mask, left out")
+            warnings.append(f"{split}: {bare} images without a mask were left out")
     if touching:
-        warnings.append("masks do not say where one crater ends and the next begins: those that touch count as one")
+        warnings.append("semantic masks do not separate adjacent craters: craters that touch count as one")
 
 
 def _first_column(archive: ExportArchive) -> str | None:
@@ -164,14 +167,16 @@ def _first_column(archive: ExportArchive) -> str | None:
 
 
 def _table(archive: ExportArchive, split: str) -> tuple[list[str] | None, list[list[str]]]:
-    """Read header and rows of a split's class file, stripped; (None, []) where it has none."""
+    """Read header and rows of a split's class file; (None, []) if it has none."""
     entry = f"{split}/{CLASSES_FILE}"
     if entry not in archive:
         return None, []
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
     except csv.Error as error:
-        raise DamagedFileError(f"{archive.path.name}: {entry} is no table ({error}): export it again") from error
+        raise DamagedFileError(
+            f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
+        ) from error
     return (rows[0], rows[1:]) if rows else ([], [])
 
 
@@ -186,7 +191,7 @@ def _value(text: str, where: str) -> int:
 def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
     where = f"{archive.path.name}: {entry}"
     content = archive.read(entry)
-    found = image_size(content, EXPORT_AGAIN, where)  # before anything is decoded
+    found = image_size(content, EXPORT_AGAIN, where)  # refuses a huge image before it is decoded
     if found != size:
         raise DamagedFileError(
             f"{where} is {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}: export it again"
@@ -195,19 +200,19 @@ def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[
     if mask.ndim == 3 and (mask == mask[..., :1]).all(axis=-1).all():
         mask = mask[..., 0]
     if mask.ndim != 2 or mask.dtype == bool:
-        raise DamagedFileError(f"{where} has no single channel of 8 bits: export it again as semantic masks")
+        raise DamagedFileError(f"{where} is not an 8-bit image of one channel: export it again as semantic masks")
     unknown = sorted(set(np.unique(mask).tolist()) - known)
     if unknown:
         raise DamagedFileError(
-            f"{where} has the values {unknown[:10]}, which {CLASSES_FILE} does not name: export it again"
+            f"{where} has the values {unknown[:10]}, which {CLASSES_FILE} does not declare: export it again"
         )
     return mask.astype(np.uint8)
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, int]) -> Outline:
-    """Encode a crater's pixels within its box as COCO's run lengths of the whole mask.
+    """Encode a crater's pixels within its box as COCO's run lengths.
 
-    Column by column, background first.
+    Runs go column by column and start with the background.
     """
     rows, columns = np.nonzero(pixels)
     places = np.sort((columns + box[1].start) * size[0] + rows + box[0].start)
