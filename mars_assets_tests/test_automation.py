@@ -253,4 +253,4 @@ def test_one_project_out_of_reach_does_not_stop_the_others(
     monkeypatch.setenv("ROBOFLOW_PROJECTS", "moon/craters,mars/craters")
     result = look(lake, roboflow)
     assert isinstance(result, dg.SkipReason)
-    assert "have one name, or one is named twice: craters" in (result.skip_message or "")
+    assert "have the same name, or one is listed twice: craters" in (result.skip_message or "")
