@@ -149,7 +149,7 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
 ) -> None:
     for name, value, message in (
         ("ROBOFLOW_API_KEY", "wrong", "refuses the key"),
-        ("ROBOFLOW_API_KEY", "", "Roboflow key is missing"),
+        ("ROBOFLOW_API_KEY", "", "the Roboflow key is missing"),
         ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
         ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
         ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the inbox does not accept the format 'jpeg'"),

@@ -161,4 +161,4 @@ def test_what_a_labeller_sees(lake: Lake):
     table = unlabelled_crops(lake, "label").assign(probability=[0.1, 0.5, 0.8], uncertainty=[0.47, 1.0, 0.72])
     sheet = uncertain_sheet(table, most=2)
     assert [axis.get_title().split("\n")[0] for axis in sheet.axes[:2]] == ["two", "three"]
-    assert "2 of them" in probability_histogram(table).axes[0].get_title()
+    assert "2 predicted" in probability_histogram(table).axes[0].get_title()
