@@ -81,13 +81,16 @@ def classifier(work: Path) -> Any:
 
 
 def our_step(work: Path) -> None:
-    import torch
-
+    from mars_assets.classification.data import Chips
     from mars_assets.classification.train import FineTuning
+    from mars_assets.training.loop import Loop
 
-    task = FineTuning(classifier(work), paper(), compute(THREADS))
-    batch = torch.randn(BATCH, 6, 224, 224), torch.tensor([0.0, 1.0] * (BATCH // 2))
-    report(lambda: task.step(*batch), 7)
+    model, recipe = classifier(work), paper()
+    images = pd.read_parquet(work / "images.parquet")
+    paths = [Path(chip) for chip in images["chip"]]
+    chips = Chips(paths, model.config, 224, 2.0, recipe.normalize)
+    loop = Loop(FineTuning(recipe, compute(THREADS), chips, images), model)
+    report(lambda: loop.train_steps(1), 7)
 
 
 def peers_step(work: Path, precision: str) -> None:

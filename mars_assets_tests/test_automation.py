@@ -149,7 +149,7 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
 ) -> None:
     for name, value, message in (
         ("ROBOFLOW_API_KEY", "wrong", "refuses the key"),
-        ("ROBOFLOW_API_KEY", "", "no key for Roboflow"),
+        ("ROBOFLOW_API_KEY", "", "the Roboflow key is missing"),
         ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
         ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
         ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the inbox does not accept the format 'jpeg'"),
@@ -253,4 +253,4 @@ def test_one_project_out_of_reach_does_not_stop_the_others(
     monkeypatch.setenv("ROBOFLOW_PROJECTS", "moon/craters,mars/craters")
     result = look(lake, roboflow)
     assert isinstance(result, dg.SkipReason)
-    assert "have one name, or one is named twice: craters" in (result.skip_message or "")
+    assert "have the same name, or one is listed twice: craters" in (result.skip_message or "")

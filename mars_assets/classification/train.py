@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mars_assets.classification.checkpoint import (
     begin_with_outlines,
     build_baseline,
     build_classifier,
-    load_weights,
     save_weights,
     start_of,
 )
@@ -32,28 +29,27 @@ from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
-from mars_assets.errors import DivergedError, MarsError
+from mars_assets.errors import MarsError
 from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, write_table
+from mars_assets.storage.files import write_table
+from mars_assets.training.loop import History, Row, Training, best_of, train
 from mars_assets.training.run_folder import begin, finish, settings_of
 from mars_assets.training.sampler import BatchesOfSteps
-from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
 
 
+ClassifierOrHead = Classifier | FeatureHead
 Batch = tuple[Tensor, Tensor]
-History = list[dict[str, float]]
 
 SMALL, LARGE = 112, 224
 """Sides in pixels that a recipe without a size takes. Tiles of 227 pixels, which their craters half fill, are told best at 112
 (``docs/results/classification.md``); larger images are shown at the same scale as far as 224 goes."""
-LAST = "last.pt"
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
 
@@ -64,193 +60,82 @@ def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float =
     return F.binary_cross_entropy_with_logits(logits.float(), targets)
 
 
-def best_of(history: History) -> dict[str, float]:
-    """The validation of lowest loss; the earliest of equals.
-
-    The loss and not the accuracy: a validation split of a hundred images gives accuracy in steps of a percent, so that
-    its maximum is mostly luck, while the loss uses every probability and is proper, i.e. rewards calibration.
-    """
-    return min(history, key=lambda row: row["valid_loss"])
-
-
-def is_over(history: History, recipe: ClsRecipe) -> bool:
-    """Whether a training with this history takes no further step."""
-    if not history:
-        return False
-    since_best = len(history) - 1 - history.index(best_of(history))
-    return history[-1]["step"] >= recipe.steps or 0 < recipe.patience <= since_best
-
-
-class FineTuning:
-    """A training of the classifier: its state, a step of it, a validation.
-
-    Every random number of a step (augmentation, masking, dropout, choice of images) follows from the seed and the step's
-    number, so that a resumed training is the unbroken one.
+class FineTuning(Training[ClassifierOrHead, Batch]):
+    """Fine-tuning of a classifier of chips, or of a head on the features of a frozen encoder.
 
     Args:
-        classifier: what is trained, in place: of chips, or of the features of a frozen encoder.
-        recipe: how.
-        compute: device, precision, and the seed of every random number.
+        recipe: how to train.
+        compute: device, precision and seed. A head is trained in fp32 whatever the precision: entering autocast takes longer
+            than bf16 saves.
+        inputs: chips or features of the images.
+        images: ``split, label, observation`` of each.
     """
 
-    def __init__(self, classifier: Classifier | FeatureHead, recipe: ClsRecipe, compute: Compute) -> None:
-        self.classifier = classifier.to(compute.device).train()  # loaded weights come in evaluation mode
-        self.recipe = recipe
-        self.compute = compute
-        self.averaged = (
-            AveragedModel(classifier, multi_avg_fn=get_ema_multi_avg_fn(recipe.average_weights), use_buffers=True)
-            if recipe.average_weights
-            else None
-        )
-        self.optimizer = self._optimizer()
-        self.steps = 0
-        self.history: History = []
-        of_features = isinstance(classifier, FeatureHead)
-        self._augment = "none" if of_features else recipe.augment
-        self._autocast = contextlib.nullcontext if of_features else compute.autocast
-        self._losses: list[Tensor] = []
+    selects_best = True
 
-    @property
-    def kept(self) -> Classifier | FeatureHead:
-        """The classifier that is validated and kept: the averaged one, where weights are averaged."""
-        return cast("Classifier | FeatureHead", self.averaged.module) if self.averaged is not None else self.classifier
+    def __init__(self, recipe: ClsRecipe, compute: Compute, inputs: Inputs, images: pd.DataFrame) -> None:
+        on_features = isinstance(inputs, Tensor)
+        super().__init__(recipe, replace(compute, precision="fp32") if on_features else compute)
+        self.schedule, self.average_weights, self.patience = recipe.schedule, recipe.average_weights, recipe.patience
+        self._recipe = recipe
+        self._augment = "none" if on_features else recipe.augment
+        self._inputs = inputs
+        self._labels = torch.tensor(images["label"].tolist(), dtype=torch.float32)
+        self._train, self._valid = (np.flatnonzero(images["split"] == split) for split in ("train", "valid"))
+        self._shares = shares_of(images[images["split"] == "train"], recipe.draw)
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        recipe = self.recipe
-        if isinstance(self.classifier, Classifier):
+    def optimizer(self, model: ClassifierOrHead) -> torch.optim.Optimizer:
+        """Build Adam or AdamW, with a learning rate per layer and without weight decay of biases and norms."""
+        recipe = self._recipe
+        if isinstance(model, Classifier):
             groups = param_groups_layer_decay(
-                self.classifier.layers,
+                model.layers,
                 weight_decay=recipe.weight_decay,
-                no_weight_decay_list=self.classifier.without_decay,
+                no_weight_decay_list=model.without_decay,
                 layer_decay=recipe.layer_decay,
             )
         else:
-            groups = param_groups_weight_decay(self.classifier, recipe.weight_decay)
+            groups = param_groups_weight_decay(model, recipe.weight_decay)
         for group in groups:
             group["initial_lr"] = recipe.lr * group.pop("lr_scale", 1.0)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         return kind(groups, lr=recipe.lr, fused=True)  # a third of the time, also on CPU
 
-    def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Of a batch as it comes from memory: augmented, masked, dropped out. A scalar with its gradient's graph."""
+    def batches(self, numbers: range, rank: int, world_size: int) -> Iterator[Batch]:
+        """Yield inputs (B, ...) and labels (B,); fine-tuning has one process."""
+        drawn = BatchesOfSteps(len(self._train), self._recipe.batch_size, numbers, self.compute.seed, self._shares)
+        return (self._batch(self._train[places]) for places in drawn)
+
+    def losses(self, model: ClassifierOrHead, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the classification loss of a batch: augmented, masked, dropped out."""
+        inputs, labels = batch
         # Not under autocast, which would round coordinates by up to most of a pixel.
         inputs = augment(inputs, self._augment)
-        with self._autocast():
-            logits = self.classifier(inputs)
-            return classification_loss(logits, labels, self.recipe.label_smoothing)
+        with self.compute.autocast():
+            loss = classification_loss(model(inputs), labels, self._recipe.label_smoothing)
+        return loss, {"train_loss": loss}
 
-    def step(self, inputs: Tensor, labels: Tensor) -> None:
-        """One step of the training, on a batch of any device."""
-        seed_step(self.compute.seed, self.steps)
-        loss = self.loss(inputs.to(self.compute.device), labels.to(self.compute.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._losses.append(loss.detach())
-        self.update()
-
-    def update(self) -> None:
-        """The optimizer's step at this step's learning rate, and the average's."""
-        recipe = self.recipe
-        factor = learning_rate_factor(self.steps, recipe.steps, recipe.warmup_steps, recipe.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.classifier)
-        self.steps += 1
-
-    def validate(self, batches: Iterable[Batch]) -> None:
-        """Adds a row to the history.
-
-        Raises:
-            DivergedError: the loss since the last validation, or a logit, is not finite.
-        """
-        kept = self.kept.eval()
-        logits, labels = [], []
-        with torch.inference_mode(), self._autocast():
-            for inputs, some in batches:
-                logits.append(kept(inputs.to(self.compute.device)).double().cpu())
-                labels.append(some)
-        self.classifier.train()
+    def validate(self, model: ClassifierOrHead) -> Row:
+        """Compute the scores of the validation set; without finite logits ``valid_loss`` alone, which is NaN then."""
+        size = max(32, self._recipe.batch_size)
+        logits = []
+        with torch.inference_mode(), self.compute.autocast():
+            for start in range(0, len(self._valid), size):
+                inputs, _ = self._batch(self._valid[start : start + size])
+                logits.append(model(inputs.to(self.compute.device)).double().cpu())
         found = torch.cat(logits)
-        train_loss = float(torch.stack(self._losses).mean())
-        self._losses.clear()
-        if not (math.isfinite(train_loss) and found.isfinite().all()):
-            raise DivergedError(
-                f"the loss is not finite before step {self.steps}: the training diverged. "
-                f"Take a lower lr than {self.recipe.lr:g} or a longer warm-up"
-            )
-        values = scores(torch.cat(labels).long().numpy(), found.sigmoid().numpy())
-        row = {"step": float(self.steps), "train_loss": train_loss}
-        self.history.append(row | {f"valid_{name}": values[name] for name in VALIDATED})
+        if not found.isfinite().all():
+            return {"valid_loss": math.nan}
+        values = scores(self._labels[self._valid].long().numpy(), found.sigmoid().numpy())
+        return {f"valid_{name}": values[name] for name in VALIDATED}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a training after a validation goes on from: plain values and tensors."""
-        return {
-            "steps": self.steps,
-            "history": self.history,
-            **{name: part.state_dict() for name, part in self._parts().items()},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps, self.history = state["steps"], state["history"]
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
-
-    def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"classifier": self.classifier, "optimizer": self.optimizer}
-        return parts | ({"averaged": self.averaged} if self.averaged is not None else {})
-
-
-class _Keeper:
-    """After each validation: says how it went, keeps the best weights, and now and then leaves a checkpoint to resume from.
-
-    Args:
-        task: the training.
-        scratch: where the checkpoint and the best weights at that time go.
-        progress: takes lines.
-        save_every: seconds between two checkpoints; the first validation leaves one in any case.
-    """
-
-    def __init__(self, task: FineTuning, scratch: Path, progress: Progress, save_every: float) -> None:
-        self._task = task
-        self._scratch = scratch
-        self._progress = progress
-        self._save_every = save_every
-        self._saved = -math.inf
-        self._best: dict[str, Tensor] | None = None
-
-    def keep(self) -> None:
-        task = self._task
-        row = task.history[-1]
-        self._progress.say(
-            f"step {row['step']:.0f}/{task.recipe.steps}: train loss {row['train_loss']:.4f}, validation loss "
-            f"{row['valid_loss']:.4f}, accuracy {row['valid_accuracy']:.3f}"
-        )
-        if row is best_of(task.history):
-            self._best = {name: value.detach().cpu().clone() for name, value in task.kept.state_dict().items()}
-        if time.monotonic() - self._saved >= self._save_every:
-            self._save()
-
-    def best(self) -> dict[str, Tensor]:
-        """The weights of the best validation so far."""
-        return load_weights(self._file()) if self._best is None else self._best
-
-    def _file(self) -> Path:
-        """Where the best weights are kept: named by their step, so that they are those that the history tells of."""
-        return self._scratch / f"best-{best_of(self._task.history)['step']:.0f}.safetensors"
-
-    def _save(self) -> None:
-        best = self._file()
-        if self._best is not None:  # else the best are those of the run that this one continues
-            save_weights(best, self._best)
-            self._best = None
-        with atomic_path(self._scratch / LAST) as temporary:
-            torch.save(self._task.state_dict(), temporary)
-        for weights in self._scratch.glob("best-*.safetensors"):
-            if weights != best:
-                weights.unlink()
-        self._saved = time.monotonic()
+    def _batch(self, places: npt.NDArray[np.intp]) -> Batch:
+        chosen = torch.from_numpy(places)
+        if isinstance(self._inputs, Tensor):
+            inputs = self._inputs.index_select(0, chosen)
+        else:
+            inputs = torch.stack([self._inputs[place] for place in places.tolist()])
+        return inputs, self._labels.index_select(0, chosen)
 
 
 def train_classifier(
@@ -312,7 +197,7 @@ def train_classifier(
         cache = FeatureCache(features, sha256, recipe, compute)
         inputs: Inputs = cache.of(lambda: new_encoder(recipe, start, weights, compute), images, progress)
         compute.seed_everything()
-        trained: Classifier | FeatureHead = FeatureHead(start.embed_dim, recipe)
+        trained: ClassifierOrHead = FeatureHead(start.embed_dim, recipe)
     else:
         compute.seed_everything()
         trained = _new_classifier(recipe, start, weights, folder, compute)
@@ -320,20 +205,16 @@ def train_classifier(
             trained.freeze()
         paths = [Path(chip) for chip in images["chip"]]
         inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
-    task = FineTuning(trained, recipe, compute)
-    _resume(task, scratch)
-    keeper = _Keeper(task, scratch, progress, save_every)
-    if not is_over(task.history, recipe):  # else killed between the last checkpoint and the result
-        _fit(task, inputs, images, keeper, progress)
-    history = task.history
+    training: FineTuning = FineTuning(recipe, compute, inputs, images)
+    loop = train(training, trained, scratch, progress, save_every=save_every)
 
-    write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
-    best = keeper.best()
+    write_table(folder / HISTORY, pd.DataFrame(loop.history).astype({"step": "int64"}))
+    best = loop.best
     if whole and isinstance(trained, FeatureHead):
         encoder = new_encoder(recipe, start, weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     save_weights(folder / WEIGHTS, best)
-    report = _report(trained, start, recipe, history, images)
+    report = _report(trained, start, recipe, loop.history, images)
     finish(
         folder,
         recipe=stated,
@@ -363,39 +244,6 @@ def new_encoder(recipe: ClsRecipe, config: PrithviConfig, weights: Path, compute
         return load_encoder(weights)
     compute.seed_everything()
     return PrithviEncoder(config)
-
-
-def _resume(task: FineTuning, scratch: Path) -> None:
-    """Puts a training to where it stopped, if it was begun."""
-    if (scratch / LAST).exists():
-        task.load_state_dict(torch.load(scratch / LAST, map_location=task.compute.device, weights_only=True))
-
-
-def _fit(task: FineTuning, inputs: Inputs, images: pd.DataFrame, keeper: _Keeper, progress: Progress) -> None:
-    """Trains to the end."""
-    recipe = task.recipe
-    labels = torch.tensor(images["label"].tolist(), dtype=torch.float32)
-    train, valid = (np.flatnonzero(images["split"] == split) for split in ("train", "valid"))
-    shares = shares_of(images[images["split"] == "train"], recipe.draw)
-
-    def batch(places: npt.NDArray[np.intp]) -> Batch:
-        chosen = torch.from_numpy(places)
-        if isinstance(inputs, Tensor):
-            return inputs.index_select(0, chosen), labels.index_select(0, chosen)
-        return torch.stack([inputs[place] for place in places.tolist()]), labels.index_select(0, chosen)
-
-    if task.steps:
-        progress.say(f"training goes on after step {task.steps}")
-    counter = progress.counter("training", recipe.steps - task.steps, "steps")
-    while not is_over(task.history, recipe):
-        stretch = range(task.steps, min(task.steps + recipe.evaluate_every, recipe.steps))
-        for drawn in BatchesOfSteps(len(train), recipe.batch_size, stretch, task.compute.seed, shares):
-            task.step(*batch(train[drawn]))
-            counter.advance()
-        size = max(32, recipe.batch_size)
-        task.validate(batch(valid[start : start + size]) for start in range(0, len(valid), size))
-        keeper.keep()
-    counter.close()
 
 
 def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:

@@ -36,7 +36,7 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
     for row in table.set_index("version").loc[order].reset_index().to_dict("records"):
         shown = _described(row, row["name"] or row["version"][:8], settings)
         if table["fold"].any():
-            shown["held-out part"] = row["fold"] + 1
+            shown["part held back"] = row["fold"] + 1
         for split in ("valid", HELD_BACK, "test"):
             if f"{split}_{scores[0]}" in table and table[f"{split}_{scores[0]}"].notna().any():
                 if table.get(f"{split}_pretrained_on", pd.Series(dtype=float)).gt(0).any():

@@ -1,12 +1,12 @@
-"""Pretrains the sample's encoder on synthetic terrain: masked reconstruction as Prithvi's, and relief from shading.
+"""Pretraining of the sample's encoder on synthetic terrain: masked reconstruction, and relief from shading.
 
-Masked reconstruction alone is slow to begin (He et al. 2022 trained for hundreds of epochs). So the encoder also learns to
-tell the relief of each patch it sees, which the terrain's generator knows: height against the surroundings, through one
-linear layer that is thrown away. It sees no crater list and no label.
+Masked reconstruction alone learns slowly at first (He et al. 2022 trained for hundreds of epochs). So the encoder also
+learns to predict the relief of each visible patch, which the generator of the terrain knows: height above the surroundings,
+through one linear layer that is discarded afterwards. It sees no crater list and no label.
 
-``python -m mars_assets.sample.pretrain`` makes ``mars_assets/sample/weights/`` again. Tiles are drawn once and varied by
-rotation, reflection, scale, brightness and loss of colour; they come from their own seeds, never from a sample scene. A killed run
-continues from its last checkpoint.
+``python -m mars_assets.sample.pretrain`` writes ``mars_assets/sample/weights/``. Tiles are drawn once and varied by
+rotation, reflection, scale, brightness and loss of colour; they have their own seeds, none of which is a sample scene's. A
+killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy import typing as npt
+from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from mars_assets.bands import PRITHVI_V1, Float32, model_input
@@ -32,35 +33,35 @@ from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
 from mars_assets.storage.files import atomic_path, write_json
 from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.compute import Compute, choose_compute
-from mars_assets.training.schedule import learning_rate_factor
+from mars_assets.training.loop import History, Training, train
+from mars_assets.training.recipe import BatchSize, LayerDecay, PeakRate, Steps, TrainingRecipe, WarmupSteps
 
 OUTPUT = Path(__file__).parent / "weights"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the weights are made; stored beside them."""
+class Settings(TrainingRecipe):
+    """How the weights are trained; stored with them."""
 
     tiles: int = 2000
     tile_size: int = 288
-    steps: int = 1400
-    batch_size: int = 32
+    steps: Steps = 1400
+    batch_size: BatchSize = 32
     mask_ratio: float = 0.6
     visible_weight: float = 0.3
     relief_weight: float = 0.2
     relief_sigma: float = 20.0
-    lr: float = 1.5e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 120
+    lr: PeakRate = 1.5e-3
+    layer_decay: LayerDecay = 1.0
+    warmup_steps: WarmupSteps = 120
     seed: int = 20240
 
 
 RELIEF_CELL = 4
-"""Pixels on a side over which relief is averaged: a patch of 16 pixels has 4 x 4 values."""
+"""Side in pixels of the squares over which relief is averaged: a patch of 16 pixels has 4 x 4 values."""
 
 
-def draw_tiles(settings: Settings, progress: Progress) -> torch.Tensor:
-    """uint8 (tiles, 4, size, size): B, G, R and relief, see :func:`relief`."""
+def draw_tiles(settings: Settings, progress: Progress) -> Tensor:
+    """Draw terrain, uint8 (tiles, 4, size, size): B, G, R and relief, see :func:`relief`."""
     rng = np.random.default_rng(settings.seed)
     tiles = np.empty((settings.tiles, 4, settings.tile_size, settings.tile_size), np.uint8)
     for index in progress.track(range(settings.tiles), "drawing terrain"):
@@ -71,15 +72,15 @@ def draw_tiles(settings: Settings, progress: Progress) -> torch.Tensor:
 
 
 def relief(heights: Float32, sigma: float) -> npt.NDArray[np.uint8]:
-    """Height above the surroundings (a Gaussian of ``sigma`` pixels), compressed by asinh: 128 is level, 32 a unit."""
+    """Compute the height above the surroundings (a Gaussian of ``sigma`` pixels): 128 is level, 32 a unit of its asinh."""
     from scipy.ndimage import gaussian_filter
 
     above = heights - gaussian_filter(heights, sigma)
     return np.clip(np.rint(128 + 32 * np.arcsinh(above)), 0, 255).astype(np.uint8)
 
 
-def augment(tiles: torch.Tensor, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Varies tiles.
+def augment(tiles: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Vary tiles at random.
 
     Returns:
         Normalised six-band post-norm input, float32 (B, 6, size, size), and relief, float32 (B, size / 4, size / 4).
@@ -103,8 +104,8 @@ def augment(tiles: torch.Tensor, size: int, generator: torch.Generator) -> tuple
     return model_input(x, "post_norm", PRITHVI_V1), (avg_pool2d(heights, RELIEF_CELL)[:, 0] - 128) / 32
 
 
-class Pretraining(torch.nn.Module):
-    """The autoencoder and the linear layer that reads relief off the encoder's tokens."""
+class ReliefMAE(torch.nn.Module):
+    """The autoencoder, and the linear layer that predicts relief from the encoder's tokens."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -114,12 +115,12 @@ class Pretraining(torch.nn.Module):
         self.relief = torch.nn.Linear(self.mae.config.embed_dim, self.cells**2)
 
     @torch.no_grad()
-    def start(self, x: torch.Tensor) -> None:
-        """Starts close to an autoencoder of single patches, which an hour on two cores can make something of.
+    def start(self, x: Tensor) -> None:
+        """Initialise the weights close to an autoencoder of single patches, so that an hour on two cores is enough.
 
-        At random weights the patches' brightness drowns everything else in the embedding, and twelve blocks of noise
-        drown the embedding. So the embedding starts as the whitened principal components of patches, the strongest 32 in
-        equal measure, the decoder's last layer as those components again, and every block close to the identity.
+        With random weights the brightness of the patches drowns everything else in the embedding, and twelve blocks of
+        noise drown the embedding. So the embedding starts as the whitened principal components of patches, the strongest 32
+        in equal measure, the decoder's last layer as the same components, and every block close to the identity.
 
         Args:
             x: normalised input, (B, C, H, W), to take the components from.
@@ -145,8 +146,8 @@ class Pretraining(torch.nn.Module):
         embed.bias.copy_(-weight @ mean)
         pred.bias.copy_(mean)
 
-    def forward(self, x: torch.Tensor, heights: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The three losses: removed patches, visible patches, relief of the visible ones."""
+    def forward(self, x: Tensor, heights: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Compute the three losses: of removed patches, of visible patches, and of the relief of the visible ones."""
         tokens, mask, ids_restore = self.mae.encoder(x, self.settings.mask_ratio, noise)
         pred = self.mae.decoder(tokens, ids_restore, self.mae.config.grid)
         seen = ids_restore.argsort(dim=1)[:, : tokens.shape[1] - 1, None].expand(-1, -1, self.cells**2)
@@ -158,68 +159,63 @@ class Pretraining(torch.nn.Module):
         }
 
 
+class ReliefPretraining(Training[ReliefMAE, tuple[Tensor, Tensor, Tensor]]):
+    """The pretraining on synthetic tiles.
+
+    Args:
+        settings: how to train.
+        compute: device, precision and seed.
+        tiles: see :func:`draw_tiles`.
+    """
+
+    name = "pretraining"
+    clip_grad = 1.0
+
+    def __init__(self, settings: Settings, compute: Compute, tiles: Tensor) -> None:
+        super().__init__(settings, compute)
+        self._settings, self._tiles = settings, tiles
+        self._weights = {"removed": 1.0, "visible": settings.visible_weight, "relief": settings.relief_weight}
+
+    def optimizer(self, model: ReliefMAE) -> torch.optim.Optimizer:
+        """Build AdamW, without weight decay of biases and norms."""
+        settings = self._settings
+        decayed = [p for p in model.parameters() if p.ndim > 1]
+        plain = [p for p in model.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": settings.weight_decay, "initial_lr": settings.lr},
+            {"params": plain, "weight_decay": 0.0, "initial_lr": settings.lr},
+        ]
+        return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+
+    def batches(self, numbers: range, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield inputs and relief of :func:`augment`, and the noise of the masks, (B, L)."""
+        config = VARIANTS["sample"].config
+        for number in numbers:
+            generator = torch.Generator().manual_seed(self._settings.seed * 100_003 + number)
+            chosen = torch.randint(len(self._tiles), (self._settings.batch_size,), generator=generator)
+            x, heights = augment(self._tiles[chosen], config.img_size, generator)
+            yield x, heights, torch.rand(len(x), math.prod(config.grid), generator=generator)
+
+    def losses(self, model: ReliefMAE, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the weighted sum of the three losses."""
+        with self.compute.autocast():
+            losses = model(*batch)
+        return sum((self._weights[name] * loss for name, loss in losses.items()), torch.tensor(0.0)), losses
+
+
 def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, progress: Progress) -> None:
-    """Trains, and writes ``model.safetensors`` (half precision) with ``config.json`` and ``provenance.json``."""
+    """Train, and write ``model.safetensors`` (half precision) with ``config.json`` and ``provenance.json``."""
     compute.seed_everything()
-    model = Pretraining(settings).to(compute.device)
-    config = model.mae.config
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    model = ReliefMAE(settings)
     tiles = draw_tiles(settings, progress)
-    x, _ = augment(tiles[:: max(1, len(tiles) // 200)], config.img_size, torch.Generator().manual_seed(settings.seed))
-    model.start(x.to(compute.device))
-
-    checkpoint, first, curve, seconds = work / "pretrain.pt", 0, [], 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, curve, seconds = state["step"], state["curve"], state["seconds"]
-        progress.say(f"continuing at step {first}")
-
-    weights = {"removed": 1.0, "visible": settings.visible_weight, "relief": settings.relief_weight}
-    counter = progress.counter("pretraining", settings.steps - first, "steps")
-    start = time.monotonic() - seconds
-    recent: list[dict[str, float]] = []
-    for step in range(first, settings.steps):
-        # Every step has random numbers of its own, so that a continued run sees what an unbroken one would.
-        generator = torch.Generator().manual_seed(settings.seed * 100_003 + step)
-        batch = torch.randint(len(tiles), (settings.batch_size,), generator=generator)
-        x, heights = (tensor.to(compute.device) for tensor in augment(tiles[batch], config.img_size, generator))
-        noise = torch.rand(len(x), math.prod(config.grid), generator=generator).to(compute.device)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * learning_rate_factor(step, settings.steps, settings.warmup_steps, "cosine")
-        with compute.autocast():
-            losses = model(x, heights, noise)
-        optimizer.zero_grad(set_to_none=True)
-        sum(weights[name] * loss for name, loss in losses.items()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        recent = [*recent[-49:], {name: loss.item() for name, loss in losses.items()}]
-        means = {name: float(np.mean([row[name] for row in recent])) for name in weights}
-        counter.advance(note=", ".join(f"{name} {mean:.4f}" for name, mean in means.items()))
-        if (step + 1) % 100 == 0:
-            curve.append({"step": step + 1, **{name: round(mean, 5) for name, mean in means.items()}})
-        if (step + 1) % 100 == 0 or step + 1 == settings.steps:
-            elapsed = time.monotonic() - start
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-                "curve": curve,
-                "seconds": elapsed,
-            }
-            with atomic_path(checkpoint) as temporary:
-                torch.save(state, temporary)
-            _write(model.mae, settings, compute, curve, elapsed, output)
-    counter.close()
+    some = tiles[:: max(1, len(tiles) // 200)]
+    x, _ = augment(some, model.mae.config.img_size, torch.Generator().manual_seed(settings.seed))
+    model.start(x)
+    history = train(ReliefPretraining(settings, compute, tiles), model, work, progress).history
+    _write(model.mae, settings, compute, history, output)
 
 
-def _write(
-    model: PrithviMAE, settings: Settings, compute: Compute, curve: list[dict[str, float]], seconds: float, output: Path
-) -> None:
+def _write(model: PrithviMAE, settings: Settings, compute: Compute, history: History, output: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {
@@ -227,27 +223,26 @@ def _write(
     }
     with atomic_path(output / WEIGHTS) as temporary:
         save_file(tensors, temporary)
-        temporary.chmod(0o644)  # safetensors makes its files for the owner alone
+        temporary.chmod(0o644)  # safetensors writes its files for the owner alone
     write_json(output / CONFIG, model.config.to_dict())
     write_json(
         output / PROVENANCE,
         {
             "what": "Prithvi's architecture at tiny size, pretrained by mars_assets.sample.pretrain on SYNTHETIC terrain only",
             "stored_as": "float16; position tables are recomputed",
-            "settings": asdict(settings),
+            "settings": settings.model_dump(),
             "compute": compute.describe(),
-            "minutes": round(seconds / 60, 1),
-            "loss_curve": curve,
+            "loss_curve": [{name: round(value, 5) for name, value in row.items()} for row in history],
         },
     )
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="where checkpoints go")
+    parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="folder of the checkpoint")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--tiles", type=int, default=defaults.tiles)
@@ -255,9 +250,9 @@ def main() -> None:
     settings = Settings(steps=arguments.steps, tiles=arguments.tiles)
     arguments.work.mkdir(parents=True, exist_ok=True)
     stored = arguments.work / "settings.json"
-    if stored.exists() and json.loads(stored.read_text()) != asdict(settings):
+    if stored.exists() and json.loads(stored.read_text()) != settings.model_dump():
         parser.error(f"{arguments.work} holds a run with other settings: choose another --work")
-    write_json(stored, asdict(settings))
+    write_json(stored, settings.model_dump())
     compute = choose_compute(threads=arguments.threads, seed=settings.seed)
     pretrain(
         settings, arguments.output, arguments.work, compute, Progress(lambda line: print(line, flush=True), every=15)

@@ -1,1 +1,1 @@
-"""What every training shares: the device, the schedule, sampling, augmentation and the folder it writes."""
+"""What trainings share: recipe, device, loop, schedule, sampling, augmentation and folder."""

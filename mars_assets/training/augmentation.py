@@ -1,5 +1,6 @@
-"""What an image of Mars may be changed by and still show the same: orientation, light and grain; and its normalisation by
-its own values. The networks' training and inference share this.
+"""Changes after which an image of Mars shows the same: orientation, light, grain, and normalisation by its own values.
+
+Training and inference of all networks share them. The caller draws the random numbers.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from mars_assets.bands import Float32, Pixels
 MIDDLE = 127.5
 """The middle of the range of 8-bit values."""
 ORIENTATIONS = 8
-"""How many orientations a square has."""
+"""Number of orientations of a square."""
 CONTRAST = 1.4
 """Random contrast is drawn from [1 / CONTRAST, CONTRAST], uniform in its logarithm."""
 BRIGHTNESS = 0.3
 """Random brightness is drawn from [-BRIGHTNESS, BRIGHTNESS], in standard deviations."""
 NOISE = 0.15
-"""Random grain has a deviation drawn from [0, NOISE], in that of the image."""
+"""Random grain has a standard deviation drawn from [0, NOISE], in standard deviations of the image."""
 FLAT = 0.05
-"""Is added to an image's deviation, in those of the statistics, so that a flat image does not become all noise."""
+"""Added to an image's standard deviation, in units of the statistics', so that a flat image does not become all noise."""
 
 
 def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:
@@ -38,25 +39,25 @@ def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, c
 
 
 def oriented(images: Tensor, orientation: int) -> Tensor:
-    """Images (..., H, W) in one of the eight orientations of a square, 0 to 7; 0 is as they are. No value changes."""
+    """Turn or mirror images (..., H, W) to one of the eight orientations of a square; 0 leaves them as they are."""
     turned = torch.rot90(images, orientation % 4, (-2, -1))
     return turned.flip(-1) if orientation >= 4 else turned
 
 
 def oriented_back(images: Tensor, orientation: int) -> Tensor:
-    """Undoes :func:`oriented`."""
+    """Invert :func:`oriented`."""
     mirrored = images.flip(-1) if orientation >= 4 else images
     return torch.rot90(mirrored, -(orientation % 4), (-2, -1))
 
 
 def by_itself(chip: Tensor) -> Tensor:
-    """A chip (C, H, W), normalised with the statistics, then by its own mean and deviation in each band."""
+    """Normalise a normalised chip (C, H, W) also by its own mean and deviation in each band."""
     deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
     return (chip - mean) / (deviation + FLAT)
 
 
 def bands_by_themselves(bands: Float32, means: Sequence[float], stds: Sequence[float]) -> Float32:
-    """Bands (C, H, W) that become, normalised with these statistics, what :func:`by_itself` gives."""
+    """Compute the bands (C, H, W) that, normalised with these statistics, are the result of :func:`by_itself`."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (means, stds))
     chip = torch.from_numpy(bands)
     own_deviation, own_mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)

@@ -1,13 +1,16 @@
-"""Where and how torch computes: one choice of device, precision, threads and seed for every step that uses it."""
+"""Device, precision, threads and seed of torch's computations: one choice for everything that computes."""
 
 from __future__ import annotations
 
 import random
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mars_assets.errors import MarsError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 PrecisionChoice = Literal["auto", "fp32", "bf16"]
@@ -15,13 +18,13 @@ PrecisionChoice = Literal["auto", "fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Compute:
-    """A resolved choice; make it with :func:`choose_compute`.
+    """A resolved choice, see :func:`choose_compute`.
 
     Args:
         device: "cpu" or "cuda".
         precision: "fp32", or "bf16" for autocast in forward passes.
         threads: CPU threads that torch may use.
-        seed: seed of every random number of a step.
+        seed: seed of every random number.
     """
 
     device: Literal["cpu", "cuda"]
@@ -30,13 +33,24 @@ class Compute:
     seed: int
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 autocast on the device, or nothing in fp32."""
+        """Return a context of bf16 autocast on the device, without effect in fp32."""
         import torch
 
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
+    def fabric(self, devices: int = 1) -> Fabric:
+        """Return a Fabric for training on the device, with a process per device.
+
+        Its precision is fp32: in mixed precision it would round a model's inputs, and with them masks and targets, to bf16.
+        Use :meth:`autocast` where the model is called.
+        """
+        from lightning_fabric import Fabric
+
+        strategy = "ddp_spawn" if devices > 1 else "auto"
+        return Fabric(accelerator=self.device, devices=devices, strategy=strategy, precision="32-true")
+
     def seed_everything(self) -> None:
-        """Seeds Python, numpy and torch."""
+        """Seed Python, NumPy and torch."""
         import numpy as np
         import torch
 
@@ -54,7 +68,7 @@ class Compute:
         return torch.cuda.get_device_name(0) if self.device == "cuda" else f"CPU, {self.threads} threads"
 
     def describe(self) -> dict[str, Any]:
-        """What provenance says of the device: JSON-able."""
+        """Describe the device for provenance: JSON-able."""
         import torch
 
         return {"device": self._name, "precision": self.precision, "seed": self.seed, "torch": torch.__version__}
@@ -63,26 +77,26 @@ class Compute:
 def choose_compute(
     device: DeviceChoice = "auto", precision: PrecisionChoice = "auto", threads: int = 0, seed: int = 1
 ) -> Compute:
-    """Resolves ``auto`` to what this machine has, and sets torch's thread count.
+    """Resolve ``auto`` to what this machine has, and set torch's number of threads.
 
     Args:
-        device: "auto" takes CUDA where there is any.
-        precision: "auto" takes bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
+        device: "auto" chooses CUDA where it is available.
+        precision: "auto" chooses bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
             CPUs with AMX, AMD's with AVX-512's bf16), else fp32.
-        threads: 0 leaves torch's own choice.
-        seed: kept for the steps; not negative.
+        threads: number of CPU threads; 0: torch's own choice.
+        seed: seed of every random number; not negative.
 
     Raises:
-        MarsError: CUDA was asked for and there is none, or the seed is negative.
+        MarsError: CUDA was asked for and is not available, or the seed is negative.
     """
     import torch
 
     if seed < 0:
-        raise MarsError(f"the seed is {seed}: numpy takes none below 0")
+        raise MarsError(f"the seed is {seed}: choose one of 0 or more")
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MarsError(
-            "device 'cuda' was asked for and torch sees no CUDA device. Set the compute resource's device to 'auto' or "
+            "device 'cuda' was asked for and torch finds no CUDA device. Set the compute resource's device to 'auto' or "
             "'cpu', or check the driver with nvidia-smi"
         )
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -96,12 +110,12 @@ def choose_compute(
 
 
 def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
-    """Whether the hardware multiplies matrices in bf16: elsewhere bf16 is emulated, and slower than fp32."""
+    """Return whether the hardware multiplies matrices in bf16; elsewhere bf16 is emulated, and slower than fp32."""
     import torch
 
     if device == "cuda":
         return torch.cuda.get_device_capability(0) >= (8, 0)
-    # AVX-512's bf16 instructions are worth it on AMD's CPUs; on Intel's those of AMX alone are. torch 2.6 cannot tell yet.
+    # AVX-512's bf16 instructions are worth it on AMD's CPUs; on Intel's only those of AMX are. torch 2.6 cannot tell yet.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     of_amd = "AMD" in str(capabilities.get("cpu_name", ""))
     return bool(

@@ -1,4 +1,4 @@
-"""Reading ahead: the next inputs are prepared in threads while the device computes."""
+"""Prefetching: threads prepare the next inputs while the device computes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Generator[Result]:
-    """``map`` in threads, in order, at most ``ahead`` results before the consumer."""
+    """Apply a function in threads, in order, at most ``ahead`` results before the consumer."""
     pool = ThreadPoolExecutor(4)
     try:
         pending: deque[Any] = deque()

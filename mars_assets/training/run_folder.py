@@ -1,6 +1,6 @@
-"""A folder that one model is trained in: begun, continued after a kill, finished, and never mixed with another training.
+"""The folder of one training: started, continued after a kill, finished, and never mixed with another training.
 
-``training/`` in it holds what the training needs to go on; ``config.json``, written last, says that it is finished.
+``training/`` in it holds what the training continues from; ``config.json``, written last, marks it as finished.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
 
 def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: str, seed: int) -> dict[str, Any]:
-    """What a training must have in common with one that it continues: recipe, seed, weights, and the images' identity."""
+    """Return what a training must have in common with one that it continues.
+
+    Args:
+        recipe: the recipe of the training.
+        images: its images; those of ``image_id, split, label, labels_sha, mask_sha, chip_sha`` that exist identify them.
+        weights_sha256: sha256 of the initial weights.
+        seed: the seed of the training.
+    """
     columns = [name for name in _IDENTITY if name in images]
     described = fingerprint(images[columns].to_numpy().tolist())
     return {**recipe.identity(), "seed": seed, "weights": weights_sha256, "images": described}
@@ -36,20 +43,20 @@ def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: st
 def begin(
     folder: Path, settings: dict[str, Any], precision: str = "", progress: Progress = SILENT
 ) -> dict[str, Any] | None:
-    """Begins or continues a training.
+    """Start or continue a training.
 
     Args:
-        folder: of this one training.
-        settings: what it is; see :func:`settings_of`.
-        precision: that it computes in. One that was begun in another precision begins anew, since half a training in each
-            is neither; a finished one stays what it is.
-        progress: is told of that.
+        folder: the folder of this one training.
+        settings: settings of the training; see :func:`settings_of`.
+        precision: precision of its computations. A training that was started in another precision is restarted, since half
+            a training in each is neither; a finished one is left as it is.
+        progress: reports a restart.
 
     Returns:
-        The report of a training that is finished; else None, and ``training/`` is there.
+        The report of a finished training; else None, and ``training/`` exists.
 
     Raises:
-        ProvenanceError: the folder holds a training of other settings; every difference is listed.
+        ProvenanceError: the folder holds a training with other settings; every difference is listed.
     """
     scratch = folder / SCRATCH
     if (folder / CONFIG).exists():
@@ -63,7 +70,7 @@ def begin(
         _refuse_others(begun, settings, folder)
         if before != precision:
             progress.say(
-                f"begun in {before or 'a precision that nobody noted'}, now {precision}: the training begins anew"
+                f"this run was started in {before or 'an unknown precision'} and is now {precision}: restarting from step 0"
             )
             shutil.rmtree(scratch)
     if not (scratch / SETTINGS).exists():
@@ -84,7 +91,7 @@ def finish(
     compute: Compute,
     report: dict[str, Any],
 ) -> None:
-    """Writes ``config.json``, with all that opening the model takes, and removes what only training needed."""
+    """Write ``config.json``, with everything needed to open the model, and remove what only training needed."""
     write_json(
         folder / CONFIG,
         {
@@ -104,9 +111,10 @@ def finish(
 
 
 def require_finished(folder: Path, asset: str) -> None:
-    """
+    """Check that a folder holds a finished training.
+
     Raises:
-        MissingInputError: the folder holds no finished training.
+        MissingInputError: it does not.
     """
     if not (folder / CONFIG).exists():
         raise MissingInputError(asset, folder / CONFIG)
@@ -120,5 +128,5 @@ def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> 
     ]
     if different:
         raise ProvenanceError(
-            f"{folder} holds a training of other settings: {'; '.join(different)}. Train into another folder, or delete it"
+            f"{folder} holds a training with other settings: {'; '.join(different)}. Train into another folder, or delete it"
         )

@@ -1,4 +1,4 @@
-"""Which images each step of a training sees: a function of the seed and the step's number alone."""
+"""Images of each training step: a function of the seed and the step's number alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 
 
 class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
-    """The batches of a stretch of steps, each a function of the seed and the step's number alone.
+    """Batches of a stretch of steps, each a function of the seed and the step's number alone.
 
-    The images pass in one random order after the other; a batch may take the end of one and the beginning of the next.
+    The images pass in one random order after another; a batch may take the end of one and the beginning of the next.
 
     Args:
-        n: how many images there are.
-        batch_size: images a step.
-        steps: the stretch, counted from the training's beginning.
-        seed: of the orders.
-        shares: how often each image passes, against the others; each once an order if None. An order of n then has an image
-            n times its share, rounded up or down at random.
+        n: number of images.
+        batch_size: images per step.
+        steps: the stretch, counted from the start of the training.
+        seed: seed of the orders.
+        shares: relative frequency of each image; None: each once per order. An order of n then has an image n times its
+            share, rounded up or down at random.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The learning rate and the random numbers of each step: functions of the seed and the step's number alone."""
+"""Learning rate and random numbers of each step: functions of the seed and the step's number alone."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Schedule = Literal["constant", "cosine"]
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
-    """What the peak learning rate is multiplied with at a step, counted from 0.
+    """Compute the factor of the peak learning rate at a step, counted from 0.
 
-    The warm-up's n-th step has n / warmup_steps, so its last one has the peak. After it the rate stays, or falls as half a
-    cosine that reaches 0 after the last step.
+    The n-th step of the warm-up has n / warmup_steps, so its last one has the peak rate. After it the rate is constant, or
+    falls as half a cosine that reaches 0 after the last step.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Sch
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seeds torch for one step of one process."""
+    """Seed torch for one step of one process."""
     number = int(np.random.default_rng([seed, step, rank] if rank else [seed, step]).integers(2**63))
     # Not torch.manual_seed, which formats a stack trace on every call while CUDA is not in use.
     torch.default_generator.manual_seed(number)

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
+from mars_assets.classification.data import Chips
+from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.train import FineTuning
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import save_weights
@@ -54,6 +57,18 @@ def make_images(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pd.Da
 @pytest.fixture(scope="session")
 def images(make_images: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     return make_images()
+
+
+@pytest.fixture
+def fine_tuning(images: pd.DataFrame) -> Callable[..., FineTuning]:
+    """Builds a training on the images; its inputs are their chips or, given as a tensor, features."""
+
+    def build(recipe: ClsRecipe, precision: str = "fp32", inputs: torch.Tensor | None = None) -> FineTuning:
+        paths = [Path(chip) for chip in images["chip"]]
+        chips = Chips(paths, CONFIG, recipe.image_size, 1.0, recipe.normalize) if inputs is None else inputs
+        return FineTuning(recipe, Compute("cpu", precision, 1, 1), chips, images)
+
+    return build
 
 
 @pytest.fixture

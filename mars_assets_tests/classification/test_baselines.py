@@ -6,9 +6,8 @@ import torch
 from mars_assets.classification.checkpoint import build_baseline, open_classifier
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import FineTuning, train_classifier
+from mars_assets.classification.train import train_classifier
 from mars_assets.errors import MarsError
-from mars_assets.training.compute import Compute
 from mars_assets_tests.classification.conftest import CONFIG
 
 RECIPE = ClsRecipe(
@@ -30,11 +29,11 @@ def test_a_baseline_is_trained_kept_and_opened_like_any_other(images, weights, c
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
-def test_layers_have_their_rates_and_a_frozen_one_trains_its_head_alone(name):
+def test_layers_have_their_rates_and_a_frozen_one_trains_its_head_alone(name, fine_tuning):
     recipe = RECIPE.model_copy(update={"architecture": name})
     model = build_baseline(recipe, CONFIG)
     assert model(torch.randn(2, 6, 32, 32)).shape == (2,)
-    optimizer = FineTuning(model, recipe, Compute("cpu", "fp32", 1, 1)).optimizer
+    optimizer = fine_tuning(recipe).optimizer(model)
     rates = {id(p): g["initial_lr"] / recipe.lr for g in optimizer.param_groups for p in g["params"]}
     head = model.model.get_classifier().weight
     assert rates[id(head)] == 1
@@ -68,10 +67,10 @@ def test_the_features_are_dropped_out_also_of_a_frozen_model():
     assert torch.equal(model.eval()(chips), model(chips))
 
 
-def test_what_timm_does_not_decay_does_not():
+def test_what_timm_does_not_decay_does_not(fine_tuning):
     recipe = RECIPE.model_copy(update={"architecture": "vit_tiny_patch16_224"})
     model = build_baseline(recipe, CONFIG)
-    optimizer = FineTuning(model, recipe, Compute("cpu", "fp32", 1, 1)).optimizer
+    optimizer = fine_tuning(recipe).optimizer(model)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay[id(model.model.pos_embed)] == decay[id(model.model.cls_token)] == 0
     assert decay[id(model.model.blocks[0].mlp.fc1.weight)] == recipe.weight_decay

@@ -16,7 +16,7 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.predict import predict, predict_from_features
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.task import CLASSIFICATION
-from mars_assets.classification.train import FineTuning, train_classifier
+from mars_assets.classification.train import train_classifier
 from mars_assets.errors import ProvenanceError
 from mars_assets.lake import WEIGHTS, Lake
 from mars_assets.models.evaluate import RESAMPLES
@@ -26,7 +26,7 @@ from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weight
 from mars_assets.progress import SILENT
 from mars_assets.storage.files import read_json
 from mars_assets.training.augmentation import oriented
-from mars_assets.training.compute import Compute
+from mars_assets.training.loop import Loop
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(
@@ -59,15 +59,14 @@ def test_when_features_are_enough(change, enough):
     assert are_enough(HEAD.model_copy(update=change)) is enough
 
 
-def test_a_head_is_trained_and_validated_in_fp32_whatever_the_precision():
-    features, labels = torch.randn(8, 1, 2, 48), torch.tensor([0.0, 1.0] * 4)
+def test_a_head_is_trained_and_validated_in_fp32_whatever_the_precision(images, fine_tuning):
+    features = torch.randn(len(images), 1, 2, 48)
     heads = []
     for precision in ("fp32", "bf16"):
         torch.manual_seed(0)
-        task = FineTuning(FeatureHead(48, HEAD), HEAD, Compute("cpu", precision, 1, 1))
-        task.step(features, labels)
-        task.validate([(features, labels)])
-        heads.append((task.history, task.kept.state_dict()))
+        loop = Loop(fine_tuning(HEAD, precision, features), FeatureHead(48, HEAD))
+        loop.close_stretch(loop.train_steps(1))
+        heads.append((loop.history, loop.validated.state_dict()))
     torch.testing.assert_close(heads[0], heads[1], rtol=0, atol=0)
 
 

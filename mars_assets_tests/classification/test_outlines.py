@@ -98,11 +98,11 @@ def test_a_killed_training_goes_on_to_the_same_end(segmenters, images, compute, 
     train_classifier(RECIPE, images, segmenters("half scale"), tmp_path / "whole", compute, {}, save_every=0)
     validate, calls = FineTuning.validate, []
 
-    def dies(self, batches):
+    def dies(self, model):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        validate(self, batches)
+        return validate(self, model)
 
     monkeypatch.setattr(FineTuning, "validate", dies)
     with pytest.raises(KeyboardInterrupt):
@@ -144,9 +144,9 @@ def test_batch_norms_keep_their_statistics_and_a_frozen_network_all(segmenters, 
     assert {name for name, p in classifier.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
-def test_layers_have_their_rates(segmenters, tmp_path):
+def test_layers_have_their_rates(segmenters, fine_tuning, tmp_path):
     classifier = _begun(segmenters("half scale"), tmp_path)
-    optimizer = FineTuning(classifier, RECIPE, Compute("cpu", "fp32", 1, 1)).optimizer
+    optimizer = fine_tuning(RECIPE).optimizer(classifier)
     rates = {id(p): g["initial_lr"] / RECIPE.lr for g in optimizer.param_groups for p in g["params"]}
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert len(rates) == len(list(classifier.parameters()))

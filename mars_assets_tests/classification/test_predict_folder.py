@@ -119,7 +119,7 @@ def test_crops_with_a_class_are_left_out(lake: Lake):
     write_table(
         lake.labelled_crops, pd.DataFrame({"image_id": ["one", "two", "three"], "original": "", "label": "crater"})
     )
-    with pytest.raises(MarsError, match="all crops have a class"):
+    with pytest.raises(MarsError, match="all crops already have a class"):
         unlabelled_crops(lake, "label")
 
 
@@ -161,4 +161,4 @@ def test_what_a_labeller_sees(lake: Lake):
     table = unlabelled_crops(lake, "label").assign(probability=[0.1, 0.5, 0.8], uncertainty=[0.47, 1.0, 0.72])
     sheet = uncertain_sheet(table, most=2)
     assert [axis.get_title().split("\n")[0] for axis in sheet.axes[:2]] == ["two", "three"]
-    assert "2 of them" in probability_histogram(table).axes[0].get_title()
+    assert "2 predicted" in probability_histogram(table).axes[0].get_title()

@@ -16,13 +16,14 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import FineTuning, best_of, is_over, train_classifier
+from mars_assets.classification.train import train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
 from mars_assets.training.compute import Compute
+from mars_assets.training.loop import Loop
 
 MICRO = ClsRecipe(
     image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25,
@@ -65,37 +66,38 @@ def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, no
     return -(labels * probability.log() + (1 - labels) * (1 - probability).log()).mean()
 
 
-def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images):
+def test_a_step_of_the_papers_recipe_has_the_loss_and_gradients_of_the_plain_formulas(weights, images, fine_tuning):
     torch.manual_seed(3)
-    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, Compute("cpu", "fp32", 1, 1))
-    chips = torch.stack([load_chip(Path(path), task.classifier.config, 32) for path in images["chip"][:4]])
+    classifier = build_classifier(PAPER, load_encoder(weights)).train()
+    chips = torch.stack([load_chip(Path(path), classifier.config, 32) for path in images["chip"][:4]])
     labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
     torch.manual_seed(11)
     noise, dropped = torch.rand(4, 16), F.dropout(torch.ones(4, 48), 0.5)
-    plain = {name: value.detach().clone().requires_grad_() for name, value in task.classifier.named_parameters()}
+    plain = {name: value.detach().clone().requires_grad_() for name, value in classifier.named_parameters()}
     expected = reference_loss(plain, chips, labels, noise, dropped)
     expected.backward()
 
     torch.manual_seed(11)
-    loss = task.loss(chips, labels)
+    loss, reported = fine_tuning(PAPER).losses(classifier, (chips, labels))
     loss.backward()
+    assert reported == {"train_loss": loss}
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
-    for name, parameter in task.classifier.named_parameters():
+    for name, parameter in classifier.named_parameters():
         torch.testing.assert_close(
             parameter.grad, plain[name].grad, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
         )
 
 
-def test_the_papers_optimizer_takes_adams_step_at_the_warm_up_rate(weights):
-    task = FineTuning(build_classifier(PAPER, load_encoder(weights)), PAPER, Compute("cpu", "fp32", 1, 1))
-    before = task.classifier.head.weight.detach().clone()
+def test_the_papers_optimizer_takes_adams_step_at_the_warm_up_rate(weights, fine_tuning):
+    loop = Loop(fine_tuning(PAPER), build_classifier(PAPER, load_encoder(weights)))
+    before = loop.model.head.weight.detach().clone()
     gradient = torch.linspace(-1, 1, 48)[None]
     for step in (1, 2):
-        task.classifier.head.weight.grad = gradient.clone()
-        task.update()
+        loop.model.head.weight.grad = gradient.clone()
+        loop.update()
         # Adam's first steps on a constant gradient are lr * sign: bias correction cancels its averages.
         before -= 8.2e-6 * step / 2000 * gradient / (gradient.abs() + 1e-8)
-        torch.testing.assert_close(task.classifier.head.weight.detach(), before, rtol=0, atol=1e-9)
+        torch.testing.assert_close(loop.model.head.weight.detach(), before, rtol=0, atol=1e-9)
 
 
 def test_removed_patches_are_not_encoded_in_training_and_none_are_removed_in_validation(weights):
@@ -118,11 +120,11 @@ def test_validation_is_deterministic_and_training_is_not(weights, pooling):
         assert not torch.equal(classifier.train()(chips), classifier(chips))
 
 
-def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(weights):
+def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(weights, fine_tuning):
     recipe = MICRO.model_copy(update={"layer_decay": 0.5})
-    task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, Compute("cpu", "fp32", 1, 1))
-    optimizer = task.optimizer
-    names = {id(parameter): name for name, parameter in task.classifier.named_parameters()}
+    classifier = build_classifier(recipe, load_encoder(weights))
+    optimizer = fine_tuning(recipe).optimizer(classifier)
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     rates, decays = {}, {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -134,16 +136,6 @@ def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(w
     assert rates["encoder.patch_embed.proj.weight"] == rates["encoder.cls_token"] == 0.125
     assert decays["head.weight"] == decays["encoder.blocks.0.mlp.fc1.weight"] == recipe.weight_decay
     assert decays["head.bias"] == decays["encoder.norm.weight"] == decays["encoder.cls_token"] == 0
-
-
-def test_the_best_is_the_lowest_loss_and_patience_counts_validations_since():
-    history = [{"step": float(step), "valid_loss": loss} for step, loss in ((2, 0.7), (4, 0.5), (6, 0.5), (8, 0.9))]
-    assert best_of(history)["step"] == 4
-    assert not is_over([], MICRO)
-    assert not is_over(history, ClsRecipe(steps=100))
-    assert not is_over(history, ClsRecipe(steps=100, patience=3))
-    assert is_over(history, ClsRecipe(steps=100, patience=2))
-    assert is_over(history, ClsRecipe(steps=8, warmup_steps=0))
 
 
 @pytest.fixture(scope="module")
@@ -224,37 +216,6 @@ class _PulledPlugError(RuntimeError):
     pass
 
 
-@pytest.mark.parametrize(
-    ("plugs", "save_every", "resumed"),
-    [
-        (["step 2/"], 0, []),
-        (["step 4/"], 0, [2]),
-        (["step 6/"], 0, [4]),
-        (["step 6/"], 1000, [2]),
-        (["step 4/", "training goes on"], 0, [2, 2]),
-    ],
-    ids=["before any checkpoint", "after the first", "after the second", "after one not saved", "twice"],
-)
-def test_an_interrupted_run_goes_on_to_the_same_curve_and_model(
-    trained, images, weights, compute, tmp_path, plugs, save_every, resumed
-):
-    lines: list[str] = []
-
-    def sink(line: str) -> None:
-        lines.append(line)
-        if plugs and plugs[0] in line:
-            raise _PulledPlugError(plugs.pop(0))
-
-    while plugs:
-        with pytest.raises(_PulledPlugError):
-            train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink), save_every=save_every)
-        assert not (tmp_path / "config.json").exists()
-        (tmp_path / "training" / ".last.tmp-killed.pt").write_bytes(b"half")
-    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
-    assert [line for line in lines if "goes on" in line] == [f"training goes on after step {step}" for step in resumed]
-    _same(trained[0], tmp_path)
-
-
 def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, weights, compute, tmp_path):
     lines: list[str] = []
 
@@ -268,22 +229,7 @@ def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, w
             MICRO, images, weights, tmp_path, Compute("cpu", "bf16", 1, 1), {}, Progress(sink), save_every=0
         )
     train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
-    assert "begun in bf16, now fp32: the training begins anew" in lines
-    _same(trained[0], tmp_path)
-
-
-def test_a_run_killed_after_its_last_checkpoint_only_writes_the_result(
-    trained, images, weights, compute, tmp_path, monkeypatch
-):
-    from mars_assets.classification import train
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "write_table", lambda *_: (_ for _ in ()).throw(_PulledPlugError))
-        with pytest.raises(_PulledPlugError):
-            train_classifier(MICRO, images, weights, tmp_path, compute, {}, save_every=0)
-    lines: list[str] = []
-    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(lines.append))
-    assert lines == []
+    assert "this run was started in bf16 and is now fp32: restarting from step 0" in lines
     _same(trained[0], tmp_path)
 
 
@@ -381,28 +327,24 @@ def test_an_unfinished_folder_is_not_opened(tmp_path):
         open_classifier(tmp_path)
 
 
-def test_steps_and_validations_compute_in_bf16_where_it_is_asked_for(images, weights):
-    task = FineTuning(build_classifier(MICRO, load_encoder(weights)), MICRO, Compute("cpu", "bf16", 1, 1))
+def test_steps_and_validations_compute_in_bf16_where_it_is_asked_for(weights, fine_tuning):
+    loop = Loop(fine_tuning(MICRO, "bf16"), build_classifier(MICRO, load_encoder(weights)))
     seen: list[torch.dtype] = []
-    for classifier in (task.classifier, task.kept):
+    for classifier in (loop.model, loop.validated):
         classifier.encoder.blocks[0].mlp.fc1.register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
-    chips = torch.stack([load_chip(Path(path), task.classifier.config, 32) for path in images["chip"][:4]])
-    labels = torch.tensor(images["label"][:4].to_numpy(), dtype=torch.float32)
-    assert task.loss(chips, labels).dtype == torch.float32
-    task.step(chips, labels)
-    task.validate([(chips, labels)])
-    assert seen == [torch.bfloat16] * 3
-    assert all(parameter.dtype == torch.float32 for parameter in task.classifier.parameters())
+        classifier.encoder.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    loop.close_stretch(loop.train_steps(1))
+    assert seen == [torch.float32, torch.bfloat16] * 2  # the step and the validation; chips are not rounded beforehand
+    assert all(parameter.dtype == torch.float32 for parameter in loop.model.parameters())
 
 
 @pytest.mark.parametrize("how", ["flips", "full"])
-def test_images_are_augmented_alike_in_every_precision(weights, how):
+def test_images_are_augmented_alike_in_every_precision(fine_tuning, how):
     recipe = MICRO.model_copy(update={"augment": how, "image_size": 224})
     chips, seen = torch.rand(3, 6, 224, 224), []
     for precision in ("fp32", "bf16"):
-        task = FineTuning(build_classifier(recipe, load_encoder(weights)), recipe, Compute("cpu", precision, 1, 1))
-        task.classifier.forward = lambda chips: seen.append(chips) or chips.mean((1, 2, 3))
         torch.manual_seed(4)
-        task.loss(chips, torch.ones(3))
+        training = fine_tuning(recipe, precision)
+        training.losses(lambda chips: seen.append(chips) or chips.mean((1, 2, 3)), (chips, torch.ones(3)))
     assert torch.equal(*seen)
     assert not torch.equal(seen[0], chips)

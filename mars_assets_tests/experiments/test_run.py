@@ -167,7 +167,7 @@ def test_each_training_observation_is_held_back_in_one_part(images: pd.DataFrame
     assert held[0] == set(hold_back(images, 0.2).query("split == @HELD_BACK")["observation"])
     assert all((part.loc[images["split"] == "valid", "split"] == "valid").all() for part in parts)
     one = images[images["observation"].isin([min(held[1]), "ESP_24"])]
-    with pytest.raises(MarsError, match="all 1 training observations fall into the same of 5 parts"):
+    with pytest.raises(MarsError, match="all 1 training observations are in the same of 5 parts"):
         hold_back_part(one, 5, 1)
 
 

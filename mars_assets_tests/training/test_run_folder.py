@@ -21,7 +21,7 @@ def test_a_training_of_another_precision_begins_anew_and_says_so(tmp_path: Path)
         begin(tmp_path, {"lr": 2}, "fp32")
     assert begin(tmp_path, {"lr": 1}, "fp32", Progress(said.append)) is None
     assert not (tmp_path / "training" / "last.pt").exists()
-    assert said == ["begun in bf16, now fp32: the training begins anew"]
+    assert said == ["this run was started in bf16 and is now fp32: restarting from step 0"]
     (tmp_path / "training" / "last.pt").write_bytes(b"state")
     assert begin(tmp_path, {"lr": 1}, "fp32", Progress(said.append)) is None
     assert (tmp_path / "training" / "last.pt").exists()
