@@ -123,6 +123,7 @@ def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys:
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     _segmenter(lake)
     model = current_model(lake, "seg_model")

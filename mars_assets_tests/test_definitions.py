@@ -128,6 +128,7 @@ def test_resources_can_be_replaced() -> None:
     assert replaced.resources["lake"].root == "elsewhere"
 
 
+@pytest.mark.slow
 def test_loading_imports_none_of_the_heavy_packages() -> None:
     """Every step of a run loads the definitions in a process of its own."""
     settings = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]

@@ -57,6 +57,7 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
     assert str(lake.root / "models") in shown
 
 
+@pytest.mark.slow
 def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but what they do: Dagster parses them, and answers with its help."""
     commands: list[list[str]] = []

@@ -17,6 +17,7 @@ def _decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [28_000, 4_000])
 @pytest.mark.parametrize("size", [(40, 30), (300, 900), (700, 250)])
 def test_the_least_compressible_picture_fits(size: tuple[int, int], limit: int) -> None:

@@ -126,6 +126,7 @@ def test_new_labels_are_followed_down_to_the_evaluations_once(history: History) 
     assert history.tick() == history.tick(60) == set()
 
 
+@pytest.mark.slow
 def test_labels_that_arrive_while_others_are_followed_are_followed_afterwards(history: History) -> None:
     history.observed("2")
     assert history.tick() == FOLLOWING
@@ -226,6 +227,7 @@ def test_nothing_below_a_failed_check_is_made_until_it_passes(history: History) 
     assert history.tick() == FOLLOWING - {"labelled_crops"}
 
 
+@pytest.mark.slow
 def test_without_a_model_the_tensors_follow_and_the_evaluation_waits_for_it(lake: Lake) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         history = History(lake, instance)

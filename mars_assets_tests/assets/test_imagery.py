@@ -102,6 +102,7 @@ def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
         assert runs.partitions() == ["ESP_011472_1225"]
 
 
+@pytest.mark.slow
 def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> None:
     runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
     assert runs.choose().success
@@ -144,6 +145,7 @@ def test_an_archive_that_refuses_all_is_asked_once(runs: Runs, monkeypatch: pyte
     assert runs.made("hirise_images") == {IDS[0]}
 
 
+@pytest.mark.slow
 def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
     runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
     assert runs.choose().success

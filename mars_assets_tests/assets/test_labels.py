@@ -24,6 +24,7 @@ def _materialized(lake: Lake) -> tuple[dict[str, Any], str]:
     return metadata, event.materialization.tags["dagster/data_version"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["nothing was shown before", "it was shown before"])
 def test_deleting_what_is_shown_changes_nothing(lake: Lake, write_zip, coco_entries, first: bool, monkeypatch) -> None:
     drawn: list[int] = []
@@ -45,6 +46,7 @@ def test_deleting_what_is_shown_changes_nothing(lake: Lake, write_zip, coco_entr
     assert lake.labelled_crops.read_bytes() == table
 
 
+@pytest.mark.slow
 def test_what_is_shown_does_not_hide_what_changed(lake: Lake, write_zip, coco_entries) -> None:
     lake.inbox.mkdir(parents=True)
     shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)

@@ -36,6 +36,7 @@ def test_a_run_without_configuration_goes_on_with_what_was_chosen_before(lake: L
         assert (provenance["statistics"], provenance["truncate"]) == ("v2", True)
 
 
+@pytest.mark.slow
 def test_deleting_what_is_shown_changes_nothing(lake: Lake) -> None:
     job = build_defs({"lake": LakeResource(root=str(lake.root))}).resolve_implicit_global_asset_job_def()
     write_table(lake.labelled_crops, complete(images(lake, 3), LabelledCrops), {"label_version": "1"})

@@ -62,6 +62,7 @@ def _begun(segmenter, folder, recipe=RECIPE):
     return begin_with_outlines(segmenter, config, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_logit_is_of_the_networks_strongest_margins(segmenters, kind, tmp_path):
     classifier = _begun(segmenters(kind), tmp_path).eval()
@@ -94,6 +95,7 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
     assert {"head.weight", "head.bias", "network.decode_head.conv_seg.weight"} <= set(changed)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_end(segmenters, images, compute, tmp_path, monkeypatch):
     train_classifier(RECIPE, images, segmenters("half scale"), tmp_path / "whole", compute, {}, save_every=0)
     validate, calls = FineTuning.validate, []
@@ -113,6 +115,7 @@ def test_a_killed_training_goes_on_to_the_same_end(segmenters, images, compute, 
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_tiles_with_squares_from_those_without(segmenters, compute, tmp_path):
     rng = np.random.default_rng(0)
     rows = []

@@ -260,6 +260,7 @@ def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, im
         )
 
 
+@pytest.mark.slow
 def test_a_separable_set_is_learned_from_random_weights(images, weights, compute, tmp_path):
     recipe = ClsRecipe(
         encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3,

@@ -32,6 +32,7 @@ def test_intervals_are_those_of_resamples_drawn_one_by_one(grouped, at_once):
     assert found == pytest.approx(tuple(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [4, 8, 30])
 def test_intervals_of_few_observations_cover_the_truth(units: int):
     """300 samples of so many observations of ten images each, whose true mean is 0."""

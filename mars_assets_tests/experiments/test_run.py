@@ -334,6 +334,7 @@ def test_effects_are_shares_of_variance(here: Lake, images: pd.DataFrame):
     assert found.loc["steps", "share"] == 0
 
 
+@pytest.mark.slow
 def test_noise_has_no_effect(here: Lake, images: pd.DataFrame):
     rng, shares = np.random.default_rng(0), []
     runs = plan(Sweep(random={"lr": {"low": 0.1, "high": 0.9}}, draws=12), ClsRecipe)

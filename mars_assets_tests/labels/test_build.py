@@ -596,6 +596,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[LabelReport]:
     return reports
 
 
+@pytest.mark.slow
 def test_a_table_that_is_up_to_date_is_not_built_and_its_report_stays(
     shared: Path, lake: Lake, builds: list[LabelReport]
 ) -> None:

@@ -216,6 +216,7 @@ SMALL: dict[str, dict[str, bytes | str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", SMALL)
 def test_no_flipped_bit_of_a_name_hides_an_image(write_zip, layout: str) -> None:
     """Names are not covered by a checksum: those in the directory at a zip's end, bit by bit."""

@@ -79,6 +79,7 @@ def test_it_is_trained_found_promoted_and_evaluated(labelled: Lake) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_is_swept_and_predicted(labelled: Lake) -> None:
     runs = plan(Sweep(grid={"quantile": [0.5, 1.5, 2.5]}, folds=2), BrightnessRecipe)
     rows, ran = run_sweep(SweepJob(labelled, BRIGHTNESS, runs, folds=2, compute=CPU))
@@ -93,6 +94,7 @@ def test_it_is_swept_and_predicted(labelled: Lake) -> None:
     assert predict_unlabelled(labelled, BRIGHTNESS, lambda: CPU).key == found.key
 
 
+@pytest.mark.slow
 def test_its_assets_are_made_by_the_factories(labelled: Lake) -> None:
     factories = (model_asset, evaluation_asset, predictions_asset, experiments_asset)
     assets = [factory(BRIGHTNESS) for factory in factories]

@@ -425,6 +425,7 @@ class TestTable:
         assert once.computed == 0, "a part of the sweep"
         assert len(pd.read_parquet(filled.metrics("reconstruction"))) == 9
 
+    @pytest.mark.slow
     def test_a_chip_of_earth_is_a_row_of_its_own(self, filled: Lake, shared: Path) -> None:
         path = anchor_chip(filled, shared / "data" / "hls" / "hls_l30_chip.tif", [2, 3, 4, 5, 6, 7])
         with rasterio.open(shared / "data" / "hls" / "hls_l30_chip.tif") as file:

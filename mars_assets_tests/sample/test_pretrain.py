@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from mars_assets.progress import SILENT
 from mars_assets.sample.pretrain import Settings, pretrain
 from mars_assets.storage.files import read_json
 from mars_assets.training.compute import Compute
 
 
+@pytest.mark.slow
 def test_a_few_tiles_are_enough_to_start(tmp_path: Path) -> None:
     settings = Settings(tiles=3, steps=2, batch_size=2, warmup_steps=1)
     (tmp_path / "work").mkdir()

@@ -199,6 +199,7 @@ def test_inference_over_orientations_turns_with_the_image(micro_recipe: SegRecip
     torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_inference_at_scales_is_the_mean_of_each(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     image, found = torch.randn(1, 6, 64, 80), []
     for scales in ([0.5], [1.0], [0.5, 1.0]):

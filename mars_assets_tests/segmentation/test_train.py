@@ -68,6 +68,7 @@ def _stop(at: str, line: str) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_the_folder_holds_the_result_and_no_scratch(trained: Trained, recipe: SegRecipe):
     folder, report = trained
     assert {path.name for path in folder.iterdir()} == {"model.pth", "config.py", "config.json", "history.parquet"}
@@ -412,6 +413,7 @@ def test_nothing_is_trained_on_without_a_crater(squares: pd.DataFrame, tmp_path:
         _chosen(images, SegRecipe(drop_empty=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"normalize": "image"}, {"scales": [0.5, 1.0]}, {"architecture": "unet"}],

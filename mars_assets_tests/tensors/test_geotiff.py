@@ -62,6 +62,7 @@ def test_a_missing_chip_has_no_fingerprint(tmp_path: Path) -> None:
     assert read_fingerprint(tmp_path / "absent.tif") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("short", [1, 1000, 3000, 20_000], ids=lambda short: f"{short} bytes short")
 def test_a_chip_for_which_there_is_no_room_is_not_there(chip: np.ndarray, tmp_path: Path, short: int) -> None:
     """The file system lets files grow to a bit less than the chip wants, in a process of its own."""
