@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
-from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
+from mars_assets.classification.recipe import OUTLINES, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.lake import CONFIG, NETWORK, WEIGHTS
+from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights

@@ -1,4 +1,7 @@
-"""Chips as the tensors that the classifier sees: read, normalised, brought to one size, kept in memory within a bound."""
+"""Chips as the tensors that the classifier takes: read, normalised and brought to one size.
+
+They are cached in memory within a bound.
+"""
 
 from __future__ import annotations
 
@@ -150,7 +153,10 @@ def flip(chips: Tensor) -> Tensor:
 
 
 def move(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) mirrored or not, turned by any angle, scaled and shifted, at random; edges are mirrored."""
+    """Mirror, turn, scale and shift each chip of (B, C, H, H) at random.
+
+    Edges are mirrored.
+    """
     b = len(chips)
     angle = 2 * torch.pi * torch.rand(b)
     zoom = SCALE ** (2 * torch.rand(b) - 1)

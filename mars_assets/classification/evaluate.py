@@ -268,7 +268,7 @@ def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
     from cleanlab.filter import find_label_issues
 
     probabilities = images["probability"].to_numpy(np.float64)
-    issues = find_label_issues(
+    issues: npt.NDArray[np.intp] = find_label_issues(
         labels,
         np.stack([1 - probabilities, probabilities], axis=1),
         filter_by="confident_learning",

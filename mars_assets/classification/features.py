@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
-from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.code_versions import FEATURES
+from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint

@@ -81,7 +81,8 @@ def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
         DamagedFileError: a chip cannot be read.
     """
     shown = confident_mistakes(images, most)
-    captions = [f"label {CLASSES[row.label]}, p(crater) {row.probability:.3f}" for row in shown.itertuples()]
+    labels = zip(shown["label"], shown["probability"], strict=True)
+    captions = [f"label {CLASSES[label]}, p(crater) {probability:.3f}" for label, probability in labels]
     return _sheet(shown, captions, "most confident mistakes, contrast stretched" if len(shown) else "no mistakes")
 
 
@@ -133,7 +134,7 @@ def _stretched(chip: Path) -> npt.NDArray[np.float32]:
     else:
         rgb = read_rgb(chip).astype(np.float32)
     low, high = np.percentile(rgb, [1, 99], axis=(0, 1)).astype(np.float32)
-    return ((rgb - low) / np.maximum(high - low, np.float32(1e-6))).clip(0, 1)
+    return np.asarray(np.clip((rgb - low) / np.maximum(high - low, np.float32(1e-6)), 0, 1))
 
 
 def _score(evaluation: Evaluation, name: str, label: str) -> str:

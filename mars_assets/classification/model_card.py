@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONGEST, recipe_of, without_effect
+from mars_assets.classification.recipe import CLASSES, OUTLINES, STRONGEST, recipe_of, without_effect
+from mars_assets.prithvi import PRITHVI
 
 
 def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) -> str:

@@ -45,9 +45,9 @@ class ClsRecipe(FineTuningRecipe):
 
     architecture: str = Field(
         PRITHVI,
-        description="prithvi: the encoder with one linear unit. seg_model: the network of the asset seg_model, which has learnt "
-        "outlines; its most certain pixels in an image, scaled, are the answer. Else the name of a timm model, such as resnet18 "
-        "or vit_tiny_patch16_224: a baseline, from random weights.",
+        description="prithvi: the encoder with one linear unit. seg_model: the network of the asset seg_model, which "
+        "has learnt outlines; its most certain pixels in an image, scaled, are the answer. Else the name of a timm "
+        "model, such as resnet18 or vit_tiny_patch16_224: a baseline, from random weights.",
     )
     imagenet: bool = Field(False, description="Start a timm model from its ImageNet weights, which timm fetches.")
     pooling: Literal["class_token", "mean"] = Field(
@@ -57,14 +57,14 @@ class ClsRecipe(FineTuningRecipe):
         0.375,
         ge=0,
         lt=1,
-        description="Share of the patches removed at random in training; they are not encoded. Validation removes none.",
+        description="Share of the patches removed at random in training; they are not encoded. Validation removes none",
     )
     image_size: int = Field(
         0,
         ge=0,
-        description="Side in pixels of the encoder's input; images of other sizes are resampled, antialiased. 0: about half the "
-        "side of the training images, 112 or 224, which patches of 14 and of 16 pixels divide: enough where craters fill much "
-        "of an image.",
+        description="Side in pixels of the encoder's input; images of other sizes are resampled, antialiased. 0: "
+        "about half the side of the training images, 112 or 224, which patches of 14 and of 16 pixels divide: "
+        "enough where craters fill much of an image.",
     )
     normalize: Normalization = "image"
     augment: Literal["none", "flips", "full"] = Field(
@@ -78,9 +78,9 @@ class ClsRecipe(FineTuningRecipe):
     )
     draw: Literal["images", "classes", "observations"] = Field(
         "classes",
-        description="images: draw every training image equally often. classes: draw both classes equally often. observations: "
-        "the same, and within a class each observation in proportion to the square root of its number of images, so that none "
-        "fills the batches.",
+        description="images: draw every training image equally often. classes: draw both classes equally often. "
+        "observations: the same, and within a class each observation in proportion to the square root of its number "
+        "of images, so that none fills the batches.",
     )
     batch_size: BatchSize = 16
     steps: Steps = 3200
@@ -120,7 +120,8 @@ class ClsRecipe(FineTuningRecipe):
         steps = info.data.get("steps", value)
         if value > steps and not _of_finished(info):
             raise ValueError(
-                f"a warm-up of {value} steps in a training of {steps} never reaches lr: set warmup_steps to {steps} or less"
+                f"a warm-up of {value} steps in a training of {steps} never "
+                f"reaches lr: set warmup_steps to {steps} or less"
             )
         return value
 
@@ -128,8 +129,8 @@ class ClsRecipe(FineTuningRecipe):
 def stated_recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
     """Read the recipe in a finished classifier's ``config.json``, whichever version of this project wrote it.
 
-    Contradictory settings are accepted, since earlier versions accepted them; they have the effect they had. Settings that
-    did not exist yet get the value that describes what was done then, which is not today's default.
+    Contradictory settings are accepted, since earlier versions accepted them; they have the effect they had. Settings
+    that did not exist yet get the value that describes what was done then, which is not today's default.
 
     Raises:
         ValidationError: values that this version does not know.

@@ -23,7 +23,6 @@ from mars_assets.classification.model_card import model_card
 from mars_assets.classification.predict_folder import scale_note, uncertainty
 from mars_assets.classification.recipe import (
     OUTLINES,
-    PRITHVI,
     ClsRecipe,
     recipe_of,
     stated_recipe_of,
@@ -36,6 +35,7 @@ from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, WEIGHTS, Lake
 from mars_assets.models.starting_point import Start, start_from_model, start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
 from mars_assets.models.versions import ModelVersion, current_model
+from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import Progress
 from mars_assets.segmentation.checkpoint import model_sha256
@@ -130,7 +130,7 @@ def _train(job: TrainingJob) -> dict[str, Any]:
 
 
 def _best(report: Mapping[str, Any]) -> dict[str, Any]:
-    return report["best"]
+    return dict(report["best"])
 
 
 def _card(model: ModelVersion, images: pd.DataFrame) -> str:

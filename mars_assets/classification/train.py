@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
 from mars_assets.classification.checkpoint import (
@@ -28,9 +28,10 @@ from mars_assets.classification.data import Chips, Inputs, augment, median_side,
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
+from mars_assets.classification.recipe import CLASSES, OUTLINES, ClsRecipe
 from mars_assets.errors import MarsError
 from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
+from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder
@@ -48,8 +49,9 @@ ClassifierOrHead = Classifier | FeatureHead
 Batch = tuple[Tensor, Tensor]
 
 SMALL, LARGE = 112, 224
-"""Sides in pixels that a recipe without a size takes. Tiles of 227 pixels, which their craters half fill, are told best at 112
-(``docs/results/classification.md``); larger images are shown at the same scale as far as 224 goes."""
+"""Sides in pixels that a recipe without a size takes. Tiles of 227 pixels, which their craters half fill, are told best
+at 112 (``docs/results/classification.md``); larger images are shown at the same scale as far as 224 goes.
+"""
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
 
@@ -65,8 +67,8 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
 
     Args:
         recipe: how to train.
-        compute: device, precision and seed. A head is trained in fp32 whatever the precision: entering autocast takes longer
-            than bf16 saves.
+        compute: device, precision and seed. A head is trained in fp32 whatever the precision: entering autocast takes
+            longer than bf16 saves.
         inputs: chips or features of the images.
         images: ``split, label, observation`` of each.
     """
@@ -152,7 +154,9 @@ def train_classifier(
     whole: bool = True,
     save_every: float = 20.0,
 ) -> dict[str, Any]:
-    """Trains a classifier into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
+    """Train a classifier into ``folder``.
+
+    A training that stopped there continues, and a finished one's report is returned.
 
     While it trains, ``folder/training`` holds the last checkpoint and the best weights. The result is
     ``model.safetensors`` (the state of the lowest validation loss), ``history.parquet`` (one row a validation) and
@@ -160,8 +164,8 @@ def train_classifier(
 
     Args:
         recipe: how to train.
-        images: ``image_id, split (train, valid, ...), chip (path), label (0 or 1), observation``, and ``chip_sha`` if the
-            chips have one. Their order does not matter.
+        images: ``image_id, split (train, valid, ...), chip (path), label (0 or 1), observation``, and ``chip_sha`` if
+            the chips have one. Their order does not matter.
         weights: folder of the encoder's weights; for the architecture ``seg_model`` of a finished segmentation model.
         folder: of this one training.
         compute: device, precision and seed.
@@ -170,17 +174,17 @@ def train_classifier(
         memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
         features: a folder where the features of frozen encoders are kept for other trainings; without it they are not.
         whole: write the encoder too where only the linear unit was trained on features.
-        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these and
-            the stretch to the next validation.
+        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these
+            and the stretch to the next validation.
 
     Returns:
-        JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``, ``n_train``,
-        ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``median_side`` (of the training images, pixels), ``image_size`` (that they were shown at),
-        ``parameters``, ``trained_parameters``.
+        JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``,
+        ``n_train``, ``n_valid``, ``n_train_craters``, ``n_valid_craters``, ``median_side`` (of the training images,
+        pixels), ``image_size`` (that they were shown at), ``parameters``, ``trained_parameters``.
 
     Raises:
-        MarsError: there are no images to train or validate on, or one class only, the masking leaves nothing of them, or
-            the training diverged.
+        MarsError: there are no images to train or validate on, or one class only, the masking leaves nothing of them,
+            or the training diverged.
         ProvenanceError: the folder holds a training of other settings.
     """
     images = _checked(images)
@@ -272,28 +276,29 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     for split in ("train", "valid"):
         if not (images["split"] == split).any():
             raise MarsError(
-                f"no image with a class is in the split '{split}': put an export with one into the lake's inbox, or some "
-                "observations into that split, and make 'labelled_crops' again"
+                f"no image with a class is in the split '{split}': put an export with one into the lake's inbox, or "
+                "some observations into that split, and make 'labelled_crops' again"
             )
     present = images.loc[images["split"] == "train", "label"].unique()
     if len(present) < 2:
         raise MarsError(
-            f"all training images are of class {CLASSES[present[0]]}: a classifier needs both. Label some images of class "
-            f"{CLASSES[1 - present[0]]}, or move observations between the splits"
+            f"all training images are of class {CLASSES[present[0]]}: a classifier needs both. Label some images of "
+            f"class {CLASSES[1 - present[0]]}, or move observations between the splits"
         )
     return images
 
 
 def _check_masking(recipe: ClsRecipe, config: PrithviConfig) -> None:
-    """
+    """Check that the masking leaves something of an image.
+
     Raises:
-        MarsError: the masking leaves nothing of an image.
+        MarsError: it does not.
     """
     patches = (recipe.image_size // config.patch_size[1]) * (recipe.image_size // config.patch_size[2])
     if recipe.architecture == PRITHVI and int(patches * (1 - recipe.mask_ratio)) < 1:
         raise MarsError(
-            f"mask_ratio {recipe.mask_ratio:g} removes all {patches} patches of images of {recipe.image_size} pixels: take a "
-            "lower one, or a larger image_size"
+            f"mask_ratio {recipe.mask_ratio:g} removes all {patches} patches of images of {recipe.image_size} pixels: "
+            "take a lower one, or a larger image_size"
         )
 
 

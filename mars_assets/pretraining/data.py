@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +41,8 @@ class Unlabelled:
         images: ``image_id``, ``group`` (observation, or the image itself) and ``path``.
         sha: names the images: their ids and their content.
         left_out: how many were left out since a model will be judged on their observation.
-        unknown: how many of the images are of no known observation, so that nothing can tell whether a model will be judged
-            on theirs.
+        unknown: how many of the images are of no known observation, so that nothing can tell whether a model will be
+            judged on theirs.
         broken: why, by id, of the further images that cannot be read and were left out.
     """
 
@@ -59,8 +60,8 @@ def group_of(relative: PurePath) -> tuple[str, bool]:
         relative: its path in the folder or zip.
 
     Returns:
-        The observation that its name begins with, or the name of the nearest folder that has one. Else the whole path, with
-        the uploaded name in the place of Roboflow's: images of the same name in two folders are two images.
+        The observation that its name begins with, or the name of the nearest folder that has one. Else the whole path,
+        with the uploaded name in the place of Roboflow's: images of the same name in two folders are two images.
     """
     for part in reversed(relative.parts):
         if observation := observation_of(part):
@@ -71,9 +72,9 @@ def group_of(relative: PurePath) -> tuple[str, bool]:
 def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress = SILENT) -> Unlabelled:
     """All images that may be pretrained on, in the order of their ids.
 
-    Observations that the labels have in valid or test are left out: a model that saw their pixels would be judged on them.
-    An image of no known observation is left out where an image of its name is in valid or test. Further images that cannot
-    be read are left out too.
+    Observations that the labels have in valid or test are left out: a model that saw their pixels would be judged on
+    them. An image of no known observation is left out where an image of its name is in valid or test. Further images
+    that cannot be read are left out too.
 
     Args:
         lake: its kept crops are taken.
@@ -83,7 +84,10 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     Raises:
         MarsError: there is no image at all, or ``extra`` is neither folder nor zip.
     """
-    rows = [(row.crop_id, row.observation, "", row.path, row.cut) for row in kept_crops(lake).itertuples()]
+    crops = kept_crops(lake).assign(original="")
+    rows: list[tuple[Any, ...]] = list(
+        crops[["crop_id", "observation", "original", "path", "cut"]].itertuples(index=False, name=None)
+    )
     broken: dict[str, str] = {}
     unknown: set[str] = set()
     if extra is not None:
@@ -126,8 +130,8 @@ def _judged_groups(lake: Lake) -> set[str]:
 def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
     """The sha256 of each picture, and why it cannot be read, which is empty where it can.
 
-    That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
-    are known by path, size and time of change, and not read again.
+    That a picture cannot be read is better known before a training than in the middle of it. Files that have been
+    looked at are known by path, size and time of change, and not read again.
     """
 
     def look(places: list[int]) -> Iterator[list[str]]:
@@ -168,7 +172,8 @@ def _opened(lake: Lake, extra: Path) -> Path:
 def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Positions of the images to train on and of those held out, by group, so that no observation is in both.
 
-    A group's own name decides, so that further images move none. Where chance holds out none or all, one group changes side.
+    A group's own name decides, so that further images move none. Where chance holds out none or all, one group changes
+    side.
     """
     groups = images["group"].unique()
     draws = {group: lot(str(group)) for group in groups}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mars_assets.bands import denormalize, model_input, reflectance_to_rgb
 from mars_assets.plotting import new_figure
@@ -47,8 +48,6 @@ def reconstructions_figure(
         compute: device, precision, and the masks' seed.
         rows: how many images.
     """
-    import torch
-
     _, held_out = split_groups(unlabelled.images, recipe.hold_out)
     chosen = unlabelled.images.iloc[held_out[np.linspace(0, len(held_out) - 1, min(rows, len(held_out))).astype(int)]]
     models = {name: open_weights(folder).load().to(compute.device) for name, folder in weights.items()}

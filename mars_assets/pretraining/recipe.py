@@ -26,8 +26,8 @@ class PretrainRecipe(TrainingRecipe):
     visible_weight: float = Field(
         0.0,
         ge=0,
-        description="Weight of the loss of the visible patches, added to that of the removed ones; small models learn from it "
-        "first.",
+        description="Weight of the loss of the visible patches, added to that of the "
+        "removed ones; small models learn from it first.",
     )
     smallest_scale: float = Field(
         0.6,

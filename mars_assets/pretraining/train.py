@@ -1,4 +1,7 @@
-"""The masked pretraining: validated as it goes, resumed where it stopped, the last state kept in the published layout."""
+"""The masked pretraining.
+
+It is validated as it goes and resumed where it stopped; the last state is stored in the published layout.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 
 from mars_assets.bands import model_input
@@ -214,8 +217,9 @@ def pretrain(
 def _say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
     if unlabelled.unknown:
         progress.say(
-            f"{unlabelled.unknown} of {len(unlabelled.images)} images are of no known observation: where one is in the "
-            "labels' valid or test, models are judged on what their encoder has seen. Name files or folders by observation"
+            f"{unlabelled.unknown} of {len(unlabelled.images)} images are of no known observation: "
+            "where one is in the labels' valid or test, models are judged on what their encoder has "
+            "seen. Name files or folders by observation"
         )
     if unlabelled.broken:
         progress.say(

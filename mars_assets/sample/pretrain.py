@@ -1,12 +1,12 @@
 """Pretraining of the sample's encoder on synthetic terrain: masked reconstruction, and relief from shading.
 
 Masked reconstruction alone learns slowly at first (He et al. 2022 trained for hundreds of epochs). So the encoder also
-learns to predict the relief of each visible patch, which the generator of the terrain knows: height above the surroundings,
-through one linear layer that is discarded afterwards. It sees no crater list and no label.
+learns to predict the relief of each visible patch, which the generator of the terrain knows: height above the
+surroundings, through one linear layer that is discarded afterwards. It sees no crater list and no label.
 
 ``python -m mars_assets.sample.pretrain`` writes ``mars_assets/sample/weights/``. Tiles are drawn once and varied by
-rotation, reflection, scale, brightness and loss of colour; they have their own seeds, none of which is a sample scene's. A
-killed run continues from its last checkpoint.
+rotation, reflection, scale, brightness and loss of colour; they have their own seeds, none of which is a sample
+scene's. A killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy import typing as npt
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -72,11 +74,12 @@ def draw_tiles(settings: Settings, progress: Progress) -> Tensor:
 
 
 def relief(heights: Float32, sigma: float) -> npt.NDArray[np.uint8]:
-    """Compute the height above the surroundings (a Gaussian of ``sigma`` pixels): 128 is level, 32 a unit of its asinh."""
-    from scipy.ndimage import gaussian_filter
+    """Compute the height above the surroundings, a Gaussian of ``sigma`` pixels.
 
+    128 is level, 32 a unit of its asinh.
+    """
     above = heights - gaussian_filter(heights, sigma)
-    return np.clip(np.rint(128 + 32 * np.arcsinh(above)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(128 + 32 * np.arcsinh(above)), 0, 255), np.uint8)
 
 
 def augment(tiles: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -119,8 +122,9 @@ class ReliefMAE(torch.nn.Module):
         """Initialise the weights close to an autoencoder of single patches, so that an hour on two cores is enough.
 
         With random weights the brightness of the patches drowns everything else in the embedding, and twelve blocks of
-        noise drown the embedding. So the embedding starts as the whitened principal components of patches, the strongest 32
-        in equal measure, the decoder's last layer as the same components, and every block close to the identity.
+        noise drown the embedding. So the embedding starts as the whitened principal components of patches, the
+        strongest 32 in equal measure, the decoder's last layer as the same components, and every block close to the
+        identity.
 
         Args:
             x: normalised input, (B, C, H, W), to take the components from.
@@ -216,8 +220,6 @@ def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, pro
 
 
 def _write(model: PrithviMAE, settings: Settings, compute: Compute, history: History, output: Path) -> None:
-    from safetensors.torch import save_file
-
     tensors = {
         name: value.half().contiguous().cpu() for name, value in model.state_dict().items() if "pos_embed" not in name
     }
@@ -228,7 +230,8 @@ def _write(model: PrithviMAE, settings: Settings, compute: Compute, history: His
     write_json(
         output / PROVENANCE,
         {
-            "what": "Prithvi's architecture at tiny size, pretrained by mars_assets.sample.pretrain on SYNTHETIC terrain only",
+            "what": "Prithvi's architecture at tiny size, pretrained by "
+            "mars_assets.sample.pretrain on SYNTHETIC terrain only",
             "stored_as": "float16; position tables are recomputed",
             "settings": settings.model_dump(),
             "compute": compute.describe(),

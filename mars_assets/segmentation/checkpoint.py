@@ -31,11 +31,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise DamagedFileError(
             f"{path} cannot be read ({error}): delete its folder and materialize 'seg_model' again"
         ) from error
+    return checkpoint
 
 
 def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:

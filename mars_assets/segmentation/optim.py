@@ -60,4 +60,4 @@ class EncoderDecayConstructor(DefaultOptimWrapperConstructor):
         part, *rest = name.removeprefix(prefix).split(".")
         depth = self.paramwise_cfg["depth"]
         block = int(rest[0]) if part == "blocks" else depth - 1 if part == "norm" else -1
-        return self.paramwise_cfg["encoder_lr"] * self.paramwise_cfg["layer_decay"] ** (depth - 1 - block)
+        return float(self.paramwise_cfg["encoder_lr"] * self.paramwise_cfg["layer_decay"] ** (depth - 1 - block))

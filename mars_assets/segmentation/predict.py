@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
@@ -101,4 +102,4 @@ def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, 
             raise MarsError(
                 f"the device's memory is too small for {chip} ({error}): cut it into crops, or compute on the CPU"
             ) from error
-    return logits.float().softmax(dim=1)[0, 1].cpu().numpy()
+    return np.asarray(logits.float().softmax(dim=1)[0, 1].cpu())

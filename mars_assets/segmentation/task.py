@@ -37,24 +37,28 @@ if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
 
 DESCRIPTIONS = Descriptions(
-    model="""Crater segmentation: Prithvi's encoder, a neck and a head through MMSegmentation, fine-tuned on the outlined crops.
+    model="""Crater segmentation, fine-tuned on the outlined crops.
 
-The configuration is a recipe. `model.pth` and `config.py` of a version are an ordinary MMSegmentation checkpoint and
-configuration. Versions and resumption are as in `cls_model`; the state with the highest validation mIoU is selected.""",
+The network is Prithvi's encoder with a neck and a head, through MMSegmentation. The configuration is a recipe.
+`model.pth` and `config.py` of a version are an ordinary MMSegmentation checkpoint and configuration. Versions and
+resumption are as in `cls_model`; the state with the highest validation mIoU is selected.""",
     evaluation="""The segmentation model in use on the current labels, by pixel and by crater. The history stays.
 
-Pixel scores come from summed confusion counts. A predicted crater counts as found if it overlaps a labelled one with an IoU of at
-least 0.5, each counted once. A prediction smaller than the smallest labelled crater is no false alarm, since the labels do not
-say whether there are craters of that size. The predicted craters are listed as a catalogue: centre, diameter, and position on
-Mars where the image is map projected. Only images from observations that the model was not trained on are used, with 95 %
-bootstrap intervals over observations. Predictions are cached. Nothing is trained.""",
-    predictions="""The craters that the segmentation model in use finds in every crop without outlines: a catalogue of whole scenes.
+Pixel scores come from summed confusion counts. A predicted crater counts as found if it overlaps a labelled one with
+an IoU of at least 0.5, each counted once. A prediction smaller than the smallest labelled crater is no false alarm,
+since the labels do not say whether there are craters of that size. The predicted craters are listed as a catalogue:
+centre, diameter, and position on Mars where the image is map projected. Only images from observations that the model
+was not trained on are used, with 95 % bootstrap intervals over observations. Predictions are cached. Nothing is
+trained.""",
+    predictions="""The craters that the segmentation model in use finds in every crop without outlines.
 
-Centre, diameter and mean probability of each crater in pixels, and in metres, longitude and latitude where the product is map
-projected (COLOR and RED). Craters smaller than the smallest labelled one are left out, since the model was not evaluated on them.
-A crater on the border between two crops is listed in both, cut. Crops are predicted once for each model.""",
-    experiments="""Segmentation recipes compared on the same images: as `cls_experiments`, ranked by the crater IoU on the validation
-set.""",
+A catalogue of whole scenes: centre, diameter and mean probability of each crater in pixels, and in metres, longitude
+and latitude where the product is map projected (COLOR and RED). Craters smaller than the smallest labelled one are
+left out, since the model was not evaluated on them. A crater on the border between two crops is listed in both, cut.
+Crops are predicted once for each model.""",
+    experiments="""Segmentation recipes compared on the same images.
+
+As `cls_experiments`, ranked by the crater IoU on the validation set.""",
 )
 
 

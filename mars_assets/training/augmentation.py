@@ -23,7 +23,8 @@ BRIGHTNESS = 0.3
 NOISE = 0.15
 """Random grain has a standard deviation drawn from [0, NOISE], in standard deviations of the image."""
 FLAT = 0.05
-"""Added to an image's standard deviation, in units of the statistics', so that a flat image does not become all noise."""
+"""Added to an image's standard deviation, in units of the statistics', so that a flat image does not become all noise.
+"""
 
 
 def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from mars_assets.errors import MarsError
 
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ class Compute:
     def fabric(self, devices: int = 1) -> Fabric:
         """Return a Fabric for training on the device, with a process per device.
 
-        Its precision is fp32: in mixed precision it would round a model's inputs, and with them masks and targets, to bf16.
-        Use :meth:`autocast` where the model is called.
+        Its precision is fp32: in mixed precision it would round a model's inputs, and with them masks and targets, to
+        bf16. Use :meth:`autocast` where the model is called.
         """
         from lightning_fabric import Fabric
 
@@ -51,7 +53,6 @@ class Compute:
 
     def seed_everything(self) -> None:
         """Seed Python, NumPy and torch."""
-        import numpy as np
         import torch
 
         random.seed(self.seed)
@@ -81,8 +82,8 @@ def choose_compute(
 
     Args:
         device: "auto" chooses CUDA where it is available.
-        precision: "auto" chooses bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or more,
-            CPUs with AMX, AMD's with AVX-512's bf16), else fp32.
+        precision: "auto" chooses bf16 where the hardware multiplies matrices in it (CUDA of compute capability 8.0 or
+            more, CPUs with AMX, AMD's with AVX-512's bf16), else fp32.
         threads: number of CPU threads; 0: torch's own choice.
         seed: seed of every random number; not negative.
 
@@ -96,8 +97,8 @@ def choose_compute(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MarsError(
-            "device 'cuda' was asked for and torch finds no CUDA device. Set the compute resource's device to 'auto' or "
-            "'cpu', or check the driver with nvidia-smi"
+            "device 'cuda' was asked for and torch finds no CUDA device. Set the compute resource's device to 'auto' "
+            "or 'cpu', or check the driver with nvidia-smi"
         )
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
@@ -115,7 +116,7 @@ def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
 
     if device == "cuda":
         return torch.cuda.get_device_capability(0) >= (8, 0)
-    # AVX-512's bf16 instructions are worth it on AMD's CPUs; on Intel's only those of AMX are. torch 2.6 cannot tell yet.
+    # AVX-512's bf16 instructions pay on AMD's CPUs; on Intel's only those of AMX do. torch 2.6 cannot tell yet.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     of_amd = "AMD" in str(capabilities.get("cpu_name", ""))
     return bool(

@@ -1,7 +1,7 @@
 """The training loop: steps, validations and checkpoints, each a function of the seed and the step's number.
 
-It knows no model and no data. A :class:`Training` says what is learnt; a :class:`Loop` is its state and takes its steps;
-:func:`train` runs it to the end, from the last checkpoint where there is one.
+It knows no model and no data. A :class:`Training` says what is learnt; a :class:`Loop` is its state and takes its
+steps; :func:`train` runs it to the end, from the last checkpoint where there is one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 Row = dict[str, float]
 History = list[Row]
-"""A row per validation: ``step``, the mean losses of the steps since the row before, and what the validation measured."""
+"""A row per validation: ``step``, the mean losses of the steps since the row before, and what the validation measured.
+"""
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -40,8 +41,8 @@ CHECKPOINT = "checkpoint.pt"
 class Training(ABC, Generic[Model, Batch]):
     """What is learnt: everything in which one training differs from another.
 
-    Every random number of a batch follows from the seed and the batch's number, so that a resumed training is the unbroken
-    one.
+    Every random number of a batch follows from the seed and the batch's number, so that a resumed training is the
+    unbroken one.
 
     Args:
         recipe: batches, steps and rates.
@@ -101,8 +102,8 @@ class Training(ABC, Generic[Model, Batch]):
 def best_of(history: History) -> Row:
     """Return the row of the lowest validation loss; the earliest of equals.
 
-    The loss and not the accuracy: a validation set of a hundred images gives accuracy in steps of a percent, so that its
-    maximum is mostly luck, while the loss uses every probability and is proper, i.e. rewards calibration.
+    The loss and not the accuracy: a validation set of a hundred images gives accuracy in steps of a percent, so that
+    its maximum is mostly luck, while the loss uses every probability and is proper, i.e. rewards calibration.
     """
     return min(history, key=lambda row: row["valid_loss"])
 
@@ -232,8 +233,8 @@ def train(
         model: trained in place.
         folder: where the checkpoint is.
         progress: of the steps.
-        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these and
-            the stretch to the next validation.
+        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these
+            and the stretch to the next validation.
         devices: processes that share the steps, each on a device of its own.
 
     Raises:

@@ -28,8 +28,9 @@ EvaluateEvery = Annotated[int, Field(ge=1, description="Steps between two valida
 Normalization = Annotated[
     Literal["statistics", "image"],
     Field(
-        description="statistics: with the means and deviations of the weights. image: then also by the image's own mean and "
-        "deviation in each band, so that neither the light nor the stretch of an observation gives its class away."
+        description="statistics: with the means and deviations of the weights. image: then also by "
+        "the image's own mean and deviation in each band, so that neither the light nor the "
+        "stretch of an observation gives its class away."
     ),
 ]
 AverageWeights = Annotated[
@@ -43,8 +44,8 @@ AverageWeights = Annotated[
 AllOrientations = Annotated[
     bool,
     Field(
-        description="Average predictions over the eight orientations of a square. Validations during segmentation training "
-        "use one orientation, for speed."
+        description="Average predictions over the eight orientations of a square. Validations during segmentation "
+        "training use one orientation, for speed."
     ),
 ]
 
@@ -62,8 +63,8 @@ class Recipe(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return the values that name a version of a model.
 
-        They have the names, and include the retired settings, of the time when versions were first named: neither renaming
-        nor removing a setting gives an existing model another version.
+        They have the names, and include the retired settings, of the time when versions were first named: neither
+        renaming nor removing a setting gives an existing model another version.
         """
         former = {name: before for before, name in self.FORMER_NAMES.items()}
         return {former.get(name, name): value for name, value in self.model_dump().items()} | dict(self.RETIRED)
@@ -106,13 +107,13 @@ class FineTuningRecipe(TrainingRecipe):
     architecture: str = PRITHVI
     encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
         "prithvi_weights",
-        description="Start from the asset prithvi_weights, from mars_weights, which continued its pretraining on Mars, or from "
-        "random weights of its architecture.",
+        description="Start from the asset prithvi_weights, from mars_weights, which continued its pretraining on Mars, "
+        "or from random weights of its architecture.",
     )
     frozen: bool = Field(
         False,
-        description="Keep the encoder's weights and train only what follows it: the linear unit, or neck and heads. With "
-        "architecture seg_model of a classifier: train only scale and offset.",
+        description="Keep the encoder's weights and train only what follows it: the linear unit, or neck and heads. "
+        "With architecture seg_model of a classifier: train only scale and offset.",
     )
     dropout: float = Field(
         0.1,

@@ -31,7 +31,8 @@ def settings_of(recipe: TrainingRecipe, images: pd.DataFrame, weights_sha256: st
 
     Args:
         recipe: the recipe of the training.
-        images: its images; those of ``image_id, split, label, labels_sha, mask_sha, chip_sha`` that exist identify them.
+        images: its images; those of ``image_id, split, label, labels_sha, mask_sha, chip_sha`` that exist identify
+            them.
         weights_sha256: sha256 of the initial weights.
         seed: the seed of the training.
     """
@@ -48,8 +49,8 @@ def begin(
     Args:
         folder: the folder of this one training.
         settings: settings of the training; see :func:`settings_of`.
-        precision: precision of its computations. A training that was started in another precision is restarted, since half
-            a training in each is neither; a finished one is left as it is.
+        precision: precision of its computations. A training that was started in another precision is restarted, since
+            half a training in each is neither; a finished one is left as it is.
         progress: reports a restart.
 
     Returns:
@@ -63,14 +64,16 @@ def begin(
         config = read_json(folder / CONFIG)
         _refuse_others(config["settings"], settings, folder)
         shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
-        return config["report"]
+        report: dict[str, Any] = config["report"]
+        return report
     if (scratch / SETTINGS).exists():
         begun = read_json(scratch / SETTINGS)
         before = begun.pop("precision", "")
         _refuse_others(begun, settings, folder)
         if before != precision:
             progress.say(
-                f"this run was started in {before or 'an unknown precision'} and is now {precision}: restarting from step 0"
+                f"this run was started in {before or 'an unknown precision'} and "
+                f"is now {precision}: restarting from step 0"
             )
             shutil.rmtree(scratch)
     if not (scratch / SETTINGS).exists():
@@ -128,5 +131,6 @@ def _refuse_others(there: dict[str, Any], now: dict[str, Any], folder: Path) -> 
     ]
     if different:
         raise ProvenanceError(
-            f"{folder} holds a training with other settings: {'; '.join(different)}. Train into another folder, or delete it"
+            f"{folder} holds a training with other settings: "
+            f"{'; '.join(different)}. Train into another folder, or delete it"
         )

@@ -14,8 +14,8 @@ Schedule = Literal["constant", "cosine"]
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """Compute the factor of the peak learning rate at a step, counted from 0.
 
-    The n-th step of the warm-up has n / warmup_steps, so its last one has the peak rate. After it the rate is constant, or
-    falls as half a cosine that reaches 0 after the last step.
+    The n-th step of the warm-up has n / warmup_steps, so its last one has the peak rate. After it the rate is constant,
+    or falls as half a cosine that reaches 0 after the last step.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
