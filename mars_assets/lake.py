@@ -39,6 +39,7 @@ MMSEG_CONFIG = "config.py"
 MARS_WEIGHTS = "weights"  # folder of the weights in a version of mars_weights
 SCRATCH = "training"
 SETTINGS = "settings.json"
+CHECKPOINT = "checkpoint.pt"
 # Results of a finished version: on labelled images, and on crops without labels.
 PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.json", "predictions_of_crops.json"
 MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"

@@ -276,7 +276,7 @@ class _Transfer:
             sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
         except _TransferError as failure:
             raise MarsError(
-                f"{self._address} could not be fetched in {most} attempts. The last one failed because {failure}. "
+                f"{self._address} could not be downloaded in {most} attempts. The last one failed because {failure}. "
                 "Run again later: what was received is kept"
             ) from failure
         except OSError as error:
@@ -312,8 +312,8 @@ class _Transfer:
             if sha256 in self._unusable:
                 self._part.unlink()
                 raise MarsError(
-                    f"{self._address} came twice with the same content, which cannot be used, so it is not asked for "
-                    f"again. {error}"
+                    f"{self._address} arrived twice with the same unusable content, so it is not downloaded again: "
+                    f"{error}"
                 ) from error
             self._unusable.add(sha256)
             raise _TransferError(str(error), discard=True) from error

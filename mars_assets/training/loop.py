@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mars_assets.errors import DivergedError
+from mars_assets.lake import CHECKPOINT
 from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.storage.files import atomic_path
 from mars_assets.training.schedule import Schedule, learning_rate_factor, seed_step
@@ -34,8 +35,6 @@ Row = dict[str, float]
 History = list[Row]
 """A row per validation: ``step``, the mean losses of the steps since the row before, and what the validation measured.
 """
-
-CHECKPOINT = "checkpoint.pt"
 
 
 class Training(ABC, Generic[Model, Batch]):

@@ -78,6 +78,7 @@ def test_the_logit_is_of_the_networks_strongest_margins(segmenters, kind, tmp_pa
     assert all(p.requires_grad for p in classifier.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["half scale", "unet"])
 def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images, compute, tmp_path):
     report = train_classifier(RECIPE, images, segmenters(kind), tmp_path / "model", compute, {})

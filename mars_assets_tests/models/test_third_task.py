@@ -53,6 +53,7 @@ def _train(lake: Lake, quantile: float, **options: Any) -> Any:
     return train_version(lake, BRIGHTNESS, recipe, compute=lambda: CPU, seed=1, **options)
 
 
+@pytest.mark.slow
 def test_it_is_trained_found_promoted_and_evaluated(labelled: Lake) -> None:
     bad = _train(labelled, 1.5)
     assert (bad.found, bad.is_in_use, bad.card) == (False, True, "")

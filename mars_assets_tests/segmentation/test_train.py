@@ -200,6 +200,7 @@ def test_batches_do_not_depend_on_who_loads_them_nor_on_where_the_training_resum
         assert not all(map(torch.equal, first, loaded(0, done, seed=6)[0]["inputs"]))
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_validated_and_kept(
     recipe: SegRecipe,
     compute: Compute,

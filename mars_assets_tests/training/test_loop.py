@@ -144,6 +144,7 @@ class Plug:
         return [line.partition(" after ")[2] for line in self.lines if line.startswith("continuing")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugs", "continued"),
     [
@@ -169,6 +170,7 @@ def test_a_killed_training_ends_as_the_unbroken_one(
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_training_killed_between_two_validations_continues_from_the_first(
     unbroken: tuple[Run, Path], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_training_killed_between_two_validations_continues_from_the_first(
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_version_restarts_the_training_and_says_so(
     unbroken: tuple[Run, Path], inputs: Path, tmp_path: Path
 ) -> None:
@@ -332,6 +335,7 @@ def test_a_checkpoint_is_left_at_most_so_often(tmp_path: Path) -> None:
     assert saved == [10, 10, 20, 30, 40]
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_steps_end_with_the_same_weights(tmp_path: Path) -> None:
     training = line()
     loop = train(training, start(), tmp_path, devices=2)
