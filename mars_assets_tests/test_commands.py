@@ -111,7 +111,7 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     assert not (lake.model("cls_model") / "current.json").exists()
 
     output = labelled.materialize("cls_model", "-c", str(recipe))
-    assert "training goes on after step" in output
+    assert "continuing the training after step" in output
     version = read_json(lake.model("cls_model") / "current.json")["version"]
     history = read_table(lake.model("cls_model") / version / "history.parquet", "cls_model")
     assert history["step"].tolist() == [4, 8, 12, 16, 20, 24]

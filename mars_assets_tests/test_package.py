@@ -17,8 +17,6 @@ assert not heavy, heavy
 import warnings
 import numpy as np
 from pathlib import Path
-
-import pytest
 from PIL import Image
 from mars_assets.images import read_rgb
 from mars_assets.tensors.geotiff import read_chip, write_chip
