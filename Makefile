@@ -1,16 +1,19 @@
 # make demo   the whole lineage on the embedded synthetic sample
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
-# make test   linters, types and all tests
+# make quick  the fast tests, which start no process
+# make test   linters, types, the import contract and all tests
 # make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
-# make screenshots  the README's pictures of the UI, of the lake that make demo left
+# make docs   the manual, in build/docs
+# make screenshots  the manual's pictures, of the lake that make demo left
 # make .venv  only the environment
 
+# One of 3.11, 3.12 and 3.13.
 PYTHON ?= python3
 PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui test bench screenshots weights
+.PHONY: .venv demo ui quick test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -30,6 +33,9 @@ demo: .venv
 ui: .venv
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
+quick: .venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not process and not ui and not slow"
+
 test: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,6 +51,10 @@ bench: .venv
 	$(BIN)/python benchmarks/segmentation.py
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/publishing.py
+
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 screenshots: .venv
 	$(BIN)/python -m docs.screenshots

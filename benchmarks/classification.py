@@ -1,10 +1,11 @@
-"""Classification at v1_100's size, two threads: a step of the paper's recipe against TerraTorch's encoder and task, prediction
-from the lake against the bare forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+"""Classification at v1_100's size on two threads.
 
-TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode them.
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in bf16 as well;
-with ``--precision fp32`` both multiply in fp32.
-For TerraTorch's own environment see ``prithvi.py``:
+Measures a step of the paper's recipe against TerraTorch's encoder and task, prediction from the lake against the bare
+forward pass, and a sweep of 20 heads on a frozen encoder against one pass of it.
+
+TerraTorch's classification has no masking, so its step sees all patches; ours removes 0.375 of them and does not encode
+them. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX, where TerraTorch makes torch multiply in
+bf16 as well; with ``--precision fp32`` both multiply in fp32. For TerraTorch's own environment see ``prithvi.py``:
 
     python benchmarks/classification.py --peer ELSEWHERE/bin/python
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,13 +81,16 @@ def classifier(work: Path) -> Any:
 
 
 def our_step(work: Path) -> None:
-    import torch
-
+    from mars_assets.classification.data import Chips
     from mars_assets.classification.train import FineTuning
+    from mars_assets.training.loop import Loop
 
-    task = FineTuning(classifier(work), paper(), compute(THREADS))
-    batch = torch.randn(BATCH, 6, 224, 224), torch.tensor([0.0, 1.0] * (BATCH // 2))
-    report(lambda: task.step(*batch), 7)
+    model, recipe = classifier(work), paper()
+    images = pd.read_parquet(work / "images.parquet")
+    paths = [Path(chip) for chip in images["chip"]]
+    chips = Chips(paths, model.config, 224, 2.0, recipe.normalize)
+    loop = Loop(FineTuning(recipe, compute(THREADS), chips, images), model)
+    report(lambda: loop.train_steps(1), 7)
 
 
 def peers_step(work: Path, precision: str) -> None:
@@ -121,18 +126,18 @@ def peers_step(work: Path, precision: str) -> None:
 
 
 def predict_from_files(work: Path) -> None:
-    from mars_assets.classification.checkpoint import MODEL, save_weights
+    from mars_assets.classification.checkpoint import save_weights
     from mars_assets.classification.predict import predict
+    from mars_assets.lake import CONFIG, WEIGHTS
     from mars_assets.prithvi.config import VARIANTS
     from mars_assets.storage.files import write_json
-    from mars_assets.training.run_folder import CONFIG
 
     folder = work / "model"
-    save_weights(folder / MODEL, classifier(work).state_dict())
+    save_weights(folder / WEIGHTS, classifier(work).state_dict())
     write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        report(lambda: predict(folder, images, Path(cache) / "cache.parquet", compute(THREADS)))
+        report(lambda: predict(folder, images, Path(cache) / "cache.json", compute(THREADS)))
 
 
 def bare_forward(work: Path) -> None:
@@ -159,10 +164,10 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     More images than there are chips are further ones with the same pixels.
     """
     from mars_assets.classification.recipe import ClsRecipe
+    from mars_assets.classification.task import CLASSIFICATION
     from mars_assets.datasets import Dataset
-    from mars_assets.experiments.run import run_sweep
+    from mars_assets.experiments.run import SweepJob, run_sweep
     from mars_assets.experiments.sweep import Sweep, plan
-    from mars_assets.experiments.tasks import classification_task
     from mars_assets.lake import Lake
 
     lake, chips = Lake(work / "lake"), pd.read_parquet(work / "images.parquet")
@@ -187,14 +192,11 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     }
     rates = [10 ** (-4 + 0.2 * number) for number in range(HEADS // 2)]
     runs = plan(Sweep(base=base, grid={"lr": rates, "pooling": ["mean", "class_token"]}), ClsRecipe)
-    task = replace(
-        classification_task(lake, "imputed_post_norm"),
-        dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}),
-    )
-    report(lambda: run_sweep(lake, task, runs, held_back=0.0, compute=compute(THREADS)))
+    task = replace(CLASSIFICATION, dataset=lambda *_: Dataset(images, {"label_version": "benchmark"}))
+    report(lambda: run_sweep(SweepJob(lake, task, runs, compute=compute(THREADS))))
 
 
-SIDES = {
+SIDES: dict[str, Callable[[Path], None]] = {
     "step": our_step,
     "predict": predict_from_files,
     "bare forward": bare_forward,

@@ -1,10 +1,12 @@
-"""What 30 new images cost: labels, tensors, predictions and evaluations of a lake that has them alone, against those of a
-lake of 150 and of one of 745 images that get them; and the lake of 745 asked again when nothing has changed.
+"""The cost of 30 new images.
 
-The assets' own functions are called, so pictures and tables for the event log are counted and runs of Dagster are not. The
-models are the same everywhere: the sample's encoder, trained for a few steps. Every side first does the whole on another
-small lake, which is not counted: imports, fonts and what libraries do once for a process are behind it then. New images
-come as Roboflow delivers them: a new version of each project, with the old images in it.
+Measures labels, tensors, predictions and evaluations of a lake with 30 images alone, against those of a lake of 150 and
+of one of 745 images to which they are added; and the lake of 745 again when nothing has changed.
+
+The assets' own functions are called, so pictures and tables for the event log are counted and runs of Dagster are not.
+The models are the same everywhere: the sample's encoder, trained for a few steps. Every side first does everything on
+another small lake, which is not counted: imports, fonts and what libraries do once for a process are then done. New
+images come as Roboflow delivers them: a new version of each project, with the old images in it.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ def picture(number: int, side: int, new: bool) -> Picture:
     """Rough ground with bowls in it.
 
     The images of a lake are of 40 observations, 28 of them for training, the new ones of four others, none of them for
-    training, or models would not be judged on them. Of the classified images every other of an observation has a crater.
+    training, or models would not be judged on them. Of the classified images every other of an observation has a
+    crater.
     """
     import numpy as np
 
@@ -156,6 +159,7 @@ def call(lake: Lake, name: str) -> Callable[[], object]:
 
     from mars_assets.assets import evaluation, foundation, labels, models, tensors
     from mars_assets.resources import ComputeResource, LakeResource
+    from mars_assets.tasks import TASKS
 
     modules = [labels, tensors, foundation, models, evaluation]
     assets = {getattr(asset, "key", None): asset for asset in dg.load_assets_from_modules(modules)}
@@ -163,8 +167,7 @@ def call(lake: Lake, name: str) -> Callable[[], object]:
         "reflectance": tensors.ReflectanceConfig,
         "imputed_post_norm": tensors.ImputationConfig,
         "prithvi_weights": foundation.PrithviWeightsConfig,
-        "cls_model": models.ClsModelConfig,
-        "seg_model": models.SegModelConfig,
+        **{task.model: models.model_config(task) for task in TASKS},
     }
     arguments: dict[str, Any] = {"lake": LakeResource(root=str(lake.root))}
     if name.startswith(("cls_", "seg_")):

@@ -1,14 +1,15 @@
-"""Dagster's share: what a command costs where nothing is to do, what a year of history costs the UI and the sensors, and how
-long new labels take from the inbox to the evaluation.
+"""Dagster's share of the time.
 
-All on a small lake of the synthetic sample, made once through Dagster, with both models trained for a few steps; three parts:
+Measures a command where nothing is to do, what a year of history costs the UI and the sensors, and how long new labels
+take from the inbox to the evaluation. All on a small lake of the synthetic sample, computed once through Dagster, with
+both models trained for a few steps; three parts:
 
-``noop``     ``dagster asset materialize`` of what is there, over the same command on a project of one empty asset; and loading
-             the definitions, over importing Dagster.
-``history``  a year: 1,000 label versions, each with tensors, the evaluations of both models and all checks; weekly trainings;
-             500 observations with crops. Written as events of no run, with the metadata that the assets themselves wrote.
-             Timed are the UI's pages, until the last of a page's requests is answered, and a tick of every sensor.
-``arrival``  from a zip of 30 images copied into the inbox of a running ``dagster dev`` to their row of ``cls_evaluation``.
+``noop``     ``dagster asset materialize`` of existing assets, over the same command on a project of one empty asset;
+and loading the definitions, over importing Dagster. ``history``  a year: 1,000 label versions, each with tensors, the
+evaluations of both models and all checks; weekly trainings; 500 observations with crops. Written as events of no run,
+with the metadata of the assets themselves. Timed are the UI's pages, until the last of a page's requests is answered,
+and a tick of every sensor. ``arrival``  from a zip of 30 images copied into the inbox of a running ``dagster dev`` to
+their row of ``cls_evaluation``.
 """
 
 from __future__ import annotations
@@ -142,11 +143,10 @@ def prepare(folder: Path) -> Home:
     print("making a small lake", flush=True)
     home = Home(folder)
     home.write_settings()
-    archive = folder / "archive"
     plan = Plan(train=1, valid=1, test=1, unlabelled=1, height=1664, width=1664)
-    make_sample(archive, home.lake.inbox, home.lake.observations_csv, plan=plan)
+    make_sample(home.lake, plan=plan)
     names = sorted(read_observations_csv(home.lake.observations_csv)["observation"])
-    with serve(archive) as url:
+    with serve(home.lake.sample) as url:
         home.run("asset", "materialize", "--select", "hirise_index,observations", MARS_HIRISE_ARCHIVE=url)
         scope = ["--partition-range", f"{names[0]}...{names[-1]}"]
         home.run("asset", "materialize", "--select", ",".join(IMAGERY), *scope, MARS_HIRISE_ARCHIVE=url)
@@ -327,11 +327,13 @@ _CHECK = f"""
 """
 _LATEST = "assetsLatestInfo(assetKeys: $keys) { id unstartedRunIds inProgressRunIds latestRun { id status endTime } }"
 QUERIES = {
-    "records": "{ assetRecordsOrError(limit: 1000) { ... on AssetRecordConnection { assets { id key { path } } cursor } } }",
+    "records": "{ assetRecordsOrError(limit: 1000) { ... on AssetRecordConnection { assets { id key { path } } cursor "
+    "} } }",
     "workspace": """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
       ... on RepositoryLocation { repositories {
         assetNodes {
-          id groupName isPartitioned hasAssetChecks assetKey { path } dependencyKeys { path } jobNames kinds changedReasons
+          id groupName isPartitioned hasAssetChecks assetKey { path } dependencyKeys { path } jobNames kinds
+          changedReasons
           partitionDefinition { dimensionTypes { type dynamicPartitionsDefinitionName } }
           description(characterLimit: 240) tags { key value }
         }
@@ -359,7 +361,8 @@ QUERIES = {
       id hasDefinitionOrRecord assetMaterializations(limit: 1) { timestamp runId }
       definition {
         id pools opVersion groupName jobNames description kinds automationCondition { label expandedLabel }
-        partitionKeysByDimension { name } configField { name configType { key recursiveConfigTypes { key description } } }
+        partitionKeysByDimension { name } configField { name configType { key
+          recursiveConfigTypes { key description } } }
         targetingInstigators { ... on Sensor { id name sensorState { id status } } ... on Schedule { id name } }
       }
     } } }""",
@@ -371,7 +374,8 @@ QUERIES = {
     "events": f"""query ($key: AssetKeyInput!, $keys: [AssetKeyInput!]!, $after: String) {{
       {_LATEST}
       assetOrError(assetKey: $key) {{ ... on Asset {{ assetEventHistory(
-        limit: 100, afterTimestampMillis: $after, eventTypeSelectors: [MATERIALIZATION, OBSERVATION, FAILED_TO_MATERIALIZE]
+        limit: 100, afterTimestampMillis: $after,
+        eventTypeSelectors: [MATERIALIZATION, OBSERVATION, FAILED_TO_MATERIALIZE]
       ) {{
         cursor
         results {{
@@ -441,7 +445,8 @@ def ask(url: str, query: str, variables: Mapping[str, Any] | None = None) -> dic
     answer = requests.post(f"{url}/graphql", json=body, timeout=PATIENCE).json()
     if "errors" in answer:
         sys.exit(f"the server refuses a query: {answer['errors']}")
-    return answer["data"]
+    data: dict[str, Any] = answer["data"]
+    return data
 
 
 def timed(url: str, query: str, variables: Mapping[str, Any]) -> float:
@@ -497,7 +502,10 @@ def tick_side(work: Path, name: str) -> None:
 
 
 def ticks(work: Path, repeats: int) -> list[bool]:
-    """Times every sensor of the definitions; automation conditions from nothing, and when there is a new label version."""
+    """Time every sensor of the definitions.
+
+    Automation conditions are evaluated from nothing, and when there is a new label version.
+    """
     import dagster as dg
 
     from mars_assets.definitions import defs

@@ -1,10 +1,10 @@
 """Prithvi against TerraTorch at v1_100's size: same weights, same inputs, same masks, two threads.
 
-The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three methods,
-scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether both give the
-same losses and, from an exported encoder, the same features. And the weights' way into the lake against what it takes at
-least: ``sha256sum`` and ``torch.load``. Ours computes as the compute resource chooses, in bf16 on a CPU with AMX;
-``--precision fp32`` compares like with like.
+The masked autoencoder's forward pass, a pretraining step, and the whole reconstruction stage (read chips, three
+methods, scores, table) against TerraTorch's bare forward pass on the same chips in memory. Beside the speeds: whether
+both give the same losses and, from an exported encoder, the same features. And the weights' way into the lake against
+what it takes at least: ``sha256sum`` and ``torch.load``. Ours computes as the compute resource chooses, in bf16 on a
+CPU with AMX; ``--precision fp32`` compares like with like.
 
 TerraTorch needs an environment of its own, since it holds other versions of what is installed here:
 
@@ -46,7 +46,7 @@ WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES, SUMMARY, SUMMARY_FP32 = (
 
 
 def prepare(work: Path, images: int) -> None:
-    """Writes weights in both forms, and chips: as files for the stage, and as the arrays that the stage makes of them."""
+    """Write weights in both forms, and chips, as files for the stage and as the arrays that it computes from them."""
     import numpy as np
     import torch
 
@@ -84,7 +84,7 @@ def prepare(work: Path, images: int) -> None:
 
 
 def batches(work: Path) -> list[tuple[Any, Any]]:
-    """Normalised chips (BATCH, 6, 1, 224, 224) and their masks' noise (BATCH, 196), in the order of the stage's files."""
+    """Read normalised chips (BATCH, 6, 1, 224, 224) and their masks' noise (BATCH, 196), as the files are ordered."""
     import numpy as np
     import torch
 
@@ -143,7 +143,7 @@ def warm_up() -> None:
 
 def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
-    from mars_assets.reconstruction.scores import reconstruct
+    from mars_assets.reconstruction.scores import ReconstructionSettings, reconstruct
     from mars_assets.reconstruction.summary import summarise
     from mars_assets.storage.files import write_table
 
@@ -159,7 +159,8 @@ def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None
     )
 
     def stage() -> None:
-        table = reconstruct(chips, work / "weights", mask_ratio=MASK_RATIO, compute=compute(THREADS, precision))
+        settings = ReconstructionSettings(compute=compute(THREADS, precision), mask_ratio=MASK_RATIO)
+        table = reconstruct(chips, work / "weights", settings)
         write_table(work / "per_image.parquet", table.drop(columns="computed"))
         write_table(work / summary, summarise(table, "benchmark"))
 
@@ -201,11 +202,11 @@ def peers_chips(work: Path) -> None:
 
 def install_weights(work: Path) -> None:
     from mars_assets.lake import Lake
-    from mars_assets.prithvi.weights import install
+    from mars_assets.prithvi.weights import Origin, install
 
     warm_up()
     with tempfile.TemporaryDirectory(dir=work) as lake:
-        report(lambda: install(Lake(Path(lake)), "v1_100", "file", path=work / WEIGHTS))
+        report(lambda: install(Lake(Path(lake)), Origin("v1_100", "file", path=work / WEIGHTS)))
 
 
 def least_for_weights(work: Path) -> None:
@@ -247,7 +248,7 @@ def same_numbers(work: Path) -> list[bool]:
 
     def apart(summary: str) -> float:
         ours = pd.read_parquet(work / summary).set_index("method")[["model_loss", "rgb_loss"]]
-        return 100 * float((ours / expected - 1).abs().max(axis=None))
+        return 100 * float((ours / expected - 1).abs().to_numpy().max())
 
     config = open_weights(work / "weights").config
     encoder, _ = load_encoder_state(config, read_checkpoint(work / ENCODER))

@@ -1,8 +1,10 @@
-"""Whether two versions of this project compute the same: one lake of real labels, fixed seeds, fp32, every number it gives.
+"""Whether two versions of this project compute the same numbers.
 
-``python benchmarks/results.py --out before.json`` in one checkout, ``--out after.json`` in the other, on the same machine;
-then ``python benchmarks/results.py --compare before.json after.json``. It drives Dagster's command line and reads the lake
-with pandas, so that it runs on versions whose modules have other names.
+All results from one lake of real labels, with fixed seeds in fp32, are compared.
+
+``python benchmarks/results.py --out before.json`` in one checkout, ``--out after.json`` in the other, on the same
+machine; then ``python benchmarks/results.py --compare before.json after.json``. It drives Dagster's command line and
+reads the lake with pandas, so that it runs on versions whose modules have other names.
 
 Needs the real exports of ``MARS_SHARED`` (default ``../shared``).
 """

@@ -1,10 +1,12 @@
-"""Segmentation with the paper's recipe at v1_100's size, two threads: a training step against the same network written in plain
-PyTorch, sliding windows against mmseg's own inference on the same checkpoint, and the loader against the training.
+"""Segmentation with the paper's recipe at v1_100's size on two threads.
 
-Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; the other sides in fp32. That the
-two networks are the same is shown at a small size: the same weights and batches give the same 100 losses, in fp32. The
-checkpoint of the windows is trained on discs for a few steps first, since the labels of untrained weights are ties. A round
-takes a quarter of an hour.
+Measures a training step against the same network written in plain PyTorch, sliding windows against mmseg's own
+inference on the same checkpoint, and the loader against the training.
+
+Ours computes as the compute resource chooses, in bf16 on a CPU with AMX; the other sides in fp32. That the two networks
+are the same is shown at a small size: the same weights and batches give the same 100 losses, in fp32. The checkpoint
+for the windows is trained on discs for a few steps first, since the labels of untrained weights are ties. A round takes
+a quarter of an hour.
 
     python benchmarks/segmentation.py
 """
@@ -244,10 +246,9 @@ def prepare(work: Path) -> None:
     import torch
 
     from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-    from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, MODEL
+    from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
     from mars_assets.storage.files import write_json
     from mars_assets.tensors.geotiff import write_chip
-    from mars_assets.training.run_folder import CONFIG
 
     rng = np.random.default_rng(0)
     scenes = [discs(rng) for _ in range(8)]
@@ -258,7 +259,7 @@ def prepare(work: Path) -> None:
     meta = {"dataset_meta": {"classes": ("background", "crater"), "palette": [[0, 0, 0], [255, 255, 255]]}}
     folder = work / "model"
     folder.mkdir()
-    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / MODEL)
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, folder / SEGMENTER)
     (folder / MMSEG_CONFIG).write_text(config.pretty_text)
     about = {"bands": list(prithvi.bands), "statistics": prithvi.to_dict()["statistics"], "recipe": recipe.model_dump()}
     write_json(folder / CONFIG, about)
@@ -339,13 +340,14 @@ def loader(work: Path) -> None:
     from mars_assets.segmentation.train import _loader
 
     names = range(8)
-    images = pd.DataFrame(
-        {"split": "train", "chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]}
-    )
+    images = pd.DataFrame({"chip": [work / f"{n}.tif" for n in names], "mask": [work / f"{n}.png" for n in names]})
     chosen = compute(THREADS)
     with mmseg_ready():
+        from mars_assets.segmentation.dataset import SeededBatches
+
         pipeline = mmseg_config(paper(), encoder_config(), chosen).train_pipeline
-        loaded = iter(Runner.build_dataloader(_loader(images, "train", pipeline, 4, chosen), seed=1))
+        batches = SeededBatches(len(images), 4, range(LOADED // 4 + 1), chosen.seed)
+        loaded = iter(Runner.build_dataloader(_loader(images, pipeline, chosen, 0, batches)))
         next(loaded)
 
         def load() -> None:

@@ -1,13 +1,14 @@
-"""Jobs, and what starts them by itself.
+"""Jobs, and the schedules and sensors that start them.
 
-``imagery`` fetches and cuts observations, ``experiment`` makes everything from labels to evaluations, ``reevaluate`` judges
-the current checkpoints on the current labels and trains nothing. The sensor ``new_labels`` observes the exports in the inbox;
-``follow_labels`` makes what follows them, by each asset's automation condition (``assets/following.py``). The schedule
-``nightly_evaluation`` runs ``reevaluate`` every night, for what nothing has followed.
+``imagery`` downloads and cuts observations. ``experiment`` computes everything from labels to evaluations.
+``reevaluate`` evaluates the models in use on the current labels and trains nothing. The sensor ``new_labels`` observes
+the exports in the inbox, and ``follow_labels`` materializes what depends on them, by each asset's automation condition
+(``assets/automation_conditions.py``). The schedule ``nightly_evaluation`` runs ``reevaluate`` every night, for changes
+that no condition follows.
 
-``retrain`` trains both models again; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` run it, once
-switched on. ``fetch_labels`` brings a version of a Roboflow project into the inbox; the sensor ``new_roboflow_versions``
-runs it.
+``retrain`` retrains the models; the schedule ``weekly_retraining`` and the sensor ``scores_below_bound`` start it, once
+they are switched on. ``fetch_labels`` downloads a version of a Roboflow project into the inbox, and the sensor
+``new_roboflow_versions`` starts it.
 """
 
 import dataclasses
@@ -21,79 +22,87 @@ from pydantic import Field
 
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.metadata import mendable
-from mars_assets.assets.models import STAGE
+from mars_assets.checks import last_below_bound
+from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
+from mars_assets.labels.inbox import being_copied, exports_in_force, has_had, unsettled
+from mars_assets.labels.roboflow_api import Project
+from mars_assets.labels.table import current_label_version
+from mars_assets.models.versions import in_use
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
+from mars_assets.tasks import TASKS
 
 LOOK_EVERY = 10
-"""Seconds between two looks at the inbox, and at what follows."""
+"""Seconds between two looks at the inbox, and at the assets that follow it."""
 
 ONE_AT_A_TIME = {"mars_assets/automatic": "true"}
-"""Tags of runs that nobody started; dagster.yaml lets one of them run at a time, so that none makes tensors of other labels
-while another one judges models on them."""
+"""Tags of automatic runs. dagster.yaml lets one of them run at a time, so that none recomputes tensors for other labels
+while another one evaluates models on them.
+"""
 
 DATA_VERSION = "dagster/data_version"
-"""The tag by which Dagster knows an event's data version."""
+"""The tag in which Dagster keeps an event's data version."""
 
 
 def _sensor(**options: Any) -> Callable[[Callable[..., Any]], dg.SensorDefinition]:
-    """Dagster's sensor; the UI describes it by its docstring, as it does assets."""
+    """Decorate as Dagster's sensor does; the UI shows the docstring as the description, as it does for assets."""
     return lambda function: dg.sensor(description=inspect.getdoc(function), **options)(function)
 
 
 imagery_job = dg.define_asset_job(
     "imagery",
     dg.AssetSelection.assets("hirise_images", "crops"),
-    description="Downloads an observation and cuts it into crops.",
+    description="Download an observation and cut it into crops.",
 )
 
 experiment_job = dg.define_asset_job(
     "experiment",
     dg.AssetSelection.groups("tensors", "models", "evaluation")
     | dg.AssetSelection.assets("labelled_crops", "prithvi_weights"),
-    description="From labels to evaluations: tensors, reconstruction table, both models. What is there is not made again.",
+    description="From labels to evaluations: tensors, reconstruction table, models. Existing results are not "
+    "recomputed.",
 )
 
 reevaluate_job = dg.define_asset_job(
     "reevaluate",
-    dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, "cls_evaluation", "seg_evaluation"),
-    description="The current checkpoints on the current labels. Trains nothing.",
+    dg.AssetSelection.assets("labelled_crops", "reflectance", STAGE, *(task.evaluation for task in TASKS)),
+    description="Evaluate the models in use on the current labels. Trains nothing.",
 )
 
 retrain_job = dg.define_asset_job(
     "retrain",
     dg.AssetSelection.assets(
-        "labelled_crops", "reflectance", STAGE, "cls_model", "seg_model", "cls_evaluation", "seg_evaluation"
+        *("labelled_crops", "reflectance", STAGE), *(name for task in TASKS for name in (task.model, task.evaluation))
     ),
-    config={"ops": {name: {"config": {"retrain": True}} for name in ("cls_model", "seg_model")}},
-    description="Both models trained again on the current labels, with the recipes of those in use; a new one takes the place of "
-    "the one in use only if it is not worse.",
+    config={"ops": {task.model: {"config": {"retrain": True}} for task in TASKS}},
+    description="Retrain the models on the current labels with the recipes of those in use. A new model replaces the "
+    "one in use only if it is not worse.",
 )
 
 
 @_sensor(minimum_interval_seconds=LOOK_EVERY, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Observes `roboflow_exports` when the inbox holds others than at the last look.
+    """Observe `roboflow_exports` when the exports in the inbox have changed.
 
-    A zip that is being copied is looked at once it is whole; the same file under another name is nothing new.
+    A zip that is still being copied is ignored until it is complete. The same file under another name is not a change.
     """
-    from mars_assets.labels.inbox import being_copied, exports_in_force, unsettled
-
-    # A run whose machine went down with it would hold up everything that follows.
+    # A run whose machine went down with it would block everything that follows.
     if cleared := clear_up(context.instance):
-        context.log.warning(f"the process of these runs is gone, they count as failed: {', '.join(cleared)}")
+        context.log.warning(
+            f"the processes of these runs no longer exist, so they count as failed: {', '.join(cleared)}"
+        )
     here = lake.open()
     waiting = [path.name for path in being_copied(here.inbox)]
     paths = exports_in_force(here.inbox)
     if not paths:
         return dg.SkipReason(f"no export in {here.inbox}{_waiting(waiting)}")
     if fresh := [path.name for path in unsettled(paths)]:
-        return dg.SkipReason(f"just arrived, looked at next time: {', '.join(fresh)}")
+        return dg.SkipReason(f"just arrived, to be read next time: {', '.join(fresh)}")
     version, metadata = observe_inbox(here)
     if version == context.cursor:
-        return dg.SkipReason(f"the exports are those of the last time{_waiting(waiting)}")
+        return dg.SkipReason(f"the exports have not changed{_waiting(waiting)}")
     observation = dg.AssetObservation(roboflow_exports.key, metadata=metadata, tags={DATA_VERSION: version})
     return dg.SensorResult(asset_events=[observation], cursor=version)
 
@@ -104,20 +113,21 @@ follow_labels = dg.AutomationConditionSensorDefinition(
     minimum_interval_seconds=LOOK_EVERY,
     default_status=dg.DefaultSensorStatus.RUNNING,
     run_tags=ONE_AT_A_TIME,
-    description="Makes what follows its inputs by itself (see each asset's automation condition): the table of labels, the "
-    "tensors and the evaluations when labels change, the evaluations when a model does. It trains nothing.",
+    description="Materialize what depends on changed inputs, by each asset's automation condition: the table of "
+    "labels, the tensors and the evaluations when labels change, the evaluations when a model changes. Trains "
+    "nothing.",
 )
 
 
 class FetchConfig(dg.Config):
-    """Which export to fetch."""
+    """The export to download."""
 
-    project: str = Field(description="WORKSPACE/PROJECT, as in its address.")
+    project: str = Field(description="WORKSPACE/PROJECT, as in the project's address.")
     version: int = Field(ge=1, description="The version's number.")
     format: str = Field(
         default="",
-        description="What is exported: coco-segmentation, yolo or png-mask-semantic; folder or multi-label of a classification "
-        "project. Empty: what the resource says of the project.",
+        description="Export format: coco-segmentation, yolo or png-mask-semantic; folder or multi-label for a "
+        "classification project. Empty: the format that the resource has for the project.",
     )
 
 
@@ -125,9 +135,7 @@ class FetchConfig(dg.Config):
 def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
-    """Has Roboflow export a version and downloads it into the inbox, whole or not at all."""
-    from mars_assets.labels.roboflow_api import Project
-
+    """Have Roboflow export a version, and download it into the inbox, whole or not at all."""
     with mendable():
         project = Project.named(config.project)
         path = roboflow.open().fetch(
@@ -140,7 +148,7 @@ def fetch_export(
     context.log.info(f"{path.name} is in the inbox")
 
 
-@dg.job(description="Brings a version of a Roboflow project into the inbox.")
+@dg.job(description="Download a version of a Roboflow project into the inbox.")
 def fetch_labels() -> None:
     fetch_export()
 
@@ -149,22 +157,21 @@ def fetch_labels() -> None:
 def new_roboflow_versions(
     context: dg.SensorEvaluationContext, lake: LakeResource, roboflow: RoboflowResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Fetches the newest version of each watched Roboflow project that the inbox has not had yet.
+    """Download the newest version of each watched Roboflow project that the inbox has not had yet.
 
-    ROBOFLOW_PROJECTS lists them, as `WORKSPACE/PROJECT` for outlines and `WORKSPACE/PROJECT=folder` for classes (any format of the
-    resource may stand there), separated by commas; ROBOFLOW_API_KEY has the key.
+    ROBOFLOW_PROJECTS lists the projects, separated by commas: `WORKSPACE/PROJECT` for outlines and
+    `WORKSPACE/PROJECT=folder` for classes, or any other format that the resource accepts. ROBOFLOW_API_KEY holds the
+    key.
 
-    One that fails is asked for again at the next full hour, one that cannot be asked about does not stop the others.
+    A download that fails is tried again at the next full hour. A project that does not answer does not stop the others.
     """
-    from mars_assets.labels.inbox import has_had
-
     try:
         projects = roboflow.watched()
         if not projects:
             return dg.SkipReason(
-                "no Roboflow project is watched: set ROBOFLOW_PROJECTS and ROBOFLOW_API_KEY to have some"
+                "no Roboflow project is watched: set ROBOFLOW_PROJECTS and ROBOFLOW_API_KEY to watch some"
             )
-        # Asked a minute later again: no waiting within a tick.
+        # The next tick asks again a minute later: no waiting within a tick.
         api = dataclasses.replace(roboflow.open(), attempts=1, timeouts=(5.0, 10.0))
     except MarsError as error:
         return dg.SkipReason(str(error))
@@ -194,7 +201,7 @@ def new_roboflow_versions(
         for project, version in wanted.items()
     ]
     if not requests:
-        return dg.SkipReason("; ".join(problems) or "the inbox has, or had, the newest version of each project")
+        return dg.SkipReason("; ".join(problems) or "the inbox has, or has had, the newest version of each project")
     return dg.SensorResult(run_requests=requests)
 
 
@@ -206,21 +213,19 @@ def _waiting(names: list[str]) -> str:
     job=reevaluate_job,
     cron_schedule="0 3 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every night the current checkpoints on the current labels: what nothing has followed, such as new crops that are "
-    "the originals of labelled images. What is there is not made again.",
+    description="Evaluate the models in use on the current labels every night, for changes that no condition follows, "
+    "such as new crops that are the originals of labelled images. Existing results are not recomputed.",
 )
 def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
-    """Evaluates those models that there are."""
-    from mars_assets.labels.inbox import exports_in_force
-
+    """Evaluate the models in use."""
     here = lake.open()
     if not here.labelled_crops.exists():
-        return dg.SkipReason("labelled_crops has not been made yet: materialize it once")
-    models = [name for name in ("cls", "seg") if (here.model(f"{name}_model") / "current.json").exists()]
-    if not models:
+        return dg.SkipReason("labelled_crops has not been materialized yet: do it once")
+    evaluations = [task.evaluation for task in TASKS if in_use(here, task.model)]
+    if not evaluations:
         return dg.SkipReason("there is no model to evaluate yet")
-    names = ["reflectance", STAGE, *(f"{name}_evaluation" for name in models)]
-    if exports_in_force(here.inbox):  # else the labels that are there stay in force
+    names = ["reflectance", STAGE, *evaluations]
+    if exports_in_force(here.inbox):  # otherwise the present labels stay in force
         names.append("labelled_crops")
     return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names], tags=ONE_AT_A_TIME)
 
@@ -230,26 +235,23 @@ weekly_retraining = dg.ScheduleDefinition(
     job=retrain_job,
     cron_schedule="0 4 * * 0",
     tags=ONE_AT_A_TIME,
-    description="Every Sunday both models trained again. Off until it is switched on.",
+    description="Retrain the models every Sunday. Off until it is switched on.",
 )
 
 
 @_sensor(job=retrain_job, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
 def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Trains both models again when a score fell below the bound of its check, once for each label version.
+    """Retrain the models when a score falls below the bound of its check, once for each label version.
 
     Off until it is switched on.
     """
-    from mars_assets.checks import last_below_bound
-    from mars_assets.labels.table import current_label_version
-
     here = lake.open()
     low = last_below_bound(here)
     if not low:
         return dg.SkipReason("no score is below its bound")
     version = current_label_version(here)
     if context.cursor == version:
-        return dg.SkipReason(f"training for these labels has been requested: {'; '.join(low)}")
+        return dg.SkipReason(f"training on these labels has already been requested: {'; '.join(low)}")
     tags = {"label_version": version[:16], **ONE_AT_A_TIME}
     return dg.SensorResult(run_requests=[dg.RunRequest(tags=tags)], cursor=version)
 

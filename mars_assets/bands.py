@@ -1,8 +1,8 @@
 """The six HLS bands that Prithvi takes, computed from 8-bit RGB or from calibrated colour.
 
-The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They hold for NumPy arrays
-and torch tensors alike. All arithmetic is float32 unless ``truncate`` asks for the integer truncation of the published code.
-Images are channel-first; "B, G, R" is the order of the first three HLS bands.
+The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They work on NumPy
+arrays and torch tensors alike. All arithmetic is float32 unless ``truncate`` selects the integer truncation of the
+published code. Images are channel-first; "B, G, R" is the order of the first three HLS bands.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 ImputationMethod = Literal["means", "pre_norm", "post_norm"]
 IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
 EVALUATED: ImputationMethod = "post_norm"
-"""The imputation that reconstructs Mars best: what models are trained and judged on, so the one that follows new labels."""
+"""The imputation that reconstructs Mars best: models use it, and automation keeps it up to date with the labels."""
 SPECTRAL = "spectral"
-"""The method for calibrated products, whose bands are measured and not guessed: :func:`impute_spectral`."""
+"""The method for calibrated products, which have three measured bands: :func:`impute_spectral`."""
 
 CALIBRATED_BANDS = ("GREEN", "RED", "NIR_NARROW")
-"""The HLS bands that HiRISE's BLUE-GREEN, RED and NEAR-INFRARED stand for."""
+"""The HLS bands that correspond to HiRISE's BLUE-GREEN, RED and NEAR-INFRARED."""
 
 HIRISE_NM = {"BLUE-GREEN": 500.0, "RED": 700.0, "NEAR-INFRARED": 900.0}
-"""Central wavelengths of HiRISE's filters in nanometres, as the products' labels give them."""
+"""Central wavelengths of HiRISE's filters in nanometres, as in the products' labels."""
 
 _HLS_BLUE_NM = 482.0
 _REFLECTANCE_UNITS = 10_000.0
@@ -48,8 +48,8 @@ class BandStatistics:
     """Per-band normalisation statistics in HLS reflectance units (reflectance x 10000).
 
     Args:
-        name: what they are called in provenance, e.g. ``v1``.
-        means, stds: one value a band, in ``HLS_BANDS`` order.
+        name: name in provenance, e.g. ``v1``.
+        means, stds: one value per band, in ``HLS_BANDS`` order.
     """
 
     name: str
@@ -66,7 +66,7 @@ class BandStatistics:
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> BandStatistics:
-        """From ``name, means, stds``, as JSON holds them."""
+        """Build statistics from the JSON fields ``name``, ``means`` and ``stds``."""
         return cls(str(stated["name"]), tuple(stated["means"]), tuple(stated["stds"]))
 
     @property
@@ -81,7 +81,7 @@ class BandStatistics:
 
     @property
     def white(self) -> Float32:
-        """The reflectance that 8-bit 255 stands for, ``mean + 2 * std`` of B, G, R: float32, shape (3, 1, 1)."""
+        """The reflectance of 8-bit 255, ``mean + 2 * std`` for B, G, R: float32, shape (3, 1, 1)."""
         values = [mean + 2 * std for mean, std in zip(self.means[:3], self.stds[:3], strict=True)]
         return np.asarray(values, np.float32)[:, None, None]
 
@@ -120,11 +120,13 @@ STATISTICS = {statistics.name: statistics for statistics in (PRITHVI_V1, PRITHVI
 def scale_to_reflectance(
     rgb: npt.NDArray[np.uint8], statistics: BandStatistics = PRITHVI_V1, truncate: bool = False
 ) -> Float32:
-    """Scale 8-bit RGB to B, G, R in HLS reflectance units: channel i times ``(mean_i + 2 * std_i) / 255``.
+    """Scale 8-bit RGB to B, G, R in HLS reflectance units.
+
+    Channel i is multiplied by ``(mean_i + 2 * std_i) / 255``.
 
     Args:
-        rgb: uint8, shape (H, W, 3), in R, G, B order as image files have it.
-        statistics: statistics of the weights that will see the chip.
+        rgb: uint8, shape (H, W, 3), in R, G, B order as in image files.
+        statistics: statistics of the weights that the chip is for.
         truncate: drop the fraction, as the published code did by computing in uint16.
 
     Returns:
@@ -140,18 +142,26 @@ def scale_to_reflectance(
 
 
 def reflectance_to_rgb(bgr: Float32, statistics: BandStatistics = PRITHVI_V1) -> npt.NDArray[np.uint8]:
-    """Invert :func:`scale_to_reflectance`, for display: (3 or more, H, W) B, G, R first -> uint8 (H, W, 3)."""
+    """Invert :func:`scale_to_reflectance` for display.
+
+    Args:
+        bgr: shape (3 or more, H, W), B, G, R first.
+        statistics: statistics that it was scaled with.
+
+    Returns:
+        uint8, shape (H, W, 3), in R, G, B order.
+    """
     rgb = bgr[2::-1] / statistics.white[::-1] * 255
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
 def normalize(chip: Pixels, statistics: BandStatistics, bands: slice = slice(None)) -> Pixels:
-    """Normalise each band, ``(chip - mean) / std``, which is what the model takes.
+    """Normalise each band to ``(chip - mean) / std``, the model's input.
 
     Args:
         chip: float, shape (..., C, H, W), reflectance units.
         statistics: statistics of the weights.
-        bands: the C of ``HLS_BANDS`` whose statistics are used.
+        bands: the chip's C bands, as a slice of ``HLS_BANDS``.
     """
     return (chip - _like(chip, statistics.mean[bands])) / _like(chip, statistics.std[bands])
 
@@ -164,38 +174,38 @@ def denormalize(chip: Pixels, statistics: BandStatistics, bands: slice = slice(N
 def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = PRITHVI_V1) -> Float32:
     """Fill NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R.
 
-    ``means``: the bands' own means, so that they are 0 after normalisation.
-    ``pre_norm``: B, G, R again, in reflectance units.
-    ``post_norm``: what gives B, G, R again after normalisation: ``(x_j - mean_j) / std_j * std_{j+3} + mean_{j+3}``.
+    ``means``: the means of these bands, which become 0 after normalisation.
+    ``pre_norm``: B, G, R repeated in reflectance units.
+    ``post_norm``: B, G, R repeated after normalisation: ``(x_j - mean_j) / std_j * std_{j+3} + mean_{j+3}``.
 
     Args:
         bgr: float32, shape (3, H, W), reflectance units.
         method: one of ``IMPUTATION_METHODS``.
-        statistics: those that ``bgr`` was scaled with and the model's input is normalised with.
+        statistics: the statistics that ``bgr`` was scaled with and that normalise the model's input.
 
     Returns:
-        float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it is
-        :func:`model_input`: bit for bit for ``means`` and ``pre_norm``; for ``post_norm`` to within float32's resolution of
-        the stored reflectance.
+        float32, shape (6, H, W), reflectance units, bands as ``HLS_BANDS``. Normalised with ``statistics`` it equals
+        :func:`model_input`: exactly for ``means`` and ``pre_norm``, and for ``post_norm`` to within the float32
+        resolution of the stored reflectance.
 
     Raises:
-        MarsError: an unknown method, or an array of another shape or type.
+        MarsError: an unknown method, or an array of the wrong shape or type.
     """
     if bgr.dtype != np.float32 or bgr.ndim != 3 or bgr.shape[0] != 3:
-        raise MarsError(f"B, G, R reflectance is float32 of shape (3, H, W); this is {bgr.dtype} {bgr.shape}")
+        raise MarsError(f"B, G, R reflectance must be float32 of shape (3, H, W), not {bgr.dtype} {bgr.shape}")
     if method == "pre_norm":
         return np.concatenate([bgr, bgr])
-    # In double, so that the only rounding is that of the stored value.
+    # In double precision, so that only the stored value is rounded.
     double: Any = bgr.astype(np.float64)
     rest = denormalize(_normalized_rest(double, method, statistics), statistics, slice(3, 6))
     return np.concatenate([bgr, rest.astype(np.float32)])
 
 
 def model_input(bgr: Pixels, method: ImputationMethod, statistics: BandStatistics) -> Pixels:
-    """Compute the model's input from 8-bit values: scaled, imputed and normalised.
+    """Scale, impute and normalise 8-bit values to the model's input.
 
     Args:
-        bgr: float32, shape (..., 3, H, W), B, G, R, 0 to 255, not necessarily whole numbers.
+        bgr: float32, shape (..., 3, H, W), B, G, R, from 0 to 255, not necessarily whole numbers.
         method: one of ``IMPUTATION_METHODS``.
         statistics: statistics of the weights.
 
@@ -217,7 +227,7 @@ def _scaled(bgr: Pixels, statistics: BandStatistics) -> Pixels:
 
 
 def _normalized_rest(bgr: Pixels, method: ImputationMethod, statistics: BandStatistics) -> Pixels:
-    """Compute NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R in reflectance units, as they are after normalisation."""
+    """Compute the normalised NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R in reflectance units."""
     match method:
         case "means":
             return bgr * 0
@@ -229,57 +239,58 @@ def _normalized_rest(bgr: Pixels, method: ImputationMethod, statistics: BandStat
 
 
 def _like(pixels: Pixels, constants: Float32) -> Pixels:
-    """Return constants as the pixels' kind: an array, or a tensor of the same type and device."""
+    """Convert constants to match the pixels: an array, or a tensor of the same type and device."""
     return constants if isinstance(pixels, np.ndarray) else pixels.new_tensor(constants)
 
 
 def calibrated_reflectance(
     dn: npt.NDArray[np.integer], scaling_factor: float, offset: float, incidence_angle: float
 ) -> Float32:
-    """A COLOR product's DN to HLS reflectance units: ``(DN * scaling_factor + offset) / cos(incidence) * 10000``.
+    """Convert a COLOR product's DN to HLS reflectance units.
 
-    ``DN * scaling_factor + offset`` is I/F, the radiance over that of a white surface facing the sun. Divided by the cosine
-    of the incidence angle it is what a level surface that scatters evenly reflects (Lambert), which is what HLS means by
-    surface reflectance. Slopes and air are not corrected for.
+    Reflectance is ``(DN * scaling_factor + offset) / cos(incidence_angle) * 10000``. ``DN * scaling_factor + offset``
+    is I/F, the radiance relative to a white surface facing the sun. Dividing by the cosine gives the reflectance of a
+    level Lambertian surface, which is the surface reflectance of HLS. Slopes and the atmosphere are not corrected for.
 
     Args:
-        dn: shape (3, H, W), NEAR-INFRARED, RED, BLUE-GREEN as in the product; no special values.
-        scaling_factor: the label's.
-        offset: the label's.
-        incidence_angle: of the sun, degrees from the vertical.
+        dn: shape (3, H, W), NEAR-INFRARED, RED, BLUE-GREEN as in the product, without special values.
+        scaling_factor: scaling factor in the label.
+        offset: offset in the label.
+        incidence_angle: angle of the sun from the vertical, degrees.
 
     Returns:
-        float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``. Not below 0.
+        float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``, at least 0.
 
     Raises:
-        MarsError: another shape, or the sun at the horizon or below, where the cosine says nothing.
+        MarsError: the shape is wrong, or the sun is so low that the cosine is meaningless.
     """
     if dn.ndim != 3 or dn.shape[0] != 3:
-        raise MarsError(f"a COLOR product's DN have shape (3, H, W); these have {dn.shape}")
+        raise MarsError(f"a COLOR product's DN must have shape (3, H, W), not {dn.shape}")
     if not 0 <= incidence_angle < 89:
-        raise MarsError(f"an incidence angle of {incidence_angle} degrees lights no level surface")
+        raise MarsError(f"an incidence angle of {incidence_angle} degrees is not between 0 and 89: check the label")
     reflectance = (dn[::-1] * scaling_factor + offset) / np.cos(np.radians(incidence_angle)) * _REFLECTANCE_UNITS
     return np.maximum(reflectance, 0).astype(np.float32)
 
 
 def impute_spectral(calibrated: Float32) -> Float32:
-    """Six bands of which three are measured. The others follow by a rule, which is no measurement.
+    """Extrapolate six bands from the three that are measured.
 
-    BLUE is the line through BLUE-GREEN (500 nm) and RED (700 nm), continued to 482 nm: Mars's spectra rise steadily through
-    the visible. SWIR_1 and SWIR_2 equal NIR_NARROW: beyond 0.9 micrometres they change little.
+    BLUE is extrapolated to 482 nm along the line through BLUE-GREEN (500 nm) and RED (700 nm), since Mars's spectra
+    rise steadily through the visible range. SWIR_1 and SWIR_2 equal NIR_NARROW, since the spectra change little beyond
+    0.9 micrometres. None of these three is a measurement.
 
     Args:
         calibrated: float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``.
 
     Returns:
-        float32, shape (6, H, W), bands as ``HLS_BANDS``. Not below 0.
+        float32, shape (6, H, W), bands as ``HLS_BANDS``, at least 0.
 
     Raises:
-        MarsError: an array of another shape or type.
+        MarsError: an array of the wrong shape or type.
     """
     if calibrated.dtype != np.float32 or calibrated.ndim != 3 or calibrated.shape[0] != 3:
         raise MarsError(
-            f"calibrated reflectance is float32 of shape (3, H, W); this is {calibrated.dtype} {calibrated.shape}"
+            f"calibrated reflectance must be float32 of shape (3, H, W), not {calibrated.dtype} {calibrated.shape}"
         )
     green, red, nir = calibrated
     step = (HIRISE_NM["BLUE-GREEN"] - _HLS_BLUE_NM) / (HIRISE_NM["RED"] - HIRISE_NM["BLUE-GREEN"])

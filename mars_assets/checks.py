@@ -1,41 +1,47 @@
-"""Asset checks. Blocking ones stop what is below when data is wrong; warnings point a person to a number worth a look."""
+"""Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
 
 from typing import Any
 
 import dagster as dg
 
-from mars_assets.assets.evaluation import cls_evaluation, reconstruction_metrics, seg_evaluation
+from mars_assets.assets.evaluation import reconstruction_metrics
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.models import CLS_SCORE, SEG_SCORE
 from mars_assets.assets.tensors import imputed_assets, reflectance
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
+from mars_assets.imagery.checks import crop_problems
+from mars_assets.labels.checks import (
+    contradicted_images,
+    leaking_groups,
+    mask_problems,
+    schema_problems,
+    straddling_duplicates,
+)
+from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
+from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
 from mars_assets.storage.files import read_json
-
-MIN_BALANCED_ACCURACY = 0.8
-MIN_CRATER_IOU = 0.3
+from mars_assets.tasks import TASKS
+from mars_assets.tensors.stages import chip_problems
 
 
 def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not problems,
         severity=severity,
-        description="; ".join(problems[:20]) or f"{looked_at} looked at, nothing wrong",
-        metadata={"looked at": looked_at, "problems": len(problems)},
+        description="; ".join(problems[:20]) or f"{looked_at} checked, no problem found",
+        metadata={"checked": looked_at, "problems": len(problems)},
     )
 
 
 @dg.asset_check(asset=crops, blocking=True)
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop is there, decodes, and is 8-bit RGB of the size that the manifest says; so are the DN of calibrated ones.
+    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest, and so do the DN of calibrated crops.
 
-    Looks at the observations of the run, or at all where it is run by itself. Of a set of crops that was found whole before
-    a sample is decoded.
+    Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is
+    decoded.
     """
-    from mars_assets.imagery.checks import crop_problems
-
     partitioned = context.has_partition_key or context.has_partition_key_range
     problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
@@ -43,30 +49,24 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
-    """Ids are unique, splits and classes known, files there; every task has train and valid images."""
-    from mars_assets.labels.checks import schema_problems
-
+    """Ids are unique, splits and classes known, files present; every task has training and validation images."""
     problems, count = schema_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every mask is there, of its image's size, and shows craters if and only if some are labelled.
+    """Every mask exists, has its image's size, and shows craters if and only if some are labelled.
 
-    Those drawn last are read, and of the others a sample.
+    The most recent masks are read, and a sample of the others.
     """
-    from mars_assets.labels.checks import mask_problems
-
     problems, count = mask_problems(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip lies in `inbox/rejected`: what does could not be read, and the labels before it are in force."""
-    from mars_assets.labels.inbox import rejections
-
+    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
     aside = rejections(lake.open().inbox)
     return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
 
@@ -74,35 +74,30 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
 @dg.asset_check(asset=labelled_crops)
 def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
     """No image is left out of the table because projects label it differently."""
-    from mars_assets.labels.checks import contradicted_images
-
     problems, count = contradicted_images(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
-    """No export has an observation, or an original image, in more than one split. In the table none is."""
-    from mars_assets.labels.checks import leaking_groups
-
+    """No export has an observation, or an original image, in more than one split. The table never does."""
     problems, count = leaking_groups(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
-    """No two images of different groups look the same and lie in different splits: the model would know one from the other."""
-    from mars_assets.labels.checks import straddling_duplicates
+    """No two images of different groups look the same and lie in different splits.
 
+    A model would recognise one from the other.
+    """
     problems, count = straddling_duplicates(lake.open())
     return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
 
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
-    """Chips are finite, in B, G, R order, of their image's size, and between 0 and what 8-bit white stands for."""
-    from mars_assets.tensors.stages import chip_problems
-
+    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
     problems, count = chip_problems(lake.open(), "reflectance")
     return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -112,11 +107,9 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         asset=asset,
         blocking=True,
         name="bands_hold",
-        description=f"Chips have the six HLS bands in order, are finite, and are what {method} says.",
+        description=f"Chips have the six HLS bands in order, are finite, and follow the method {method}.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
-        from mars_assets.tensors.stages import chip_problems
-
         problems, count = chip_problems(lake.open(), f"imputed_{method}")
         return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
 
@@ -130,7 +123,7 @@ imputed_checks = [
 
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
-    """The paper's finding: of the methods for RGB images, post_norm has the lowest RGB loss."""
+    """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
     every = _metrics(lake.open(), "reconstruction")
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
@@ -140,41 +133,35 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
 
 
-BOUNDS = {
-    "cls_evaluation": (cls_evaluation, CLS_SCORE, MIN_BALANCED_ACCURACY),
-    "seg_evaluation": (seg_evaluation, SEG_SCORE, MIN_CRATER_IOU),
-}
-"""The evaluations, the score that is looked at, and what it must not fall below."""
-
-
-def _below(lake: Lake, name: str) -> list[str]:
-    """What is low about an evaluation's last row."""
-    _, score, bound = BOUNDS[name]
-    last = _metrics(lake, name)[-1]
-    value = last[score]
-    return [f"{score} is {value} on {last['split']}, below {bound}"] if value is None or value < bound else []
+def _below(lake: Lake, task: Task) -> list[str]:
+    """What is low about the last row of a task's evaluation."""
+    last = _metrics(lake, task.evaluation)[-1]
+    value = last[task.score]
+    low = value is None or value < task.lowest_score
+    return [f"{task.score} is {value} on {last['split']}, below {task.lowest_score}"] if low else []
 
 
 def last_below_bound(lake: Lake) -> list[str]:
-    """What is low about the last rows of the evaluations that have been made."""
-    made = [name for name in BOUNDS if lake.metrics(name).exists()]
-    return [problem for name in made for problem in _below(lake, name)]
+    """List what is low about the last rows of the evaluations that exist."""
+    evaluated = [task for task in TASKS if lake.metrics(task.evaluation).exists()]
+    return [problem for task in evaluated for problem in _below(lake, task)]
 
 
-def _bound_check(name: str) -> dg.AssetChecksDefinition:
-    asset, score, bound = BOUNDS[name]
-
+def _bound_check(task: Task) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=asset, name=f"{score}_above_bound", description=f"The last row's {score} is at least {bound}."
+        asset=task.evaluation,
+        name=f"{task.score}_above_bound",
+        description=f"The last row's {task.score} is at least {task.lowest_score}.",
     )
     def above(lake: LakeResource) -> dg.AssetCheckResult:
-        return _outcome(_below(lake.open(), name), dg.AssetCheckSeverity.WARN, 1)
+        return _outcome(_below(lake.open(), task), dg.AssetCheckSeverity.WARN, 1)
 
     return above
 
 
-bound_checks = [_bound_check(name) for name in BOUNDS]
+bound_checks = [_bound_check(task) for task in TASKS]
 
 
 def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    return read_json(lake.metrics(name).with_suffix(".json"))
+    rows: list[dict[str, Any]] = read_json(lake.metrics(name, ".json"))
+    return rows

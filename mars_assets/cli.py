@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: what is done with finished models outside of Dagster."""
+"""The command ``mars-assets``: use of finished models outside Dagster."""
 
 from __future__ import annotations
 
@@ -7,70 +7,58 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from tempfile import TemporaryDirectory
+from typing import get_args
 
+from mars_assets.classification.predict_folder import predict_pictures, scale_note
 from mars_assets.errors import MarsError
-from mars_assets.lake import DEFAULT_LAKE, Lake
+from mars_assets.images import pictures_below
+from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import current_model, current_weights
+from mars_assets.prithvi.weights import export_encoder, load_encoder
+from mars_assets.progress import Progress
+from mars_assets.segmentation.predict_folder import outline_pictures
+from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import write_csv, write_json, write_table
-from mars_assets.training.compute import DeviceChoice, PrecisionChoice
+from mars_assets.tasks import TASKS
+from mars_assets.training.compute import DeviceChoice, PrecisionChoice, choose_compute
 
-ENCODERS = ("cls_model", "seg_model", "mars_weights", "prithvi_weights")
+ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 
 
 def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
-    """Writes the encoder of what is in use, for TerraTorch and other tools, and ``TARGET.json`` with what belongs to it.
+    """Export the encoder of a model in use to TerraTorch and other tools.
+
+    ``TARGET.json`` describes it.
 
     Args:
-        lake: where the models are.
+        lake: contains the models.
         name: one of ``ENCODERS``.
         target: a ``.pt`` or ``.safetensors`` file, see :func:`mars_assets.prithvi.weights.export_encoder`.
 
     Returns:
-        The JSON file: ``prithvi`` (architecture, bands, statistics) and ``input`` (how the input is normalised).
+        The JSON file: ``prithvi`` (architecture, bands, statistics) and ``input`` (normalisation of the input).
 
     Raises:
-        MissingInputError: there is no such model yet.
+        MissingInputError: the model does not exist yet.
         DamagedFileError: its files cannot be read.
-        MarsError: another suffix, or the model has no encoder of Prithvi's.
+        MarsError: another suffix, or the model's encoder is not a Prithvi encoder.
     """
-    from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.prithvi.weights import export_encoder, load_encoder
     from mars_assets.training.augmentation import FLAT
 
-    encoder: Any
-    own = False
-    if name == "cls_model":
-        from mars_assets.classification.checkpoint import open_classifier
-
+    normalized = "by band: (x - mean) / std of the statistics"
+    if task := next((task for task in TASKS if task.model == name), None):
         model = current_model(lake, name)
-        encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
-        if not isinstance(encoder, PrithviEncoder):
-            raise MarsError(
-                f"cls_model {model.version}, of architecture {model.config['recipe']['architecture']}, has no encoder of "
-                "Prithvi's: nothing else can be exported"
-            )
-        own = model.config["recipe"].get("normalize") == "image"
-    elif name == "seg_model":
-        from mars_assets.segmentation.checkpoint import open_segmenter
-
-        model = current_model(lake, name)
-        encoder = getattr(open_segmenter(model.folder)[0].backbone, "encoder", None)
-        if not isinstance(encoder, PrithviEncoder):
-            raise MarsError(f"seg_model {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
-        own = model.config["recipe"].get("normalize") == "image"
+        encoder = task.encoder(model)
+        if model.config["recipe"].get("normalize") == "image":
+            normalized += f"; then (x - mean) / (std + {FLAT}) of the image's own values in each band"
     elif name == "mars_weights":
-        from mars_assets.models.versions import MARS_WEIGHTS
-
         encoder = load_encoder(current_model(lake, name).folder / MARS_WEIGHTS)
     else:
-        encoder = load_encoder(current_weights(lake)[0])
+        encoder = load_encoder(current_weights(lake).folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_encoder(encoder, target)
     about = target.with_name(target.name + ".json")
-    normalized = "by band: (x - mean) / std of the statistics"
-    if own:
-        normalized += f"; then (x - mean) / (std + {FLAT}) of the image's own values in each band"
     write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
     return about
 
@@ -78,15 +66,10 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
 def _export(lake: Lake, options: argparse.Namespace) -> None:
     about = export_encoder_of(lake, options.model, options.target)
     print(f"{options.target}: the encoder of {options.model}, in the published layout")
-    print(f"{about}: its architecture, its bands, and what to normalise them with")
+    print(f"{about}: its architecture, bands and normalisation")
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    from mars_assets.classification.predict_folder import predict_pictures, scale_note
-    from mars_assets.images import pictures_below
-    from mars_assets.progress import Progress
-    from mars_assets.training.compute import choose_compute
-
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "cls_model")
@@ -97,22 +80,16 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
     note = scale_note(model.folder, pictures_below(options.folder))
     write_table(options.out, table, about | ({"scale": note} if note else {}))
     print(f"{options.out}: {len(table)} images by cls_model {model.version}, the least certain first")
-    print(f"{(table['probability'] >= 0.5).sum()} of them are said to have a crater")
+    print(f"{(table['probability'] >= 0.5).sum()} of them are predicted to contain a crater")
     if unread := (table["problem"] != "").sum():
-        print(f"{unread} could not be read: the column 'problem' says why")
+        print(f"{unread} could not be read: see the column 'problem'")
 
 
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
-    from tempfile import TemporaryDirectory
-
-    from mars_assets.progress import Progress
-    from mars_assets.segmentation.predict_folder import outline_pictures, smallest_judged
-    from mars_assets.training.compute import choose_compute
-
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
     model = current_model(lake, "seg_model")
-    smallest = smallest_judged(lake, model) if options.smallest is None else options.smallest
+    smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
     compute = choose_compute(options.device, options.precision)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     with TemporaryDirectory() as temporary:
@@ -128,62 +105,61 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
     if smallest:
         print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
     elif options.smallest is None:
-        print("the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'")
+        print("the model was not evaluated, so craters of every size are listed: materialize 'seg_evaluation'")
     for name, problem in problems.items():
-        print(f"{name} is left out: {problem}")
+        print(f"{name} was skipped: {problem}")
 
 
 def _computing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help="device (%(default)s)")
     command.add_argument(
-        "--device", choices=get_args(DeviceChoice), default="auto", help="where to compute (%(default)s)"
-    )
-    command.add_argument(
-        "--precision", choices=get_args(PrecisionChoice), default="auto", help="in which to compute (%(default)s)"
+        "--precision", choices=get_args(PrecisionChoice), default="auto", help="numerical precision (%(default)s)"
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(prog="mars-assets", description=__doc__)
     parser.add_argument(
         "--lake",
         type=Path,
         default=Path(os.environ.get("MARS_LAKE") or DEFAULT_LAKE),
-        help="the lake's folder; by default the variable MARS_LAKE, or else data_lake",
+        help="folder of the lake; by default the variable MARS_LAKE or data_lake",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     export = commands.add_parser(
         "export",
         help="write an encoder in Prithvi's published layout",
-        description="Writes the encoder of the model in use as a state dict in Prithvi's published layout, which TerraTorch "
-        "takes as ckpt_path.",
+        description="Write the encoder of the model in use as a state dict in Prithvi's published layout, which "
+        "TerraTorch accepts as ckpt_path.",
     )
-    export.add_argument("model", choices=ENCODERS, help="whose encoder")
+    export.add_argument("model", choices=ENCODERS, help="model whose encoder to export")
     export.add_argument("target", type=Path, help="file to write, .pt or .safetensors")
     export.set_defaults(run=_export)
     predict = commands.add_parser(
         "predict",
-        help="probabilities of a crater for a folder of images",
-        description="Writes a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below a "
-        "folder: image, probability, uncertainty (entropy in bits), problem.",
+        help="predict the probability of a crater for each image in a folder",
+        description="Write a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below "
+        "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
-    predict.add_argument("folder", type=Path, help="of images, grey or RGB")
+    predict.add_argument("folder", type=Path, help="folder of images, grey or RGB")
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
     _computing(predict)
     predict.set_defaults(run=_predict)
     outline = commands.add_parser(
         "outline",
-        help="the craters in a folder of images",
-        description="Writes the craters that the current seg_model sees in all JPEG and PNG images below a folder: centre and "
-        "diameter in pixels, mean probability, and whether the border cuts it.",
+        help="list the craters in a folder of images",
+        description="Write a table of the craters that the current seg_model finds in all JPEG and PNG images below a "
+        "folder: centre and diameter in pixels, mean probability, and whether the border cuts the crater.",
     )
-    outline.add_argument("folder", type=Path, help="of images, grey or RGB")
+    outline.add_argument("folder", type=Path, help="folder of images, grey or RGB")
     outline.add_argument("--out", type=Path, default=Path("craters.csv"), help="table, .csv or .parquet (%(default)s)")
-    outline.add_argument("--masks", type=Path, help="folder to keep the predicted masks in: 8-bit PNG, crater from 128")
+    outline.add_argument("--masks", type=Path, help="folder for the predicted masks: 8-bit PNG, crater from 128 up")
     outline.add_argument(
         "--smallest",
         type=float,
         metavar="PIXELS",
-        help="least diameter; by default that of the smallest crater that the model was judged on",
+        help="smallest diameter to list; by default that of the smallest crater in the model's evaluation",
     )
     _computing(outline)
     outline.set_defaults(run=_outline)
@@ -191,8 +167,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns 0, or 1 after an error that the user can mend."""
-    options = _parser().parse_args(arguments)
+    """Run a command.
+
+    Returns:
+        0, or 1 after an error that the user can correct.
+    """
+    options = parser().parse_args(arguments)
     try:
         options.run(Lake.at(options.lake), options)
     except MarsError as error:

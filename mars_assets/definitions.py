@@ -1,4 +1,4 @@
-"""The definitions that Dagster loads. Nothing is computed or imported here that a step alone needs."""
+"""Definitions that Dagster loads, without importing what only a step needs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +12,10 @@ from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """All assets, checks, jobs and resources.
+    """Collect all assets, checks, jobs and resources.
 
     Args:
-        resource_overrides: resources to take the place of the default ones, by key: ``lake``, ``compute``, ``archive``,
+        resource_overrides: resources that replace the default ones, by key: ``lake``, ``compute``, ``archive``,
             ``roboflow``.
     """
     resources = {

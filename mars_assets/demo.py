@@ -1,7 +1,7 @@
 """The whole lineage on the embedded sample: ``make demo``.
 
-Runs the commands that the README names, as a person would, on a loopback archive of synthetic Mars; then says what came
-out of it. Everything is asked of Dagster again on every run; what is there already is not made again.
+It runs the documented commands on a local archive of synthetic Mars and prints the results. Every run materializes
+everything; results that exist are not recomputed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.errors import MarsError
+from mars_assets.evaluation.statistics import with_interval
 from mars_assets.lake import DEFAULT_LAKE, Lake
 from mars_assets.progress import Progress
 from mars_assets.sample.make import make_sample
@@ -30,24 +31,24 @@ _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+)
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
 
 _SETTINGS = {
-    "prithvi_weights": {"source": "sample"},  # on a lake where somebody chose others, the job would go on with those
-    # An eighth of the default: it is a demonstration. Its craters are small in its images, which are shown as they are.
+    "prithvi_weights": {"source": "sample"},  # or else the job would use any other weights chosen in this lake
+    # An eighth of the default steps. The craters are small in the images, so these keep their size.
     "cls_model": {"steps": 400, "evaluate_every": 40, "image_size": 224},
 }
 
 
 def run_demo(lake: Lake) -> None:
-    """Makes the sample, materializes everything on it and prints the results.
+    """Write the sample, materialize everything on it and print the results.
 
     Raises:
-        MarsError: the lake holds observations of somebody's own, or a command failed.
+        MarsError: the lake lists real observations, or a command failed.
     """
     start = time.monotonic()
     say = Progress(print, every=10)
-    print("SYNTHETIC MARS: terrain, craters and labels below are computed, nothing is an image of Mars.\n")
-    archive = lake.root / "sample"
-    make_sample(archive, lake.inbox, lake.observations_csv, progress=say)
-    log = lake.root / "demo.log"
+    print("SYNTHETIC MARS: terrain, craters and labels below are computed; nothing is an image of Mars.\n")
+    archive = lake.sample
+    make_sample(lake, progress=say)
+    log = lake.demo_log
     log.unlink(missing_ok=True)
     with serve(archive) as base_url:
         surroundings = {
@@ -60,17 +61,17 @@ def run_demo(lake: Lake) -> None:
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
         scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
-        config = lake.root / "demo.json"
+        config = lake.demo_config
         write_json(config, {"ops": {name: {"config": settings} for name, settings in _SETTINGS.items()}})
         dagster(["job", "execute", "-j", "experiment", "-c", str(config)], surroundings, log)
         dagster(["asset", "materialize", "--select", "cls_predictions,seg_predictions"], surroundings, log)
     print_results(lake)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
-    print("Look at it in a browser: make ui, then http://127.0.0.1:3000")
+    print("To see the results in a browser, run make ui and open http://127.0.0.1:3000")
 
 
 def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -> None:
-    """Runs a ``dagster`` command and shows what its steps say of themselves; all of it goes to the log."""
+    """Run a ``dagster`` command, print the steps' own messages and log everything."""
     print(f"\n$ dagster {' '.join(arguments)}", flush=True)
     command = [str(Path(sys.executable).with_name("dagster")), *arguments, "-m", "mars_assets.definitions"]
     with open(log, "a") as file:
@@ -92,15 +93,14 @@ def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -
             elif shown and line.strip():
                 print("  " + line.rstrip(), flush=True)
     if process.wait() != 0:
-        raise MarsError(f"the command above failed (exit code {process.returncode}); its whole log is {log}")
+        raise MarsError(f"the command above failed (exit code {process.returncode}); its full log is {log}")
 
 
 def print_results(lake: Lake) -> None:
-    """The reconstruction table, the scores of both models and where all files lie."""
-    from mars_assets.evaluation.statistics import with_interval
+    """Print the reconstruction table, the scores of both models and the folders of all files."""
 
     def rows(name: str) -> Any:
-        return pd.DataFrame(read_json(lake.metrics(name).with_suffix(".json")))
+        return pd.DataFrame(read_json(lake.metrics(name, ".json")))
 
     def scores(table: Any, names: Sequence[str]) -> dict[str, Any]:
         return {name: [with_interval(row, name) for row in table.to_dict("records")] for name in names}
@@ -113,37 +113,35 @@ def print_results(lake: Lake) -> None:
         "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; losses in normalised units, PSNR in dB)",
         pd.DataFrame({"method": table["method"], **scores(table, losses), "images": table["n_images"]}),
     )
-    print(
-        "The sample's encoder was pretrained on post_norm input: its preference is built in and says nothing of Prithvi."
-    )
+    print("The sample's encoder was pretrained on post_norm input, so its ranking says nothing about Prithvi.")
     for name, title, metrics in (
         (
             "cls_evaluation",
-            "Crater or no crater, on observations never trained on",
+            "Crater classification, on observations not used for training",
             ("accuracy", "balanced_accuracy", "auroc"),
         ),
         (
             "seg_evaluation",
-            "Crater segmentation, on observations never trained on",
+            "Crater segmentation, on observations not used for training",
             ("iou_crater", "miou", "crater_f1"),
         ),
     ):
         table = rows(name)
         table = table[table["measured"] == table["measured"].max()]
         show(title, pd.DataFrame({"split": table["split"], "images": table["n"], **scores(table, metrics)}))
-    print("\nWhere the files lie")
+    print("\nFolders")
     for what, path in (
-        ("images and crops", lake.root / "imagery"),
+        ("images and crops", lake.imagery),
         ("labels and masks", lake.labels),
-        ("six-band chips", lake.root / "tensors"),
-        ("models", lake.root / "models"),
-        ("tables and figures", lake.metrics("reconstruction").parent),
+        ("six-band chips", lake.all_tensors),
+        ("models", lake.models),
+        ("tables and figures", lake.all_metrics),
     ):
         print(f"  {what:20} {path}")
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--lake", default=os.environ.get("MARS_LAKE") or DEFAULT_LAKE, help="default: MARS_LAKE or data_lake"

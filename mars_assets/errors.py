@@ -1,16 +1,23 @@
-"""The errors that a person can mend: their message says what is wrong, in which file, and what to do."""
+"""Errors that a user can fix: the message says what is wrong, in which file, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class MarsError(Exception):
-    """Input, settings or surroundings are wrong. Retrying without a change cannot help."""
+    """Wrong input, settings or surroundings; a retry without a change cannot help."""
 
 
 class MissingInputError(MarsError):
-    """Assets that this step reads have not been made yet.
+    """Assets that this step reads have not been materialized yet.
 
     Args:
         assets: their names, separated by commas, as ``--select`` takes them.
-        paths: the files that are not there.
+        paths: the missing files.
     """
 
     def __init__(self, assets: str, *paths: object) -> None:
@@ -24,16 +31,21 @@ class MissingInputError(MarsError):
 
 
 class DamagedFileError(MarsError):
-    """A file is not what its name says: truncated, another format, or of unexpected content."""
+    """A file that is truncated, in another format, or has unexpected content."""
 
 
 class ArchiveError(MarsError):
-    """The archive cannot be asked for anything now, whatever file is wanted."""
+    """An archive that answers no request at the moment, whatever the file."""
 
 
 class DivergedError(MarsError):
-    """A training whose loss is not finite any more: the recipe's own fault, and the same when it is tried again."""
+    """A training whose loss is no longer finite: the recipe is at fault, and a retry ends the same way."""
 
 
 class ProvenanceError(MarsError):
-    """Inputs were made with settings that contradict this step's. Lists every mismatch at once."""
+    """Inputs computed with settings that contradict this step's; lists every mismatch at once."""
+
+
+def all_problems(error: ValidationError) -> str:
+    """Join every problem that a validation found, each with the name of its field."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())

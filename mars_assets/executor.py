@@ -1,8 +1,9 @@
-"""How runs are executed: all steps of a run in one process, which clears up after processes that were killed.
+"""The executor: all steps of a run in one process, with a cleanup after killed runs.
 
-A killed run keeps its places in concurrency pools. Dagster's daemon frees them after a while; at the command line there is
-no daemon, and the next run would wait for the pool ``gpu`` for ever. So every run notes its process, and begins by
-freeing the places of runs whose process is gone. And a run that waits for a place leaves the cores to the one that has it.
+A killed run keeps its slots in concurrency pools. Dagster's daemon frees them after a while, but at the command line
+there is no daemon, and the next run would wait for the pool ``gpu`` forever. So every run records its process, and
+starts by freeing the slots of runs whose process is gone. A run that waits for a slot sleeps, so that it takes no CPU
+time from the run that holds it.
 """
 
 import platform
@@ -19,7 +20,7 @@ PROCESS_TAG = "mars_assets/process"
 
 
 class ClearingExecutor(dg.Executor):
-    """Dagster's in-process executor, after :func:`clear_up`."""
+    """Dagster's in-process executor, preceded by :func:`clear_up`."""
 
     def __init__(self, inner: dg.Executor) -> None:
         self._inner = inner
@@ -39,37 +40,40 @@ class ClearingExecutor(dg.Executor):
         yield from self._inner.execute(plan_context, execution_plan)
 
 
-@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload]
+@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
 def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
-    """All steps of a run in one process: torch is imported once, not by every step."""
+    """Run all steps in one process, so that torch is imported once instead of in every step."""
     create = dg.in_process_executor.executor_creation_fn
     assert create is not None
     return ClearingExecutor(create(init_context))
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:
-    """How long a run may sleep before one of its steps is to ask again for a place in a pool: 1 s, later up to 15 s."""
-    asked_again = claims._pending_timeouts.values()
-    return max(min(asked_again, default=0.0) - time.time(), 0.0)
+    """Compute the seconds until a step may request a slot in a pool again: 1 at first, later up to 15."""
+    next_requests = claims._pending_timeouts.values()
+    return max(min(next_requests, default=0.0) - time.time(), 0.0)
 
 
-# Dagster 1.13's own takes the minimum with 0, so that a waiting run asks without a pause and takes a core from the training
-# that it waits for (dagster-io/dagster#20367, closed unmerged). To be removed when a test says that Dagster's own sleeps.
+# Dagster 1.13's own function takes the minimum with 0, so that a waiting run polls without a pause and takes a core
+# from the training that it waits for (dagster-io/dagster#20367, closed unmerged). A test fails once Dagster's function
+# sleeps; then remove this.
 DAGSTERS_INTERVAL = InstanceConcurrencyContext.interval_to_next_pending_claim_check
 InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_claim  # type: ignore[method-assign, assignment]
 
 
 def this_process() -> str:
-    """A process's host, number and start, which no other process shares."""
+    """Identify this process uniquely by host, process id and start."""
     process = psutil.Process()
     return f"{platform.node()} {process.pid} {_start(process.pid)}"
 
 
 def _start(number: int) -> str:
-    """When a process began, by a clock that nobody sets: on Linux the boot and the ticks since then.
+    """Read when a process started, independently of the system clock where possible.
+
+    On Linux this is the boot's id and the ticks since then.
 
     Raises:
-        psutil.NoSuchProcess: there is none of this number.
+        psutil.NoSuchProcess: no process has this id.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -80,7 +84,7 @@ def _start(number: int) -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Whether a process of this host has ended. Of another host nothing is known, and it counts as running."""
+    """Test whether a process on this host has ended; processes on other hosts count as running."""
     host, number, started = process.rsplit(" ", 2)
     if host != platform.node():
         return False
@@ -91,11 +95,15 @@ def is_gone(process: str) -> bool:
 
 
 def clear_up(instance: dg.DagsterInstance) -> list[str]:
-    """Marks runs failed whose process is gone, and frees what they hold in concurrency pools. Returns their ids."""
+    """Mark runs whose process is gone as failed and free their slots in pools.
+
+    Returns:
+        The ids of these runs.
+    """
     storage = instance.event_log_storage
     holding = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
-    going_on = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    started = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=going_on))}
+    active = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    started = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=active))}
     cleared = []
     for run_id in sorted(holding | started):
         run = instance.get_run_by_id(run_id)
@@ -105,5 +113,5 @@ def clear_up(instance: dg.DagsterInstance) -> list[str]:
                 storage.free_concurrency_slots_for_run(run_id)
             cleared.append(run_id)
             if run is not None and not run.is_finished:
-                instance.report_run_failed(run, "The process of this run was killed; its places in pools were freed.")
+                instance.report_run_failed(run, "The process of this run was killed; its slots in pools were freed.")
     return cleared

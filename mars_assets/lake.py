@@ -1,8 +1,8 @@
-"""The lake: the one place that knows where a file lies, and how it is written so that it is whole or absent.
+"""The lake: the paths of all files.
 
-Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
-leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``), and swept up by the first process
-that writes into the folder a day later.
+:class:`Lake` defines the paths below its folder. The constants are names of files in folders that functions take on
+their own: those of weights, a model version, an observation's products or crops, and a stage's chips. Reading and
+writing belong to :mod:`mars_assets.storage.files`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,47 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Literal
 
 from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.storage.published import POINTER
 
 DEFAULT_LAKE = "data_lake"
-"""Where the lake is if nobody says otherwise, relative to the working directory."""
+"""The default folder of the lake, relative to the working directory."""
+
+# In the inbox, and in the folders of an observation's products, its crops, and a stage's chips.
+REJECTED = "rejected"
+LEDGER = "ledger.json"
+CROPS = "crops.parquet"
+CHIPS = "manifest.parquet"
+
+# In a folder of weights, and in that of a model version, finished or in training.
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+LOAD_REPORT = "load_report.json"
+PROVENANCE = "provenance.json"
+IMAGES = "images.parquet"  # training and validation images of a version
+HISTORY = "history.parquet"
+MODEL_CARD = "card.md"
+NETWORK = "network.json"
+SEGMENTER = "model.pth"
+MMSEG_CONFIG = "config.py"
+MARS_WEIGHTS = "weights"  # folder of the weights in a version of mars_weights
+SCRATCH = "training"
+SETTINGS = "settings.json"
+# Results of a finished version: on labelled images, and on crops without labels.
+PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.json", "predictions_of_crops.json"
+MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
+COUNTS = "counts.json"
+CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
+# In the folder of a version that a sweep trained.
+SCORES = "scores.json"
+EVIDENCE = "held_back.parquet"  # predictions for the held-out images
 
 
 @dataclass(frozen=True)
 class Lake:
-    """Addresses below one folder.
+    """The paths of all files below one folder.
 
     Args:
         root: the lake's folder, ``MARS_LAKE`` or ``data_lake``.
@@ -30,122 +61,219 @@ class Lake:
 
     @classmethod
     def at(cls, address: str | Path) -> Lake:
-        """The lake at an address.
+        """Open the lake at a path.
 
         Raises:
-            MarsError: the address is not a folder of this machine's file system.
+            MarsError: the address is not a folder in the local file system.
         """
         if "://" in str(address):
             raise MarsError(
-                f"MARS_LAKE={address}: the lake is a local folder. Mount the bucket, or copy it, and name the folder"
+                f"MARS_LAKE={address}: the lake must be a local folder. Mount or copy the bucket, and set MARS_LAKE to "
+                "that folder"
             )
         path = Path(address).expanduser().resolve()
         if path.exists() and not path.is_dir():
-            raise MarsError(f"MARS_LAKE={address} is a file. Name a folder")
+            raise MarsError(f"MARS_LAKE={address} is a file: set it to a folder")
         return cls(path)
 
-    # what people put in
+    # user input
     @property
     def observations_csv(self) -> Path:
+        """The user's list of observations."""
         return self.root / "observations.csv"
 
     @property
     def inbox(self) -> Path:
+        """The folder into which users put label exports, as zips."""
         return self.root / "inbox"
+
+    @property
+    def rejected(self) -> Path:
+        """The folder of rejected exports, each with a text file that gives the reason."""
+        return self.inbox / REJECTED
 
     # imagery
     @property
+    def imagery(self) -> Path:
+        """The folder of all imagery."""
+        return self.root / "imagery"
+
+    @property
     def observations(self) -> Path:
-        return self.root / "imagery" / "observations.parquet"
+        """The selected observations with their products and addresses."""
+        return self.imagery / "observations.parquet"
 
     @property
     def index(self) -> Path:
-        """HiRISE's cumulative index as Parquet; the files it was read from lie in a folder beside it."""
-        return self.root / "imagery" / "index.parquet"
+        """HiRISE's cumulative index as Parquet."""
+        return self.imagery / "index.parquet"
+
+    @property
+    def index_products(self) -> Path:
+        """The folder of the files that the index was read from."""
+        return self.imagery / "index"
+
+    @property
+    def all_products(self) -> Path:
+        """The folder of all downloaded products."""
+        return self.imagery / "hirise"
 
     def products(self, observation: str) -> Path:
         """The folder of an observation's downloaded files and their ledger."""
-        return self.root / "imagery" / "hirise" / observation
+        return self.all_products / observation
 
     @property
     def all_crops(self) -> Path:
-        return self.root / "imagery" / "crops"
+        """The folder of the crops of all observations."""
+        return self.imagery / "crops"
 
     def crops(self, observation: str) -> Path:
-        """The folder of an observation's crops; ``crops.parquet`` in it is their manifest."""
+        """The folder of an observation's crops and their manifest, ``crops.parquet``."""
         return self.all_crops / observation
+
+    def crops_manifest(self, observation: str) -> Path:
+        """The table of an observation's crops."""
+        return self.crops(observation) / CROPS
+
+    def unlabelled(self, sha256: str) -> Path:
+        """The folder of additional pretraining images from a zip with this sha256."""
+        return self.imagery / "unlabelled" / sha256[:16]
 
     # labels
     @property
     def labels(self) -> Path:
+        """The folder of the current labels."""
         return self.root / "labels"
 
     @property
     def masks(self) -> Path:
-        """The labelled images' masks, a folder for each annotation."""
+        """The folder of the masks of labelled images, with a subfolder for each annotation."""
         return self.labels / "masks"
 
     @property
     def labelled_crops(self) -> Path:
+        """The table of labelled images, one row each."""
         return self.labels / "labelled_crops.parquet"
 
+    @property
+    def label_images(self) -> Path:
+        """The folder of exported images that are not crops of this lake."""
+        return self.labels / "images"
+
     # tensors
+    @property
+    def all_tensors(self) -> Path:
+        """The folder of all chips."""
+        return self.root / "tensors"
+
     def tensors(self, stage: str) -> Path:
-        """The folder of a tensor stage (``reflectance``, ``imputed_means``, …); ``manifest.parquet`` in it lists its chips."""
-        return self.root / "tensors" / stage
+        """The folder of a tensor stage, such as ``reflectance``, and its manifest, ``manifest.parquet``."""
+        return self.all_tensors / stage
+
+    def chips(self, stage: str) -> Path:
+        """The table of a stage's chips."""
+        return self.tensors(stage) / CHIPS
 
     # weights and models
     def foundation(self, variant: str) -> Path:
+        """The folder of a variant's published weights, see :mod:`mars_assets.storage.published`."""
         return self.root / "foundation" / variant
 
     @property
     def current_foundation(self) -> Path:
-        """``current.json``: which variant ``prithvi_weights`` made last."""
-        return self.root / "foundation" / "current.json"
+        """``current.json``, the variant that ``prithvi_weights`` installed last."""
+        return self.root / "foundation" / POINTER
+
+    @property
+    def models(self) -> Path:
+        """The folder of all trained models."""
+        return self.root / "models"
 
     def model(self, name: str) -> Path:
-        return self.root / "models" / name
+        """The folder of a model's versions."""
+        return self.models / name
+
+    def version(self, name: str, version: str) -> Path:
+        """The folder of a version of a model."""
+        return self.model(name) / version
+
+    def current_model(self, name: str) -> Path:
+        """``current.json``, the version of a model that is in use."""
+        return self.model(name) / POINTER
 
     @property
     def features(self) -> Path:
-        """What frozen encoders made of images; may be deleted at any time."""
+        """The folder of cached features from frozen encoders; may be deleted at any time."""
         return self.root / "features"
 
+    def cache(self, name: str) -> Path:
+        """A file of cached results, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
+        return self.root / "cache" / f"{name}.json"
+
     def shown(self, asset: str) -> Path:
-        """What an asset shows of what it is made of, while that stays the same; may be deleted at any time."""
+        """The cached metadata that an asset displays for unchanged inputs; may be deleted at any time."""
         return self.root / "shown" / f"{asset}.json"
 
-    def metrics(self, table: str) -> Path:
-        """A metrics table's Parquet file; its twins share the stem."""
-        return self.root / "metrics" / f"{table}.parquet"
+    @property
+    def all_metrics(self) -> Path:
+        """The folder of all tables of scores and their figures."""
+        return self.root / "metrics"
+
+    def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
+        """A metrics table as Parquet, or its copy in another format."""
+        return self.all_metrics / f"{table}{suffix}"
+
+    def figure(self, table: str, title: str) -> Path:
+        """A figure that belongs to a metrics table."""
+        return self.all_metrics / f"{table}_{title}.png"
+
+    def report(self, table: str) -> Path:
+        """The report of a metrics table: small tables, facts and the names of its figures."""
+        return self.all_metrics / f"{table}_report.json"
+
+    # the demonstration
+    @property
+    def sample(self) -> Path:
+        """The archive of the synthetic sample."""
+        return self.root / "sample"
+
+    @property
+    def demo_log(self) -> Path:
+        """Dagster's full log of ``make demo``."""
+        return self.root / "demo.log"
+
+    @property
+    def demo_config(self) -> Path:
+        """The settings that ``make demo`` trains with."""
+        return self.root / "demo.json"
 
     def require(self, wanted: Mapping[str, Path]) -> None:
-        """Looks for what assets have made.
+        """Check that the files of assets exist.
 
         Args:
-            wanted: the file that each asset makes, in the order in which the assets depend on each other.
+            wanted: the file of each asset, in the order in which the assets depend on each other.
 
         Raises:
-            MissingInputError: some are not there; names all of them and the command that makes them.
+            MissingInputError: some are missing; it lists them and the command that materializes the assets.
         """
         missing = {asset: path for asset, path in wanted.items() if not path.exists()}
         if missing:
             raise MissingInputError(",".join(missing), *missing.values())
 
     def relative(self, path: Path) -> str:
-        """A path as stored in tables and metadata: relative to the lake, with forward slashes.
+        """Convert a path for tables and metadata: relative to the lake, with forward slashes.
 
-        Links below the root are not followed: a folder of the lake may lie on another disk.
+        Links below the root are not followed, so that a folder of the lake may be on another disk.
         """
         return Path(os.path.normpath(path.absolute())).relative_to(self.root.absolute()).as_posix()
 
     def inside(self, relative: str) -> Path:
-        """The path of a stored relative address.
+        """Resolve a relative path from a table or metadata.
 
         Raises:
-            MarsError: it leads out of the lake: it is absolute, or goes up.
+            MarsError: it is absolute or contains ``..``, so it may point outside the lake.
         """
         address = PurePath(relative)
         if address.is_absolute() or ".." in address.parts:
-            raise MarsError(f"{relative!r} leads out of the lake {self.root}")
+            raise MarsError(f"{relative!r} is outside the lake {self.root}")
         return self.root / address

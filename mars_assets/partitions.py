@@ -1,4 +1,4 @@
-"""Partitions: one key a HiRISE observation, registered by the asset ``observations``. Never one a crop."""
+"""Dagster partitions: one per HiRISE observation, registered by ``observations``."""
 
 import dagster as dg
 

@@ -1,4 +1,7 @@
-"""Figures as files and as thumbnails for the event log. What is drawn is the business of the module whose numbers it shows."""
+"""Figures as files and as thumbnails for the event log.
+
+The figures themselves are drawn by the modules whose results they show.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,32 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from mars_assets.images import read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from matplotlib.figure import Figure
 
-    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8]
+    Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8] | Path
 
 
-# Longer sides in pixels, from best to least: the first at which a PNG of so many colours, or else a JPEG, is small enough is
-# taken. Plots stay PNG; pictures of terrain are twice as wide as JPEG.
+# Longer sides in pixels, from best to worst. The first that is small enough is used, as a PNG of so many colours or
+# else as a JPEG. Plots are best as PNG; images of terrain may be twice as wide as JPEG.
 _SIDES = (960, 800, 640, 540, 480, 420, 360, 320, 280, 240, 160, 96, 48)
 _COLOURS = (256, 64, 16)
 _QUALITIES = (80, 60)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """A figure that belongs to no window and no global state, so that any thread may draw it.
+    """Create a figure without a window or global state, so that any thread may draw it.
 
     Args:
-        width: inches.
-        height: inches.
+        width: width in inches.
+        height: height in inches.
         rows: rows of axes.
         columns: columns of axes.
 
@@ -47,12 +51,12 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 
 def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
-    """Writes a figure or picture as PNG, whole or not at all.
+    """Write a figure or picture as PNG, atomically.
 
     Args:
         picture: a matplotlib figure, a Pillow image, or uint8 (H, W) or (H, W, 3).
-        path: where to.
-        dpi: of a matplotlib figure; a picture keeps its pixels.
+        path: the file to write.
+        dpi: resolution of a matplotlib figure; a picture keeps its pixels.
     """
     buffer = io.BytesIO()
     as_image(picture, dpi).save(buffer, "PNG")
@@ -60,11 +64,13 @@ def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
 
 
 def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
-    """A PNG or JPEG as a data URI for Markdown metadata, which the UI shows: as large and colourful as the limit allows.
+    """Encode a picture as a data URI for Markdown metadata in the UI.
+
+    It is a PNG or JPEG, as large and colourful as the limit allows.
 
     Args:
         picture: a matplotlib figure, a Pillow image, or uint8 (H, W) or (H, W, 3).
-        max_bytes: of the whole URI. It lives in the event log, so it must stay below 30 KB.
+        max_bytes: maximum length of the URI. It is stored in the event log, so it must stay below 30 KB.
 
     Raises:
         ValueError: not even 48 pixels fit.
@@ -79,7 +85,7 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
             uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
             if len(uri) <= max_bytes:
                 return uri
-            if len(uri) > 3 * max_bytes:  # fewer colours alone will not do
+            if len(uri) > 3 * max_bytes:  # fewer colours alone will not suffice
                 break
         for quality in _QUALITIES:
             buffer = io.BytesIO()
@@ -91,18 +97,18 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
 
 
 def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
-    """The thumbnail as a Markdown image."""
+    """Format the thumbnail as a Markdown image."""
     return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
 
 
 def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
-    """A figure or picture as RGB Pillow image: what is to be written and shown is drawn once."""
-    import numpy as np
-
+    """Convert a figure, picture or image file to an RGB Pillow image."""
+    if isinstance(picture, Path):
+        picture = read_rgb(picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture).convert("RGB")
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    return Image.fromarray(read_rgb(buffer.getvalue(), name="the figure"))

@@ -1,4 +1,4 @@
-"""Progress of long steps: how far, how fast, how long yet. Knows no Dagster: it writes to any callable that takes a line."""
+"""Progress reports for long steps: count, rate and time left."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """Throttled progress lines.
+    """A throttled writer of progress lines.
 
     Args:
-        sink: takes one line of text, e.g. ``context.log.info``; None is silence.
-        every: seconds between two lines of one task. A task shorter than this prints nothing but its end.
+        sink: receives each line of text, e.g. ``context.log.info``; None discards them.
+        every: seconds between two lines of one task. A shorter task writes only its closing line.
     """
 
     def __init__(self, sink: Sink | None = None, every: float = 5.0) -> None:
@@ -31,17 +31,17 @@ class Progress:
         self._every = every
 
     def say(self, text: str) -> None:
-        """Writes a line at once."""
+        """Write a line immediately."""
         if self._sink is not None:
             self._sink(text)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yields the items and reports ``what`` as they pass.
+        """Yield the items and report the progress.
 
         Args:
-            items: what is worked through.
-            what: a phrase such as "scaling crops".
-            total: how many items there are; taken from ``len(items)`` where it has one.
+            items: the items to process.
+            what: name of the task, such as "scaling crops".
+            total: number of items, by default ``len(items)`` if it has a length.
         """
         if total is None and isinstance(items, Sized):
             total = len(items)
@@ -52,12 +52,12 @@ class Progress:
         counter.close()
 
     def counter(self, what: str, total: int | None = None, unit: str = "") -> Counter:
-        """A counter to advance by hand, for loops that are not a plain iteration."""
+        """Create a counter to advance manually, for loops that are not a plain iteration."""
         return Counter(self, what, total, unit, self._every)
 
 
 class Counter:
-    """One task's progress. ``advance`` after every step, ``close`` at the end."""
+    """The progress of one task: call ``advance`` after every step and ``close`` at the end."""
 
     def __init__(self, progress: Progress, what: str, total: int | None, unit: str, every: float) -> None:
         self._progress = progress
@@ -69,7 +69,7 @@ class Counter:
         self.done = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Counts steps; writes a line when the last is long enough ago. ``note`` is appended to it."""
+        """Count steps, and write a line with ``note`` appended unless the last is too recent."""
         self.done += steps
         now = time.monotonic()
         if now - self._last >= self._every:
@@ -77,7 +77,7 @@ class Counter:
             self._progress.say(self._line(now, note))
 
     def close(self, note: str = "") -> None:
-        """Writes the closing line, always, so that the log says what was done."""
+        """Write the closing line, which is never suppressed."""
         elapsed = time.monotonic() - self._start
         tail = f", {note}" if note else ""
         self._progress.say(f"{self._what}: {self.done}{self._unit} in {_duration(elapsed)}{tail}")

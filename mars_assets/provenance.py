@@ -1,4 +1,4 @@
-"""What made a result: the versions of code and packages."""
+"""Provenance of results: the versions of code and packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def software() -> dict[str, Any]:
-    """Versions of this package, Python and what numbers depend on. JSON-able."""
+    """Collect the versions of this package, Python and the packages that affect results."""
     return {"mars_assets": mars_assets.__version__, "python": platform.python_version(), **_packages()}
 
 

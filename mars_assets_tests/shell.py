@@ -20,6 +20,7 @@ from mars_assets.lake import Lake
 
 PROJECT = Path(__file__).parent.parent
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
+DG = str(Path(sys.executable).with_name("dg"))
 
 
 def clean_environment() -> dict[str, str]:
@@ -34,16 +35,19 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        for name in ("workspace.yaml", "dagster.yaml"):
+        for name in ("workspace.yaml", "dagster.yaml", "pyproject.toml"):
             shutil.copy(PROJECT / name, folder)
+        (folder / "mars_assets").symlink_to(PROJECT / "mars_assets")
         shutil.copytree(PROJECT / "recipes", folder / "recipes")
         self.lake = Lake.at(folder / "data_lake")
         self.clean = clean_environment()
         self.variables = {**self.clean, "DAGSTER_MODULE_NAME": "mars_assets.definitions"}
 
-    def start(self, *arguments: str, module: bool = True, **variables: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, module: bool = True, program: str = DAGSTER, **variables: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [DAGSTER, *arguments],
+            [program, *arguments],
             cwd=self.folder,
             env={**(self.variables if module else self.clean), **variables},
             stdout=subprocess.PIPE,
@@ -52,8 +56,8 @@ class Shell:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, module: bool = True, **variables: str) -> tuple[int, str]:
-        process = self.start(*arguments, module=module, **variables)
+    def run(self, *arguments: str, module: bool = True, program: str = DAGSTER, **variables: str) -> tuple[int, str]:
+        process = self.start(*arguments, module=module, program=program, **variables)
         try:
             output, _ = process.communicate(timeout=400)
         finally:

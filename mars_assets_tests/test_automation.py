@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mars_assets.automation import new_labels, new_roboflow_versions, nightly_evaluation, scores_below_bound
-from mars_assets.checks import MIN_BALANCED_ACCURACY
+from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.definitions import build_defs
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels import inbox
@@ -149,10 +149,10 @@ def test_roboflow_unconfigured_or_out_of_reach_is_no_error(
 ) -> None:
     for name, value, message in (
         ("ROBOFLOW_API_KEY", "wrong", "refuses the key"),
-        ("ROBOFLOW_API_KEY", "", "no key for Roboflow"),
+        ("ROBOFLOW_API_KEY", "", "the Roboflow key is missing"),
         ("ROBOFLOW_PROJECTS", "craters", "names no Roboflow project"),
         ("ROBOFLOW_PROJECTS", "", "no Roboflow project is watched"),
-        ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the format 'jpeg' is none that the inbox reads"),
+        ("ROBOFLOW_PROJECTS", "mars/craters=jpeg", "the inbox does not accept the format 'jpeg'"),
     ):
         monkeypatch.setenv(name, value)
         result = look(lake, roboflow)
@@ -189,7 +189,7 @@ def low(lake: Lake, cursor: str | None = None) -> dg.SensorResult | dg.SkipReaso
 def test_a_low_score_asks_for_one_retraining_of_these_labels(lake: Lake) -> None:
     write_table(lake.labelled_crops, pd.DataFrame({"image_id": ["a"]}), {"label_version": "1"})
     assert isinstance(low(lake), dg.SkipReason)
-    for accuracy, asked in ((MIN_BALANCED_ACCURACY, False), (MIN_BALANCED_ACCURACY - 0.01, True)):
+    for accuracy, asked in ((CLASSIFICATION.lowest_score, False), (CLASSIFICATION.lowest_score - 0.01, True)):
         row = {"balanced_accuracy": accuracy, "split": "test"}
         write_table(lake.metrics("cls_evaluation"), pd.DataFrame([row]))
         write_json(lake.metrics("cls_evaluation").with_suffix(".json"), [row])
@@ -253,4 +253,4 @@ def test_one_project_out_of_reach_does_not_stop_the_others(
     monkeypatch.setenv("ROBOFLOW_PROJECTS", "moon/craters,mars/craters")
     result = look(lake, roboflow)
     assert isinstance(result, dg.SkipReason)
-    assert "have one name, or one is named twice: craters" in (result.skip_message or "")
+    assert "have the same name, or one is listed twice: craters" in (result.skip_message or "")

@@ -14,15 +14,15 @@ from mars_assets.craters.geometry import craters_of_mask
 from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.weights import install, load_encoder, load_encoder_state, open_weights, read_checkpoint
-from mars_assets.segmentation.predict_folder import smallest_judged
+from mars_assets.prithvi.weights import Origin, install, load_encoder, load_encoder_state, open_weights, read_checkpoint
 from mars_assets.segmentation.prediction_file import read_mask
+from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import read_json, write_json
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_an_exported_encoder_is_the_one_in_use(lake: Lake, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = install(lake, "sample", "sample")
+    folder = install(lake, Origin("sample", "sample"))
     set_current_weights(lake, folder, open_weights(folder).sha256)
     target = lake.root / "out" / f"encoder{suffix}"
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(target)]) == 0
@@ -41,7 +41,7 @@ def test_what_is_missing_is_said_without_a_traceback(lake: Lake, capsys: pytest.
 
 
 def test_another_suffix(lake: Lake, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    folder = install(lake, "sample", "sample")
+    folder = install(lake, Origin("sample", "sample"))
     set_current_weights(lake, folder, open_weights(folder).sha256)
     assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / "encoder.bin")]) == 1
     assert ".pt or .safetensors" in capsys.readouterr().err
@@ -100,7 +100,7 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
     assert "not evaluated, so craters of every size are listed" in capsys.readouterr().out
     assert main([*arguments, "--smallest", "0"]) == 0
     said = capsys.readouterr().out
-    assert "broken.png is left out: " in said
+    assert "broken.png was skipped: " in said
     assert "deeper/b.jpg is left out" not in said
     table = pd.read_csv(out)
     assert list(table.columns) == ["image", "crater", "x_px", "y_px", "diameter_px", "probability", "cut"]
@@ -126,7 +126,7 @@ def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys:
 def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     _segmenter(lake)
     model = current_model(lake, "seg_model")
-    assert smallest_judged(lake, model) == 0
+    assert smallest_evaluated(lake, model) == 0
     names = ("model_version", "label_version", "split", "smallest_px")
     values = [
         ("v1", "l1", "test", 4.0),
@@ -136,4 +136,4 @@ def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     ]
     rows = [dict(zip(names, row, strict=True)) for row in values]
     write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
-    assert smallest_judged(lake, model) == 6.5
+    assert smallest_evaluated(lake, model) == 6.5

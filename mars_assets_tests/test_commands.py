@@ -20,7 +20,9 @@ from mars_assets.sample.server import serve
 from mars_assets.storage.files import read_json, read_table
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
-from mars_assets_tests.shell import Shell, dagster_dev, kill_when
+from mars_assets_tests.shell import DG, Shell, dagster_dev, kill_when
+
+pytestmark = pytest.mark.process
 
 OBSERVATION = "ESP_011472_1225"
 
@@ -39,6 +41,22 @@ def test_missing_inputs(shell: Shell) -> None:
 def test_definitions_validate_without_the_variable(shell: Shell) -> None:
     code, output = shell.run("definitions", "validate", "-w", "workspace.yaml", module=False)
     assert code == 0, output
+
+
+def test_dg_needs_no_variable(shell: Shell) -> None:
+    code, output = shell.run("check", "defs", module=False, program=DG)
+    assert code == 0, output
+    code, output = shell.run("list", "defs", "--json", module=False, program=DG)
+    assert code == 0, output
+    assert len(json.loads(output[output.index("{") :])["assets"]) == 22
+    code, output = shell.run("launch", "--assets", "cls_model", module=False, program=DG)
+    assert code == 1
+    assert "dagster asset materialize --select labelled_crops,reflectance,imputed_post_norm,prithvi_weights" in output
+    shell.lake.observations_csv.parent.mkdir(exist_ok=True)
+    shell.lake.observations_csv.write_text(f"id,note\n{OBSERVATION},the real one\n")
+    code, output = shell.run("launch", "--assets", "observations", module=False, program=DG)
+    assert code == 0, output
+    assert shell.lake.observations.exists()
 
 
 def test_a_fresh_clone_keeps_its_partitions_with_no_variable_set(shell: Shell, shared: Path) -> None:
@@ -78,7 +96,7 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     assert not (folder / "manifest.parquet").exists()
 
     output = labelled.materialize("reflectance,imputed_post_norm,prithvi_weights")
-    assert f"reflectance: {74 - len(finished)} chips computed, {len(finished)} were there" in output
+    assert f"reflectance: {74 - len(finished)} chips computed, {len(finished)} existed" in output
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 

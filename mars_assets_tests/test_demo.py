@@ -22,6 +22,7 @@ def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:
     assert lake.observations_csv.read_text() == "id\nESP_011472_1225\n"
 
 
+@pytest.mark.process
 def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     log = tmp_path / "demo.log"
@@ -31,7 +32,7 @@ def test_a_failed_command_ends_the_demo_and_leaves_its_log(lake: Lake, tmp_path:
         )
     shown = capsys.readouterr().out
     assert "$ dagster asset materialize --select labelled_crops" in shown
-    assert "no export in" in shown
+    assert "no usable export in" in shown
     assert "Traceback" not in shown
     assert "Stack Trace" in log.read_text()
 
@@ -59,7 +60,7 @@ def test_results_are_shown_with_their_intervals(lake: Lake, capsys) -> None:
 def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but what they do: Dagster parses them, and answers with its help."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(demo, "make_sample", lambda archive, *_, **__: archive.mkdir(parents=True))
+    monkeypatch.setattr(demo, "make_sample", lambda lake, **_: lake.sample.mkdir(parents=True))
     monkeypatch.setattr(demo, "read_table", lambda *_: pd.DataFrame({"observation": ["ESP_1", "ESP_2"]}))
     monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
     monkeypatch.setattr(demo, "print_results", lambda _: None)

@@ -1,31 +1,32 @@
-"""When an asset is made again by itself, because what it is made of has changed."""
+"""Conditions that materialize an asset when its inputs have changed."""
 
 import dagster as dg
 
 RETRY = "0 * * * *"
-"""After a failed run the same change is tried again at the full hour."""
+"""When a change whose run failed is retried: at the full hour."""
 
 
 def follows(*but: str) -> dg.AutomationCondition:
-    """Follows new data versions of what is above, once each; a change is not lost where its run fails.
+    """Build the condition that upstream assets have new data versions.
 
-    Everything that a change reaches is requested at once, as one run where the checks of what is above have passed before. What
-    changes while a run is going on is followed after it. After a failed run the same change is tried again at the next full hour,
-    a further one at once; a run that somebody cancels is not repeated. What waits for something that is missing, in progress or
-    blocked by a check is made when it no longer has to.
+    Each change triggers one run, and none is lost if its run fails. All assets affected by a change are requested
+    together, as one run, if the upstream checks have passed. A change during a run triggers another run after it. After
+    a failed run the same change is retried at the next full hour, and a further change triggers a run at once; a
+    cancelled run is not repeated. An asset that waits for an upstream asset that is missing, in progress or blocked by
+    a check is materialized as soon as it is not.
 
     Args:
-        but: assets above that are not followed and need not be there.
+        but: upstream assets that are not followed and may be missing.
     """
     condition = dg.AutomationCondition
     changed = condition.data_version_changed() | condition.will_be_requested()
-    # What a run changes that makes this asset as well is not news to it.
+    # A run that also materializes this asset is no reason to run it again.
     elsewhere = condition.any_deps_match(
         (condition.data_version_changed() & ~condition.executed_with_root_target()) | condition.will_be_requested()
     )
-    # A request is known at the tick after it; what has changed again by then is not what was requested.
+    # A request becomes visible at the next tick; a change in between is not covered by it.
     requested = condition.newly_requested() & ~elsewhere
-    # Dagster keeps each "since" under the kinds of its two parts, so no two of these may have parts of the same two kinds.
+    # Dagster identifies each "since" by the types of its operands, so no two of them may have the same operand types.
     news = elsewhere.since(requested | condition.initial_evaluation())
     outstanding = (condition.any_deps_match(changed) | condition.newly_requested()).since(condition.newly_updated())
     an_hour_passed = condition.cron_tick_passed(RETRY).since(
@@ -38,7 +39,7 @@ def follows(*but: str) -> dg.AutomationCondition:
         & ~condition.in_progress()
         & condition.all_deps_blocking_checks_passed()
     )
-    wanted = (news.with_label("changed above") | again.with_label("failed, an hour has passed")) & ready
+    wanted = (news.with_label("an input changed") | again.with_label("retry after a failure")) & ready
     if but:
         wanted = wanted.ignore(dg.AssetSelection.assets(*but))
-    return wanted.with_label("follows what is above")
+    return wanted.with_label("follows its inputs")

@@ -1,159 +1,113 @@
-"""Experiments: sweeps of recipes as tables. What the paper tried by hand."""
+"""Assets of group experiments: sweeps of recipes."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+import pandas as pd
+from pydantic import create_model
 
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
-from mars_assets.assets.models import INPUTS, STAGE
+from mars_assets.assets.models import INPUTS
 from mars_assets.assets.run_config import recipe_from
-from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.experiments.sweep import Sweep
+from mars_assets.code_versions import EVALUATION, code_version
+from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
+from mars_assets.experiments.run import SweepJob, run_sweep
+from mars_assets.experiments.sweep import Sweep, plan, varied
+from mars_assets.experiments.table import histories, pooled, ranked
+from mars_assets.lake import Lake
+from mars_assets.models.task import Task
+from mars_assets.plotting import as_image, to_png
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
-from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import fingerprint
-
-if TYPE_CHECKING:
-    from mars_assets.experiments.run import Task
-    from mars_assets.lake import Lake
-    from mars_assets.training.compute import Compute
-
+from mars_assets.tasks import TASKS
 
 GROUP = "experiments"
 
-_HEADS: dict[str, Any] = {
-    "base": {
-        "frozen": True,
-        "image_size": 224,
-        "draw": "images",
-        "augment": "none",
-        "mask_ratio": 0.0,
-        "all_orientations": False,
-        "label_smoothing": 0.0,
-        "average_weights": 0.0,
-        "batch_size": 32,
-        "steps": 200,
-        "warmup_steps": 10,
-        "evaluate_every": 20,
-    },
-    "grid": {
-        "pooling": ["class_token", "mean"],
-        "lr": [1e-3, 1e-2],
-        "weight_decay": [0.0, 0.05],
-        "dropout": [0.0, 0.3],
-    },
-}
 
+def experiments_asset(task: Task) -> dg.AssetsDefinition:
+    """Build the asset that runs a task's sweeps."""
 
-class ClsExperimentsConfig(dg.Config, Sweep):
-    """A sweep of classification recipes; without any settings 16 heads on the frozen encoder, which is quick."""
-
-
-class SegExperimentsConfig(dg.Config, Sweep):
-    """A sweep of segmentation recipes; without a configuration the default recipe alone."""
-
-
-@dg.asset(group_name=GROUP, kinds={"pytorch", "parquet"}, code_version="1", deps=INPUTS, pool=GPU_POOL)
-def cls_experiments(
-    context: dg.AssetExecutionContext, config: ClsExperimentsConfig, lake: LakeResource, compute: ComputeResource
-) -> dg.MaterializeResult:
-    """Classification recipes compared on the same images: a row a training, kept, and none trained twice.
-
-    The configuration is a sweep, see `recipes/sweeps/cls_*.yaml`: variants, a grid, random draws, seeds. A killed sweep
-    goes on where it stopped. A frozen encoder passes over the images once, however many heads are tried, where nothing
-    before the head is random: `mask_ratio` 0 and `augment` none or flips. Runs are ranked by balanced accuracy on valid, so
-    the best one's score there is optimistic: `hold_back` gives one that is not, and `folds`, cross-validation by
-    observation, one on all training images. The weights of the best run are kept; of a frozen encoder's, the head.
-    """
-    from mars_assets.experiments.tasks import classification_task
-
-    with mendable():
-        here, sweep = lake.open(), recipe_from(config, Sweep)
-        if not (sweep.base or sweep.variants or sweep.grid or sweep.random):
-            sweep = sweep.model_copy(update=_HEADS)
-        curve = ("step", "valid_loss")
-        scores = ["balanced_accuracy", "auroc", "loss"]
-        return _sweep(
-            context, here, classification_task(here, STAGE), sweep, ClsRecipe, compute.choose(), scores, curve
+    def experiments(
+        context: dg.AssetExecutionContext, config: Any, lake: LakeResource, compute: ComputeResource
+    ) -> dg.MaterializeResult:
+        with mendable():
+            here, sweep = lake.open(), recipe_from(config, Sweep)
+            if not (sweep.base or sweep.variants or sweep.grid or sweep.random):
+                sweep = sweep.model_copy(update=dict(task.default_sweep))
+            runs = plan(sweep, task.recipe)
+            job = SweepJob(
+                here,
+                task,
+                runs,
+                compute=compute.choose(),
+                held_back=sweep.hold_back,
+                folds=sweep.folds,
+                progress=progress_of(context),
+            )
+            rows, ran = run_sweep(job)
+            settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
+            pages = {"runs": readable(rows, settings, task.sweep_scores)}
+            if sweep.folds:
+                together = readable_together(pooled(here, task, rows), settings, task.sweep_scores)
+                pages = {"all folds": together, **pages}
+            text = "\n\n".join(page.to_markdown(index=False) for page in pages.values()) + "\n"
+            write_bytes(here.metrics(task.experiments, ".md"), text.encode())
+            drawn = _figures(here, task, rows, settings)
+        return dg.MaterializeResult(
+            metadata={
+                **drawn,
+                **_best(task, rows),
+                **{title: table(page) for title, page in pages.items()},
+                "new runs": ran,
+                "dagster/row_count": len(rows),
+                "file": where(here.metrics(task.experiments)),
+            },
+            data_version=dg.DataVersion(
+                fingerprint(*(page.astype(str).to_numpy().tolist() for page in pages.values()))[:16]
+            ),
         )
 
-
-@dg.asset(
-    group_name=GROUP, kinds={"pytorch", "mmsegmentation", "parquet"}, code_version="1", deps=INPUTS, pool=GPU_POOL
-)
-def seg_experiments(
-    context: dg.AssetExecutionContext, config: SegExperimentsConfig, lake: LakeResource, compute: ComputeResource
-) -> dg.MaterializeResult:
-    """Segmentation recipes compared on the same images: as `cls_experiments`, ranked by the IoU of craters on valid."""
-    from mars_assets.experiments.tasks import segmentation_task
-
-    with mendable():
-        here, sweep = lake.open(), recipe_from(config, Sweep)
-        curve = ("iteration", "iou_crater")
-        scores = ["iou_crater", "miou", "crater_f1"]
-        return _sweep(context, here, segmentation_task(here, STAGE), sweep, SegRecipe, compute.choose(), scores, curve)
-
-
-def _sweep(
-    context: dg.AssetExecutionContext,
-    lake: "Lake",
-    task: "Task",
-    sweep: Sweep,
-    recipe: type[ClsRecipe] | type[SegRecipe],
-    compute: "Compute",
-    scores: list[str],
-    curve: tuple[str, str],
-) -> dg.MaterializeResult:
-    """Runs what of a sweep is not there, and shows all of it."""
-    from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
-    from mars_assets.experiments.run import histories, ranked, run_sweep, together
-    from mars_assets.experiments.sweep import plan, varied
-    from mars_assets.plotting import as_image, to_png
-
-    runs = plan(sweep, recipe)
-    rows, ran = run_sweep(
-        lake,
-        task,
-        runs,
-        held_back=sweep.hold_back,
-        folds=sweep.folds,
-        compute=compute,
-        progress=progress_of(context),
+    experiments.__annotations__["config"] = create_model(
+        f"{task.name.title()}ExperimentsConfig", __base__=(dg.Config, Sweep), __doc__=Sweep.__doc__
     )
-    settings = [name for name in varied(runs) if not sweep.variants or name in {*sweep.grid, *sweep.random}]
-    shown = readable(rows, settings, scores)
-    pages = [shown]
-    metadata: dict[str, Any] = {}
-    if sweep.folds:
-        pages.insert(0, readable_together(together(lake, task, rows), settings, scores))
-        metadata["all parts together"] = table(pages[0])
-    text = "\n\n".join(page.to_markdown(index=False) for page in pages) + "\n"
-    write_bytes(lake.metrics(task.name).with_suffix(".md"), text.encode())
-    drawn = {"curves": as_image(draw_curves(rows, histories(lake, task.name, rows), task.score, curve))}
+    return dg.asset(
+        name=task.experiments,
+        description=task.descriptions.experiments,
+        group_name=GROUP,
+        kinds={*task.libraries, "parquet"},
+        code_version=code_version(task.training_versions[0], EVALUATION, *task.evaluation_versions),
+        deps=INPUTS,
+        pool=GPU_POOL,
+    )(experiments)
+
+
+def _figures(lake: Lake, task: Task, rows: pd.DataFrame, settings: list[str]) -> dict[str, Any]:
+    """Draw and save the runs' curves and the effects of varied settings."""
+    drawn: dict[str, Any] = {"curves": draw_curves(rows, histories(lake, task, rows), task.score, task.curve)}
+    shown: dict[str, Any] = {}
+    if settings and len(ranked(rows, task.score)) > 1:
+        drawn["settings"] = draw_effects(rows, settings, task.score)
+        shown["which setting matters"] = table(effects(rows, settings, task.score))
+    for title, figure in drawn.items():
+        image = as_image(figure)
+        to_png(image, lake.figure(task.experiments, title))
+        shown[title] = picture(image, f"{task.experiments}: {title}")
+    return shown
+
+
+def _best(task: Task, rows: pd.DataFrame) -> dict[str, Any]:
     order = ranked(rows, task.score)
-    if settings and len(order) > 1:
-        drawn["settings"] = as_image(draw_effects(rows, settings, task.score))
-        metadata["which setting matters"] = table(effects(rows, settings, task.score))
-    for what, image in drawn.items():
-        to_png(image, lake.metrics(task.name).with_name(f"{task.name}_{what}.png"))
-    if len(order):
-        best = order.iloc[0]
-        metadata |= {
-            "best": str(best["name"] or best["version"]),
-            f"{task.score} of the best on valid": float(best[f"valid_{task.score}"]),
-            "recipe of the best": dg.MetadataValue.json(json.loads(best["recipe"])),
-        }
-    return dg.MaterializeResult(
-        metadata={
-            **{what: picture(image, f"{task.name}: {what}") for what, image in drawn.items()},
-            **metadata,
-            "runs": table(shown),
-            "run now": ran,
-            "dagster/row_count": len(rows),
-            "file": where(lake.metrics(task.name)),
-        },
-        data_version=dg.DataVersion(fingerprint(*(page.astype(str).to_numpy().tolist() for page in pages))[:16]),
-    )
+    if order.empty:
+        return {}
+    best = order.iloc[0]
+    return {
+        "best": str(best["name"] or best["version"]),
+        f"validation {task.score} of the best": float(best[f"valid_{task.score}"]),
+        "recipe of the best": dg.MetadataValue.json(json.loads(best["recipe"])),
+    }
+
+
+experiments_assets = [experiments_asset(task) for task in TASKS]

@@ -1,5 +1,6 @@
-"""The foundation model's weights: as published, and with their pretraining continued on Mars."""
+"""Assets of group foundation: weights, published and adapted to Mars."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import dagster as dg
@@ -10,13 +11,19 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
+from mars_assets.code_versions import PRETRAINING, WEIGHTS
+from mars_assets.errors import MarsError
+from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
+from mars_assets.models.versions import current_weights, make_current, set_current_weights, weights_in_use
 from mars_assets.pretraining.recipe import PretrainRecipe
+from mars_assets.prithvi.weights import Origin, install, install_as_before, open_weights
+from mars_assets.provenance import software
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
+from mars_assets.storage.files import read_json, read_table
+from mars_assets.storage.hashing import fingerprint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mars_assets.lake import Lake
     from mars_assets.progress import Progress
 
@@ -25,43 +32,42 @@ GROUP = "foundation"
 
 
 class PrithviWeightsConfig(dg.Config):
-    """Which weights, and where from."""
+    """Choice of the weights and their source."""
 
     source: Literal["as_before", "sample", "huggingface", "file"] = Field(
         AS_BEFORE,
-        description="sample: the tiny encoder that this package ships, pretrained on synthetic terrain. huggingface: the "
-        "published weights. file: a checkpoint on this machine. as_before: the weights in use, the sample's where there are none.",
+        description="sample: the tiny encoder in this package, pretrained on synthetic terrain. huggingface: the "
+        "published "
+        "weights. file: a checkpoint on this machine. as_before: the weights in use, or the sample if there are none.",
     )
     variant: str = Field(
         "",
-        description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl or v2_tiny_tl, with a source that has several.",
+        description="v1_100, v2_300, v2_300_tl, v2_600, v2_600_tl, v2_100_tl or v2_tiny_tl, for sources that have "
+        "several.",
     )
-    path: str = Field("", description="The checkpoint, for source file.")
+    path: str = Field("", description="The checkpoint, if source is file.")
     revision: str = Field(
         "",
-        description="Commit of the Hugging Face repository. Empty: what was fetched before, else its main branch now, and that "
-        "commit ever after.",
+        description="Commit of the Hugging Face repository. Empty: the commit downloaded before, or else the head of "
+        "the "
+        "main branch, which is then pinned.",
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version="1")
+@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=WEIGHTS)
 def prithvi_weights(
     context: dg.AssetExecutionContext, config: PrithviWeightsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
-    """Prithvi's weights, verified, with the architecture, bands and statistics that belong to them.
+    """Prithvi's weights, verified, with their architecture, bands and statistics.
 
-    Every tensor of the checkpoint is accounted for: loaded, recomputed or named as unused. Anything missing, unknown or of
-    another shape is an error that lists all of it. Nothing is unpickled but tensors.
+    Every tensor in the checkpoint is accounted for: loaded, recomputed or listed as unused. Missing or unknown tensors
+    and wrong shapes raise an error that lists all of them. Only tensors are unpickled.
     """
-    from mars_assets.models.versions import set_current_weights
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.storage.files import read_json
-
     with mendable():
         here = lake.open()
         folder = _installed(here, config, progress_of(context))
         weights = open_weights(folder)
-        report = read_json(folder / "load_report.json")
+        report = read_json(folder / LOAD_REPORT)
         set_current_weights(here, folder, weights.sha256)
     architecture = weights.config
     rows = pd.DataFrame(
@@ -83,71 +89,61 @@ def prithvi_weights(
 
 
 def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
-    """The folder of the weights that are wanted, whole."""
-    from mars_assets.errors import MarsError
-    from mars_assets.models.versions import weights_in_use
-    from mars_assets.prithvi.weights import install, install_as_before
-
+    """Install the configured weights and return their folder."""
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
-        return install(lake, variant, config.source, path=config.path, revision=config.revision, progress=progress)
+        path = Path(config.path) if config.path else None
+        return install(lake, Origin(variant, config.source, path, config.revision or None), progress)
     if config.variant or config.path or config.revision:
         raise MarsError(
-            "prithvi_weights: variant, path and revision need a source beside them: huggingface, file or sample"
+            "prithvi_weights: variant, path and revision have no effect without a source: set it to huggingface, file "
+            "or sample"
         )
     in_use = weights_in_use(lake)
-    return install_as_before(lake, in_use, progress) if in_use else install(lake, "sample", "sample", progress=progress)
+    return install_as_before(lake, in_use, progress) if in_use else install(lake, Origin("sample", "sample"), progress)
 
 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):
-    """How the masked pretraining goes on."""
+    """Settings for continued masked pretraining."""
 
     images: str = Field(
-        "", description="A folder or zip of further unlabelled images, beside the lake's crops: JPEG or PNG."
+        "", description="Folder or zip of unlabelled JPEG or PNG images, in addition to the lake's crops."
     )
 
 
 @dg.asset(
     group_name=GROUP,
     kinds={"pytorch", "lightning"},
-    code_version="2",
+    code_version=PRETRAINING,
     deps=[crops, labelled_crops, prithvi_weights],
     pool=GPU_POOL,
 )
 def mars_weights(
     context: dg.AssetExecutionContext, config: MarsWeightsConfig, lake: LakeResource, compute: ComputeResource
 ) -> dg.MaterializeResult:
-    """Prithvi's weights with their masked pretraining continued on unlabelled Mars: a Mars-adapted encoder.
+    """Prithvi's weights after further masked pretraining on images of Mars.
 
-    Takes the kept crops of the lake, and further images if the configuration names some, but not those of observations that
-    the present labels have in valid or test; where later labels put an observation there that it has seen, models that
-    start from it are not judged on it. `cls_model` and `seg_model` start from it with `encoder: mars_weights`, so that it can
-    be compared with `prithvi_weights` and with random weights. A killed run goes on with the same loss curve. `weights/` of
-    a version has the published layout.
+    Uses the lake's selected crops and the configured further images, except those of observations that the current
+    labels have in valid or test. If later labels put an observation there that was used, models initialised from these
+    weights are not evaluated on it. `cls_model` and `seg_model` start from these weights with `encoder: mars_weights`,
+    for comparison with `prithvi_weights` and with random weights. A killed run continues with the same loss curve. Each
+    version's `weights/` has the published layout.
     """
-    from pathlib import Path
-
-    from mars_assets.models.versions import MARS_WEIGHTS, current_weights, make_current
     from mars_assets.pretraining.data import unlabelled_images
     from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
-    from mars_assets.pretraining.train import HISTORY, pretrain
-    from mars_assets.prithvi.weights import open_weights
-    from mars_assets.provenance import software
-    from mars_assets.storage.files import read_table
-    from mars_assets.storage.hashing import fingerprint
-    from mars_assets.training.run_folder import CONFIG
+    from mars_assets.pretraining.train import pretrain
 
     progress = progress_of(context)
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
-        weights, sha256 = current_weights(here)
+        weights, sha256, variant = current_weights(here)
         images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
         version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
-        folder = here.model("mars_weights") / version
+        folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()
-        progress.say(f"version {version} is there already" if found else f"pretraining version {version}")
+        progress.say(f"version {version} exists" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)
-        provenance = {"weights": weights.name, "weights_sha256": sha256, "software": software()}
+        provenance = {"weights": variant, "weights_sha256": sha256, "software": software()}
         report = pretrain(recipe, images, weights, folder, chosen, provenance, progress)
         make_current(here, "mars_weights", version, report["last"])
         history = read_table(folder / HISTORY, "mars_weights")
@@ -157,29 +153,29 @@ def mars_weights(
         metadata={
             "version": version,
             "trained in this run": not found,
-            "loss": picture(curve_figure(history), "loss over the steps"),
-            "reconstructions": picture(pictures, "held-out images, before and after"),
+            "loss": picture(curve_figure(history), "loss by training step"),
+            "reconstructions": picture(pictures, "validation images, before and after"),
             "validation loss": float(last["valid_loss"]),
             "validation loss before": float(first["valid_loss"]),
             "images": table(
                 pd.DataFrame(
                     [
                         {
-                            "trained on": report["n_train"],
-                            "held out": report["n_valid"],
+                            "training": report["n_train"],
+                            "validation": report["n_valid"],
                             "left out": report["left_out"],
-                            "of no known observation": images.unknown,
+                            "from unknown observations": images.unknown,
                         }
                     ]
                 )
             ),
             **(
-                {"images that cannot be read": table(pd.DataFrame(images.broken.items(), columns=["image", "problem"]))}
+                {"unreadable images": table(pd.DataFrame(images.broken.items(), columns=["image", "problem"]))}
                 if images.broken
                 else {}
             ),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "went on from": "random weights" if recipe.from_random else weights.name,
+            "initialised from": "random weights" if recipe.from_random else variant,
             "device": str(chosen),
             "sha256": open_weights(folder / MARS_WEIGHTS).sha256,
             "folder": where(folder),

@@ -1,6 +1,8 @@
-"""HiRISE imagery: which observations, their products from the archive, and the crops cut out of them."""
+"""Assets of group imagery: index, observations, images and crops."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -8,57 +10,52 @@ import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
-from mars_assets.errors import ArchiveError, MarsError
+from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
+from mars_assets.errors import ArchiveError, MarsError, MissingInputError
+from mars_assets.imagery.crops import CropSettings, Source, cut_crops
+from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
+from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
+from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
+from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
+from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.imagery.index import IndexQuery
 
 
 GROUP = "imagery"
-OBSERVATION_COLUMNS = {
-    "observation": "HiRISE observation id",
-    "product": "which of its products is used",
-    "note": "the note of observations.csv",
-    "image": "address of the image, relative to the archive's base",
-    "label": "address of the PDS3 label, where the product has one",
-    "incidence_angle": "sun's angle from the vertical in degrees, by the index; empty without it",
-    "solar_longitude": "season: L_s in degrees, 0 is northern spring's begin; by the index",
-    "corners": "latitude and longitude of the swath's corners, clockwise from the first line's first sample; by the index",
-}
 
 
 class IndexConfig(dg.Config):
-    """The cumulative index."""
+    """Settings of the cumulative index."""
 
-    refresh: bool = Field(False, description="Fetch the index again if it has changed at the archive.")
+    refresh: bool = Field(False, description="Download the index again if it has changed in the archive.")
 
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="1")
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=INDEX)
 def hirise_index(
     context: dg.AssetExecutionContext, config: IndexConfig, lake: LakeResource, archive: ArchiveResource
 ) -> dg.MaterializeResult:
-    """HiRISE's cumulative index: every map-projected product with its place, season and illumination.
+    """HiRISE's cumulative index of map-projected products.
 
-    `RDRCUMINDEX.TAB` and its label, some 160 MB, downloaded once and kept as Parquet under the label's column names.
-    `observations` can be chosen from it by place, season and incidence angle, and products that are not map projected get
-    their approximate position from it. Without it, `observations.csv` names the observations.
+    It gives each product's position, season and illumination. `RDRCUMINDEX.TAB` and its label, about 160 MB, are
+    downloaded once and stored as Parquet with the label's column names. `observations` can be selected from it by
+    position, season and incidence angle, and products that are not map-projected get their approximate position from
+    it. Without the index, `observations.csv` lists the observations.
     """
-    from mars_assets.imagery.download import changed_at_source, fetch_product
-    from mars_assets.imagery.figures import map_of_observations
-    from mars_assets.imagery.index import INDEX_FILES, read_index
-
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
-        folder = here.index.with_suffix("")
+        folder = here.index_products
         if config.refresh:
             for name in changed_at_source(source, INDEX_FILES, folder):
-                progress.say(f"{name} has changed at the archive: fetching it again")
+                progress.say(f"{name} has changed in the archive: downloading it again")
                 (folder / name).unlink(missing_ok=True)
         table_file, label_file = fetch_product(source, INDEX_FILES, folder, progress)
         version = fingerprint(table_file.sha256, label_file.sha256)[:16]
@@ -74,7 +71,7 @@ def hirise_index(
             "dagster/row_count": len(index),
             "observations": int(index["OBSERVATION_ID"].nunique()),
             "products": table(kinds.rename_axis("product").reset_index(name="rows")),
-            "map": picture(map_of_observations(index), "where the observations lie"),
+            "map": picture(map_of_observations(index), "positions of the observations"),
             "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE"]].head(10)),
             "file": where(here.index),
         },
@@ -83,14 +80,14 @@ def hirise_index(
 
 
 class QueryConfig(dg.Config):
-    """A choice from HiRISE's index. Needs `hirise_index`."""
+    """A selection from HiRISE's index; requires `hirise_index`."""
 
     product: Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"] = Field(
-        "RGB.NOMAP.browse", description="The product to take of each observation; the default is the paper's."
+        "RGB.NOMAP.browse", description="Which product of each observation to use; the default is the paper's."
     )
     latitude: list[float] = Field([-90.0, 90.0], description="Southern and northern bound, planetocentric degrees.")
     longitude: list[float] = Field(
-        [0.0, 360.0], description="Western and eastern bound, degrees east; [350, 10] goes over the prime meridian."
+        [0.0, 360.0], description="Western and eastern bound, degrees east; [350, 10] crosses the prime meridian."
     )
     solar_longitude: list[float] = Field(
         [0.0, 360.0], description="Season by L_s in degrees: northern spring is [0, 90], southern summer [270, 360]."
@@ -98,19 +95,25 @@ class QueryConfig(dg.Config):
     incidence: list[float] = Field(
         [0.0, 180.0], description="Smallest and largest incidence angle of the sun, degrees."
     )
-    limit: int | None = Field(None, ge=1, description="At most so many, drawn at random from those that fit.")
-    seed: int = Field(0, description="Of that draw.")
+    limit: int | None = Field(
+        None, ge=1, description="Maximum number of observations, drawn at random from those that match."
+    )
+    seed: int = Field(0, description="Seed of that draw.")
     exclude: list[str] = Field(
         default=[], description="Ids of observations to leave out, such as those whose product the archive lacks."
     )
 
     def domain(self) -> "IndexQuery":
-        from mars_assets.imagery.index import IndexQuery
+        """Convert the configuration to a query.
+
+        Raises:
+            MarsError: a range is not two numbers.
+        """
 
         def pair(name: str) -> tuple[float, float]:
             values = getattr(self, name)
             if len(values) != 2:
-                raise MarsError(f"a query's {name} is two numbers, [from, to]; this one is {values}")
+                raise MarsError(f"the query's {name} is {values}: give two numbers, [from, to]")
             return values[0], values[1]
 
         return IndexQuery(
@@ -126,42 +129,43 @@ class QueryConfig(dg.Config):
 
 
 class ObservationsConfig(dg.Config):
-    """Where observations come from."""
+    """Selection of observations."""
 
     query: QueryConfig | None = Field(
         None,
-        description="Observations chosen from the index, beside those that observations.csv lists, if there is one. Not given: "
-        "the query that the observations were chosen by before, if any.",
+        description="Observations to select from the index, in addition to those in observations.csv. Unset: the "
+        "previous "
+        "query, if any.",
     )
     listed_only: bool = Field(
-        False, description="Drop the query that is in force: only what observations.csv lists is chosen."
+        False, description="Drop the previous query and select only the observations in observations.csv."
     )
 
     def chosen(self, lake: Lake) -> "IndexQuery | None":
-        """The query that this run is to go by."""
-        from mars_assets.imagery.observations import query_before
+        """Return the query that this run uses, or None.
 
+        Raises:
+            MarsError: both a query and ``listed_only`` are given.
+        """
         if self.query is not None:
             if self.listed_only:
-                raise MarsError("observations: listed_only drops the query, so give one of the two")
+                raise MarsError("observations: listed_only drops the query: set only one of the two")
             return self.query.domain()
         return None if self.listed_only else query_before(lake)
 
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version="3", deps=[hirise_index])
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=OBSERVATIONS, deps=[hirise_index])
 def observations(
     context: dg.AssetExecutionContext, config: ObservationsConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
-    """The chosen HiRISE observations, resolved to products and archive addresses.
+    """The selected HiRISE observations, with their products and archive addresses.
 
-    Reads `observations.csv` of the lake (columns `id`, `product`, `note`), runs the configuration's `query` on
-    `hirise_index`, or both, and registers one partition for each observation, so that `hirise_images` and `crops` can be
-    made for them. A run without configuration goes on with the last query; `listed_only` drops it. An observation that is
-    no longer chosen loses its partition; its files stay, and its crops in use, until you delete them.
+    Reads the lake's `observations.csv` (columns `id`, `product`, `note`), runs the configuration's `query` on
+    `hirise_index`, or both, and registers one partition per observation, for which `hirise_images` and `crops` can be
+    materialized. A run without configuration uses the previous query; `listed_only` drops it. An observation that is no
+    longer selected loses its partition; its files remain, and its crops stay in use, until you delete them.
     """
-    from dataclasses import asdict
-
-    from mars_assets.imagery.observations import choose_observations, write_observations
+    from mars_assets.imagery.schema import Observations
 
     with mendable():
         here = lake.open()
@@ -177,8 +181,8 @@ def observations(
         metadata={
             "dagster/row_count": len(rows),
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
-            "dagster/column_schema": columns(OBSERVATION_COLUMNS, rows),
-            "no longer chosen": len(registered - set(keys)),
+            "dagster/column_schema": columns(columns_of(Observations), rows),
+            "no longer selected": len(registered - set(keys)),
             "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
         },
@@ -189,7 +193,7 @@ def observations(
 @dg.asset(
     group_name=GROUP,
     kinds={"jpeg2000", "jpeg"},
-    code_version="1",
+    code_version=DOWNLOAD,
     deps=[observations],
     partitions_def=observation_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -197,16 +201,13 @@ def observations(
 def hirise_images(
     context: dg.AssetExecutionContext, lake: LakeResource, archive: ArchiveResource
 ) -> dg.MaterializeResult:
-    """The observation's product and label, downloaded from the archive and verified.
+    """Each observation's product and label, downloaded from the archive and verified.
 
-    A file has its name only when it is whole: right length, right end, decodable. Its sha256 and address stand in the
-    observation's `ledger.json`. What is there already is not fetched again; an interrupted download continues. Of a file
-    that was there the archive is asked whether it still is the same: `at the archive` says so. Where some observations of
-    a run cannot be fetched the others are, and are recorded as made, before the run fails.
+    A file gets its final name only once it is complete: correct length, correct end, decodable. Its sha256 and address
+    are recorded in the observation's `ledger.json`. Existing files are not downloaded again, and an interrupted
+    download continues; `in the archive` shows whether an existing file has changed there. If some observations of a run
+    cannot be downloaded, the others are still downloaded and recorded before the run fails.
     """
-    from mars_assets.imagery.download import fetch_product, source_state
-    from mars_assets.imagery.products import ProductFiles
-
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
@@ -222,51 +223,46 @@ def hirise_images(
                     "file": file.path.name,
                     "MB": file.bytes / 1e6,
                     "sha256": file.sha256[:16],
-                    "at the archive": state.get(file.path.name, "fetched now"),
+                    "in the archive": state.get(file.path.name, "downloaded now"),
                     "address": file.address,
                 }
                 for file in fetch_product(source, wanted, here.products(key), progress)
             ]
 
-        rows = _each_observation(context, "fetched", fetched)
-    return _partitioned(rows, {"folder": where(here.root / "imagery" / "hirise")})
+        rows = _each_observation(context, "downloaded", fetched)
+    return _partitioned(rows, {"folder": where(here.all_products)})
 
 
 class CropsConfig(dg.Config):
-    """How products are cut."""
+    """Settings for cutting products into crops."""
 
     size: int = Field(512, ge=16, description="Side of a crop in pixels.")
     stride: int = Field(
-        512, ge=1, description="Distance of neighbouring crops in pixels; less than size overlaps them."
+        512, ge=1, description="Distance between neighbouring crops in pixels; crops overlap if it is less than size."
     )
     max_invalid: float = Field(
-        0.0, ge=0, lt=1, description="Share of no-data, damaged or band-missing pixels that a crop may have."
+        0.0, ge=0, lt=1, description="Largest share of no-data, damaged or band-missing pixels in a crop."
     )
-    max_saturated: float = Field(0.01, ge=0, lt=1, description="Share of saturated pixels that a crop may have.")
+    max_saturated: float = Field(0.01, ge=0, lt=1, description="Largest share of saturated pixels in a crop.")
 
 
 @dg.asset(
     group_name=GROUP,
     kinds={"png"},
-    code_version="1",
+    code_version=CROPS,
     deps=[hirise_images],
     partitions_def=observation_partitions,
     backfill_policy=dg.BackfillPolicy.single_run(),
 )
 def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeResource) -> dg.MaterializeResult:
-    """Crops of 512 x 512 pixels, 8-bit RGB, ready for labelling, with a manifest of every cell of the grid.
+    """Crops of 512 x 512 pixels in 8-bit RGB, ready for labelling, with a manifest.
 
-    No crop has no-data, a missing band or damaged rows; the manifest says for every skipped cell why. The stretch from
-    the product's values to 8 bit is one for a whole scene and is recorded. Crops of calibrated products (COLOR, RED) have
-    their DN beside them as GeoTIFF. Where a crop lies is exact for map-projected products and approximate for others.
-    Where some observations of a run cannot be cut the others are, and are recorded as made, before the run fails.
+    No crop has no-data pixels, a missing band or damaged rows. The manifest lists every cell of the grid, and for every
+    skipped one the reason. The stretch from the product's values to 8 bits is the same for the whole scene and is
+    recorded. Crops of calibrated products (COLOR, RED) have their DN next to them as GeoTIFF. Positions are exact for
+    map-projected products and approximate for others. If some observations of a run cannot be cut, the others are still
+    cut and recorded before the run fails.
     """
-    from pathlib import PurePosixPath
-
-    from mars_assets.errors import MissingInputError
-    from mars_assets.imagery.crops import CropSettings, cut_crops
-    from mars_assets.imagery.figures import contact_sheet, overview_with_grid
-
     progress = progress_of(context)
     with mendable():
         here = lake.open()
@@ -281,7 +277,8 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             if not image.exists():
                 raise MissingInputError(f"hirise_images --partition {key}", image)
             corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
-            manifest = cut_crops(image, label, key, row["product"], here.crops(key), settings, progress, corners)
+            source = Source(image, label, key, row["product"], corners)
+            manifest = cut_crops(source, here.crops(key), settings, progress)
             kept = manifest[manifest["kept"]]
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             if len(pictures) < 3:
@@ -303,33 +300,35 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     return _partitioned(rows, {"folder": where(here.all_crops), **pictures})
 
 
-def _chosen(lake: Lake) -> dict[str, dict]:
-    rows = read_table(lake.observations, "observations").astype(object)
+def _chosen(lake: Lake) -> dict[str, dict[str, Any]]:
+    rows = read_observations(lake).astype(object)
     rows = rows.where(rows.notna(), None)
     return {row["observation"]: row for row in rows.to_dict("records")}
 
 
-def _observation(chosen: dict[str, dict], key: str) -> dict:
+def _observation(chosen: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
     if key not in chosen:
         raise MarsError(
-            f"{key} is not among the chosen observations: add it to observations.csv, or widen the query, and materialize "
-            "'observations'"
+            f"{key} is not among the selected observations: add it to observations.csv or widen the query, and "
+            "materialize 'observations'"
         )
     return chosen[key]
 
 
-def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callable[[str], list[dict]]) -> list[dict]:
-    """Does the work of every observation of a run; one that cannot be done does not keep the others from it.
+def _each_observation(
+    context: dg.AssetExecutionContext, what: str, work: Callable[[str], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Process every observation of a run, continuing after one that fails.
 
     Args:
-        context: the run's.
-        what: what the work does to an observation, for messages.
-        work: takes an observation and gives its rows of the run's table.
+        context: the run's context.
+        what: past participle of the work, for messages.
+        work: takes an observation and returns its rows of the run's table.
 
     Raises:
-        MarsError: some observations could not be done. The others are recorded as made.
+        MarsError: some observations failed. The others are recorded as materialized.
     """
-    done: dict[str, list[dict]] = {}
+    done: dict[str, list[dict[str, Any]]] = {}
     failures: dict[str, str] = {}
     for key in context.partition_keys:
         try:
@@ -337,14 +336,14 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
         except MarsError as error:
             failures[key] = str(error)
             context.log.error(f"{key}: {error}")
-            if isinstance(error, ArchiveError):  # it says no to all of them, and is not to be asked for each
+            if isinstance(error, ArchiveError):  # it would refuse the others too
                 break
     if not failures:
         return [row for rows in done.values() for row in rows]
     if len(failures) == len(context.partition_keys) == 1:
         raise MarsError(*failures.values())
     for key, rows in done.items():
-        # A step that fails has no result, so what it did make is said here.
+        # A step that fails returns no result, so finished partitions are recorded here.
         context.log_event(
             dg.AssetMaterialization(
                 context.asset_key,
@@ -358,15 +357,15 @@ def _each_observation(context: dg.AssetExecutionContext, what: str, work: Callab
     if untried := len(keys) - len(done) - len(failures):
         listed += f"\n{untried} more: not tried"
     raise MarsError(
-        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as made, and what "
-        f"follows on them can be run for their partitions:\n{listed}"
+        f"{len(keys) - len(done)} of {len(keys)} observations could not be {what}. The others are recorded as "
+        f"materialized, and downstream assets can be run for their partitions:\n{listed}"
     )
 
 
-def _described(rows: list[dict]) -> dict[str, Any]:
+def _described(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows))}
 
 
-def _partitioned(rows: list[dict], metadata: dict) -> dg.MaterializeResult:
-    """One result for all partitions of a run: the table of all, the pictures of a few."""
+def _partitioned(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> dg.MaterializeResult:
+    """Build one result for all partitions of a run."""
     return dg.MaterializeResult(metadata={**_described(rows), **metadata})

@@ -1,5 +1,6 @@
-"""Labels: the exports in the inbox, and one table of labelled crops made of them."""
+"""Assets of group labels: the exports, and the table of labelled crops."""
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -8,8 +9,15 @@ import pandas as pd
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
+from mars_assets.code_versions import LABELS
+from mars_assets.labels.build import update_labelled_crops
+from mars_assets.labels.exports import export_identity, label_version
+from mars_assets.labels.figures import label_sheet
+from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of
 
 if TYPE_CHECKING:
     from mars_assets.labels.build import LabelReport
@@ -23,23 +31,20 @@ _DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
 @dg.observable_source_asset(
     group_name=GROUP,
     tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""},
-    description="Roboflow exports in the lake's `inbox/`, as zips: COCO segmentation, YOLO polygons, semantic masks, folder or "
-    "multi-label classification, told by content.\n\n"
-    "Of every project the newest version counts. The data version is the sha256 over the set of zips in force: the same "
-    "zip under another name is nothing new.",
+    description="Roboflow exports, as zips in the lake's `inbox/`: COCO segmentation, YOLO polygons, semantic masks, "
+    "folder or multi-label classification, recognised by content.\n\n"
+    "The newest version of each project is used. The data version is a sha256 of the set of zips in use, so that "
+    "renaming a zip changes nothing.",
 )
 def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
-    """Observes the inbox."""
+    """Observe the inbox."""
     with mendable():
         version, metadata = observe_inbox(lake.open())
     return dg.ObserveResult(data_version=dg.DataVersion(version), metadata=metadata)
 
 
 def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
-    """The data version of the exports in force, and what to show of them."""
-    from mars_assets.labels.exports import export_identity, label_version
-    from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
-
+    """Compute data version and metadata of the exports in use."""
     shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
     rows = pd.DataFrame(
         [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
@@ -50,7 +55,7 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
         "exports": table(rows),
         "count": len(rows),
         "still being copied": ", ".join(path.name for path in being_copied(lake.inbox)) or "none",
-        "put aside": table(pd.DataFrame(aside, columns=["zip", "why"])) if aside else "none",
+        "rejected": table(pd.DataFrame(aside, columns=["zip", "why"])) if aside else "none",
         "inbox": where(lake.inbox),
     }
 
@@ -58,45 +63,32 @@ def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
 @dg.asset(
     group_name=GROUP,
     kinds={"parquet", "png"},
-    code_version="3",
+    code_version=LABELS,
     deps=[roboflow_exports, crops],
     pool=LAKE_POOL,
-    # New crops may replace the pixels of labelled images that they are the originals of: at night, or by hand.
+    # New crops, which may replace pixels of labelled images, are picked up by the nightly schedule or by hand.
     automation_condition=follows("crops"),
 )
 def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """One row for every labelled image: its class or its craters, its split, its observation, and where its pixels lie.
+    """One row per labelled image: class or craters, split, and image file.
 
-    Pixels come from the lake's own lossless crop where the image's original name is one and it shows the same, else from the
-    export. Images that projects label differently are left out. Masks are written filled and as
-    rims of 5 and 15 pixels. Splits are by observation whatever the exports say: what they divide is put into one split as a
-    whole. A broken or hostile export is moved to `inbox/rejected` with a text that says why, and the labels before it stay in
-    force.
+    If an image's original name is that of a crop in the lake and it still shows the same, its pixels come from the
+    lake's lossless crop; otherwise from the export. Images that projects label differently are left out. Masks are
+    written filled and as rims of 5 and 15 pixels. Splits never divide an observation: one that the exports divide is
+    assigned to a single split. A damaged or hostile export is moved to `inbox/rejected` with a text that says why, and
+    the previous labels remain in use.
     """
-    from mars_assets.errors import MarsError
-    from mars_assets.labels.build import build_labelled_crops, inbox_state
-    from mars_assets.labels.table import COLUMNS, files_of, read_labelled_crops
-    from mars_assets.storage.hashing import fingerprint
-
-    changes = {"new": 0, "changed": 0, "removed": 0}
-
-    def build() -> dict[str, Any]:
-        rows, report = build_labelled_crops(here, progress_of(context))
-        changes.update(new=report.new, changed=report.changed, removed=report.removed)
-        return _describe(here, rows, report)
+    from mars_assets.labels.schema import LabelledCrops
 
     with mendable():
         here = lake.open()
-        try:
-            files = files_of(here)
-        except MarsError:  # none yet, or damaged
-            here.shown("labelled_crops").unlink(missing_ok=True)
-            files = []
-        metadata = kept(here, "labelled_crops", inbox_state(here), build, files)
-        rows = read_labelled_crops(here)
-        # Not that of the exports: other pixels for the same labels are another table.
+        rows, report = update_labelled_crops(here, progress_of(context))
+        # The label version would not do: the same labels with other pixels are another table.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
-    schema = columns(COLUMNS, rows)
+        shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
+        metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
+    schema = columns(columns_of(LabelledCrops), rows)
+    changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(
         metadata={**metadata, **changes, "dagster/column_schema": schema, "file": where(here.labelled_crops)},
         data_version=dg.DataVersion(version[:16]),
@@ -104,19 +96,17 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 
 
 def _describe(lake: "Lake", rows: pd.DataFrame, report: "LabelReport") -> dict[str, Any]:
-    from mars_assets.labels.figures import label_sheet
-
     return {
         "dagster/row_count": len(rows),
         "labelled": picture(label_sheet(lake, rows), "labelled crops with their outlines"),
         "counts": table(pd.DataFrame(report.counts)),
         "exports": table(pd.DataFrame(report.exports)),
         "label version": report.version,
-        "groups that the exports divide": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
-        "images that the exports' own splits would have leaked": report.leaked,
-        "look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
-        "outlines that leave their image": "; ".join(report.outside[:20]) or "none",
-        "put aside": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
+        "groups divided by the exported splits": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
+        "images leaked by the exported splits": report.leaked,
+        "pairs that look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
+        "outlines that extend beyond their image": "; ".join(report.outside[:20]) or "none",
+        "rejected": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
         "still being copied": ", ".join(report.left_alone) or "none",
         "conflicts": "; ".join(report.conflicts) or "none",
     }

@@ -1,4 +1,4 @@
-"""What every asset does around its domain call: errors that people can mend, progress, and metadata worth looking at."""
+"""Error handling, progress and metadata shared by all assets."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,42 +8,45 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 
+from mars_assets.code_versions import DISPLAY
 from mars_assets.errors import MarsError
+from mars_assets.models.task import Report
+from mars_assets.plotting import markdown_image
 from mars_assets.progress import Progress
+from mars_assets.storage.cache import Cache
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
-
 
 MAX_ROWS = 50
 
 
 def progress_of(context: dg.AssetExecutionContext) -> Progress:
-    """Progress in the terminal and in the event log."""
+    """Build the progress that reports to the terminal and the event log."""
     return Progress(context.log.info)
 
 
 @contextmanager
 def mendable() -> Iterator[None]:
-    """Errors that a retry cannot mend fail the step once, with their message and advice."""
+    """Fail the step without retries on errors that a retry cannot fix."""
     try:
         yield
     except MarsError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except RuntimeError as error:
-        # torch is imported by then, or this is not its error: no import on the definitions' path.
+        # By name, since importing torch would slow down loading the definitions.
         if type(error).__name__ != "OutOfMemoryError":
             raise
         raise dg.Failure(
-            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's configuration, "
-            "or set the compute resource's precision to bf16 or its device to cpu. Nothing is lost: what was finished "
-            "stays, and the next run continues",
+            f"the device ran out of memory: {str(error).splitlines()[0]} Lower batch_size in the asset's "
+            "configuration, or set the compute resource's precision to bf16 or its device to cpu. Finished work is "
+            "retained, and the next run continues from it",
             allow_retries=False,
         ) from error
 
 
 def table(rows: pd.DataFrame, limit: int = MAX_ROWS) -> dg.MetadataValue:
-    """A table as Markdown, numbers rounded for reading."""
+    """Format a table as Markdown, with rounded numbers."""
     shown = rows.head(limit)
     header = "| " + " | ".join(str(column) for column in shown.columns) + " |"
     rule = "|" + "|".join("---" for _ in shown.columns) + "|"
@@ -62,40 +65,33 @@ def _cell(value: Any) -> str:
 
 
 def picture(image: Any, alt: str) -> dg.MetadataValue:
-    """A figure or image as an inline thumbnail."""
-    from mars_assets.plotting import markdown_image
-
+    """Embed a figure or image as a thumbnail."""
     return dg.MetadataValue.md(markdown_image(image, alt))
 
 
 def kept(
     lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
 ) -> dict[str, Any]:
-    """What ``make`` gives, or what it gave the last time, where that was for the same key: pictures are not drawn again.
+    """Return an asset's cached metadata, drawing it only if its content changed.
 
     Args:
-        lake: keeps it.
-        asset: whose metadata it is.
-        key: names all that the metadata follows from.
-        make: gives metadata of Markdown, paths, texts and numbers.
-        files: what ``make`` writes; where one is gone it is made again.
+        lake: where the cache is.
+        asset: the asset's name.
+        key: a fingerprint of everything that the metadata shows.
+        make: draws the metadata: Markdown, paths, texts and numbers.
+        files: what ``make`` writes; if one is missing, ``make`` is called again.
     """
-    from mars_assets.errors import MarsError
-    from mars_assets.storage.files import read_json, write_json
-
     path = lake.shown(asset)
-    if path.exists() and all(file.exists() for file in files):
-        try:
-            stored = read_json(path)
-            if stored["key"] == key:
-                return {name: _restored(value) for name, value in stored["metadata"].items()}
-        except (MarsError, KeyError, TypeError, AttributeError) as error:
-            dg.get_dagster_logger().warning(f"{path} is damaged and made again: {error!r}")
-    # What fails half way must not leave the files of now with what was shown before.
-    path.unlink(missing_ok=True)
-    metadata = make()
-    write_json(path, {"key": key, "metadata": {name: _storable(value) for name, value in metadata.items()}})
-    return metadata
+
+    def describe() -> dict[str, Any]:
+        # If drawing fails half way, new files must not remain next to old metadata.
+        path.unlink(missing_ok=True)
+        return {name: _storable(value) for name, value in make().items()}
+
+    if not all(file.exists() for file in files):
+        path.unlink(missing_ok=True)
+    with Cache(path, DISPLAY, progress=Progress(dg.get_dagster_logger().warning)) as cache:
+        return {name: _restored(value) for name, value in cache.get([key], describe).items()}
 
 
 def _storable(value: Any) -> Any:
@@ -106,7 +102,7 @@ def _storable(value: Any) -> Any:
             return {"path": value.path}
         case str() | int() | float():
             return value
-    raise TypeError(f"{type(value).__name__} cannot be kept")
+    raise TypeError(f"{type(value).__name__} cannot be cached")
 
 
 def _restored(value: Any) -> Any:
@@ -119,7 +115,7 @@ def _restored(value: Any) -> Any:
 
 
 def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataValue:
-    """The column schema of a table, with what each column means."""
+    """Build a table's column schema with descriptions."""
     return dg.MetadataValue.table_schema(
         dg.TableSchema(
             columns=[
@@ -131,19 +127,15 @@ def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataV
 
 
 def where(path: Path) -> dg.MetadataValue:
-    """Where files lie."""
+    """Build metadata that shows a path."""
     return dg.MetadataValue.path(str(path))
 
 
-def save_pictures(lake: "Lake", name: str, pictures: dict[str, Any]) -> dict[str, Any]:
-    """Writes the pictures. Returns them as images, to be shown without being drawn again."""
-    from mars_assets.plotting import as_image, to_png
-
-    images = {what: as_image(drawn) for what, drawn in pictures.items()}
-    for what, image in images.items():
-        to_png(image, drawn_path(lake, name, what))
-    return images
-
-
-def drawn_path(lake: "Lake", name: str, what: str) -> Path:
-    return lake.metrics(name).with_name(f"{name}_{what}.png")
+def reported(name: str, report: Report) -> dict[str, Any]:
+    """Convert a report to metadata."""
+    return {
+        **{title: picture(figure, f"{name}: {title}") for title, figure in report.figures.items()},
+        **{title: table(rows) for title, rows in report.tables.items()},
+        **report.facts,
+        **{title: where(path) for title, path in report.files.items()},
+    }

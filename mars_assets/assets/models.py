@@ -1,297 +1,102 @@
-"""The fine-tuned models. They are trained here and validated on their own; judging them is `evaluation`'s."""
+"""Assets of group models: one fine-tuned model per task."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import Any
 
 import dagster as dg
 import pandas as pd
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, create_model
 
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
-from mars_assets.assets.run_config import listed, recipe_from
-from mars_assets.bands import EVALUATED, BandStatistics
-from mars_assets.classification.recipe import ClsRecipe, stated_recipe_of
+from mars_assets.assets.run_config import recipe_from
+from mars_assets.datasets import STAGE
+from mars_assets.models.task import Task
+from mars_assets.models.train import recipe_in_use, train_version
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
-from mars_assets.segmentation.recipe import SegRecipe
-
-if TYPE_CHECKING:
-    from mars_assets.datasets import Dataset
-    from mars_assets.lake import Lake
-    from mars_assets.models.promotion import Judge
-    from mars_assets.models.versions import ModelVersion
-    from mars_assets.training.compute import Compute
-
-
-R = TypeVar("R", bound=BaseModel)
+from mars_assets.storage.hashing import fingerprint
+from mars_assets.tasks import TASKS
 
 GROUP = "models"
-STAGE = f"imputed_{EVALUATED}"
-"""The tensors that models are trained on."""
-
-CLS_SCORE, SEG_SCORE = "balanced_accuracy", "iou_crater"
-"""By which models are compared, and their evaluations."""
 
 INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
 
 
-_SEG_SCORES = ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
-
-
-_RETRAIN = (
-    "Train with the recipe of the model in use, whatever the other fields say, and take the result into use only if it is not "
-    "worse on images that neither was trained on."
-)
-
-
-class ClsModelConfig(dg.Config, ClsRecipe):
-    """A classification recipe."""
-
-    retrain: bool = Field(False, description=_RETRAIN)
-
-
-class SegModelConfig(dg.Config, SegRecipe):
-    """A segmentation recipe."""
-
-    iterations: int | None = Field(None, description="Former name of steps.")
-    warmup_iterations: int | None = Field(None, description="Former name of warmup_steps.")
-    retrain: bool = Field(False, description=_RETRAIN)
-
-
-@dg.asset(group_name=GROUP, kinds={"pytorch"}, code_version="4", deps=INPUTS, pool=GPU_POOL)
-def cls_model(
-    context: dg.AssetExecutionContext,
-    config: ClsModelConfig,
-    lake: LakeResource,
-    compute: ComputeResource,
-) -> dg.MaterializeResult:
-    """Crater or no crater: Prithvi's encoder with one linear unit, fine-tuned on the classified crops.
-
-    The configuration is a recipe; `recipes/cls_paper.yaml` is the paper's. The `architecture` `seg_model` begins as the
-    segmentation model in use; another names a model of timm's, to compare with. The same recipe on the same labels,
-    tensors, weights and seed is one version and is not trained twice; a killed training continues. The state of the
-    lowest validation loss is kept. `mars_weights` and `seg_model` have to be there only for recipes that start from them.
-    """
-    from mars_assets.classification.model_card import model_card
-    from mars_assets.classification.recipe import COMPUTATION
-    from mars_assets.datasets import classification_dataset
-    from mars_assets.models.promotion import judge_classifier
-
-    def train(*arguments: Any) -> dict[str, Any]:
-        from mars_assets.classification.train import train_classifier
-
-        return train_classifier(recipe, *arguments, features=here.features)
-
-    def curves(folder: Path) -> Any:
-        from mars_assets.classification.figures import training_curves
-
-        return training_curves(folder)
-
-    with mendable():
-        here = lake.open()
-        recipe = _recipe(config, ClsRecipe, here, "cls_model", stated_recipe_of)
-        return _train(
-            context,
-            here,
-            "cls_model",
-            recipe,
-            compute,
-            (CLS_SCORE, judge_classifier) if config.retrain else None,
-            lambda statistics: classification_dataset(here, STAGE, statistics),
-            train,
-            lambda report: report["best"],
-            curves,
-            COMPUTATION,
-            model_card,
-        )
-
-
-@dg.asset(group_name=GROUP, kinds={"pytorch", "mmsegmentation"}, code_version="3", deps=INPUTS, pool=GPU_POOL)
-def seg_model(
-    context: dg.AssetExecutionContext,
-    config: SegModelConfig,
-    lake: LakeResource,
-    compute: ComputeResource,
-) -> dg.MaterializeResult:
-    """Crater segmentation: Prithvi's encoder, a neck and a head through MMSegmentation, fine-tuned on the outlined crops.
-
-    The configuration is a recipe; `recipes/seg_paper.yaml` and the changes in `recipes/seg_paper/` are the paper's six.
-    `model.pth` and `config.py` of a version are an ordinary MMSegmentation checkpoint and configuration. Versions and
-    resumption as in `cls_model`; the state of the highest validation mIoU is kept.
-    """
-    from mars_assets.datasets import segmentation_dataset
-    from mars_assets.models.promotion import judge_segmenter
-    from mars_assets.segmentation.recipe import COMPUTATION
-
-    def train(*arguments: Any) -> dict[str, Any]:
-        from mars_assets.segmentation.train import train_segmentation
-
-        return train_segmentation(recipe, *arguments)
-
-    def curves(folder: Path) -> Any:
-        from mars_assets.segmentation.figures import training_figure
-        from mars_assets.storage.files import read_table
-
-        return training_figure(read_table(folder / "history.parquet", "seg_model"))
-
-    def judge(chosen: "Compute") -> "Judge":
-        return judge_segmenter(lambda annotation: segmentation_dataset(here, STAGE, annotation).images, chosen)
-
-    with mendable():
-        here = lake.open()
-        recipe = _recipe(config, SegRecipe, here, "seg_model", lambda trained: SegRecipe(**trained["recipe"]))
-        return _train(
-            context,
-            here,
-            "seg_model",
-            recipe,
-            compute,
-            (SEG_SCORE, judge) if config.retrain else None,
-            lambda statistics: segmentation_dataset(here, STAGE, recipe.annotation, statistics),
-            train,
-            lambda report: {name: report[name] for name in _SEG_SCORES},
-            curves,
-            COMPUTATION,
-        )
-
-
-def _recipe(
-    config: Any, recipe: type[R], lake: "Lake", name: str, recipe_of_trained: Callable[[dict[str, Any]], R]
-) -> R:
-    """The recipe that a configuration states, or that of the model in use where it is to be trained again."""
-    from mars_assets.errors import MarsError, MissingInputError
-    from mars_assets.models.versions import current_model
-
-    stated = recipe_from(config, recipe)
-    if not config.retrain:
-        return stated
-    try:
-        model = current_model(lake, name)
-    except MissingInputError:
-        return stated  # the first one
-    try:
-        return recipe_of_trained(model.config)
-    except ValidationError as error:
-        raise MarsError(
-            f"the recipe of {name} {model.version} is of an earlier version of this project: {listed(error)}. Train one "
-            "with a recipe of your own, without retrain"
-        ) from error
-
-
-def _check_comparable(lake: "Lake", name: str, statistics: str) -> None:
-    """Whether the model in use, if there is one, can be judged on chips of these statistics.
-
-    Raises:
-        ProvenanceError: it was trained on chips of others, on which it would look worse than it is.
-    """
-    from mars_assets.errors import ProvenanceError
-    from mars_assets.models.versions import current_model
-
-    if not (lake.model(name) / "current.json").exists():
-        return
-    model = current_model(lake, name)
-    own = model.config["provenance"]["statistics"]
-    if own != statistics:
-        raise ProvenanceError(
-            f"{name} {model.version} was trained on chips of the statistics {own!r}, and {STAGE} has {statistics!r}: the two "
-            "cannot be compared. Train without retrain, which puts the new model into use"
-        )
-
-
-def _train(
-    context: dg.AssetExecutionContext,
-    lake: "Lake",
-    name: str,
-    recipe: "ClsRecipe | SegRecipe",
-    compute: ComputeResource,
-    unless_worse: "tuple[str, Callable[[Compute], Judge]] | None",
-    dataset_for: Callable[[Any], "Dataset"],
-    train: Callable[..., dict[str, Any]],
-    best_of: Callable[[dict[str, Any]], dict[str, Any]],
-    curves: Callable[[Path], Any],
-    computation: str,
-    card: Callable[[str, dict[str, Any], Any], str] | None = None,
-) -> dg.MaterializeResult:
-    """Trains a version, or finds it, and puts it into use; given a score and its judge, unless it is worse than what is."""
-    from mars_assets.models.promotion import compare
-    from mars_assets.models.starting_point import start_of_training
-    from mars_assets.models.versions import ModelVersion, current_model, make_current, start_version, version_of
-    from mars_assets.provenance import software
-    from mars_assets.storage.files import read_json, write_bytes
-    from mars_assets.storage.hashing import fingerprint
-    from mars_assets.training.run_folder import CONFIG, SCRATCH
-
-    lake.require(
-        {
-            "labelled_crops": lake.labelled_crops,
-            "reflectance": lake.tensors("reflectance") / "manifest.parquet",
-            STAGE: lake.tensors(STAGE) / "manifest.parquet",
-            "prithvi_weights": lake.current_foundation,
-        }
+@cache
+def model_config(task: Task) -> type[dg.Config]:
+    """Build a model's run configuration: its recipe's fields, and whether to retrain."""
+    retrain = Field(
+        False,
+        description="Train with the recipe of the model in use, ignoring the other fields, and use the result only if "
+        "it is "
+        "not worse on images that neither model was trained on.",
     )
-    start = start_of_training(lake, recipe.encoder, recipe.architecture)
-    dataset = dataset_for(start.statistics)
-    if unless_worse is not None:
-        _check_comparable(lake, name, dataset.provenance["statistics"])
-    version = version_of(recipe.identity(), dataset.images, start.sha256, compute.seed, computation)
-    found = (lake.model(name) / version / CONFIG).exists()
-    progress = progress_of(context)
-    progress.say(f"version {version} is there already: nothing to train" if found else f"training version {version}")
-    folder = start_version(lake, name, version, dataset.images)
-    provenance = {**dataset.provenance, **start.provenance, "software": software()}
-    # What is there is shown without importing torch; only what a killed run left behind is cleared up.
-    if not found or (folder / SCRATCH).exists():
-        train(dataset.images, start.folder, folder, compute.choose(), provenance, progress)
-    trained = read_json(folder / CONFIG)
-    best = best_of(trained["report"])
-    more: dict[str, Any] = {}
-    if card is not None:
-        text = card(version, trained, dataset.images)
-        write_bytes(folder / "card.md", text.encode())
-        more["card"] = dg.MetadataValue.md(text)
-    comparison = None
-    if unless_worse is not None and (lake.model(name) / "current.json").exists():
-        current = current_model(lake, name)
-        if current.version != version:
-            score, judge = unless_worse
-            candidate = ModelVersion(name, version, folder, trained)
-            comparison = compare(current, candidate, dataset.images, score, judge(compute.choose()))
-            progress.say(str(comparison))
-    if comparison is None or comparison.is_not_worse:
-        make_current(lake, name, version, best)
-    counts = dataset.images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
-    return dg.MaterializeResult(
-        metadata={
-            "version": version,
-            "trained in this run": not found,
-            "in use": comparison is None or comparison.is_not_worse,
-            **({"against the one in use": str(comparison)} if comparison is not None else {}),
-            **kept(
-                lake,
-                name,
-                fingerprint(version, trained["report"]),
-                lambda: {"curves": picture(curves(folder), f"training of {name}")},
-            ),
-            "best validation": table(pd.DataFrame([best])),
-            "images": table(counts.reset_index()),
-            "recipe": dg.MetadataValue.json(recipe.model_dump()),
-            "began as": start.name,
-            "label version": dataset.provenance["label_version"],
-            "device": f"{trained['compute']['device']}, {trained['compute']['precision']}",
-            "folder": where(folder),
-            **more,
-            **{key: value for key, value in best.items() if isinstance(value, float)},
-        },
-        data_version=dg.DataVersion(version),
-    )
+    former: dict[str, Any] = {
+        before: (int | None, Field(None, description=f"Former name of {name}."))
+        for before, name in task.recipe.FORMER_NAMES.items()
+    }
+    bases = (dg.Config, task.recipe)
+    return create_model(f"{task.name.title()}ModelConfig", __base__=bases, retrain=(bool, retrain), **former)
 
 
-def current_with_statistics(lake: "Lake", name: str) -> tuple["ModelVersion", "BandStatistics"]:
-    """The current model and the statistics its input is normalised with."""
-    from mars_assets.models.versions import current_model
+def model_asset(task: Task) -> dg.AssetsDefinition:
+    """Build the asset of a task's model in use, whose configuration is a recipe."""
 
-    model = current_model(lake, name)
-    return model, BandStatistics.from_dict(model.config["statistics"])
+    def model(
+        context: dg.AssetExecutionContext, config: Any, lake: LakeResource, compute: ComputeResource
+    ) -> dg.MaterializeResult:
+        with mendable():
+            here, recipe = lake.open(), recipe_from(config, task.recipe)
+            trained = train_version(
+                here,
+                task,
+                recipe_in_use(here, task, recipe) if config.retrain else recipe,
+                compute=compute.choose,
+                seed=compute.seed,
+                unless_worse=config.retrain,
+                progress=progress_of(context),
+            )
+            about, best = trained.model.config, trained.best
+            shown = kept(
+                here,
+                task.model,
+                fingerprint(trained.model.version, about["report"]),
+                lambda: {"curves": picture(task.curves(trained.model.folder), f"training of {task.model}")},
+            )
+        images = trained.dataset.images
+        counts = images.groupby("split").agg(images=("image_id", "size"), groups=("observation", "nunique"))
+        return dg.MaterializeResult(
+            metadata={
+                "version": trained.model.version,
+                "trained in this run": not trained.found,
+                "in use": trained.is_in_use,
+                **({"compared with the model in use": str(trained.comparison)} if trained.comparison else {}),
+                **shown,
+                "best validation": table(pd.DataFrame([best])),
+                "images": table(counts.reset_index()),
+                "recipe": dg.MetadataValue.json(about["recipe"]),
+                "initialised from": trained.start.name,
+                "label version": trained.dataset.provenance["label_version"],
+                "device": f"{about['compute']['device']}, {about['compute']['precision']}",
+                "folder": where(trained.model.folder),
+                **({"card": dg.MetadataValue.md(trained.card)} if trained.card else {}),
+                **{key: value for key, value in best.items() if isinstance(value, float)},
+            },
+            data_version=dg.DataVersion(trained.model.version),
+        )
+
+    model.__annotations__["config"] = model_config(task)
+    return dg.asset(
+        name=task.model,
+        description=task.descriptions.model,
+        group_name=GROUP,
+        kinds=set(task.libraries),
+        code_version=task.training_versions[0],
+        deps=INPUTS,
+        pool=GPU_POOL,
+    )(model)
+
+
+model_assets = [model_asset(task) for task in TASKS]

@@ -1,4 +1,4 @@
-"""Tensors: labelled crops in HLS reflectance units, and imputed to Prithvi's six bands by each method."""
+"""Assets of group tensors: reflectance and imputed bands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +20,21 @@ from mars_assets.bands import (
     BandStatistics,
     ImputationMethod,
 )
+from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION, code_version
+from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.tensors.figures import chip_sheet, value_ranges
+from mars_assets.tensors.stages import (
+    CALIBRATED,
+    Scale,
+    make_calibrated,
+    make_imputed,
+    make_reflectance,
+    make_spectral,
+    settings_before,
+)
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
@@ -33,23 +45,24 @@ GROUP = "tensors"
 
 
 class ReflectanceConfig(dg.Config):
-    """How 8-bit values become reflectance."""
+    """Conversion from 8-bit values to reflectance."""
 
     statistics: Literal["as_before", "v1", "v2"] = Field(
         AS_BEFORE,
-        description="Normalisation statistics of the weights that will see the chips: Prithvi v1's or v2's. as_before: those "
-        "of the chips that are there, v1 where there are none.",
+        description="Normalisation statistics of the weights that will be used: Prithvi v1's or v2's. as_before: those "
+        "of the existing chips, or v1 if there are none.",
     )
     truncate: bool | None = Field(
         None,
-        description="Truncate to integers, as the paper's published code did. Not given: as the chips that are there, or not.",
+        description="Truncate to integers, as the paper's published code does. Unset: as for the existing chips, or no "
+        "truncation if there are none.",
     )
 
 
 @dg.asset(
     group_name=GROUP,
     kinds={"geotiff"},
-    code_version="1",
+    code_version=code_version(REFLECTANCE, CALIBRATION),
     deps=[labelled_crops],
     pool=LAKE_POOL,
     automation_condition=follows(),
@@ -57,18 +70,15 @@ class ReflectanceConfig(dg.Config):
 def reflectance(
     context: dg.AssetExecutionContext, config: ReflectanceConfig, lake: LakeResource
 ) -> dg.MaterializeResult:
-    """Blue, green and red of every labelled crop in HLS reflectance units (reflectance x 10000).
+    """Blue, green and red of every labelled crop in HLS reflectance units (x 10000).
 
-    Channel i of the 8-bit image times `(mean_i + 2 * std_i) / 255`, with the means and standard deviations that Prithvi
-    is normalised with, as in Patel et al. 2024. Float32 GeoTIFFs; a chip that is there for the same pixels and settings
-    is not made again.
+    Channel i of the 8-bit image is multiplied by `(mean_i + 2 * std_i) / 255`, with the means and standard deviations
+    that normalise Prithvi's input (Patel et al. 2024). Chips are float32 GeoTIFFs; existing chips for the same pixels
+    and settings are not recomputed.
 
-    Crops of COLOR products are calibrated, so for them there is no need to guess: in `tensors/calibrated` they have green,
-    red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
+    Crops of COLOR products are calibrated, so that their reflectance need not be estimated: `tensors/calibrated` has
+    their green, red and near infrared as I/F / cos(incidence) x 10000, which `imputed_spectral` uses.
     """
-    from mars_assets.labels.table import current_label_version, read_labelled_crops
-    from mars_assets.tensors.stages import CALIBRATED, make_calibrated, make_reflectance, settings_before
-
     progress = progress_of(context)
     with mendable():
         here = lake.open()
@@ -78,9 +88,11 @@ def reflectance(
             here,
             images,
             version,
-            statistics=_asked_for(here, config.statistics),
-            truncate=before.get("truncate", False) if config.truncate is None else config.truncate,
-            progress=progress,
+            Scale(
+                _statistics_name(here, config.statistics),
+                before.get("truncate", False) if config.truncate is None else config.truncate,
+            ),
+            progress,
         )
         calibrated = make_calibrated(here, images, version, progress=progress)
         metadata = _describe(here, "reflectance", result)
@@ -97,17 +109,17 @@ def reflectance(
 
 
 class ImputationConfig(dg.Config):
-    """Statistics of an imputation."""
+    """Normalisation statistics for an imputation."""
 
     statistics: Literal["as_before", "v1", "v2"] = Field(
-        AS_BEFORE, description="Must be those that reflectance was scaled with; as_before: these."
+        AS_BEFORE, description="Must equal those that reflectance was scaled with. as_before: those."
     )
 
 
 _EXPLAINED: dict[ImputationMethod, str] = {
-    "means": "The three missing bands are their own means: exactly 0 after normalisation (Blumenstiel et al. 2024).",
-    "pre_norm": "The three missing bands are blue, green and red again, copied in reflectance units, before normalisation.",
-    "post_norm": "The three missing bands are what gives blue, green and red again after normalisation: the paper's best.",
+    "means": "The three missing bands are set to their means, exactly 0 after normalisation (Blumenstiel et al. 2024).",
+    "pre_norm": "The three missing bands are copies of blue, green and red in reflectance units, before normalisation.",
+    "post_norm": "The three missing bands equal blue, green and red after normalisation: the paper's best method.",
 }
 
 
@@ -116,23 +128,22 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
         name=f"imputed_{method}",
         group_name=GROUP,
         kinds={"geotiff"},
-        code_version="1",
+        code_version=IMPUTATION,
         deps=[reflectance],
         pool=LAKE_POOL,
         automation_condition=follows() if method == EVALUATED else None,
         description=(
-            f"Six-band chips by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, float32, HLS "
-            "reflectance units. Normalised with the published statistics a chip is the method's tensor."
+            f"Six-band chips imputed by the method `{method}`. {_EXPLAINED[method]}\n\nBands: {', '.join(HLS_BANDS)}, "
+            "float32, in HLS reflectance units. Normalising a chip with the published statistics gives the method's "
+            "tensor."
         ),
     )
     def imputed(
         context: dg.AssetExecutionContext, config: ImputationConfig, lake: LakeResource
     ) -> dg.MaterializeResult:
-        from mars_assets.tensors.stages import make_imputed
-
         with mendable():
             here = lake.open()
-            statistics = _asked_for(here, config.statistics)
+            statistics = _statistics_name(here, config.statistics)
             result = make_imputed(here, method, statistics=statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
         return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
@@ -140,17 +151,15 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
     return imputed
 
 
-@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version="1", deps=[reflectance], pool=LAKE_POOL)
+@dg.asset(group_name=GROUP, kinds={"geotiff"}, code_version=SPECTRAL_IMPUTATION, deps=[reflectance], pool=LAKE_POOL)
 def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-    """Six-band chips of the crops that have a calibrated source, beyond the paper: three bands are measured, none guessed.
+    """Six-band chips of the calibrated crops, three bands of which are measured.
 
-    HiRISE's RED (700 nm) is B04, BLUE-GREEN (500 nm) is B03, NEAR-INFRARED (900 nm) is the NIR band, all as reflectance
-    x 10000. The rest follows by a rule: BLUE continues the line through BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2
-    equal the NIR band, since Mars's spectra change little there. Crops of uncalibrated products and images from elsewhere have no such chip.
+    This method is not in the paper. HiRISE's RED (700 nm) becomes B04, BLUE-GREEN (500 nm) B03 and NEAR-INFRARED (900
+    nm) the NIR band, all as reflectance x 10000. The other bands are derived: BLUE extrapolates the line through
+    BLUE-GREEN and RED to 482 nm; SWIR_1 and SWIR_2 equal the NIR band, since the spectra of Mars vary little there.
+    Crops of uncalibrated products and images from elsewhere get no such chip.
     """
-    from mars_assets.labels.table import read_labelled_crops
-    from mars_assets.tensors.stages import make_spectral
-
     with mendable():
         here = lake.open()
         result = make_spectral(here, progress=progress_of(context))
@@ -164,10 +173,8 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
 
 
-def _asked_for(lake: "Lake", statistics: str) -> Any:
-    """The statistics that a configuration names, or those of the chips that are there."""
-    from mars_assets.tensors.stages import settings_before
-
+def _statistics_name(lake: "Lake", statistics: str) -> Any:
+    """Resolve ``as_before`` to the statistics of the existing chips."""
     return settings_before(lake, "reflectance").get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
 
@@ -181,10 +188,8 @@ def _version(chip_shas: list[str]) -> dg.DataVersion:
 
 
 def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
-    from mars_assets.tensors.figures import chip_sheet
-
     sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], _statistics(result))
-    return picture(sheet, f"{stage}, every band of six chips")
+    return picture(sheet, f"{stage}: all bands of six chips")
 
 
 def _shown(lake: "Lake", result: "StageResult") -> list[Path]:
@@ -193,14 +198,11 @@ def _shown(lake: "Lake", result: "StageResult") -> list[Path]:
 
 
 def _statistics(result: "StageResult") -> BandStatistics:
-    """Those that a stage was made with; v1's, for display only, of one that needs none."""
+    """Return a stage's statistics; v1's, for display only, if it uses none."""
     return STATISTICS[result.provenance.get("statistics", "v1")]
 
 
-def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
-    from mars_assets.tensors.figures import value_ranges
-
-    folder = lake.tensors(stage)
+def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if len(result.manifest):
         shown = kept(
@@ -209,7 +211,7 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
             _content(result),
             lambda: {
                 "chips": _chips_picture(lake, stage, result),
-                "values of these chips": table(value_ranges(_shown(lake, result), result.provenance["bands"])),
+                "value ranges of these chips": table(value_ranges(_shown(lake, result), result.provenance["bands"])),
             },
         )
     if "statistics" in result.provenance:
@@ -217,9 +219,9 @@ def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict:
     return {
         "dagster/row_count": len(result.manifest),
         "computed in this run": result.computed,
-        "were there": len(result.manifest) - result.computed,
+        "existed": len(result.manifest) - result.computed,
         **shown,
         "label version": result.provenance["label_version"],
-        "folder": where(folder),
-        "manifest": where(folder / "manifest.parquet"),
+        "folder": where(lake.tensors(stage)),
+        "manifest": where(lake.chips(stage)),
     }

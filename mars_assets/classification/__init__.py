@@ -1,1 +1,1 @@
-"""Crater or no crater on a tile: recipe, model, training, prediction, evaluation and figures. Knows no Dagster."""
+"""Classification of images as crater or no crater."""

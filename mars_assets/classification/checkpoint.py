@@ -1,7 +1,8 @@
-"""A classifier's start, and a finished one on disk: ``model.safetensors``, ``history.parquet`` and, last, ``config.json``.
+"""Initialisation of classifiers, and reading and writing of finished ones.
 
-``config.json`` says all that opening the model takes, and marks the folder as complete; of one that began as a segmentation
-model ``network.json`` says which network it is.
+A finished classifier consists of ``model.safetensors``, ``history.parquet`` and ``config.json``, which is written last
+and marks the folder as complete. If it was initialised from a segmentation model, ``network.json`` describes the
+network.
 """
 
 from __future__ import annotations
@@ -12,52 +13,51 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, PRITHVI, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import CONFIG, NETWORK, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
+from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
+from mars_assets.segmentation.checkpoint import open_segmenter
+from mars_assets.segmentation.mmseg_config import refuse_sizes
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
+from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import atomic_path, read_json, write_json
 from mars_assets.storage.hashing import sha256_file
-from mars_assets.training.run_folder import CONFIG, require_finished
-
-MODEL = "model.safetensors"
-HISTORY = "history.parquet"
-NETWORK = "network.json"
+from mars_assets.training.run_folder import require_finished
 
 
 def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
-    """A recipe's classifier around an encoder, its linear unit random."""
+    """Build a recipe's classifier around an encoder, with a random linear unit."""
     return CraterClassifier(encoder, recipe.pooling, recipe.dropout, recipe.mask_ratio)
 
 
 def build_baseline(recipe: ClsRecipe, config: PrithviConfig, imagenet: bool = False) -> TimmClassifier:
-    """A recipe's model of timm's, for the bands and statistics of ``config``."""
+    """Build a recipe's timm model, for the bands and statistics of ``config``."""
     return TimmClassifier(recipe.architecture, config, recipe.dropout, recipe.image_size, imagenet)
 
 
 def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
-    """Architecture, bands and statistics of what a training begins at, and the sha256 of its weights.
+    """Read configuration and sha256 of the weights a training starts from.
 
     Args:
-        recipe: what is trained.
-        folder: of an encoder's weights, or, for the architecture ``seg_model``, of a finished segmentation model.
+        recipe: the recipe to be trained.
+        folder: folder of an encoder's weights or, for the architecture ``seg_model``, of a finished segmentation model.
 
     Raises:
         MissingInputError: the folder holds no finished segmentation model.
-        MarsError: the segmentation model cannot see images as the recipe shows them.
+        MarsError: the segmentation model does not accept the recipe's image size or normalization.
     """
     if recipe.architecture != OUTLINES:
         published = open_weights(folder)
         return published.config, published.sha256
-    from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
-    from mars_assets.segmentation.mmseg_config import refuse_sizes
-    from mars_assets.segmentation.recipe import SegRecipe
 
     require_finished(folder, "seg_model")
     trained = read_json(folder / CONFIG)
@@ -65,46 +65,47 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
     try:
         outlining = SegRecipe.model_validate(trained["recipe"])
     except ValidationError as error:
-        raise MarsError(f"the recipe of {folder} is of an earlier version: make 'seg_model' again ({error})") from error
+        raise MarsError(
+            f"the recipe in {folder} is from an earlier version: materialize 'seg_model' again ({error})"
+        ) from error
     refuse_sizes(outlining, config, {"image_size": recipe.image_size})
     if outlining.normalize != recipe.normalize:
         raise MarsError(
-            f"normalize is {recipe.normalize!r}, and seg_model was trained on images normalised by {outlining.normalize!r}: "
-            "set it to that"
+            f"normalize is {recipe.normalize!r}, but seg_model was trained with {outlining.normalize!r}: set it to that"
         )
     return config, sha256_of_segmenter(folder)
 
 
 def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
-    """A finished segmentation model as a classifier, and ``network.json`` in the classifier's folder."""
-    from mars_assets.segmentation.checkpoint import open_segmenter
-
+    """Build a classifier from a segmentation model; write ``network.json``."""
     network, _ = open_segmenter(segmenter)
-    network.auxiliary_head = None  # it only helped training
+    network.auxiliary_head = None  # used only to train the segmentation model
     write_json(folder / NETWORK, {**network.cfg.model.to_dict(), "auxiliary_head": None})
     return OutlineClassifier(network, config)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, atomically."""
     with atomic_path(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """
+    """Read the tensors in a safetensors file.
+
     Raises:
-        DamagedFileError: the file is missing or is no safetensors file.
+        DamagedFileError: the file is missing or is not a safetensors file.
     """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DamagedFileError(
-            f"{path} cannot be read ({error}): delete its folder and make 'cls_model' again"
+            f"{path} cannot be read ({error}): delete its folder and materialize 'cls_model' again"
         ) from error
 
 
 def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
-    """Opens a finished classifier, in evaluation mode on the CPU.
+    """Open a finished classifier, in evaluation mode on the CPU.
 
     Returns:
         The classifier and its ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance, compute,
@@ -120,43 +121,56 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     prithvi = PrithviConfig.from_dict(config["prithvi"])
     ours = recipe.architecture == PRITHVI
     if ours:
-        with torch.device("meta"):  # drawing random weights first would take as long as reading those of the file
+        with torch.device("meta"):  # initialising random weights would take as long as reading the file
             classifier: Classifier = build_classifier(recipe, PrithviEncoder(prithvi))
     elif recipe.architecture == OUTLINES:
         classifier = OutlineClassifier(_network_of(folder), prithvi)
     else:
         classifier = build_baseline(recipe, prithvi)
     config["recipe"] = recipe.model_dump()
-    weights = load_weights(folder / MODEL)
+    weights = load_weights(folder / WEIGHTS)
     try:
-        # Cloned: tensors in a mapped file lie at any address, see prithvi.weights.
+        # Cloned, since tensors in a mapped file may be unaligned, see prithvi.weights.
         classifier.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=ours)
     except RuntimeError as error:
         raise DamagedFileError(
-            f"{folder / MODEL} does not fit {CONFIG} beside it ({error}): make 'cls_model' again"
+            f"{folder / WEIGHTS} does not match {CONFIG} next to it ({error}): materialize 'cls_model' again"
         ) from error
     return classifier.eval(), config
 
 
 def _network_of(folder: Path) -> nn.Module:
-    """The network that ``network.json`` describes, its weights random."""
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
-
+    """Build the network that ``network.json`` describes, with random weights."""
     try:
         parts = read_json(folder / NETWORK)
     except FileNotFoundError as error:
-        raise DamagedFileError(f"{folder / NETWORK} is missing: make 'cls_model' again") from error
+        raise DamagedFileError(f"{folder / NETWORK} is missing: materialize 'cls_model' again") from error
     with mmseg_ready():
-        from mmseg.registry import MODELS
+        from mmseg.registry import MODELS  # noqa: PLC0415 - mmseg takes seconds to import
 
         return MODELS.build(parts)
 
 
+def is_head_alone(folder: Path) -> bool:
+    """Test whether a classifier was stored without its frozen encoder.
+
+    Raises:
+        DamagedFileError: its file is missing or is not a safetensors file.
+    """
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return all(name.startswith("head.") for name in file.keys())  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(
+            f"{folder / WEIGHTS} cannot be read ({error}): delete its folder and materialize its asset again"
+        ) from error
+
+
 def model_sha256(folder: Path) -> str:
-    """What tells one finished classifier from another.
+    """Compute the sha256 of a finished classifier's weights.
 
     Raises:
         MissingInputError: the folder holds no finished classifier.
     """
     require_finished(folder, "cls_model")
-    return sha256_file(folder / MODEL)
+    return sha256_file(folder / WEIGHTS)

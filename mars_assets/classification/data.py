@@ -16,8 +16,9 @@ from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.images import SUFFIXES, image_size
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.storage.geotiff import image_size
+from mars_assets.storage.geotiff import chip_size
 from mars_assets.tensors.geotiff import read_bands
 from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
 
@@ -80,7 +81,7 @@ def median_side(paths: Sequence[Path], most: int = 200) -> float | None:
 @functools.lru_cache(maxsize=4096)
 def _size_of(path: Path, _changed: int) -> tuple[int, int]:
     """Remembered: a sweep asks of the same chips in each run, and opening them takes longer than training a head."""
-    return image_size(path)
+    return image_size(path, "repair it") if path.suffix.lower() in SUFFIXES else chip_size(path)
 
 
 class Chips:

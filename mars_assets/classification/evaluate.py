@@ -1,4 +1,4 @@
-"""What a classifier's probabilities are worth: scores with intervals, curves and calibration."""
+"""Evaluation of classifiers: scores, curves, calibration, label errors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.craters.geometry import craters_of_labels
+from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.images import read_label_image
 
 METRICS = (
     "accuracy",
@@ -27,23 +30,28 @@ METRICS = (
     "loss",
 )
 BINS = 15
-"""Equal-width bins of probability in the expected calibration error and the reliability diagram."""
+"""Number of equal-width probability bins for the calibration error and the reliability diagram."""
 
 Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier on one split.
+    """Evaluation of a classifier on one split.
 
     Args:
-        row: the scores, each with ``_low`` and ``_high``; None where the split leaves one undefined, and ``undefined``
-            says which and why.
-        images: one row an image of the split: the columns of ``images`` and ``probability``.
+        row: the scores, each with ``_low`` and ``_high``; those undefined on the split are None, and ``undefined``
+            states which and why.
+        images: one row per image in the split: the columns of ``images`` and ``probability``.
     """
 
     row: dict[str, Any]
     images: pd.DataFrame
+
+    @property
+    def evidence(self) -> pd.DataFrame:
+        """The scores' input: ``image_id, observation, label, probability``."""
+        return self.images[["image_id", "observation", "label", "probability"]]
 
     @property
     def _labels(self) -> Labels:
@@ -53,28 +61,34 @@ class Evaluation:
     def _probabilities(self) -> Floats:
         return self.images["probability"].to_numpy(np.float64)
 
-    # Sweeps want the row alone, and importing scikit-learn takes longer than training a head.
+    # Computed on demand: sweeps need only the row, and importing scikit-learn takes longer than training a head.
     @cached_property
     def roc(self) -> pd.DataFrame:
-        """``threshold, false_positive_rate, true_positive_rate``; empty where a class is absent."""
+        """ROC curve: ``threshold, false_positive_rate, true_positive_rate``.
+
+        Empty if a class is absent.
+        """
         return _roc(self._labels, self._probabilities)
 
     @cached_property
     def precision_recall(self) -> pd.DataFrame:
-        """``threshold, recall, precision``; empty where there is no crater."""
+        """Precision-recall curve: ``threshold, recall, precision``.
+
+        Empty without craters.
+        """
         return _precision_recall(self._labels, self._probabilities)
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
-        """One row a bin that holds images: ``low, high, n, mean_probability, crater_fraction``."""
+        """Calibration by bin: ``low, high, n, mean_probability, crater_fraction``."""
         return _calibration(self._labels, self._probabilities)
 
 
 def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
-    """Every metric of ``METRICS`` at threshold 0.5; NaN where it is undefined, as is AUROC with one class.
+    """Compute the metrics of ``METRICS`` at threshold 0.5.
 
     The definitions are scikit-learn's; ``ece`` is the expected calibration error of the crater's probability (Naeini et
-    al. 2015).
+    al. 2015). Undefined metrics, such as AUROC with one class, are NaN.
 
     Args:
         labels: 0 or 1, shape (n,).
@@ -86,14 +100,14 @@ def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
 
 
 def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> dict[str, Floats]:
-    """:func:`scores` of many samples of the same images, as arrays of shape (R,).
+    """Compute :func:`scores` for R samples of the images, each of shape (R,).
 
-    In numpy, since a bootstrap has a thousand samples and scikit-learn takes 9 ms for one of each score.
+    Uses numpy, since a bootstrap has a thousand samples and scikit-learn takes 9 ms per sample for all scores.
 
     Args:
         labels: 0 or 1, shape (n,).
         probabilities: of label 1, shape (n,).
-        counts: how often each image is in each sample, shape (R, n); none is empty.
+        counts: how often each sample contains each image, shape (R, n); no sample is empty.
     """
     n, said = counts.sum(1), probabilities >= 0.5
     positives = counts @ labels
@@ -103,7 +117,7 @@ def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> 
     recall, specificity = ratio(tp, positives), ratio(negatives - fp, negatives)
     true_positives, false_positives = _operating_points(labels, probabilities, counts)
     steps = np.diff(true_positives, prepend=0.0)
-    # The highest thresholds may have no image of a sample, and then no precision; nor do they add a step.
+    # Above the highest probability in a sample precision is undefined, but recall does not change there.
     precisions = np.nan_to_num(ratio(true_positives, true_positives + false_positives))
     start = np.zeros((len(counts), 1))
     area = np.trapezoid(np.hstack([start, true_positives]), np.hstack([start, false_positives]))
@@ -126,40 +140,36 @@ def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> 
 def evaluate(
     predictions: pd.DataFrame, images: pd.DataFrame, split: str, *, resamples: int = 1000, seed: int = 0
 ) -> Evaluation:
-    """Evaluates predictions on a split.
+    """Evaluate predictions on a split.
 
-    Intervals are 95 % bootstraps. Where the split has several observations, whole observations are resampled,
-    since images of one observation are alike; else images, and ``resampled`` says which.
+    Intervals are 95 % bootstraps. If the split has several observations, whole observations are resampled, since images
+    of the same observation are similar; otherwise images. ``resampled`` states which.
 
     Args:
-        predictions: ``image_id, probability``; others than the split's are ignored.
-        images: ``image_id, split, label, observation`` and whatever else is to be kept.
-        split: which images.
-        resamples: bootstrap draws.
-        seed: of the draws.
+        predictions: ``image_id, probability``; those for other images are ignored.
+        images: ``image_id, split, label, observation`` and any further columns.
+        split: the split to evaluate on.
+        resamples: number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Raises:
         MarsError: the split is empty, or an image of it has no prediction.
     """
     chosen = images[images["split"] == split]
     if chosen.empty:
-        raise MarsError(f"no image is in the split {split!r}: the splits are {sorted(images['split'].unique())}")
+        raise MarsError(f"no image is in the split {split!r}: choose one of {sorted(images['split'].unique())}")
     scored = chosen.merge(predictions[["image_id", "probability"]], on="image_id", how="left", validate="one_to_one")
     missing = scored.loc[scored["probability"].isna(), "image_id"]
     if len(missing):
         raise MarsError(
-            f"{len(missing)} images of {split!r} have no prediction, {missing.iloc[0]} the first: predict them"
+            f"{len(missing)} images of {split!r} have no prediction, such as {missing.iloc[0]}: predict them first"
         )
     labels = scored["label"].to_numpy(np.int64)
     probabilities = scored["probability"].to_numpy(np.float64)
 
     groups, resampled = independent_units(scored["observation"], scored["image_id"])
     intervals = bootstrap_intervals(
-        partial(scores_of_samples, labels, probabilities),
-        len(scored),
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
+        partial(scores_of_samples, labels, probabilities), groups, resamples=resamples, seed=seed
     )
     row: dict[str, Any] = {
         "split": split,
@@ -177,14 +187,14 @@ def evaluate(
 
 
 def by_observation(images: pd.DataFrame) -> pd.DataFrame:
-    """How often the class is right in each observation.
+    """Compute the accuracy in each observation.
 
     Args:
-        images: ``observation, label, probability``, as of an :class:`Evaluation`.
+        images: ``observation, label, probability``, as in :class:`Evaluation`.
 
     Returns:
-        One row an observation, the worst first: observation (``–`` for images of none), images, craters, right (share),
-        right_low, right_high (95 % Wilson interval), mean_probability.
+        One row per observation, the worst first: observation (``–`` for images without one), images, craters, right
+        (share), right_low, right_high (95 % Wilson interval), mean_probability.
     """
     from scipy.stats import binomtest
 
@@ -208,23 +218,20 @@ def by_observation(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
-    """How many images with a crater are recognised, by the diameter of their largest crater, where outlines tell it.
+    """Compute the recall by the diameter of an image's largest crater.
 
     Args:
-        images: ``label, probability, instances`` (path of the numbered craters, None where the image has no outlines).
+        images: ``label, probability, instances`` (path of the numbered craters, None for images without outlines).
 
     Returns:
-        One row a size class: diameter_px, images, found (share), found_low, found_high (95 % Wilson interval); no row where
+        One row per size class: diameter_px, images, found (share), found_low, found_high (95 % Wilson interval); empty
+            if
         no image has outlines.
 
     Raises:
         DamagedFileError: a mask cannot be read.
     """
     from scipy.stats import binomtest
-
-    from mars_assets.craters.geometry import craters_of_labels
-    from mars_assets.craters.sizes import SIZE_CLASSES, size_class
-    from mars_assets.images import read_label_image
 
     known = images[(images["label"] == 1) & images["instances"].notna()]
     found: dict[str, list[bool]] = {}
@@ -243,17 +250,17 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
-    """Images whose label is more likely wrong than the model: confident learning, as cleanlab has it.
+    """Select images whose labels are probably wrong, by confident learning.
 
-    An image is suspected where the model gives the other class at least the probability that it gives to that class's own
-    images on average (Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70). The model must not have
-    been trained on the images.
+    A label is suspected if the probability of the other class is at least as high as it is on average for images of
+    that class (Northcutt et al. 2021, Confident learning, J. Artif. Intell. Res. 70). The model must not have been
+    trained on the images.
 
     Args:
-        images: ``label, probability`` and whatever else is to be kept.
+        images: ``label, probability`` and any further columns.
 
     Returns:
-        Rows of ``images``, the least believable label first; none where a class is absent.
+        Rows of ``images``, the least credible label first; empty if a class is absent.
     """
     labels = images["label"].to_numpy(np.int64)
     if len(np.unique(labels)) < len(CLASSES):
@@ -276,7 +283,7 @@ def _number(value: float) -> float | None:
 
 
 def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
-    """Which metrics are None, and what the split lacks; empty where all are defined."""
+    """State which metrics are undefined and why; empty if none is."""
     names = [name for name in METRICS if row[name] is None]
     if not names:
         return ""
@@ -286,7 +293,11 @@ def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
 
 
 def _operating_points(labels: Labels, probabilities: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """Counts of true and of false positives at every distinct threshold, from the highest down, (R, thresholds) each."""
+    """Count true and false positives by threshold, from the highest down.
+
+    Returns:
+        Two arrays of shape (R, thresholds).
+    """
     order = np.argsort(-probabilities, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)
     counts = counts[:, order]
@@ -315,7 +326,7 @@ def _precision_recall(labels: Labels, probabilities: Floats) -> pd.DataFrame:
     if not labels.any():
         return pd.DataFrame(columns=columns, dtype=np.float64)
     precision, recall, threshold = precision_recall_curve(labels, probabilities)
-    # The curve's last point, recall 0, belongs to no threshold.
+    # The curve's last point, at recall 0, has no threshold.
     return pd.DataFrame({"precision": precision, "recall": recall, "threshold": np.append(threshold, np.inf)})
 
 

@@ -1,23 +1,22 @@
-"""What a frozen encoder makes of images, kept, so that the encoder passes over them once however many heads are tried."""
+"""Cached features of a frozen encoder, computed once for any number of heads."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import PRITHVI, ClsRecipe
+from mars_assets.code_versions import FEATURES
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.augmentation import oriented
 
@@ -28,31 +27,31 @@ if TYPE_CHECKING:
 
 POOLINGS = ("class_token", "mean")
 _BATCH = 32
-_SAVE_EVERY = 120.0
-"""Seconds after which what is computed so far is written."""
-_COMPUTATION = "features 1"
-"""Part of a cache's name: raise the number when images are read or features pooled in another way."""
 
 
 def are_enough(recipe: ClsRecipe) -> bool:
-    """Whether a recipe's training needs no more of the images than features: nothing before the linear unit is random."""
+    """Test whether a recipe can be trained on features.
+
+    It can if nothing before the head is trained or random.
+    """
     return recipe.architecture == PRITHVI and recipe.frozen and not recipe.mask_ratio and recipe.augment != "full"
 
 
 def orientations_of(recipe: ClsRecipe) -> int:
-    """In how many orientations a recipe sees an image, in training or in validation."""
+    """Return the number of orientations in which a recipe uses an image."""
     return max(recipe.orientations, 8 if recipe.augment == "flips" else 1)
 
 
 class FeatureHead(nn.Module):
-    """A classifier after its encoder: features (B, orientations, poolings, D) -> logits (B,), both float32.
+    """Classifier head: features (B, orientations, poolings, D) -> logits (B,).
 
-    Not for autocast: a step is so short that beginning it would count, and bf16 is too coarse for logits.
+    Both are float32. Autocast is not used: its overhead is noticeable in such short steps, and bf16 is too coarse for
+    logits.
 
     Args:
-        width: of the encoder, D.
-        recipe: which orientations and which pooling are taken. Training with flips takes an orientation at random, all
-            else the image as it is; predictions are :meth:`mean_logits`.
+        width: the encoder's width D.
+        recipe: selects orientations and pooling. Training with flips uses a random orientation, otherwise the original
+            one; :meth:`mean_logits` predicts.
     """
 
     def __init__(self, width: int, recipe: ClsRecipe) -> None:
@@ -67,24 +66,24 @@ class FeatureHead(nn.Module):
         pooled = features[:, :, self._pooling]
         if self.training and self._flips:
             b, orientations = pooled.shape[:2]
-            return self._judge(pooled[torch.arange(b), torch.randint(orientations, (b,))])
-        return self._judge(pooled[:, 0])
+            return self._logits(pooled[torch.arange(b), torch.randint(orientations, (b,))])
+        return self._logits(pooled[:, 0])
 
     def mean_logits(self, features: Tensor) -> Tensor:
-        """The mean over the recipe's orientations, as a classifier of chips predicts."""
-        return self._judge(features[:, : self._orientations, self._pooling]).mean(dim=1)
+        """Average the logits over the recipe's orientations."""
+        return self._logits(features[:, : self._orientations, self._pooling]).mean(dim=1)
 
-    def _judge(self, pooled: Tensor) -> Tensor:
+    def _logits(self, pooled: Tensor) -> Tensor:
         return self.head(self.dropout(pooled)).squeeze(-1)
 
 
 class FeatureCache:
-    """Features of images by an untrained-upon encoder, in one file for each encoder and way of reading images.
+    """Features from a frozen encoder, in one file per preprocessing.
 
     Args:
         folder: where the files are.
-        weights_sha256: of the encoder.
-        recipe: how images are read, and in how many orientations.
+        weights_sha256: of the encoder's weights.
+        recipe: defines preprocessing and the number of orientations.
         compute: precision, and the seed of a random encoder.
     """
 
@@ -94,7 +93,7 @@ class FeatureCache:
         self._compute = compute
         random = [compute.seed, torch.__version__] if recipe.encoder == "random" else None
         read = [recipe.image_size, recipe.normalize, self._orientations]
-        name = fingerprint(_COMPUTATION, weights_sha256, random, read, compute.precision)
+        name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
     def of(
@@ -103,12 +102,12 @@ class FeatureCache:
         images: pd.DataFrame,
         progress: Progress = SILENT,
     ) -> Tensor:
-        """Features of images, computed where they are not kept.
+        """Return features of images, computing those that are not cached.
 
         Args:
-            load: gives the frozen encoder, float32; called only where something is computed.
+            load: returns the frozen encoder, float32; called only if features must be computed.
             images: ``image_id, chip (path), chip_sha``.
-            progress: of the new images.
+            progress: shows how many new images are done.
 
         Returns:
             float32 (N, orientations, poolings, D), on the CPU.
@@ -116,24 +115,20 @@ class FeatureCache:
         Raises:
             DamagedFileError: a chip cannot be read.
         """
-        keys = [f"{row.image_id} {row.chip_sha}" for row in images.itertuples()]
-        kept = self._kept()
-        new = [place for place, key in enumerate(keys) if key not in kept]
-        if new:
+        chips = images["chip"].tolist()
+
+        def compute(places: list[int]) -> Iterator[npt.NDArray[np.float32]]:
             encoder = load().to(self._compute.device).eval()
-            saved = time.monotonic()
-            counter = progress.counter("passing images through the frozen encoder", len(new), "images")
-            for start in range(0, len(new), _BATCH):
-                places = new[start : start + _BATCH]
-                chips = [self._read(images["chip"].iloc[place], encoder) for place in places]
-                for place, features in zip(places, self._computed(encoder, torch.stack(chips)), strict=True):
-                    kept[keys[place]] = features
-                if time.monotonic() - saved > _SAVE_EVERY or start + _BATCH >= len(new):
-                    self._keep(kept)
-                    saved = time.monotonic()
-                counter.advance(len(places))
+            counter = progress.counter("encoding images with the frozen encoder", len(places), "images")
+            for start in range(0, len(places), _BATCH):
+                batch = [self._read(chips[place], encoder) for place in places[start : start + _BATCH]]
+                yield from self._computed(encoder, torch.stack(batch)).numpy()
+                counter.advance(len(batch))
             counter.close()
-        return torch.stack([kept[key] for key in keys])
+
+        with Cache(self.path, FEATURES, keep_all=True, progress=progress) as cache:
+            found = cache.get_all(images[["image_id", "chip_sha"]].to_numpy().tolist(), compute)
+        return torch.from_numpy(np.stack(found))
 
     def _read(self, chip: str, encoder: PrithviEncoder) -> Tensor:
         return load_chip(Path(chip), encoder.config, self._recipe.image_size, self._recipe.normalize)
@@ -146,18 +141,3 @@ class FeatureCache:
                 tokens = encoder(oriented(chips, orientation)).tokens.float()
                 views.append(torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
         return torch.stack(views, dim=1).cpu()
-
-    def _kept(self) -> dict[str, Tensor]:
-        try:
-            file = load_file(self.path) if self.path.exists() else {}
-        except (OSError, SafetensorError):  # it is a cache: what cannot be read is computed again
-            return {}
-        if not file:
-            return {}
-        keys = bytes(file["keys"].numpy()).decode().split("\n")
-        return dict(zip(keys, file["features"], strict=True))
-
-    def _keep(self, kept: dict[str, Tensor]) -> None:
-        keys = torch.from_numpy(np.frombuffer("\n".join(kept).encode(), dtype=np.uint8).copy())
-        with atomic_path(self.path) as temporary:
-            save_file({"keys": keys, "features": torch.stack(list(kept.values()))}, temporary)

@@ -1,4 +1,4 @@
-"""What a scientist looks at: curves, confusion, calibration, how the training went, and the most confident mistakes."""
+"""Figures of classifiers: evaluation, training, mistakes, uncertainty."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pandas as pd
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.images import read_rgb
+from mars_assets.lake import HISTORY
 from mars_assets.plotting import new_figure
 from mars_assets.storage.files import read_table
+from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_figure(evaluation: Evaluation) -> Figure:
-    """ROC and precision-recall curves, confusion matrix and reliability diagram of one split."""
+    """Plot ROC, precision-recall, confusion matrix and reliability."""
     figure, axes = new_figure(9, 8.5, rows=2, columns=2)
     row = evaluation.row
     figure.suptitle(f"{row['split']}: {row['n']} images, {row['n_craters']} with a crater")
@@ -36,12 +39,12 @@ def evaluation_figure(evaluation: Evaluation) -> Figure:
 
 
 def training_curves(folder: Path) -> Figure:
-    """Loss and accuracy over the steps of a finished training; a dashed line where the kept state is.
+    """Plot a training's loss and accuracy, with a line at the selected step.
 
     Raises:
         MissingInputError: the folder holds no finished classifier.
     """
-    history = read_table(folder / "history.parquet", "cls_model")
+    history = read_table(folder / HISTORY, "cls_model")
     figure, axes = new_figure(9, 3.8, columns=2)
     _curves(axes[0, 0], history, {"train_loss": "train", "valid_loss": "validation"}, "cross entropy")
     accuracies = {"valid_accuracy": "accuracy", "valid_balanced_accuracy": "balanced accuracy"}
@@ -50,14 +53,16 @@ def training_curves(folder: Path) -> Figure:
 
 
 def confident_mistakes(images: pd.DataFrame, most: int = 12) -> pd.DataFrame:
-    """The wrongly classified images, the most confident first: often it is the label that is wrong.
+    """Select misclassified images, the most confident first.
+
+    Often it is the label that is wrong.
 
     Args:
-        images: ``label, probability`` and whatever else is to be kept.
-        most: how many at most.
+        images: ``label, probability`` and any further columns.
+        most: the maximum number of images.
 
     Returns:
-        Rows of ``images`` with ``confidence``, the probability of the class that was said.
+        Rows of ``images`` with ``confidence``, the probability of the predicted class.
     """
     said = images["probability"] >= 0.5
     confidence = np.where(said, images["probability"], 1 - images["probability"])
@@ -66,11 +71,11 @@ def confident_mistakes(images: pd.DataFrame, most: int = 12) -> pd.DataFrame:
 
 
 def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
-    """The most confident mistakes as pictures with their ids, labels and probabilities.
+    """Draw the most confident mistakes with their ids, labels and probabilities.
 
     Args:
         images: ``image_id, chip (path), label, probability``.
-        most: how many at most.
+        most: the maximum number of images.
 
     Raises:
         DamagedFileError: a chip cannot be read.
@@ -81,11 +86,11 @@ def mistakes_sheet(images: pd.DataFrame, most: int = 12) -> Figure:
 
 
 def uncertain_sheet(images: pd.DataFrame, most: int = 6) -> Figure:
-    """The images that a model is least sure of, which are the most worth labelling.
+    """Draw the least certain images, which are most worth labelling.
 
     Args:
         images: ``image_id, chip (path), probability, uncertainty``.
-        most: how many at most.
+        most: the maximum number of images.
 
     Raises:
         DamagedFileError: an image cannot be read.
@@ -96,19 +101,19 @@ def uncertain_sheet(images: pd.DataFrame, most: int = 6) -> Figure:
 
 
 def probability_histogram(images: pd.DataFrame) -> Figure:
-    """How sure a model is of images without a label: ``probability``."""
+    """Plot the distribution of ``probability`` over unlabelled images."""
     figure, axes = new_figure(6, 3.2)
     axis = axes[0, 0]
     axis.hist(images["probability"], bins=np.linspace(0, 1, 21).tolist(), color="C0", edgecolor="white")
     axis.set(xlabel="probability of a crater", ylabel="crops", xlim=(0, 1))
     axis.set_title(
-        f"{len(images)} crops, {(images['probability'] >= 0.5).sum()} of them said to have a crater", fontsize=10
+        f"{len(images)} crops, {(images['probability'] >= 0.5).sum()} predicted to have a crater", fontsize=10
     )
     return figure
 
 
 def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
-    columns = 3 if len(shown) <= 6 else 4  # few are shown larger
+    columns = 3 if len(shown) <= 6 else 4  # larger if there are few
     rows = max(1, -(-len(shown) // columns))
     figure, axes = new_figure(2.9 * columns, 3.5 * rows + 0.4, rows, columns)
     figure.suptitle(title)
@@ -122,10 +127,7 @@ def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
 
 
 def _stretched(chip: Path) -> npt.NDArray[np.float32]:
-    """R, G, B as float32 (H, W, 3), each from its 1st to its 99th percentile in [0, 1]: whatever the chip's units are."""
-    from mars_assets.images import read_rgb
-    from mars_assets.tensors.geotiff import read_chip
-
+    """Read RGB as float32 (H, W, 3), percentiles 1 to 99 stretched to [0, 1]."""
     if chip.suffix == ".tif":
         rgb = read_chip(chip, HLS_BANDS)[2::-1].transpose(1, 2, 0)
     else:
@@ -135,7 +137,7 @@ def _stretched(chip: Path) -> npt.NDArray[np.float32]:
 
 
 def _score(evaluation: Evaluation, name: str, label: str) -> str:
-    """A score with its interval, for a title."""
+    """Format a score with its interval, for a title."""
     row = evaluation.row
     if row[name] is None:
         return f"{label} undefined"
@@ -172,7 +174,9 @@ def _confusion(axis: Axes, evaluation: Evaluation) -> None:
     for (label, said), count in np.ndenumerate(counts):
         text = f"{count}\n{shares[label, said]:.0%}"
         axis.text(said, label, text, ha="center", va="center", color="white" if shares[label, said] > 0.5 else "black")
-    axis.set(xticks=[0, 1], yticks=[0, 1], xticklabels=CLASSES, yticklabels=CLASSES, xlabel="said", ylabel="label")
+    axis.set(
+        xticks=[0, 1], yticks=[0, 1], xticklabels=CLASSES, yticklabels=CLASSES, xlabel="prediction", ylabel="label"
+    )
     axis.set_title(_score(evaluation, "balanced_accuracy", "balanced accuracy"), fontsize=10)
 
 
@@ -189,8 +193,8 @@ def _reliability(axis: Axes, evaluation: Evaluation) -> None:
 def _curves(axis: Axes, history: pd.DataFrame, names: dict[str, str], title: str) -> None:
     for name, label in names.items():
         axis.plot(history["step"], history[name], marker=".", label=label)
-    kept = history["step"].to_numpy()[history["valid_loss"].argmin()]
-    axis.axvline(float(kept), color="0.7", linestyle="--", linewidth=1)
+    selected = history["step"].to_numpy()[history["valid_loss"].argmin()]
+    axis.axvline(float(selected), color="0.7", linestyle="--", linewidth=1)
     axis.set(xlabel="step")
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=8)

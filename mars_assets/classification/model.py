@@ -1,6 +1,4 @@
-"""The classifiers: Prithvi's encoder with one pooled token, dropout and one linear unit; a segmentation network and what it is
-surest of; or a model of timm's, to compare.
-"""
+"""Classifiers from Prithvi's encoder, a segmentation network or timm."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ import abc
 import difflib
 from typing import Any, Literal, cast
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,23 +15,24 @@ from mars_assets.classification.recipe import STRONGEST
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.segmentation.networks import channels_together
 from mars_assets.training.augmentation import oriented
 
 
 def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
-    """Logits (...) of features (..., D) in float32, also under autocast.
+    """Compute logits (...) from features (..., D) in float32, even under autocast.
 
-    bf16 has 128 values between a logit and its double: too few to sort images by.
+    bf16 has only 128 values between a logit and its double, too few for ranking images.
     """
     with torch.autocast(features.device.type, enabled=False):
         return head(dropout(features.float())).squeeze(-1)
 
 
 class Classifier(nn.Module, abc.ABC):
-    """Whether a chip shows a crater, as a logit: normalised chips (B, C, H, W) -> logits (B,).
+    """Base of the classifiers: normalised chips (B, C, H, W) -> logits (B,).
 
     Args:
-        config: bands and statistics of its input.
+        config: bands and statistics of the input.
     """
 
     def __init__(self, config: PrithviConfig) -> None:
@@ -41,20 +41,23 @@ class Classifier(nn.Module, abc.ABC):
 
     @property
     def layers(self) -> nn.Module:
-        """The module whose ``group_matcher`` tells its layers, for layer-wise rates."""
+        """The module whose ``group_matcher`` defines layers for layer-wise rates."""
         return self
 
     @property
     @abc.abstractmethod
     def without_decay(self) -> tuple[str, ...]:
-        """Names in ``layers`` of parameters without weight decay, beside biases and norms."""
+        """Names in ``layers`` of parameters without weight decay.
+
+        Biases and norms have none either.
+        """
 
     @abc.abstractmethod
     def freeze(self) -> None:
-        """Leaves only the linear unit to be trained."""
+        """Freeze everything except the linear unit."""
 
     def mean_logits(self, chips: Tensor, orientations: int) -> Tensor:
-        """The mean over the first ``orientations`` orientations of a square, (B, C, H, H) -> (B,)."""
+        """Average logits over the first orientations, (B, C, H, H) -> (B,)."""
         return torch.stack([self(oriented(chips, orientation)) for orientation in range(orientations)]).mean(dim=0)
 
 
@@ -62,10 +65,10 @@ class CraterClassifier(Classifier):
     """Prithvi's encoder, one pooled token, dropout, one linear unit.
 
     Args:
-        encoder: what turns a chip into tokens.
+        encoder: computes tokens from chips.
         pooling: the class token, or the mean of the patch tokens.
-        dropout: of the pooled token.
-        mask_ratio: share of the patches that training removes; the encoder does not see them. Evaluation removes none.
+        dropout: dropout rate of the pooled token.
+        mask_ratio: share of patches removed from the encoder's input in training; none are removed in evaluation.
     """
 
     def __init__(
@@ -95,7 +98,10 @@ class CraterClassifier(Classifier):
         return logits_of(self.head, self.dropout, pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""
+        """Define layers in timm's format, for layer-wise learning rates.
+
+        The final norm belongs to the last block.
+        """
         return {
             "stem": r"^encoder\.(?:cls_token|patch_embed)",
             "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
@@ -103,23 +109,24 @@ class CraterClassifier(Classifier):
 
 
 _PACE = 50.0
-"""How much faster than the network its scale and its offset are learnt. Both begin where a guess puts them, and the network's
-rates, made to keep what it knows, would leave them there.
+"""Factor by which scale and offset learn faster than the network. They start from a guess, and the network's learning
+rates, low to preserve its pretraining, would leave them there.
 """
 
 
 class OutlineClassifier(Classifier):
-    """A segmentation network's opinion of an image: by how much it prefers crater to background where it does so most.
+    """A segmentation network used as a classifier, by its most confident pixels.
 
-    The mean of the strongest of those margins, in the logits of its decode head, times a scale, plus an offset. Its batch
-    norms keep the statistics of the outlined images, beside which a batch of tiles is too few.
+    The logit of an image is the mean of the largest margins between crater and background in the logits of the decode
+    head, times a learnt scale, plus a learnt offset. Batch norms keep the statistics of the outlined images, since
+    those of a batch of tiles would be too noisy.
 
     Args:
-        network: mmseg's encoder-decoder of two classes. Its decode head answers in float32 from here on.
-        config: bands and statistics of its input.
+        network: mmseg's encoder-decoder with two classes. Its decode head is changed to compute in float32.
+        config: bands and statistics of the input.
 
     Raises:
-        MarsError: it tells other classes apart.
+        MarsError: the network has other classes.
     """
 
     def __init__(self, network: nn.Module, config: PrithviConfig) -> None:
@@ -127,7 +134,7 @@ class OutlineClassifier(Classifier):
         head = cast(Any, network).decode_head
         if head.conv_seg.out_channels != 2:
             raise MarsError(
-                f"the segmentation model tells {head.conv_seg.out_channels} classes apart: one of two is needed, crater and "
+                f"the segmentation model has {head.conv_seg.out_channels} classes: use one with two, crater and "
                 "background"
             )
         self._frozen = False
@@ -139,6 +146,7 @@ class OutlineClassifier(Classifier):
 
     @property
     def encoder(self) -> nn.Module:
+        """The encoder of the network's backbone."""
         return cast(Any, self.network).backbone.encoder
 
     @property
@@ -157,8 +165,6 @@ class OutlineClassifier(Classifier):
         return self
 
     def forward(self, chips: Tensor) -> Tensor:
-        from mars_assets.segmentation.networks import channels_together
-
         network = cast(Any, self.network)
         logits = network.decode_head(network.extract_feat(channels_together(chips)))
         margins = (logits[:, 1] - logits[:, 0]).flatten(1)
@@ -166,7 +172,10 @@ class OutlineClassifier(Classifier):
         return _PACE * logits_of(self.head, nn.Identity(), strongest)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """As :meth:`CraterClassifier.group_matcher`; what comes after the encoder, or another backbone, learns like the head."""
+        """Define layers in timm's format, for layer-wise learning rates.
+
+        Everything except Prithvi's encoder learns at the head's rate.
+        """
         encoder = r"^network\.backbone\.encoder\."
         return {
             "stem": encoder + r"(?:cls_token|patch_embed)",
@@ -175,11 +184,11 @@ class OutlineClassifier(Classifier):
 
 
 class _Float32Convolution(nn.Conv2d):
-    """A convolution in float32, also under autocast; see :func:`logits_of`."""
+    """A float32 convolution even under autocast, see :func:`logits_of`."""
 
     @classmethod
     def of(cls, convolution: nn.Conv2d) -> _Float32Convolution:
-        """One with the parameters of a plain convolution of single pixels."""
+        """Build one that shares the parameters of a 1 x 1 convolution."""
         own = cls(convolution.in_channels, convolution.out_channels, kernel_size=1)
         own.weight, own.bias = convolution.weight, convolution.bias
         return own
@@ -190,27 +199,25 @@ class _Float32Convolution(nn.Conv2d):
 
 
 class TimmClassifier(Classifier):
-    """A model of timm's, its pooled features, dropout, and its own classifier as one linear unit.
+    """A timm model with dropout before its classifier, which is one linear unit.
 
     Args:
-        name: timm's name.
-        config: bands and statistics of its input.
-        dropout: before the linear unit.
-        image_size: side of its input.
-        imagenet: start from ImageNet weights.
+        name: timm's name of the model.
+        config: bands and statistics of the input.
+        dropout: dropout rate before the linear unit.
+        image_size: side of the input in pixels.
+        imagenet: initialise from ImageNet weights.
 
     Raises:
-        MarsError: timm has no such model, it does not end in one linear unit, or its weights cannot be fetched.
+        MarsError: timm has no such model, it does not end in one linear unit, or its weights cannot be downloaded.
     """
 
     def __init__(self, name: str, config: PrithviConfig, dropout: float, image_size: int, imagenet: bool) -> None:
-        import timm
-
         super().__init__(config)
         self._frozen = False
         if not timm.is_model(name):
             similar = difflib.get_close_matches(name, timm.list_models(), 8) or ["resnet18", "vit_tiny_patch16_224"]
-            raise MarsError(f"timm has no model {name!r}; it has {', '.join(similar)}, and others")
+            raise MarsError(f"timm has no model {name!r}: choose another, such as {', '.join(similar)}")
         options: dict[str, Any] = {}
         published = timm.get_pretrained_cfg(name)
         if published is not None and published.fixed_input_size:
@@ -221,11 +228,12 @@ class TimmClassifier(Classifier):
             if not imagenet:
                 raise
             raise MarsError(
-                f"the ImageNet weights of {name} cannot be fetched ({error}): connect this machine, or set imagenet to false"
+                f"the ImageNet weights of {name} cannot be downloaded ({error}): connect this machine to the network "
+                "or set imagenet to false"
             ) from error
         if not isinstance(self._head, nn.Linear):
             raise MarsError(f"timm's {name} does not end in one linear unit: choose another, such as resnet18")
-        self.dropout = nn.Dropout(dropout)  # not timm's: the statistics of a frozen model stay, its dropout does not
+        self.dropout = nn.Dropout(dropout)  # not timm's, which a frozen model in evaluation mode would switch off
 
     @property
     def _head(self) -> nn.Module:
@@ -245,7 +253,10 @@ class TimmClassifier(Classifier):
         self._head.requires_grad_(True)
 
     def train(self, mode: bool = True) -> TimmClassifier:
-        """A frozen model stays as it is: the statistics of its batch norms are part of it."""
+        """Set the mode; a frozen model stays in evaluation mode.
+
+        That fixes the statistics of its batch norms.
+        """
         super().train(mode)
         if self._frozen:
             self.model.eval()

@@ -1,4 +1,4 @@
-"""The model card: what a classifier is, what it was made from, and what it may not be believed for."""
+"""Model card of a classifier: description, training data, and intended use."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, STRONG
 
 
 def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) -> str:
-    """A card in Markdown, after Mitchell et al. 2019, Model cards for model reporting.
+    """Write a model card in Markdown.
+
+    Source: Mitchell et al. 2019, Model cards for model reporting.
 
     Args:
-        version: of the model.
-        config: its ``config.json``.
-        images: what it was made from: ``image_id, split, label, observation``.
+        version: the model version.
+        config: content of the model's ``config.json``.
+        images: the training and validation images: ``image_id, split, label, observation``.
     """
     recipe, report, provenance = config["recipe"], config["report"], config["provenance"]
     size = recipe_of(config).image_size
@@ -27,11 +29,11 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
         .reset_index()
     )
     divided = int((images.groupby("observation")["split"].nunique() > 1).sum())
-    begun = f"({provenance.get('weights', 'unnamed weights')}, {'frozen' if recipe['frozen'] else 'fine-tuned'})"
+    start = f"({provenance.get('weights', 'unnamed weights')}, {'frozen' if recipe['frozen'] else 'fine-tuned'})"
     kind = {
-        PRITHVI: f"Prithvi's encoder {begun} with one linear unit",
-        OUTLINES: f"A segmentation network {begun}, which has learnt the outlines of craters: the mean of the {STRONGEST} pixels "
-        "that it is surest of, scaled",
+        PRITHVI: f"Prithvi's encoder {start} with one linear unit",
+        OUTLINES: f"A segmentation network {start}, trained on outlines of craters, whose {STRONGEST} most confident "
+        "pixels are averaged and scaled",
     }.get(
         recipe["architecture"],
         f"timm's {recipe['architecture']}, from {'ImageNet' if recipe['imagenet'] else 'random'} weights",
@@ -40,42 +42,51 @@ def model_card(version: str, config: Mapping[str, Any], images: pd.DataFrame) ->
     lines = [
         f"# Crater classifier {version}",
         "",
-        f"{kind}. It gives the probability that a picture of Mars shows a crater ({CLASSES[0]} / {CLASSES[1]}).",
+        f"{kind}. It predicts the probability that an image of Mars shows a crater ({CLASSES[0]} / {CLASSES[1]}).",
         "",
-        "## Made from",
+        "## Data",
         "",
         counts.to_markdown(index=False),
         "",
-        f"Labels {provenance.get('label_version', 'unknown')[:16]}, tensors `{provenance.get('stage', 'unknown')}`, statistics "
-        f"`{config['statistics']['name']}`, seed {config['seed']}. "
+        f"Label version {provenance.get('label_version', 'unknown')[:16]}, chips "
+        f"`{provenance.get('stage', 'unknown')}`, "
+        f"statistics `{config['statistics']['name']}`, seed {config['seed']}. "
         + (
-            f"{divided} observations are in more than one split: the validation is too good."
+            f"{divided} observations are in more than one split: the validation scores are too optimistic."
             if divided
             else "No observation is in more than one split."
         ),
         "",
         "## Training",
         "",
-        f"{report['steps']} steps; the state of step {report['best_step']}, the lowest validation loss, is kept. "
-        f"{report['trained_parameters']:,} of {report['parameters']:,} parameters were trained.",
+        f"The model was trained for {report['steps']} steps; the state at step {report['best_step']}, which has the "
+        f"lowest validation loss, was selected. {report['trained_parameters']:,} of {report['parameters']:,} "
+        "parameters were trained.",
         "",
-        f"Validation there: loss {_number(best['valid_loss'])}, balanced accuracy "
-        f"{_number(best['valid_balanced_accuracy'])}, AUROC {_number(best['valid_auroc'])}, each of images seen in one "
-        "orientation. It chose the state, so it is optimistic. The asset `cls_evaluation` has scores with intervals.",
+        f"Validation at that step: loss {_number(best['valid_loss'])}, balanced accuracy "
+        f"{_number(best['valid_balanced_accuracy'])}, AUROC {_number(best['valid_auroc'])}, with each image in one "
+        "orientation. These scores are optimistic, since the state was selected by them. The asset `cls_evaluation` "
+        "has scores with intervals.",
         "",
         "## Use",
         "",
-        f"A picture is scaled to reflectance units, its missing bands are filled, it is normalised by {recipe['normalize']}, "
-        f"and resampled to {size} x {size} pixels; "
-        + ("the answer is the mean over eight orientations." if recipe["all_orientations"] else "it is seen as it is."),
+        "An image is scaled to reflectance units, its missing bands are imputed, it is normalised by "
+        f"{recipe['normalize']} "
+        f"and resampled to {size} x {size} pixels. "
+        + (
+            "The logits are averaged over eight orientations."
+            if recipe["all_orientations"]
+            else "It is classified in its original orientation only."
+        ),
         "`mars-assets predict FOLDER` does all of this.",
         "",
         "## Not for",
         "",
-        "- Pictures of another scale or instrument than the labelled ones: craters much larger or smaller than those it was "
-        "shown are not known to it.",
-        "- Counting: it says of a whole picture whether there is a crater, not how many or where.",
-        "- Probabilities as rates on other terrain: they are calibrated, if at all, for the mix of classes above.",
+        "- Images of another scale or instrument than the training images: the model was not trained on craters that "
+        "are much larger or smaller.",
+        "- Counting: it predicts whether an image shows a crater, not how many or where.",
+        "- Estimating crater rates on other terrain: the probabilities are calibrated, if at all, for the class "
+        "balance above.",
         "",
         "## Recipe",
         "",

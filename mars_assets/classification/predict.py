@@ -1,4 +1,4 @@
-"""Probabilities of a finished classifier for images, each computed once."""
+"""Cached predictions of finished classifiers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mars_assets.classification.checkpoint import MODEL, load_weights, model_sha256, open_classifier
+from mars_assets.classification.checkpoint import load_weights, model_sha256, open_classifier
 from mars_assets.classification.data import load_chip
-from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
+from mars_assets.classification.features import FeatureCache, FeatureHead
 from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import PREDICTION, ClsRecipe, recipe_of
+from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.code_versions import CLASSIFIER_PREDICTION
 from mars_assets.errors import MarsError
+from mars_assets.lake import CONFIG, WEIGHTS
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_json, read_provenance, read_table, write_table
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import read_json
 from mars_assets.training.prefetch import read_ahead
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -30,21 +33,19 @@ if TYPE_CHECKING:
 
 
 _BATCH = 32
-_SAVE_EVERY = 32
-"""Batches after which what is predicted so far is written, so that a killed run loses no more than these."""
 
 
 def predict(
     model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
 ) -> pd.DataFrame:
-    """The probability of a crater on each image.
+    """Predict the probability of a crater for each image.
 
     Args:
-        model_folder: of a finished classifier.
-        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one: another one is another image.
-        cache: Parquet file of earlier predictions; grows by what is new, and starts anew with another model or precision.
-        compute: where to compute.
-        progress: of the new images.
+        model_folder: folder of a finished classifier.
+        images: ``image_id, chip (path)``, and ``chip_sha`` if the chips have one, which then identifies the pixels.
+        cache: JSON file of cached predictions.
+        compute: device and precision.
+        progress: shows how many new images are done.
 
     Returns:
         ``image_id, probability`` (float64), in the order of ``images``.
@@ -53,90 +54,63 @@ def predict(
         MissingInputError: the folder holds no finished classifier.
         DamagedFileError: a chip or the model cannot be read.
     """
-    keys = ["image_id", *(["chip_sha"] if "chip_sha" in images else [])]
-    model = {
-        "model_sha256": model_sha256(model_folder),
-        "precision": compute.precision,
-        "computation": PREDICTION,
-    }
-    known = _cached(cache, keys, model)
-    new = images.merge(known, on=keys, how="left")
-    new = new[new["probability"].isna()]
-    if len(new):
-        known = _predict_new(model_folder, new, known, keys, cache, model, compute, progress)
-    return images[keys].merge(known, on=keys, how="left", validate="one_to_one")[["image_id", "probability"]]
+    chips = [Path(chip) for chip in images["chip"]]
+
+    def predict_new(places: list[int]) -> Iterator[float]:
+        counter = progress.counter("predicting images", len(places), "images")
+        with contextlib.closing(probabilities_of(model_folder, [chips[place] for place in places], compute)) as results:
+            for result in results:
+                if isinstance(result, MarsError):
+                    raise result
+                yield result
+                counter.advance()
+        counter.close()
+
+    model = [model_sha256(model_folder), compute.precision]
+    keys = images[["image_id", *(["chip_sha"] if "chip_sha" in images else [])]].to_numpy().tolist()
+    with Cache(cache, CLASSIFIER_PREDICTION, keep_all=True, progress=progress) as known:
+        probabilities = known.get_all([[*model, *key] for key in keys], predict_new)
+    table = images[["image_id"]].assign(probability=np.array(probabilities, np.float64))
+    return table.reset_index(drop=True)
 
 
 def predict_from_features(
     model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], PrithviEncoder], compute: Compute
-) -> pd.DataFrame | None:
-    """:func:`predict` for a linear unit on a frozen encoder whose features are kept; None for any other classifier.
+) -> pd.DataFrame:
+    """Predict from the cached features of a frozen encoder.
 
     Args:
-        model_folder: of a finished classifier, which may lack its encoder.
+        model_folder: folder of a finished classifier, which may lack its encoder.
         images: ``image_id, chip (path), chip_sha``.
-        features: the folder that the training kept them in.
-        load: gives the encoder, for images whose features are not kept.
-        compute: where these are computed.
+        features: the folder in which training cached the features.
+        load: returns the encoder, for images whose features are not cached.
+        compute: device and precision for these.
+
+    Returns:
+        As :func:`predict`.
     """
     require_finished(model_folder, "cls_model")
     config = read_json(model_folder / CONFIG)
     recipe, settings = recipe_of(config), config["settings"]
-    if not are_enough(recipe) or "chip_sha" not in images:
-        return None
     cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
     head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
-    weights = load_weights(model_folder / MODEL)
+    weights = load_weights(model_folder / WEIGHTS)
     head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
     with torch.inference_mode():
         probability = head.mean_logits(cache.of(load, images)).double().sigmoid().numpy()
     return images[["image_id"]].assign(probability=probability).reset_index(drop=True)
 
 
-def _cached(cache: Path, keys: list[str], model: dict[str, str]) -> pd.DataFrame:
-    """Predictions of the same model under the same keys; an empty table where there are none."""
-    if cache.exists() and read_provenance(cache) == model:
-        known = read_table(cache, "cls_evaluation")
-        if [*keys, "probability"] == list(known.columns):
-            return known
-    return pd.DataFrame({key: pd.Series(dtype="str") for key in keys} | {"probability": pd.Series(dtype="float64")})
-
-
-def _predict_new(
-    model_folder: Path,
-    new: pd.DataFrame,
-    known: pd.DataFrame,
-    keys: list[str],
-    cache: Path,
-    model: dict[str, str],
-    compute: Compute,
-    progress: Progress,
-) -> pd.DataFrame:
-    """Predicts, and writes the cache with the new rows. Returns all rows."""
-    counter = progress.counter("predicting images", len(new), "images")
-    results = probabilities_of(model_folder, [Path(chip) for chip in new["chip"]], compute)
-    for number, start in enumerate(range(0, len(new), _BATCH), start=1):
-        rows = new.iloc[start : start + _BATCH]
-        found = list(itertools.islice(results, len(rows)))
-        if errors := [result for result in found if isinstance(result, MarsError)]:
-            results.close()
-            raise errors[0]
-        rows = rows[keys].assign(probability=np.array(found, np.float64))
-        known = pd.concat([known, rows], ignore_index=True) if len(known) else rows
-        if number % _SAVE_EVERY == 0 or start + _BATCH >= len(new):
-            write_table(cache, known, model)
-        counter.advance(len(rows))
-    counter.close()
-    return known
-
-
 def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute) -> Generator[float | MarsError]:
-    """The probability of a crater on each chip, in order; in the place of one that cannot be read, why.
+    """Predict the probability of a crater for each chip, in order.
 
     Args:
-        model_folder: of a finished classifier.
-        chips: as :func:`mars_assets.classification.data.load_chip` takes them.
-        compute: where to compute.
+        model_folder: folder of a finished classifier.
+        chips: files that :func:`mars_assets.classification.data.load_chip` accepts.
+        compute: device and precision.
+
+    Yields:
+        The probability, or the error if the chip cannot be read.
 
     Raises:
         MissingInputError: the folder holds no finished classifier.
@@ -154,10 +128,10 @@ def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute
 
     loaded = read_ahead(read, chips, 2 * _BATCH)
     with contextlib.closing(loaded):
-        yield from _judged(loaded, classifier, recipe, compute)
+        yield from _predicted(loaded, classifier, recipe, compute)
 
 
-def _judged(
+def _predicted(
     loaded: Iterator[torch.Tensor | MarsError], classifier: Classifier, recipe: ClsRecipe, compute: Compute
 ) -> Iterator[float | MarsError]:
     while batch := list(itertools.islice(loaded, _BATCH)):

@@ -1,4 +1,4 @@
-"""What a classifier says of pictures that nobody has labelled, and which of them a labeller should look at first."""
+"""Classification of a folder of images, with the uncertainty of each prediction."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
+from mars_assets.lake import CONFIG
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
 
 
 MUCH_LARGER = 1.5
-"""From how many times the trained images' side on pictures are said to be too large."""
+"""Ratio to the side of the training images above which images are reported as too large."""
 
 
 def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Entropy of a probability in bits: 1 at a half, 0 where the model is sure. NaN stays."""
+    """Compute the entropy of probabilities in bits; NaN stays NaN.
+
+    It is 1 at one half, and 0 at 0 and 1.
+    """
     p = np.asarray(probabilities, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
@@ -33,47 +37,48 @@ def uncertainty(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float6
 
 
 def scale_note(model_folder: Path, pictures: Sequence[Path]) -> str:
-    """What a person should know where pictures are much larger than those that a classifier was trained on; else empty.
+    """Describe a mismatch of scale if images are much larger than in training.
 
-    All are brought to one size, so that craters in larger pictures are smaller than those it knows.
+    Empty if they are not. All images are resampled to one size, so that craters in larger images become smaller than
+    those in training.
     """
     from mars_assets.classification.data import median_side
 
-    trained = read_json(model_folder / CONFIG)["report"].get("median_side")  # models of before have none
+    trained = read_json(model_folder / CONFIG)["report"].get("median_side")  # models of earlier versions have none
     side = median_side(pictures)
     if not (trained and side) or side <= MUCH_LARGER * trained:
         return ""
     return (
-        f"the pictures are {side / trained:.1f} times as large as those that the model was trained on ({side:.0f} and "
-        f"{trained:.0f} pixels): it sees their craters so much smaller, and may miss them. Cut them into tiles of about "
-        f"{trained:.0f} pixels"
+        f"the images are {side / trained:.1f} times as large as the training images ({side:.0f} and {trained:.0f} "
+        f"pixels), so that craters appear smaller and may be missed: cut the images into tiles of about {trained:.0f} "
+        "pixels"
     )
 
 
 def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progress: Progress = SILENT) -> pd.DataFrame:
-    """Probabilities for the picture files of a folder; one that cannot be read is a row that says so.
+    """Predict the probability of a crater for all images in a folder.
 
     Args:
-        model_folder: of a finished classifier.
+        model_folder: folder of a finished classifier.
         folder: see :func:`mars_assets.images.pictures_below`.
-        compute: where to compute.
-        progress: of the pictures; is told of :func:`scale_note`.
+        compute: device and precision.
+        progress: shows how many images are done, and the warning of :func:`scale_note`.
 
     Returns:
-        ``image`` (relative, forward slashes), ``probability`` and ``uncertainty`` (float64; NaN where it could not be
-        read), ``problem`` (empty where there is none), the most uncertain first.
+        One row per image, the most uncertain first: ``image`` (relative path with forward slashes), ``probability`` and
+        ``uncertainty`` (float64; NaN if the image is unreadable), ``problem`` (empty if there is none).
 
     Raises:
-        MarsError: there is no such folder, or no picture in it.
-        MissingInputError: the folder of the model holds no finished classifier.
+        MarsError: the folder does not exist or contains no image.
+        MissingInputError: the model's folder holds no finished classifier.
     """
     from mars_assets.classification.predict import probabilities_of
 
     if not folder.is_dir():
-        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+        raise MarsError(f"{folder} is not a folder: give one with JPEG or PNG images")
     pictures = pictures_below(folder)
     if not pictures:
-        raise MarsError(f"there is no JPEG or PNG in {folder}")
+        raise MarsError(f"{folder} contains no JPEG or PNG image: give another folder")
     require_finished(model_folder, "cls_model")
     if note := scale_note(model_folder, pictures):
         progress.say(note)

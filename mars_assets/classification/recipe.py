@@ -28,11 +28,6 @@ STRONGEST = 8
 CLASSES = ("NoCrater", "Crater")
 """Names of label 0 and label 1."""
 
-COMPUTATION = "classification 4"
-"""Names the way of training, part of a version's name: raise the number when the same recipe trains in another way."""
-PREDICTION = "prediction 2"
-"""Names the way of predicting: raise the number when the same model says something else of the same image."""
-
 
 def without_effect(architecture: str) -> frozenset[str]:
     """Return the settings of a recipe that have no effect with an architecture."""

@@ -18,8 +18,6 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor
 
 from mars_assets.classification.checkpoint import (
-    HISTORY,
-    MODEL,
     begin_with_outlines,
     build_baseline,
     build_classifier,
@@ -32,13 +30,14 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, PRITHVI, ClsRecipe
 from mars_assets.errors import MarsError
+from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_table
 from mars_assets.training.loop import History, Row, Training, best_of, train
-from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
+from mars_assets.training.run_folder import begin, finish, settings_of
 from mars_assets.training.sampler import BatchesOfSteps
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ Batch = tuple[Tensor, Tensor]
 
 SMALL, LARGE = 112, 224
 """Sides in pixels that a recipe without a size takes. Tiles of 227 pixels, which their craters half fill, are told best at 112
-(``docs/classification.md``); larger images are shown at the same scale as far as 224 goes."""
+(``docs/results/classification.md``); larger images are shown at the same scale as far as 224 goes."""
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
 
@@ -214,7 +213,7 @@ def train_classifier(
     if whole and isinstance(trained, FeatureHead):
         encoder = new_encoder(recipe, start, weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    save_weights(folder / MODEL, best)
+    save_weights(folder / WEIGHTS, best)
     report = _report(trained, start, recipe, loop.history, images)
     finish(
         folder,

@@ -1,1 +1,1 @@
-"""Craters as geometry: from masks to discs, their sizes, catalogues and size-frequency distributions."""
+"""Craters from masks: geometry, sizes, catalogues and size-frequency distributions."""

@@ -1,4 +1,7 @@
-"""A mask as a list of craters: where they are and how wide, on the ground too where the image is map projected."""
+"""Catalogues of craters from masks.
+
+They give the position and diameter of each crater, also on the ground if the image is map projected.
+"""
 
 from __future__ import annotations
 
@@ -11,42 +14,27 @@ import numpy as np
 from mars_assets.bands import Float32
 from mars_assets.craters.geometry import Crater, Mask, craters_of_mask
 from mars_assets.imagery.geolocation import projected_positions
-
-COLUMNS = {
-    "image_id": "the image",
-    "observation": "the image's group",
-    "crater": "number in the image, from 1, the largest first",
-    "x_px": "column of the centre; 0 is the left edge of the first pixel",
-    "y_px": "row of the centre; 0 is the upper edge of the first pixel",
-    "diameter_px": "of the disc of equal area",
-    "probability": "mean over the crater's pixels in the mask: of an outline those of its rim",
-    "cut": "whether the border of the image cuts it: centre and diameter are then of the part that is seen",
-    "diameter_m": "metres, where the image is map projected",
-    "longitude": "of the centre, degrees east, 0 to 360, likewise",
-    "latitude": "of the centre, planetocentric, likewise",
-}
-
-
-COLUMN_TYPES = dict.fromkeys(
-    ("x_px", "y_px", "diameter_px", "probability", "diameter_m", "longitude", "latitude"), "float64"
-)
-COLUMN_TYPES |= {"crater": "int64", "cut": "bool"}
+from mars_assets.storage.geotiff import georeference
 
 
 def craters_of_image(
     image: Mapping[Any, Any], mask: Mask, probability: Float32, *, rim: int, smallest_px: float
 ) -> list[dict[str, Any]]:
-    """The craters of one image, the largest first: the 4-connected components of its mask, or what its rims enclose.
+    """List the craters of one image, the largest first.
+
+    They are the 4-connected components of its mask, or the areas that its rims enclose.
 
     Args:
-        image: ``chip`` (path; its georeference is used where it has one), or ``crs`` (WKT) and ``transform`` (six numbers).
+        image: ``chip`` (path; its georeference is used if it has one), or ``crs`` (WKT) and ``transform`` (six
+            numbers).
         mask: pixels of craters, or of their rims, shape (H, W).
-        probability: of a crater, 0 to 1, shape (H, W).
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: craters of a smaller diameter are left out.
+        probability: probability of a crater, 0 to 1, shape (H, W).
+        rim: width in pixels if the mask shows rims, see :func:`mars_assets.craters.geometry.craters_of_mask`.
+        smallest_px: smallest diameter to include.
 
     Returns:
-        Plain values by the names in ``COLUMNS``, without the image and the crater's number.
+        Plain values by the columns of :class:`mars_assets.craters.schema.CraterCatalogue`, except for the image, the
+        observation and the crater's number.
     """
     craters = sorted(craters_of_mask(mask, rim), key=lambda crater: -crater.diameter)
     seen = [crater for crater in craters if crater.diameter >= smallest_px]
@@ -66,7 +54,7 @@ def craters_of_image(
 
 
 def _centre(crater: Crater) -> tuple[float, float]:
-    """Column and row of the centre of mass."""
+    """Compute column and row of the centre of mass."""
     rows, columns = np.nonzero(crater.pixels)
     top, left = (side.start for side in crater.box)
     return float(left + columns.mean() + 0.5), float(top + rows.mean() + 0.5)
@@ -75,15 +63,16 @@ def _centre(crater: Crater) -> tuple[float, float]:
 def _places(
     image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
-    """From pixels of an image to places and metres on Mars, where that is known; all at once, which PROJ likes."""
-    from mars_assets.storage.geotiff import georeference
+    """Convert pixels of an image to positions and metres on Mars, if it is map projected.
 
+    All craters are converted at once, since each call of PROJ is slow.
+    """
     if "crs" in image:
         crs, transform = image["crs"], image["transform"]
     else:
         projection, transform = georeference(Path(image["chip"]))
         crs = projection.to_wkt() if projection else None
-    if not isinstance(crs, str) or not centres:  # what a table lacks may be NaN
+    if not isinstance(crs, str) or not centres:  # a missing CRS may be NaN in a table
         return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
     a, b, c, d, e, f = list(transform)[:6]
     x, y = np.array(centres).T

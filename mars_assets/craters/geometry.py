@@ -1,4 +1,4 @@
-"""Masks to craters, and predicted craters to true ones."""
+"""Craters from masks, and the matching of predicted craters to true ones."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 IOU_THRESHOLD = 0.5
-"""A predicted crater is a true one if their intersection over union reaches this."""
+"""A predicted crater counts as true if its intersection over union with a true one reaches this."""
 
 Mask = npt.NDArray[np.bool_]
 
 
 class Crater(NamedTuple):
-    """One crater of an image.
+    """One crater in an image.
 
     Args:
-        box: the rows and columns that hold it.
-        pixels: its own among those of the box.
+        box: the rows and columns that contain it.
+        pixels: mask of the crater within the box.
     """
 
     box: tuple[slice, slice]
@@ -27,16 +27,16 @@ class Crater(NamedTuple):
 
     @property
     def diameter(self) -> float:
-        """Of the disc of equal area, in pixels."""
+        """Compute the diameter of the disc of equal area, in pixels."""
         return float(2 * np.sqrt(self.pixels.sum() / np.pi))
 
     def is_whole(self, shape: tuple[int, ...]) -> bool:
-        """Whether no border of an image of this shape cuts it."""
+        """Test whether the crater touches no border of an image with this shape."""
         return all(side.start > 0 and side.stop < length for side, length in zip(self.box, shape, strict=True))
 
 
 class Matching(NamedTuple):
-    """Predicted craters against true ones.
+    """A matching of predicted to true craters.
 
     Args:
         found: for each true crater, whether a predicted one matches it.
@@ -48,11 +48,11 @@ class Matching(NamedTuple):
 
 
 def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
-    """The craters of a mask, shape (H, W): its 4-connected components, or what its rims enclose.
+    """Find the craters of a mask: its 4-connected components, or the areas that rims enclose.
 
     Args:
-        mask: the pixels of all craters.
-        rim: the mask shows rims of this width in pixels, see :func:`mars_assets.labels.masks.rim`; 0 if it is filled.
+        mask: the pixels of all craters, shape (H, W).
+        rim: width in pixels if the mask shows rims, see :func:`mars_assets.labels.masks.rim`; 0 if it is filled.
     """
     from scipy import ndimage
 
@@ -63,11 +63,12 @@ def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
 
 
 def _craters_of_rims(mask: Mask, width: int) -> list[Crater]:
-    """The craters whose rims a mask shows, out to the labelled outline, which runs along the middle of the rim.
+    """Find the craters whose rims a mask shows, out to the labelled outline.
 
-    A crater is an enclosed region and the inner half of the rim around it; so craters whose rims touch stay two. A rim
-    cut by the border encloses its crater with the border: of the regions that rims divide an image into, the largest is
-    taken for the outside. What is too small to have a region inside is itself, less the outer half.
+    The outline runs along the middle of the rim. A crater is an enclosed region plus the inner half of the rim around
+    it, so craters whose rims touch stay separate. A rim cut by the border encloses its crater together with the border:
+    of the regions into which rims divide an image, the largest counts as the outside. A rim too small to enclose a
+    region is itself the crater, without its outer half.
     """
     from scipy import ndimage
 
@@ -105,7 +106,10 @@ def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple
 
 
 def craters_of_labels(labels: npt.NDArray[np.integer]) -> list[Crater]:
-    """The craters of a label image, 0 background, shape (H, W). Holes are filled: smaller craters lie on top there."""
+    """Find the craters of a label image, shape (H, W), in which 0 is background.
+
+    Holes are filled, since smaller craters may lie on top of larger ones.
+    """
     from scipy import ndimage
 
     return [Crater(box, ndimage.binary_fill_holes(pixels)) for box, pixels in _numbered(labels)]
@@ -119,7 +123,7 @@ def _numbered(labels: npt.NDArray[np.integer]) -> list[Crater]:
 
 
 def iou(a: Crater, b: Crater) -> float:
-    """Intersection over union of two craters of one image."""
+    """Compute the intersection over union of two craters of one image."""
     common = tuple(
         slice(max(one.start, other.start), min(one.stop, other.stop)) for one, other in zip(a.box, b.box, strict=True)
     )
@@ -139,7 +143,7 @@ def iou(a: Crater, b: Crater) -> float:
 
 
 def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
-    """Matches craters one to one, the best overlap first, down to ``IOU_THRESHOLD``."""
+    """Match craters one to one, in order of decreasing overlap down to ``IOU_THRESHOLD``."""
     found, false = np.zeros(len(true), bool), np.ones(len(predicted), bool)
     pairs = [(iou(true[row], predicted[column]), row, column) for row, column in _boxes_that_meet(true, predicted)]
     for overlap, row, column in sorted(pairs, key=lambda pair: -pair[0]):
@@ -149,7 +153,10 @@ def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
 
 
 def _boxes_that_meet(true: Sequence[Crater], predicted: Sequence[Crater]) -> list[tuple[int, int]]:
-    """Indices of the pairs whose boxes share a pixel; a noisy mask has thousands of components that meet none."""
+    """List the index pairs of craters whose boxes overlap.
+
+    A noisy mask has thousands of components, most of which overlap none.
+    """
     boxes = [
         np.array([[side.start, side.stop] for crater in craters for side in crater.box]).reshape(-1, 2, 2)
         for craters in (true, predicted)

@@ -1,4 +1,4 @@
-"""How many craters are at least as wide as a diameter."""
+"""Cumulative size-frequency plots of craters."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def size_frequency(craters: pd.DataFrame) -> Figure:
-    """How many craters are at least as wide: in metres on the ground where all places are known, else in pixels.
+    """Plot the number of craters with at least a given diameter.
+
+    Diameters are in metres if they are known for all craters, otherwise in pixels.
 
     Args:
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`; those that a border cuts are left out,
-            since their diameter is of what is seen.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`. Craters cut by the image border
+            are left out, since only their visible part was measured.
     """
     from matplotlib.ticker import LogFormatter
 
@@ -33,7 +35,7 @@ def size_frequency(craters: pd.DataFrame) -> Figure:
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter("{x:g}")
             scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
-    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters of at least D")
-    axis.set_title(f"{len(whole)} craters that no border cuts")
+    axis.set(xlabel=f"diameter D ({'m' if on_the_ground else 'pixels'})", ylabel="craters with diameter ≥ D")
+    axis.set_title(f"{len(whole)} craters not cut by the image border")
     axis.grid(alpha=0.3, which="both")
     return figure

@@ -1,4 +1,7 @@
-"""Metrics tables that keep their history: one row for each thing measured, replaced only when the same thing is measured again."""
+"""Tables of metrics that retain their history.
+
+They have one row for each evaluation, which is replaced only if the same evaluation is repeated.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,30 @@ import pandas as pd
 from mars_assets.storage.files import read_table, write_json, write_table
 
 KEYS = ("model_version", "label_version", "split")
-"""What an evaluation's row is of."""
+"""The columns that identify an evaluation."""
 CHANGE = ("change", "within_noise", "before_model", "before_labels")
-"""What :func:`with_change` adds."""
+"""The columns that :func:`with_change` adds."""
 
 
 _FEWEST = 5
-"""Of fewer observations an interval covers the truth too seldom to call a change more than noise."""
+"""Minimum number of observations for comparisons; with fewer, intervals cover the true value too seldom."""
 
 
 def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict[str, Any]:
-    """An evaluation's row, with how its score differs from that of the row before it on the same split.
+    """Compare an evaluation with the previous one on the same split.
 
     Args:
-        path: the table of the rows before.
+        path: the table of earlier evaluations.
         row: ``KEYS``, the score, and its interval as ``SCORE_low`` and ``SCORE_high``.
-        score: the name of the one that is compared.
+        score: name of the score to compare.
         asset: the table's asset, for error messages.
 
     Returns:
-        The row, with ``change`` (None for the first row, or where a score is undefined), ``within_noise`` (whether the
-        change is below 1.96 standard errors, those that the two intervals stand for; images that both have are counted as
-        if they were others, which makes the noise rather too large), ``before_model`` and ``before_labels``. Of fewer than
-        five observations, or of an interval without any width, nothing can be said of noise: ``within_noise`` is None then.
+        The row, with ``change`` (None for the first row, or if a score is undefined), ``within_noise``,
+        ``before_model`` and ``before_labels``. ``within_noise`` says whether the change is within 1.96 standard errors,
+        derived from the two intervals. Images in both evaluations are treated as independent, which overestimates the
+        noise. With fewer than five observations, or an interval without width, the noise is unknown and
+        ``within_noise`` is None.
     """
     nothing: dict[str, Any] = dict.fromkeys(CHANGE)
     if not path.exists():
@@ -65,15 +69,18 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     return row | nothing | {"change": change, "within_noise": within}
 
 
-def _independent(row: Mapping[str, Any]) -> float:
-    """How many observations, or images where none is known, an evaluation is of; unlimited where the row does not say."""
-    counts = [row.get("n_observations"), row.get("n")]  # images of no known observation stand for themselves
+def _independent(row: Mapping[Any, Any]) -> float:
+    """Count the independent units of an evaluation: observations, or images if none is known.
+
+    Infinite if the row contains neither.
+    """
+    counts = [row.get("n_observations"), row.get("n")]
     known = [count for count in counts if count is not None and not math.isnan(count) and count > 0]
     return known[0] if known else math.inf
 
 
 def in_words(row: dict[str, Any], score: str) -> str:
-    """The change of a row of :func:`with_change`, for people."""
+    """Describe the change in a row of :func:`with_change` in words."""
     if row["before_model"] is None:
         return "the first evaluation on this split"
     what = [
@@ -85,28 +92,28 @@ def in_words(row: dict[str, Any], score: str) -> str:
         if before != now
     ]
     if row["change"] is None:
-        return f"not to be compared with the row before: {score} is undefined in one of them"
-    noise = {None: "its noise is not known", True: "within noise", False: "more than noise"}[row["within_noise"]]
-    return f"{score} {row['change']:+.3f} since the row before ({' and '.join(what)}): {noise}"
+        return f"no comparison with the previous evaluation: {score} is undefined in one of them"
+    noise = {None: "the noise is unknown", True: "within noise", False: "more than noise"}[row["within_noise"]]
+    return f"{score} {row['change']:+.3f} since the previous evaluation ({' and '.join(what)}): {noise}"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, every digit of them; what is missing or no number is None."""
+def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Convert rows to plain values with every digit; missing values and non-numbers become None."""
     table = table.replace([math.inf, -math.inf], math.nan)
     plain = table.astype(object).where(table.notna(), None)
     return [
-        {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}
+        {str(name): value.item() if hasattr(value, "item") else value for name, value in row.items()}
         for row in plain.to_dict("records")
     ]
 
 
 def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asset: str) -> pd.DataFrame:
-    """Adds rows to a table; rows of the same keys are replaced. Writes Parquet and its JSON twin.
+    """Add rows to a table, replacing those with the same keys.
 
     Args:
-        path: the Parquet file; the twin has the suffix ``.json``.
+        path: the Parquet file; a JSON copy is written next to it, with the suffix ``.json``.
         rows: new rows.
-        keys: the columns that say what was measured.
+        keys: the columns that identify a measurement.
         asset: the table's asset, for error messages.
 
     Returns:
@@ -115,7 +122,7 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     new = pd.DataFrame(list(rows))
     if path.exists():
         old = read_table(path, asset)
-        # Rows of an earlier version of this project may lack a column that says what was measured.
+        # Rows by an earlier version of this project may lack a key.
         old = old.reindex(columns=[*old.columns, *(key for key in keys if key not in old)])
         measured = set(new[list(keys)].itertuples(index=False, name=None))
         kept = [row not in measured for row in old[list(keys)].itertuples(index=False, name=None)]
@@ -124,5 +131,5 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     else:
         table = new
     write_table(path, table)
-    write_json(path.with_suffix(".json"), _records(table))
+    write_json(path.with_suffix(".json"), as_records(table))
     return table

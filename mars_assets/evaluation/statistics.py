@@ -1,6 +1,7 @@
-"""Bootstrap intervals by resampling what is independent: observations, or images where all are of one.
+"""Bootstrap intervals over independent units.
 
-Pixels and craters of one image are alike, and so are images of one observation.
+These are observations, or images if all come from one observation. Pixels and craters of one image resemble each other,
+and so do images of one observation.
 """
 
 from __future__ import annotations
@@ -15,66 +16,64 @@ import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Mapping[str, Floats]]
-"""Maps how often each of n images is in each of R samples, shape (R, n), to named values, shape (R,)."""
-
-_AT_ONCE = 1_000_000
-"""How many counts a statistic is given at a time at most, beyond a single sample's."""
+"""A function from the counts of n images in R samples, shape (R, n), to named values, shape (R,)."""
 
 
 def once(n: int) -> Floats:
-    """The sample that holds each of n images once, shape (1, n)."""
+    """Build the sample that contains each of n images once, shape (1, n)."""
     return np.ones((1, n))
 
 
 def ratio(part: Floats, whole: Floats) -> Floats:
-    """``part / whole``, NaN where ``whole`` is 0; element by element."""
+    """Divide elementwise; NaN where ``whole`` is 0."""
     part, whole = np.broadcast_arrays(part, whole)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
+    return np.asarray(np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0))
 
 
 def bootstrap_intervals(
     statistic: Statistic,
-    n: int,
+    groups: npt.NDArray[np.generic],
     *,
-    groups: npt.NDArray[np.generic] | None = None,
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
+    at_once: int = 1_000_000,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile intervals of several statistics, from the same resamples, so that differences between them are paired.
+    """Compute 95 % percentile intervals of several statistics.
+
+    All come from the same resamples, so that differences between them are paired.
 
     Args:
-        statistic: of many resamples at once. A value that a resample leaves undefined (one class only, say) is NaN and not
-            counted.
-        n: how many images there are.
-        groups: one label an image; whole groups are then resampled (images of one observation are alike), shape (n,).
-        resamples: how many draws.
-        level: coverage.
-        seed: of the draws.
+        statistic: evaluated for many resamples at once. A value that a resample leaves undefined (with a single class,
+            for example) is NaN and ignored.
+        groups: shape (n,), the group of each image. Whole groups are resampled, since images of one observation
+            resemble each other.
+        resamples: number of draws.
+        seed: seed of the draws.
+        at_once: approximate number of counts passed to ``statistic`` at a time; it only limits memory.
 
     Returns:
-        (low, high) for each name; NaN where no resample defined the value.
+        (low, high) for each name; NaN if no resample defined the value.
 
     Raises:
         ValueError: there are no images.
 
     Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Resamples of few images or groups
-    differ less than new ones would, so the percentiles are taken further out: Hesterberg, What Teachers Should Know About
-    the Bootstrap (The American Statistician 69, 2015), "expanded percentile".
+    vary less than new samples would, so the percentiles are expanded: Hesterberg, What Teachers Should Know About the
+    Bootstrap (The American Statistician 69, 2015), "expanded percentile".
     """
-    if not n:
+    if not len(groups):
         raise ValueError("no images: nothing to resample")
     rng = np.random.default_rng(seed)
-    group = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    group = np.unique(groups, return_inverse=True)[1]
     units = int(group.max()) + 1
     drawn: dict[str, list[Floats]] = {}
-    together = max(_AT_ONCE // n, 1)
+    together = max(at_once // len(groups), 1)
     for start in range(0, resamples, together):
         some = range(start, min(start + together, resamples))
         draws = [np.bincount(rng.integers(0, units, units), minlength=units) for _ in some]
         for name, values in statistic(np.stack(draws)[:, group].astype(np.float64)).items():
             drawn.setdefault(name, []).append(values)
-    tail = _tail(units, level)
+    tail = _tail(units)
     intervals = {}
     for name, parts in drawn.items():
         values = np.concatenate(parts)
@@ -84,29 +83,29 @@ def bootstrap_intervals(
     return intervals
 
 
-def _tail(units: int, level: float) -> float:
-    """The share of resamples beyond each end of an expanded percentile interval."""
+def _tail(units: int) -> float:
+    """Compute the share of resamples beyond each end of an expanded 95 % percentile interval."""
     from scipy.special import ndtr, stdtrit
 
     if units < 2:
-        return (1 - level) / 2
-    return float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, (1 - level) / 2)))
+        return 0.025
+    return float(ndtr(math.sqrt(units / (units - 1)) * stdtrit(units - 1, 0.025)))
 
 
-def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.str_] | None, str]:
-    """What to resample of these images: whole observations, or images where not two observations are known.
+def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.generic], str]:
+    """Choose the units to resample: observations, or images if fewer than two are known.
 
     Returns:
-        ``groups`` for :func:`bootstrap_intervals`, an image of no known observation standing for itself, and the name of
-        what is resampled: ``observations`` or ``images``.
+        ``groups`` for :func:`bootstrap_intervals`, in which an image without a known observation is its own group, and
+        the name of the units: ``observations`` or ``images``.
     """
     if observations.nunique() < 2:
-        return None, "images"
+        return np.arange(len(observations)), "images"
     return observations.fillna(image_ids).astype(str).to_numpy(str), "observations"
 
 
 def with_interval(row: Mapping[str, Any], name: str) -> str:
-    """A score of a row as a person reads it, ``0.900 [0.850, 0.940]``; a dash where it is undefined."""
+    """Format a score in a row as ``0.900 [0.850, 0.940]``; a dash if it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))
     if value is None or math.isnan(value):
         return "–"

@@ -1,1 +1,1 @@
-"""Sweeps: many recipes on the same data, as one table."""
+"""Sweeps: the comparison of many recipes on the same data in one table."""

@@ -1,4 +1,4 @@
-"""What a sweep shows: its table, the curves of its runs, and which setting matters."""
+"""Tables and figures of a sweep: runs, learning curves and the effects of settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.evaluation.statistics import with_interval
-from mars_assets.experiments.run import HELD_BACK, ranked
+from mars_assets.experiments.hold_back import HELD_BACK
+from mars_assets.experiments.table import ranked
 from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
 
 _MOST_VALUES = 6
-"""Beyond as many distinct numbers, or half as many as runs, a setting is compared by its thirds."""
+"""Settings with more distinct numbers than this, or than half of the runs, are compared by terciles."""
 
 
 def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
-    """The table as a person reads it: best first, failed runs last, scores with their intervals.
+    """Format the rows of a sweep: best first, failed runs last, scores with intervals.
 
     Args:
         table: rows of :func:`mars_assets.experiments.run.run_sweep`.
-        settings: those that vary.
-        scores: names without their split; the first has intervals.
+        settings: names of the settings that vary.
+        scores: names of the scores without the split; the first has intervals.
     """
     rows = []
     order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
@@ -52,11 +53,11 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
 
 
 def readable_together(pooled: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
-    """The table of :func:`mars_assets.experiments.run.together` as a person reads it.
+    """Format a table of :func:`mars_assets.experiments.table.pooled`.
 
     Args:
-        pooled: that table.
-        settings: those that vary.
+        pooled: the table.
+        settings: names of the settings that vary.
         scores: as for :func:`readable`.
     """
     rows = []
@@ -75,23 +76,23 @@ def readable_together(pooled: pd.DataFrame, settings: Sequence[str], scores: Seq
 
 
 def _described(row: Mapping[Any, Any], name: str, settings: Sequence[str]) -> dict[str, Any]:
-    """Which run a row is of."""
+    """Describe the run of a row by name, settings and seed."""
     recipe = json.loads(row["recipe"])
     return {"run": name, **{setting: recipe[setting] for setting in settings}, "seed": row["seed"]}
 
 
 def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.DataFrame:
-    """How much of the differences between runs goes with each setting.
+    """Compute the share of the score's variance that each setting explains.
 
     Args:
         table: rows of a sweep.
-        settings: those that vary.
-        score: compared on valid.
+        settings: names of the settings that vary.
+        score: name of the score, compared on the validation set.
 
     Returns:
-        One row a setting, the strongest first: setting, share (of the score's variance that goes with the setting's values:
-        omega squared, Hays 1963, which expects 0 of noise; 1 is all, NaN where no value has two runs), best (the value of
-        the highest mean), mean (that mean), runs.
+        One row per setting, the strongest first: setting, share (omega squared, Hays 1963, whose expected value is 0
+        for noise; 1 if the setting explains everything, NaN if no value has two runs), best (the value with the highest
+        mean score), mean (that mean), runs (their number).
     """
     columns = ["setting", "share", "best", "mean", "runs"]
     done = ranked(table, score)
@@ -114,7 +115,11 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
 
 
 def _levels(table: pd.DataFrame, setting: str) -> tuple[np.ndarray[Any, np.dtype[np.str_]], list[str]]:
-    """A setting's value in each row, as text, and the values in order; numbers that hardly two runs share by their thirds."""
+    """Group the rows by a setting, and by terciles if it has many distinct numbers.
+
+    Returns:
+        The group of each row, as text, and all groups in order.
+    """
     values = [json.loads(recipe)[setting] for recipe in table["recipe"]]
     distinct = {json.dumps(value) for value in values}
     several = len(distinct) > max(min(_MOST_VALUES, len(values) // 2), 3)
@@ -127,7 +132,13 @@ def _levels(table: pd.DataFrame, setting: str) -> tuple[np.ndarray[Any, np.dtype
 
 
 def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Figure:
-    """The score of every run by the value of each setting, the strongest setting first; a bar at each value's mean."""
+    """Draw the score of every run by the value of each setting, with bars at the means.
+
+    Args:
+        table: rows of a sweep.
+        settings: names of the settings that vary; the strongest is drawn first.
+        score: name of the score on the validation set.
+    """
     strongest = effects(table, settings, score)
     done = ranked(table, score)
     values = done[f"valid_{score}"].to_numpy(np.float64)
@@ -147,20 +158,20 @@ def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Fi
         share = "too few runs" if np.isnan(row["share"]) else f"{row['share']:.0%} of the variance"
         axis.set_title(f"{row['setting']}: {share}", fontsize=9)
         axis.grid(alpha=0.3, axis="y")
-    figure.suptitle(f"{score.replace('_', ' ')} on valid, {len(done)} runs")
+    figure.suptitle(f"{score.replace('_', ' ')} on the validation set, {len(done)} runs")
     return figure
 
 
 def draw_curves(
     table: pd.DataFrame, histories: Mapping[str, pd.DataFrame], score: str, curve: tuple[str, str]
 ) -> Figure:
-    """The validation of every run as it trained; the best runs in colour.
+    """Draw the validation curve of every run, the best runs in colour.
 
     Args:
         table: rows of a sweep.
-        histories: by version.
-        score: that runs are ranked by.
-        curve: columns of a history: steps, and what is drawn over them.
+        histories: training history of each version.
+        score: name of the score that ranks the runs.
+        curve: columns of a history for the x and y axes.
     """
     figure, axes = new_figure(8, 4)
     axis = axes[0, 0]
@@ -176,7 +187,7 @@ def draw_curves(
     axis.set(xlabel=curve[0], ylabel=curve[1].replace("_", " "))
     axis.grid(alpha=0.3)
     if order:
-        axis.legend(fontsize=8, title="best on valid", reverse=True)
+        axis.legend(fontsize=8, title="best on the validation set", reverse=True)
     return figure
 
 

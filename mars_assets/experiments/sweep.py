@@ -1,4 +1,4 @@
-"""A sweep in a file: which recipes are to be compared, and with which seeds."""
+"""The definition of a sweep: recipes to compare, and seeds."""
 
 from __future__ import annotations
 
@@ -18,37 +18,41 @@ _RANGE = {"low", "high", "log"}
 
 
 class Sweep(BaseModel):
-    """Variants times a grid times random draws times seeds; what is left out counts once."""
+    """A product of variants, a grid, random draws and seeds; omitted factors count once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base: dict[str, Any] = Field({}, description="Settings that all runs share; the recipe's defaults are the rest.")
+    base: dict[str, Any] = Field({}, description="Settings shared by all runs, in addition to the recipe's defaults.")
     variants: dict[str, Any] = Field(
-        {}, description="Settings that belong together, by a name for the table: {resnet: {architecture: resnet18}}."
+        {}, description="Named groups of settings, for example {resnet: {architecture: resnet18}}."
     )
-    grid: dict[str, Any] = Field({}, description="Values of settings; all combinations run: {lr: [1.0e-3, 1.0e-4]}.")
+    grid: dict[str, Any] = Field(
+        {}, description="Values of settings, run in all combinations, for example {lr: [1.0e-3, 1.0e-4]}."
+    )
     random: dict[str, Any] = Field(
         {},
-        description="Settings that are drawn: from a list, or from a range {low: 1.0e-4, high: 1.0e-2, log: true}.",
+        description="Settings drawn at random from a list, or from a range {low: 1.0e-4, high: 1.0e-2, log: true}.",
     )
-    draws: int = Field(0, ge=0, description="How many random draws.")
-    draws_seed: int = Field(0, ge=0, description="Seed of the draws; more draws begin with the same ones.")
+    draws: int = Field(0, ge=0, description="Number of random draws.")
+    draws_seed: int = Field(
+        0, ge=0, description="Seed of the draws; a larger number of draws starts with the same ones."
+    )
     seeds: list[NonNegativeInt] = Field(
-        [1], min_length=1, description="Seeds of the trainings; each recipe runs with each."
+        [1], min_length=1, description="Seeds of the trainings; each recipe runs with each of them."
     )
     hold_back: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the training observations that no run is trained on and all are judged on, beside valid and "
-        "test: an estimate that no choice between recipes has touched.",
+        description="Share of the training observations held out from training in every run. Runs are evaluated on "
+        "them in addition to the validation and test sets, for an estimate unaffected by the choice between recipes.",
     )
     folds: int = Field(
         0,
         ge=0,
-        description="Cross-validation, in the place of hold_back: the training observations are dealt into so many parts, and each "
-        "recipe is trained as often, with another part held back each time. Its scores on all parts together rest on every "
-        "training image, and none was seen by the training that is judged on it.",
+        description="Number of parts for cross-validation, instead of hold_back: the training observations are divided "
+        "into so many parts, and each recipe is trained once for each part, which is held out. The combined scores "
+        "cover every training image, each evaluated by a model that was not trained on it.",
     )
 
 
@@ -56,10 +60,10 @@ class Run(NamedTuple, Generic[R]):
     """One training of a sweep.
 
     Args:
-        name: of its variant; empty without one.
+        name: name of its variant; empty without one.
         recipe: all settings.
-        seed: of the training.
-        fold: the part of the training observations that it holds back, from 0.
+        seed: seed of the training.
+        fold: the held-out part of the training observations, from 0.
     """
 
     name: str
@@ -69,10 +73,10 @@ class Run(NamedTuple, Generic[R]):
 
 
 def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
-    """All runs of a sweep, in order, each once.
+    """List all runs of a sweep in order, without duplicates.
 
     Raises:
-        MarsError: settings that the recipe refuses, or a range that is none; all of them are listed.
+        MarsError: the recipe rejects settings, or a range is invalid; all problems are listed.
     """
     problems = [
         f"variants: {name} is not a set of settings" for name, value in sweep.variants.items() if not _is(value)
@@ -80,29 +84,29 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
     problems += [f"grid: {name} is not a list of values" for name, value in sweep.grid.items() if not _listed(value)]
     problems += [f"random: {name} {problem}" for name, value in sweep.random.items() if (problem := _no_range(value))]
     if sweep.folds == 1:
-        problems.append("folds: one part is all, and leaves nothing to train on")
+        problems.append("folds: a single part leaves nothing to train on")
     if sweep.folds and sweep.hold_back:
-        problems.append("folds and hold_back: the parts are held back in turn, so that there is no share to choose")
+        problems.append("folds and hold_back: with folds the parts are held out in turn, so set only one of them")
     if bool(sweep.random) != bool(sweep.draws):
-        problems.append("random: draws and the settings to draw go together")
+        problems.append("random and draws: set both or neither")
     if problems:
         raise MarsError(f"the sweep is invalid: {'; '.join(problems)}")
     runs: dict[str, Run[R]] = {}
     for name, settings in _combinations(sweep):
         try:
-            made = recipe(**settings)
+            checked = recipe(**settings)
         except ValidationError as error:
             problems += [f"{name or 'run'}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
             continue
         for seed, fold in itertools.product(sweep.seeds, range(sweep.folds or 1)):
-            runs.setdefault(f"{made.model_dump_json()} {seed} {fold}", Run(name, made, seed, fold))
+            runs.setdefault(f"{checked.model_dump_json()} {seed} {fold}", Run(name, checked, seed, fold))
     if problems:
         raise MarsError(f"the sweep is invalid: {'; '.join(dict.fromkeys(problems))}")
     return list(runs.values())
 
 
 def varied(runs: list[Run[Any]]) -> list[str]:
-    """The settings that are not the same in all runs."""
+    """List the settings that differ between runs."""
     dumps = [run.recipe.model_dump() for run in runs]
     return [name for name in dumps[0] if any(dump[name] != dumps[0][name] for dump in dumps)] if dumps else []
 
@@ -137,12 +141,12 @@ def _listed(value: Any) -> bool:
 
 
 def _no_range(value: Any) -> str:
-    """What is wrong with something to draw from; empty if nothing is."""
+    """Describe the problem with a list or range to draw from; empty if there is none."""
     if _listed(value):
         return ""
     if not _is(value) or not {"low", "high"} <= set(value) <= _RANGE:
         return "is neither a list nor {low, high, log}"
     bounds = [value["low"], value["high"]]
     if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds) or bounds[0] >= bounds[1]:
-        return "needs numbers with low below high"
-    return "needs a low above 0 for log" if value.get("log", False) and bounds[0] <= 0 else ""
+        return "needs finite numbers with low < high"
+    return "needs low > 0 for log" if value.get("log", False) and bounds[0] <= 0 else ""

@@ -1,34 +1,36 @@
-"""What must hold of cut crops before anything is labelled or trained on them."""
+"""Integrity checks of cut crops, to run before labelling and training."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import MANIFEST, read_crops
-from mars_assets.lake import Lake
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.crops import read_crops
+from mars_assets.images import read_stored
+from mars_assets.lake import CROPS, Lake
 
 _FOUND_WHOLE = ".found-whole"
-"""Lies with crops all of which were decoded; goes with them when they are cut anew."""
+"""Name of a marker file: all crops of the folder were decoded without a problem. Cutting them again removes it."""
 _SAMPLE = 16
 
 
 def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tuple[list[str], int]:
-    """What is wrong with crops, and how many crops there are.
+    """Check the crops of a lake.
 
-    All files must be there. All are decoded too, but of crops that were found whole before only some.
+    Every file must exist, and every crop must decode; of a set that once passed, only a sample is decoded.
 
     Args:
-        lake: where they are.
-        observations: whose crops; all that have any if not given.
+        lake: contains the crops.
+        observations: the observations whose crops to check; all by default.
+
+    Returns:
+        A sentence for each problem, and the number of crops.
     """
     if observations is None:
-        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{MANIFEST}"))
+        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{CROPS}"))
     else:
         folders = [lake.crops(observation) for observation in observations]
     problems, count = [], 0
@@ -36,7 +38,7 @@ def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tupl
         try:
             found, crops = _problems_of(folder)
         except (MarsError, OSError) as error:
-            found, crops = [f"the crops of {folder.name} cannot be looked at: {error}"], 0
+            found, crops = [f"the crops of {folder.name} cannot be checked: {error}"], 0
         problems += found
         count += crops
     return problems, count
@@ -50,14 +52,14 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
     present = {path.name for path in folder.iterdir()}
     problems = []
     for i, crop in enumerate(crops):
-        for name, look in ((crop["file"], _look_at_picture), (crop["dn_file"], _look_at_dn)):
+        for name, check in ((crop["file"], _check_picture), (crop["dn_file"], _check_dn)):
             if not isinstance(name, str):  # uncalibrated products have no DN
                 continue
             if name not in present:
                 problems.append(f"{name} is missing: materialize 'crops' of {folder.name} again")
-            elif i % step == 0 and (problem := look(folder / name, crop)):
+            elif i % step == 0 and (problem := check(folder / name, crop)):
                 problems.append(f"{name} {problem}: delete it, and materialize 'crops' of {folder.name} again")
-    with contextlib.suppress(OSError):  # in a lake that may only be read all are decoded every time
+    with contextlib.suppress(OSError):  # a read-only lake gets no marker
         if problems:
             marker.unlink(missing_ok=True)
         elif not marker.exists():
@@ -65,20 +67,19 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
     return problems, len(crops)
 
 
-def _look_at_picture(path: Path, crop: dict[str, Any]) -> str:
-    """What is wrong with a crop's picture; empty if nothing."""
+def _check_picture(path: Path, crop: Mapping[Any, Any]) -> str:
+    """Describe the problem with a crop's PNG; empty if there is none."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode != "RGB" or image.size != (crop["width"], crop["height"]):
-                return f"is {image.mode} of {image.size}, not RGB of {crop['width']} x {crop['height']}"
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
-        return f"does not decode ({error})"
+        shape = read_stored(path, "").shape
+    except DamagedFileError as error:
+        return f"does not decode ({error.__cause__})"
+    if shape != (crop["height"], crop["width"], 3):
+        return f"has shape {shape}, not ({crop['height']}, {crop['width']}, 3)"
     return ""
 
 
-def _look_at_dn(path: Path, crop: dict[str, Any]) -> str:
-    """What is wrong with the GeoTIFF of a crop's DN; empty if nothing."""
+def _check_dn(path: Path, crop: Mapping[Any, Any]) -> str:
+    """Describe the problem with the GeoTIFF of a crop's DN; empty if there is none."""
     import rasterio
     from rasterio.errors import RasterioError
 
@@ -86,7 +87,7 @@ def _look_at_dn(path: Path, crop: dict[str, Any]) -> str:
         with rasterio.open(path) as dataset:
             dataset.read()
             if dataset.shape != (crop["height"], crop["width"]):
-                return f"has {dataset.shape} pixels, not {crop['height']} x {crop['width']}"
+                return f"has shape {dataset.shape}, not ({crop['height']}, {crop['width']})"
     except (RasterioError, OSError) as error:
         return f"does not decode ({error})"
     return ""

@@ -1,9 +1,9 @@
-"""Cuts a HiRISE product into square crops for labelling, and says of every cell of the grid why it was cut or not.
+"""Cutting of a HiRISE product into square crops for labelling.
 
-An overview tells where the grid begins, how the scene is stretched to 8 bits, and which cells are hopeless; then one pass
-in strips judges and cuts the others, two strips at a time. The crops grow in a folder of ``.cutting`` beside the target,
-named by a fingerprint of source and settings: a killed run goes on there, and the target is only ever replaced by a
-complete set.
+The manifest records for every cell of the grid whether it was cut, or why it was skipped. An overview of the scene
+determines the origin of the grid, the stretch to 8 bits and the cells to rule out; a single pass in strips, two at a
+time, then tests and cuts the other cells. Crops are collected in a subfolder of ``.cutting`` next to the target, named
+by a fingerprint of source and settings. A killed run continues there, and only a complete set replaces the target.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from affine import Affine
+from filelock import FileLock
 
+from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
+from mars_assets.imagery.geolocation import approximate_positions, projected_positions
 from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
-from mars_assets.lake import Lake
+from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, judge
+from mars_assets.imagery.scene import Pixels, Scene, open_scene
+from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import (
     read_json,
@@ -33,60 +40,32 @@ from mars_assets.storage.files import (
     sweep,
     write_bytes,
     write_json,
-    write_table,
 )
+from mars_assets.storage.geotiff import new_geotiff
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
-if TYPE_CHECKING:
-    from mars_assets.imagery.quality import Quality, QualityRules
-    from mars_assets.imagery.scene import Pixels, Scene
-
-
-MANIFEST = "crops.parquet"
-MANIFEST_COLUMNS = (
-    "crop_id",
-    "observation",
-    "product",
-    "row",
-    "col",
-    "height",
-    "width",
-    "kept",
-    "reason",
-    "file",
-    "dn_file",
-    "invalid_fraction",
-    "saturated_fraction",
-    "stretch_low",
-    "stretch_high",
-    "crs",
-    "transform",
-    "position_kind",
-    "longitude",
-    "latitude",
-)
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
-"""A product's short name in crop ids: without dots, which Roboflow turns into underscores."""
+"""Short names of products for crop ids, free of dots because Roboflow turns dots into underscores."""
 
 COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
 _CUTTING = ".cutting"
 _STRIPS_AT_A_TIME = 2
-_CUT_VERSION = 2  # raise it when the same source and settings would give other crops
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How a scene is cut.
+    """Settings for cutting a scene.
 
     Args:
-        size: a crop's edge in pixels.
-        stride: pixels from one cell of the grid to the next; below ``size`` crops overlap.
-        max_invalid: the largest fraction of a crop's pixels that may have no data or lack a band.
-        max_saturated: the largest fraction that may be saturated in any band.
+        size: edge of a crop in pixels.
+        stride: pixels between neighbouring cells of the grid; below ``size`` crops overlap.
+        max_invalid: largest fraction of a crop's pixels that may have no data or lack a band.
+        max_saturated: largest fraction that may be saturated in any band.
         stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) of a strip. Two are decoded at a time, with about 13 bytes of memory a
-            sample. The crops are the same whatever it is.
+        strip_samples: samples (pixels times bands) in a strip. Two strips are decoded at a time and take about 13 bytes
+            of memory per sample. It does not affect the crops.
     """
 
     size: int = 512
@@ -98,44 +77,46 @@ class CropSettings:
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.stride < 1 or self.strip_samples < 1:
-            raise MarsError(f"crops need size >= 16 and stride >= 1; these are {self.size} and {self.stride}")
+            raise MarsError(f"crops need size >= 16 and stride >= 1, not {self.size} and {self.stride}")
         if not (0 <= self.max_invalid < 1 and 0 <= self.max_saturated <= 1):
-            raise MarsError("max_invalid and max_saturated are fractions, 0 to below 1 and 0 to 1")
+            raise MarsError(
+                f"max_invalid={self.max_invalid} must be in [0, 1) and max_saturated={self.max_saturated} in [0, 1]"
+            )
         if not 0 <= self.stretch[0] < self.stretch[1] <= 100:
-            raise MarsError(f"stretch needs two rising percentiles between 0 and 100, not {self.stretch}")
+            raise MarsError(f"stretch needs two increasing percentiles between 0 and 100, not {self.stretch}")
 
 
 def crop_id(observation: ObservationId | str, product: ProductType, row: int, col: int) -> str:
-    """The name of a crop, which is also the stem of its file: ``ESP_011472_1225_BROWSE_r00076_c00000``.
+    """Compose the name of a crop, such as ``ESP_011472_1225_BROWSE_r00076_c00000``.
 
-    ``row`` and ``col`` are the crop's upper left pixel in the product.
+    It is the stem of the crop's file. ``row`` and ``col`` locate the crop's upper left pixel in the product.
     """
     if not (0 <= row < 1_000_000 and 0 <= col < 1_000_000):
-        raise MarsError(f"a crop cannot lie at row {row}, column {col}")
+        raise MarsError(f"row {row}, column {col} is no position of a crop: both must be 0 to 999999")
     return f"{observation}_{TAGS[product]}_r{row:05d}_c{col:05d}"
 
 
 def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The red, green and blue that a product is shown in.
+    """Compose the RGB image that displays a product.
 
-    RGB products are taken as they are and RED is grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED, green is
-    BG, blue is synthetic, ``2 * BG - 0.3 * RED``. On DN instead of I/F this differs by a constant, which the stretch takes
-    out again.
+    RGB products are unchanged, and RED becomes grey. COLOR (NIR, RED, BG) becomes HiRISE's own RGB: red is RED, green
+    is BG, and blue is synthetic, ``2 * BG - 0.3 * RED``. Computing this from DN instead of I/F adds a constant, which
+    the stretch removes again.
 
     Args:
-        product: which product the bands are of.
+        product: the product that the bands belong to.
         bands: shape (rows, columns, bands).
 
     Returns:
-        shape (rows, columns, 3): float64 for COLOR, else the bands' own type.
+        Shape (rows, columns, 3): float64 for COLOR, otherwise the dtype of the bands.
 
     Raises:
-        MarsError: the product has another number of bands.
+        MarsError: the number of bands does not match the product.
     """
     expected = (1, 3) if product.startswith("RGB") else (1,) if product == "RED" else (3,)
     count = bands.shape[-1]
     if count not in expected:
-        raise MarsError(f"a {product} product has {' or '.join(map(str, expected))} bands, this one {count}")
+        raise MarsError(f"a {product} product has {' or '.join(map(str, expected))} bands, but this one has {count}")
     if count == 1:
         return np.repeat(bands, 3, axis=-1)
     if product != "COLOR":
@@ -145,71 +126,79 @@ def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def to_8bit(rgb: npt.NDArray[Any], low: list[float], high: list[float]) -> npt.NDArray[np.uint8]:
-    """``round((rgb - low) / (high - low) * 255)`` per band, clipped to 0..255. 8-bit input with limits 0, 255 is unchanged."""
+    """Stretch to 8 bits: ``round((rgb - low) / (high - low) * 255)`` per band, clipped.
+
+    8-bit input with limits 0 and 255 is unchanged.
+    """
     if np.issubdtype(rgb.dtype, np.integer):
-        # There are few values and many pixels.
+        # A lookup table is faster: there are far fewer values than pixels.
         values = np.arange(int(rgb.max()) + 1, dtype=np.float64)
         table = to_8bit(np.stack([values] * rgb.shape[-1], axis=-1), low, high)
-        return np.stack([table[:, band][rgb[..., band]] for band in range(rgb.shape[-1])], axis=-1)
-    scaled = (rgb - np.asarray(low)) / (np.asarray(high) - np.asarray(low)) * 255
+        return np.stack([table[rgb[..., band], band] for band in range(rgb.shape[-1])], axis=-1)
+    scaled: npt.NDArray[np.float64] = (rgb - np.asarray(low)) / (np.asarray(high) - np.asarray(low)) * 255
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def cut_crops(
-    image: Path,
-    label: Path | None,
-    observation: ObservationId | str,
-    product: ProductType,
-    target: Path,
-    settings: CropSettings | None = None,
-    progress: Progress = SILENT,
-    corners: list[float] | None = None,
-) -> pd.DataFrame:
-    """Cuts a product into crops: an 8-bit RGB PNG each and, of a labelled product, a GeoTIFF of its DN.
-
-    Nothing is done again: the same source and settings return the manifest that is there, and a killed run goes on.
+@dataclass(frozen=True)
+class Source:
+    """A product to cut.
 
     Args:
         image: the product's JPEG or JP2.
         label: its detached label, if it has one.
         observation: the observation's id.
-        product: which product the image is.
-        target: the folder of the crops and their manifest; replaced as a whole. It should hold nothing else.
+        product: the type of the product.
+        corners: latitude and longitude of the swath's four corners, clockwise from the first sample of the first line,
+            for products that are not map projected.
+    """
+
+    image: Path
+    label: Path | None
+    observation: ObservationId | str
+    product: ProductType
+    corners: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        parse_observation_id(str(self.observation))
+        parse_product(self.product)
+
+    def identity(self) -> dict[str, Any]:
+        """Describe everything that the crops depend on, files by their content."""
+        return {
+            "image": recorded_sha256(self.image),
+            "label": None if self.label is None else recorded_sha256(self.label),
+            "observation": str(self.observation),
+            "product": self.product,
+            "corners": self.corners if self.label is None else None,  # a label gives the position itself
+        }
+
+
+def cut_crops(
+    source: Source, target: Path, settings: CropSettings = CropSettings(), progress: Progress = SILENT
+) -> pd.DataFrame:
+    """Cut a product into crops.
+
+    Each crop is an 8-bit RGB PNG and, for a labelled product, also a GeoTIFF of its DN. Existing work is reused: for
+    the same source and settings the existing manifest is returned, and a killed run continues.
+
+    Args:
+        source: the product.
+        target: folder of the crops and their manifest, replaced as a whole. It should contain nothing else.
         settings: size, stride and thresholds.
-        progress: told how far it is.
-        corners: latitude and longitude of the swath's four corners, clockwise from the first line's first sample, for
-            products that are not map projected.
+        progress: reports the cells.
 
     Returns:
-        The manifest, one row for every cell of the grid, with the columns ``MANIFEST_COLUMNS``: ``row``, ``col``, ``height``
-        and ``width`` are the window in pixels; ``kept`` and ``reason`` ("no data", "band missing", "saturated", or empty);
-        ``file`` and ``dn_file`` are names in ``target`` or None; the fractions are exact where a cell was decoded, and the
-        overview's where that showed it to be hopeless; ``stretch_low`` and ``stretch_high`` are what became 0 and 255 of
-        red, green and blue; ``crs`` (WKT) and ``transform`` (the crop's own, six numbers in ``affine.Affine``'s order) are
-        None unless ``position_kind`` is "projected"; ``longitude`` and ``latitude`` are the crop's centre, planetocentric
-        degrees east, by the projection, or interpolated between the swath's corners where ``position_kind`` is
-        "approximate", or NaN where it is "pixel".
+        The manifest, see :class:`mars_assets.imagery.schema.Crops`.
 
     Raises:
-        MarsError: the image does not decode, does not fit label or product, or is smaller than a crop.
+        MarsError: the image does not decode, does not match label or product, or is smaller than a crop.
     """
-    from filelock import FileLock
+    from mars_assets.imagery.schema import Crops
 
-    from mars_assets.imagery.scene import open_scene
-
-    settings = settings or CropSettings()
-    observation = parse_observation_id(str(observation))
-    product = parse_product(product)
-    said = _checked_label(label, observation, product)
-    source = {
-        "image": recorded_sha256(image),
-        "label": None if label is None else recorded_sha256(label),
-        "observation": str(observation),
-        "product": product,
-        "corners": corners if label is None else None,  # a labelled product has its place from the label
-    }
+    label = _checked_label(source)
+    identity = source.identity()
     chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
-    key = fingerprint(_CUT_VERSION, source, chosen)
+    key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -217,68 +206,71 @@ def cut_crops(
         _remove_stale(target, work)
         if (finished := _finished(target, key)) is not None:
             return finished
-        if (work / MANIFEST).exists():  # killed just before it took its place
+        if (work / CROPS).exists():  # killed just before the target was replaced
             _replace_folder(work, target)
             return read_crops(target)
         work.mkdir(exist_ok=True)
         sweep(work)
-        with open_scene(image, label, progress) as scene:
-            cutter = _Cutter(scene, said, str(observation), product, settings, work, corners)
+        with open_scene(source.image, source.label, progress) as scene:
+            cutter = _Cutter(scene, label, source, settings, work)
             manifest = cutter.run(progress)
             provenance = {
                 "fingerprint": key,
-                "source": source,
+                "source": identity,
                 "settings": chosen,
-                "label": None if said is None else asdict(said),
+                "label": None if label is None else asdict(label),
                 "scene": {"lines": scene.info.lines, "samples": scene.info.samples, "bits": scene.info.bits},
                 "grid_origin": list(cutter.origin),
                 "reader": scene.reader,
             }
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
-        write_table(work / MANIFEST, manifest, provenance)
+        write_checked(work / CROPS, manifest, Crops, provenance)
         _replace_folder(work, target)
     return read_crops(target)
 
 
 def read_crops(folder: Path) -> pd.DataFrame:
-    """The manifest of a folder of crops, one row for every cell of the grid; ``kept`` says which were cut.
+    """Read the manifest of a folder of crops, one row for every cell of the grid.
 
     Raises:
         MissingInputError: the folder has none.
     """
-    return read_table(folder / MANIFEST, "crops")
+    from mars_assets.imagery.schema import Crops
+
+    return read_checked(folder / CROPS, "crops", Crops)
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Every crop that a lake has cut, by observation.
+    """List all crops in a lake, ordered by observation.
 
     Args:
-        lake: where they are.
-        columns: further ones of the manifests.
+        lake: contains the crops.
+        columns: further columns of the manifests to include.
 
     Returns:
-        ``crop_id, observation, path, cut`` (names how the crop was cut, so that another cut is another crop) and
-        ``columns``; no row where there are no crops.
+        ``crop_id, observation, path, cut`` (a fingerprint of source and settings, which distinguishes crops of the same
+        name) and ``columns``; empty if there are no crops.
     """
+    from mars_assets.imagery.schema import Crops
+
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
-    for manifest in sorted(lake.all_crops.glob(f"*/{MANIFEST}")):
+    for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
         crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
         crops = crops[crops["kept"]]
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
-    return pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    return checked(every, lake.all_crops, "crops", Crops, wanted)  # only once: a check takes milliseconds
 
 
 def _cut_of(manifest: Path) -> str:
-    """The fingerprint of how the crops of a manifest were cut.
+    """Read the fingerprint of source and settings from a manifest.
 
     Raises:
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     try:
         return str(read_provenance(manifest).get("fingerprint", ""))
     except (pa.ArrowException, OSError) as error:
@@ -291,51 +283,42 @@ def _cut_of(manifest: Path) -> str:
 class _Cell:
     row: int
     col: int
-    hopeless: str  # why the overview rules it out; empty if it does not
-    invalid: float  # the overview's estimate
+    hopeless: str  # the reason why the overview rules the cell out; empty if it does not
+    invalid: float  # invalid fraction, estimated from the overview
 
 
 class _Cutter:
-    """One scene's pass: what the overview says, and the cells by strips."""
+    """One pass over a scene: a survey of its overview, then the cells, strip by strip."""
 
     def __init__(
-        self,
-        scene: Scene,
-        label: ProductLabel | None,
-        observation: str,
-        product: ProductType,
-        settings: CropSettings,
-        work: Path,
-        corners: list[float] | None,
+        self, scene: Scene, label: ProductLabel | None, source: Source, settings: CropSettings, work: Path
     ) -> None:
-        from mars_assets.imagery.quality import QualityRules
-
-        self.scene, self.label, self.observation, self.product = scene, label, observation, product
-        self.settings, self.work, self.corners = settings, work, corners
+        self.scene, self.label, self.settings, self.work = scene, label, settings, work
+        self.observation, self.product, self.corners = str(source.observation), source.product, source.corners
         self.rules: QualityRules = QualityRules.of(scene.info, label)
         self.origin = (0, 0)
         self.low, self.high = [0.0] * 3, [255.0] * 3
         info = scene.info
         if min(info.lines, info.samples) < settings.size:
             raise MarsError(
-                f"{scene.path} has {info.lines} x {info.samples} pixels: too few for crops of {settings.size}. "
-                "Choose a smaller crop size or a larger product"
+                f"{scene.path} has {info.lines} x {info.samples} pixels, too few for crops of {settings.size}: "
+                "choose a smaller crop size or a larger product"
             )
 
     def run(self, progress: Progress) -> pd.DataFrame:
+        from mars_assets.imagery.schema import Crops
+
         cells = self._survey()
         records = [
             self._record(cell.row, cell.col, cell.hopeless, cell.invalid, 0.0) for cell in cells if cell.hopeless
         ]
         records += self._cut([cell for cell in cells if not cell.hopeless], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(MANIFEST_COLUMNS))
+        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
         return self._place(manifest)
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """Adds where the crops' centres lie."""
-        from mars_assets.imagery.geolocation import approximate_positions, projected_positions
-
+        """Add the positions of the crops' centres."""
         info = self.scene.info
         rows = (manifest["row"] + manifest["height"] / 2).to_numpy(float)
         cols = (manifest["col"] + manifest["width"] / 2).to_numpy(float)
@@ -351,10 +334,8 @@ class _Cutter:
         return manifest.assign(position_kind=kind, longitude=longitude, latitude=latitude)
 
     def _survey(self) -> list[_Cell]:
-        """Looks at the overview: sets origin and stretch, and lists the grid's cells."""
+        """Survey the overview: set origin and stretch, and list the cells of the grid."""
         from scipy.ndimage import binary_erosion
-
-        from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, judge
 
         info, settings = self.scene.info, self.settings
         factor = info.overview_factor
@@ -365,7 +346,7 @@ class _Cutter:
         invalid = (quality == NO_DATA) | (quality == BAND_MISSING)
         surely_valid, surely_invalid = ~invalid, invalid
         if factor > 1:
-            # A reduced pixel mixes its neighbours' values, so only the inner part of an area is sure.
+            # A reduced pixel mixes the values of its neighbours, so only the interior of an area is certain.
             inner = np.ones((3, 3), bool)
             surely_valid = binary_erosion(~invalid, inner, border_value=1)
             surely_invalid = binary_erosion(invalid, inner, border_value=1)
@@ -377,7 +358,7 @@ class _Cutter:
         cells = []
         for row in range(top, info.lines - settings.size + 1, settings.stride):
             for col in range(left, info.samples - settings.size + 1, settings.stride):
-                # Only reduced pixels that lie in the cell entirely.
+                # Only reduced pixels that lie entirely within the cell.
                 window = tuple(slice(-(-start // factor), (start + settings.size) // factor) for start in (row, col))
                 hopeless = ""
                 if factor > 1 and surely_invalid[window].mean() > settings.max_invalid:
@@ -388,9 +369,10 @@ class _Cutter:
         return cells
 
     def _first_usable(self, valid: npt.NDArray[np.int_], factor: int, length: int) -> int:
-        """The first row (column) with at least a crop's width of pixels that are valid in all bands.
+        """Find the first row (or column) where at least a crop's width of pixels is valid in all bands.
 
-        So a damaged margin costs no crop. 0 where the image has no such row, or none that leaves room for a crop.
+        The grid starts there, so that a damaged margin costs no crops. 0 if there is no such row, or none that leaves
+        room for a crop.
         """
         wide_enough = np.flatnonzero(valid * factor >= self.settings.size)
         first = int(wide_enough[0]) * factor if wide_enough.size else 0
@@ -404,7 +386,7 @@ class _Cutter:
         self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
-        """Works through the strips, two at a time: while one decoder waits for its threads, the other does not."""
+        """Process the strips, two at a time: one is cut while the other is decoded."""
         counter = progress.counter(f"cutting {self.observation}", len(cells), "cells")
         records: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_STRIPS_AT_A_TIME, thread_name_prefix="strip") as pool:
@@ -415,14 +397,14 @@ class _Cutter:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        counter.close(f"{sum(record['kept'] for record in records)} kept")
+        counter.close(f"{sum(record['kept'] for record in records)} cut")
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Cells by rows of the grid, as many rows together as memory allows."""
+        """Group the cells by rows of the grid, as many rows per strip as ``strip_samples`` allows."""
         info, settings = self.scene.info, self.settings
         lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
-        if self.rules.lossy:  # its tests look beyond a cell, and all of it is in memory anyway
+        if self.rules.lossy:  # the tests of a JPEG look beyond a cell, and it is in memory anyway
             lines = info.lines
         per_strip = (lines - settings.size) // settings.stride + 1
         strips: dict[int, list[_Cell]] = {}
@@ -431,14 +413,12 @@ class _Cutter:
         return list(strips.values())
 
     def _cut_strip(self, strip: list[_Cell]) -> list[dict[str, Any]]:
-        from mars_assets.imagery.quality import judge
-
         journal = self.work / f".strip-{strip[0].row}-{strip[-1].row}.json"
         if journal.exists():
             found: list[dict[str, Any]] = read_json(journal)
             return found
         size = self.settings.size
-        whole_rows = self.rules.lossy  # a row's mean is part of a JPEG's test
+        whole_rows = self.rules.lossy  # the test of a JPEG includes the means of rows
         top, bottom = strip[0].row, strip[-1].row + size
         left, right = min(cell.col for cell in strip), max(cell.col for cell in strip) + size
         if whole_rows:
@@ -454,8 +434,6 @@ class _Cutter:
         return records
 
     def _cut_cell(self, row: int, col: int, pixels: Pixels, known: Quality | None) -> dict[str, Any]:
-        from mars_assets.imagery.quality import BAND_MISSING, NO_DATA, REASONS, SATURATED, judge
-
         quality = judge(pixels, self.rules) if known is None else known
         no_data, missing, saturated = ((quality == kind).mean() for kind in (NO_DATA, BAND_MISSING, SATURATED))
         reason = ""
@@ -473,7 +451,7 @@ class _Cutter:
         return record
 
     def _record(self, row: int, col: int, reason: str, invalid: float, saturated: float) -> dict[str, Any]:
-        """A cell's row of the manifest."""
+        """Describe a cell as a row of the manifest."""
         info, size = self.scene.info, self.settings.size
         name = crop_id(self.observation, self.product, row, col)
         transform = None
@@ -501,11 +479,10 @@ class _Cutter:
         }
 
     def _write_dn(self, path: Path, pixels: Pixels, record: dict[str, Any]) -> None:
-        """The crop's DN as GeoTIFF, with the label's scale, offset and null so that GIS programs show I/F."""
-        from affine import Affine
+        """Write the crop's DN as a GeoTIFF.
 
-        from mars_assets.storage.geotiff import new_geotiff
-
+        It contains the label's scale, offset and null value, so that GIS programs display I/F.
+        """
         assert self.label is not None
         count = pixels.shape[2]
         profile = {
@@ -529,7 +506,10 @@ class _Cutter:
 
 
 def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
-    """RGB as PNG, losslessly. One filter and run lengths are much faster than the full search and no larger on terrain."""
+    """Encode RGB as PNG, losslessly.
+
+    A fixed filter and run lengths are much faster than the full search, and on terrain no larger.
+    """
     import cv2
 
     how = [
@@ -539,24 +519,29 @@ def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
     ]
     written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     if not written:
-        raise MarsError("OpenCV could not write a PNG")
+        raise MarsError(f"OpenCV could not encode a crop of shape {rgb.shape} as PNG")
     return data.tobytes()
 
 
-def _checked_label(label: Path | None, observation: ObservationId, product: ProductType) -> ProductLabel | None:
-    if label is None:
+def _checked_label(source: Source) -> ProductLabel | None:
+    if source.label is None:
         return None
-    said = read_label(label)
-    if said.observation != str(observation):
-        raise MarsError(f"{label} is the label of {said.observation}, not of {observation}")
-    if product == "COLOR" and said.band_names != COLOR_BANDS:
-        raise MarsError(f"{label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {said.band_names}")
-    return said
+    label = read_label(source.label)
+    if label.observation != str(source.observation):
+        raise MarsError(f"{source.label} is the label of {label.observation}, not of {source.observation}")
+    if source.product == "COLOR" and label.band_names != COLOR_BANDS:
+        raise MarsError(
+            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {', '.join(label.band_names)}"
+        )
+    return label
 
 
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
-    """The target's manifest if it was made of this source with these settings and all its files are there."""
-    path = target / MANIFEST
+    """Read the target's manifest if it belongs to this source and these settings.
+
+    None if it does not, or if a file is missing.
+    """
+    path = target / CROPS
     if not path.exists():
         return None
     try:
@@ -571,7 +556,7 @@ def _finished(target: Path, key: str) -> pd.DataFrame | None:
 
 
 def _remove_stale(target: Path, work: Path) -> None:
-    """Removes what killed runs of another source or other settings left."""
+    """Remove the work of killed runs with another source or other settings."""
     for other in work.parent.glob(f"{target.name}-*"):
         if other != work:
             shutil.rmtree(other)

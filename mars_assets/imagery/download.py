@@ -1,45 +1,43 @@
-"""Fetches HiRISE products: politely, resumably, and so that a file with its final name is whole.
+"""Downloads of HiRISE products: polite, resumable, and so that a file with its final name is whole.
 
-A file grows as ``NAME.part`` beside ``NAME.part.json``, which remembers what the part is a part of. A resumed transfer asks
-for the part's last bytes again and compares them, because a server may answer a range request with other bytes than those
-asked for. Only a verified file gets its name, and ``ledger.json`` remembers its sha256, address and validators.
+A file grows as ``NAME.part`` next to ``NAME.part.json``, which names the file that the part belongs to. A resumed
+transfer asks for the part's last bytes again and compares them, because a server may answer a range request with other
+bytes than those asked for. Only a verified file gets its name; ``ledger.json`` has its sha256, address and validators.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import errno
 import hashlib
 import importlib.metadata
 import io
 import os
-import queue
 import random
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from filelock import FileLock, Timeout
+from tenacity import wait_random_exponential
 
 from mars_assets.errors import ArchiveError, DamagedFileError, MarsError
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
+from mars_assets.lake import LEDGER
 from mars_assets.progress import SILENT, Counter, Progress
+from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
-
-if TYPE_CHECKING:
-    import requests
-
-
-LEDGER = "ledger.json"
 
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
@@ -56,7 +54,7 @@ class Archive:
 
     Args:
         base_url: what the products' addresses are relative to, e.g. ``https://hirise-pds.lpl.arizona.edu/PDS``.
-        contact: an e-mail address or web page in the User-Agent, so that the archive's people can write before they block.
+        contact: an e-mail address or web page in the User-Agent, so that the archive can write before it blocks.
         timeouts: seconds to connect, and seconds without a byte received.
         retries: further attempts after the first; every megabyte of progress earns them anew.
         backoff: seconds before the first retry, doubled each time up to ``longest_backoff``, with jitter.
@@ -81,7 +79,8 @@ class Archive:
             raise MarsError("the archive's base address must have no user, password, query or fragment")
 
     def address(self, relative: str) -> str:
-        """
+        """Build a file's address.
+
         Raises:
             MarsError: the relative address is not a plain path below the base.
         """
@@ -91,22 +90,24 @@ class Archive:
 
     @property
     def user_agent(self) -> str:
-        """
+        """The User-Agent with the contact.
+
         Raises:
             ArchiveError: no contact was given. What is downloaded already needs none.
         """
         if not self.contact.strip() or not self.contact.isprintable() or not self.contact.isascii():
             raise ArchiveError(
-                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or the "
-                "archive resource's contact, to your e-mail address or web page"
+                "the archive's people must be able to reach you before a download: set the variable MARS_CONTACT, or "
+                "the archive resource's contact, to your e-mail address or web page"
             )
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[None]:
-        """Waits for one of the ``connections`` places. The locks are the operating system's: a killed process frees its own."""
-        from filelock import FileLock, Timeout
+        """Wait for one of the ``connections`` places.
 
+        The locks are the operating system's: a killed process frees its own.
+        """
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -138,12 +139,18 @@ class DownloadedFile:
     last_modified: str | None
 
 
-class _AttemptError(Exception):
-    """This attempt failed and another may succeed."""
+class _TransferError(AttemptError):
+    """A transfer failed and another attempt may succeed.
+
+    Args:
+        cause: what went wrong, in words.
+        after: seconds that the archive asks to wait.
+        discard: whether what was received is of no use.
+        spurn_ranges: whether no further part may be asked for.
+    """
 
     def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
-        super().__init__(cause)
-        self.after = after
+        super().__init__(cause, after)
         self.discard = discard
         self.spurn_ranges = spurn_ranges
 
@@ -151,9 +158,9 @@ class _AttemptError(Exception):
 def fetch_product(
     archive: Archive, files: ProductFiles, folder: Path, progress: Progress = SILENT
 ) -> list[DownloadedFile]:
-    """Makes a product's files present and verified: image first, then its label if it has one.
+    """Fetch and verify a product's files: image first, then its label if it has one.
 
-    What is there already is not fetched again. What an earlier run left half-done is continued.
+    Files that exist are not fetched again. What an earlier run left unfinished is continued.
 
     Args:
         archive: where from.
@@ -162,24 +169,23 @@ def fetch_product(
         progress: told of every transfer, its rate and every failed attempt.
 
     Raises:
-        ArchiveError: it can be asked for nothing now: it says to come back much later, or contact or address are no good.
-        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The message
-            names the address and the last cause.
+        ArchiveError: nothing can be asked for now: the archive asks to come back much later, or contact or address
+            are unusable.
+        MarsError: the archive lacks the file, refuses it, redirects to another host, or all attempts failed. The
+            message names the address and the last cause.
     """
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
     with FileLock(folder / ".lock"):
         return [
-            _fetch_file(archive, relative, folder, progress)
+            _Transfer(archive, relative, folder, progress).file()
             for relative in (files.image, files.label)
             if relative is not None
         ]
 
 
 def recorded_sha256(path: Path) -> str:
-    """A file's sha256: from the ledger beside it where size and time still agree, else computed."""
+    """Look up a file's sha256 in the ledger next to it, or compute it where size or time differ."""
     entry = _ledger(path.parent).get(path.name)
     if entry is not None and _unchanged(path, entry):
         return str(entry["sha256"])
@@ -187,10 +193,10 @@ def recorded_sha256(path: Path) -> str:
 
 
 def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[str, str]:
-    """What the archive now says of the files that are here already: "unchanged", "changed", or why it cannot be told.
+    """Ask the archive whether fetched files have changed there.
 
     Returns:
-        by file name; files that are yet to be fetched are left out.
+        "unchanged", "changed", or why that is unknown, by file name; files that are yet to be fetched are left out.
     """
     names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
     present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
@@ -204,16 +210,13 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
 
 
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
-    """Names of the fetched files whose size or validators at the archive differ from those in the ledger.
+    """Name the fetched files whose size or validators at the archive differ from those in the ledger.
 
     To get the new version, delete the named file and fetch the product again.
 
     Raises:
         MarsError: the archive does not answer.
     """
-    import requests
-    import urllib3
-
     changed = []
     ledger = _ledger(folder)
     for relative in (files.image, files.label):
@@ -237,69 +240,157 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     return changed
 
 
-def _fetch_file(archive: Archive, relative: str, folder: Path, progress: Progress) -> DownloadedFile:
-    address = archive.address(relative)
-    name = relative.rsplit("/", 1)[-1]
-    target = folder / name
-    part, state_path = folder / f"{name}.part", folder / f"{name}.part.json"
+class _Transfer:
+    """One file on its way from the archive into an observation's folder.
 
-    if (found := _finished(target, state_path, progress)) is not None:
-        return found
+    Args:
+        archive: where from.
+        relative: the file's address below the archive's base.
+        folder: where to.
+        progress: reports the transfer and every failed attempt.
+    """
 
-    failures, best, use_ranges = 0, 0, True
-    unusable: set[str] = set()
-    while True:
+    def __init__(self, archive: Archive, relative: str, folder: Path, progress: Progress) -> None:
+        self._archive, self._progress = archive, progress
+        self._address, self._name = archive.address(relative), relative.rsplit("/", 1)[-1]
+        self._target = folder / self._name
+        self._part, self._state_path = folder / f"{self._name}.part", folder / f"{self._name}.part.json"
+        self._received = 0
+        self._use_ranges = True
+        self._unusable: set[str] = set()
+        """sha256 of what came whole and could not be used."""
+
+    def file(self) -> DownloadedFile:
+        """Fetch the file, unless it exists.
+
+        Raises:
+            ArchiveError: nothing can be asked for now.
+            MarsError: the file cannot be had, or the disk is full.
+        """
+        if (found := _finished(self._target, self._state_path, self._progress)) is not None:
+            return found
+        # "Full jitter": processes that failed together do not come back together.
+        wait = wait_random_exponential(self._archive.backoff, self._archive.longest_backoff)
+        most = self._archive.retries + 1
         try:
-            with archive.connection():
-                sha256 = _transfer(archive, address, part, state_path, use_ranges, progress)
-            _verify_part(part, name, address, sha256, unusable)
-            break
-        except _AttemptError as failure:
-            if failure.discard:
-                part.unlink(missing_ok=True)
-            use_ranges = use_ranges and not failure.spurn_ranges
-            size = part.stat().st_size if part.exists() else 0
-            if size >= best + _MEGABYTE:
-                failures, best = 0, size
-            failures += 1
-            if failures > archive.retries:
-                raise MarsError(
-                    f"{address} could not be fetched in {failures} attempts. The last one failed because {failure}. "
-                    "Run again later: what was received is kept"
-                ) from failure
-            # "Full jitter": processes that failed together do not come back together.
-            wait = random.uniform(0, min(archive.longest_backoff, archive.backoff * 2 ** (failures - 1)))
-            wait = max(failure.after, wait)
-            progress.say(f"{name}: {failure}; attempt {failures + 1} in {wait:.1f} s")
-            time.sleep(wait)
+            sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
+        except _TransferError as failure:
+            raise MarsError(
+                f"{self._address} could not be fetched in {most} attempts. The last one failed because {failure}. "
+                "Run again later: what was received is kept"
+            ) from failure
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise MarsError(
-                    f"no space left for {target}: free some and run again; what was received is kept"
+                    f"no space left for {self._target}: free some and run again; what was received is kept"
                 ) from error
             raise
+        return self._named(sha256)
 
-    state = read_json(state_path)
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    stat = part.stat()
-    entry = {
-        "address": address,
-        "bytes": stat.st_size,
-        "sha256": sha256,
-        "etag": state["etag"],
-        "last_modified": state["last_modified"],
-        "mtime_ns": stat.st_mtime_ns,
-        "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    # The entry waits in the state file while the part becomes the file: a run killed here is recognised by _finished.
-    write_json(state_path, {**state, "entry": entry})
-    os.replace(part, target)
-    return _enter(target, state_path, entry)
+    def _failed(self, attempt: State) -> None:
+        """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
+        failure = error_of(attempt)
+        assert isinstance(failure, _TransferError)
+        if failure.discard:
+            self._part.unlink(missing_ok=True)
+        self._use_ranges = self._use_ranges and not failure.spurn_ranges
+        size = self._part.stat().st_size if self._part.exists() else 0
+        if size >= self._received + _MEGABYTE:
+            attempt.attempt_number, self._received = 1, size
+
+    def _say(self, attempt: State) -> None:
+        number, wait = attempt.attempt_number + 1, attempt.upcoming_sleep
+        self._progress.say(f"{self._name}: {error_of(attempt)}; attempt {number} in {wait:.1f} s")
+
+    def _fetch(self) -> str:
+        """Make one attempt. Returns the part's sha256."""
+        with self._archive.connection():
+            sha256 = self._transfer()
+        try:
+            verify_file(self._part, self._name)
+        except DamagedFileError as error:
+            if sha256 in self._unusable:
+                self._part.unlink()
+                raise MarsError(
+                    f"{self._address} came twice with the same content, which cannot be used, so it is not asked for "
+                    f"again. {error}"
+                ) from error
+            self._unusable.add(sha256)
+            raise _TransferError(str(error), discard=True) from error
+        return sha256
+
+    def _transfer(self) -> str:
+        """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
+        part, state = self._part, {}
+        if self._state_path.exists() and part.exists():
+            state = read_json(self._state_path)
+        have = part.stat().st_size if state.get("address") == self._address else 0
+        start = max(0, have - _OVERLAP) if self._use_ranges else 0
+        headers = {}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
+            validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
+            if validator:
+                headers["If-Range"] = validator
+        broken = ""
+        try:
+            with _open(self._archive, "GET", self._address, headers) as response:
+                _refuse_errors(response, self._address, start)
+                total: int | None
+                if response.status_code == 206:
+                    total = _check_range(response, start, state)
+                else:
+                    start, have, total = 0, 0, _length(response.headers)
+                    self._begin_anew(response, total)
+                counter = self._progress.counter(
+                    f"fetching {self._name}", None if total is None else total // _MEGABYTE, "MB"
+                )
+                sha256 = _receive(response, part, start, have, counter)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            broken = _cause(error, self._archive)
+        if broken:
+            raise _TransferError(broken)
+        if total is not None and part.stat().st_size != total:
+            raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        return sha256
+
+    def _begin_anew(self, response: requests.Response, total: int | None) -> None:
+        """Note what the part is going to be a part of."""
+        self._part.unlink(missing_ok=True)
+        write_json(
+            self._state_path,
+            {
+                "address": self._address,
+                "bytes": total,
+                "etag": response.headers.get("ETag"),
+                "last_modified": response.headers.get("Last-Modified"),
+            },
+        )
+
+    def _named(self, sha256: str) -> DownloadedFile:
+        """Give a verified part its name and enter it in the ledger."""
+        state = read_json(self._state_path)
+        with open(self._part, "rb+") as file:
+            os.fsync(file.fileno())
+        stat = self._part.stat()
+        entry = {
+            "address": self._address,
+            "bytes": stat.st_size,
+            "sha256": sha256,
+            "etag": state["etag"],
+            "last_modified": state["last_modified"],
+            "mtime_ns": stat.st_mtime_ns,
+            "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # The entry waits in the state file while the part becomes the file: _finished recognises a run killed here.
+        write_json(self._state_path, {**state, "entry": entry})
+        os.replace(self._part, self._target)
+        return _enter(self._target, self._state_path, entry)
 
 
 def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
-    """The file if it is there and is the one that was verified."""
+    """Find the file if it is the one that was verified."""
     if not target.is_file():
         return None
     entries = [_ledger(target.parent).get(target.name)]
@@ -336,86 +427,12 @@ def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedF
     )
 
 
-def _verify_part(part: Path, name: str, address: str, sha256: str, unusable: set[str]) -> None:
-    """Looks whether what came is whole.
-
-    Args:
-        part: what came.
-        name: what it is to be called.
-        address: where from.
-        sha256: of the part.
-        unusable: those of earlier attempts that were not; this one's is added.
-
-    Raises:
-        _AttemptError: it is not.
-        MarsError: it is not, and it is what came before: this is what the archive has.
-    """
-    try:
-        verify_file(part, name)
-    except DamagedFileError as error:
-        if sha256 in unusable:
-            part.unlink()
-            raise MarsError(
-                f"{address} came twice with the same content, which cannot be used, so it is not asked for again. {error}"
-            ) from error
-        unusable.add(sha256)
-        raise _AttemptError(str(error), discard=True) from error
-
-
-def _transfer(
-    archive: Archive, address: str, part: Path, state_path: Path, use_ranges: bool, progress: Progress
-) -> str:
-    """One attempt: asks for the file, or for the rest of it, and writes what comes. Returns the whole part's sha256."""
-    import requests
-    import urllib3
-
-    state = read_json(state_path) if state_path.exists() and part.exists() else {}
-    have = part.stat().st_size if state.get("address") == address else 0
-    start = max(0, have - _OVERLAP) if use_ranges else 0
-    headers = {}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-        # A weak validator promises no equal bytes, and RFC 9110 forbids it here.
-        validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
-        if validator:
-            headers["If-Range"] = validator
-    broken = ""
-    try:
-        with _open(archive, "GET", address, headers) as response:
-            _refuse_errors(response, address, start)
-            total: int | None
-            if response.status_code == 206:
-                total = _check_range(response, start, state)
-            else:
-                start, total = 0, _length(response.headers)
-                part.unlink(missing_ok=True)
-                write_json(
-                    state_path,
-                    {
-                        "address": address,
-                        "bytes": total,
-                        "etag": response.headers.get("ETag"),
-                        "last_modified": response.headers.get("Last-Modified"),
-                    },
-                )
-            sha256 = _receive(response, part, start, have, total, part.name.removesuffix(".part"), progress)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        broken = _cause(error, archive)
-    if broken:
-        raise _AttemptError(broken)
-    if total is not None and part.stat().st_size != total:
-        raise _AttemptError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
-    return sha256
-
-
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Asks, and follows redirects as long as they stay on the archive's host.
+    """Ask, and follow redirects as long as they stay on the archive's host.
 
-    The libraries' errors quote headers and a proxy's password, and Dagster keeps the whole chain of errors that one comes
-    from. So those who catch them raise their own afterwards, which comes from none.
+    The libraries' errors quote headers and a proxy's password, and Dagster stores the whole chain of errors that led to
+    one. So whoever catches them raises another error afterwards, outside of the clause.
     """
-    import requests
-
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
     for _ in range(_REDIRECTS):
@@ -427,8 +444,8 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
             )
         if response is None:
             raise ArchiveError(
-                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, HTTP_PROXY and "
-                "ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
+                "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
+                "HTTP_PROXY and ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
             )
         location = response.headers.get("Location")
         if not response.is_redirect or location is None:
@@ -449,75 +466,81 @@ def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) 
 def _refuse_errors(response: requests.Response, address: str, start: int) -> None:
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
-        after = _retry_after(response.headers.get("Retry-After"))
+        after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
             raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
-        raise _AttemptError(f"the archive answers {status} {response.reason}", after)
+        raise _TransferError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
-        raise _AttemptError("the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True)
+        raise _TransferError(
+            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
+        )
     if status in (404, 410):
         raise MarsError(
-            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose another "
-            "in observations.csv, or name the observation in the query's exclude"
+            f"{address}: the archive has no such file ({status}). Not every observation has every product: choose "
+            "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _AttemptError("the archive sent a part where the whole was asked for")
+        raise _TransferError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
         raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _AttemptError("the archive sent a web page in the file's place")
+        raise _TransferError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
-    """The file's whole length by a 206 answer, which must continue the very file that the part is of."""
+    """Read the file's whole length from a 206 answer, which must continue the very file that the part is of."""
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
-        raise _AttemptError(
+        raise _TransferError(
             f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
         )
     total = int(match[3])
     etag = response.headers.get("ETag")
     if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
-        raise _AttemptError("the file has changed at the archive since its first part was received", discard=True)
+        raise _TransferError("the file has changed at the archive since its first part was received", discard=True)
     return total
 
 
-def _receive(
-    response: requests.Response, part: Path, start: int, have: int, total: int | None, name: str, progress: Progress
-) -> str:
-    """Appends the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
+def _receive(response: requests.Response, part: Path, start: int, have: int, counter: Counter) -> str:
+    """Append the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
 
     Returns:
         The whole part's sha256.
     """
-    overlap = b""
+    overlap, hashed = b"", hashlib.sha256()
     if start:
         with open(part, "rb") as file:
+            hashed = hashlib.file_digest(file, "sha256")
             file.seek(start)
             overlap = file.read(have - start)
-    counter = _megabytes(name, total, start, progress)
-    position = start
-    with open(part, "ab" if start else "wb", buffering=0) as file, _Follower(part, have if start else 0) as follower:
+    position, unflushed = start, 0
+    counter.done = start // _MEGABYTE
+    # The disk takes what is written while more arrives, so that the end has little left to wait for.
+    with open(part, "ab" if start else "wb", buffering=0) as target, ThreadPoolExecutor(1, "flush") as flusher:
+        flushing = flusher.submit(lambda: None)
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _AttemptError("the archive sent a web page in the file's place", discard=True)
+                raise _TransferError("the archive sent a web page in the file's place", discard=True)
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
-                raise _AttemptError(
+                raise _TransferError(
                     "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
                 )
             fresh = chunk[len(known) :]
-            _write_all(file, fresh)
-            follower.take(fresh)
-            position += len(chunk)
+            _write_all(target, fresh)
+            hashed.update(fresh)
+            position, unflushed = position + len(chunk), unflushed + len(fresh)
+            if unflushed >= _FLUSH and flushing.done():
+                flushing.result()
+                flushing, unflushed = flusher.submit(os.fsync, target.fileno()), 0
             counter.advance(position // _MEGABYTE - counter.done)
-        sha256 = follower.finish()
+        flushing.result()
     counter.close()
-    return sha256
+    return hashed.hexdigest()
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
@@ -526,115 +549,13 @@ def _write_all(file: io.FileIO, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-class _Follower:
-    """Hashes what is written and has the disk take it, in threads of their own, so that the network is not kept waiting.
-
-    Args:
-        path: the file that grows.
-        have: how much of it is there already.
-    """
-
-    def __init__(self, path: Path, have: int) -> None:
-        self._path, self._have = path, have
-        self._hash = hashlib.sha256()
-        self._failure: OSError | None = None
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(maxsize=64)
-        self._flushes: queue.Queue[bool] = queue.Queue()
-        self._unflushed = 0
-        self._threads = [
-            threading.Thread(target=work, name=f"download-{name}", daemon=True)
-            for name, work in (("hash", self._hash_all), ("flush", self._flush_all))
-        ]
-
-    def __enter__(self) -> _Follower:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._chunks.put(None)
-        self._flushes.put(False)
-        for thread in self._threads:
-            thread.join()
-
-    def take(self, chunk: bytes) -> None:
-        """Hands over what was just written."""
-        self._chunks.put(chunk)
-        self._unflushed += len(chunk)
-        if self._unflushed >= _FLUSH and self._flushes.empty():
-            self._flushes.put(True)
-            self._unflushed = 0
-
-    def finish(self) -> str:
-        """Waits until all is hashed. Returns the sha256.
-
-        Raises:
-            OSError: the disk did not take the file.
-        """
-        self.__exit__(None, None, None)
-        if self._failure is not None:
-            raise self._failure
-        return self._hash.hexdigest()
-
-    def _hash_all(self) -> None:
-        try:
-            with open(self._path, "rb") as file:
-                left = self._have
-                while left:
-                    data = file.read(min(left, _CHUNK))
-                    if not data:
-                        raise OSError(errno.EIO, "the part is shorter than it was", str(self._path))
-                    self._hash.update(data)
-                    left -= len(data)
-        except OSError as error:
-            self._failure = error
-        # After a failure too, so that nobody waits for room in the queue.
-        while (chunk := self._chunks.get()) is not None:
-            self._hash.update(chunk)
-
-    def _flush_all(self) -> None:
-        with open(self._path, "rb") as file:
-            while self._flushes.get():
-                try:
-                    os.fsync(file.fileno())
-                except OSError as error:
-                    self._failure = error
-                    return
-
-
-def _megabytes(name: str, total: int | None, start: int, progress: Progress) -> Counter:
-    counter = progress.counter(f"fetching {name}", None if total is None else total // _MEGABYTE, "MB")
-    counter.done = start // _MEGABYTE
-    return counter
-
-
 def _length(headers: Any) -> int | None:
     text = headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _retry_after(value: str | None) -> float:
-    """Seconds of a Retry-After header, which is a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
-    if value is None:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
-
-
 def _cause(error: Exception, archive: Archive) -> str:
-    """What went wrong, in words that hold no header and no proxy's password, as the libraries' own may."""
-    import requests
-    import urllib3
-
+    """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
     connect, read = archive.timeouts
     match error:
         case requests.ConnectTimeout():

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
 from mars_assets.imagery.products import parse_product
+from mars_assets.imagery.scene import open_scene
+from mars_assets.images import read_rgb
+from mars_assets.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,14 +29,16 @@ _MARGIN = 2
 def contact_sheet(
     manifest: pd.DataFrame, folder: Path, columns: int = 6, thumbnail: int = 128, most: int = 24
 ) -> Image.Image:
-    """Thumbnails of the kept crops in the manifest's order; of more than ``most``, evenly spaced ones.
+    """Draw thumbnails of the crops in the order of the manifest.
+
+    If there are more than ``most``, evenly spaced ones are drawn.
 
     Args:
         manifest: the crops' manifest.
-        folder: where they lie.
-        columns: thumbnails a row.
-        thumbnail: their edge in pixels.
-        most: how many at most.
+        folder: folder of the crops.
+        columns: thumbnails per row.
+        thumbnail: edge of a thumbnail in pixels.
+        most: maximum number of thumbnails.
 
     Raises:
         DamagedFileError: a crop does not decode.
@@ -41,7 +46,7 @@ def contact_sheet(
     names = manifest.loc[manifest["kept"].astype(bool), "file"].tolist()
     if not names:
         sheet = Image.new("RGB", (2 * thumbnail, thumbnail // 2), "white")
-        ImageDraw.Draw(sheet).text((8, 8), "no crop was kept", fill="black")
+        ImageDraw.Draw(sheet).text((8, 8), "no crop was cut", fill="black")
         return sheet
     if len(names) > most:
         names = [names[i] for i in np.linspace(0, len(names) - 1, most).round().astype(int)]
@@ -50,26 +55,19 @@ def contact_sheet(
     rows = math.ceil(len(names) / columns)
     sheet = Image.new("RGB", (columns * step + _MARGIN, rows * step + _MARGIN), "white")
     for i, name in enumerate(names):
-        try:
-            with Image.open(folder / name) as crop:
-                small = crop.convert("RGB").resize((thumbnail, thumbnail), Image.Resampling.BOX)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow calls a damaged PNG a SyntaxError
-            raise DamagedFileError(
-                f"{folder / name} does not decode ({error}): delete it, and materialize 'crops' of {folder.name} again"
-            ) from error
+        crop = read_rgb(folder / name, f"delete it, and materialize 'crops' of {folder.name} again")
+        small = Image.fromarray(crop).resize((thumbnail, thumbnail), Image.Resampling.BOX)
         sheet.paste(small, (i % columns * step + _MARGIN, i // columns * step + _MARGIN))
     return sheet
 
 
 def map_of_observations(index: pd.DataFrame) -> Figure:
-    """Where the index's observations lie: their number by place, simple cylindrical.
+    """Draw a map of the number of observations in the index, in simple cylindrical projection.
 
     Args:
         index: HiRISE's cumulative index.
     """
     from matplotlib.colors import LogNorm
-
-    from mars_assets.plotting import new_figure
 
     rows = index.drop_duplicates("OBSERVATION_ID")
     latitude = (rows["MINIMUM_LATITUDE"] + rows["MAXIMUM_LATITUDE"]) / 2
@@ -89,21 +87,21 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
 
 
 def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200) -> Image.Image:
-    """The whole scene with the grid drawn in: kept cells in green, skipped ones in a colour for each reason, and a legend.
+    """Draw the grid over the whole scene, with a legend.
+
+    Cells that were cut are green; skipped cells have a colour for each reason.
 
     Args:
         image: the product that the crops were cut from.
-        manifest: its crops' manifest.
-        longest: the picture's longer edge in pixels, at most.
+        manifest: the crops' manifest.
+        longest: maximum length of the picture's longer edge in pixels.
 
     Raises:
         MarsError: the manifest is empty.
         DamagedFileError: the image does not open.
     """
-    from mars_assets.imagery.scene import open_scene
-
     if manifest.empty:
-        raise MarsError(f"no cell of {image} is in the manifest")
+        raise MarsError(f"the manifest lists no cell of {image}: materialize 'crops' again")
     first = manifest.iloc[0]
     with open_scene(image) as scene:
         lines, samples = scene.info.lines, scene.info.samples
@@ -114,7 +112,7 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
     picture = picture.resize(size, Image.Resampling.BOX)
 
     draw = ImageDraw.Draw(picture)
-    # Kept cells last, so that a skipped neighbour does not paint over their outline.
+    # Cells that were cut come last, so that no skipped neighbour covers their outline.
     for cell in manifest.sort_values("kept").to_dict("records"):
         left, top = cell["col"] * scale, cell["row"] * scale
         box = (left, top, left + cell["width"] * scale - 1, top + cell["height"] * scale - 1)
@@ -124,7 +122,7 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
 
 def _with_legend(picture: Image.Image, manifest: pd.DataFrame) -> Image.Image:
     counts = manifest.loc[~manifest["kept"], "reason"].value_counts()
-    entries = [(_KEPT, f"kept: {int(manifest['kept'].sum())}")]
+    entries = [(_KEPT, f"cut: {int(manifest['kept'].sum())}")]
     entries += [(_SKIPPED[str(reason)], f"{reason}: {count}") for reason, count in counts.items()]
     line = 16
     result = Image.new("RGB", (max(picture.width, 140), picture.height + line * len(entries) + 4), "white")

@@ -1,6 +1,7 @@
-"""Where on Mars pixels lie: exactly for map-projected products, about so for the others by their swath's corners.
+"""Positions of pixels on Mars.
 
-Latitudes are planetocentric, longitudes east from 0 to 360, both in degrees (IAU_2015:49900).
+They are exact for map-projected products and interpolated between the corners of the swath for others. Latitudes are
+planetocentric, and longitudes run east from 0 to 360, both in degrees (IAU_2015:49900).
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ Float64 = npt.NDArray[np.float64]
 
 
 def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Longitudes and latitudes of map coordinates.
+    """Convert map coordinates to longitudes and latitudes.
 
     Args:
         crs: a projected CRS of Mars, as WKT or PROJ string.
-        x: map coordinates, metres.
+        x: map coordinates in metres.
         y: likewise.
+
+    Returns:
+        Longitudes and latitudes.
     """
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
     projected = CRS.from_user_input(crs)
     parameters = projected.to_dict()
-    # The body as the product has it, so that nothing is shifted between spheres of different size.
+    # The product's own radii, so that nothing is shifted between bodies of different size.
     equator = float(parameters.get("R", parameters.get("a", 3396190.0)))
     pole = float(parameters.get("R", parameters.get("b", equator)))
     if "rf" in parameters:  # how WKT states an ellipsoid
@@ -39,18 +43,21 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
 def approximate_positions(
     corners: list[float], lines: int, samples: int, rows: Float64, cols: Float64
 ) -> tuple[Float64, Float64]:
-    """Longitudes and latitudes of a product that is not map projected, between its swath's corners.
+    """Interpolate longitudes and latitudes between the corners of a swath.
 
-    Interpolated bilinearly between the corners' unit vectors, so that poles and the prime meridian are places like others.
-    The spacecraft's motion and the ground's relief, which bend a real swath, are left out: expect errors up to some
-    hundred metres.
+    For products that are not map projected. The interpolation is bilinear between the unit vectors of the corners, so
+    that poles and the prime meridian need no special case. It ignores the motion of the spacecraft and the relief of
+    the ground, which bend a real swath: expect errors of up to some hundred metres.
 
     Args:
-        corners: latitude and longitude of four corners, clockwise from the first line's first sample.
-        lines: the product's height in pixels.
-        samples: its width.
+        corners: latitude and longitude of four corners, clockwise from the first sample of the first line.
+        lines: height of the product in pixels.
+        samples: its width in pixels.
         rows: pixel coordinates; (0, 0) is the outer corner of the first pixel.
         cols: likewise.
+
+    Returns:
+        Longitudes and latitudes.
     """
     latitude, longitude = np.radians(np.asarray(corners).reshape(4, 2)).T
     vectors = np.stack(

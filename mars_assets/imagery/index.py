@@ -1,34 +1,35 @@
-"""The cumulative index of HiRISE's map-projected products: read by its label's column names, and queried.
+"""HiRISE's cumulative index of map-projected products: reading and queries.
 
-One row a JP2 in ``RDR``. Products under ``EXTRAS`` have none: where the colour detectors were read there is a ``COLOR`` row,
-and the ``RGB.NOMAP`` products are made of the same detectors, so they are chosen and placed by it.
+It has one row for each JP2 in ``RDR`` and none for products under ``EXTRAS``. An observation has a ``COLOR`` row if its
+colour detectors were read. The ``RGB.NOMAP`` products come from the same detectors, so they are selected and located by
+that row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pvl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pvl.exceptions import LexerError, ParseError, QuantityError
+from pyarrow import csv
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
 from mars_assets.storage.hashing import lot
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 
 _TABLE = "RDR_INDEX_TABLE"
 _NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
 _NOT_APPLICABLE = -9998
-_MANY = 5000  # observations that nobody means to download by a query without a limit
-_POLAR = 85.0  # latitude from which on an observation may be wider than half a circle of longitude
+_MANY = 5000  # above as many observations a query needs a limit, since nobody wants to download them by accident
+_POLAR = 85.0  # latitude above which an observation may span more than 180 degrees of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
 _NEEDED = (
     "OBSERVATION_ID",
@@ -46,11 +47,11 @@ _NEEDED = (
 
 @dataclass(frozen=True)
 class IndexLabel:
-    """What the index's label says of the table.
+    """The description of the table in the label of the index.
 
     Args:
-        rows: how many.
-        columns: name and PDS data type of each, in order.
+        rows: number of rows.
+        columns: name and PDS data type of each column, in order.
     """
 
     rows: int
@@ -58,13 +59,11 @@ class IndexLabel:
 
 
 def read_index_label(path: Path) -> IndexLabel:
-    """
+    """Read the label of the index.
+
     Raises:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
-    import pvl
-    from pvl.exceptions import LexerError, ParseError, QuantityError
-
     try:
         text = path.read_bytes().decode("latin-1")
         if text.rstrip()[-4:].strip() != "END":
@@ -96,23 +95,20 @@ def read_index_label(path: Path) -> IndexLabel:
 
 
 def read_index(table: Path, label: Path) -> pd.DataFrame:
-    """Reads the index.
+    """Read the index.
 
     Args:
-        table: ``RDRCUMINDEX.TAB``: comma-separated, text in quotes, padded with blanks.
-        label: ``RDRCUMINDEX.LBL``, which names its columns.
+        table: ``RDRCUMINDEX.TAB``: comma-separated, text quoted and padded with blanks.
+        label: ``RDRCUMINDEX.LBL``, which names the columns.
 
     Returns:
-        all rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
+        All rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
 
     Raises:
-        DamagedFileError: the two do not fit together, or a number is none.
+        DamagedFileError: the files do not match, or a number cannot be parsed.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    said = read_index_label(label)
-    names = [name for name, _ in said.columns]
+    described = read_index_label(label)
+    names = [name for name, _ in described.columns]
     try:
         read = csv.read_csv(
             table,
@@ -120,28 +116,25 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
             convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedFileError(f"{table} does not fit its label {label.name} ({error}). Fetch both again") from error
-    if read.num_rows != said.rows:
+        raise DamagedFileError(f"{table} does not match its label {label.name} ({error}). Fetch both again") from error
+    if read.num_rows != described.rows:
         raise DamagedFileError(
-            f"{table} has {read.num_rows} rows, its label {label.name} says {said.rows}. Fetch both again"
+            f"{table} has {read.num_rows} rows, but its label {label.name} says {described.rows}. Fetch both again"
         )
-    columns = {name: _values(read[name], name, kind, table) for name, kind in said.columns}
+    columns = {name: _values(read[name], name, kind, table) for name, kind in described.columns}
     frame: pd.DataFrame = pa.table(columns).to_pandas()
     return frame
 
 
 def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     text = pc.utf8_trim_whitespace(column)
     if kind not in _NUMBERS:
         return text
     try:
-        # Some numbers of the archive's indexes are written with an exponent or a point although they are whole.
+        # The archive's indexes write some whole numbers with an exponent or a decimal point.
         numbers = text.cast(pa.float64())
     except pa.ArrowInvalid as error:
-        raise DamagedFileError(f"{table}: in the column {name} is no number ({error}). Fetch it again") from error
+        raise DamagedFileError(f"{table}: the column {name} is not numeric ({error}). Fetch it again") from error
     numbers = pc.if_else(pc.equal(numbers, _NOT_APPLICABLE), None, numbers)
     if _NUMBERS[kind] == "int64" and numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py():
         return numbers.cast(pa.int64())
@@ -150,20 +143,20 @@ def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.Ch
 
 @dataclass(frozen=True)
 class IndexQuery:
-    """Which observations to choose.
+    """A query for observations.
 
     Args:
-        product: the product to take of each.
+        product: the product to select for each observation.
         latitude: southern and northern bound, planetocentric degrees.
-        longitude: western and eastern bound, degrees east, 0..360 or -180..180; the box goes eastwards from the first to the
-            second, so (350, 10) crosses the prime meridian.
-        solar_longitude: the season's first and last L_s in degrees: northern spring is (0, 90), southern summer (270, 360).
-            (330, 30) goes over the new year.
-        incidence: smallest and largest incidence angle in degrees: high ones show relief by long shadows.
-        limit: at most so many, drawn at random, so that they spread over what fits. Each observation has its lot, so that a
-            longer index changes few of those that are drawn.
-        seed: of that draw.
-        exclude: observations to leave out, such as those whose product the archive lacks.
+        longitude: western and eastern bound, degrees east, 0..360 or -180..180; the box extends eastwards from the
+            first to the second, so (350, 10) crosses the prime meridian.
+        solar_longitude: first and last L_s of the season in degrees: northern spring is (0, 90), southern summer (270,
+            360), and (330, 30) includes the vernal equinox.
+        incidence: smallest and largest incidence angle in degrees; high ones show relief by long shadows.
+        limit: maximum number of observations, drawn at random from all matches. Each observation has a fixed random
+            number, so a longer index changes few of those drawn.
+        seed: seed of that draw.
+        exclude: observations to leave out, for example because the archive lacks their product.
     """
 
     product: ProductType = DEFAULT_PRODUCT
@@ -179,31 +172,33 @@ class IndexQuery:
         for name, lowest, highest in (("latitude", -90, 90), ("incidence", 0, 180)):
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
-                raise MarsError(f"a query's {name} goes from {lowest} to {highest} and up; this one is {low} to {high}")
+                raise MarsError(
+                    f"a query's {name} needs two increasing bounds between {lowest} and {highest}, not {low} and {high}"
+                )
         for name, lowest in (("longitude", -180), ("solar_longitude", 0)):
             if not all(lowest <= value <= 360 for value in getattr(self, name)):
-                raise MarsError(f"a query's {name} lies between {lowest} and 360 degrees, not {getattr(self, name)}")
+                raise MarsError(f"a query's {name} must be between {lowest} and 360 degrees, not {getattr(self, name)}")
         if self.limit is not None and self.limit < 1:
-            raise MarsError(f"a query's limit is at least 1, not {self.limit}")
+            raise MarsError(f"a query's limit must be at least 1, not {self.limit}")
         if unknown := [name for name in self.exclude if observation_of(name) != name]:
-            raise MarsError(f"a query's exclude names observations by their ids; {', '.join(unknown)} is none")
+            raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
 
 
 def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
-    """The observations that fit a query and have its product, in the order of their ids.
+    """Select the observations that match a query and have its product, ordered by id.
 
-    An observation fits a box if its bounding box overlaps it.
+    An observation matches if its bounding box overlaps that of the query.
 
     Raises:
-        MarsError: none fits, or thousands do and the query has no limit.
+        MarsError: none matches, or thousands do and the query has no limit.
     """
     rows = index[_has_product(index, query.product)]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    polar = np.maximum(rows["MAXIMUM_LATITUDE"].abs(), rows["MINIMUM_LATITUDE"].abs()).to_numpy() >= _POLAR
+    farthest = np.maximum(rows["MAXIMUM_LATITUDE"].abs().to_numpy(), rows["MINIMUM_LATITUDE"].abs().to_numpy())
     west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
-    fits &= _overlaps(west, east, polar, query.longitude)
-    # A bound that bounds nothing keeps rows in which the index does not know the value.
+    fits &= _overlaps(west, east, farthest >= _POLAR, query.longitude)
+    # Unrestricted bounds keep rows whose value is missing from the index.
     if query.incidence != (0, 180):
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
     first, last = query.solar_longitude
@@ -214,11 +209,10 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
         {name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name and name not in excluded}
     )
     if not found:
-        raise MarsError(f"no observation of the index fits {query}: widen the query, or choose another product")
+        raise MarsError(f"no observation in the index matches {query}: widen the query, or choose another product")
     if query.limit is None and len(found) > _MANY:
         raise MarsError(
-            f"{len(found)} observations of the index fit {query}: narrow the query, or give it a limit, and so many of them "
-            "are drawn"
+            f"{len(found)} observations in the index match {query}: narrow the query, or set its limit to draw a sample"
         )
     if query.limit is not None and len(found) > query.limit:
         found = sorted(sorted(found, key=lambda name: lot(f"{query.seed} {name}"))[: query.limit])
@@ -226,17 +220,15 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
 
 
 def observation_facts(index: pd.DataFrame, observations: list[str], products: list[ProductType]) -> pd.DataFrame:
-    """What the index knows of chosen products.
+    """Look up products in the index.
 
     Returns:
-        a row each, in order: ``incidence_angle`` and ``solar_longitude`` in degrees, and ``corners``, eight numbers: latitude
-        and longitude of the swath's corners, clockwise from the first line's first sample. NaN and None where the index has
-        no such product.
+        One row each, in order: ``incidence_angle`` and ``solar_longitude`` in degrees, and ``corners``, eight numbers:
+        latitude and longitude of the swath's corners, clockwise from the first sample of the first line. NaN and None
+        if the index lacks the product.
     """
-    rows: dict[tuple[str, str], Any] = {}
-    wanted = index[index["OBSERVATION_ID"].isin(observations)]
-    for row in wanted.to_dict("records"):
-        rows[row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]] = row
+    wanted = index[index["OBSERVATION_ID"].isin(observations)].to_dict("records")
+    rows = {(row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]): row for row in wanted}
     facts = []
     for observation, product in zip(observations, products, strict=True):
         row = rows.get((observation, _indexed_product(product)))
@@ -260,7 +252,7 @@ def _has_product(index: pd.DataFrame, product: ProductType) -> pd.Series[bool]:
 
 
 def _arc(start: float, end: float) -> float:
-    """Degrees from one angle on to another; a full turn if they are 360 apart."""
+    """Compute the eastward angle from one longitude to another in degrees; 360 for a full turn."""
     return 360.0 if abs(end - start) >= 360 else (end - start) % 360
 
 
@@ -270,10 +262,10 @@ def _overlaps(
     polar: npt.NDArray[np.bool_],
     box: tuple[float, float],
 ) -> npt.NDArray[np.bool_]:
-    """Which intervals of longitude share a meridian with the box.
+    """Test which intervals of longitude share a meridian with the box.
 
-    The index names the smaller number first also where an observation lies across the prime meridian; away from the poles
-    none is half a planet wide, so there the two are meant the other way round.
+    The index gives the smaller number first even if an observation crosses the prime meridian. Away from the poles no
+    observation spans half the planet, so the bounds of a wider interval are swapped.
     """
     turned = (east - west > 180) & ~polar
     west, east = np.where(turned, east, west), np.where(turned, west, east)

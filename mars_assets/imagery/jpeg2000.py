@@ -1,9 +1,9 @@
-"""Picks out of a single-tile JPEG 2000 file just the packets that a window needs.
+"""Selection of the packets of a single-tile JPEG 2000 file that a window needs.
 
-A decoder of HiRISE's files must take in the one tile's whole codestream, gigabytes of it, for every strip it decodes. But
-the files carry packet lengths (PLT markers), and a packet that is left out can be stood in for by an empty one of a byte:
-what remains is a valid codestream of the whole image, as small as the window, which decodes to the same pixels there. So
-time and memory follow the window and not the scene.
+For every strip, a decoder has to read the whole codestream of HiRISE's single tile, which takes gigabytes. But the
+files contain packet lengths (PLT markers), and any packet can be replaced by an empty one of a single byte. The result
+is a valid codestream of the whole image, as small as the window, which decodes to the same pixels there. Time and
+memory thus depend on the size of the window and not on that of the scene.
 
 Names are those of the standard, ISO/IEC 15444-1 (ITU-T T.800), annexes A and B.
 """
@@ -27,12 +27,12 @@ _PPM, _TLM, _PLM, _PLT = 0xFF60, 0xFF55, 0xFF57, 0xFF58
 _USER_PRECINCTS, _EPH = 1, 4  # bits of COD's Scod
 _LRCP, _RLCP, _RPCL, _PCRL, _CPRL = range(5)
 _EMPTY, _EMPTY_EPH = b"\x00", b"\x00\xff\x92"
-# Samples of a resolution that reach into a window's edge: the wavelet's support, summed over all levels below, is less.
+# Samples around a window that may affect it: more than the wavelet's support, summed over all lower levels.
 _MARGIN = 16
 
 
 class _UnsuitableError(Exception):
-    """The file is in order, but not of the kind whose packets can be told apart here."""
+    """The file is valid, but its packets cannot be separated here."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Codestream:
 
     @classmethod
     def of(cls, path: Path) -> Codestream | None:
-        """The file's codestream; None if its packets cannot be told apart or are no smaller than the image.
+        """Read a file's codestream; None if its packets cannot be separated or span the image.
 
-        That is so where it has several tiles, no packet lengths, precincts as tall as the image, or features not handled
-        here.
+        That is the case with several tiles, without packet lengths, with precincts as tall as the image, or with
+        features not handled here.
 
         Raises:
-            DamagedFileError: the file ends early or contradicts itself.
+            DamagedFileError: the file is truncated or contradicts itself.
         """
         try:
             return cls(path)
@@ -74,15 +74,16 @@ class Codestream:
             return None
         except (struct.error, IndexError, EOFError) as error:
             raise DamagedFileError(
-                f"{path}: the JPEG 2000 codestream is cut short or damaged. Fetch it again"
+                f"{path}: the JPEG 2000 codestream is truncated or damaged. Fetch it again"
             ) from error
 
     def pick(self, window: Window | None = None, discard: int = 0) -> bytes:
-        """A codestream of the whole image that holds only what is needed.
+        """Compose a codestream of the whole image that contains only the packets needed.
 
         Args:
             window: the pixels that will be decoded; all by default.
-            discard: the highest resolutions to leave out: with n of them only overviews reduced by 2^n or more decode.
+            discard: number of highest resolutions to leave out. Without n of them, only overviews reduced by 2^n or
+                more can be decoded.
 
         Returns:
             A raw codestream (no JP2 boxes).
@@ -99,7 +100,6 @@ class Codestream:
 
         empty = _EMPTY_EPH if self._scod & _EPH else _EMPTY
         body: list[bytes] = []
-        # Neighbours that are kept, or left out, go together.
         changes = np.flatnonzero(np.diff(keep)) + 1
         with open(self.path, "rb") as file:
             for run in np.split(np.arange(len(keep)), changes):
@@ -113,14 +113,14 @@ class Codestream:
                     length = int(self._offsets[last] + self._lengths[last] - self._offsets[first])
                     piece = file.read(length)
                     if len(piece) != length:
-                        raise DamagedFileError(f"{self.path} is cut short. Fetch it again")
+                        raise DamagedFileError(f"{self.path} is truncated. Fetch it again")
                     body.append(piece)
         length = sum(map(len, body))
         sot = struct.pack(">HHHIBB", _SOT, 10, 0, 12 + 2 + length, 0, 1)
         return b"".join([self._main, sot, struct.pack(">H", _SOD), *body, struct.pack(">H", _EOC)])
 
     def _contiguous(self, run: npt.NDArray[np.intp]) -> list[tuple[int, int]]:
-        """A run of packets split where they do not follow each other in the file: between tile-parts."""
+        """Split a run of packets where it is interrupted in the file, between tile-parts."""
         ends = self._offsets[run] + self._lengths[run]
         breaks = np.flatnonzero(self._offsets[run][1:] != ends[:-1]) + 1
         return [(int(part[0]), int(part[-1])) for part in np.split(run, breaks)]
@@ -130,7 +130,7 @@ class Codestream:
         file.seek(start)
         main = [_read(file, 2)]
         if main[0] != struct.pack(">H", _SOC):
-            raise DamagedFileError(f"{self.path} holds no JPEG 2000 codestream. Fetch it again")
+            raise DamagedFileError(f"{self.path} contains no JPEG 2000 codestream. Fetch it again")
         size, style = b"", b""
         while (marker := _u16(file)) != _SOT:
             segment = _segment(file)
@@ -140,7 +140,7 @@ class Codestream:
                 size = segment
             elif marker == _COD:
                 style = segment
-            if marker not in (_TLM, _PLM):  # they say where tile-parts lie and how long packets are
+            if marker not in (_TLM, _PLM):  # the positions and lengths in them will no longer be right
                 main.append(struct.pack(">HH", marker, len(segment) + 2) + segment)
         self._main = b"".join(main)
         self._read_size(size)
@@ -160,7 +160,7 @@ class Codestream:
                 raise _UnsuitableError
             part_end = position + part_length if part_length else end - 2
             if part_end > end:
-                raise DamagedFileError(f"{self.path}: its tile is cut short. Fetch it again")
+                raise DamagedFileError(f"{self.path}: the tile is truncated. Fetch it again")
             part_lengths = self._packet_lengths(file)
             part_offsets = file.tell() + np.concatenate([[0], np.cumsum(part_lengths)])
             if part_offsets[-1] != part_end:
@@ -189,22 +189,22 @@ class Codestream:
             raise _UnsuitableError
         precincts = segment[10:] if self._scod & _USER_PRECINCTS else bytes([0xFF] * (self.levels + 1))
         if len(precincts) != self.levels + 1:
-            raise DamagedFileError(f"{self.path}: its coding style contradicts itself. Fetch it again")
+            raise DamagedFileError(f"{self.path}: the coding style contradicts itself. Fetch it again")
         self._precincts = [(1 << (byte & 15), 1 << (byte >> 4)) for byte in precincts]
         if self._precincts[-1][1] >= self.lines:
             raise _UnsuitableError
 
     def _packet_lengths(self, file: BinaryIO) -> npt.NDArray[np.int64]:
-        """The lengths in a tile-part's PLT segments; the file then stands behind SOD."""
+        """Read the lengths in a tile-part's PLT segments, up to and including its SOD marker."""
         segments: list[bytes] = []
         while (marker := _u16(file)) != _SOD:
             segment = _segment(file)
             if marker == _PLT:
                 segments.append(segment[1:])
             elif marker != _COM:
-                raise _UnsuitableError  # a coding or quantisation of this tile-part's own
+                raise _UnsuitableError  # this tile-part has a coding or quantisation of its own
         values = np.frombuffer(b"".join(segments), np.uint8)
-        # Seven bits a byte, high ones first; the eighth says that more follow.
+        # Seven bits per byte, high ones first; the eighth is set if more bytes follow.
         last = np.flatnonzero(values < 0x80)
         first = np.concatenate([[0], last[:-1] + 1]) if last.size else last
         lengths = np.zeros(last.size, np.int64)
@@ -214,7 +214,7 @@ class Codestream:
         return lengths
 
     def _order_packets(self) -> None:
-        """Gives every packet its resolution and its precinct's place, in the order of the progression (B.12)."""
+        """Assign resolution and precinct to every packet, in the order of the progression (B.12)."""
         per_precinct = self._components * self._layers
         count = 0
         for resolution, (width, height) in enumerate(self._precincts):
@@ -248,12 +248,13 @@ class Codestream:
 
 
 def codestream_box(file: BinaryIO) -> tuple[int, int]:
-    """Where the codestream begins and ends: the whole of a raw one, the ``jp2c`` box of a JP2 file (annex I.4).
+    """Find the start and end of the codestream.
 
-    The boxes must fill the file exactly: a file cut short or with something appended is found here.
+    That is all of a raw codestream, or the ``jp2c`` box of a JP2 file (annex I.4). The boxes must fill the file
+    exactly, so that a truncated file or one with trailing data is recognised.
 
     Raises:
-        DamagedFileError: they do not, or none holds a codestream.
+        DamagedFileError: they do not, or none contains a codestream.
     """
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
@@ -270,13 +271,13 @@ def codestream_box(file: BinaryIO) -> tuple[int, int]:
             length = size - position
         if length < header or position + length > size or not kind.isascii() or not kind.decode().isprintable():
             raise DamagedFileError(
-                f"{file.name}: the JPEG 2000 box at byte {position} of {size} is cut short or no box"
+                f"{file.name}: the JPEG 2000 box at byte {position} of {size} is truncated or invalid"
             )
         if kind == b"jp2c":
             found = position + header, position + length
         position += length
     if found is None:
-        raise DamagedFileError(f"{file.name} holds no JPEG 2000 codestream")
+        raise DamagedFileError(f"{file.name} contains no JPEG 2000 codestream")
     return found
 
 
@@ -292,7 +293,7 @@ def _u16(file: BinaryIO) -> int:
 
 
 def _segment(file: BinaryIO) -> bytes:
-    """A marker segment's content, without its length."""
+    """Read a marker segment's content, without its length."""
     length = _u16(file)
     if length < 2:
         raise EOFError

@@ -1,4 +1,4 @@
-"""Which observations a lake works on: those that people listed, and those that a query finds in HiRISE's index."""
+"""The observations of a lake: listed in ``observations.csv`` or found by a query."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.lake import Lake
-from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import read_checked, write_checked
 
 
 def query_before(lake: Lake) -> IndexQuery | None:
-    """The query of the observations that are there; None where there are none, or none came from a query.
+    """Read the query that selected the lake's observations; None if there was none.
 
     Raises:
-        DamagedFileError: their table cannot be read.
+        DamagedFileError: the table of observations cannot be read.
     """
-    import pyarrow as pa
-
     if not lake.observations.exists():
         return None
     try:
@@ -29,14 +29,28 @@ def query_before(lake: Lake) -> IndexQuery | None:
         return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(
-            f"{lake.observations} cannot be read, so which query it came from is unknown ({error}): delete it, and name the "
+            f"{lake.observations} cannot be read, so its query is unknown ({error}): delete the file, and give the "
             "query again if there was one"
         ) from error
 
 
 def write_observations(lake: Lake, rows: pd.DataFrame, query: IndexQuery | None) -> None:
-    """Writes what :func:`choose_observations` chose, with the query for those who go on with it."""
-    write_table(lake.observations, rows, {"query": None if query is None else asdict(query)})
+    """Write the result of :func:`choose_observations` together with its query."""
+    from mars_assets.imagery.schema import Observations
+
+    write_checked(lake.observations, rows, Observations, {"query": None if query is None else asdict(query)})
+
+
+def read_observations(lake: Lake) -> pd.DataFrame:
+    """Read the selected observations, see :class:`mars_assets.imagery.schema.Observations`.
+
+    Raises:
+        MissingInputError: none have been selected.
+        DamagedFileError: their table cannot be read, or does not match its schema.
+    """
+    from mars_assets.imagery.schema import Observations
+
+    return read_checked(lake.observations, "observations", Observations)
 
 
 def _frozen(value: Any) -> Any:
@@ -44,18 +58,17 @@ def _frozen(value: Any) -> Any:
 
 
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
-    """The observations of ``observations.csv`` and of the query, each with its product's addresses and what the index says.
+    """Combine the observations in ``observations.csv`` with those of a query.
 
-    The file may be missing if there is a query, and the index if there is none. An observation that is in both keeps the
-    file's product and note.
+    The file is optional if there is a query, and the index if there is none. An observation in both keeps the file's
+    product and note.
 
     Returns:
-        columns ``observation``, ``product``, ``note``, ``image``, ``label`` (None where the product has none), and those of
-        :func:`observation_facts`.
+        See :class:`mars_assets.imagery.schema.Observations`.
 
     Raises:
-        MissingInputError: there is a query and no index.
-        MarsError: the file has bad rows or nothing fits the query.
+        MissingInputError: there is a query but no index.
+        MarsError: the file has bad rows, or nothing matches the query.
     """
     index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
     if query is None or lake.observations_csv.exists():
@@ -70,7 +83,7 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
             [rows, pd.DataFrame({"observation": found, "product": query.product, "note": "from the index"})],
             ignore_index=True,
         )
-    addresses = [product_files(row.observation, row.product) for row in rows.itertuples()]
+    addresses = [product_files(*chosen) for chosen in zip(rows["observation"], rows["product"], strict=True)]
     rows = rows.assign(
         image=[files.image for files in addresses],
         label=pd.Series([files.label for files in addresses], dtype=object),

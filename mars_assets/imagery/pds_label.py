@@ -1,4 +1,4 @@
-"""The detached PDS3 labels of HiRISE products: size, bands, special values and the scaling to I/F."""
+"""Detached PDS3 labels of HiRISE products: size, bands, special values, I/F scaling."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pvl
+from pvl.exceptions import LexerError, ParseError, QuantityError
+
 from mars_assets.errors import DamagedFileError
 
 
 @dataclass(frozen=True)
 class ProductLabel:
-    """What a product's label says of its pixels. ``I/F = DN * scaling_factor + offset``.
+    """The description of a product's pixels in its label.
 
     Args:
-        observation: the observation's id.
-        lines, samples, bands: the image's height and width in pixels, and how many bands it has.
+        observation: id of the observation.
+        lines, samples, bands: height and width of the image in pixels, and its number of bands.
         band_names: the filters, in the image's order, e.g. ``("NEAR-INFRARED", "RED", "BLUE-GREEN")``.
-        wavelengths_nm: the filters' central wavelengths in nanometres; empty where the label has none.
-        sample_bits: bits a sample is stored in.
+        wavelengths_nm: central wavelengths of the filters in nanometres; empty if the label has none.
+        sample_bits: storage size of a sample in bits.
         significant_bits: bits that carry a value: 10 of 16 in HiRISE's RDR products.
-        scaling_factor, offset: of all bands, to I/F.
-        core_null: the DN that means no data.
-        low_saturation, high_saturation: the DN that mean a value below or above what could be recorded or represented.
-        incidence_angle: between the sun and the surface's normal, degrees.
-        map_scale: metres a pixel; None for a product that is not map projected.
+        scaling_factor, offset: I/F is ``DN * scaling_factor + offset``, in all bands.
+        core_null: the DN for no data.
+        low_saturation, high_saturation: the DN for values below or above what could be recorded or represented.
+        incidence_angle: angle between the sun and the surface normal, degrees.
+        map_scale: metres per pixel; None for a product that is not map projected.
     """
 
     observation: str
@@ -46,13 +49,11 @@ class ProductLabel:
 
 
 def read_label(path: Path) -> ProductLabel:
-    """
-    Raises:
-        DamagedFileError: the file is no PDS3 label, lacks a keyword, or contradicts itself.
-    """
-    import pvl
-    from pvl.exceptions import LexerError, ParseError, QuantityError
+    """Read a detached label.
 
+    Raises:
+        DamagedFileError: the file is not a PDS3 label, lacks a keyword, or contradicts itself.
+    """
     try:
         text = path.read_bytes().decode("latin-1")
         if text.rstrip()[-4:].strip() != "END":
@@ -89,7 +90,7 @@ def read_label(path: Path) -> ProductLabel:
         )
     if not (read.scaling_factor > 0 and 0 <= read.incidence_angle <= 180):
         raise DamagedFileError(
-            f"{path}: scaling factor {read.scaling_factor} and incidence angle {read.incidence_angle} cannot be. "
+            f"{path}: scaling factor {read.scaling_factor} or incidence angle {read.incidence_angle} is out of range. "
             "Fetch it again"
         )
     return read
@@ -101,7 +102,7 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 def _number(value: Any) -> float:
-    """The number of a value that may carry a unit, ``0.5 <METERS/PIXEL>``."""
+    """Take the number from a value that may carry a unit, ``0.5 <METERS/PIXEL>``."""
     return float(getattr(value, "value", value))
 
 

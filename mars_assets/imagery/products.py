@@ -1,4 +1,4 @@
-"""Which HiRISE products there are, what they are called and where the archive keeps them."""
+"""HiRISE products: names and addresses in the archive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
 DEFAULT_PRODUCT: ProductType = "RGB.NOMAP.browse"
 
 PHASES = ("INT", "CAL", "ATL", "KSC", "LAU", "CRU", "APR", "AEB", "TRA", "PSP", "ESP")
-"""Mission phases that begin an observation id, from integration and test (INT) to the extended science phase (ESP)."""
+"""Mission phases at the start of an observation id, from integration and test (INT) to the extended science phase."""
 
 _OBSERVATION = re.compile(rf"(?P<phase>{'|'.join(PHASES)})_(?P<orbit>[0-9]{{6}})_(?P<target>[0-9]{{4}})")
 _COLUMNS = ("id", "product", "note")
@@ -44,18 +44,18 @@ class ObservationId:
 
     @property
     def orbit_folder(self) -> str:
-        """The archive's folder of a hundred orbits, e.g. ``ORB_011400_011499``."""
+        """Name the archive's folder of a hundred orbits, e.g. ``ORB_011400_011499``."""
         first = self.orbit // 100 * 100
         return f"ORB_{first:06d}_{first + 99:06d}"
 
 
 @dataclass(frozen=True)
 class ProductFiles:
-    """The files of one product, as addresses relative to the archive's base.
+    """The files of a product, as addresses relative to the archive's base.
 
     Args:
         image: the JPEG or JP2.
-        label: the detached PDS3 label, None where the archive has none (everything under EXTRAS).
+        label: the detached PDS3 label; None if the archive has none (all products under EXTRAS).
     """
 
     image: str
@@ -63,9 +63,10 @@ class ProductFiles:
 
 
 def parse_observation_id(text: str) -> ObservationId:
-    """
+    """Parse an observation id.
+
     Raises:
-        MarsError: the text is not exactly an observation id of Mars's surface.
+        MarsError: the text is not the id of an observation of Mars's surface.
     """
     match = _OBSERVATION.fullmatch(text)
     if match is None:
@@ -76,13 +77,16 @@ def parse_observation_id(text: str) -> ObservationId:
     observation = ObservationId(match["phase"], int(match["orbit"]), int(match["target"]))
     if observation.target >= 3600:
         raise MarsError(
-            f"{text!r}: target {match['target']} is no orbit angle (0000 to 3599): it is not Mars's surface"
+            f"{text!r}: target {match['target']} is not an orbit angle (0000 to 3599), so this is not Mars's surface"
         )
     return observation
 
 
 def observation_of(name: str) -> str | None:
-    """The observation id at the start of an image file's name, e.g. of ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``."""
+    """Parse the observation id at the start of an image file's name.
+
+    For example ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``; None if the name does not start with one.
+    """
     match = _OBSERVATION.match(name)
     if match is None or name[match.end() :][:1].isdigit() or int(match["target"]) >= 3600:
         return None
@@ -90,7 +94,8 @@ def observation_of(name: str) -> str | None:
 
 
 def parse_product(text: str) -> ProductType:
-    """
+    """Check the name of a product.
+
     Raises:
         MarsError: an unknown product, or an annotated one.
     """
@@ -99,14 +104,14 @@ def parse_product(text: str) -> ProductType:
             return product
     if "abrowse" in text.lower():
         raise MarsError(
-            f"{text!r} is annotated: its id and scale bar are drawn into the picture and would be learned. "
+            f"{text!r} is annotated: a model would learn the id and scale bar drawn into the picture. "
             f"Choose from {', '.join(PRODUCT_TYPES)}"
         )
     raise MarsError(f"unknown product {text!r}: choose from {', '.join(PRODUCT_TYPES)}")
 
 
 def product_files(observation: ObservationId | str, product: ProductType) -> ProductFiles:
-    """Where the archive keeps a product.
+    """Compose the addresses of a product in the archive.
 
     Raises:
         MarsError: not an observation id, or an unknown product.
@@ -123,17 +128,19 @@ def product_files(observation: ObservationId | str, product: ProductType) -> Pro
 
 
 def read_observations_csv(path: Path) -> pd.DataFrame:
-    """The observations that people chose: a CSV with the column ``id`` and optionally ``product`` and ``note``.
+    """Read the user's list of observations.
+
+    The file is a CSV with the column ``id`` and optionally ``product`` and ``note``.
 
     Returns:
-        columns ``observation``, ``product`` (``RGB.NOMAP.browse`` where none is given) and ``note`` (may be empty), all
+        Columns ``observation``, ``product`` (``RGB.NOMAP.browse`` if none is given) and ``note`` (may be empty), all
         str, in the file's order.
 
     Raises:
         MarsError: no such file, unknown columns, or bad rows: all of them in one message, with their line numbers.
     """
     if not path.is_file():
-        raise MarsError(f"there is no {path}. Write the observations into it, one a line, for example:\n{_EXAMPLE}")
+        raise MarsError(f"{path} does not exist. List the observations in it, one per line, for example:\n{_EXAMPLE}")
     try:
         # Excel writes a byte-order mark.
         text = path.read_text(encoding="utf-8-sig")
@@ -144,8 +151,8 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
     columns = [(name or "").strip() for name in reader.fieldnames or ()]
     if "id" not in columns or len(set(columns)) != len(columns) or not set(columns) <= set(_COLUMNS):
         raise MarsError(
-            f"{path}: the first line must name the columns: id, and optionally product and note, separated by commas. "
-            f"It is {','.join(columns)!r}. For example:\n{_EXAMPLE}"
+            f"{path}: the first line must name the columns id and optionally product and note, separated by commas, "
+            f"but it is {','.join(columns)!r}. For example:\n{_EXAMPLE}"
         )
     reader.fieldnames = columns
 
@@ -156,7 +163,7 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
         for record in reader:
             line = reader.line_num
             if None in record:
-                problems.append(f"line {line}: more cells than columns (put a note with a comma into double quotes)")
+                problems.append(f"line {line}: more cells than columns (quote a note that contains a comma)")
                 continue
             cells = {name: (value or "").strip() for name, value in record.items()}
             if not any(cells.values()):
@@ -168,14 +175,14 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
                 problems.append(f"line {line}: {error}")
                 continue
             if observation in first_line:
-                problems.append(f"line {line}: {observation} is in line {first_line[observation]} already")
+                problems.append(f"line {line}: {observation} is already in line {first_line[observation]}")
                 continue
             first_line[observation] = line
             rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
     if problems:
-        raise MarsError(f"{path} has {len(problems)} bad rows. Mend them:\n" + "\n".join(problems))
+        raise MarsError(f"{path} has {len(problems)} bad rows. Correct them:\n" + "\n".join(problems))
     if not rows:
-        raise MarsError(f"{path} names no observation. For example:\n{_EXAMPLE}")
+        raise MarsError(f"{path} lists no observation. For example:\n{_EXAMPLE}")
     return pd.DataFrame(rows, columns=["observation", "product", "note"], dtype=object).astype("str")

@@ -1,7 +1,7 @@
-"""Which pixels of a HiRISE image are good: tests for no data, missing bands and saturation.
+"""Quality of the pixels of a HiRISE image: no data, missing bands, saturation.
 
-A labelled product names its special values. The rest has none, so they are inferred: 0 is no data in a lossless file; in a
-JPEG, where exact values are smeared, only dark areas of at least a JPEG block are.
+The label of a product gives its special values; without a label they are inferred. In a lossless file, 0 is no data; in
+a JPEG, whose compression smears exact values, only dark areas of at least a JPEG block are.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ REASONS = {NO_DATA: "no data", BAND_MISSING: "band missing", SATURATED: "saturat
 
 Quality = npt.NDArray[np.uint8]
 
-_BLOCK = 8  # a JPEG block
-_BLACK = 4  # of 255: what JPEG makes of 0 beside something else
-_BRIGHT_PIXEL, _MISSING_PIXEL = 48, 0.1  # a band is missing where it has a tenth of the brightest, which is this bright
-# Over a whole row noise averages out, so that a darker and a less pure row can be told. In real scenes the darkest band's
-# mean is at least 0.4 of the brightest's.
+_BLOCK = 8  # width of a JPEG block
+_BLACK = 4  # of 255: JPEG turns 0 next to brighter pixels into up to this value
+_BRIGHT_PIXEL, _MISSING_PIXEL = 48, 0.1  # a band is missing below this fraction of the brightest, if that is so bright
+# Noise averages out over a row, so darker and less pure rows can be recognised. In real scenes the mean of the darkest
+# band is at least 0.4 times that of the brightest.
 _BRIGHT_ROW, _MISSING_ROW = 16, 0.15
 
 
 @dataclass(frozen=True)
 class QualityRules:
-    """What tells good pixels from others in one product.
+    """The rules that distinguish good pixels from others in a product.
 
     Args:
-        bits: significant bits a sample.
-        lossy: the image is a JPEG.
-        null: the DN of no data.
-        saturated: the DN that stand for values beyond the scale.
+        bits: significant bits per sample.
+        lossy: whether the image is a JPEG.
+        null: the DN for no data.
+        saturated: the DN for values out of range.
     """
 
     bits: int
@@ -45,28 +45,28 @@ class QualityRules:
 
     @classmethod
     def of(cls, info: SceneInfo, label: ProductLabel | None) -> QualityRules:
-        """The rules of a product, by its label if it has one."""
+        """Derive the rules of a product, from its label if it has one."""
         if label is None:
             return cls(info.bits, info.lossy, 0, (2**info.bits - 1,))
         return cls(info.bits, info.lossy, label.core_null, label.low_saturation + label.high_saturation)
 
 
 def judge(pixels: Pixels, rules: QualityRules) -> Quality:
-    """The quality of every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED`` in any band.
+    """Classify every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED``.
 
     Args:
-        pixels: shape (rows, columns, bands). Of a JPEG whole rows: a row's mean is part of the test.
-        rules: the product's.
+        pixels: shape (rows, columns, bands). A JPEG needs whole rows, since the test includes their means.
+        rules: the rules of the product.
 
     Returns:
-        uint8, shape (rows, columns).
+        uint8, shape (rows, columns); a pixel is saturated if any of its bands is.
     """
     quality = np.full(pixels.shape[:2], GOOD, np.uint8)
     special = np.asarray([*rules.saturated, *([] if rules.lossy else [rules.null])])
     middle = 2 ** (rules.bits - 1)
     low, high = int(special[special < middle].max(initial=-1)), int(special[special >= middle].min(initial=1 << 16))
     if pixels.min() <= low or pixels.max() >= high:
-        # Two comparisons find the rows that need a closer look.
+        # These comparisons are cheap; most rows contain no special value.
         rows = ((pixels <= low) | (pixels >= high)).any(axis=(1, 2))
         quality[rows] = _by_special_values(pixels[rows], rules)
     if rules.lossy:
@@ -80,7 +80,7 @@ def judge(pixels: Pixels, rules: QualityRules) -> Quality:
 def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
     null = np.zeros(pixels.shape, bool) if rules.lossy else pixels == rules.null
     quality = np.full(pixels.shape[:2], GOOD, np.uint8)
-    if rules.saturated:  # a label may name no such values, and NumPy takes no table of none
+    if rules.saturated:  # may be empty, which NumPy's table lookup rejects
         quality[np.isin(pixels, rules.saturated, kind="table").any(axis=2)] = SATURATED
     quality[null.any(axis=2)] = BAND_MISSING
     quality[null.all(axis=2)] = NO_DATA
@@ -88,7 +88,7 @@ def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
 
 
 def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """What of a mask is at least a JPEG block across: a single dark pixel is a shadow."""
+    """Keep the parts of a mask that are at least a JPEG block wide; a single dark pixel is a shadow."""
     from scipy.ndimage import binary_opening
 
     return np.asarray(binary_opening(mask, np.ones((_BLOCK, _BLOCK), bool)))
@@ -97,8 +97,8 @@ def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 def _rows_without_a_band(pixels: Pixels) -> npt.NDArray[np.bool_]:
     means = pixels.mean(axis=1, dtype=np.float32)
     brightest = means.max(axis=1)
-    missing = (brightest >= _BRIGHT_ROW) & (means.min(axis=1) < _MISSING_ROW * brightest)
-    # Reducing the scene to a browse product blended the last missing row with the first good one.
+    missing: npt.NDArray[np.bool_] = (brightest >= _BRIGHT_ROW) & (means.min(axis=1) < _MISSING_ROW * brightest)
+    # Downscaling to a browse product has blended the last missing row with the first good one.
     missing[1:] |= missing[:-1]
     missing[:-1] |= missing[1:]
     return missing

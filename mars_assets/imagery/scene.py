@@ -1,8 +1,8 @@
-"""Reads HiRISE images in parts: an overview of the whole, and full-resolution strips in bounded memory.
+"""Partial reads of HiRISE images: an overview, and strips in bounded memory.
 
-HiRISE's JPEG 2000 files are one single tile. GDAL decodes such a tile block by block, which costs three times what
-OpenJPEG's own area reads cost, so glymur reads them where it finds an OpenJPEG library, of every strip just the packets
-that it needs; GDAL reads the rest.
+HiRISE's JPEG 2000 files are a single tile. GDAL decodes such a tile block by block, which takes three times as long as
+OpenJPEG's own area reads. If glymur finds an OpenJPEG library, it therefore reads these files, for each strip only the
+packets needed. GDAL reads all others.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
 from mars_assets.imagery.pds_label import read_label
+from mars_assets.images import read_grey_or_rgb
 from mars_assets.progress import SILENT, Progress
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _OVERVIEW_PIXELS = 4_000_000
-_GDAL_CACHE = 512 * 1024 * 1024  # rasterio takes bytes here, not the megabytes of GDAL's own setting
+_GDAL_CACHE = 512 * 1024 * 1024  # in bytes for rasterio, unlike GDAL's own setting in megabytes
 
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """An image's shape and position.
+    """Shape and position of an image.
 
     Args:
         lines, samples, bands: height and width in pixels, and the number of bands.
-        bits: significant bits a sample.
-        lossy: coded by JPEG, which smears exact values such as "no data".
-        crs: coordinate reference system as WKT; None where the image is not map projected.
-        transform: from (sample, line) to map coordinates, as ``affine.Affine``'s first six numbers; None like ``crs``.
+        bits: significant bits per sample.
+        lossy: whether JPEG compression smeared exact values such as "no data".
+        crs: coordinate reference system as WKT; None if the image is not map projected.
+        transform: from (sample, line) to map coordinates, the first six numbers of ``affine.Affine``; None if ``crs``
+            is.
     """
 
     lines: int
@@ -57,15 +58,15 @@ class SceneInfo:
 
     @property
     def overview_factor(self) -> int:
-        """The power of two by which an overview of at most four megapixels is reduced; 1 for a small image."""
+        """Compute the power of two that reduces an overview to at most four megapixels."""
         ratio = self.lines * self.samples / _OVERVIEW_PIXELS
         return 1 if ratio <= 1 else 2 ** math.ceil(math.log2(ratio) / 2)
 
 
 class Scene(ABC):
-    """An open image. Arrays are (rows, columns, bands), uint8 or uint16. Use it as a context manager.
+    """An open image, used as a context manager.
 
-    Several threads may read at once.
+    Arrays are (rows, columns, bands), uint8 or uint16. Several threads may read at once.
     """
 
     reader: str
@@ -76,14 +77,18 @@ class Scene(ABC):
 
     @abstractmethod
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
-        """The pixels of ``rows[0] <= row < rows[1]`` and likewise columns."""
+        """Read the pixels with ``rows[0] <= row < rows[1]`` and ``cols[0] <= col < cols[1]``."""
 
     @abstractmethod
     def overview(self, factor: int) -> Pixels:
-        """The whole image, reduced by a power of two: shape (ceil(lines / factor), ceil(samples / factor), bands)."""
+        """Read the whole image, reduced by a power of two.
+
+        Returns:
+            Shape (ceil(lines / factor), ceil(samples / factor), bands).
+        """
 
     def close(self) -> None:  # noqa: B027 - a scene in memory has nothing to close
-        """Frees the file."""
+        """Release the file."""
 
     def __enter__(self) -> Scene:
         return self
@@ -95,20 +100,12 @@ class Scene(ABC):
 
 
 class _JpegScene(Scene):
-    """A JPEG, decoded whole: browse products have a few megapixels."""
+    """A JPEG, decoded as a whole: browse products have only a few megapixels."""
 
     reader = "pillow"
 
     def __init__(self, path: Path) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
-                    self._pixels = np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DamagedFileError(f"{path} does not decode as JPEG ({error}): fetch it again") from error
-        if self._pixels.ndim == 2:
-            self._pixels = self._pixels[..., None]
+        self._pixels = read_grey_or_rgb(path, remedy="fetch it again")
         lines, samples, bands = self._pixels.shape
         super().__init__(path, SceneInfo(lines, samples, bands, 8, True, None, None))
 
@@ -124,24 +121,24 @@ class _GdalScene(Scene):
 
     def __init__(self, path: Path, label: Path | None) -> None:
         import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+        from rasterio.errors import RasterioError
 
         self._environment = rasterio.Env(GDAL_CACHEMAX=_GDAL_CACHE, GDAL_NUM_THREADS="ALL_CPUS")
-        self._turn = threading.Lock()  # a dataset is for one thread at a time
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            try:
-                with self._environment:
-                    self._dataset = rasterio.open(path)
-            except RasterioError as error:
-                raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
-            dataset = self._dataset
-            nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
-            bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
-            if dataset.dtypes[0] not in ("uint8", "uint16"):
-                dataset.close()
-                raise DamagedFileError(f"{path} holds {dataset.dtypes[0]}: a HiRISE product has 8 to 16 bits, unsigned")
-            crs, transform = _position(dataset, label)
+        self._turn = threading.Lock()  # a dataset is not thread-safe
+        try:
+            with self._environment:
+                self._dataset = rasterio.open(path)
+        except RasterioError as error:
+            raise DamagedFileError(f"{path} cannot be opened as an image ({error}): fetch it again") from error
+        dataset = self._dataset
+        nbits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
+        bits = int(nbits or np.dtype(dataset.dtypes[0]).itemsize * 8)
+        if dataset.dtypes[0] not in ("uint8", "uint16"):
+            dataset.close()
+            raise DamagedFileError(
+                f"{path} contains {dataset.dtypes[0]}, but HiRISE products are uint8 or uint16: fetch it again"
+            )
+        crs, transform = _position(dataset, label)
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
@@ -165,7 +162,10 @@ class _GdalScene(Scene):
 
 
 class _SingleTileScene(Scene):
-    """A single-tile JPEG 2000, read by glymur: of each strip only its packets, where the file tells them apart."""
+    """A single-tile JPEG 2000, read by glymur.
+
+    For each strip only its packets are read, if the file separates them.
+    """
 
     def __init__(self, gdal: _GdalScene, glymur: ModuleType, codestream: Codestream | None) -> None:
         super().__init__(gdal.path, gdal.info)
@@ -192,8 +192,8 @@ class _SingleTileScene(Scene):
                 file.flush()
             except OSError as error:
                 raise MarsError(
-                    f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB there. "
-                    "Free some, or name another folder with the variable TMPDIR"
+                    f"{file.name} cannot be written ({error.strerror}): a strip needs {len(codestream) >> 20} MiB "
+                    "there. Free some space, or set the variable TMPDIR to another folder"
                 ) from error
             return self._decode(Path(file.name), rows, cols)
 
@@ -209,15 +209,15 @@ class _SingleTileScene(Scene):
 
 
 def open_scene(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
-    """Opens a product for reading in parts.
+    """Open a product for reading in parts.
 
     Args:
         image: JPEG, JPEG 2000 or another raster that GDAL reads.
-        label: its detached label, which tells where on the map it lies.
-        progress: told when a slower reader has to do.
+        label: its detached label, which gives its position on the map.
+        progress: reports if only a slower reader is available.
 
     Raises:
-        DamagedFileError: the image does not open, or is not the one that the label describes.
+        DamagedFileError: the image does not open, or does not match the label.
     """
     match image.suffix.lower():
         case ".jpg" | ".jpeg":
@@ -228,34 +228,39 @@ def open_scene(image: Path, label: Path | None = None, progress: Progress = SILE
             scene = _GdalScene(image, label)
     if label is not None:
         try:
-            said = read_label(label)
+            described = read_label(label)
         except BaseException:
             scene.close()
             raise
-        if (said.lines, said.samples, said.bands) != (scene.info.lines, scene.info.samples, scene.info.bands):
+        size = (scene.info.lines, scene.info.samples, scene.info.bands)
+        if (described.lines, described.samples, described.bands) != size:
             scene.close()
             raise DamagedFileError(
-                f"{image} has {scene.info.lines} x {scene.info.samples} pixels and {scene.info.bands} bands, its label "
-                f"{label.name} says {said.lines} x {said.samples} and {said.bands}. Fetch both again"
+                f"{image} has {scene.info.lines} x {scene.info.samples} pixels and {scene.info.bands} bands, but its "
+                f"label {label.name} says {described.lines} x {described.samples} and {described.bands}. "
+                "Fetch both again"
             )
-        if said.map_scale is not None and scene.info.crs is None:
-            progress.say(f"{image.name}: the label says it is map projected, but neither file says where it lies")
+        if described.map_scale is not None and scene.info.crs is None:
+            progress.say(f"{image.name}: map projected according to its label, but neither file gives its position")
     return scene
 
 
 def open_jp2(image: Path, label: Path | None = None, progress: Progress = SILENT) -> Scene:
-    """Opens a JPEG 2000 file, whatever its name ends in; like :func:`open_scene`, but label and image are not compared."""
+    """Open a JPEG 2000 file, regardless of its suffix.
+
+    Unlike :func:`open_scene`, this does not compare label and image.
+    """
     scene = _GdalScene(image, label)
     try:
         glymur = load_glymur()
         if glymur is None:
-            progress.say(f"{image.name}: no glymur with an OpenJPEG library here; GDAL reads it, about 3 times slower")
+            progress.say(f"{image.name}: glymur with OpenJPEG is not available; GDAL reads it about 3 times slower")
             return scene
         codestream = Codestream.of(image)
         if codestream is None:
             if _has_several_tiles(glymur, image):
                 return scene
-            progress.say(f"{image.name}: its packets cannot be told apart, so every strip takes in all of the file")
+            progress.say(f"{image.name}: its packets cannot be separated, so every strip reads the whole file")
     except BaseException:
         scene.close()
         raise
@@ -267,17 +272,17 @@ def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
         segments = glymur.Jp2k(str(image)).get_codestream(header_only=True).segment
         size = next(marker for marker in segments if marker.marker_id == "SIZ")
     except (OSError, ValueError, RuntimeError, StopIteration) as error:
-        raise DamagedFileError(f"{image} is not a JPEG 2000 file that opens ({error}): fetch it again") from error
+        raise DamagedFileError(f"{image} cannot be opened as JPEG 2000 ({error}): fetch it again") from error
     return bool(size.xtosiz + size.xtsiz < size.xsiz or size.ytosiz + size.ytsiz < size.ysiz)
 
 
 def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
-    """CRS and transform from the label, by GDAL's PDS driver, else from the image's own header."""
+    """Read CRS and transform from the label by GDAL's PDS driver, or else from the image's header."""
     import rasterio
     from rasterio.errors import RasterioIOError
 
     if label is not None:
-        # The driver wants the image under the name in the label; of a renamed product the image's own header has to do.
+        # The driver looks for the image under the name in the label, which fails for a renamed product.
         with contextlib.suppress(RasterioIOError), rasterio.open(label, driver="PDS") as labelled:
             if labelled.crs is not None and labelled.shape == dataset.shape:
                 return labelled.crs.to_wkt(), tuple(labelled.transform[:6])
@@ -287,10 +292,10 @@ def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float
 
 
 def load_glymur() -> ModuleType | None:
-    """The module glymur with a working OpenJPEG, or None.
+    """Import glymur with a working OpenJPEG, or return None.
 
-    glymur looks for the library once, while it is imported: in its configuration file, then among the system's. Where
-    neither has one, a configuration file for just that moment names the library inside rasterio's wheel.
+    glymur looks for the library once, on import: in its configuration file, then among the system's libraries. If it
+    would find none, a temporary configuration file points it to the library inside rasterio's wheel.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -302,7 +307,7 @@ def load_glymur() -> ModuleType | None:
                 os.environ["XDG_CONFIG_HOME"] = folder
             try:
                 with warnings.catch_warnings():
-                    # It warns of a library that does not load; the version then says so too.
+                    # It warns if the library does not load, which the version check below detects too.
                     warnings.simplefilter("ignore", UserWarning)
                     import glymur
             finally:
@@ -312,7 +317,7 @@ def load_glymur() -> ModuleType | None:
                     os.environ["XDG_CONFIG_HOME"] = before
     except ImportError:
         return None
-    # 2.3 is the first with several threads and area reads that glymur relies on.
+    # 2.3 is the first version with multithreading and with the area reads that glymur relies on.
     if glymur.version.openjpeg_version_tuple < (2, 3):
         return None
     glymur.set_option("lib.num_threads", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)

@@ -1,1 +1,1 @@
-"""Labels as Roboflow exports them: reading the zips, rasterising the outlines, one table of labelled crops."""
+"""Labels exported from Roboflow: reading, rasterising and merging into one table."""

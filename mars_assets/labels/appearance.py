@@ -1,134 +1,93 @@
-"""What images of exports look like, and whether as the crop that they are named after.
-
-Remembered by their bytes, so that none is decoded twice.
-"""
+"""Cached size, hash and crop comparison of exported images."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from PIL import Image
 
-from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.images import MODES
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import image_size, read_rgb
 from mars_assets.labels.duplicates import perceptual_hash
-from mars_assets.labels.formats.image import size_of
-from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.labels.formats.image import EXPORT_AGAIN
+from mars_assets.storage.cache import Cache
 
 _SIDE = 32
 _SURROUNDINGS = 5
 _ALIKE = 0.95
-"""Correlation of the details of two images from which on they show the same. Of 90 real images it was at least 0.97 after JPEG
-compression of quality 40, changed light or noise of 15 grey levels, and at most 0.57 for a turned or mirrored one, 0.94
-turned by 2 degrees, 0.90 with 3 % cut off."""
+"""Lowest correlation between the details of two images that show the same. For 90 real images it was at least 0.97
+after JPEG compression at quality 40, a change of brightness or noise of 15 grey levels; and at most 0.57 after rotation
+by a right angle or mirroring, 0.94 after rotation by 2 degrees, 0.90 after cropping by 3 %."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """What decoding an image said.
+class Look(NamedTuple):
+    """Size and perceptual hash of a decoded image.
 
     Args:
-        height, width: pixels.
-        phash: perceptual hash.
-        crop: sha256 of the crop that it was compared with, empty where it was with none.
-        alike: whether it shows what that crop does.
+        height: pixels.
+        width: pixels.
+        phash: see :func:`~mars_assets.labels.duplicates.perceptual_hash`.
     """
 
     height: int
     width: int
     phash: str
-    crop: str = ""
-    alike: bool = False
 
 
-class Looks:
-    """Looks by the sha256 of an image's bytes.
+def look_of(content: bytes, sha256: str, where: str, cache: Cache) -> Look:
+    """Measure an image's size and hash, or look them up in the cache.
 
     Args:
-        before: those of an earlier time.
+        content: the image file's bytes.
+        sha256: of the content.
+        where: the image's name in an error message.
+        cache: cached appearances.
+
+    Raises:
+        DamagedFileError: it cannot be fully decoded, has more than 8 bits per channel, or is larger than any crop.
     """
+    return Look._make(cache.get(["look", sha256], lambda: [*_looked_at(content, where)]))
 
-    def __init__(self, before: Mapping[str, Look]) -> None:
-        self._before = dict(before)
-        self._now: dict[str, Look] = {}
 
-    @classmethod
-    def read(cls, path: Path, computation: str) -> Looks:
-        """Those that :meth:`write` wrote; none if it did not, or for another way to compute them."""
-        try:
-            rows = read_table(path, path.stem)
-            if read_provenance(path).get("computation") != computation:
-                return cls({})
-            return cls({row.pop("sha256"): Look(**row) for row in rows.to_dict("records")})
-        except (MarsError, TypeError, KeyError):  # not there, damaged, or another table: images are decoded again
-            return cls({})
+def shows_crop(content: bytes, sha256: str, crop: Path, crop_sha: str, cache: Cache) -> bool:
+    """Test whether an image shows a crop: not rotated, mirrored or cut.
 
-    def write(self, path: Path, computation: str) -> None:
-        """Those that were asked for, if they are not the ones before."""
-        if self._now != self._before:
-            rows = [{"sha256": sha256, **asdict(look)} for sha256, look in self._now.items()]
-            write_table(path, pd.DataFrame(rows), {"computation": computation})
-
-    def of(self, content: bytes, sha256: str, where: str) -> Look:
-        """An image's look.
-
-        Args:
-            content: the file.
-            sha256: its.
-            where: names it in an error.
-
-        Raises:
-            DamagedFileError: it does not decode as a whole, has more than 8 bits a channel, or is larger than any crop.
-        """
-        look = self._now.get(sha256) or self._before.get(sha256) or _looked_at(content, where)
-        self._now[sha256] = look
-        return look
-
-    def is_crop(self, content: bytes, sha256: str, crop: Path, crop_sha: str) -> bool:
-        """Whether an image, whose look was asked for, shows what a crop does: not turned, mirrored or cut out of it."""
-        look = self._now[sha256]
-        if look.crop != crop_sha:
-            look = replace(look, crop=crop_sha, alike=_shows_the_same(content, crop))
-            self._now[sha256] = look
-        return look.alike
+    Args:
+        content: the image file's bytes.
+        sha256: of the content.
+        crop: the crop's file.
+        crop_sha: sha256 of that file.
+        cache: cached appearances.
+    """
+    return cache.get(["shows crop", sha256, crop_sha], lambda: _shows_the_same(content, crop))
 
 
 def _looked_at(content: bytes, where: str) -> Look:
-    height, width = size_of(content, where)
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            if image.mode not in MODES:
-                raise DamagedFileError(
-                    f"{where} has more than 8 bits a channel (mode {image.mode}): stretch it to 8 bits and export it again"
-                )
-            image.load()
-            return Look(height, width, perceptual_hash(image))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} does not decode as a whole ({error}): export it again") from error
+    height, width = image_size(content, EXPORT_AGAIN, where)  # refuses a huge image before it is decoded
+    return Look(height, width, perceptual_hash(Image.fromarray(read_rgb(content, EXPORT_AGAIN, where))))
 
 
 def _shows_the_same(content: bytes, crop: Path) -> bool:
-    with Image.open(io.BytesIO(content)) as image:
-        one = _details(image)
+    one = _details(read_rgb(content, EXPORT_AGAIN, "an image of an export"))
     try:
-        with Image.open(crop) as image:
-            other = _details(image)
-    except (OSError, SyntaxError, ValueError):  # the check of crops says so; nothing rests on this one then
+        other = _details(read_rgb(crop))
+    except DamagedFileError:  # reported by the check of crops
         return False
     contrast = float(np.sqrt((one**2).sum() * (other**2).sum()))
     return contrast > 0 and float((one * other).sum()) / contrast >= _ALIKE
 
 
-def _details(image: Image.Image) -> npt.NDArray[np.float64]:
-    """Brightness against that of the surroundings, coarsely: light from one side looks alike in images that are not."""
+def _details(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Compute coarse brightness relative to the surroundings.
+
+    Absolute brightness would not do: different scenes lit from the same side look alike.
+    """
     from scipy.ndimage import uniform_filter
 
-    grey = np.asarray(image.convert("L").convert("F").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
+    image = Image.fromarray(rgb).convert("L").convert("F")
+    grey = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     details = grey - uniform_filter(grey, _SURROUNDINGS)
     return details - details.mean()

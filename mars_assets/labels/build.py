@@ -1,27 +1,25 @@
-"""Builds the table of labelled crops from the exports in force: images, masks, rows and a report."""
+"""Building of the table ``labelled_crops``, its images and its masks."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
+from mars_assets.code_versions import LABELS
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.labels.appearance import Looks
+from mars_assets.images import encode_png, png_text
+from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
-from mars_assets.labels.formats.image import ExportedImage, listed
+from mars_assets.labels.formats.image import ExportedImage, Outline, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.masks import (
     ANNOTATIONS,
@@ -33,34 +31,34 @@ from mars_assets.labels.masks import (
 )
 from mars_assets.labels.merge import _merge
 from mars_assets.labels.splits import whole_groups
-from mars_assets.labels.table import ASSET, COLUMNS, _mask_name, _mask_names, read_labelled_crops
+from mars_assets.labels.table import _mask_name, _mask_names, files_of, read_labelled_crops
 from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_provenance, read_table, write_bytes, write_table
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import read_provenance, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.storage.schema import columns_of, write_checked
 
-COMPUTATION = "labels 2"
-"""Names the way the table is made: raise the number when the same exports give another table or other masks."""
 _LABEL = "label"
-"""The text chunk of a mask that names the label it shows."""
+"""Keyword of the PNG text entry in which a mask stores the fingerprint of its outlines."""
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """What a label version holds, for people.
+    """Summary of a label version for people.
 
     Args:
-        version: sha256 over the exports in force.
-        exports: a row for each: project, version, format, images, warnings.
-        counts: a row for each project and split.
-        new, changed, removed: images against the last version.
-        leaks: groups that the exports have in more than one split: name, images, their splits, and the one they are in now.
-        leaked: how many images the exports have in valid or test although their group is in train too.
-        conflicts: images that two projects label differently; left out of the table.
-        duplicates: pairs of images that look the same and are not of one group; those in two splits first.
-        outside: images with outlines that lie outside of them, at least in part.
-        rejected: zips that were put aside, now or before, and why.
+        version: the label version, a sha256 of the set of exports in use.
+        exports: a row per export: project, version, format, images, warnings.
+        counts: a row per project and split.
+        new, changed, removed: numbers of images, compared with the previous version.
+        leaks: groups exported in more than one split: name, images, exported splits, and the assigned split.
+        leaked: number of images exported in valid or test although their group is also in train.
+        conflicts: images that projects label differently, which are left out of the table.
+        duplicates: pairs of images of different groups that look the same; those in different splits first.
+        outside: images with outlines that extend beyond the image.
+        rejected: zips that were rejected, now or earlier, and why.
         left_alone: zips that are still being copied.
     """
 
@@ -80,124 +78,186 @@ class LabelReport:
 
 
 class _Known:
-    """What the table before says, so that masks of the same outlines are not drawn again.
+    """Content of the previous table, whose unchanged masks are not redrawn.
 
     Args:
-        rows: by image id.
-        provenance: the table's.
+        rows: the table's rows by image id.
+        provenance: the table's provenance.
     """
 
     def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
         self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
         self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
-        if provenance.get("computation") != COMPUTATION:
+        if provenance.get("computation") != LABELS:
             rows = {}
         self.rows = rows
 
 
 def _known(lake: Lake, progress: Progress) -> _Known:
-    """What the table before says; nothing where there is none, or it is damaged."""
+    """Read the previous table; treat a missing or damaged one as empty."""
     if not lake.labelled_crops.exists():
         return _Known({}, {})
     try:
-        rows = read_table(lake.labelled_crops, ASSET).to_dict("records")
+        rows = read_labelled_crops(lake).to_dict("records")
         return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
     except (MarsError, KeyError) as error:
-        progress.say(f"the table before is of no use, everything is read again: {error}")
+        progress.say(f"the previous table cannot be used ({error}): all masks are redrawn")
         return _Known({}, {})
 
 
-def inbox_state(lake: Lake) -> str:
-    """Names all that the table follows from: exports, which of them are put aside or not whole yet, and the lake's crops."""
-    return fingerprint(
-        COMPUTATION,
-        list(COLUMNS),
-        [(path.name, digest(path)) for path in exports_in_force(lake.inbox)],  # projects are named by their files
-        [path.name for path in being_copied(lake.inbox)],
-        rejections(lake.inbox),
-        sorted((name, str(path), _changed(path)) for name, (path, _, _) in _own_crops(lake).items()),
-    )
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that determines the table and the report.
+
+    Args:
+        exports: name, which gives the project, and sha256 of each export in use.
+        left_alone: names of the zips that are still being copied.
+        rejected: see :func:`mars_assets.labels.inbox.rejections`.
+        crops: see :func:`_versions`.
+    """
+
+    exports: list[tuple[str, str]]
+    left_alone: list[str]
+    rejected: list[tuple[str, str]]
+    crops: list[tuple[str, str, int]]
+
+    @classmethod
+    def of(cls, lake: Lake, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]) -> _Inputs:
+        return cls(exports, [path.name for path in being_copied(lake.inbox)], rejections(lake.inbox), crops)
+
+    def fingerprint(self) -> str:
+        from mars_assets.labels.schema import LabelledCrops
+
+        return fingerprint(
+            LABELS, list(columns_of(LabelledCrops)), [field.name for field in fields(LabelReport)], asdict(self)
+        )
+
+
+def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
+    """List each crop's id, file and modification time in nanoseconds."""
+    return sorted((name, lake.relative(path), _changed(path)) for name, (path, _, _) in crops.items())
 
 
 def _changed(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:  # which matters if the image is labelled, and is said then
+    except FileNotFoundError:  # reported later if the image is labelled
         return 0
 
 
-def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
-    """Reads the exports in force, writes images and masks that are new, and the table.
+def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
+    """Build the table if its inputs have changed or one of its files is missing.
 
-    An export that is broken or hostile is moved to ``inbox/rejected`` with a text that says why; its project's version
-    before it counts again, if it is still there.
+    Returns:
+        The current table and the report of its build; if it was up to date, without new, changed or removed images.
 
     Raises:
-        MarsError: no export is left in the inbox, or none of a project whose newest one is broken or not whole yet; or all
-            images are labelled in two ways. The last table stays in force.
+        MarsError: as for :func:`build_labelled_crops`.
     """
-    known = _known(lake, progress)
-    looks = Looks.read(_looks_path(lake), COMPUTATION)
-    exports, rows = _read_all(_Reading(lake, _own_crops(lake), known, looks, progress))
+    return _up_to_date(lake) or build_labelled_crops(lake, progress)
+
+
+def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
+    try:
+        rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
+    except MarsError:  # missing or damaged: build it
+        return None
+    exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
+    inputs = _Inputs.of(lake, exports, _versions(lake, _own_crops(lake)))
+    if provenance.get("built_from") != inputs.fingerprint() or not all(file.exists() for file in files_of(lake, rows)):
+        return None
+    return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+
+
+def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
+    """Read the exports in use, and write new images and masks, and the table.
+
+    A damaged or hostile export is moved to ``inbox/rejected`` with a text that says why; if the inbox still has the
+    project's previous version, that one is used.
+
+    Raises:
+        MarsError: there is no usable export, or none of a project whose newest export is damaged or still being
+            copied, or all labels are contradictory. The previous table remains in use.
+    """
+    from mars_assets.labels.schema import LabelledCrops
+
+    known, own = _known(lake, progress), _own_crops(lake)
+    crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
+    with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
+        exports, images = _read_all(_Reading(lake, own, known, cache, progress))
+    inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
     _refuse_losses(lake, exports, known.exports)
-    # Only now: masks of an export that is put aside would take the place of those in force.
-    for row in rows:
-        for path, content in row.pop("masks", {}).items():
-            write_bytes(path, content)
-    version = label_version([export.sha256 for export in exports])
-    merged, conflicts = _merge(rows)
+    # Not before all exports were read: masks of a rejected one would replace those in use.
+    for path, content in (mask for image in images for mask in image.masks.items()):
+        write_bytes(path, content)
+    merged, conflicts = _merge([image.row for image in images])
     if not merged:
         raise MarsError(
-            f"no image is left, all are labelled in two ways: {listed(conflicts)}. Correct them in Roboflow"
+            f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow"
         )
-    table = pd.DataFrame(merged, columns=list(COLUMNS)).sort_values("image_id", ignore_index=True)
+    table = pd.DataFrame(merged, columns=list(columns_of(LabelledCrops))).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
-    report = _report(lake, version, exports, table, known.labels, conflicts)
+    report = _report(exports, inputs, table, known.labels, conflicts)
     named = _mask_names(table)
     retire_masks(lake.masks, _mask_names_in_force(lake) - named)
-    write_table(
+    write_checked(
         lake.labelled_crops,
         table,
+        LabelledCrops,
         {
-            "computation": COMPUTATION,
-            "label_version": version,
+            "computation": LABELS,
+            "label_version": report.version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
             "conflicts": conflicts,
+            "built_from": inputs.fingerprint(),
+            "report": asdict(report),
         },
     )
-    looks.write(_looks_path(lake), COMPUTATION)
     sweep_masks(lake.masks, named)
     return table, report
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What exports are read with.
+    """Context for reading exports.
 
     Args:
-        lake: where images go.
-        own: its crops, see :func:`_own_crops`.
-        known: the table before.
-        looks: of images seen before.
-        progress: where it is said.
+        lake: where images are written.
+        own: the lake's crops, see :func:`_own_crops`.
+        known: the previous table.
+        cache: cached appearances of images.
+        progress: shows progress and rejections.
     """
 
     lake: Lake
     own: Mapping[str, tuple[Path, int, int]]
     known: _Known
-    looks: Looks
+    cache: Cache
     progress: Progress
 
 
-def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
-    """The exports in force and a row for each of their images; what cannot be read is put aside.
+@dataclass(frozen=True)
+class _LabelledImage:
+    """A row of the table and its masks.
+
+    Args:
+        row: the row.
+        masks: content of the PNGs that must be written.
+    """
+
+    row: dict[str, Any]
+    masks: Mapping[Path, bytes]
+
+
+def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
+    """Read the exports in use and their images, and reject those that cannot be read.
 
     Raises:
-        MarsError: none is left.
+        MarsError: no export is usable.
     """
     lake = reading.lake
-    read: dict[Path, tuple[Export, list[dict[str, Any]]]] = {}
+    read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
     in_force = exports_in_force(lake.inbox)
     while new := [path for path in in_force if path not in read]:
         for path in new:
@@ -205,54 +265,60 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[dict[str, Any]]]:
                 read[path] = _read(reading, path)
             except DamagedFileError as error:
                 target = reject(path, error)
-                reading.progress.say(f"put aside as {lake.relative(target)}: {error}")
+                reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
         in_force = exports_in_force(lake.inbox)
     found = [read[path] for path in in_force]
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
         aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
         raise MarsError(
-            f"no export in {lake.inbox}: put the zip of a Roboflow export there, named as Roboflow names it "
+            f"no usable export in {lake.inbox}: put the zip of a Roboflow export there, named as by Roboflow "
             "(PROJECT.vN.FORMAT.zip)"
             + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
-            + (f". Put aside: {'; '.join(aside)}" if aside else "")
+            + (f". Rejected: {'; '.join(aside)}" if aside else "")
         )
-    return [export for export, _ in found], [row for _, rows in found for row in rows]
+    return [export for export, _ in found], [image for _, images in found for image in images]
 
 
 def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
-    """Of the projects of the last table, ``before``, with their versions, none may get lost unnoticed.
+    """Check that no project is lost only because its export is unusable.
+
+    Args:
+        lake: the lake.
+        exports: the usable exports.
+        before: projects of the previous table and their versions.
 
     Raises:
-        MarsError: one would, only because its newer export cannot be used, or not yet.
+        MarsError: a project would vanish because its newer export is damaged or still being copied.
     """
     there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *(lake.inbox / "rejected").glob("*.zip")]
+    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
     newer = {
         project: path.name
         for path in unusable
         for project, version in [export_identity(path)]
         if version >= before.get(project, version + 1)
     }
-    lost = [f"{project} (there is {newer[project]})" for project in before if project not in there and project in newer]
+    lost = [f"{project} ({newer[project]})" for project in before if project not in there and project in newer]
     if lost:
         raise MarsError(
-            f"the labels in force stay: the inbox has no usable export any more of {', '.join(lost)}, which is still being copied "
-            "or was put aside. Put a whole one into the inbox; or, if the project is to go, delete that file"
+            f"the inbox no longer has a usable export of {', '.join(lost)}: the file named is still being copied or "
+            "was rejected. The previous labels remain in use. Put a complete export into the inbox or, to remove the "
+            "project, delete that file"
         )
 
 
-def _read(reading: _Reading, path: Path) -> tuple[Export, list[dict[str, Any]]]:
+def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     export = read_export(path)
     copies = _Copies()
     with open_splits(path) as archive:
         images = reading.progress.track(export.images, f"reading {path.name}")
-        rows = [_row(reading, export, archive, image, copies) for image in images]
-    return replace(export, warnings=(*export.warnings, *copies.warnings())), rows
+        labelled = [_labelled(reading, export, archive, image, copies) for image in images]
+    return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
 
 
 class _Copies:
-    """What an export has made of the lake's crops: which image of it stands for each, and which for none."""
+    """Matching of an export's images with the lake's crops."""
 
     def __init__(self) -> None:
         self._standing: dict[str, tuple[str, str | None]] = {}
@@ -260,11 +326,14 @@ class _Copies:
         self._further: list[str] = []
 
     def alter(self, original: str) -> None:
-        """Notes an image that shows something else than the crop it is named after."""
+        """Record an image that does not show the crop it is named after."""
         self._altered.append(original)
 
     def stands_for(self, original: str, content_sha: str, outlines_sha: str | None) -> bool:
-        """Whether an image stands for its crop. Only one of augmented copies does, if their outlines differ."""
+        """Test whether an image may use its crop's pixels.
+
+        Of several copies with different outlines, only the first may.
+        """
         first = self._standing.setdefault(original, (content_sha, outlines_sha))
         if first[1] == outlines_sha or first[0] == content_sha:
             return True
@@ -272,47 +341,42 @@ class _Copies:
         return False
 
     def warnings(self) -> list[str]:
-        """What a person should know of it."""
+        """Describe the images for which the export's own pixels are used."""
         said = []
         if self._altered:
             said.append(
-                f"{len(self._altered)} images are named as crops of this lake and show something else, such as a crop "
-                f"turned, mirrored, cut or equalised: the export's pixels are used for {listed(self._altered)}"
+                f"{len(self._altered)} images are named after crops of this lake but differ from them, for example "
+                f"rotated, mirrored, cropped or equalised: the exported pixels are used for {listed(self._altered)}"
             )
         if self._further:
             said.append(
-                f"{len(self._further)} images are further copies of a crop with other outlines: the export's pixels are "
-                f"used for {listed(self._further)}"
+                f"{len(self._further)} images are further copies of a crop with different outlines: the exported "
+                f"pixels are used for {listed(self._further)}"
             )
         return said
 
 
 def _mask_names_in_force(lake: Lake) -> set[str]:
-    """Those of the table in force; all that are there if it is damaged."""
+    """List the current table's masks; all masks if it is missing or damaged."""
     try:
         return _mask_names(read_labelled_crops(lake))
     except (MarsError, KeyError):
         return {path.name for path in lake.masks.glob("*/*.png")}
 
 
-def _looks_path(lake: Lake) -> Path:
-    return lake.labels / "looks.parquet"
-
-
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
-    """crop_id -> (file, height, width) of every crop this lake cut."""
+    """Map the id of every crop in the lake to its file, height and width."""
     crops = kept_crops(lake, ["height", "width"])
     return {row.crop_id: (row.path, int(row.height), int(row.width)) for row in crops.itertuples()}
 
 
-def _row(
+def _labelled(
     reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
-) -> dict[str, Any]:
+) -> _LabelledImage:
     lake = reading.lake
     content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
-    look = reading.looks.of(content, content_sha, f"{export.path.name}: {image.entry}")
-    height, width = look.height, look.width
+    height, width, phash = look_of(content, content_sha, f"{export.path.name}: {image.entry}", reading.cache)
     if image.size is not None and image.size != (height, width):
         raise DamagedFileError(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
@@ -324,7 +388,7 @@ def _row(
     own_sha = None
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])
-        if not reading.looks.is_crop(content, content_sha, crop[0], crop_sha):
+        if not shows_crop(content, content_sha, crop[0], crop_sha, reading.cache):
             copies.alter(image.original)
         elif copies.stands_for(image.original, content_sha, outlines_sha):
             own_sha = crop_sha
@@ -334,11 +398,18 @@ def _row(
     else:
         origin, pixels_sha = "export", content_sha
         image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
-        file = lake.labels / "images" / f"{image_id}{Path(image.entry).suffix.lower()}"
+        file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    row: dict[str, Any] = {
+    n_craters, crater_fraction = None, None
+    masks: dict[Path, bytes] = {}
+    if outlines_sha is not None:
+        before = reading.known.rows.get(image_id, {})
+        name = _mask_name(image_id, outlines_sha)
+        paths = {kind: lake.masks / kind / name for kind in (*ANNOTATIONS, "instances")}
+        n_craters, crater_fraction, masks = _masks(image.outlines or (), (height, width), outlines_sha, paths, before)
+    row = {
         "image_id": image_id,
         "project": export.project,
         "split": image.split,
@@ -351,67 +422,53 @@ def _row(
         "height": height,
         "width": width,
         "label": image.label,
-        "n_craters": None,
-        "crater_fraction": None,
+        "n_craters": n_craters,
+        "crater_fraction": crater_fraction,
         "labels_sha": labels_sha,
         "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
-        "phash": look.phash,
+        "phash": phash,
     }
-    if outlines_sha is not None:
-        row["n_craters"], row["crater_fraction"], row["masks"] = _masks(
-            lake, image, image_id, height, width, outlines_sha, reading.known.rows.get(image_id, {})
-        )
-    return row
+    return _LabelledImage(row, masks)
 
 
 def _masks(
-    lake: Lake,
-    image: ExportedImage,
-    image_id: str,
-    height: int,
-    width: int,
+    outlines: Sequence[Outline],
+    size: tuple[int, int],
     outlines_sha: str,
+    paths: Mapping[str, Path],
     before: Mapping[Any, Any],
 ) -> tuple[int, float, dict[Path, bytes]]:
-    """Crater count and covered share of an image, and its masks as PNGs, unless they are there for the same outlines.
+    """Draw an image's masks, unless they exist for the same outlines.
 
-    ``before`` is its row in the table before, empty where there is none.
+    Args:
+        outlines: of the image's craters.
+        size: height and width in pixels.
+        outlines_sha: fingerprint of the outlines.
+        paths: the masks' files by annotation.
+        before: the image's row in the previous table, empty if it has none.
+
+    Returns:
+        The number of craters, the share of pixels inside craters, and the PNGs that must be written.
     """
-    paths = {name: lake.masks / name / _mask_name(image_id, outlines_sha) for name in (*ANNOTATIONS, "instances")}
-    if before.get("outlines_sha") == outlines_sha and all(_label_of(path) == outlines_sha for path in paths.values()):
+    if before.get("outlines_sha") == outlines_sha and all(
+        png_text(path, _LABEL) == outlines_sha for path in paths.values()
+    ):
         return int(before["n_craters"]), float(before["crater_fraction"]), {}
-    instances = instance_masks(image.outlines or (), height, width)
+    instances = instance_masks(outlines, *size)
     labels = label_image(instances)
-    masks = {paths[name]: _png(annotation_mask(instances, name), outlines_sha) for name in ANNOTATIONS}
-    masks[paths["instances"]] = _png(labels, outlines_sha)
+    drawn = {name: annotation_mask(instances, name) for name in ANNOTATIONS} | {"instances": labels}
+    masks = {paths[name]: encode_png(mask, _LABEL, outlines_sha) for name, mask in drawn.items()}
     return int(labels.max()), float((labels > 0).mean()), masks
 
 
-def _png(array: npt.NDArray[Any], outlines_sha: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_LABEL, outlines_sha)
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def _label_of(path: Path) -> str | None:
-    """The label that a mask shows; None where there is no mask that says so."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_LABEL)
-    except (OSError, UnidentifiedImageError):
-        return None
-
-
 def _safe(name: str) -> str:
-    """An original name as part of a file name: what is not a letter, digit, '.', '_' or '-' becomes '_'."""
+    """Replace all but ASCII letters, digits, '.', '_' and '-' by '_'."""
     return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
 
 
 def _reaches_outside(image: ExportedImage) -> bool:
-    """Whether an outline has a point more than a pixel beyond the image, as none has that was drawn on it."""
+    """Test whether an outline extends more than a pixel beyond the image."""
     if image.size is None:
         return False
     limits = np.array([image.size[1], image.size[0]])
@@ -421,9 +478,8 @@ def _reaches_outside(image: ExportedImage) -> bool:
 
 
 def _report(
-    lake: Lake,
-    version: str,
     exports: Sequence[Export],
+    inputs: _Inputs,
     table: pd.DataFrame,
     known: Mapping[str, str],
     conflicts: list[str],
@@ -453,7 +509,7 @@ def _report(
         .reset_index()
     )
     return LabelReport(
-        version=version,
+        version=label_version([export.sha256 for export in exports]),
         exports=[
             {
                 "file": e.path.name,
@@ -480,6 +536,6 @@ def _report(
             for image in export.images
             if _reaches_outside(image)
         ],
-        rejected=[{"zip": name, "why": reason} for name, reason in rejections(lake.inbox)],
-        left_alone=[path.name for path in being_copied(lake.inbox)],
+        rejected=[{"zip": name, "why": reason} for name, reason in inputs.rejected],
+        left_alone=inputs.left_alone,
     )

@@ -1,4 +1,4 @@
-"""What must hold of the table of labelled crops before anything is trained on it."""
+"""Validation of the labelled crops before training."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import read_label_image
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.formats.image import SPLITS
 from mars_assets.labels.masks import ANNOTATIONS
-from mars_assets.labels.table import COLUMNS, mask_path, read_labelled_crops
+from mars_assets.labels.table import ASSET, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
-from mars_assets.storage.files import read_provenance
+from mars_assets.storage.files import read_provenance, read_table
+from mars_assets.storage.schema import violations
 
 
 def schema_problems(lake: Lake) -> tuple[list[str], int]:
-    """What is wrong with the table itself, and how many rows there are."""
-    rows = read_labelled_crops(lake)
-    problems = [f"the column {column} is missing" for column in COLUMNS if column not in rows]
-    if problems:
+    """List problems of the table itself, and count its rows."""
+    from mars_assets.labels.schema import LabelledCrops
+
+    rows = read_table(lake.labelled_crops, ASSET)
+    if problems := violations(rows, LabelledCrops):
         return problems, len(rows)
-    problems += [f"{image} occurs twice" for image in rows.loc[rows["image_id"].duplicated(), "image_id"]]
-    problems += [f"unknown split {split!r}" for split in set(rows["split"]) - set(SPLITS)]
-    problems += [f"unknown class {label!r}" for label in set(rows["label"].dropna()) - {"crater", "no_crater"}]
     unlabelled = rows["label"].isna() & rows["n_craters"].isna()
-    problems += [f"{image} has neither a class nor outlines" for image in rows.loc[unlabelled, "image_id"]]
+    problems = [f"{image} has neither a class nor outlines" for image in rows.loc[unlabelled, "image_id"]]
     problems += [f"{file} is missing" for file in rows["file"] if not lake.inside(file).exists()]
     for task, labelled in (("classified", rows["label"].notna()), ("outlined", rows["n_craters"].notna())):
         splits = set(rows.loc[labelled, "split"])
@@ -36,15 +35,17 @@ def schema_problems(lake: Lake) -> tuple[list[str], int]:
 
 
 def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[list[str], int]:
-    """What is wrong with the masks: all are looked for; those drawn last, and an evenly chosen sample of the others, are read.
+    """List problems of the masks.
+
+    All masks must exist; the most recently drawn ones, and an even sample of the others, are read.
 
     Args:
-        lake: where they lie.
-        newest: of how many images at most those drawn last are read.
-        others: of how many further images they are read.
+        lake: the lake.
+        newest: how many of the most recently drawn images are read.
+        others: how many other images are sampled.
 
     Returns:
-        The problems, and of how many images the masks were read.
+        The problems, and the number of images whose masks were read.
     """
     rows = read_labelled_crops(lake)
     rows = rows[rows["n_craters"].notna()]
@@ -62,12 +63,12 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     for row in read.itertuples():
         problems += [problem for kind in there if (problem := _problem_of_mask(lake, kind, row))]
     if len(rows) and not (rows["n_craters"] > 0).any():
-        problems.append("not one outlined crater in any image")
+        problems.append("no image has an outlined crater")
     return problems, len(read)
 
 
 def _times(folder: Path) -> dict[str, float]:
-    """When the files of a folder were written."""
+    """Read the modification times of the files in a folder."""
     if not folder.is_dir():
         return {}
     return {entry.name: entry.stat().st_mtime for entry in os.scandir(folder)}
@@ -76,34 +77,33 @@ def _times(folder: Path) -> dict[str, float]:
 def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
     path = mask_path(lake, kind, row)
     try:
-        with Image.open(path) as file:
-            mask = np.asarray(file)
-    except (UnidentifiedImageError, OSError) as error:
-        return f"{path.name} ({kind}) cannot be read: {error}"
+        mask = read_label_image(path)
+    except DamagedFileError as error:
+        return f"{path.name} ({kind}) cannot be read: {error.__cause__}"
     highest = int(mask.max(initial=0))
     if mask.shape != (row.height, row.width) or (kind != "instances" and highest > 1):
-        return f"{path.name} ({kind}) is no mask of {row.width} x {row.height} pixels with 0 and 1"
+        return f"{path.name} ({kind}) is not a mask of {row.width} x {row.height} pixels with values 0 and 1"
     if kind == "instances":
         return None if highest == row.n_craters else f"{path.name} ({kind}) has {highest} of {row.n_craters} craters"
     if highest and row.n_craters == 0:
-        return f"{path.name} ({kind}) is not empty for 0 craters"
-    # A rim may be empty: a crater that reaches beyond the image on all sides has none in it.
+        return f"{path.name} ({kind}) is not empty although the image has no crater"
+    # A rim mask may be empty: a crater larger than the image has no rim in it.
     if not highest and row.n_craters > 0 and kind == "filled":
-        return f"{path.name} ({kind}) is empty for {row.n_craters} craters"
+        return f"{path.name} ({kind}) is empty although the image has {row.n_craters} craters"
     return None
 
 
 def contradicted_images(lake: Lake) -> tuple[list[str], int]:
-    """Images that are left out because projects label them differently, and how many labelled images there are with them."""
+    """List images left out because of contradictions, and count all images."""
     conflicts = list(read_provenance(lake.labelled_crops).get("conflicts", ()))
     return [f"left out, {conflict}" for conflict in conflicts], len(read_labelled_crops(lake)) + len(conflicts)
 
 
 def leaking_groups(lake: Lake) -> tuple[list[str], int]:
-    """Groups that the exports have in several splits, and how many groups there are."""
+    """List groups that were exported in several splits, and count all groups."""
     labels = read_labelled_crops(lake)
     if "exported_split" not in labels:
-        return ["the table was made before splits were by observation: make labelled_crops again"], len(labels)
+        return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
     exported = labels.groupby("group")["exported_split"].unique()
     now = labels.groupby("group")["split"].first()
     return [
@@ -114,10 +114,10 @@ def leaking_groups(lake: Lake) -> tuple[list[str], int]:
 
 
 def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
-    """Images that look the same and lie in two splits, and how many images there are."""
+    """List images in different splits that look the same, and count all images."""
     labels = read_labelled_crops(lake)
     if "phash" not in labels:
-        return ["the table was made before images were compared: make labelled_crops again"], len(labels)
+        return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
     pairs = near_duplicates(labels)
     pairs = pairs[pairs["split_a"] != pairs["split_b"]]
     return [

@@ -1,4 +1,4 @@
-"""Images that look the same: the same scene delivered twice, or an augmented copy, which must not straddle splits."""
+"""Detection of images that look the same, which must not lie in different splits."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from PIL.Image import Image, Resampling
 
 SIDE = 8
 SAME = 3
-"""Differing bits of 64 up to which two images count as the same."""
+"""Most differing bits, of 64, between hashes of images that count as the same."""
 _FLAT = 8
-"""Bits that must be set, and must not be, for a hash to say anything: that of an image without structure is all one."""
+"""A hash is informative if at least this many bits are set and as many are not; that of a featureless image is not."""
 _PARTS = SAME + 1
-"""Of a hash: two that differ in no more than ``SAME`` bits have at least one of these in common."""
+"""Parts of a hash: two hashes that differ in at most ``SAME`` bits agree in at least one of them."""
 
 
 def perceptual_hash(image: Image) -> str:
-    """64 bits as 16 hexadecimal digits: whether brightness rises from each of 8 x 9 coarse pixels to its right neighbour.
+    """Compute a 64-bit difference hash, as 16 hexadecimal digits.
 
-    Changes little with compression, size, brightness and contrast. Source: the difference hash, "dHash", of N. Krawetz (2013).
+    Each bit tells whether one of 8 x 8 coarse pixels is darker than its right neighbour. The hash changes little with
+    compression, size, brightness and contrast. Source: "dHash", N. Krawetz (2013).
     """
     grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Resampling.BOX), np.int16)
     bits = grey[:, 1:] > grey[:, :-1]
@@ -27,13 +28,13 @@ def perceptual_hash(image: Image) -> str:
 
 
 def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of images that look the same and are not of one group.
+    """Find pairs of images that look the same but belong to different groups.
 
     Args:
         table: ``image_id, group, split, phash`` of each image.
 
     Returns:
-        ``image_a, image_b, split_a, split_b, bits`` (that differ), those in two splits first.
+        ``image_a, image_b, split_a, split_b, bits`` (how many differ), pairs in different splits first.
     """
     hashes = np.array([int(value, 16) for value in table["phash"]], np.uint64)
     ones = np.bitwise_count(hashes)
@@ -56,10 +57,13 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _close_pairs(hashes: npt.NDArray[np.uint64], group: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-    """Positions a < b of hashes of two groups that differ in at most ``SAME`` bits, and in how many: (pairs, 3), in order.
+    """Find hashes of different groups that differ in at most ``SAME`` bits.
 
-    Only those that have a part in common are compared, so that the work grows with what is found and not with all pairs. A part
-    is every ``_PARTS``-th bit: neighbouring ones, of the same slope, are more often alike.
+    Only hashes that agree in a part are compared, so that the work grows with the matches and not with all pairs. A
+    part is every ``_PARTS``-th bit, because neighbouring bits, often on the same slope, are correlated.
+
+    Returns:
+        Positions a < b and the number of differing bits: (pairs, 3), sorted.
     """
     bit = np.uint64(1) << np.arange(64, dtype=np.uint64)
     masks = [np.bitwise_or.reduce(bit[part::_PARTS]) for part in range(_PARTS)]
@@ -67,15 +71,15 @@ def _close_pairs(hashes: npt.NDArray[np.uint64], group: npt.NDArray[np.intp]) ->
     for part, mask in enumerate(masks):
         order = np.argsort(hashes & mask, kind="stable")
         parts = (hashes & mask)[order]
-        # Each with the next of its part, then the one after that, for as long as the part is the same.
+        # Compare each hash with its next neighbour in sort order, then the one after, while their parts agree.
         at, step = np.arange(len(order)), 1
         while (at := at[at + step < len(order)]).size:
             at = at[parts[at] == parts[at + step]]
-            a, b = order[at], order[at + step]  # a < b, as sorting kept their order
+            a, b = order[at], order[at + step]  # a < b, as the sort is stable
             differing = hashes[a] ^ hashes[b]
             bits = np.bitwise_count(differing)
             kept = (bits <= SAME) & (group[a] != group[b])
-            for before in masks[:part]:  # which have found these pairs
+            for before in masks[:part]:  # pairs that agree in an earlier part were found there
                 kept &= (differing & before) != 0
             found.append(np.stack([a[kept], b[kept], bits[kept]], axis=1).astype(np.int64))
             step += 1

@@ -1,4 +1,4 @@
-"""What a Roboflow export says: its format told by content, its images, classes and outlines. Reads, writes nothing."""
+"""Reading of Roboflow exports: format detection, images, classes and outlines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,22 +22,22 @@ from mars_assets.storage.hashing import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
 _EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
-"""The website's are ``Mars Craters.v2i.coco.zip`` and, of a version with a name, ``Mars Craters.v3-raw.coco.zip``; those that
-are fetched are ``mars-craters.v2.coco-segmentation.zip``."""
+"""Downloads from the website are called ``Mars Craters.v2i.coco.zip`` or, if the version has a name,
+``Mars Craters.v3-raw.coco.zip``; those fetched through the API ``mars-craters.v2.coco-segmentation.zip``."""
 
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
-"""What Python and the libraries raise on values of kinds and sizes that none of the formats has."""
+"""Exceptions of Python and the libraries on values of types and sizes that none of the formats allows."""
 
 
 class _Format(NamedTuple):
-    """How a format looks in a zip, by what it is told, and what reads it."""
+    """A format's layout in a zip, the test that recognises it, and its reader."""
 
     layout: str
     fits: Callable[[ExportArchive], bool]
     read: Callable[[ExportArchive, list[str]], Iterator[ExportedImage]]
 
 
-# A YOLO export and one of masks may have folders that look like classes: they are asked first.
+# In this order, since YOLO and mask exports may contain folders that look like classes.
 _FORMATS: dict[ExportFormat, _Format] = {
     "coco-segmentation": _Format("SPLIT/_annotations.coco.json (COCO segmentation)", is_coco, read_coco),
     "yolo": _Format("data.yaml, SPLIT/images, SPLIT/labels (YOLO polygons)", is_yolo, read_yolo),
@@ -53,12 +53,12 @@ class Export:
 
     Args:
         path: the zip.
-        sha256: of the zip's bytes: its identity, whatever it is called.
-        project, version: by the name of the file, see :func:`export_identity`.
-        format: told by the content.
-        images: all of them.
+        sha256: of the zip's bytes, which identifies the export whatever its file name.
+        project, version: from the file name, see :func:`export_identity`.
+        format: recognised by content.
+        images: all images.
         notes: preprocessing and augmentation lines of ``README.roboflow.txt``.
-        warnings: what a person should know and training can bear.
+        warnings: problems that a person should know of but that do not prevent training.
     """
 
     path: Path
@@ -68,29 +68,30 @@ class Export:
     format: ExportFormat
     images: tuple[ExportedImage, ...]
     notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def export_identity(path: Path) -> tuple[str, int]:
-    """(project, version) of a zip named as Roboflow names it; any other name is a project of its own, version 0.
+    """Parse project and version from a zip's name.
 
-    Roboflow's website names downloads by a project's title, its API by the address: both give the address's form.
+    A name of another form is taken as a project, with version 0. The website names downloads by the project's title,
+    the API by its address: both give the form of the address.
     """
     match = _EXPORT_NAME.match(path.stem)
     return (project_slug(match["project"]), int(match["version"])) if match else (project_slug(path.stem), 0)
 
 
 def project_slug(name: str) -> str:
-    """A project's title as it stands in its address: "Mars Craters" is "mars-craters". What is one already stays."""
+    """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
     return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
 @contextmanager
 def open_splits(path: Path) -> Iterator[ExportArchive]:
-    """Opens an export, its files named as Roboflow names them.
+    """Open an export and normalise the names of its files to Roboflow's.
 
     Raises:
-        DamagedFileError: no zip, half-copied, hostile, or with two files of one name.
+        DamagedFileError: it is no zip, half-copied or hostile, or two files have the same name.
     """
     with open_export(path) as archive:
         name_as_roboflow(archive)
@@ -98,10 +99,10 @@ def open_splits(path: Path) -> Iterator[ExportArchive]:
 
 
 def read_export(path: Path) -> Export:
-    """Reads and checks an export's labels; the pixels stay in the zip.
+    """Read and check an export's labels, but no pixels.
 
     Raises:
-        DamagedFileError: the zip or what it says is broken, hostile, or of no known format.
+        DamagedFileError: the zip or its content is damaged, hostile, or of no known format.
     """
     project, version = export_identity(path)
     warnings: list[str] = []
@@ -118,12 +119,12 @@ def read_export(path: Path) -> Export:
         ) from error
     if not images:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
-    warnings += [f"the export was changed by Roboflow: {note}" for note in notes if _alters_geometry(note)]
+    warnings += [f"Roboflow altered the exported images: {note}" for note in notes if _alters_images(note)]
     return Export(path, sha256_file(path), project, version, export_format, images, notes, tuple(warnings))
 
 
 def label_version(sha256s: list[str]) -> str:
-    """The version of all labels: sha256 over the set of exports in force, whatever their names and order."""
+    """Compute the label version: a sha256 of the set of exports in use."""
     return hashlib.sha256("\n".join(sorted(set(sha256s))).encode()).hexdigest()
 
 
@@ -133,20 +134,20 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
             return name
     layouts = ", or ".join(known.layout for known in _FORMATS.values())
     raise DamagedFileError(
-        f"{archive.path.name} is no export of a known format: expected {layouts}, with SPLIT one of train, valid, test. "
+        f"{archive.path.name} has no known export format: expected {layouts}, where SPLIT is train, valid or test. "
         "Export it in one of these formats"
     )
 
 
 def _readme_notes(archive: ExportArchive) -> tuple[str, ...]:
-    """The bullet lines of ``README.roboflow.txt``: what Roboflow did to the images."""
+    """Read the list of changes to the images from ``README.roboflow.txt``."""
     if "README.roboflow.txt" not in archive:
         return ()
     lines = (line.strip() for line in archive.text("README.roboflow.txt").splitlines())
     return tuple(line.lstrip("*- ").strip() for line in lines if line.startswith(("* ", "- ")))
 
 
-def _alters_geometry(note: str) -> bool:
+def _alters_images(note: str) -> bool:
     return bool(
         re.search(r"resize|stretch|crop|flip|rotat|shear|mosaic|grayscale|noise|blur|cutout", note, re.IGNORECASE)
     )

@@ -1,4 +1,4 @@
-"""Labelled images as people labelled them: a sheet with outlines and classes drawn in."""
+"""Contact sheet of labelled images with their outlines and classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from mars_assets.images import read_label_image, read_rgb
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
 
@@ -17,9 +18,9 @@ _NO_CRATER = (120, 200, 255)
 
 
 def label_sheet(lake: Lake, rows: pd.DataFrame, each: int = 10, columns: int = 5) -> Image.Image:
-    """A sheet of up to ``each`` outlined and ``each`` classified images, chosen evenly over the table.
+    """Draw up to ``each`` outlined and ``each`` classified images, sampled evenly.
 
-    Crater outlines and frames of images classified as craters are yellow, frames of those without are blue.
+    Crater outlines and frames of images of class crater are yellow; frames of class no_crater are blue.
     """
     outlined = _evenly(rows[rows["n_craters"].fillna(0) > 0], each)
     classified = _evenly(rows[rows["label"].notna()], each)
@@ -37,11 +38,10 @@ def _evenly(rows: pd.DataFrame, count: int) -> list[Any]:
 
 
 def _tile(lake: Lake, row: Any) -> Image.Image:
-    with Image.open(lake.inside(row.file)) as file:
-        image = file.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+    image = Image.fromarray(read_rgb(lake.inside(row.file))).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
     if row.label is None or row.label != row.label:
-        with Image.open(mask_path(lake, "instances", row)) as file:
-            labels = np.asarray(file.resize((_TILE, _TILE), Image.Resampling.NEAREST))
+        instances = Image.fromarray(read_label_image(mask_path(lake, "instances", row)))
+        labels = np.asarray(instances.resize((_TILE, _TILE), Image.Resampling.NEAREST))
         edges = np.zeros(labels.shape, bool)
         edges[:-1] |= labels[:-1] != labels[1:]
         edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]

@@ -1,4 +1,4 @@
-"""The lake's ``inbox/``: which zips count, which are still being copied, and where those go that cannot be read."""
+"""Zips in the lake's ``inbox/``: in use, still being copied, or rejected."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import export_identity, project_slug
+from mars_assets.lake import REJECTED
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import sha256_file
 
 SETTLED_SECONDS = 10
-"""What works unasked leaves a zip alone that changed more recently."""
+"""Automation ignores a zip that changed more recently."""
 UNFINISHED_SECONDS = 600
-"""A file that is no whole zip is taken for one that is being copied until it has not changed for this long."""
+"""An incomplete zip counts as still being copied until it has not changed for this long."""
 
 
 def is_being_copied(path: Path) -> bool:
-    """Whether a zip is not whole yet: it lacks its end, and changed not long ago."""
+    """Test whether a zip lacks its end and changed recently."""
     return _age(path) < UNFINISHED_SECONDS and not zipfile.is_zipfile(path)
 
 
 def unsettled(paths: Iterable[Path]) -> list[Path]:
-    """Those that have just changed."""
+    """Select the files that have just changed."""
     return [path for path in paths if _age(path) < SETTLED_SECONDS]
 
 
@@ -37,7 +38,7 @@ def _age(path: Path) -> float:
 
 
 def digest(path: Path) -> str:
-    """The sha256 of a zip, computed once for as long as its size and time stay the same."""
+    """Compute a zip's sha256, once for the same size and modification time."""
     status = path.stat()
     return _digest(path, status.st_size, status.st_mtime_ns)
 
@@ -48,14 +49,14 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def being_copied(inbox: Path) -> list[Path]:
-    """The zips that are left alone for now."""
+    """List the zips that are still being copied."""
     return [path for path in _zips(inbox) if is_being_copied(path)]
 
 
 def exports_in_force(inbox: Path) -> list[Path]:
-    """The zips that count: of every project the newest version, of identical files one.
+    """List the zips in use: each project's newest version, without duplicates.
 
-    Hidden and part files are left out, and what is being copied: the project's version before it counts as long.
+    Hidden and partial files are ignored. While a version is being copied, the project's previous version is used.
     """
     newest: dict[str, tuple[int, str, Path]] = {}
     for path in _zips(inbox):
@@ -73,43 +74,50 @@ def exports_in_force(inbox: Path) -> list[Path]:
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
-    """Whether a project's version, or a later one, is in the inbox or was put aside."""
-    folders = (inbox, inbox / "rejected")
+    """Test whether the inbox has, or has rejected, a version or a later one."""
+    folders = (inbox, inbox / REJECTED)
     identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
     return any(name == project_slug(project) and number >= version for name, number in identities)
 
 
 def reject(path: Path, error: DamagedFileError) -> Path:
-    """Moves a zip to ``rejected/`` beside it, with a text file that says why. Returns where it is now."""
-    folder = path.parent / "rejected"
+    """Move a zip to ``rejected/`` next to it, with a text file that says why.
+
+    Returns:
+        The zip's new path.
+    """
+    folder = path.parent / REJECTED
     folder.mkdir(exist_ok=True)
     target, number = folder / path.name, 1
     while target.exists() or _reason(target).exists():
         number += 1
         target = folder / f"{path.stem}.{number}{path.suffix}"
     text = (
-        f"{path.name} was put aside on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be used.\n\n{error}\n\n"
+        f"{path.name} was rejected on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be used.\n\n{error}\n\n"
         f"sha256 {sha256_file(path)}, {path.stat().st_size} bytes.\n"
-        "The labels that were in force before it still are. Put a corrected export into the inbox; this file and its zip can be "
+        "The previous labels remain in use. Put a corrected export into the inbox; this file and its zip can be "
         "deleted.\n"
     )
     write_bytes(_reason(target), text.encode())
     try:
         os.replace(path, target)
-    except OSError:  # a zip that is a mount or a link to another file system
+    except OSError:  # rejected/ is on another file system
         shutil.move(path, target)
     return target
 
 
 def rejections(inbox: Path) -> list[tuple[str, str]]:
-    """Name of each zip that was put aside, and why, the latest first."""
-    folder = inbox / "rejected"
+    """List the names of rejected zips with the reasons, the latest first."""
+    folder = inbox / REJECTED
     reasons = sorted(folder.glob("*.zip.txt"), key=lambda path: path.stat().st_mtime, reverse=True)
     return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
 
 
 def _reason_in(path: Path) -> str:
-    """Of a text that :func:`reject` wrote; the whole of any other."""
+    """Extract the reason from a text that :func:`reject` wrote.
+
+    Any other text is returned whole.
+    """
     text = path.read_text(encoding="utf-8", errors="replace")
     _, begun, rest = text.partition("\n\n")
     reason, ended, _ = rest.rpartition("\n\nsha256 ")

@@ -1,4 +1,4 @@
-"""One row an image, from the rows of all projects that labelled it."""
+"""Merging of the labels that several projects give to the same image."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mars_assets.storage.hashing import fingerprint
 
 
 def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One row an image, and what is said of those that are left out.
+    """Merge rows to one per image, and describe the conflicts.
 
-    Projects may add to each other (one classifies, one outlines) or say the same, never contradict.
+    Projects may complement each other (one classifies, another outlines) or agree, but must not contradict.
     """
     images: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -28,7 +28,7 @@ def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[s
 
 
 def _contradiction(same: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the rows of one image say that cannot all be true, with their projects; None where it can."""
+    """Describe how the rows of one image contradict each other; None if they do not."""
     labels = _sayings(same, "label")
     outlines = _sayings(same, "outlines_sha")
     counts = {row["outlines_sha"]: row["n_craters"] for row in same}
@@ -45,16 +45,16 @@ def _contradiction(same: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _sayings(same: Sequence[Mapping[str, Any]], column: str) -> dict[Any, str]:
-    """What rows have in a column, and the projects that say so; nothing of those that have nothing there."""
+    """Map each value in a column, other than None, to the projects that give it."""
     values = dict.fromkeys(row[column] for row in same if row[column] is not None)
     return {value: ", ".join(dict.fromkeys(row["project"] for row in same if row[column] == value)) for value in values}
 
 
 def _combined(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One row of those of an image that do not contradict each other."""
+    """Combine the consistent rows of one image."""
     row = {key: next((one[key] for one in same if one[key] is not None), None) for key in same[0]}
     row["project"] = "+".join(dict.fromkeys(one["project"] for one in same))
-    # What one project judges on, no model is trained on.
+    # An image that any project evaluates on must not be trained on.
     row["exported_split"] = max((one["exported_split"] for one in same), key=SPLITS.index)
     if row["label"] is not None and row["outlines_sha"] is not None:
         row["labels_sha"] = fingerprint(fingerprint(row["label"], None), row["outlines_sha"])

@@ -1,7 +1,7 @@
-"""Fetches exports from Roboflow's API into the inbox: whole or not at all, and with the key in nothing that is kept.
+"""Download of exports from Roboflow's API, without leaking the key.
 
-The key travels in the query, so it is in every address. No address is put into a message, no exception of ``requests`` (which
-quotes them) is passed on, and what urllib3 logs while this works is cleared of it.
+The key is a query parameter and therefore part of every URL. No message contains a URL, no exception of ``requests``
+(which quotes URLs) is passed on, and the key is removed from what urllib3 logs meanwhile.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 from urllib.parse import urlsplit
+
+import requests
+from tenacity import Retrying, wait_exponential
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.progress import SILENT, Progress
+from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
 from mars_assets.storage.files import atomic_path
-
-if TYPE_CHECKING:
-    import requests
-
 
 API = "https://api.roboflow.com"
 FORMATS = {
@@ -33,7 +33,7 @@ FORMATS = {
     "folder": "folder",
     "multi-label": "multiclass",
 }
-"""Formats that the inbox reads, and what Roboflow calls them."""
+"""Formats that the inbox accepts, and Roboflow's names for them."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
 _CHUNK = 1 << 20
@@ -42,7 +42,7 @@ _A_DAY = 86400
 
 @dataclass(frozen=True)
 class Project:
-    """A project of Roboflow's.
+    """A Roboflow project.
 
     Args:
         workspace, name: as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
@@ -53,10 +53,10 @@ class Project:
 
     @classmethod
     def named(cls, text: str) -> Project:
-        """Of ``WORKSPACE/NAME``.
+        """Parse ``WORKSPACE/NAME``.
 
         Raises:
-            MarsError: it is not of that form.
+            MarsError: the text has another form.
         """
         workspace, _, name = text.strip().partition("/")
         if not (_NAME.fullmatch(workspace) and _NAME.fullmatch(name)):
@@ -68,27 +68,28 @@ class Project:
 
 
 def known_format(name: str) -> str:
-    """The name of a format, as it is.
+    """Return a format's name if it is one of ``FORMATS``.
 
     Raises:
-        MarsError: it is none of ``FORMATS``.
+        MarsError: it is not.
     """
     if name not in FORMATS:
-        raise MarsError(f"the format {name!r} is none that the inbox reads: choose of {', '.join(FORMATS)}")
+        raise MarsError(f"the inbox does not accept the format {name!r}: choose one of {', '.join(FORMATS)}")
     return name
 
 
 @dataclass(frozen=True)
 class Roboflow:
-    """Roboflow's API.
+    """Client of Roboflow's API.
 
     Args:
-        key: of the workspace; in no representation of this object.
-        base_url: of the API.
-        timeouts: seconds to connect, and seconds without a byte received.
-        attempts: at each request that fails for a while: a limit on the rate, an error of the server, a broken line.
-        wait: seconds between two looks at an export that is being made, and before a second attempt, doubled each time.
-        patience: seconds in which an export must be made.
+        key: the workspace's API key, hidden in the object's representation.
+        base_url: address of the API.
+        timeouts: seconds for connecting, and seconds without a received byte.
+        attempts: attempts per request in case of rate limits, server errors and broken connections.
+        wait: seconds between polls while Roboflow generates an export, and before the second attempt at a request;
+            doubled for each further attempt.
+        patience: seconds within which Roboflow must have generated an export.
     """
 
     key: str = field(repr=False)
@@ -99,32 +100,36 @@ class Roboflow:
     patience: float = 1800.0
 
     def versions(self, project: Project) -> list[int]:
-        """The numbers of a project's versions, in order.
+        """List the numbers of a project's versions, in ascending order.
 
         Raises:
-            MarsError: the key is refused, the project is not there, or the API cannot be reached or understood.
+            MarsError: the key is refused, the project does not exist, or the API is unreachable or answers in an
+                unknown form.
         """
         with _cleared_of(self.key):
             status, answer = self._asked(f"{project.workspace}/{project.name}", str(project))
         found = answer.get("versions")
         if status != 200 or not isinstance(found, list):
-            raise MarsError(f"Roboflow lists no versions of {project}: its answer has another form than is known")
+            raise MarsError(f"Roboflow lists no versions of {project}: its answer has an unknown form")
         numbers = [str(version.get("id", "")).rpartition("/")[2] for version in found if isinstance(version, dict)]
         return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10)
 
     def fetch(self, project: Project, version: int, format_name: str, inbox: Path, progress: Progress = SILENT) -> Path:
-        """Has a version exported and downloads it as ``PROJECT.vN.FORMAT.zip``; one that is there is not fetched again.
+        """Export and download ``PROJECT.vN.FORMAT.zip``, unless it exists.
 
         Args:
             project: the project.
             version: its version.
             format_name: one of ``FORMATS``.
-            inbox: the folder it goes to.
-            progress: of Roboflow's making it, and of the download.
+            inbox: the target folder.
+            progress: shows the progress of the export and of the download.
+
+        Returns:
+            The zip.
 
         Raises:
-            MarsError: as in :meth:`versions`; or the export is not made in time, or there is no room for it.
-            DamagedFileError: what is sent is no whole zip, at every attempt.
+            MarsError: as for :meth:`versions`; or the export takes too long, or the disk is full.
+            DamagedFileError: no attempt received a complete zip.
         """
         known_format(format_name)
         target = inbox / f"{project.name}.v{version}.{format_name}.zip"
@@ -132,20 +137,26 @@ class Roboflow:
             return target
         _sweep(target)
         what = f"version {version} of {project}"
+
+        def download() -> None:
+            # Links expire, so each attempt asks for a new one.
+            link = self._link(project, version, format_name, what, progress)
+            self._download(link, target, what, progress)
+
+        def say(attempt: State) -> None:
+            progress.say(f"{what}: {error_of(attempt)}; attempt {attempt.attempt_number} of {self.attempts}")
+
         with _cleared_of(self.key):
-            for attempt in range(1, self.attempts + 1):
-                # A link is good for a while: each attempt asks for one anew.
-                link = self._link(project, version, format_name, what, progress)
-                problem = self._downloaded(link, target, what, progress)
-                if problem is None:
-                    return target
-                progress.say(f"{what}: {problem}; attempt {attempt} of {self.attempts}")
-                if attempt < self.attempts:
-                    time.sleep(self._pause(attempt))
-        raise DamagedFileError(f"{what} could not be downloaded: {problem}. Nothing was put into the inbox; try later")
+            try:
+                self._attempts(say)(download)
+            except AttemptError as problem:
+                raise DamagedFileError(
+                    f"{what} could not be downloaded ({problem}), and nothing was put into the inbox: try again later"
+                ) from problem
+        return target
 
     def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
-        """Where the export can be downloaded, once it is made."""
+        """Wait until the export has been generated and return its download link."""
         path = f"{project.workspace}/{project.name}/{version}/{FORMATS[format_name]}"
         until = time.monotonic() + self.patience
         while True:
@@ -155,51 +166,58 @@ class Roboflow:
             if status == 200 and isinstance(link, str):
                 secure = urlsplit(self.base_url).scheme
                 if urlsplit(link).scheme not in {"https", secure}:
-                    raise MarsError(f"Roboflow's link to {what} is not encrypted: not followed")
+                    raise MarsError(f"Roboflow's link to {what} is not encrypted: download it from the website")
                 return link
             done = answer.get("progress")
             if status != 202 and not isinstance(done, int | float):
-                raise MarsError(f"Roboflow makes no export of {what}: its answer has another form than is known")
+                raise MarsError(f"Roboflow does not export {what}: its answer has an unknown form")
             if time.monotonic() > until:
-                raise MarsError(f"Roboflow has not made {what} in {self.patience / 60:.0f} minutes: try again later")
+                raise MarsError(
+                    f"Roboflow has not exported {what} within {self.patience / 60:.0f} minutes: try again later"
+                )
             part = f", {100 * done:.0f} %" if isinstance(done, int | float) else ""
-            progress.say(f"Roboflow is making {what}{part}")
+            progress.say(f"Roboflow is exporting {what}{part}")
             time.sleep(self.wait)
 
     def _asked(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
-        """Status and content of an answer that says something.
+        """Send a request, repeating it after transient errors; return status and content.
 
         Raises:
-            MarsError: see :meth:`versions`.
+            MarsError: as for :meth:`versions`.
         """
-        import requests
+        try:
+            return self._attempts()(self._ask, path, what)
+        except AttemptError as problem:
+            raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later") from problem
 
-        problem = ""
-        for attempt in range(1, self.attempts + 1):
-            pause = self._pause(attempt)
-            try:
-                answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
-            except requests.RequestException as error:
-                problem = f"cannot be reached ({type(error).__name__})"
-            else:
-                if answer.status_code == 429:
-                    problem, pause = "takes no more requests for now", _retry_after(answer, pause)
-                elif answer.status_code >= 500:
-                    problem = f"answers with status {answer.status_code}"
-                else:
-                    return answer.status_code, _content(answer, what)
-            if attempt < self.attempts:
-                time.sleep(pause)
-        raise MarsError(f"Roboflow {problem}, {self.attempts} times: try again later")
+    def _ask(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
+        """Make one attempt at a request."""
+        try:
+            answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
+        except requests.RequestException as error:
+            broken = type(error).__name__
+        else:
+            broken = ""
+        if broken:  # raised outside the except clause, as the error, which quotes the URL, must not become its context
+            raise AttemptError(f"cannot be reached ({broken})")
+        if answer.status_code == 429:
+            after = min(retry_after(answer.headers.get("Retry-After")), _LONGEST_WAIT)
+            raise AttemptError("takes no more requests for now", after)
+        if answer.status_code >= 500:
+            raise AttemptError(f"answers with status {answer.status_code}")
+        return answer.status_code, _content(answer, what)
 
-    def _downloaded(self, link: str, target: Path, what: str, progress: Progress) -> str | None:
-        """Downloads into ``target``. Returns what is wrong with what came, None if nothing."""
-        import requests
+    def _download(self, link: str, target: Path, what: str, progress: Progress) -> None:
+        """Make one attempt at downloading into ``target``.
 
+        Raises:
+            AttemptError: nothing or an incomplete file was received.
+        """
+        broken = ""
         try:
             with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:
                 if answer.status_code != 200:
-                    return _abandon(f"the link has expired or fails (status {answer.status_code})")
+                    raise AttemptError(f"the link has expired or fails (status {answer.status_code})")
                 length = int(answer.headers.get("Content-Length") or 0)
                 counter = progress.counter(f"downloading {what}", length // 1_000_000 or None, "MB")
                 received = 0
@@ -209,62 +227,48 @@ class Roboflow:
                         counter.advance((received + len(chunk)) // 1_000_000 - received // 1_000_000)
                         received += len(chunk)
                 if length and received != length:
-                    return _abandon(f"{received} of {length} bytes came")
+                    raise AttemptError(f"received {received} of {length} bytes")
                 if not zipfile.is_zipfile(temporary):
-                    return _abandon("what came is no whole zip")
+                    raise AttemptError("received an incomplete zip")
                 counter.close()
-        except _AbandonedError as reason:
-            return str(reason)
         except requests.RequestException as error:
-            return f"the line broke ({type(error).__name__})"
-        return None
+            broken = type(error).__name__
+        if broken:
+            raise AttemptError(f"the connection broke ({broken})")
 
-    def _pause(self, attempt: int) -> float:
-        return min(self.wait * 2 ** (attempt - 1), _LONGEST_WAIT)
+    def _attempts(self, failed: Callable[[State], None] = lambda _: None) -> Retrying:
+        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), failed)
 
 
 def _sweep(target: Path) -> None:
-    """Removes what killed downloads of a target left; a day later, so that none of a download under way."""
+    """Remove leftovers of killed downloads that are older than a day."""
     for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
         if time.time() - left.stat().st_mtime > _A_DAY:
             left.unlink(missing_ok=True)
 
 
-class _AbandonedError(Exception):
-    """Leaves ``atomic_path`` without keeping the file."""
-
-
-def _abandon(reason: str) -> NoReturn:
-    raise _AbandonedError(reason)
-
-
 def _content(answer: requests.Response, what: str) -> dict[str, Any]:
-    """What a definite answer says.
+    """Read the content of an answer.
 
     Raises:
-        MarsError: it says no.
+        MarsError: the answer is a refusal or is not JSON.
     """
     if answer.status_code in (401, 403):
-        raise MarsError("Roboflow refuses the key: look at ROBOFLOW_API_KEY, and whether it is of this workspace")
+        raise MarsError("Roboflow refuses the key: check that ROBOFLOW_API_KEY is set and belongs to this workspace")
     if answer.status_code == 404:
-        raise MarsError(f"Roboflow has no {what}, or none that this key may see: look at its name")
+        raise MarsError(f"Roboflow has no {what}, or this key has no access to it: check its name")
     try:
         content = answer.json()
     except ValueError:
         content = None
     if answer.status_code >= 400 or not isinstance(content, dict):
-        raise MarsError(f"Roboflow answers with status {answer.status_code} and nothing of use about {what}")
+        raise MarsError(f"Roboflow answers with status {answer.status_code} to the request for {what}: try again later")
     return content
-
-
-def _retry_after(answer: requests.Response, otherwise: float) -> float:
-    value = answer.headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_WAIT) if value.isascii() and value.isdigit() else otherwise
 
 
 @contextmanager
 def _cleared_of(key: str) -> Iterator[None]:
-    """Nothing that urllib3 logs meanwhile has the key in it."""
+    """Remove the key from what urllib3 logs in this context."""
 
     def clear(record: logging.LogRecord) -> bool:
         message = record.getMessage()

@@ -1,4 +1,4 @@
-"""Splits in which no observation is divided."""
+"""Assignment of splits that never divide an observation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from mars_assets.storage.hashing import lot
 
 
 def whole_groups(table: pd.DataFrame) -> pd.Series:
-    """Splits in which no group is divided, as near to the exported ones as can be.
+    """Assign every group to one split, as close to the exported as possible.
 
-    A group that lies in one split stays there. Another goes to one of its own splits, each as likely as it has images there;
-    its name draws the lot, so that other groups coming or going move none. Where that leaves a task, classified or
-    outlined, without training or without validation, a divided group fills it: the one with the largest share there.
+    A group that was exported in one split stays there. Any other goes to one of its exported splits with a probability
+    equal to its share of images there; the draw depends only on the group's name, so that adding or removing other
+    groups does not move it. If that leaves classification or segmentation without training or validation images, the
+    divided group with the largest share in the missing split is moved there.
 
     Args:
         table: ``group, exported_split, label, n_craters`` of each image.
 
     Returns:
-        Of each image.
+        The split of each image.
     """
     shares = table.groupby("group")["exported_split"].value_counts(normalize=True).unstack(fill_value=0.0)
     shares = shares.reindex(columns=list(SPLITS), fill_value=0.0)
@@ -33,7 +34,7 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
         groups = set(table.loc[task, "group"])
         for split in ("valid", "train"):
             now = Counter(chosen[group] for group in groups)
-            # A group may go where it has images, but not the last of the split that it leaves, unless that is test.
+            # A group may move to where it has images unless it is the last one in its split, test excepted.
             movable = {
                 group: shares.at[group, split]
                 for group in divided
@@ -45,5 +46,5 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
 
 
 def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:
-    """One of ``SPLITS``, each as likely as its share; the group's name is the lot."""
+    """Draw one of ``SPLITS`` with given probabilities, seeded by the group."""
     return SPLITS[int(np.searchsorted(shares.cumsum(), lot(f"split {group}") * shares.sum(), side="right"))]

@@ -1,18 +1,20 @@
-"""Whether a newly trained model takes the place of the one in use: judged on the same images, which neither has seen."""
+"""The decision whether a newly trained model replaces the one in use.
+
+Both are evaluated on the same images, which neither has seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from mars_assets.lake import Lake
 from mars_assets.models.seen import held_out
+from mars_assets.models.task import Task
 from mars_assets.models.versions import ModelVersion
-
-Judge = Callable[[ModelVersion, "pd.DataFrame", str], float | None]
-"""A model's score on the images of a split, the higher the better; None where it is undefined."""
+from mars_assets.progress import SILENT
+from mars_assets.training.compute import Compute
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,10 @@ class Comparison:
     """Two models on the same images.
 
     Args:
-        split: of the images; empty where there are none that neither was trained on.
-        n: how many there are.
-        current: the score of the model in use; None where it is undefined.
-        candidate: of the new one.
+        split: of the images; empty if there are none that neither model was trained on.
+        n: how many images.
+        current: score of the model in use; None where it is undefined.
+        candidate: score of the new model.
         score: the score's name.
     """
 
@@ -35,78 +37,54 @@ class Comparison:
 
     @property
     def is_not_worse(self) -> bool:
-        """Whether the new model may take the place of the one in use. Where nothing can be said it may not."""
+        """Whether the new model may replace the one in use. Without evidence it may not."""
         return self.current is not None and self.candidate is not None and self.candidate >= self.current
 
     def __str__(self) -> str:
         if not self.split:
             return "there is no image that neither model was trained on: the one in use stays"
         if self.current is None or self.candidate is None:
-            return f"{self.score} is undefined on the {self.n} images of {self.split}: the one in use stays"
-        verdict = "takes its place" if self.is_not_worse else "is kept, and not in use"
+            return f"{self.score} is undefined on the {self.n} {self.split} images: the model in use stays"
+        verdict = "replaces it" if self.is_not_worse else "is stored, but not put into use"
         return (
-            f"on the {self.n} images of {self.split} that neither was trained on the new model has {self.score} "
-            f"{self.candidate:.3f}, the one in use {self.current:.3f}: the new one {verdict}"
+            f"on the {self.n} {self.split} images that neither was trained on, the new model has {self.score} "
+            f"{self.candidate:.3f} and the one in use {self.current:.3f}: the new one {verdict}"
         )
 
 
 def compare(
-    current: ModelVersion, candidate: ModelVersion, images: pd.DataFrame, score: str, judge: Judge
+    lake: Lake, task: Task, current: ModelVersion, candidate: ModelVersion, images: pd.DataFrame, compute: Compute
 ) -> Comparison:
-    """Judges two models on the test images that neither was trained on, or on those of valid if these say nothing.
+    """Evaluate two models on the test images that neither was trained on, or on validation images if these say nothing.
 
-    Valid has chosen the new model's best state, so that a comparison there is kind to it.
+    The validation images have selected the new model's best state, so that a comparison on them favours it.
 
     Args:
+        lake: has the models.
+        task: theirs.
         current: the model in use.
         candidate: the new one.
         images: of the present labels, as a dataset gives them.
-        score: the name of what ``judge`` gives.
-        judge: see :data:`Judge`.
+        compute: where to compute.
     """
-    unseen, comparison = images, Comparison("", 0, None, None, score)
+    unseen, comparison = images, Comparison("", 0, None, None, task.score)
     for model in (current, candidate):
-        unseen, _ = held_out(model, unseen)
+        unseen, _ = held_out(lake, model, unseen)
     for split in ("test", "valid"):
-        chosen = unseen[unseen["split"] == split]
+        chosen = unseen.loc[unseen["split"] == split, "image_id"]
         if len(chosen):
-            before, after = judge(current, chosen, split), judge(candidate, chosen, split)
-            comparison = Comparison(split, len(chosen), before, after, score)
+            before, after = (_score(lake, task, model, set(chosen), split, compute) for model in (current, candidate))
+            comparison = Comparison(split, len(chosen), before, after, task.score)
             if before is not None and after is not None:
                 return comparison
     return comparison
 
 
-def judge_classifier(compute: Any) -> Judge:
-    """By balanced accuracy."""
-
-    def judge(model: ModelVersion, images: pd.DataFrame, split: str) -> float | None:
-        from mars_assets.classification.evaluate import evaluate
-        from mars_assets.classification.predict import predict
-
-        predictions = predict(model.folder, images, model.folder / "predictions.parquet", compute)
-        return evaluate(predictions, images, split, resamples=1).row["balanced_accuracy"]
-
-    return judge
-
-
-def judge_segmenter(lake_images: Callable[[str], pd.DataFrame], compute: Any) -> Judge:
-    """By the IoU of craters, each model against the masks that it was trained for.
-
-    Args:
-        lake_images: the images with the masks of an annotation.
-        compute: where to compute.
-    """
-
-    def judge(model: ModelVersion, images: pd.DataFrame, split: str) -> float | None:
-        from mars_assets.labels.masks import RIM_WIDTHS
-        from mars_assets.segmentation.evaluate import evaluate
-        from mars_assets.segmentation.predict import predict_masks
-
-        annotation = model.config["recipe"]["annotation"]
-        own = lake_images(annotation)
-        own = own[own["image_id"].isin(images["image_id"])]
-        masks = predict_masks(model.folder, own, model.folder / "predictions", compute)
-        return evaluate(masks, own, split, rim=RIM_WIDTHS[annotation], resamples=1).row["iou_crater"]
-
-    return judge
+def _score(
+    lake: Lake, task: Task, model: ModelVersion, image_ids: set[str], split: str, compute: Compute
+) -> float | None:
+    """A model's score, against labels in the form that it was trained on."""
+    images = task.dataset(lake, model.config["recipe"], None).images
+    images = images[images["image_id"].isin(image_ids)]
+    predictions = task.predict(lake, model, images, compute, SILENT)
+    return task.evaluate(model, predictions, images, [split], 1)[split].row[task.score]

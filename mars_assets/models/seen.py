@@ -2,63 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from mars_assets.models.versions import IMAGES, SEG_MODEL_VERSION, ModelVersion
+from mars_assets.labels.formats.image import original_name
+from mars_assets.lake import CONFIG, IMAGES, Lake
+from mars_assets.models.versions import ModelVersion
 from mars_assets.storage.files import read_json, read_table
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
+
+_VERSION = "_version"
+_NO_MODEL = "label_version"
 
 
-def held_out(model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The images that the model may be judged on, and how many were left out.
+def held_out(lake: Lake, model: ModelVersion, images: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Select the images that a model may be evaluated on.
 
-    Left out are images of the present training split, and those that the model was trained on or whose observation it
-    was trained on, whatever split the labels put them in now; and those whose observation was seen by what it began as,
-    ``mars_weights`` or a ``seg_model``.
+    Left out are images of the present training split, those that the model was trained on or whose observation it was
+    trained on, whatever split the labels put them in now, and those whose observation was seen by what the model was
+    initialised from: ``mars_weights``, or another model.
+
+    Returns:
+        The images, and how many outside of the training split were left out.
 
     Raises:
-        MissingInputError: what it began as is no longer there, so that nobody can tell.
+        MissingInputError: what the model was initialised from no longer exists, so that nothing tells what it saw.
     """
-    made_from = read_table(model.folder / IMAGES, model.name)
+    trained_on = read_table(model.folder / IMAGES, model.name)
     candidates = images[images["split"] != "train"]
-    again = candidates["image_id"].isin(made_from.loc[made_from["split"] == "train", "image_id"])
-    known = candidates["observation"].isin(seen_by(model.folder, model.config.get("provenance", {})))
-    return candidates[~(again | known)], int((again | known).sum())
+    again = candidates["image_id"].isin(trained_on.loc[trained_on["split"] == "train", "image_id"])
+    seen = candidates["observation"].isin(seen_by(lake, model.folder, model.config.get("provenance", {})))
+    return candidates[~(again | seen)], int((again | seen).sum())
 
 
-def seen_by(folder: Path, provenance: Mapping[str, Any]) -> set[str]:
-    """The observations whose labels or images have shaped a model of the lake: its own, and those of what it began as.
+def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]:
+    """Collect the observations that have shaped a model: its own, and those of what it was initialised from.
+
+    Of a pretraining, which knows images without labels, also the names of its images without folders: labels know an
+    image of no known observation by its name alone.
 
     Args:
-        folder: of the version.
+        lake: has the model's starting point.
+        folder: of the model.
         provenance: of its ``config.json``.
     """
     images = read_table(folder / IMAGES, folder.parent.name)
-    return {*images.loc[images["split"] == "train", "observation"], *_seen_before(folder.parent.parent, provenance)}
+    if "split" in images:
+        own = set(images.loc[images["split"] == "train", "observation"])
+    else:
+        own = {*images["group"], *(original_name(PurePosixPath(image_id).name) for image_id in images["image_id"])}
+    return own | seen_through(lake, provenance)
 
 
-def _seen_before(models: Path, provenance: Mapping[str, Any]) -> set[str]:
-    """What a model had seen before its own training began."""
+def seen_through(lake: Lake, provenance: Mapping[str, Any]) -> set[str]:
+    """Collect the observations that a model had seen before its own training began."""
     seen: set[str] = set()
-    if "mars_weights_version" in provenance:
-        seen |= pretrained_groups(models / "mars_weights" / provenance["mars_weights_version"])
-    if SEG_MODEL_VERSION in provenance:
-        folder = models / "seg_model" / provenance[SEG_MODEL_VERSION]
-        require_finished(folder, "seg_model")
-        seen |= seen_by(folder, read_json(folder / CONFIG)["provenance"])
+    for name, version in _initial_models(provenance):
+        folder = lake.model(name) / version
+        require_finished(folder, name)
+        seen |= seen_by(lake, folder, read_json(folder / CONFIG).get("provenance", {}))
     return seen
 
 
-def pretrained_groups(folder: Path) -> set[str]:
-    """The observations that a version of ``mars_weights`` was pretrained on, and the names of its images without folders.
-
-    Labels know an image of no known observation by its name alone.
-    """
-    from mars_assets.labels.formats.image import original_name
-
-    images = read_table(folder / IMAGES, "mars_weights", ["image_id", "group"])
-    return {*images["group"], *(original_name(PurePosixPath(image_id).name) for image_id in images["image_id"])}
+def _initial_models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and version of the models that a provenance says a training was initialised from."""
+    for key, version in provenance.items():
+        if key.endswith(_VERSION) and key != _NO_MODEL:
+            yield key.removesuffix(_VERSION), version

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mars_assets.bands import BandStatistics
-from mars_assets.classification.recipe import OUTLINES
-from mars_assets.lake import Lake
-from mars_assets.models.seen import _seen_before
-from mars_assets.models.versions import MARS_WEIGHTS, SEG_MODEL_VERSION, current_model, current_weights
-from mars_assets.prithvi import PRITHVI
+from mars_assets.lake import MARS_WEIGHTS, Lake
+from mars_assets.models.seen import seen_through
+from mars_assets.models.versions import ModelVersion, current_model, current_weights
+from mars_assets.prithvi.weights import open_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a training begins at.
+    """The starting point of a training.
 
     Args:
-        folder: of an encoder's weights, or of a finished segmentation model.
+        folder: of an encoder's weights, or of a finished model.
         sha256: of the weights.
         name: for people.
-        statistics: what its input is normalised with.
-        provenance: what the new model's provenance says of it.
-        seen: the observations that it has seen, with labels or without.
+        statistics: the input is normalised with.
+        provenance: goes into the new model's provenance.
+        seen: observations that it has seen, with labels or without.
     """
 
     folder: Path
@@ -31,53 +30,58 @@ class Start:
     name: str
     statistics: BandStatistics
     provenance: dict[str, str]
-    seen: frozenset[str]
+    seen: frozenset[str] = frozenset()
+
+    def of_architecture(self, architecture: str) -> Start:
+        """The same for a network that takes only the statistics from these weights, and is called by its own name."""
+        return replace(self, name=architecture)
 
 
-def start_of_training(lake: Lake, encoder: str, architecture: str) -> Start:
-    """What a recipe's ``architecture`` and ``encoder`` name.
-
-    Raises:
-        MissingInputError: it has not been made.
-    """
-    if architecture == OUTLINES:
-        from mars_assets.segmentation.checkpoint import model_sha256
-
-        model = current_model(lake, "seg_model")
-        folder, sha256, name = model.folder, model_sha256(model.folder), f"seg_model {model.version}"
-        statistics = BandStatistics.from_dict(model.config["statistics"])
-        versions = {SEG_MODEL_VERSION: model.version}
-    else:
-        from mars_assets.prithvi.weights import open_weights
-
-        folder, sha256, name = encoder_weights(lake, encoder)
-        statistics = open_weights(folder).config.statistics
-        of_mars = encoder == "mars_weights" and architecture == PRITHVI
-        versions = {"mars_weights_version": folder.parent.name} if of_mars else {}
-    seen = _seen_before(lake.model("seg_model").parent, versions)
-    return Start(
-        folder, sha256, name, statistics, {"weights": name, "weights_sha256": sha256, **versions}, frozenset(seen)
-    )
-
-
-def encoder_weights(lake: Lake, encoder: str) -> tuple[Path, str, str]:
-    """The weights that a recipe's ``encoder`` names.
+def start_from_weights(lake: Lake, encoder: str) -> Start:
+    """Find the weights that a recipe's ``encoder`` names.
 
     Args:
-        lake: where they lie.
-        encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of ``prithvi_weights``.
-
-    Returns:
-        Their folder, their sha256, and a name for people.
+        lake: has the weights.
+        encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of
+            ``prithvi_weights``.
 
     Raises:
-        MissingInputError: they have not been made.
+        MissingInputError: they have not been materialized.
     """
     if encoder == "mars_weights":
-        from mars_assets.prithvi.weights import open_weights
-
         version = current_model(lake, encoder)
-        folder = version.folder / MARS_WEIGHTS
-        return folder, open_weights(folder).sha256, f"mars_weights {version.version}"
-    folder, sha256 = current_weights(lake)
-    return folder, sha256, folder.name if encoder != "random" else f"random, of {folder.name}'s architecture"
+        folder, name, versions = version.folder / MARS_WEIGHTS, f"mars_weights {version.version}", [version]
+    else:
+        folder, _, variant = current_weights(lake)
+        name, versions = variant if encoder != "random" else f"random, of {variant}'s architecture", []
+    weights = open_weights(folder)
+    return _start(lake, folder, weights.sha256, name, weights.config.statistics, versions)
+
+
+def start_from_model(lake: Lake, model: ModelVersion, weights_sha256: str) -> Start:
+    """Start from a finished model of the lake.
+
+    Args:
+        lake: has the model.
+        model: what the training is initialised from.
+        weights_sha256: of its weights.
+
+    Raises:
+        MissingInputError: what the model itself was initialised from no longer exists.
+    """
+    statistics = BandStatistics.from_dict(model.config["statistics"])
+    return _start(lake, model.folder, weights_sha256, f"{model.name} {model.version}", statistics, [model])
+
+
+def _start(
+    lake: Lake, folder: Path, sha256: str, name: str, statistics: BandStatistics, models: list[ModelVersion]
+) -> Start:
+    versions = {f"{model.name}_version": model.version for model in models}
+    return Start(
+        folder=folder,
+        sha256=sha256,
+        name=name,
+        statistics=statistics,
+        provenance={"weights": name, "weights_sha256": sha256, **versions},
+        seen=frozenset(seen_through(lake, versions)),
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -13,18 +11,20 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import is_picture, pictures_below
+from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
 from mars_assets.labels.formats.image import original_name
+from mars_assets.labels.table import read_labelled_crops
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_table, write_bytes, write_table
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.sampler import BatchesOfSteps
 
@@ -119,35 +119,28 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
 def _judged_groups(lake: Lake) -> set[str]:
     if not lake.labelled_crops.exists():
         return set()
-    labels = read_table(lake.labelled_crops, "labelled_crops", ["group", "split"])
+    labels = read_labelled_crops(lake, ["group", "split"])
     return set(labels.loc[labels["split"] != "train", "group"])
 
 
-def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, tuple[str, str]]:
+def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
     """The sha256 of each picture, and why it cannot be read, which is empty where it can.
 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been looked at
     are known by path, size and time of change, and not read again.
     """
-    cache = lake.root / "imagery" / "unlabelled" / "looked_at.parquet"
-    columns = ["path", "stamp", "sha", "problem"]
-    known = pd.DataFrame(columns=columns, dtype=str)
-    with contextlib.suppress(MarsError):  # not there, or damaged: all are looked at again
-        known = read_table(cache, "mars_weights", columns)
-    before = {(row.path, row.stamp): (row.sha, row.problem) for row in known.itertuples()}
-    keys = {path: (str(path.resolve()), _stamp(path)) for path in paths}
-    new = [path for path, key in keys.items() if key not in before]
-    if not new:
-        return {path: before[key] for path, key in keys.items()}
-    for path in progress.track(new, "looking at further images"):
-        try:
-            read_pixels(path)
-        except DamagedFileError as error:
-            before[keys[path]] = sha256_file(path), str(error)
-        else:
-            before[keys[path]] = sha256_file(path), ""
-    write_table(cache, pd.DataFrame([(*key, *found) for key, found in before.items()], columns=columns))
-    return {path: before[key] for path, key in keys.items()}
+
+    def look(places: list[int]) -> Iterator[list[str]]:
+        for place in progress.track(places, "looking at further images"):
+            problem = ""
+            try:
+                read_pixels(paths[place])
+            except DamagedFileError as error:
+                problem = str(error)
+            yield [sha256_file(paths[place]), problem]
+
+    with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
+        return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
 
 
 def _stamp(path: Path) -> str:
@@ -161,7 +154,7 @@ def _opened(lake: Lake, extra: Path) -> Path:
         return extra
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
-    folder = lake.root / "imagery" / "unlabelled" / sha256_file(extra)[:16]
+    folder = lake.unlabelled(sha256_file(extra))
     done = folder / ".complete"
     if not done.exists():
         with open_export(extra) as archive:
@@ -238,20 +231,12 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """uint8 (H, W, 1 or 3): grey images stay grey, which takes a third of the memory.
+    """Read an image to pretrain on, uint8 (H, W, 1 or 3); grey of 16 bits is reduced to its upper 8.
 
     Raises:
-        DamagedFileError: it does not decode.
+        DamagedFileError: it cannot be decoded.
     """
-    try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 8 and not scale
-                return (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)[..., None]
-            grey = image.mode in ("L", "1")
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DamagedFileError(f"{path} cannot be decoded ({error}): take it away or mend it") from error
-    return pixels[..., None] if grey else pixels
+    return read_grey_or_rgb(path, sixteen_bits="scale")
 
 
 def resample(pixels: npt.NDArray[np.uint8], size: int) -> Tensor:

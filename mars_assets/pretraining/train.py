@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mars_assets.bands import model_input
 from mars_assets.errors import MarsError
-from mars_assets.models.versions import IMAGES, MARS_WEIGHTS
+from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
 from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
@@ -25,13 +25,12 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_table
 from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.loop import Row, Training, train
-from mars_assets.training.run_folder import SCRATCH, begin, finish
+from mars_assets.training.run_folder import begin, finish
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
 
 
-HISTORY = "history.parquet"
 _VALIDATED_AT_A_TIME = 64
 
 

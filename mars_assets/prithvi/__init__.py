@@ -1,4 +1,4 @@
 """Prithvi: the masked autoencoder, its published variants and their weights."""
 
 PRITHVI = "prithvi"
-"""The architecture as recipes name it, beside those that it is compared with."""
+"""Name of the architecture in recipes, next to those of the baselines."""

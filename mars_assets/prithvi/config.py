@@ -1,6 +1,6 @@
-"""What a Prithvi checkpoint needs beside its tensors: architecture, bands, statistics, and where it is published.
+"""Prithvi's configuration: architecture, bands, statistics and published variants.
 
-Plain data: no torch here, so that definitions and recipes may read it.
+This module does not import torch, so that definitions and recipes may import it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from mars_assets.errors import MarsError
 
 @dataclass(frozen=True)
 class PrithviConfig:
-    """The architecture and the preprocessing that travel with a set of weights.
+    """The architecture and preprocessing that belong to a set of weights.
 
     Args:
-        variant: a key of ``VARIANTS``, or the name of weights made from one.
-        img_size: height and width in pixels of the published position tables.
-        num_frames: frames of the published position tables; the model takes any number.
+        variant: a key of ``VARIANTS``, or the name of weights derived from one.
+        img_size: image height and width in pixels for the published position tables.
+        num_frames: number of frames for the published position tables; the model accepts any number.
         patch_size: frames, rows and columns of a patch.
-        in_chans: input channels, one a band.
-        embed_dim, depth, num_heads: the encoder's.
-        decoder_embed_dim, decoder_depth, decoder_num_heads: the decoder's.
-        mlp_ratio: hidden width of a block's MLP over its embedding width.
+        in_chans: input channels, one per band.
+        embed_dim, depth, num_heads: dimensions of the encoder.
+        decoder_embed_dim, decoder_depth, decoder_num_heads: dimensions of the decoder.
+        mlp_ratio: ratio of the hidden width of a block's MLP to its embedding width.
         layer_norm_eps: 1e-6 in NASA-IMPACT's training and inference code, 1e-5 in TerraTorch and hls-foundation-os.
-        mask_ratio: share of the patches that pretraining removed.
-        norm_pix_loss: whether pretraining's target is normalised per patch.
+        mask_ratio: share of the patches removed in pretraining.
+        norm_pix_loss: whether pretraining normalised the target patch by patch.
         bands: names of the input channels, in order.
-        statistics: what the input is normalised with. The model never applies them, the caller does.
+        statistics: statistics that normalise the input. The model never applies them; the caller does.
 
     Raises:
-        MarsError: fields contradict each other, or a band has no such name. All problems are listed.
+        MarsError: fields contradict each other, or a band is unknown. All problems are listed.
     """
 
     variant: str
@@ -62,7 +62,7 @@ class PrithviConfig:
         if len(self.bands) != self.in_chans:
             problems.append(f"{len(self.bands)} bands for in_chans={self.in_chans}")
         if len(set(self.bands)) != len(self.bands):
-            problems.append(f"a band is named twice in {self.bands}")
+            problems.append(f"bands {self.bands} contain duplicates")
         if len(self.patch_size) != 3 or min(self.patch_size) < 1:
             problems.append(f"patch_size={self.patch_size} is not (frames, rows, columns)")
         elif self.num_frames % self.patch_size[0] or any(self.img_size % side for side in self.patch_size[1:]):
@@ -80,7 +80,7 @@ class PrithviConfig:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Patches of the published position tables: (frames, rows, columns)."""
+        """Count the patches of the published position tables: (frames, rows, columns)."""
         frames, rows, columns = self.patch_size
         return self.num_frames // frames, self.img_size // rows, self.img_size // columns
 
@@ -89,7 +89,7 @@ class PrithviConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrithviConfig:
-        """The inverse of :meth:`to_dict`.
+        """Invert :meth:`to_dict`.
 
         Raises:
             MarsError: a field is unknown or missing, or the values contradict each other.
@@ -119,13 +119,13 @@ class PrithviConfig:
 
 @dataclass(frozen=True)
 class Variant:
-    """A configuration and the place where its weights are published.
+    """A configuration and the address of its published weights.
 
     Args:
         config: the architecture.
-        repository: on Hugging Face; None for the weights that this package ships.
-        file: name in that repository.
-        sha256: every content that is known to have been published as ``file``; empty where none is known.
+        repository: repository on Hugging Face; None for the weights included in this package.
+        file: name of the file in that repository.
+        sha256: all contents known to have been published as ``file``; empty if none is known.
     """
 
     config: PrithviConfig
@@ -150,7 +150,7 @@ VARIANTS: dict[str, Variant] = {
         "Prithvi_EO_V1_100M.pt",
         (
             "7fac0c8a8693198e32a055e0c5a967f8b005f382182b63df1b29fdcd5c880731",
-            # The older Prithvi_100M.pt with flat keys, which was for a while served under the newer name.
+            # The older Prithvi_100M.pt with flat keys, which was served under the newer name for a while.
             "69f8ac286f649d1bbed520f5c8560a60eba91d688f74e1a0f9aa8203b6fd62ab",
         ),
     ),
@@ -164,4 +164,4 @@ VARIANTS: dict[str, Variant] = {
         PrithviConfig(variant="sample", **_TINY, decoder_embed_dim=128, decoder_depth=2, decoder_num_heads=4)
     ),
 }
-"""The published variants, and ``sample``: the tiny one pretrained on synthetic terrain that this package ships."""
+"""The published variants, and ``sample``: a tiny one pretrained on synthetic terrain, included in this package."""

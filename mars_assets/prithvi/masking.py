@@ -1,25 +1,22 @@
-"""Which patches are masked."""
+"""Random masking of patches."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class Masking(NamedTuple):
-    """Which patches are kept.
+    """A selection of patches.
 
     Args:
-        ids_keep: int64 (B, L_keep), in the order of their noise.
-        mask: float32 (B, L), 1 where a patch is removed, 0 where it is kept.
-        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
+        ids_keep: int64 (B, L_keep), the visible patches in the order of their noise.
+        mask: float32 (B, L), 1 where a patch is removed, 0 where it is visible.
+        ids_restore: int64 (B, L), the index of each patch in [visible, removed].
     """
 
     ids_keep: Tensor
@@ -28,7 +25,7 @@ class Masking(NamedTuple):
 
 
 def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
-    """Keeps the int(L * (1 - mask_ratio)) patches of smallest noise, (B, L)."""
+    """Keep the int(L * (1 - mask_ratio)) patches with the smallest noise, (B, L)."""
     keep = int(noise.shape[1] * (1 - mask_ratio))
     ids_shuffle = noise.argsort(dim=1)
     ids_restore = ids_shuffle.argsort(dim=1)
@@ -36,9 +33,13 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
 
 
 def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
-    """The noise that orders an image's patches for masking: of the image and the seed alone. float64, shape (patches,).
+    """Draw the noise that orders an image's patches, a function of its id and the seed alone.
 
-    In double precision, since a tie, likely once in a thousand images in single, would be broken differently by device.
+    The noise is in double precision. In single precision one image in a thousand would likely have a tie, which devices
+    break differently.
+
+    Returns:
+        float64, shape (patches,).
     """
     digest = hashlib.sha256(f"{seed} {image_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big")).random(patches)

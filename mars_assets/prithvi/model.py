@@ -1,9 +1,9 @@
 """Prithvi's masked autoencoder, in reading order: patchify, mask, encode, decode, loss.
 
 The architecture is that of Jakubik et al. 2023 (arXiv:2310.18660), after He et al. 2022 (arXiv:2111.06377): a ViT over
-space-time patches with fixed 3-D sine-cosine positions. Parameter names are the published files', so that their state
-dicts load strictly. Letters in shapes: B batch, C channels, T frames, H x W pixels, L patches, D embedding width, and
-(t, h, w) the grid of patches with L = t * h * w.
+space-time patches with fixed 3-D sine-cosine positions. Parameters have the names used in the published files, so that
+their state dicts load strictly. Letters in shapes: B batch, C channels, T frames, H x W pixels, L patches, D embedding
+width, and (t, h, w) the grid of patches with L = t * h * w.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Grid = tuple[int, int, int]
 
 
 class Encoded(NamedTuple):
-    """What the encoder returns.
+    """The output of the encoder.
 
     Args:
         tokens: (B, 1 + L_keep, D), the class token first.
-        mask: float32 (B, L), 1 where a patch was removed, 0 where it was kept.
-        ids_restore: int64 (B, L), for each patch its place in [kept, removed].
+        mask: float32 (B, L), 1 where a patch was removed, 0 where it is visible.
+        ids_restore: int64 (B, L), the index of each patch in [visible, removed].
     """
 
     tokens: Tensor
@@ -40,11 +40,11 @@ class Encoded(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What the autoencoder returns.
+    """The output of the autoencoder.
 
     Args:
         loss: scalar, the mean squared error of the removed patches.
-        pred: (B, L, s*p*q*C), every patch as the decoder sees it.
+        pred: (B, L, s*p*q*C), the decoder's prediction of every patch.
         mask: float32 (B, L), 1 where a patch was removed.
     """
 
@@ -54,7 +54,7 @@ class Reconstruction(NamedTuple):
 
 
 def patchify(x: Tensor, patch_size: Grid) -> Tensor:
-    """Cuts images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
+    """Cut images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
     b, c, frames, height, width = x.shape
     s, p, q = patch_size
     x = x.reshape(b, c, frames // s, s, height // p, p, width // q, q)
@@ -62,7 +62,7 @@ def patchify(x: Tensor, patch_size: Grid) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
-    """Puts patches together: (B, L, s*p*q*C) -> (B, C, T, H, W). The inverse of :func:`patchify`."""
+    """Invert :func:`patchify`: (B, L, s*p*q*C) -> (B, C, T, H, W)."""
     b = patches.shape[0]
     (s, p, q), (t, h, w) = patch_size, grid
     x = patches.reshape(b, t, h, w, s, p, q, -1)
@@ -70,18 +70,18 @@ def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
-    """(L,) positions -> float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
+    """Encode (L,) positions as float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
     omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
     angles = positions.double()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def position_table(dim: int, grid: Grid) -> Tensor:
-    """Fixed positions of a grid, on CPU: float32 (1, 1 + t*h*w, dim).
+    """Compute the fixed positions of a grid on the CPU: float32 (1, 1 + t*h*w, dim).
 
-    6/16 of the width tell the column, 6/16 the row and 4/16 the frame; the class token's row is zero.
+    6/16 of the width encode the column, 6/16 the row and 4/16 the frame; the class token's row is zero.
     """
-    t, h, w = (torch.arange(size, device="cpu") for size in grid)  # explicit: real values also in a meta-device context
+    t, h, w = (torch.arange(size, device="cpu") for size in grid)  # explicit, for real values in a meta-device context
     t, h, w = (axis.flatten() for axis in torch.meshgrid(t, h, w, indexing="ij"))
     spatial = dim // 16 * 6
     table = torch.cat([sincos(w, spatial), sincos(h, spatial), sincos(t, dim - 2 * spatial)], dim=1)
@@ -89,10 +89,10 @@ def position_table(dim: int, grid: Grid) -> Tensor:
 
 
 def resized_position_table(dim: int, published: Grid, grid: Grid) -> Tensor:
-    """The positions of ``grid`` as published weights know them.
+    """Compute the positions of ``grid`` for published weights.
 
-    Another number of frames is computed anew; another image size interpolates the published rows and columns, bicubic
-    with aligned corners, as the authors' code does.
+    The table is computed for any number of frames. For another image size, the published rows and columns are
+    interpolated bicubically with aligned corners, as in the authors' code.
     """
     t, h, w = grid
     table = position_table(dim, (t, *published[1:]))
@@ -105,7 +105,7 @@ def resized_position_table(dim: int, published: Grid, grid: Grid) -> Tensor:
 
 
 class Positions:
-    """Position tables by grid. They are functions of the grid, not parameters, so each is computed once and kept."""
+    """A cache of position tables by grid and device."""
 
     def __init__(self, dim: int, published: Grid) -> None:
         self._dim = dim
@@ -113,17 +113,17 @@ class Positions:
         self._tables: dict[tuple[Grid, torch.device], Tensor] = {}
 
     def at(self, grid: Grid, device: torch.device) -> Tensor:
-        """float32 (1, 1 + L, D) on ``device``."""
+        """Return the positions of a grid: float32 (1, 1 + L, D) on ``device``."""
         key = (grid, device)
         if key not in self._tables:
-            # A table made in inference mode could not take part in a later training step.
+            # A table computed in inference mode could not be used in a later training step.
             with torch.inference_mode(False):
                 self._tables[key] = resized_position_table(self._dim, self._published, grid).to(device)
         return self._tables[key]
 
 
 class PatchEmbed(nn.Module):
-    """A linear map of each patch, with the weights kept as the published files have them: a 3-D convolution's."""
+    """A linear embedding of patches, with weights stored as those of a 3-D convolution."""
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -131,8 +131,8 @@ class PatchEmbed(nn.Module):
         nn.init.xavier_uniform_(self.proj.weight.view(config.embed_dim, -1))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patches of :func:`patchify`, any of an image, (B, L, s*p*q*C) -> (B, L, D)."""
-        # Patches do not overlap, so the convolution is a product of matrices; 3-D convolutions are slow in bf16.
+        """Embed any patches of :func:`patchify`, (B, L, s*p*q*C) -> (B, L, D)."""
+        # Without overlap the convolution is a matrix product, and 3-D convolutions are slow in bf16.
         weight = self.proj.weight.permute(0, 2, 3, 4, 1).flatten(1)
         return F.linear(patches, weight, self.proj.bias)
 
@@ -143,21 +143,21 @@ def _blocks(dim: int, depth: int, heads: int, config: PrithviConfig) -> nn.Modul
 
 
 def _initialise(module: nn.Module) -> None:
-    """Linear layers as in He et al. 2022."""
+    """Initialise linear layers as in He et al. 2022."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
 class PrithviEncoder(nn.Module):
-    """The Vision Transformer: the part that is kept for downstream tasks."""
+    """The Vision Transformer, which downstream tasks use."""
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
-        # In the published layout the table of the published grid is a buffer; the forward pass takes `positions`.
+        # A buffer only because the published files contain it: the forward pass uses `positions`.
         self.register_buffer("pos_embed", position_table(config.embed_dim, config.grid))
         self.positions = Positions(config.embed_dim, config.grid)
         self.blocks = _blocks(config.embed_dim, config.depth, config.num_heads, config)
@@ -166,16 +166,16 @@ class PrithviEncoder(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def grid(self, x: Tensor) -> Grid:
-        """The grid of patches (t, h, w) of an input (B, C, T, H, W).
+        """Compute the grid of patches (t, h, w) for an input (B, C, T, H, W).
 
         Raises:
-            MarsError: channels are not the bands, or the patch does not divide the size.
+            MarsError: the channels do not match the bands, or the patch size does not divide the input.
         """
         bands = self.config.bands
         if x.ndim != 5 or x.shape[1] != len(bands):
             raise MarsError(
                 f"Prithvi takes (B, {len(bands)}, T, H, W) or (B, {len(bands)}, H, W), bands {', '.join(bands)}; "
-                f"this input is {tuple(x.shape)}"
+                f"this input has shape {tuple(x.shape)}"
             )
         size, patch = x.shape[2:], self.config.patch_size
         if any(side % step or side == 0 for side, step in zip(size, patch, strict=True)):
@@ -188,7 +188,10 @@ class PrithviEncoder(nn.Module):
         return t, h, w
 
     def embed(self, x: Tensor, ids_keep: Tensor | None = None) -> Tensor:
-        """(B, C, T, H, W) -> the class token and the patches, or those of ``ids_keep`` (B, L_keep), with positions."""
+        """Embed (B, C, T, H, W) as the class token and the patches, with positions.
+
+        If ``ids_keep`` (B, L_keep) is given, only those patches are embedded.
+        """
         positions = self.positions.at(self.grid(x), x.device)
         cls_token = (self.cls_token + positions[:, :1]).expand(len(x), -1, -1)
         patches, places = patchify(x, self.config.patch_size), positions[:, 1:]
@@ -199,16 +202,17 @@ class PrithviEncoder(nn.Module):
         return torch.cat([cls_token.to(embedded.dtype), embedded], dim=1)
 
     def forward(self, x: Tensor, mask_ratio: float = 0.0, noise: Tensor | None = None) -> Encoded:
-        """Encodes the patches that random masking keeps; the removed ones cost nothing.
+        """Encode the patches that random masking leaves visible.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
-            mask_ratio: share of the patches to remove, in [0, 1). At 0 without noise the tokens keep their order
-                (t, h, w), w fastest; otherwise they come in the order of their noise.
+            mask_ratio: share of the patches to remove, in [0, 1). For 0 without noise, the tokens are in the order
+                (t, h, w), w fastest; otherwise they are in the order of their noise.
             noise: (B, L), drawn from U[0, 1) if not given.
 
         Raises:
-            MarsError: a size the patch does not divide, other channels, a ratio out of range, noise of another shape.
+            MarsError: the patch size does not divide the input, the channels do not match the bands, the ratio is out
+                of range, or the noise has the wrong shape.
         """
         x = with_frames(x)
         b, length = len(x), math.prod(self.grid(x))
@@ -216,7 +220,7 @@ class PrithviEncoder(nn.Module):
             raise MarsError(f"mask_ratio={mask_ratio} is not in [0, 1)")
         if noise is not None and noise.shape != (b, length):
             raise MarsError(
-                f"mask noise for this input is {(b, length)}, one value a patch; it is {tuple(noise.shape)}"
+                f"mask noise for this input needs shape {(b, length)}, one value per patch, not {tuple(noise.shape)}"
             )
         if mask_ratio == 0 and noise is None:
             tokens = self.embed(x)
@@ -232,22 +236,25 @@ class PrithviEncoder(nn.Module):
         return Encoded(self.norm(tokens), mask, ids_restore)
 
     def features(self, x: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
-        """Feature maps for dense prediction: the unmasked patch tokens, as images, without the class token.
+        """Compute feature maps for dense prediction.
+
+        They are the patch tokens of the unmasked input as images, without the class token.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
-            layers: blocks after which to take a map, counted from 0, negative from the end; the last one if None.
+            layers: blocks whose output to return, counted from 0, negative from the end; the last one if None.
 
         Returns:
-            For each layer (B, T*D, H/p, W/p), frames along the channels. The final norm is applied to the last block's.
+            For each layer (B, T*D, H/p, W/p), frames along the channels. The final norm is applied only to the last
+            block's output.
 
         Raises:
-            MarsError: as in :meth:`forward`, or a layer that is not there.
+            MarsError: as in :meth:`forward`, or a layer that does not exist.
         """
         depth = len(self.blocks)
         wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
         if outside := [layer for layer in wanted if not 0 <= layer < depth]:
-            raise MarsError(f"layers {outside} of an encoder with {depth} blocks")
+            raise MarsError(f"layers {outside} do not exist: the encoder has {depth} blocks")
         x = with_frames(x)
         tokens = self.embed(x)
         maps = {}
@@ -259,17 +266,24 @@ class PrithviEncoder(nn.Module):
         return [maps[layer] for layer in wanted]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters are a layer, as timm describes it for layer-wise rates. The norm belongs to the last block."""
+        """Group the parameters by layer, in timm's format for layer-wise learning rates.
+
+        The norm belongs to the last block.
+        """
         return {"stem": r"^(?:cls_token|patch_embed)", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
 
     @staticmethod
     def _as_map(patches: Tensor, grid: Grid) -> Tensor:
         t, h, w = grid
-        return patches.unflatten(1, (t, h * w)).permute(0, 1, 3, 2).reshape(len(patches), -1, h, w)
+        by_frame: Tensor = patches.unflatten(1, (t, h * w))
+        return by_frame.permute(0, 1, 3, 2).reshape(len(patches), -1, h, w)
 
 
 class PrithviDecoder(nn.Module):
-    """The lighter transformer that paints every patch from the kept ones; used in pretraining and reconstruction only."""
+    """The lighter transformer that predicts every patch from the visible ones.
+
+    Only pretraining and reconstruction use it.
+    """
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -285,7 +299,7 @@ class PrithviDecoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, ids_restore: Tensor, grid: Grid) -> Tensor:
-        """(B, 1 + L_keep, D) and (B, L) -> patches (B, L, s*p*q*C)."""
+        """Decode (B, 1 + L_keep, D) and (B, L) -> patches (B, L, s*p*q*C)."""
         x = self.decoder_embed(tokens)
         b, kept, dim = x.shape
         length = ids_restore.shape[1]
@@ -294,11 +308,12 @@ class PrithviDecoder(nn.Module):
         x = torch.cat([x[:, :1], patches], dim=1) + self.positions.at(grid, x.device)
         for block in self.decoder_blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        painted: Tensor = self.decoder_pred(self.decoder_norm(x))
+        return painted[:, 1:]
 
 
 class PrithviMAE(nn.Module):
-    """The masked autoencoder as it was pretrained.
+    """The masked autoencoder, as in pretraining.
 
     Args:
         config: the architecture.
@@ -311,15 +326,17 @@ class PrithviMAE(nn.Module):
         self.decoder = PrithviDecoder(config)
 
     def patchify(self, x: Tensor) -> Tensor:
-        """(B, C, T, H, W) or (B, C, H, W) -> (B, L, s*p*q*C)."""
+        """Cut images into patches: (B, C, T, H, W) or (B, C, H, W) -> (B, L, s*p*q*C)."""
         return patchify(with_frames(x), self.config.patch_size)
 
     def unpatchify(self, patches: Tensor, grid: Grid) -> Tensor:
-        """(B, L, s*p*q*C) -> (B, C, T, H, W)."""
+        """Assemble patches: (B, L, s*p*q*C) -> (B, C, T, H, W)."""
         return unpatchify(patches, self.config.patch_size, grid)
 
     def loss(self, x: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of the removed patches, over their pixels and channels; NaN where none was removed.
+        """Compute the mean squared error over the pixels and channels of the removed patches.
+
+        It is NaN if no patch was removed.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
@@ -334,11 +351,11 @@ class PrithviMAE(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def forward(self, x: Tensor, mask_ratio: float | None = None, noise: Tensor | None = None) -> Reconstruction:
-        """Removes patches, encodes the rest, and reconstructs all of them.
+        """Remove patches, encode the rest, and reconstruct all of them.
 
         Args:
             x: normalised input, (B, C, T, H, W) or (B, C, H, W).
-            mask_ratio: share of the patches to remove; the configuration's if None. 0 means 0.
+            mask_ratio: share of the patches to remove; that of the configuration if None.
             noise: (B, L), drawn from U[0, 1) if not given.
 
         Raises:
@@ -351,7 +368,7 @@ class PrithviMAE(nn.Module):
 
 
 def with_frames(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 1, H, W); anything else as it is."""
+    """Insert the frame dimension, (B, C, H, W) -> (B, C, 1, H, W); other shapes are unchanged."""
     return x.unsqueeze(2) if x.ndim == 4 else x
 
 

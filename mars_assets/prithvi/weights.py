@@ -1,24 +1,40 @@
-"""Weights: fetched, accounted for key by key, and kept in the lake beside the configuration that they belong to.
+"""Download, loading and storage of weights, with an account of every key.
 
-A folder of weights holds ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
-``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256, and what became of every key).
+A folder of weights contains ``model.safetensors`` (the published layout, keys prefixed ``encoder.`` and ``decoder.``),
+``config.json`` (:class:`PrithviConfig`) and ``load_report.json`` (source, sha256 and how each key was used).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
-from mars_assets.lake import Lake
+from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_folder, atomic_path, read_json, write_bytes, write_json
+from mars_assets.storage.files import atomic_path, read_json, write_bytes, write_json
 from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.published import publish, version_in_use
 
 if TYPE_CHECKING:
     import torch
@@ -30,9 +46,6 @@ if TYPE_CHECKING:
 WeightsSource = Literal["huggingface", "file", "sample"]
 Layout = Literal["prefixed", "flat"]
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-REPORT = "load_report.json"
 SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
 
 _WRAPPERS = ("model", "state_dict")
@@ -42,15 +55,16 @@ _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embe
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key of a file and of a model. Keys are in the prefixed layout.
+    """The use of every key of a file and of a model. Keys are in the prefixed layout.
 
     Args:
-        layout: how the file names its keys.
-        loaded: taken from the file.
-        recomputed: fixed position tables, computed for the input at hand instead of taken from the file.
-        unused: in the file and not needed: coordinate scales of TL variants; the decoder, where only the encoder is wanted.
-        missing: needed and not in the file. Loading fails unless this is empty.
-        notes: what a reader should know of the file, one sentence each.
+        layout: layout of the file's keys.
+        loaded: keys loaded from the file.
+        recomputed: keys of fixed position tables, which are computed instead of loaded.
+        unused: keys in the file that are not needed: coordinate scales of TL variants, and the decoder if only the
+            encoder is loaded.
+        missing: keys that are needed but not in the file. Loading fails unless this is empty.
+        notes: remarks about the file, one sentence each.
     """
 
     layout: Layout
@@ -62,26 +76,24 @@ class LoadReport:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file, memory-mapped where the format allows it. Code in it is never run.
+    """Read the tensors of a checkpoint file, memory-mapped if the format allows it.
+
+    Code in the file is never run.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
+        path: ``.safetensors``, or a file by ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
 
     Raises:
-        MarsError: there is no such file, or it holds something else than tensors.
-        DamagedFileError: it is neither format, or truncated.
+        MarsError: the file does not exist, or contains something other than tensors.
+        DamagedFileError: it has neither format, or is truncated.
     """
-    import pickle
-    import zipfile
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise MarsError(f"there is no checkpoint {path}")
+        raise MarsError(f"the checkpoint {path} does not exist")
     content: Any
-    _refuse_what_is_none(path)
+    _refuse_other_formats(path)
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
@@ -89,30 +101,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise MarsError(
-            f"{path} holds more than tensors, and unpickling that could run code: refused. "
-            "Save its state dict alone, best as safetensors"
+            f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
+            "preferably as safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
 
 
-def _refuse_what_is_none(path: Path) -> None:
-    """
-    Raises:
-        DamagedFileError: the file begins as none of the formats of a checkpoint does.
-    """
+def _refuse_other_formats(path: Path) -> None:
+    """Raise a DamagedFileError if a file's first bytes are not those of a checkpoint."""
     with path.open("rb") as file:
-        begin = file.read(256)
+        start = file.read(256)
     what = ""
-    if begin.startswith(b"version https://git-lfs"):
-        what = "a Git LFS pointer, which only names the file that is meant"
-    elif begin.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "a web page"
-    elif path.suffix != ".safetensors" and not begin.startswith((b"PK", b"\x80")):
-        what = "neither a zip nor a pickle, as torch.save writes them"
+    if start.startswith(b"version https://git-lfs"):
+        what = "is a Git LFS pointer instead of a checkpoint"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        what = "is a web page instead of a checkpoint"
+    elif path.suffix != ".safetensors" and not start.startswith((b"PK", b"\x80")):
+        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save"
     if what:
-        raise DamagedFileError(f"{path} is no checkpoint but {what}: download it again")
+        raise DamagedFileError(f"{path} {what}. Download it again")
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -122,33 +131,37 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             return _unwrap(content[wrapper], path)
     if not isinstance(content, Mapping):
-        raise MarsError(f"{path} holds a {type(content).__name__}, not a state dict")
+        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict")
     if others := [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]:
-        raise MarsError(f"{path}: a state dict holds tensors only; these keys hold something else: {', '.join(others)}")
+        raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {', '.join(others)}")
     return dict(content)
 
 
 def layout_of(keys: Mapping[str, Any]) -> Layout:
-    """``prefixed`` if any key starts with ``encoder.`` or ``decoder.``. The file's name tells nothing: both were published."""
+    """Recognise the layout of keys: ``prefixed`` if any starts with ``encoder.`` or ``decoder.``.
+
+    Both layouts were published, under the same file name.
+    """
     return "prefixed" if any(key.startswith(("encoder.", "decoder.")) for key in keys) else "flat"
 
 
 def with_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in the prefixed layout, whichever it is in."""
+    """Convert a state dict from either layout to the prefixed one."""
     if layout_of(state) == "prefixed":
         return dict(state)
     return {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": value for key, value in state.items()}
 
 
 def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
-    """The autoencoder with the weights of a state dict, float32, in eval mode.
+    """Build the autoencoder from a state dict, float32, in eval mode.
 
     Args:
-        config: the architecture that the weights are of.
+        config: the architecture of the weights.
         state: from :func:`read_checkpoint`, in either layout.
 
     Raises:
-        MarsError: anything is missing, unknown, of another shape or type, or not finite; all of it is listed.
+        MarsError: a key is missing or unknown, or its tensor has the wrong shape or type, or is not finite. All
+            problems are listed.
     """
     import torch
 
@@ -160,7 +173,10 @@ def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[Prithv
 
 
 def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviEncoder, LoadReport]:
-    """The encoder alone, float32, in eval mode; the state may or may not have a decoder. Raises as :func:`load_mae`."""
+    """Build the encoder alone, float32, in eval mode; the state may contain a decoder.
+
+    Raises as :func:`load_mae`.
+    """
     import torch
 
     from mars_assets.prithvi.model import PrithviEncoder
@@ -171,7 +187,7 @@ def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tu
 
 
 def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]) -> LoadReport:
-    """Loads what lies under ``prefix`` into ``model``; the rest of a known layout is unused."""
+    """Load the keys under ``prefix`` into ``model``; other known keys are unused."""
     import torch
 
     given = with_prefixes(state)
@@ -188,16 +204,16 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
     for key in loaded:
         value, shape = given[key], tuple(own[key].shape)
         if tuple(value.shape) != shape:
-            problems.append(f"{key} has shape {tuple(value.shape)}, the architecture needs {shape}")
+            problems.append(f"{key} has shape {tuple(value.shape)}, but the architecture needs {shape}")
         elif not value.is_floating_point():
             problems.append(f"{key} is {value.dtype}, not floating point")
         elif not all(bound.isfinite() for bound in torch.aminmax(value)):  # aminmax passes NaN on
             problems.append(f"{key} has values that are not finite")
     if problems:
         listed = "\n  ".join(problems)
-        raise MarsError(f"these weights are not those of {config.variant!r}: {len(problems)} problems\n  {listed}")
+        raise MarsError(f"the weights do not match {config.variant!r}: {len(problems)} problems\n  {listed}")
 
-    # Copied: tensors in a mapped file lie at any address, and products of matrices are a tenth slower where not aligned.
+    # Copied, since tensors in a mapped file may be unaligned, which slows down matrix products by a tenth.
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
     notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
@@ -205,29 +221,69 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
 
 
 def _is_scale(key: str) -> bool:
-    """The learnt scales of time and location that TL variants add; Mars has neither in Earth's terms."""
+    """Recognise the learned scales of time and location in TL variants.
+
+    They are not used, since Mars has neither in Earth's terms.
+    """
     return key.startswith(("encoder.", "decoder.")) and key.endswith(".scale")
 
 
 def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
-    """Says so where the file's positions are not the fixed table that replaces them."""
+    """Compose a note if the file's positions differ from the fixed table that replaces them."""
     rows = min(stored.shape[1], table.shape[1]) if stored.ndim == 3 and stored.shape[2] == table.shape[2] else 0
-    # The frame varies slowest, so tables of different frame counts agree in their common rows.
+    # The frame varies slowest, so tables for different numbers of frames agree in their common rows.
     difference = float((stored[:, :rows].float() - table[:, :rows]).abs().max()) if rows else float("inf")
-    if difference < 1e-2:  # bfloat16's resolution
+    if difference < 1e-2:  # resolution of bfloat16
         return None
-    return (
-        f"{key} of the file is not the fixed sine-cosine table that replaces it (largest difference {difference:.3g})"
-    )
+    return f"{key} in the file differs from the fixed sine-cosine table that replaces it (by up to {difference:.3g})"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The origin of weights.
+
+    Args:
+        variant: a key of ``VARIANTS``.
+        source: ``huggingface`` downloads a file into Hugging Face's cache unless it is there, and resumes a broken
+            download; a token is read only from ``HF_TOKEN``. ``file`` reads ``path``. ``sample`` reads the weights
+            included in this package.
+        path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
+        revision: for ``huggingface``: a commit, tag or branch. None: the one downloaded before, or else the newest.
+
+    Raises:
+        MarsError: the settings contradict each other.
+    """
+
+    variant: str
+    source: WeightsSource
+    path: Path | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        variant, source, path = self.variant, self.source, self.path
+        if variant not in VARIANTS:
+            raise MarsError(f"unknown Prithvi variant {variant!r}: choose from {', '.join(VARIANTS)}")
+        if source not in get_args(WeightsSource):
+            raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
+        if (path is None) == (source == "file"):
+            raise MarsError(
+                f"source 'file' needs a path, and other sources take none: got source={source!r}, path={path}"
+            )
+        if source != "file" and (variant == "sample") != (source == "sample"):
+            raise MarsError(
+                f"variant {variant!r} is not available from source {source!r}: 'sample' is included in this package "
+                "(source 'sample'), the others are on Hugging Face (source 'huggingface'), and any may be a local file "
+                "(source 'file')"
+            )
 
 
 class Fetched(NamedTuple):
-    """A checkpoint file at hand, and the configuration that belongs to it.
+    """A local checkpoint file with its configuration.
 
     Args:
         path: the file.
-        config: the weights'.
-        commit: of the Hugging Face repository, where it is from one.
+        config: the architecture of the weights.
+        commit: commit of the Hugging Face repository, if it came from one.
     """
 
     path: Path
@@ -235,97 +291,64 @@ class Fetched(NamedTuple):
     commit: str | None = None
 
 
-def fetch(
-    variant: str,
-    source: WeightsSource,
-    *,
-    path: Path | None = None,
-    revision: str | None = None,
-    progress: Progress = SILENT,
-) -> Fetched:
-    """Makes a checkpoint available as a local file.
-
-    Args:
-        variant: a key of ``VARIANTS``.
-        source: ``huggingface`` downloads it into Hugging Face's cache, or finds it there; a broken download is resumed.
-            A token is taken from ``HF_TOKEN`` only. ``file`` takes ``path``; ``sample`` what this package ships.
-        path: for ``file``: a checkpoint of the variant, or a folder with ``model.safetensors`` and ``config.json``.
-        revision: for ``huggingface``: a commit, tag or branch; the newest if None.
-        progress: takes a line.
+def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
+    """Make a checkpoint available as a local file.
 
     Raises:
-        MarsError: the settings contradict each other, the network cannot be reached, or there is no such file.
+        MarsError: the network cannot be reached, or the file does not exist.
     """
-    if variant not in VARIANTS:
-        raise MarsError(f"unknown Prithvi variant {variant!r}: choose from {', '.join(VARIANTS)}")
-    if source not in get_args(WeightsSource):
-        raise MarsError(f"unknown source of weights {source!r}: choose from {', '.join(get_args(WeightsSource))}")
-    if (path is None) == (source == "file"):
-        raise MarsError(f"source 'file' needs a path and the others take none; this is source={source!r}, path={path}")
-    if source != "file" and (variant == "sample") != (source == "sample"):
-        raise MarsError(
-            f"variant {variant!r} does not come from source {source!r}: variant 'sample' is shipped with this package "
-            "(source 'sample'), the others are on Hugging Face (source 'huggingface'); both may be a local file"
-        )
-    if source == "huggingface":
-        file = _download(variant, revision, progress)
+    variant, path = origin.variant, origin.path
+    if origin.source == "huggingface":
+        file = _download(variant, origin.revision, progress)
         return Fetched(file, VARIANTS[variant].config, _commit_of(file))
-    if source == "sample":
+    if origin.source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
-            raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are not there: this installation is incomplete")
+            raise MarsError(f"the sample's weights {SAMPLE / WEIGHTS} are missing: install this package again")
     assert path is not None
     if path.is_dir():
+        path = version_in_use(path)
         config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
         if config.variant != variant:
-            raise MarsError(f"{path} holds weights of variant {config.variant!r}, not {variant!r}")
+            raise MarsError(f"{path} contains weights of variant {config.variant!r}, not {variant!r}")
         return Fetched(_present(path / WEIGHTS), config)
     return Fetched(_present(path), VARIANTS[variant].config)
 
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise MarsError(f"there is no {path}: correct the path of the weights")
+        raise MarsError(f"{path} does not exist: correct the path of the weights")
     return path
 
 
 def _download(name: str, revision: str | None, progress: Progress) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     variant = VARIANTS[name]
     assert variant.repository is not None
     assert variant.file is not None
-    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face, or from its cache")
+    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face or from its cache")
     what = f"{variant.file} of https://huggingface.co/{variant.repository} at revision {revision or 'main'}"
     # False, not None: None would fall back to a token saved on this machine.
     token = os.environ.get("HF_TOKEN") or False
     try:
         return Path(hf_hub_download(variant.repository, variant.file, revision=revision, token=token))
     except GatedRepoError as error:
-        raise MarsError(f"{what} needs permission: ask for it on that page and set HF_TOKEN") from error
+        raise MarsError(f"{what} requires permission: request it on that page and set HF_TOKEN") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-        raise MarsError(f"{what} does not exist, or needs HF_TOKEN: check the revision") from error
+        raise MarsError(f"{what} does not exist or requires HF_TOKEN: check the revision") from error
     except HfHubHTTPError as error:
         raise MarsError(f"{what} was refused ({_first_line(error)}): try again later") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HTTPError) as error:
         raise MarsError(
-            f"{what} cannot be reached, and is not in the cache ({_first_line(error)}). Connect this machine to the "
+            f"{what} cannot be reached and is not in the cache ({_first_line(error)}). Connect this machine to the "
             "network, or download the file elsewhere and set source 'file' and its path"
         ) from error
 
 
 def _commit_of(file: Path) -> str:
-    """Hugging Face's cache keeps a file as ``snapshots/COMMIT/NAME``, whatever revision was asked for."""
+    """Read the commit from the path of a file in Hugging Face's cache.
+
+    The cache stores a file as ``snapshots/COMMIT/NAME``, whatever revision was requested.
+    """
     folders = file.parts[::-1]
     return folders[folders.index("snapshots") - 1]
 
@@ -334,81 +357,67 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def install(
-    lake: Lake,
-    variant: str,
-    source: WeightsSource,
-    *,
-    path: Path | str | None = None,
-    revision: str | None = None,
-    progress: Progress = SILENT,
-) -> Path:
-    """Brings weights into the lake, verified and in one layout. Nothing is done where they are there already.
+def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
+    """Install weights in the lake, verified and in the prefixed layout.
 
-    Args:
-        lake: where to.
-        variant: a key of ``VARIANTS``; names the folder.
-        source: see :func:`fetch`.
-        path: see :func:`fetch`; empty is none.
-        revision: see :func:`fetch`; empty is none, and then what was fetched once stays pinned to its commit.
-        progress: takes lines.
+    A file downloaded from Hugging Face stays pinned to its commit unless ``origin`` names a revision.
 
     Returns:
-        The folder of weights, whole.
+        The folder of the version in use, see :mod:`mars_assets.storage.published`.
 
     Raises:
-        MarsError: as :func:`fetch` and :func:`load_mae`; or the published file is not one whose sha256 is known.
+        MarsError: as for :func:`fetch` and :func:`load_mae`, or the sha256 of a published file is not the known one.
     """
-    revision = revision or None
-    folder = lake.foundation(variant)
-    if source == "huggingface" and _is_fetched(folder, variant, revision):
-        progress.say(f"weights {variant} are in {folder} already")
+    variant, source = origin.variant, origin.source
+    folder = version_in_use(lake.foundation(variant))
+    if source == "huggingface" and _is_fetched(folder, variant, origin.revision):
+        progress.say(f"weights {variant} are already in {folder}")
         return folder
-    file, config, commit = fetch(
-        variant, source, path=Path(path) if path else None, revision=revision, progress=progress
-    )
+    file, config, commit = fetch(origin, progress)
     progress.say(f"verifying {file}")
     sha256 = sha256_file(file)
     if source == "huggingface":
         _check_sha256(variant, file, sha256)
     report = _installed(folder, config)
     if report and report["sha256"] == sha256:
-        progress.say(f"weights {variant} are in {folder} already")
+        progress.say(f"weights {variant} are already in {folder}")
         return folder
     mae, load_report = load_mae(config, read_checkpoint(file))
-    progress.say(f"writing {folder}")
-    origin = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
+    found = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
     if commit:
-        origin |= {"revision": revision, "commit": commit}
-    save_weights(folder, mae, origin | asdict(load_report))
-    return folder
+        found |= {"revision": origin.revision, "commit": commit}
+    with publish(lake.foundation(variant)) as version:
+        progress.say(f"writing {version}")
+        save_weights(version, mae, found | asdict(load_report))
+    return version
 
 
 def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> Path:
-    """The lake's weights of a variant, brought again from where they came should a file of them be gone.
+    """Find the lake's weights of a variant, restoring missing files from their origin.
 
     Returns:
-        Their folder, whole.
+        The folder of the version in use.
 
     Raises:
-        MarsError: they are not whole and came from a file, or nothing says where from; or as :func:`install`.
+        MarsError: files are missing, and the weights came from a local file or their origin is unknown; or as for
+            :func:`install`.
     """
-    folder = lake.foundation(variant)
-    report = read_json(folder / REPORT) if (folder / REPORT).exists() else {}
+    folder = version_in_use(lake.foundation(variant))
+    report = read_json(folder / LOAD_REPORT) if (folder / LOAD_REPORT).exists() else {}
     source = report.get("source")
     if source in ("sample", "huggingface"):
-        return install(lake, variant, source, revision=report.get("commit"), progress=progress)
-    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+        return install(lake, Origin(variant, source, revision=report.get("commit")), progress)
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         raise MarsError(
-            f"the weights in use, {folder}, are not whole, and nothing says where to get them again: make "
+            f"the weights in use, {folder}, are incomplete, and their origin is not available: materialize "
             "prithvi_weights with a source, a variant and, for a file, its path"
         )
-    progress.say(f"weights {variant} stay in use")
+    progress.say(f"weights {variant} remain in use")
     return folder
 
 
 def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
-    """Whether the lake holds what Hugging Face would give, as far as can be said without asking."""
+    """Test, without a request, whether the lake contains Hugging Face's file at a revision."""
     report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
     if report is None:
         return False
@@ -420,45 +429,44 @@ def _check_sha256(variant: str, file: Path, sha256: str) -> None:
     known = VARIANTS[variant].sha256
     if known and sha256 not in known:
         raise DamagedFileError(
-            f"{file} has sha256 {sha256}, and {variant} was published as {' or '.join(known)}: delete the file from "
-            "Hugging Face's cache and fetch it again; to use it all the same, take it as a local file (source 'file')"
+            f"{file} has sha256 {sha256}, but {variant} was published as {' or '.join(known)}: delete the file from "
+            "Hugging Face's cache and fetch it again, or use it anyway as a local file (source 'file')"
         )
 
 
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
-    """The load report of a folder that holds weights of this very configuration."""
-    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, REPORT)):
+    """Read the load report of a folder if it contains weights of exactly this configuration."""
+    if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
     same = read_json(folder / CONFIG) == json.loads(config.to_json())
-    return read_json(folder / REPORT) if same else None
+    return read_json(folder / LOAD_REPORT) if same else None
 
 
 def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
-    """Writes a folder of weights; an old one is replaced as a whole.
+    """Write the three files of a folder of weights, the load report last.
 
     Args:
-        folder: where to.
+        folder: the folder to write to. To replace weights that others may be reading, publish another version.
         mae: the weights and their configuration.
-        report: written to ``load_report.json``; its ``sha256`` names the weights in provenance, and is that of the
-            written ``model.safetensors`` if the report has none.
-        dtype: of the stored tensors; float16 halves the file, and loading widens it to float32 again.
+        report: content of ``load_report.json``. Its ``sha256`` identifies the weights in provenance; without one, that
+            of the written ``model.safetensors`` is added.
+        dtype: dtype of the stored tensors. float16 halves the size of the file; loading converts it to float32.
     """
-    with atomic_folder(folder) as temporary:
-        with atomic_path(temporary / WEIGHTS) as file:
-            _save_tensors(_storable(mae, "", dtype), file)
-        write_bytes(temporary / CONFIG, (mae.config.to_json() + "\n").encode())
-        sha256 = report.get("sha256") or sha256_file(temporary / WEIGHTS)
-        parameters = sum(parameter.numel() for parameter in mae.parameters())
-        names = {"variant": mae.config.variant, "parameters": parameters}
-        write_json(temporary / REPORT, names | dict(report) | {"sha256": sha256})
+    with atomic_path(folder / WEIGHTS) as file:
+        _save_tensors(_storable(mae, "", dtype), file)
+    write_bytes(folder / CONFIG, (mae.config.to_json() + "\n").encode())
+    sha256 = report.get("sha256") or sha256_file(folder / WEIGHTS)
+    parameters = sum(parameter.numel() for parameter in mae.parameters())
+    names = {"variant": mae.config.variant, "parameters": parameters}
+    write_json(folder / LOAD_REPORT, names | dict(report) | {"sha256": sha256})
 
 
 def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
-    """Writes an encoder in the published prefixed layout, for TerraTorch and other tools.
+    """Write an encoder in the published prefixed layout, for TerraTorch and other tools.
 
     Args:
-        encoder: pretrained or fine-tuned.
-        path: ``.pt`` for tools that read ``torch.save`` (TerraTorch does), or ``.safetensors``.
+        encoder: a pretrained or fine-tuned encoder.
+        path: ``.pt`` for tools that read ``torch.save`` (as TerraTorch does), or ``.safetensors``.
 
     Raises:
         MarsError: another suffix.
@@ -467,7 +475,7 @@ def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
 
     state = _storable(encoder, "encoder.", None)
     if path.suffix not in (".pt", ".safetensors"):
-        raise MarsError(f"{path}: an encoder is written as .pt or .safetensors")
+        raise MarsError(f"{path}: an encoder can only be written as .pt or .safetensors")
     with atomic_path(path) as temporary:
         if path.suffix == ".pt":
             torch.save(state, temporary)
@@ -479,11 +487,11 @@ def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(state, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors makes files that only their owner may read
+    path.chmod(0o644)  # safetensors creates files that only their owner may read
 
 
 def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A state dict on CPU, each tensor contiguous and owning its memory, as safetensors requires."""
+    """Copy a state dict to the CPU, each tensor contiguous in its own memory, as safetensors requires."""
     state = {}
     for key, value in model.state_dict().items():
         stored = value.detach().cpu().to(dtype if dtype is not None and prefix + key not in _TABLES else value.dtype)
@@ -493,12 +501,12 @@ def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[
 
 
 class OpenedWeights(NamedTuple):
-    """A folder of weights, not yet read.
+    """A folder of weights whose tensors have not been read.
 
     Args:
         config: architecture, bands and statistics.
-        sha256: what names these weights in provenance: of the published file, or of what the folder was made from.
-        load: reads the autoencoder, float32 on CPU, in eval mode.
+        sha256: identifies the weights in provenance: the sha256 of the file that they were loaded from.
+        load: loads the autoencoder, float32 on the CPU, in eval mode.
     """
 
     config: PrithviConfig
@@ -507,27 +515,31 @@ class OpenedWeights(NamedTuple):
 
 
 def open_weights(folder: Path) -> OpenedWeights:
-    """Reads what a folder of weights says of itself.
+    """Read the configuration and the load report of a folder of weights.
+
+    Args:
+        folder: folder of the three files, or one in which versions of them are published.
 
     Raises:
-        MissingInputError: it is not there, or not whole.
+        MissingInputError: it does not exist or is incomplete.
         DamagedFileError: its JSON cannot be read.
-        MarsError: its configuration is not one.
+        MarsError: its configuration is invalid.
     """
-    for name in (WEIGHTS, CONFIG, REPORT):
+    folder = version_in_use(folder)
+    for name in (WEIGHTS, CONFIG, LOAD_REPORT):
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
     config = PrithviConfig.from_dict(read_json(folder / CONFIG))
-    return OpenedWeights(config, read_json(folder / REPORT)["sha256"], lambda: load_mae_from(folder))
+    return OpenedWeights(config, read_json(folder / LOAD_REPORT)["sha256"], lambda: load_mae_from(folder))
 
 
 def load_mae_from(folder: Path) -> PrithviMAE:
-    """The autoencoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
-    config = open_weights(folder).config
-    return load_mae(config, read_checkpoint(folder / WEIGHTS))[0]
+    """Load the autoencoder from a folder of weights, float32 on the CPU, in eval mode."""
+    folder = version_in_use(folder)
+    return load_mae(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]
 
 
 def load_encoder(folder: Path) -> PrithviEncoder:
-    """The encoder of a folder of weights, float32 on CPU, in eval mode. Raises as its parts."""
-    config = open_weights(folder).config
-    return load_encoder_state(config, read_checkpoint(folder / WEIGHTS))[0]
+    """Load the encoder from a folder of weights, float32 on the CPU, in eval mode."""
+    folder = version_in_use(folder)
+    return load_encoder_state(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]

@@ -1,1 +1,1 @@
-"""Masked reconstruction of Mars by an untouched model: the paper's table and figures."""
+"""Masked reconstruction of Mars by a pretrained model: the paper's table and figures."""

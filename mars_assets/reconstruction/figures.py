@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] | None = None) -> Figure:
-    """Both losses of each method with their intervals: the paper's Figure 2.
+    """Draw both losses of each method with their intervals: the paper's Figure 2.
 
     Args:
         summary: from :func:`summarise`.
-        paper: model loss and RGB loss of the paper by method, drawn beside as the paper's.
+        paper: model loss and RGB loss in the paper by method, drawn for comparison.
     """
     figure, axes = new_figure(7, 4)
     axis = axes[0, 0]
@@ -37,7 +37,7 @@ def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] 
         for which, offset in ((0, -0.2), (1, 0.2))
     ]
     if marks:
-        axis.plot(*zip(*marks, strict=True), "kD", fillstyle="none", label="the paper's, on other images")
+        axis.plot(*zip(*marks, strict=True), "kD", fillstyle="none", label="the paper, on other images")
     axis.set_xticks(places, summary["method"])
     axis.set_ylabel("mean squared error, normalised units")
     first = summary.iloc[0]
@@ -47,12 +47,12 @@ def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] 
 
 
 def draw_examples(examples: Sequence[Example], variant: str, mask_ratio: float) -> Figure:
-    """Original, masked, and each method's reconstruction side by side: the paper's Figure 3.
+    """Draw the original, the masked image and all reconstructions: the paper's Figure 3.
 
     Args:
-        examples: one a row.
-        variant: the weights' name, for the title.
-        mask_ratio: for the title.
+        examples: one example per row.
+        variant: name of the weights, for the title.
+        mask_ratio: share of removed patches, for the title.
     """
     methods = list(dict.fromkeys(method for example in examples for method in example.reconstructions))
     figure, axes = new_figure(2.2 * (2 + len(methods)), 2.3 * len(examples) + 0.4, len(examples), 2 + len(methods))

@@ -1,19 +1,18 @@
-"""Masked reconstruction of Mars by an untouched Prithvi, for each way of filling its missing bands.
+"""Masked reconstruction of Mars by a pretrained Prithvi, for each imputation method.
 
-The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model paints them
-from the rest, and two losses are taken over the removed patches in normalised units: over all six channels ("model
-loss") and over blue, green and red ("RGB loss"). One mask an image, the same for every method, makes the comparison
-paired. Of an image larger than the model's input, the centre is taken. Beyond the protocol there may be several masks an
-image and several mask ratios, and PSNR and SSIM of the painted pixels in natural colour.
+The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model predicts
+them from the rest, and two losses are computed over the removed patches in normalised units: one over all six channels
+("model loss"), one over blue, green and red ("RGB loss"). Each image has one mask for all methods, so that the
+comparison is paired. An image larger than the model's input is cropped to its centre. Extensions of the protocol are
+several masks per image, several mask ratios, and PSNR and SSIM of the predicted pixels in natural colour.
 
-``spectral`` has other pixels, measured and not stretched, and only for crops of calibrated products: its losses are of its
-own images and its own values.
+``spectral`` exists only for crops of calibrated products, and its pixels are measured instead of stretched. Its losses
+are therefore those of other images and other values.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,13 +20,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from skimage.metrics import structural_similarity
 
 from mars_assets.bands import SPECTRAL, Float32, denormalize, normalize, reflectance_to_rgb
+from mars_assets.code_versions import RECONSTRUCTION
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.training.compute import Compute
@@ -40,104 +43,106 @@ if TYPE_CHECKING:
 
 
 ANCHOR = "hls"
-"""The method's name for chips of Earth, which the model was made for: what it can do at its best."""
+"""Name of the method for chips of Earth, which the model was trained on: a reference for its best performance."""
 
 SCORES = ("model_loss", "rgb_loss", "psnr", "ssim")
-_COMPUTATION = "reconstruction 2"
-"""Name of the computation, part of every row's recipe: raise the number when the arithmetic changes."""
 
-_SAVE_EVERY = 30.0
-_PERFECT_DB = 100.0  # the PSNR of no error at all, which JSON could not hold
-_SSIM_WINDOW, _SSIM_C1, _SSIM_C2 = 7, 0.01**2, 0.03**2
+_PERFECT_DB = 100.0  # upper limit of the PSNR, which is infinite without errors and then not valid JSON
+_SSIM_WINDOW = 7
 UInt8 = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings:
+    """Settings of a reconstruction.
+
+    Args:
+        compute: device, precision and seed.
+        mask_ratio: share of the patches to remove.
+        seed: seed of the masks, by default that of ``compute``.
+        batch_size: chips per batch; it does not affect the scores.
+
+    Raises:
+        MarsError: the ratio removes no patch or all patches.
+    """
+
+    compute: Compute
+    mask_ratio: float = 0.5
+    seed: int | None = None
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise MarsError(f"mask_ratio={self.mask_ratio}: reconstruction needs a ratio between 0 and 1, exclusive")
 
 
 def reconstruct(
     chips: pd.DataFrame,
     weights: Path,
-    *,
-    mask_ratio: float = 0.5,
-    seed: int | None = None,
-    batch_size: int = 32,
-    compute: Compute,
-    known: pd.DataFrame | None = None,
-    save: Callable[[pd.DataFrame], object] = lambda rows: None,
+    settings: ReconstructionSettings,
+    cache: Cache | None = None,
     progress: Progress = SILENT,
 ) -> pd.DataFrame:
-    """Losses of every chip. A row of ``known`` that is of the same chip, weights and settings is taken over.
+    """Score the reconstruction of every chip.
 
     Args:
-        chips: one row an image and method: image_id, method, path of the six-band chip in reflectance units, chip_sha.
+        chips: one row per image and method: image_id, method, path of the six-band chip in reflectance units, chip_sha.
         weights: folder of the weights.
-        mask_ratio: share of the patches to remove.
-        seed: of the masks; ``compute``'s by default.
-        batch_size: chips a batch.
-        compute: device, precision and seed.
-        known: rows of an earlier run.
-        save: called with the finished rows every half minute, so that a killed run loses no more than that.
-        progress: takes lines.
+        settings: masks, batches and device.
+        cache: scores from earlier calls with the same weights and settings.
+        progress: reports the chips.
 
     Returns:
-        One row a chip, images in order: image_id, method, model_loss, rgb_loss, psnr (dB) and ssim of the removed pixels in
-        natural colour, chip_sha, mask_ratio, seed, weights (sha256), precision, recipe (names all settings), computed (in
-        this run).
+        One row per chip, in order of the images: image_id, method, model_loss, rgb_loss, psnr (dB) and ssim of the
+        removed pixels in natural colour, chip_sha, mask_ratio, seed, weights (sha256), precision, recipe (fingerprint
+        of all settings), computed (whether by this call).
 
     Raises:
-        MarsError: the ratio removes nothing or all, a chip is smaller than a patch, or the model's loss is of another
-            kind (``norm_pix_loss``).
+        MarsError: a chip is smaller than a patch, or the model was trained with another loss (``norm_pix_loss``).
         DamagedFileError: a chip cannot be read.
     """
     config, sha256, load = open_weights(weights)
-    if not 0 < mask_ratio < 1:
-        raise MarsError(f"mask_ratio={mask_ratio}: reconstruction needs a share between 0 and 1, both excluded")
     if config.norm_pix_loss:
-        raise MarsError(f"{weights} predicts patches normalised one by one, which have no loss in the bands' units")
-    seed = compute.seed if seed is None else seed
-    settings: dict[str, Any] = {
+        raise MarsError(
+            f"{weights} predicts patches in normalised units of their own: choose weights without norm_pix_loss"
+        )
+    compute, mask_ratio = settings.compute, settings.mask_ratio
+    seed = compute.seed if settings.seed is None else settings.seed
+    about: dict[str, Any] = {
         "mask_ratio": mask_ratio,
         "seed": seed,
         "weights": sha256,
         "precision": compute.precision,
     }
-    settings["recipe"] = fingerprint(_COMPUTATION, config.to_dict(), settings)
-    done = _taken_over(chips, known, settings["recipe"])
+    about["recipe"] = fingerprint(RECONSTRUCTION, config.to_dict(), about)
     rows = _records(chips.sort_values(["image_id", "method"], kind="stable"))
-    todo = [row for row in rows if (row["image_id"], row["method"]) not in done]
+    computed: set[int] = set()
 
-    def table(of: Iterable[dict[str, Any]]) -> pd.DataFrame:
-        columns = ["image_id", "method", *SCORES, "chip_sha", *settings, "computed"]
-        return pd.DataFrame(
-            [{**row, **done[row["image_id"], row["method"]], **settings} for row in of], columns=columns
-        )
-
-    if todo:
-        mae, last = load().to(compute.device), time.monotonic()
-        counter = progress.counter("reconstructing chips", len(todo))
-        for batch in _batches(todo, config, batch_size):
+    def compute_scores(places: list[int]) -> Iterator[list[float]]:
+        computed.update(places)
+        mae = load().to(compute.device)
+        counter = progress.counter("reconstructing chips", len(places))
+        for batch in _batches([rows[place] for place in places], config, settings.batch_size):
             scores = _scores(mae, _predict(mae, batch, mask_ratio, seed, compute), batch.windows.shape[2:])
-            for row, values in zip(batch.rows, scores.tolist(), strict=True):
-                done[row["image_id"], row["method"]] = dict(zip(SCORES, values, strict=True)) | {"computed": True}
+            yield from scores.tolist()
             counter.advance(len(batch.rows))
-            if time.monotonic() - last > _SAVE_EVERY:
-                save(table(row for row in rows if (row["image_id"], row["method"]) in done).drop(columns="computed"))
-                last = time.monotonic()
         counter.close()
-    return table(rows)
+
+    cache = cache or Cache(None, RECONSTRUCTION)
+    keys = [[about["recipe"], row["image_id"], row["chip_sha"]] for row in rows]
+    scores = cache.get_all(keys, compute_scores)
+    columns = ["image_id", "method", *SCORES, "chip_sha", *about, "computed"]
+    return pd.DataFrame(
+        [
+            {**row, **dict(zip(SCORES, values, strict=True)), **about, "computed": place in computed}
+            for place, (row, values) in enumerate(zip(rows, scores, strict=True))
+        ],
+        columns=columns,
+    )
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def _taken_over(chips: pd.DataFrame, known: pd.DataFrame | None, recipe: str) -> dict[tuple[str, str], dict[str, Any]]:
-    if known is None:
-        return {}
-    known = known[known["recipe"] == recipe]
-    same = chips[["image_id", "method", "chip_sha"]].merge(known, on=["image_id", "method", "chip_sha"])
-    return {
-        (row["image_id"], row["method"]): {key: row[key] for key in SCORES} | {"computed": False}
-        for row in _records(same)
-    }
 
 
 class _Batch(NamedTuple):
@@ -148,7 +153,7 @@ class _Batch(NamedTuple):
 
 
 def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: int) -> Iterator[_Batch]:
-    """Reads ahead in threads; a batch holds windows of one size."""
+    """Load batches of windows of equal size, reading ahead in threads."""
     pending: list[tuple[dict[str, Any], Float32]] = []
 
     def flush() -> _Batch:
@@ -166,10 +171,10 @@ def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: 
 
 
 def centre_window(path: Path, config: PrithviConfig) -> Float32:
-    """The centre of a chip, normalised: the model's input size, or the most patches that a smaller chip holds.
+    """Read the normalised centre of a chip.
 
     Returns:
-        float32, shape (bands, H, W).
+        float32, shape (bands, H, W): the model's input size, or for a smaller chip as many whole patches as fit.
 
     Raises:
         DamagedFileError: it cannot be read, or has other bands.
@@ -187,7 +192,7 @@ def centre_window(path: Path, config: PrithviConfig) -> Float32:
 
 
 class _Predicted(NamedTuple):
-    """Patches on the device, float32 (B, L, pixels, channels) each, and the mask (B, L), 1 where removed."""
+    """Original and predicted patches, float32 (B, L, pixels, channels), and the mask (B, L), 1 where removed."""
 
     target: Tensor
     pred: Tensor
@@ -195,8 +200,6 @@ class _Predicted(NamedTuple):
 
 
 def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compute: Compute) -> _Predicted:
-    import torch
-
     x = torch.from_numpy(batch.windows).to(compute.device)
     target = mae.patchify(x)
     noise = np.stack([mask_noise(row["image_id"], seed, target.shape[1]) for row in batch.rows])
@@ -207,15 +210,13 @@ def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compu
 
 
 def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tensor:
-    """``SCORES`` of each image: (B, 4). ``size`` is the windows' height and width."""
-    import torch
-
+    """Compute the ``SCORES`` of each image, (B, 4), for windows with the height and width ``size``."""
     target, pred, mask = predicted
     error = (pred - target).square()
     patches = torch.stack([error.mean(dim=(2, 3)), error[..., :3].mean(dim=(2, 3))], dim=-1)
     losses = (patches * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
-    # In natural colour white is 1, so that errors are shares of what an 8-bit picture spans.
+    # In natural colour white is 1, so errors are relative to the range of an 8-bit picture.
     statistics = mae.config.statistics
     scale = torch.from_numpy((statistics.std[:3] / statistics.white).ravel()).to(error.device)
     squared = (error[..., :3] * scale.square()).mean(dim=(2, 3))
@@ -233,49 +234,43 @@ def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tens
 
 
 def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    """Mean structural similarity of two images over the pixels of a mask, with a data range of 1.
+    """Compute the mean structural similarity of two images over the pixels of a mask, with a data range of 1.
 
-    Windows of 7 x 7 pixels with equal weights and sample covariance; windows that leave the image count nowhere. Wang et
-    al. 2004, Image quality assessment: from error visibility to structural similarity, equation 13.
+    Windows have 7 x 7 pixels with equal weights and sample covariance; windows that leave the image are excluded. Wang
+    et al. 2004, Image quality assessment: from error visibility to structural similarity, equation 13. NumPy takes a
+    third of the CPU time of torch's pooling.
 
     Args:
         x: float32, (B, C, H, W).
         y: likewise.
-        where: 1 at the pixels that count, (B, 1, H, W).
+        where: 1 at the pixels to include, (B, 1, H, W).
 
     Returns:
-        (B,)
+        float32 (B,); NaN if no window is included.
     """
-    import torch
-    from torch.nn.functional import avg_pool2d
-
-    if min(x.shape[2:]) < _SSIM_WINDOW:
-        return torch.full((len(x),), float("nan"), device=x.device)
-    mean_x, mean_y, xx, yy, xy = (
-        # A square window is a column of rows: two narrow means cost a third of a wide one.
-        avg_pool2d(avg_pool2d(value, (_SSIM_WINDOW, 1), 1), (1, _SSIM_WINDOW), 1)
-        for value in (x, y, x * x, y * y, x * y)
-    )
-    unbiased = _SSIM_WINDOW**2 / (_SSIM_WINDOW**2 - 1)
-    var_x, var_y = unbiased * (xx - mean_x**2), unbiased * (yy - mean_y**2)
-    covariance = unbiased * (xy - mean_x * mean_y)
-    similarity = ((2 * mean_x * mean_y + _SSIM_C1) * (2 * covariance + _SSIM_C2)) / (
-        (mean_x**2 + mean_y**2 + _SSIM_C1) * (var_x + var_y + _SSIM_C2)
-    )
     half = _SSIM_WINDOW // 2
-    counted = where[:, :, half:-half, half:-half]
-    return (similarity.mean(dim=1, keepdim=True) * counted).sum(dim=(1, 2, 3)) / counted.sum(dim=(1, 2, 3))
+    inner = np.s_[half:-half, half:-half]
+    means = []
+    for one, other, counted in zip(*(images.cpu().numpy() for images in (x, y, where[:, 0])), strict=True):
+        if min(counted.shape) < _SSIM_WINDOW or not counted[inner].any():
+            means.append(np.nan)
+            continue
+        _, similarity = structural_similarity(
+            one, other, win_size=_SSIM_WINDOW, data_range=1.0, channel_axis=0, full=True
+        )
+        means.append(np.average(similarity.mean(axis=0)[inner], weights=counted[inner]))
+    return torch.tensor(means, dtype=torch.float32, device=x.device)
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image and what each method made of it, in natural colour: uint8 (H, W, 3).
+    """An image and its reconstructions in natural colour: uint8 (H, W, 3).
 
     Args:
-        image_id: which image.
+        image_id: id of the image.
         original: the centre of the image.
-        masked: the same, removed patches in grey.
-        reconstructions: by method; removed patches as predicted, kept ones as they are.
+        masked: the same, with the removed patches in grey.
+        reconstructions: the same for each method, with the removed patches as predicted.
     """
 
     image_id: str
@@ -287,9 +282,14 @@ class Example:
 def reconstruct_examples(
     chips: pd.DataFrame, weights: Path, *, mask_ratio: float = 0.5, compute: Compute
 ) -> list[Example]:
-    """Reconstructs a few images for showing. Arguments as for :func:`reconstruct`; the masks are the same."""
-    import torch
+    """Reconstruct a few images as pictures, with the same masks as :func:`reconstruct`.
 
+    Args:
+        chips: as for :func:`reconstruct`.
+        weights: folder of the weights.
+        mask_ratio: share of the patches to remove.
+        compute: device, precision and seed of the masks.
+    """
     mae = open_weights(weights).load().to(compute.device)
     config = mae.config
     examples = []

@@ -1,4 +1,4 @@
-"""The reconstruction table of a lake: what is computed, written and drawn."""
+"""The reconstruction table of a lake, with its figures."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import rasterio
+from rasterio.errors import RasterioError
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
+from mars_assets.code_versions import RECONSTRUCTION
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.evaluation.history import record
 from mars_assets.labels.table import read_labelled_crops
@@ -22,8 +25,15 @@ from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
 from mars_assets.reconstruction.figures import draw_examples, draw_losses
-from mars_assets.reconstruction.scores import ANCHOR, _records, reconstruct, reconstruct_examples
+from mars_assets.reconstruction.scores import (
+    ANCHOR,
+    ReconstructionSettings,
+    _records,
+    reconstruct,
+    reconstruct_examples,
+)
 from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_table, write_table
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.tensors.geotiff import write_chip
@@ -36,19 +46,40 @@ if TYPE_CHECKING:
 
 ASSET = "reconstruction_metrics"
 PAPER = {"means": (0.0174, 0.0610), "pre_norm": (0.0298, 0.1040), "post_norm": (0.0190, 0.0493)}
-"""Model loss and RGB loss in the paper: v1_100, mask ratio 0.5, 259 other images."""
+"""Model loss and RGB loss in the paper: v1_100, mask ratio 0.5, on 259 other images."""
+
+
+@dataclass(frozen=True)
+class ReconstructionPlan:
+    """The images and masks of a reconstruction table.
+
+    Args:
+        methods: imputation methods; ``spectral`` may lack images, or all of them if none is calibrated.
+        n_images: number of images, drawn by a hash of their ids, so that the same ids yield the same images.
+        mask_ratios: shares of the patches to remove, one after the other; figures show the first.
+        masks: masks per image, with successive seeds; an image's values are the means over its masks.
+        anchor: a chip of Earth, see :func:`anchor_chip`, for an additional row.
+        batch_size: chips per batch.
+    """
+
+    methods: Sequence[str]
+    n_images: int
+    mask_ratios: Sequence[float] = (0.5,)
+    masks: int = 1
+    anchor: Path | None = None
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
 class ReconstructionResult:
-    """What :func:`reconstruction_table` made.
+    """The result of :func:`reconstruction_table`.
 
     Args:
-        summary: one row a method, see :func:`summarise`.
-        per_image: one row an image and method, see :func:`reconstruct`.
+        summary: one row per method, see :func:`summarise`.
+        per_image: one row per image and method, see :func:`reconstruct`.
         bars: both losses of each method, with intervals (the paper's Figure 2).
-        examples: originals, masked, and each method's reconstruction (the paper's Figure 3).
-        computed: how many chips were reconstructed in this run; the other rows were there.
+        examples: originals, masked images and all reconstructions (the paper's Figure 3).
+        computed: number of chips reconstructed in this call; the scores of the others were cached.
     """
 
     summary: pd.DataFrame
@@ -59,69 +90,42 @@ class ReconstructionResult:
 
 
 def reconstruction_table(
-    lake: Lake,
-    methods: Sequence[str],
-    *,
-    n_images: int,
-    mask_ratios: Sequence[float] = (0.5,),
-    masks: int = 1,
-    anchor: Path | None = None,
-    batch_size: int = 32,
-    compute: Compute,
-    progress: Progress = SILENT,
+    lake: Lake, plan: ReconstructionPlan, compute: Compute, progress: Progress = SILENT
 ) -> ReconstructionResult:
-    """Reconstructs the lake's imputed chips with its current weights, and writes tables and figures.
+    """Reconstruct the lake's imputed chips with its current weights.
 
-    ``metrics/reconstruction.parquet`` keeps a row for each method, weights, mask ratio, masks, seed and label version;
-    ``metrics/reconstruction_images.parquet`` a row for each image, from which only what is new is computed.
+    ``metrics/reconstruction.parquet`` retains a row for each method, weights, mask ratio, number of masks, seed and
+    label version, and ``metrics/reconstruction_images.parquet`` one for each image. Figures are written next to them.
+    Cached scores are not recomputed.
 
     Args:
-        lake: where chips and weights are, and tables go.
-        methods: imputation methods; ``spectral`` may lack images, all of them if none is calibrated.
-        n_images: how many images, drawn by their ids: the same ids give the same images, others join at random.
-        mask_ratios: shares of the patches to remove, one after the other; figures are of the first.
-        masks: masks an image, from as many seeds; an image's values are their means.
-        anchor: a chip of Earth, see :func:`anchor_chip`, as a row of its own.
-        batch_size: chips a batch.
+        lake: contains chips, weights and tables.
+        plan: images and masks.
         compute: device, precision, and the first seed of the masks.
-        progress: takes lines.
+        progress: reports the chips.
 
     Raises:
-        MissingInputError: weights or chips have not been made.
-        ProvenanceError: chips and weights were not made for each other; all mismatches are listed.
+        MissingInputError: weights or chips have not been materialized.
+        ProvenanceError: chips and weights do not match; all mismatches are listed.
     """
-    folder, _ = current_weights(lake)
+    folder = current_weights(lake).folder
     config = open_weights(folder).config
-    chips, label_version = _chips(lake, methods, config, n_images)
-    if anchor is not None:
+    chips, label_version = _chips(lake, plan.methods, config, plan.n_images)
+    if (anchor := plan.anchor) is not None:
         row = {"image_id": anchor.stem, "method": ANCHOR, "path": anchor, "chip_sha": sha256_file(anchor)}
         chips = pd.concat([chips, pd.DataFrame([row])], ignore_index=True)
-    path = lake.metrics("reconstruction_images")
-    parts: list[pd.DataFrame] = []
-
-    def save(rows: pd.DataFrame) -> None:
-        old = [read_table(path, ASSET)] if path.exists() else []
-        every = pd.concat([rows, *old]).drop_duplicates(["image_id", "method", "recipe"], ignore_index=True)
-        write_table(path, every)
-
-    for mask_ratio in mask_ratios:
-        for seed in range(compute.seed, compute.seed + masks):
-            parts.append(
-                reconstruct(
-                    chips,
-                    folder,
-                    mask_ratio=mask_ratio,
-                    seed=seed,
-                    batch_size=batch_size,
-                    compute=compute,
-                    known=read_table(path, ASSET) if path.exists() else None,
-                    save=save,
-                    progress=progress,
-                )
-            )
-            save(parts[-1].drop(columns="computed"))
+    settings = [
+        ReconstructionSettings(compute=compute, mask_ratio=mask_ratio, seed=seed, batch_size=plan.batch_size)
+        for mask_ratio in plan.mask_ratios
+        for seed in range(compute.seed, compute.seed + plan.masks)
+    ]
+    with Cache(lake.cache("reconstruction"), RECONSTRUCTION, keep_all=True, progress=progress) as cache:
+        parts = [reconstruct(chips, folder, each, cache, progress) for each in settings]
     per_image = pd.concat(parts, ignore_index=True)
     computed = int(per_image.pop("computed").sum())
+    path = lake.metrics("reconstruction_images")
+    old = [read_table(path, ASSET)] if path.exists() else []
+    write_table(path, pd.concat([per_image, *old]).drop_duplicates(["image_id", "method", "recipe"], ignore_index=True))
     labels = read_labelled_crops(lake)
     summary = summarise(per_image, label_version, dict(zip(labels["image_id"], labels["group"], strict=True)))
     record(
@@ -130,51 +134,50 @@ def reconstruction_table(
         ["method", "weights", "precision", "mask_ratio", "masks", "seed", "n_images", "label_version"],
         ASSET,
     )
-    first = per_image[per_image["mask_ratio"] == mask_ratios[0]]
-    chosen = chips[chips["image_id"].isin(typical_images(first))]
+    ratio = plan.mask_ratios[0]
+    chosen = chips[chips["image_id"].isin(typical_images(per_image[per_image["mask_ratio"] == ratio]))]
     examples = draw_examples(
-        reconstruct_examples(chosen, folder, mask_ratio=mask_ratios[0], compute=compute), config.variant, mask_ratios[0]
+        reconstruct_examples(chosen, folder, mask_ratio=ratio, compute=compute), config.variant, ratio
     )
-    shown = summary[summary["mask_ratio"] == mask_ratios[0]]
-    bars = draw_losses(shown, PAPER if config.variant == "v1_100" and mask_ratios[0] == 0.5 else None)
-    to_png(bars, lake.metrics("reconstruction").with_name("reconstruction_losses.png"))
-    to_png(examples, lake.metrics("reconstruction").with_name("reconstruction_examples.png"))
+    shown = summary[summary["mask_ratio"] == ratio]
+    bars = draw_losses(shown, PAPER if config.variant == "v1_100" and ratio == 0.5 else None)
+    to_png(bars, lake.figure("reconstruction", "losses"))
+    to_png(examples, lake.figure("reconstruction", "examples"))
     return ReconstructionResult(summary, per_image, bars, examples, computed)
 
 
 def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
-    """Takes a chip of Earth into the lake, for :func:`reconstruction_table`.
+    """Copy a chip of Earth into the lake, for :func:`reconstruction_table`.
 
     Args:
-        lake: gets it as ``tensors/anchor/NAME.tif``.
+        lake: gets the chip as ``tensors/anchor/NAME.tif``.
         path: a GeoTIFF in HLS reflectance units (reflectance x 10000).
-        bands: numbers of its blue, green, red, near infrared, and two short-wave infrared bands, from 1.
+        bands: numbers of its blue, green, red, near-infrared and two short-wave infrared bands, from 1.
 
     Raises:
         MarsError: it cannot be read, lacks a band, or has pixels without data.
     """
-    import rasterio
-    from rasterio.errors import RasterioError
-
     if len(bands) != len(HLS_BANDS):
-        raise MarsError(f"the anchor needs the numbers of {len(HLS_BANDS)} bands ({', '.join(HLS_BANDS)}), not {bands}")
+        raise MarsError(
+            f"anchor_bands={list(bands)}: give the numbers of {len(HLS_BANDS)} bands, {', '.join(HLS_BANDS)}"
+        )
     try:
         with rasterio.open(path) as file:
             if not all(1 <= band <= file.count for band in bands):
-                raise MarsError(f"{path} has {file.count} bands; the anchor's are to be {list(bands)}")
+                raise MarsError(f"{path} has {file.count} bands, which do not include all of {list(bands)}")
             chip = file.read(list(bands), masked=True, out_dtype="float32")
             crs, transform = file.crs, file.transform
     except RasterioError as error:
         raise MarsError(f"the anchor {path} cannot be read ({error})") from error
     if np.ma.is_masked(chip) or not np.isfinite(chip).all():
-        raise MarsError(f"the anchor {path} has pixels without data: take a chip that is whole")
+        raise MarsError(f"the anchor {path} has pixels without data: choose a chip without gaps")
     target = lake.tensors("anchor") / f"{path.stem}.tif"
-    write_chip(target, chip.filled(), HLS_BANDS, crs=crs, transform=transform if crs else None)
+    write_chip(target, chip.filled(), HLS_BANDS, georeference=(crs, transform) if crs else (None, None))
     return target
 
 
 def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: int) -> tuple[pd.DataFrame, str]:
-    """Chips of the drawn images for :func:`reconstruct`, and the label version that they were made for."""
+    """Draw images, and look up their chips for :func:`reconstruct` and their label version."""
     stages = {method: read_manifest(lake, f"imputed_{method}") for method in methods}
     images = {method: set(table["image_id"]) for method, (table, _) in stages.items()}
     first, (manifest, provenance) = next(iter(stages.items()))
@@ -182,15 +185,15 @@ def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: 
     for method, (_, settings) in stages.items():
         if method not in _UNPAIRED and settings["statistics"] != config.statistics.name:
             problems.append(
-                f"imputed_{method} was made with the statistics {settings['statistics']!r}, and the weights "
-                f"{config.variant} want {config.statistics.name!r}"
+                f"imputed_{method} was computed with the statistics {settings['statistics']!r}, but the weights "
+                f"{config.variant} need {config.statistics.name!r}"
             )
         if settings["label_version"] != provenance["label_version"]:
-            problems.append(f"imputed_{method} and imputed_{first} were made for different labels")
+            problems.append(f"imputed_{method} and imputed_{first} were computed for different labels")
         elif images[method] != images[first] and not (method == SPECTRAL and images[method] < images[first]):
-            problems.append(f"imputed_{method} and imputed_{first} hold different images")
+            problems.append(f"imputed_{method} and imputed_{first} contain different images")
     if problems:
-        raise ProvenanceError("; ".join(problems) + ": make reflectance and its imputations again")
+        raise ProvenanceError("; ".join(problems) + ": materialize reflectance and its imputations again")
     drawn = sorted(manifest["image_id"], key=lambda image: hashlib.sha256(image.encode()).digest())[:n_images]
     chips = pd.concat(table.assign(method=method) for method, (table, _) in stages.items())
     chips = chips[chips["image_id"].isin(drawn)]

@@ -1,4 +1,4 @@
-"""Resources: the lake, the device, the archive and Roboflow, as Dagster configures them."""
+"""Dagster resources: the lake, the device, the archive and Roboflow."""
 
 from mars_assets.resources.archive import ArchiveResource
 from mars_assets.resources.compute import ComputeResource

@@ -1,4 +1,6 @@
-"""The one device resource: every step that uses torch takes it, and runs in the pool ``gpu``."""
+"""The compute resource, required by every step that uses torch."""
+
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -6,20 +8,21 @@ from pydantic import Field
 from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
 GPU_POOL = "gpu"
-"""Concurrency pool of all steps that compute with torch; dagster.yaml lets one of them run at a time."""
+"""The concurrency pool of all steps that compute with torch; dagster.yaml runs one of them at a time."""
 
 
-class ComputeResource(dg.ConfigurableResource):
+class ComputeResource(dg.ConfigurableResource[Any]):
     """Device, precision, threads and seed of every step that computes with torch."""
 
-    device: DeviceChoice = Field(default="auto", description="auto: CUDA where there is any, else the CPU.")
+    device: DeviceChoice = Field(default="auto", description="auto: CUDA if available, otherwise the CPU.")
     precision: PrecisionChoice = Field(
         default="auto",
-        description="auto: bf16 where the hardware computes in it (CUDA 8.0 and newer, CPUs with AMX, AMD's with AVX512_BF16), else fp32.",
+        description="auto: bf16 if the hardware supports it (CUDA capability 8.0 or newer, Intel CPUs with AMX, AMD "
+        "CPUs with AVX512_BF16), otherwise fp32.",
     )
-    threads: int = Field(default=0, ge=0, description="CPU threads; 0 leaves torch's own choice.")
-    seed: int = Field(default=1, ge=0, description="Seed of every random number in training and evaluation.")
+    threads: int = Field(default=0, ge=0, description="CPU threads; 0 uses torch's default.")
+    seed: int = Field(default=1, ge=0, description="Seed of all random numbers in training and evaluation.")
 
     def choose(self) -> Compute:
-        """The choice, resolved on the machine that runs the step."""
+        """Resolve the choice on the machine that runs the step."""
         return choose_compute(self.device, self.precision, self.threads, self.seed)

@@ -1,1 +1,4 @@
-"""The embedded sample: synthetic Mars, written in the real formats, for people without the archive at hand."""
+"""The embedded sample: synthetic Mars in the real file formats.
+
+With it, everything runs without access to the archive.
+"""

@@ -1,7 +1,7 @@
-"""Labels of the sample as Roboflow exports them: outlines (COCO segmentation) and classes of tiles (folders).
+"""The sample's labels in Roboflow's formats: outlines (COCO) and classes of tiles (folders).
 
-Nobody drew these labels: they are computed from the list of craters the terrain was made with. The layout is Roboflow's,
-down to its oddities: a root category that owns nothing, ids that begin again in every split, re-compressed images.
+These labels were not drawn by hand but computed from the list of craters in the terrain. The layout is Roboflow's,
+including its oddities: a root category without annotations, ids that restart in every split, and recompressed images.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ TILE = 224
 _CORNERS = 48
 _CAPTURED = "2000-01-01T00:00:00+00:00"
 _MADE = (2000, 1, 1, 0, 0, 0)
-"""The zips are the same bytes whenever they are made."""
+"""A fixed time, so that the zips are reproducible byte for byte."""
 _SYNTHETIC = (
-    "SYNTHETIC: computed terrain with computed labels, made by mars_assets.sample. These are not images of Mars, nobody "
-    "drew the labels, and the file was not made by roboflow.com: it is laid out like its exports."
+    "SYNTHETIC: computed terrain with computed labels, made by mars_assets.sample. These are not images of Mars, "
+    "nobody drew the labels, and the file was not made by roboflow.com: it is laid out like its exports."
 )
 
 
 @dataclass(frozen=True)
 class LabelledCrop:
-    """A crop of a scene with what is known of it.
+    """A crop of a scene with its craters.
 
     Args:
-        crop_id: as in the crops' manifest.
-        split: of its scene.
+        crop_id: id in the crops' manifest.
+        split: split of its scene.
         pixels: uint8, shape (height, width, 3).
-        craters: that may reach into it, in the crop's own pixel coordinates.
+        craters: craters that may reach into the crop, in its own pixel coordinates.
     """
 
     crop_id: str
@@ -57,12 +57,16 @@ class LabelledCrop:
 
 
 def outline(crater: Crater, height: int, width: int) -> npt.NDArray[np.float64]:
-    """A crater's rim inside an image, as a polygon of shape (n, 2), x and y; n is 0 where it lies outside."""
+    """Compute the part of a crater's rim inside an image as a polygon.
+
+    Returns:
+        Shape (n, 2), x and y of the corners; n is 0 if the crater lies outside.
+    """
     from matplotlib.path import Path as Polygon
     from matplotlib.transforms import Bbox
 
     angles = np.arange(_CORNERS) * (2 * math.pi / _CORNERS)
-    # Of the area of the circle: the corners lie a little outside it.
+    # The polygon has the area of the circle, so its corners lie slightly outside.
     radius = crater.diameter / 2 / math.sqrt(math.sin(2 * math.pi / _CORNERS) * _CORNERS / (2 * math.pi))
     corners = np.stack([crater.x + radius * np.cos(angles), crater.y + radius * np.sin(angles)], axis=1)
     clipped = Polygon(np.vstack([corners, corners[:1]]), closed=True).clip_to_bbox(Bbox([[0, 0], [width, height]]))
@@ -71,18 +75,18 @@ def outline(crater: Crater, height: int, width: int) -> npt.NDArray[np.float64]:
 
 
 def area(polygon: npt.NDArray[np.float64]) -> float:
-    """A polygon's area, by the shoelace formula."""
+    """Compute the area of a polygon by the shoelace formula."""
     x, y = polygon.T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def share_inside(crater: Crater, height: int, width: int) -> float:
-    """Which part of a crater lies inside an image, 0..1."""
+    """Compute the fraction of a crater that lies inside an image."""
     return area(outline(crater, height, width)) / (math.pi / 4 * crater.diameter**2)
 
 
 def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None:
-    """Writes a COCO segmentation export of crops; those without a crater stay in as negatives."""
+    """Write a COCO segmentation export of crops, with those without a crater as negatives."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_readmes(archive, "sample-craters", len(crops), "Craters are annotated in COCO Segmentation format.")
         for split in SPLITS:
@@ -112,7 +116,10 @@ def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None
 
 
 def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> None:
-    """Writes a folder classification export of ``TILE`` pixels wide tiles; in every split both classes are near equal."""
+    """Write a folder classification export of tiles that are ``TILE`` pixels wide.
+
+    Both classes are about equally frequent in every split.
+    """
     rng = np.random.default_rng(seed)
     tiles: list[tuple[Split, str, str, npt.NDArray[np.uint8]]] = []
     for split in SPLITS:
@@ -132,7 +139,7 @@ def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> 
 
 
 def _outlines(crop: LabelledCrop) -> Iterator[npt.NDArray[np.float64]]:
-    """What a person would outline: large enough, and enough of it in the picture."""
+    """Outline the craters that a person would: large enough, and enough of them visible."""
     height, width = crop.pixels.shape[:2]
     for crater in crop.craters:
         if crater.diameter < SMALLEST_LABELLED:
@@ -143,7 +150,7 @@ def _outlines(crop: LabelledCrop) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _tiles(crop: LabelledCrop) -> Iterator[tuple[str, str, npt.NDArray[np.uint8]]]:
-    """Name, class and pixels of the tiles of a crop whose class nobody would dispute."""
+    """Cut the tiles of a crop whose class is undisputed: name, class and pixels."""
     height, width = crop.pixels.shape[:2]
     rows, columns = height // TILE, width // TILE
     top, left = (height - rows * TILE) // 2, (width - columns * TILE) // 2
@@ -156,7 +163,10 @@ def _tiles(crop: LabelledCrop) -> Iterator[tuple[str, str, npt.NDArray[np.uint8]
 
 
 def tile_class(craters: Sequence[Crater]) -> Literal["Crater", "NoCrater"] | None:
-    """The class of a tile by the craters around it, in its own coordinates; None where people might disagree."""
+    """Classify a tile by the craters around it, given in its own coordinates.
+
+    None if people might disagree.
+    """
     for crater in craters:
         centred = 0 <= crater.x < TILE and 0 <= crater.y < TILE
         if crater.diameter >= 24 and centred and share_inside(crater, TILE, TILE) >= 0.75:

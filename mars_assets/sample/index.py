@@ -1,4 +1,4 @@
-"""The synthetic archive's cumulative index, in the form of HiRISE's own: a table and the label that names its columns."""
+"""The synthetic archive's cumulative index, in HiRISE's format: a table and its label."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _COLUMNS = (
     )),
     ("MAP_PROJECTION_TYPE", _TEXT, 20),
     *((name, _REAL, 14) for name in (
-        "PROJECTION_CENTER_LATITUDE", "PROJECTION_CENTER_LONGITUDE", "LINE_PROJECTION_OFFSET", "SAMPLE_PROJECTION_OFFSET",
+        "PROJECTION_CENTER_LATITUDE", "PROJECTION_CENTER_LONGITUDE", "LINE_PROJECTION_OFFSET",
+        "SAMPLE_PROJECTION_OFFSET",
         "CORNER1_LATITUDE", "CORNER1_LONGITUDE", "CORNER2_LATITUDE", "CORNER2_LONGITUDE", "CORNER3_LATITUDE",
         "CORNER3_LONGITUDE", "CORNER4_LATITUDE", "CORNER4_LONGITUDE",
     )),
@@ -56,11 +57,11 @@ _UNKNOWN = "UNK"
 
 
 def write_index(archive: Path, scenes: Iterable[tuple[SceneSpec, float]]) -> None:
-    """Writes ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``, a row for each scene's COLOR product.
+    """Write ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``, with a row for each COLOR product.
 
     Args:
-        archive: the tree's root.
-        scenes: each scene's spec, and the degrees east at which it is said to lie.
+        archive: root of the tree.
+        scenes: the spec of each scene, and its assumed longitude in degrees east.
     """
     rows = [_row(spec, longitude) for spec, longitude in scenes]
     table = b"".join(

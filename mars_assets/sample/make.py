@@ -1,6 +1,7 @@
-"""Makes the embedded sample: an archive tree to download from, label exports in an inbox, and the list of observations.
+"""The embedded sample: an archive tree, label exports in an inbox, a list of observations.
 
-The labels lie on crops that the project's own cutting makes of the archive's files, so the lake finds its own crops again.
+The labels are those of crops that the project's own code cuts from the archive's files, so that a lake recognises them
+as its own crops.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import cut_crops, read_crops
+from mars_assets.imagery.crops import Source, cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
+from mars_assets.images import read_rgb
+from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.sample.exports import (
     SEGMENTATION_ZIP,
@@ -39,7 +41,7 @@ from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_int
 from mars_assets.storage.files import read_json, write_bytes, write_json, write_table
 
 VERSION = 2
-"""Raised when the same seed gives other files."""
+"""Version of the sample, raised when the same seed yields different files."""
 
 SEED = 2024
 _GROUNDS = ("ripples", "boulders", "knobs", "channels")
@@ -49,20 +51,21 @@ GROUND_TRUTH = "ground_truth.parquet"
 _README = f"""{NOTE}.
 
 Everything below this folder was computed by mars_assets.sample. Terrain, craters and labels are invented; only the file
-formats are those of HiRISE's archive. The observation ids are valid by form, but their orbits ({FIRST_ORBIT} and on) were
-never flown. {GROUND_TRUTH} lists every crater: x and y in pixels of the COLOR product (x along samples), diameter in
-pixels and metres, degradation from 0 (fresh) to 1.
+formats are those of HiRISE's archive. The observation ids are formally valid, but their orbits ({FIRST_ORBIT} and up)
+were never flown. {GROUND_TRUTH} lists every crater: x and y in pixels of the COLOR product (x along samples), diameter
+in pixels and metres, degradation from 0 (fresh) to 1.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large the sample is.
+    """The size of the sample.
 
     Args:
-        train, valid, test: labelled scenes in each split.
-        unlabelled: further scenes, of which the browse product is chosen.
-        height, width: of a scene, pixels. Slanted margins take some: the default leaves 12 crops of 512.
+        train, valid, test: number of labelled scenes in each split.
+        unlabelled: number of further scenes, listed with their browse product.
+        height, width: size of a scene in pixels. The slanted margins take some of it: the default leaves 12 crops of
+            512 pixels.
     """
 
     train: int = 7
@@ -74,7 +77,7 @@ class Plan:
 
     @property
     def splits(self) -> tuple[Split | None, ...]:
-        """Of every scene; None where it has no labels."""
+        """List the split of every scene; None for a scene without labels."""
         counts = (self.train, self.valid, self.test)
         labelled = [split for split, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
         return (*labelled, *[None] * self.unlabelled)
@@ -82,12 +85,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlannedScene:
-    """A scene to make.
+    """A scene to render.
 
     Args:
-        spec: what to render.
-        longitude: where it is said to lie, degrees east.
-        split: of its labels, None where it has none.
+        spec: the scene.
+        longitude: its assumed longitude in degrees east.
+        split: split of its labels; None if it has none.
     """
 
     spec: SceneSpec
@@ -96,56 +99,50 @@ class PlannedScene:
 
 
 def plan_scenes(seed: int, plan: Plan = Plan()) -> list[PlannedScene]:
-    """The sample's scenes. Scenes share nothing, neither terrain nor random numbers.
+    """Plan the scenes of the sample.
 
-    Kinds of ground are dealt out, two to a scene, so that every split has all or most of them: seven training scenes drawn
-    at random may well have no boulders at all, and nothing can be learned of what is never shown.
+    Scenes share neither terrain nor random numbers. Kinds of ground are assigned in turn, two per scene, so that every
+    split has all or most of them: seven training scenes drawn at random might contain no boulders, and then no model
+    could learn to tell them from craters.
     """
     scenes = []
     for index, split in enumerate(plan.splits):
         rng = np.random.default_rng([seed, index])
-        # Day side, between 50 degrees south and north, and targets in steps of half a degree, as the archive has them.
+        # On the day side, between 50 degrees south and north, with targets in steps of half a degree as in the archive.
         observation = f"ESP_{FIRST_ORBIT + 137 * (index + 1):06d}_{5 * int(rng.integers(260, 461)):04d}"
         spec = draw_spec(rng, observation, plan.height, plan.width)
         dealt = (_GROUNDS[index % len(_GROUNDS)], _GROUNDS[(index + 1) % len(_GROUNDS)])
         grounds: dict[str, Any] = {kind: float(rng.uniform(0.3, 1.0)) if kind in dealt else 0.0 for kind in _GROUNDS}
-        # Few scenes have to hold enough craters to learn from.
+        # The few scenes must contain enough craters to learn from.
         spec = replace(spec, crater_density=1.5 * spec.crater_density, **grounds)
         scenes.append(PlannedScene(spec, float(rng.uniform(0, 359)), split))
     return scenes
 
 
-def make_sample(
-    archive: Path,
-    inbox: Path,
-    observations_csv: Path,
-    seed: int = SEED,
-    plan: Plan = Plan(),
-    progress: Progress = SILENT,
-) -> bool:
-    """Writes the sample unless it is there already.
+def make_sample(lake: Lake, seed: int = SEED, plan: Plan = Plan(), progress: Progress = SILENT) -> bool:
+    """Write the sample unless it exists already.
 
     Args:
-        archive: becomes the root of an archive tree, with the ground truth beside it.
-        inbox: gets the two label exports.
-        observations_csv: gets the list of observations.
-        seed: of everything random in the sample.
-        plan: how large it is.
-        progress: of the scenes.
+        lake: gets an archive tree with the ground truth (``lake.sample``), two label exports in the inbox, and the
+            list of observations (``observations.csv``).
+        seed: seed of everything random in the sample.
+        plan: size of the sample.
+        progress: reports the scenes.
 
     Returns:
-        whether anything had to be made.
+        Whether anything had to be computed.
 
     Raises:
-        MarsError: ``observations_csv`` lists real observations, which would be lost.
+        MarsError: ``observations.csv`` lists real observations, which would be lost.
     """
+    archive = lake.sample
     made = {"version": VERSION, "seed": seed, "plan": asdict(plan)}
-    outputs = [inbox / SEGMENTATION_ZIP, inbox / TILES_ZIP, observations_csv, archive / GROUND_TRUTH]
+    outputs = [lake.inbox / SEGMENTATION_ZIP, lake.inbox / TILES_ZIP, lake.observations_csv, archive / GROUND_TRUTH]
     marker = archive / MARKER
     if marker.exists() and read_json(marker) == made and all(path.exists() for path in outputs):
-        progress.say(f"the sample is there: {archive}")
+        progress.say(f"the sample exists: {archive}")
         return False
-    _refuse_real_observations(observations_csv)
+    _refuse_real_observations(lake.observations_csv)
     marker.unlink(missing_ok=True)
     write_bytes(archive / "SYNTHETIC.txt", _README.encode())
     scenes = plan_scenes(seed, plan)
@@ -158,10 +155,10 @@ def make_sample(
             for crop in _labelled_crops(Path(scratch) / scene.spec.observation, scene.split, craters)
         ]
     write_index(archive, [(scene.spec, scene.longitude) for scene in scenes])
-    write_segmentation_export(inbox / SEGMENTATION_ZIP, crops)
-    write_tiles_export(inbox / TILES_ZIP, crops, seed)
+    write_segmentation_export(lake.inbox / SEGMENTATION_ZIP, crops)
+    write_tiles_export(lake.inbox / TILES_ZIP, crops, seed)
     write_table(archive / GROUND_TRUTH, _ground_truth(scenes, truths), made)
-    write_bytes(observations_csv, _observations(scenes).encode())
+    write_bytes(lake.observations_csv, _observations(scenes).encode())
     write_json(marker, made)
     return True
 
@@ -169,11 +166,11 @@ def make_sample(
 def _make_scenes(
     archive: Path, scratch: Path, scenes: Sequence[PlannedScene], progress: Progress
 ) -> list[list[Crater]]:
-    """Renders, files and cuts the scenes, some at a time. Returns the craters of each."""
+    """Render, store and cut the scenes in parallel; return the craters of each."""
     workers = min(
         len(scenes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    # A fresh interpreter each: the calling process may hold threads, which do not survive a fork.
+    # Spawned, since a fork would break any threads of the calling process.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = pool.map(_make_scene, [archive] * len(scenes), [scratch] * len(scenes), scenes)
         return list(progress.track(results, "making synthetic scenes", len(scenes)))
@@ -186,7 +183,7 @@ def _make_scene(archive: Path, scratch: Path, planned: PlannedScene) -> list[Cra
         observation = planned.spec.observation
         files = product_files(observation, "COLOR")
         assert files.label is not None
-        cut_crops(archive / files.image, archive / files.label, observation, "COLOR", scratch / observation)
+        cut_crops(Source(archive / files.image, archive / files.label, observation, "COLOR"), scratch / observation)
     return scene.craters
 
 
@@ -194,8 +191,7 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
     manifest = read_crops(folder)
     crops = []
     for row in manifest[manifest["kept"]].to_dict("records"):
-        with Image.open(folder / row["file"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = read_rgb(folder / row["file"])
         height, width = pixels.shape[:2]
         moved = [replace(crater, x=crater.x - row["col"], y=crater.y - row["row"]) for crater in craters]
         near = tuple(crater for crater in moved if reaches_into(crater, height, width))
@@ -204,7 +200,10 @@ def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> li
 
 
 def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crater]]) -> pd.DataFrame:
-    """All craters whose centre the COLOR product shows: pixel coordinates, and planetocentric east degrees and metres."""
+    """List all craters centred in the COLOR product.
+
+    Positions are in pixels and in planetocentric degrees east, diameters in pixels and metres.
+    """
     rows: list[dict[str, Any]] = []
     for scene, craters in zip(scenes, truths, strict=True):
         spec = scene.spec
@@ -244,6 +243,6 @@ def _refuse_real_observations(path: Path) -> None:
     ]
     if real:
         raise MarsError(
-            f"{path} lists real observations ({', '.join(real[:3])}): the sample would replace it. "
-            "Move it away, or make the sample in another lake (MARS_LAKE)"
+            f"{path} lists real observations ({', '.join(real[:3])}), and the sample would replace it: "
+            "move the file away, or write the sample to another lake (MARS_LAKE)"
         )

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from mars_assets.bands import PRITHVI_V1, Float32, model_input
+from mars_assets.lake import CONFIG, PROVENANCE, WEIGHTS
 from mars_assets.prithvi.config import VARIANTS
 from mars_assets.prithvi.model import PrithviMAE, patchify
 from mars_assets.progress import Progress
@@ -35,7 +36,7 @@ from mars_assets.training.compute import Compute, choose_compute
 from mars_assets.training.loop import History, Training, train
 from mars_assets.training.recipe import BatchSize, LayerDecay, PeakRate, Steps, TrainingRecipe, WarmupSteps
 
-WEIGHTS = Path(__file__).parent / "weights"
+OUTPUT = Path(__file__).parent / "weights"
 
 
 class Settings(TrainingRecipe):
@@ -220,12 +221,12 @@ def _write(model: PrithviMAE, settings: Settings, compute: Compute, history: His
     tensors = {
         name: value.half().contiguous().cpu() for name, value in model.state_dict().items() if "pos_embed" not in name
     }
-    with atomic_path(output / "model.safetensors") as temporary:
+    with atomic_path(output / WEIGHTS) as temporary:
         save_file(tensors, temporary)
         temporary.chmod(0o644)  # safetensors writes its files for the owner alone
-    write_json(output / "config.json", model.config.to_dict())
+    write_json(output / CONFIG, model.config.to_dict())
     write_json(
-        output / "provenance.json",
+        output / PROVENANCE,
         {
             "what": "Prithvi's architecture at tiny size, pretrained by mars_assets.sample.pretrain on SYNTHETIC terrain only",
             "stored_as": "float16; position tables are recomputed",
@@ -240,7 +241,7 @@ def main() -> None:
     """Run the command line."""
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=WEIGHTS)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--work", type=Path, default=Path("build/pretrain"), help="folder of the checkpoint")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=defaults.steps)

@@ -1,7 +1,7 @@
-"""Files a synthetic scene as the HiRISE archive files an observation: COLOR JP2 with PDS3 label, and the RGB browse JPEG.
+"""Synthetic scenes as HiRISE files: COLOR JP2 with PDS3 label, and RGB browse JPEG.
 
-The formats are the archive's own, down to the single tile, ten bits and slanted swath. The observations are not: their
-orbit numbers, from 990000 on, were never flown, and label, JP2 and JPEG each say that they are synthetic.
+The formats are those of the archive, including the single tile, the ten bits and the slanted swath. The observations
+are not: their orbits, 990000 and up, were never flown, and label, JP2 and JPEG each state that they are synthetic.
 """
 
 from __future__ import annotations
@@ -20,31 +20,38 @@ from mars_assets.sample.terrain import Scene, stretch_limits
 from mars_assets.storage.files import atomic_path, write_bytes
 
 FIRST_ORBIT = 990000
-"""MRO had flown fewer than 100,000 orbits by 2030: no real observation can carry such a number."""
+"""MRO will have flown fewer than 100,000 orbits by 2030, so no real observation has such a number."""
 
 NOTE = "SYNTHETIC: computed terrain in the format of a HiRISE product. This is not an image of Mars"
 
 CORE_NULL, LOWEST, HIGHEST = 0, 3, 1021
-"""DN without data, and the range of valid DN; 1, 2, 1022 and 1023 mean saturation."""
+"""The DN for no data, and the range of valid DN; 1, 2, 1022 and 1023 mean saturation."""
 
 METRES = 0.5
-"""Size of a pixel on the ground."""
+"""Size of a pixel on the ground in metres."""
 
 BROWSE_WIDTH = 512
 _DAMAGED_SHARE = 0.01
-"""Of a browse product's rows, the first have RED only: the other detectors start later (76 of 7589 in a real one)."""
+"""The share of rows at the top of a browse product that have only RED.
+
+The other detectors start later (76 of 7589 rows in a real product).
+"""
 
 _SLANT = math.tan(math.radians(2.5))
 
 
 @dataclass(frozen=True)
 class MapPosition:
-    """Where a map-projected product lies: equirectangular on a sphere of the local radius, as HiRISE has it below 65 degrees.
+    """The position of a map-projected product.
+
+    The projection is equirectangular on a sphere with the local radius, like that of HiRISE's products below 65 degrees
+    latitude.
 
     Args:
-        center_latitude: true-scale latitude, a multiple of 5 degrees.
-        radius: of the sphere, metres.
-        left, top: projected coordinates of the outer corner of the first pixel, in pixels from (180 E, equator), top up.
+        center_latitude: latitude of true scale, a multiple of 5 degrees.
+        radius: radius of the sphere in metres.
+        left, top: projected coordinates of the outer corner of the first pixel, in pixels east and north of (180 E,
+            equator).
     """
 
     center_latitude: float
@@ -54,7 +61,12 @@ class MapPosition:
 
     @classmethod
     def at(cls, latitude: float, longitude: float) -> MapPosition:
-        """The position whose upper left corner is nearest to a planetocentric latitude and east longitude, in degrees."""
+        """Find the position whose upper left corner is nearest to a location.
+
+        Args:
+            latitude: planetocentric, degrees.
+            longitude: degrees east.
+        """
         center = 5.0 * round(latitude / 5)
         equator, pole = 3396190.0, 3376200.0
         phi = math.radians(center)
@@ -65,27 +77,29 @@ class MapPosition:
 
     @classmethod
     def of_observation(cls, observation: str, longitude: float) -> MapPosition:
-        """Where a synthetic observation is said to lie: the latitude follows from the target code.
+        """Position a synthetic observation, with the latitude that follows from its target code.
 
-        On the day side the orbit angle, counted from the descending node, is the latitude plus half a turn.
+        On the day side, the orbit angle from the descending node is the latitude plus 180 degrees.
         """
         return cls.at(parse_observation_id(observation).target / 10 - 180, longitude)
 
     @property
     def pixels_per_degree(self) -> float:
+        """Compute the pixels per degree of latitude."""
         return math.radians(1) * self.radius / METRES
 
     def latitude(self, row: float) -> float:
+        """Compute the planetocentric latitude of a row's upper edge in degrees."""
         return (self.top - row) / self.pixels_per_degree
 
     def longitude(self, column: float) -> float:
-        """East, 0..360."""
+        """Compute the longitude of a column's left edge in degrees east, 0..360."""
         scale = self.pixels_per_degree * math.cos(math.radians(self.center_latitude))
         return (180 + (self.left + column) / scale) % 360
 
     @property
     def crs(self) -> str:
-        """As a PROJ string."""
+        """Compose the coordinate reference system as a PROJ string."""
         return (
             f"+proj=eqc +lat_ts={self.center_latitude:g} +lat_0=0 +lon_0=180 +x_0=0 +y_0=0 +R={self.radius:.10f} "
             "+units=m +no_defs"
@@ -94,39 +108,44 @@ class MapPosition:
 
 @dataclass(frozen=True)
 class Calibration:
-    """I/F = DN * scale + offset, one pair for all bands."""
+    """A linear scaling, I/F = DN * scale + offset, the same for all bands."""
 
     scale: float
     offset: float
 
     @classmethod
     def of(cls, iof: npt.NDArray[np.float32]) -> Calibration:
-        """The pair that puts an image's range on the valid DN, rounded as a label states it."""
+        """Fit the scaling that maps an image's range to the valid DN, rounded as in a label."""
         low, high = float(iof.min()), float(iof.max())
         scale = float(f"{(high - low) * 1.0001 / (HIGHEST - LOWEST):.10e}")
         return cls(scale, float(f"{low - LOWEST * scale:.10f}"))
 
     def quantise(self, iof: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        return np.clip(np.rint((iof - self.offset) / self.scale), LOWEST, HIGHEST).astype(np.uint16)
+        """Convert I/F to DN, clipped to the valid range."""
+        dn: npt.NDArray[np.floating] = np.clip(np.rint((iof - self.offset) / self.scale), LOWEST, HIGHEST)
+        return dn.astype(np.uint16)
 
 
 def swath(height: int, width: int) -> npt.NDArray[np.bool_]:
-    """Where a map-projected product has data: a rectangle turned by the orbit's inclination, inside the map's rectangle."""
+    """Compute the mask of a map-projected product's data.
+
+    It is a rectangle rotated by the orbit's inclination, inside the rectangle of the map.
+    """
     y, x = np.ogrid[:height, :width]
     left = _SLANT * (height - y)
     right = width - _SLANT * y
-    # The ends are square to the sides.
+    # The ends are perpendicular to the sides.
     top, bottom = _SLANT * x, height - _SLANT * (width - x)
     return np.asarray((x >= left) & (x < right) & (y >= top) & (y < bottom))
 
 
 def write_products(archive: Path, scene: Scene, longitude: float) -> None:
-    """Writes an observation's COLOR product, its label and its RGB browse product into an archive tree.
+    """Write an observation's COLOR product, label and RGB browse product into an archive tree.
 
     Args:
-        archive: the tree's root, which holds ``RDR`` and ``EXTRAS``.
-        scene: rendered; its ground truth is not written here.
-        longitude: where it is said to lie, degrees east. The latitude follows from the observation's target code.
+        archive: root of the tree, which contains ``RDR`` and ``EXTRAS``.
+        scene: the rendered scene; its ground truth is not written here.
+        longitude: its assumed longitude in degrees east. The latitude follows from the observation's target code.
     """
     observation = scene.spec.observation
     position = MapPosition.of_observation(observation, longitude)
@@ -140,7 +159,10 @@ def write_products(archive: Path, scene: Scene, longitude: float) -> None:
 
 
 def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) -> None:
-    """Lossless, ten bits, one tile with precincts and packet lengths: as HiRISE's own files, which are slow to cut."""
+    """Write a lossless ten-bit JP2 in a single tile, with precincts and packet lengths.
+
+    HiRISE's own files have the same layout.
+    """
     import rasterio
 
     bands, height, width = dn.shape
@@ -175,7 +197,10 @@ def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) ->
 
 
 def _write_browse(path: Path, scene: Scene) -> None:
-    """RED, BG and synthetic blue, stretched, as the cameras saw it: not map projected, so it has no margins."""
+    """Write RED, BG and synthetic blue, stretched.
+
+    The product is not map projected, so it has no margins.
+    """
     height, width = scene.iof.shape[1:]
     size = (BROWSE_WIDTH, round(height * BROWSE_WIDTH / width))
     bands = [np.asarray(Image.fromarray(band).resize(size, Image.Resampling.BOX)) for band in scene.iof]
@@ -188,7 +213,7 @@ def _write_browse(path: Path, scene: Scene) -> None:
 
 
 def _label(scene: Scene, position: MapPosition, calibration: Calibration) -> str:
-    """A PDS3 label with the statements of a real COLOR label, as far as they make sense for a computed scene."""
+    """Compose a PDS3 label from those statements of a real COLOR label that apply to a synthetic scene."""
     spec = scene.spec
     observation, product = spec.observation, f"{spec.observation}_COLOR"
     bands, lines, samples = scene.iof.shape

@@ -1,6 +1,7 @@
-"""Serves an archive tree over HTTP on this machine only, with ranges and validators, so that the real downloader fetches it.
+"""A local HTTP server for an archive tree.
 
-``python -m mars_assets.sample.server FOLDER`` serves until it is interrupted.
+It supports ranges and validators, so that the real downloader works with it. ``python -m mars_assets.sample.server
+FOLDER`` serves until it is interrupted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
 from mars_assets.errors import MarsError
 
 HOST = "127.0.0.1"
@@ -20,25 +26,20 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def serve(folder: Path, port: int = 0) -> Iterator[str]:
-    """Serves ``folder`` as long as the block runs.
+    """Serve a folder for the duration of the ``with`` block.
 
     Args:
-        folder: root of the tree, which holds ``RDR`` and ``EXTRAS``.
-        port: 0 takes a free one.
+        folder: root of the tree, which contains ``RDR`` and ``EXTRAS``.
+        port: TCP port; 0 selects a free one.
 
     Yields:
-        the base address, e.g. ``http://127.0.0.1:43210``.
+        The base address, e.g. ``http://127.0.0.1:43210``.
 
     Raises:
         MarsError: there is no such folder, or the port is taken.
     """
-    import uvicorn
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
-    from starlette.staticfiles import StaticFiles
-
     if not folder.is_dir():
-        raise MarsError(f"there is no archive at {folder}: make the sample first")
+        raise MarsError(f"{folder} is not a folder: write the sample first")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -61,13 +62,14 @@ def serve(folder: Path, port: int = 0) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serves a HiRISE-like archive tree on 127.0.0.1.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Serve a HiRISE-like archive tree on 127.0.0.1.")
+    parser.add_argument("folder", type=Path, help="root of the tree")
+    parser.add_argument("--port", type=int, default=0, help="default: a free port")
     arguments = parser.parse_args()
     try:
         with serve(arguments.folder, arguments.port) as base:
-            print(f"serving {arguments.folder} at {base}; Ctrl-C ends it", flush=True)
+            print(f"serving {arguments.folder} at {base}; press Ctrl-C to stop", flush=True)
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:

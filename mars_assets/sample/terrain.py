@@ -1,10 +1,11 @@
-"""Synthetic Mars: fractal terrain with impact craters, lit by a sun and seen in HiRISE's three colour bands.
+"""Synthetic Mars: fractal terrain with impact craters, sunlit, in HiRISE's three colour bands.
 
-Lengths, heights too, are in pixels, so slopes have no unit and a crater looks alike at every scale. Nothing here is an
-image of Mars; what is real is the list of craters, which is known and not judged by eye.
+Lengths, including heights, are in pixels, so slopes have no unit and craters look alike at every scale. Nothing here is
+an image of Mars, but the list of craters is exact rather than estimated by eye.
 
-Crater shape: depth / diameter 0.2 when fresh (Pike 1977, simple craters), rim height 0.04 D, ejecta thinning with the third
-power of distance (McGetchin et al. 1973). Sizes: cumulative power law of slope about -2. Light: lunar-Lambert (McEwen 1991).
+Crater shape: depth / diameter 0.2 if fresh (Pike 1977, simple craters), rim height 0.04 D, ejecta thinning with the
+third power of distance (McGetchin et al. 1973). Sizes: cumulative power law with a slope of about -2. Light:
+lunar-Lambert (McEwen 1991).
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from mars_assets.imagery.crops import rgb_composite, to_8bit
 Float32 = npt.NDArray[np.float32]
 
 SMALLEST_LABELLED = 14.0
-"""Diameter in pixels below which a crater is texture: present, but labelled by nobody."""
+"""Diameter in pixels below which a crater is texture: present, but not labelled."""
 
 _DARK = np.array([0.135, 0.125, 0.075], np.float32)
 _DUST = np.array([0.310, 0.285, 0.105], np.float32)
-"""Albedo of basaltic sand and of dust in NIR, RED, BG: dust is bright and red, BG varies least."""
+"""Albedo of basaltic sand and of dust in NIR, RED and BG. Dust is bright and red, and BG varies least."""
 
 _SKY = np.array([0.012, 0.012, 0.008], np.float32)
-"""I/F of light scattered by dust in the air, which fills the shadows."""
+"""I/F of the light scattered by dust in the air, which brightens the shadows."""
 
 _LONGEST = 320
-"""Wavelength in pixels from which on a fractal's spectrum is flat, so that a tile looks like a part of a scene."""
+"""Wavelength in pixels above which a fractal's spectrum is flat, so that a tile looks like part of a scene."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Crater:
 
     Args:
         x, y: centre, x along columns and y along rows; pixel (row 0, col 0) covers 0..1 in both.
-        diameter: rim to rim, pixels.
-        degradation: 0 fresh .. 1 shallow, with a soft rim.
+        diameter: from rim to rim in pixels.
+        degradation: from 0 (fresh) to 1 (shallow, with a soft rim).
     """
 
     x: float
@@ -54,22 +55,23 @@ class Crater:
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What a scene is made of. The same spec gives the same pixels.
+    """The specification of a scene; the same specification yields the same pixels.
 
     Args:
-        observation: HiRISE observation id that the scene is filed under.
-        height, width: pixels.
-        seed: of everything random in it.
-        sun_azimuth: direction towards the sun, degrees clockwise from the image's top.
-        incidence: sun's angle from the vertical, degrees.
-        crater_density: fraction of the old ground that craters would cover; those that cut another's rim are left out.
-        smallest_diameter, largest_diameter: of the labelled craters, pixels.
+        observation: HiRISE observation id under which the scene is stored.
+        height, width: size in pixels.
+        seed: seed of everything random in it.
+        sun_azimuth: direction towards the sun, degrees clockwise from the top of the image.
+        incidence: angle of the sun from the vertical, degrees.
+        crater_density: fraction of the old ground that craters would cover, including those that are left out because
+            they would cut another's rim.
+        smallest_diameter, largest_diameter: range of the labelled craters in pixels.
         old_ground: fraction of the ground that has craters; the rest was resurfaced.
         roughness: RMS slope of the fractal terrain.
-        smoothness: its Hurst exponent, 0..1.
-        dust: mean share of bright dust in the surface, 0..1.
+        smoothness: Hurst exponent of the fractal terrain, 0..1.
+        dust: mean share of bright dust on the surface, 0..1.
         patchiness: standard deviation of that share.
-        ripples, boulders, knobs, channels: how much of each, 0 none .. 1 much. They are not craters.
+        ripples, boulders, knobs, channels: amount of other relief, from 0 (none) to 1 (much).
     """
 
     observation: str
@@ -97,10 +99,10 @@ class Scene:
     """A rendered scene.
 
     Args:
-        spec: what it was made from.
+        spec: its specification.
         iof: I/F of NEAR-INFRARED, RED, BLUE-GREEN, float32, shape (3, height, width).
-        heights: of the ground, in pixels, float32, shape (height, width).
-        craters: all craters that reach into the scene, also those below ``SMALLEST_LABELLED``; largest first.
+        heights: elevation in pixels, float32, shape (height, width).
+        craters: all craters that reach into the scene, including those below ``SMALLEST_LABELLED``; largest first.
     """
 
     spec: SceneSpec
@@ -110,7 +112,7 @@ class Scene:
 
 
 def draw_spec(rng: np.random.Generator, observation: str, height: int, width: int) -> SceneSpec:
-    """A scene drawn at random: afternoon sun, as HiRISE has it, and one kind of ground or another."""
+    """Draw a random scene, with afternoon sun as in HiRISE's images."""
 
     def sometimes(probability: float) -> float:
         return float(rng.uniform(0.3, 1.0)) if rng.random() < probability else 0.0
@@ -136,10 +138,10 @@ def draw_spec(rng: np.random.Generator, observation: str, height: int, width: in
 
 
 def render_scene(spec: SceneSpec) -> Scene:
-    """Renders a scene."""
+    """Render a scene."""
     rng = np.random.default_rng(spec.seed)
     craters = _place_craters(rng, spec)
-    # Beyond the scene's border there is ground too: it casts shadows in, and its ends are where the fractal wraps.
+    # A margin of ground around the scene casts shadows into it, and keeps the fractal's periodic edges out of it.
     margin = 16
     shape = (_fast_length(spec.height + 2 * margin), _fast_length(spec.width + 2 * margin))
     heights, dust, untouched = _ground(rng, spec, shape)
@@ -154,10 +156,14 @@ def render_scene(spec: SceneSpec) -> Scene:
 
 
 def tile_image(rng: np.random.Generator, iof: Float32) -> npt.NDArray[np.uint8]:
-    """I/F of a tile (3, size, size) stretched as a crop of a larger scene may be: uint8 RGB, shape (size, size, 3)."""
+    """Render a tile, stretched like a crop of a larger scene.
+
+    Returns:
+        uint8 RGB, shape (size, size, 3).
+    """
     rgb = rgb_composite("COLOR", np.moveaxis(iof, 0, -1))
-    # A crop's stretch comes from its whole scene, and a tile seldom fills the range by itself. Over the median, whole
-    # scenes have black points of 0.2 to 0.7 and white points of 1.2 to 1.6.
+    # A crop is stretched by the limits of its whole scene, whose range a tile seldom fills. Relative to the median,
+    # whole scenes have black points of 0.2 to 0.7 and white points of 1.2 to 1.6.
     low, high = stretch_limits(rgb)
     middle = np.median(rgb[::3, ::3], axis=(0, 1))
     low = np.minimum(low, middle * rng.uniform(0.4, 0.72))
@@ -166,13 +172,13 @@ def tile_image(rng: np.random.Generator, iof: Float32) -> npt.NDArray[np.uint8]:
 
 
 def stretch_limits(rgb: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Black and white of each band of an image (height, width, 3): its 0.5 and 99.5 percentiles."""
+    """Compute the 0.5 and 99.5 percentiles of each band of an image (height, width, 3)."""
     low, high = np.percentile(rgb[::3, ::3], (0.5, 99.5), axis=(0, 1))
     return low, high
 
 
 def reaches_into(crater: Crater, height: int, width: int) -> bool:
-    """Whether a crater's bounding square overlaps an image."""
+    """Test whether a crater's bounding square overlaps an image."""
     radius = crater.diameter / 2
     return -radius < crater.x < width + radius and -radius < crater.y < height + radius
 
@@ -185,7 +191,10 @@ def _fast_length(length: int) -> int:
 
 @lru_cache(maxsize=2)
 def _wavenumbers(shape: tuple[int, int]) -> Float32:
-    """Cycles per pixel on the half plane of ``irfft2``, at least those of ``_LONGEST``; the mean's is infinity."""
+    """Compute the cycles per pixel on the half plane of ``irfft2``.
+
+    They are not less than those of ``_LONGEST``; that of the mean is infinite.
+    """
     y = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
     x = np.fft.rfftfreq(shape[1]).astype(np.float32)[None]
     numbers = np.maximum(np.hypot(y, x), np.float32(1 / _LONGEST))
@@ -194,7 +203,10 @@ def _wavenumbers(shape: tuple[int, int]) -> Float32:
 
 
 def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> Float32:
-    """Gaussian field with a power-law spectrum: amplitude falls as k ** -(hurst + 1). Mean 0, standard deviation 1."""
+    """Draw a Gaussian field with a power-law spectrum.
+
+    The amplitude falls as k ** -(hurst + 1); mean 0, standard deviation 1.
+    """
     from scipy.fft import irfft2
 
     numbers = _wavenumbers(shape)
@@ -202,22 +214,27 @@ def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> 
     spectrum.real = rng.standard_normal(numbers.shape, np.float32)
     spectrum.imag = rng.standard_normal(numbers.shape, np.float32)
     spectrum *= numbers ** np.float32(-(hurst + 1))
-    field = irfft2(spectrum, s=shape)
-    return field / field.std()
+    field: Float32 = irfft2(spectrum, s=shape)
+    field /= field.std()
+    return field
 
 
 def _slopes(heights: Float32) -> tuple[Float32, Float32]:
-    """dh/dy and dh/dx."""
+    """Compute dh/dy and dh/dx."""
     return np.gradient(heights, axis=0), np.gradient(heights, axis=1)
 
 
 def _ground(rng: np.random.Generator, spec: SceneSpec, shape: tuple[int, int]) -> tuple[Float32, Float32, Float32]:
-    """Heights, dust cover (0..1) and, all ones, where no crater has shaped the ground."""
+    """Generate the ground.
+
+    Returns:
+        Heights, dust cover (0..1), and a mask of the ground untouched by craters, initially all ones.
+    """
     heights = _fractal(rng, shape, spec.smoothness)
     slope_y, slope_x = _slopes(heights)
     heights *= np.float32(spec.roughness / math.sqrt(float(np.mean(slope_y**2 + slope_x**2))))
     if spec.channels:
-        # The zero line of a smooth field winds like a channel does.
+        # The zero line of a smooth field meanders like a channel.
         course = _fractal(rng, shape, 1.4)
         width = 0.12 + 0.15 * rng.random()
         heights -= np.float32(5 * spec.channels) * np.exp(-((course / np.float32(width)) ** 2))
@@ -226,10 +243,13 @@ def _ground(rng: np.random.Generator, spec: SceneSpec, shape: tuple[int, int]) -
 
 
 def _place_craters(rng: np.random.Generator, spec: SceneSpec) -> list[Crater]:
-    """Draws craters, also around the scene, largest first. None cuts another's rim: small ones lie beside or within."""
+    """Draw craters in and around the scene, largest first.
+
+    None cuts another's rim: small ones lie next to or within larger ones.
+    """
     return [
         *_draw_craters(rng, spec, spec.crater_density, spec.smallest_diameter, spec.largest_diameter),
-        # Pits below what anybody would label.
+        # Pits too small to be labelled.
         *_draw_craters(rng, spec, 0.002, 4.0, 9.0),
     ]
 
@@ -247,11 +267,11 @@ def _draw_craters(
     diameters = np.sort((high + (low - high) * rng.random(count)) ** -0.5)[::-1]
     ys = rng.uniform(-margin, spec.height + margin, count)
     xs = rng.uniform(-margin, spec.width + margin, count)
-    # Resurfacing: ages vary over some hundred pixels.
+    # Resurfacing: ages vary on a scale of some hundred pixels.
     cell = 420
     ages = rng.standard_normal((int(spec.height + 2 * margin) // cell + 4, int(spec.width + 2 * margin) // cell + 4))
     age = map_coordinates(ages, [(ys + margin) / cell + 1, (xs + margin) / cell + 1], order=1)
-    # Interpolated between four normal numbers the age's standard deviation is about 2/3.
+    # Interpolation between four normal numbers reduces the standard deviation of the age to about 2/3.
     old = age / 0.67 > -_normal_quantile(spec.old_ground)
     placed: list[Crater] = []
     known = np.empty((count, 3))
@@ -274,7 +294,11 @@ def _normal_quantile(probability: float) -> float:
 
 
 def _profile(degradation: float) -> tuple[Float32, Float32]:
-    """Height over distance from the centre, both in units of the radius: bowl, rim, ejecta."""
+    """Compute the profile of bowl, rim and ejecta.
+
+    Returns:
+        Distances from the centre, and heights there, both in units of the radius.
+    """
     from scipy.ndimage import gaussian_filter1d
 
     r = np.linspace(0, 3, 193, dtype=np.float32)
@@ -283,19 +307,19 @@ def _profile(degradation: float) -> tuple[Float32, Float32]:
     bowl = rim + depth * (r ** (2 + 1.5 * degradation) - 1)
     ejecta = rim * np.maximum(r, 1) ** -3 * np.clip((3 - r) / 1.5, 0, 1)
     heights = np.where(r < 1, bowl, ejecta)
-    # Erosion rounds the rim. The profile goes on evenly at both ends, so the filter's mirror does no harm.
+    # Erosion rounds the rim. The profile is nearly flat at both ends, so the filter's boundary mode does not matter.
     return r, gaussian_filter1d(heights, (0.03 + 0.09 * degradation) / (r[1] - r[0]), mode="nearest").astype(np.float32)
 
 
 def _window(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
-    """The part of an array within ``reach`` of a point; None where there is none."""
+    """Select the part of an array within ``reach`` of a point; None if it is empty."""
     top, bottom = max(0, math.floor(y - reach)), min(shape[0], math.ceil(y + reach))
     left, right = max(0, math.floor(x - reach)), min(shape[1], math.ceil(x + reach))
     return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
 
 
 def _offsets(x: float, y: float, window: tuple[slice, slice]) -> tuple[Float32, Float32]:
-    """Rows (n, 1) and columns (1, m) of a window's pixel centres, measured from a point."""
+    """Compute rows (n, 1) and columns (1, m) of a window's pixel centres, relative to a point."""
     rows, columns = window
     dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
     dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + np.float32(0.5 - x)
@@ -303,7 +327,7 @@ def _offsets(x: float, y: float, window: tuple[slice, slice]) -> tuple[Float32, 
 
 
 def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Float32, untouched: Float32) -> None:
-    """Digs a crater into the ground, in place."""
+    """Dig a crater into the ground, in place."""
     radius = crater.diameter / 2
     out_of_round = rng.uniform(-0.04, 0.04, 2)
     brightness = rng.uniform(-0.12, 0.16) * (1 - crater.degradation)
@@ -312,7 +336,7 @@ def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Flo
         return
     dy, dx = _offsets(crater.x, crater.y, window)
     square = dy**2 + dx**2
-    # A little oval: the radius varies with twice the direction's angle.
+    # Slightly oval: the radius varies with twice the angle of direction.
     wobble = (np.float32(out_of_round[0]) * (dx**2 - dy**2) + np.float32(2 * out_of_round[1]) * dx * dy) / (square + 1)
     r = np.sqrt(square) * (1 + wobble) / np.float32(radius)
     r0, profile = _profile(crater.degradation)
@@ -322,7 +346,10 @@ def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Flo
 
 
 def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouched: Float32) -> None:
-    """Ripples, boulders and knobs, in place: relief that is no crater. They keep off craters, which must stay visible."""
+    """Add ripples, boulders and knobs in place.
+
+    They avoid craters, which must stay visible.
+    """
     shape = heights.shape
     if spec.ripples:
         wavelength = rng.uniform(7, 18)
@@ -351,14 +378,14 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouche
 
 
 def _shifts(azimuth: float) -> Iterator[tuple[int, int]]:
-    """Steps (rows, columns) towards the sun, dense near by."""
+    """List steps (rows, columns) towards the sun, denser nearby."""
     up, right = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
     for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
         yield -round(distance * up), round(distance * right)
 
 
 def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
-    """Height in pixels of the shadow's edge above the ground, 0 where the sun shines."""
+    """Compute the height of the shadow's edge above the ground in pixels, 0 in sunlight."""
     depth = np.zeros_like(heights)
     height, width = heights.shape
     tangent = math.tan(math.radians(elevation))
@@ -373,7 +400,10 @@ def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
 
 
 def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
-    """Brightness of a white surface seen from above: lunar-Lambert with an even mix, shadows dark."""
+    """Compute the brightness of a white surface seen from above.
+
+    The model is lunar-Lambert with equal weights, and shadows are dark.
+    """
     slope_y, slope_x = _slopes(heights)
     angle, zenith = math.radians(azimuth), math.radians(incidence)
     upright = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
@@ -382,13 +412,13 @@ def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
         - np.float32(math.sin(zenith) * math.cos(angle)) * slope_y
     )
     sun = np.maximum((np.float32(math.cos(zenith)) - toward) * upright, 0)
-    light = sun / (sun + upright) + np.float32(0.5) * sun
-    lit = np.clip(1 - _shadow(heights, azimuth, 90 - incidence) / np.float32(0.6), 0, 1)
-    return light * lit
+    light: Float32 = sun / (sun + upright) + np.float32(0.5) * sun
+    light *= np.clip(1 - _shadow(heights, azimuth, 90 - incidence) / np.float32(0.6), 0, 1)
+    return light
 
 
 def _colour(rng: np.random.Generator, light: Float32, dust: Float32) -> Float32:
-    """I/F of the three bands, with the optics' blur and the detectors' noise."""
+    """Compute the I/F of the three bands, with blur by the optics and noise of the detectors."""
     from scipy.ndimage import gaussian_filter
 
     share = np.clip(dust, 0, 1)

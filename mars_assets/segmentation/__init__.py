@@ -1,1 +1,1 @@
-"""Crater segmentation with MMSegmentation: recipe, training, prediction, evaluation."""
+"""Crater segmentation with MMSegmentation."""

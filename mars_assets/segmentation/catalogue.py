@@ -1,4 +1,4 @@
-"""Predicted masks as a catalogue of craters, each image looked at once."""
+"""Catalogue of the craters in predicted masks, with each image processed once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.craters.catalogue import COLUMN_TYPES, COLUMNS, craters_of_image
+from mars_assets.code_versions import COUNTING
+from mars_assets.craters.catalogue import craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
-from mars_assets.segmentation.recipe import COUNTING
-from mars_assets.storage.cache import Remembered
+from mars_assets.storage.cache import Cache
+from mars_assets.storage.schema import columns_of, conformed
 
 
 def crater_catalogue(
@@ -21,25 +22,29 @@ def crater_catalogue(
     *,
     rim: int = 0,
     smallest_px: float = 0.0,
-    remembered: Remembered | None = None,
+    cache: Cache | None = None,
 ) -> pd.DataFrame:
-    """The craters that a model sees, see :func:`~mars_assets.craters.catalogue.craters_of_image`.
+    """List the craters in predicted masks.
+
+    See :func:`~mars_assets.craters.catalogue.craters_of_image`.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, observation, chip`` (path; its georeference is used where it has one, or that of ``crs`` (WKT) and
-            ``transform`` (six numbers) if there are these columns).
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: craters of a smaller diameter are left out.
-        remembered: craters of images that were looked at before, where ``images`` has ``chip_sha``.
+        images: ``image_id, observation, chip`` (path; its georeference is used if it has one, unless there are columns
+            ``crs`` (WKT) and ``transform`` (six numbers)).
+        rim: width in pixels of the rims that masks show, see :func:`mars_assets.craters.geometry.craters_of_mask`.
+        smallest_px: craters with a smaller diameter in pixels are left out.
+        cache: craters of images that were processed before, used where ``images`` has ``chip_sha``.
 
     Returns:
-        A row a crater, see :data:`mars_assets.craters.catalogue.COLUMNS`; of an image the largest first.
+        One row per crater, see :class:`mars_assets.craters.schema.CraterCatalogue`; largest first within an image.
 
     Raises:
         DamagedFileError: a prediction cannot be read.
     """
-    remembered = remembered or Remembered(None, COUNTING)
+    from mars_assets.craters.schema import CraterCatalogue
+
+    cache = cache or Cache(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
         path = predictions[image["image_id"]]
@@ -47,9 +52,10 @@ def crater_catalogue(
         place = [str(image["crs"]), str(image["transform"])] if "crs" in image else []
         made_from = None if key is None else ["craters", key, image["chip_sha"], rim, smallest_px, place]
         about = {"image_id": image["image_id"], "observation": image["observation"]}
-        craters = remembered.of(made_from, partial(_craters, image, path, rim, smallest_px))
+        craters = cache.get(made_from, partial(_craters, image, path, rim, smallest_px))
         rows += [about | {"crater": number} | crater for number, crater in enumerate(craters, start=1)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMN_TYPES)
+    table = pd.DataFrame(rows, columns=list(columns_of(CraterCatalogue)))
+    return conformed(table, CraterCatalogue, "the catalogue of craters")
 
 
 def _craters(image: Mapping[Any, Any], prediction: Path, rim: int, smallest_px: float) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
-"""A finished segmentation model on disk: an mmseg checkpoint with its config, and ``config.json``, written last.
+"""Finished segmentation models on disk.
 
-``mmseg.apis.init_model(folder / "config.py", folder / "model.pth")`` opens it as well.
+A model is an mmseg checkpoint with its config, and ``config.json``, which is written last.
+
+``mmseg.apis.init_model(folder / "config.py", folder / "model.pth")`` also opens one.
 """
 
 from __future__ import annotations
@@ -10,24 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
-from mars_assets.training.run_folder import CONFIG, require_finished
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mmseg.models import EncoderDecoder
 
 
-MODEL = "model.pth"
-MMSEG_CONFIG = "config.py"
-HISTORY = "history.parquet"
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """An mmseg checkpoint on CPU, read without unpickling anything but tensors and plain values.
+    """Read an mmseg checkpoint of tensors and plain values, on the CPU.
 
     Raises:
-        DamagedFileError: it is missing, truncated, or holds anything else.
+        DamagedFileError: it is missing, truncated or contains anything else.
     """
     import torch
 
@@ -35,23 +34,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise DamagedFileError(
-            f"{path} cannot be read ({error}): delete its folder and make 'seg_model' again"
+            f"{path} cannot be read ({error}): delete its folder and materialize 'seg_model' again"
         ) from error
 
 
 def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
-    """Opens a finished model, in evaluation mode on the CPU.
+    """Open a finished model, in evaluation mode on the CPU.
 
     Returns:
-        mmseg's model, with its mmseg config as ``cfg``, and the folder's ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance,
-        compute, settings, report.
+        mmseg's model, with its mmseg config as ``cfg``, and the content of ``config.json``: recipe, seed, classes,
+        bands, statistics, prithvi, provenance, compute, settings, report.
 
     Raises:
         MissingInputError: the folder holds no finished model.
         DamagedFileError: its files do not fit together.
     """
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
-
     require_finished(folder, "seg_model")
     with mmseg_ready():
         from mmengine import Config
@@ -61,19 +58,19 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
         model = MODELS.build(config.model)
         model.cfg = config
     try:
-        model.load_state_dict(load_checkpoint(folder / MODEL)["state_dict"])
+        model.load_state_dict(load_checkpoint(folder / SEGMENTER)["state_dict"])
     except (KeyError, RuntimeError) as error:
         raise DamagedFileError(
-            f"{folder / MODEL} does not fit {MMSEG_CONFIG} beside it ({error}): make 'seg_model' again"
+            f"{folder / SEGMENTER} does not fit {MMSEG_CONFIG} next to it ({error}): materialize 'seg_model' again"
         ) from error
     return model.eval(), read_json(folder / CONFIG)
 
 
 def model_sha256(folder: Path) -> str:
-    """What tells one finished model from another.
+    """Compute the hash that identifies a finished model.
 
     Raises:
         MissingInputError: the folder holds no finished model.
     """
     require_finished(folder, "seg_model")
-    return sha256_file(folder / MODEL)
+    return sha256_file(folder / SEGMENTER)

@@ -1,4 +1,4 @@
-"""What predicted masks are worth: by pixel, and by crater of each size."""
+"""Evaluation of predicted masks, by pixel and by crater of each size."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mars_assets.code_versions import COUNTING, LABELS
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
 from mars_assets.images import read_label_image
-from mars_assets.labels.build import COMPUTATION as LABELS
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
-from mars_assets.segmentation.recipe import COUNTING, IGNORE
-from mars_assets.storage.cache import Remembered
+from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.storage.cache import Cache
 
 METRICS = (
     "iou_background",
@@ -38,16 +38,16 @@ Diameters = npt.NDArray[np.float64]
 
 
 class Evaluation(NamedTuple):
-    """A model on one split.
+    """Evaluation of a model on one split.
 
     Args:
-        row: the scores, each with ``_low`` and ``_high``; None where the split leaves one undefined, and ``undefined``
-            names those.
-        images: one row an image of the split: its columns, ``prediction`` (path), ``iou_background, iou_crater, miou,
-            dice_crater, pixel_accuracy``, and ``found, missed, false_alarms, too_small`` (craters).
-        sizes: one row a size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall,
+        row: the scores, each with ``_low`` and ``_high``; None where a score is undefined on the split, and
+            ``undefined`` names those.
+        images: one row per image: the columns of the input, ``prediction`` (path), ``iou_background, iou_crater, miou,
+            dice_crater, pixel_accuracy``, and ``found, missed, false_alarms, too_small`` (numbers of craters).
+        sizes: one row per size class: ``diameter_px, craters, found, missed, false_alarms``, and ``precision, recall,
             f1`` with intervals.
-        evidence: what :func:`evaluate_together` takes: ``image_id, observation, counts`` (JSON).
+        evidence: the input of :func:`evaluate_together`: ``image_id, observation, counts`` (JSON).
     """
 
     row: dict[str, Any]
@@ -57,13 +57,13 @@ class Evaluation(NamedTuple):
 
 
 class _Counted(NamedTuple):
-    """What one image adds to the sums.
+    """Counts of one image.
 
     Args:
         confusion: see :func:`confusion`.
         found, missed: diameters of the true craters.
         false: diameters of the predicted craters that match none.
-        whole: diameters of the true craters that the border does not cut.
+        whole: diameters of the true craters that the image's border does not cut.
     """
 
     confusion: Counts
@@ -82,57 +82,61 @@ def evaluate(
     smallest_px: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    remembered: Remembered | None = None,
+    cache: Cache | None = None,
 ) -> Evaluation:
-    """Evaluates predictions on a split.
+    """Evaluate predictions on a split.
 
-    Pixels: confusion counts are summed over the images before any ratio is taken; ignored pixels (255) are left out.
-    ``miou`` is the mean over the classes that are there or predicted, as in mmseg.
+    Pixels: confusion counts are summed over the images before any ratio is computed; ignored pixels (255) are left out.
+    ``miou`` is the mean over the classes that are labelled or predicted, as in mmseg.
 
-    Craters: a predicted one is a 4-connected component of the predicted mask, or what a rim encloses; a true one a number
-    in ``instances``, or else what the true mask shows. Pairs are matched one to one, the best overlap first, from an
-    intersection over union of 0.5. Found and missed craters count in the size class of the true one, false alarms in that of the
-    predicted one. A predicted crater that matches none and is smaller than the smallest labelled one is not a false
-    alarm: the labels do not say whether there are craters of that size. A diameter is that of the disc of equal area.
+    Craters: a predicted crater is a 4-connected component of the predicted mask, or what a rim encloses; a true crater
+    is a number in ``instances`` or, without them, a component of the true mask. Pairs with an intersection over union
+    of at least 0.5 are matched one to one, the best overlap first. Found and missed craters count in the size class of
+    the true crater, false alarms in that of the predicted one. An unmatched prediction smaller than the smallest
+    labelled crater is not a false alarm, since the labels do not say whether there are craters of that size. A diameter
+    is that of the disc with the same area.
 
-    Intervals are 95 % bootstraps. Where the split has several observations, whole observations are
-    resampled, since images of one observation are alike; else images, and ``resampled`` says which.
+    Intervals are 95 % bootstrap intervals. If the split has several observations, whole observations are resampled,
+    since images of one observation resemble each other; otherwise images are. ``resampled`` says which.
 
     Args:
         predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, split, mask (path), observation``, and ``instances`` (path of a label image, 0 background)
-            if there are any.
-        split: which images.
-        rim: masks are rims of this width in pixels, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: diameter of the smallest labelled crater; if None the split's, without those that the border cuts.
-        resamples: bootstrap draws.
+        images: ``image_id, split, mask (path), observation``, and optionally ``instances`` (path of a label image with
+            background 0).
+        split: name of the split.
+        rim: width in pixels of the rims that masks show, see :func:`mars_assets.craters.geometry.craters_of_mask`.
+        smallest_px: diameter of the smallest labelled crater; if None, that of the split, without craters cut by a
+            border.
+        resamples: number of bootstrap draws.
         seed: of the draws.
-        remembered: counts of images that were counted before, where ``images`` has ``labels_sha``.
+        cache: counts of images that were processed before, used where ``images`` has ``labels_sha``.
 
     Raises:
-        MarsError: the split is empty, or an image of it has no prediction.
-        DamagedFileError: a mask or a prediction cannot be read, or they differ in size.
+        MarsError: the split is empty, or one of its images has no prediction.
+        DamagedFileError: a mask or a prediction cannot be read, or their sizes differ.
     """
     chosen = images[images["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise MarsError(f"no image is in the split {split!r}: the splits are {sorted(images['split'].unique())}")
     if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
-        raise MarsError(f"{len(missing)} images of {split!r} have no prediction, {missing[0]} the first: predict them")
+        raise MarsError(f"{len(missing)} images of {split!r} have no prediction, such as {missing[0]}: predict them")
     paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
-    remembered = remembered or Remembered(None, COUNTING)
-    counted = [_counted(row, path, rim, remembered) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
+    cache = cache or Cache(None, COUNTING)
+    counted = [_counted(row, path, rim, cache) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
     evidence = chosen[["image_id", "observation"]].assign(counts=[json.dumps(_plain(image)) for image in counted])
     row, sizes, by_image = _summed(counted, chosen, split, smallest_px, resamples, seed)
     return Evaluation(row, by_image.assign(prediction=[str(path) for path in paths]), sizes, evidence)
 
 
 def evaluate_together(evidence: pd.DataFrame, split: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """The row of :func:`evaluate` for images that several models were judged on, each on its own.
+    """Evaluate images that were each predicted by one of several models.
+
+    Returns the row of :func:`evaluate`.
 
     Args:
-        evidence: theirs, of :class:`Evaluation`, one below the other.
-        split: what the images are called.
-        resamples: bootstrap draws.
+        evidence: of their :class:`Evaluation`, concatenated.
+        split: name of the images.
+        resamples: number of bootstrap draws.
         seed: of the draws.
     """
     counted = [_from_plain(json.loads(counts)) for counts in evidence["counts"]]
@@ -142,7 +146,7 @@ def evaluate_together(evidence: pd.DataFrame, split: str, *, resamples: int = 10
 def _summed(
     counted: list[_Counted], chosen: pd.DataFrame, split: str, smallest_px: float | None, resamples: int, seed: int
 ) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """The row, the sizes, and the images with their own scores."""
+    """Compute the row, the sizes, and the images with their own scores."""
     if smallest_px is None:
         smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
     confusions: Counts = np.stack([image.confusion for image in counted])
@@ -154,13 +158,7 @@ def _summed(
 
     scores = {name: float(value[0]) for name, value in scores_of(once(len(chosen))).items()}
     groups, resampled = independent_units(chosen["observation"], chosen["image_id"])
-    intervals = bootstrap_intervals(
-        scores_of,
-        len(chosen),
-        groups=groups,
-        resamples=resamples,
-        seed=seed,
-    )
+    intervals = bootstrap_intervals(scores_of, groups, resamples=resamples, seed=seed)
     found, missed, false_alarms = craters.sum((0, 2)).tolist()
     row: dict[str, Any] = {
         "split": split,
@@ -182,7 +180,9 @@ def _summed(
 
 
 def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
-    """Counts of (true background, false crater, missed crater, found crater) pixels, int64 (4,).
+    """Count pixels by label and prediction, int64 (4,).
+
+    They are true background, false crater, missed crater and found crater.
 
     Args:
         truth: 0, 1 or 255 for ignored, shape (H, W).
@@ -192,12 +192,12 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
     return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
 
 
-def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Remembered) -> _Counted:
-    """What an image adds to the sums, counted now or before."""
+def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, cache: Cache) -> _Counted:
+    """Count an image, or read its counts from the cache."""
     key = prediction_key(prediction) if "labels_sha" in row else None
     numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
     made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, numbered]
-    counts = remembered.of(
+    counts = cache.get(
         made_from,
         lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),
     )
@@ -205,7 +205,7 @@ def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, remembered: Rem
 
 
 def _plain(counted: _Counted) -> list[Any]:
-    """As JSON has it."""
+    """Convert to values that JSON can hold."""
     return [np.asarray(value).tolist() for value in counted]
 
 
@@ -222,20 +222,20 @@ def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _C
             f"{prediction} is {predicted.shape}, its mask {truth.shape}: delete it and predict again"
         )
     true = craters_of_labels(read_label_image(instances)) if instances else craters_of_mask(truth == 1, rim)
-    said = craters_of_mask(predicted & (truth != IGNORE), rim)
-    matching = match(true, said)
+    predicted_craters = craters_of_mask(predicted & (truth != IGNORE), rim)
+    matching = match(true, predicted_craters)
     diameters = np.array([crater.diameter for crater in true])
     return _Counted(
         confusion=confusion(truth, predicted),
         found=diameters[matching.found],
         missed=diameters[~matching.found],
-        false=np.array([crater.diameter for crater in said])[matching.false],
+        false=np.array([crater.diameter for crater in predicted_craters])[matching.false],
         whole=[crater.diameter for crater in true if crater.is_whole(truth.shape)],
     )
 
 
 def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
-    """Craters found, missed and falsely predicted in each size class, int64 (3, classes)."""
+    """Count found, missed and false craters by size class, int64 (3, classes)."""
     return np.stack(
         [
             np.bincount(size_class(diameters), minlength=len(SIZE_CLASSES))
@@ -245,8 +245,11 @@ def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
 
 
 def _scores(pixels: Floats, craters: Floats) -> dict[str, Floats]:
-    """All metrics from summed counts, (R, 4) and (R, 3, classes), NaN where undefined; those of a size class are named
-    ``CLASS metric``.
+    """Compute all metrics from summed counts, NaN where undefined.
+
+    The counts are (R, 4) pixels and (R, 3, classes) craters.
+
+    Those of a size class are named ``CLASS metric``.
     """
     scores = _pixel_scores(pixels)
     scores |= {f"crater_{name}": value for name, value in _detection_scores(craters.sum(-1)).items()}

@@ -1,19 +1,21 @@
-"""What a scientist looks at: overlays of truth, prediction and errors, training curves, scores by crater size."""
+"""Figures of trainings, predictions and evaluations."""
 
 from __future__ import annotations
 
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, BandStatistics, reflectance_to_rgb
+from mars_assets.images import read_label_image, read_rgb
 from mars_assets.plotting import new_figure
+from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import IGNORE
+from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
     from mars_assets.segmentation.evaluate import Evaluation
 
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 _FOUND, _FALSE, _MISSED, _OUTLINE = (0, 158, 115), (213, 94, 0), (0, 114, 178), "#f0e442"
 
 
 def evaluation_figure(evaluation: Evaluation, history: pd.DataFrame) -> Figure:
-    """Curves of loss and validation, scores by crater size, and the images' IoUs.
+    """Plot training curves, scores by crater size, and IoUs by image.
 
     Args:
         evaluation: of one split.
@@ -44,7 +46,7 @@ def evaluation_figure(evaluation: Evaluation, history: pd.DataFrame) -> Figure:
 
 
 def training_figure(history: pd.DataFrame) -> Figure:
-    """Curves of loss and validation.
+    """Plot loss and validation.
 
     Args:
         history: ``history.parquet`` of a training.
@@ -56,7 +58,7 @@ def training_figure(history: pd.DataFrame) -> Figure:
 
 
 def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
-    """The images with the largest share of wrong pixels, the worst first.
+    """Select the images with the largest share of wrong pixels, the worst first.
 
     Returns:
         Rows of ``evaluation.images``.
@@ -65,26 +67,24 @@ def worst(evaluation: Evaluation, most: int = 6) -> pd.DataFrame:
 
 
 def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
-    """One row an image: the image, the true outline, the predicted probability, and the errors.
+    """Draw images next to their labels, predicted probabilities and errors.
 
     Args:
         images: rows of ``Evaluation.images``, with ``chip``.
-        statistics: those of the chips, which undo their scaling to reflectance.
+        statistics: of the chips, to undo their scaling to reflectance.
     """
-    from mars_assets.tensors.geotiff import read_chip
-
     figure, axes = new_figure(12, 3.5 * len(images) + 0.4, rows=max(len(images), 1), columns=4)
     figure.suptitle("pixels of craters: found (green), false (orange), missed (blue)", fontsize=13)
     for axis in axes.ravel().tolist():
         axis.set_axis_off()
     for row, image in zip(axes, images.to_dict("records"), strict=False):
         rgb = reflectance_to_rgb(read_chip(Path(image["chip"]), HLS_BANDS), statistics)
-        truth, probability = _png(image["mask"]), _png(image["prediction"])
+        truth, probability = read_label_image(Path(image["mask"])), read_probability(Path(image["prediction"]))
         for axis in row[:3]:
             axis.imshow(rgb)
         _outline(row[1], truth == 1)
-        row[2].imshow(probability, cmap="magma", vmin=0, vmax=255, alpha=0.6)
-        row[3].imshow(error_overlay(rgb, truth, probability >= 128))
+        row[2].imshow(probability, cmap="magma", vmin=0, vmax=1, alpha=0.6)
+        row[3].imshow(error_overlay(rgb, truth, probability >= 0.5))
         titles = (
             "\n".join(textwrap.wrap(image["image_id"], 26, break_on_hyphens=False)),
             "labels",
@@ -100,7 +100,9 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
 def error_overlay(
     rgb: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.uint8]:
-    """The image with found crater pixels green, false ones orange, missed ones blue; ignored pixels keep their colour.
+    """Colour the crater pixels of an image.
+
+    Found ones become green, false ones orange and missed ones blue; ignored pixels keep their colour.
 
     Args:
         rgb: uint8, shape (H, W, 3).
@@ -116,11 +118,6 @@ def error_overlay(
     ):
         overlay[where] = 0.45 * overlay[where] + 0.55 * np.array(colour, np.float32)
     return overlay.astype(np.uint8)
-
-
-def _png(path: Any) -> npt.NDArray[np.uint8]:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def _outline(axis: Axes, mask: npt.NDArray[np.bool_]) -> None:
@@ -143,7 +140,7 @@ def _validation(axis: Axes, history: pd.DataFrame) -> None:
     best = validated["iteration"].to_numpy()[validated["miou"].to_numpy().argmax()]
     axis.axvline(best, color="0.7", linestyle="--", linewidth=1)
     axis.set(xlabel="iteration", ylim=(0, 1))
-    axis.set_title("IoU on validation; dashed: the checkpoint kept", fontsize=10)
+    axis.set_title("IoU on the validation set; dashed: selected checkpoint", fontsize=10)
     axis.legend(fontsize=8, loc="lower right")
     axis.grid(alpha=0.3)
 
@@ -172,19 +169,16 @@ def _images(axis: Axes, evaluation: Evaluation) -> None:
 
 
 def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -> Figure:
-    """The images in which most craters are seen, with their outlines.
+    """Draw the images with most craters, with their outlines.
 
     Args:
         images: ``image_id, chip`` (path of a picture), ``prediction`` (path of the mask).
-        craters: a catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`.
-        most: how many images at most.
+        craters: a catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`.
+        most: largest number of images.
 
     Raises:
         DamagedFileError: an image or a mask cannot be read.
     """
-    from mars_assets.images import read_rgb
-    from mars_assets.segmentation.prediction_file import read_mask
-
     counts = craters["image_id"].value_counts()
     shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
     columns = min(max(len(shown), 1), 3)

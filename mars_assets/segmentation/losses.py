@@ -1,4 +1,6 @@
-"""Losses of craters, which are few and small, in mmseg's form. None lets ignored pixels in.
+"""Losses for craters, which are few and small, in mmseg's form.
+
+Ignored pixels enter none of them.
 
 Letters in shapes: B batch, C classes, H x W pixels.
 """
@@ -13,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from mmseg.models.losses import CrossEntropyLoss
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
@@ -21,30 +22,112 @@ from mars_assets.errors import MarsError
 from mars_assets.segmentation.recipe import IGNORE
 
 
-def _counted(target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """How much each pixel counts, (B, H, W): its weight, 0 where it is ignored."""
-    valid = target != ignore_index
-    return valid.float() if weight is None else valid * weight
+class CraterLoss(nn.Module):
+    """Base of the losses: a subclass implements :meth:`loss`.
 
-
-@MODELS.register_module()
-class PixelMeanCrossEntropyLoss(CrossEntropyLoss):
-    """Weighted cross entropy, its mean over the pixels that are not ignored: mmseg 0.x's, which the paper used.
-
-    mmseg 1.x divides by the sum of the pixels' class weights instead, so that with a small weight of the background a batch
-    without craters counts as much as one full of them.
+    Args:
+        loss_weight: factor of the loss.
+        loss_name: its name in mmseg's logs, ``loss_...``.
     """
 
+    def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_crater") -> None:
+        super().__init__()
+        self.loss_weight = loss_weight
+        self.loss_name = loss_name
+
     def forward(
-        self, cls_score: Tensor, label: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **kwargs: Any
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
     ) -> Tensor:
-        """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        counted = max(int((label != ignore_index).sum()), 1)
-        return super().forward(cls_score, label, weight, avg_factor=counted, ignore_index=ignore_index, **kwargs)
+        """Compute the loss as mmseg's heads ask for it.
+
+        Args:
+            logits: (B, C, H, W).
+            labels: (B, H, W), int64.
+            weight: of the pixels, (B, H, W); 1 if None.
+            ignore_index: label of the pixels to ignore.
+
+        Returns:
+            A scalar.
+        """
+        known = labels != ignore_index
+        weights = known.float() if weight is None else known * weight
+        return self.loss_weight * self.loss(logits.float(), labels.where(known, 0), known, weights)
+
+    def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """Compute the unweighted loss.
+
+        Args:
+            logits: (B, C, H, W), float32.
+            labels: (B, H, W), 0 where ignored.
+            known: the pixels that are not ignored, bool (B, H, W).
+            weights: of the pixels, (B, H, W), 0 where ignored.
+
+        Returns:
+            A scalar.
+        """
+        raise NotImplementedError
 
 
 @MODELS.register_module()
-class MaskedDiceLoss(nn.Module):
+class PixelMeanCrossEntropyLoss(CraterLoss):
+    """Weighted cross entropy, averaged over the pixels that are not ignored.
+
+    This is the mean of mmseg 0.x, which the paper used.
+
+    mmseg 1.x divides by the sum of the pixels' class weights instead, so that with a small weight of the background a
+    batch without craters counts as much as one full of them.
+
+    Args:
+        class_weight: weights of the classes; equal if None.
+    """
+
+    def __init__(
+        self, class_weight: Sequence[float] | None = None, loss_weight: float = 1.0, loss_name: str = "loss_ce"
+    ) -> None:
+        super().__init__(loss_weight, loss_name)
+        self.class_weight = class_weight
+
+    def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """Compute the mean of :meth:`of_pixels`."""
+        loss = self.of_pixels(F.cross_entropy(logits, labels, reduction="none"))
+        if self.class_weight is not None:
+            loss = loss * loss.new_tensor(self.class_weight)[labels]
+        return (loss * weights).sum() / known.sum().clamp_min(1)
+
+    def of_pixels(self, surprise: Tensor) -> Tensor:
+        """Compute the loss of each pixel, (B, H, W), from -log p of its class."""
+        return surprise
+
+
+@MODELS.register_module()
+class MaskedFocalLoss(PixelMeanCrossEntropyLoss):
+    """Focal loss of the softmax, averaged over the pixels that are not ignored.
+
+    ``-w * (1 - p) ** gamma * log p`` with the true class's probability p and weight w, Lin et al. 2017
+    (arXiv:1708.02002). With two classes, mmseg's ``FocalLoss`` on a CPU takes every pixel for background.
+
+    Args:
+        gamma: the higher, the less a pixel counts that is already right.
+        class_weight: weights of the classes; equal if None.
+    """
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weight: Sequence[float] | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str = "loss_focal",
+    ) -> None:
+        super().__init__(class_weight, loss_weight, loss_name)
+        self.gamma = gamma
+
+    def of_pixels(self, surprise: Tensor) -> Tensor:
+        """Scale each pixel's cross entropy by its error."""
+        return (1 - (-surprise).exp()) ** self.gamma * surprise
+
+
+@MODELS.register_module()
+class MaskedDiceLoss(CraterLoss):
     """1 - Dice of the softmax, per class, with ignored pixels left out of every sum.
 
     ``(2 * sum(p * t) + smooth) / (sum(p ** exponent) + sum(t ** exponent) + smooth)``, Milletari et al. 2016
@@ -68,114 +151,66 @@ class MaskedDiceLoss(nn.Module):
         loss_weight: float = 1.0,
         loss_name: str = "loss_dice",
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight, loss_name)
         self.class_weight = class_weight
         self.batch = batch
         self.smooth = smooth
         self.exponent = exponent
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
 
-    def forward(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
-    ) -> Tensor:
-        """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        classes = pred.shape[1]
-        valid = _counted(target, weight, ignore_index)
-        one_hot = F.one_hot(target.where(target != ignore_index, 0), classes).movedim(-1, 1)
-        probability = pred.float().softmax(dim=1)
+    def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """Compute the mean over classes and, unless ``batch``, over images."""
+        classes = logits.shape[1]
+        truth = F.one_hot(labels, classes).movedim(-1, 1)
+        probability = logits.softmax(dim=1)
         sums = (0, 2, 3) if self.batch else (2, 3)
-        valid = valid[:, None]
-        overlap = (probability * one_hot * valid).sum(sums)
-        size = ((probability**self.exponent + one_hot) * valid).sum(sums)
+        weights = weights[:, None]
+        overlap = (probability * truth * weights).sum(sums)
+        size = ((probability**self.exponent + truth) * weights).sum(sums)
         loss = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
-        weights = loss.new_tensor(self.class_weight or [1.0] * classes)
-        return self.loss_weight * (loss * weights).sum(-1).mean() / weights.sum()
+        of_classes = loss.new_tensor(self.class_weight or [1.0] * classes)
+        return (loss * of_classes).sum(-1).mean() / of_classes.sum()
 
 
 @MODELS.register_module()
-class MaskedFocalLoss(nn.Module):
-    """Focal loss of the softmax, mean over the pixels that are not ignored.
+class CraterwiseDiceLoss(CraterLoss):
+    """1 - Dice of each crater in its surroundings, averaged over a batch's craters.
 
-    ``-w * (1 - p) ** gamma * log p`` of the true class's probability p and weight w, Lin et al. 2017 (arXiv:1708.02002).
-    mmseg's ``FocalLoss`` takes every pixel for background on a CPU when there are two classes.
-
-    Args:
-        gamma: how much less pixels count that are right already.
-        class_weight: weights of the classes; equal if None.
-    """
-
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        class_weight: Sequence[float] | None = None,
-        loss_weight: float = 1.0,
-        loss_name: str = "loss_focal",
-    ) -> None:
-        super().__init__()
-        self.gamma = gamma
-        self.class_weight = class_weight
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
-
-    def forward(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
-    ) -> Tensor:
-        """Logits (B, C, H, W) and labels (B, H, W) -> scalar. ``weight`` (B, H, W), if any, scales pixels' part."""
-        valid = (target != ignore_index).float()
-        surprise = F.cross_entropy(pred.float(), target, ignore_index=ignore_index, reduction="none")
-        loss = (1 - (-surprise).exp()) ** self.gamma * surprise
-        if self.class_weight is not None:
-            loss = loss * loss.new_tensor(self.class_weight)[target.where(target != ignore_index, 0)]
-        if weight is not None:
-            loss = loss * weight
-        return self.loss_weight * (loss * valid).sum() / valid.sum().clamp_min(1)
-
-
-@MODELS.register_module()
-class CraterwiseDiceLoss(nn.Module):
-    """1 - Dice of each crater in its own surroundings, mean over the craters of the batch: every crater counts alike, so that
-    those of ten pixels are not drowned by those of four hundred.
-
-    A crater is a connected component of the labels; its surroundings are all pixels that are nearer to it than to any
-    other, so that a false alarm is held against the crater next to it. Jaus et al. 2024 (arXiv:2410.18684); Dice with plain
-    sums. An image without craters has no part in it.
+    Every crater counts alike, so that those of ten pixels are not drowned by those of four hundred. A crater is a
+    connected component of the labels; its surroundings are all pixels nearer to it than to any other, so that a false
+    alarm counts against the nearest crater. Jaus et al. 2024 (arXiv:2410.18684); Dice with plain sums. An image without
+    craters contributes nothing.
 
     Args:
         smooth: added to both sides of Dice's fraction.
     """
 
     def __init__(self, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = "loss_craterwise_dice") -> None:
-        super().__init__()
+        super().__init__(loss_weight, loss_name)
         self.smooth = smooth
-        self.loss_weight = loss_weight
-        self.loss_name = loss_name
 
-    def forward(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
-    ) -> Tensor:
-        """Logits (B, 2, H, W) and labels (B, H, W) -> scalar; 0 without a crater. ``weight`` (B, H, W), if any, scales pixels'
-        part.
-        """
-        used = _counted(target, weight, ignore_index)
-        probability = pred.float().softmax(dim=1)[:, 1]
-        crater = (target == 1).float()
-        numbers, craters = surroundings(target.cpu().numpy() == 1)
-        cells = torch.from_numpy(numbers).to(pred.device).flatten()
-        parts = torch.stack([probability * crater * used, (probability + crater) * used]).flatten(1)
+    def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+        """Compute the mean over the craters; 0 without any."""
+        probability = logits.softmax(dim=1)[:, 1]
+        crater = (labels == 1).float()
+        numbers, craters = surroundings(labels.cpu().numpy() == 1)
+        cells = torch.from_numpy(numbers).to(logits.device).flatten()
+        parts = torch.stack([probability * crater * weights, (probability + crater) * weights]).flatten(1)
         overlap, size = parts.new_zeros((2, craters + 1)).index_add(1, cells, parts)[:, 1:]
         loss = 1 - (2 * overlap + self.smooth) / (size + self.smooth)
-        return self.loss_weight * loss.sum() / max(craters, 1)
+        return loss.sum() / max(craters, 1)
 
 
 @MODELS.register_module(name=["MaskedTverskyLoss", "CraterBoundaryLoss"])
-class RetiredLoss(nn.Module):
-    """Stand-in for losses that no longer exist, so that models trained with them still open and predict."""
+class RetiredLoss(CraterLoss):
+    """Stand-in for losses that no longer exist.
+
+    With it, models that were trained with them still open and predict.
+    """
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
 
-    def forward(self, *_: Any, **__: Any) -> Tensor:
+    def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
         """Refuse to train.
 
         Raises:
@@ -187,18 +222,19 @@ class RetiredLoss(nn.Module):
 
 
 def surroundings(craters: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], int]:
-    """Which crater each pixel is nearest to.
+    """Find the nearest crater of each pixel.
 
     Args:
-        craters: their pixels in each image, (B, H, W). Those that touch, if only at a corner, are one.
+        craters: their pixels in each image, (B, H, W). Craters that touch, if only at a corner, count as one.
 
     Returns:
-        The number of the crater, from 1 on through the batch, (B, H, W), 0 in images without; and how many craters there are.
+        The number of the crater, counted from 1 through the batch, (B, H, W), 0 in images without any; and the number
+        of craters.
     """
     numbers, count = np.zeros(craters.shape, np.int64), 0
     for image, mask in enumerate(craters):
         if mask.any():
-            # OpenCV finds the nearest zero, and numbers the components of zeros from 1 on.
+            # OpenCV finds the nearest zero, and numbers the components of zeros from 1.
             _, nearest = cv2.distanceTransformWithLabels(
                 (~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_CCOMP
             )

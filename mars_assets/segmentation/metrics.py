@@ -1,4 +1,4 @@
-"""The validation metric of a segmentation training."""
+"""Validation metric of a segmentation training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from mars_assets.segmentation.recipe import CLASSES
 
 @METRICS.register_module()
 class CraterMetric(IoUMetric):
-    """mmseg's IoU from summed counts, unrounded, as plain numbers that a safe checkpoint may hold."""
+    """mmseg's IoU, unrounded and as plain numbers.
+
+    Intersections and unions are summed over the images first. A safe checkpoint may contain plain numbers only.
+    """
 
     def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> dict[str, float]:
-        """``miou`` and ``iou_<class>``; NaN for a class that is neither there nor predicted."""
+        """Compute ``miou`` and ``iou_<class>``.
+
+        They are NaN for a class that is neither labelled nor predicted, which ``miou`` leaves out.
+        """
         intersection, union = (
             torch.stack([result[index] for result in results]).double().sum(0).numpy() for index in (0, 1)
         )

@@ -1,4 +1,7 @@
-"""A recipe as an MMSegmentation config: what mmseg's own tools read, and what the training is built from."""
+"""Conversion of a recipe to an MMSegmentation config.
+
+Training is built from it, and mmseg's own tools read it.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,21 @@ from mars_assets.segmentation.recipe import CLASSES, IGNORE, UNET, SegRecipe
 from mars_assets.training.compute import Compute
 
 _PYRAMID = (4, 2, 1, 0.5)
-"""By how much the four maps of the pyramid are larger than the encoder's."""
+"""Sizes of the pyramid's four maps, as factors of the encoder's."""
 
 
 def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> Config:
-    """The config of a run: model, pipelines, optimizer and schedule. It names no file of this machine.
+    """Build the config of a training: model, pipelines, optimizer and schedule.
+
+    It names no file of this machine.
 
     Args:
-        recipe: how to train.
+        recipe: settings of the training.
         prithvi: the encoder's architecture, bands and statistics.
         compute: device and precision.
 
     Raises:
-        MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` name an unknown part.
+        MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` names an unknown part.
     """
     refuse_sizes(recipe, prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
     if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
@@ -49,12 +54,12 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
         }
     )
     if unknown := [name for name in recipe.mmseg_options if name.split(".")[0] not in config]:
-        raise MarsError(f"mmseg_options change {', '.join(unknown)}: the config has {', '.join(config.keys())}")
+        raise MarsError(f"mmseg_options names {', '.join(unknown)}, and the config has only {', '.join(config.keys())}")
     try:
         config.merge_from_dict(ConfigDict(recipe.mmseg_options))
     except (TypeError, KeyError, AttributeError) as error:
         raise MarsError(
-            f"mmseg_options do not fit the config ({error}): what takes the place of a list or of another part needs "
+            f"mmseg_options does not fit the config ({error}): a value that replaces a list or another part needs "
             "_delete_: true"
         ) from error
     _defer(config.model)
@@ -62,7 +67,10 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
 
 
 def _defer(model: Any) -> None:
-    """Lets the heads do the neck's last layer where both are the paper's, whatever ``mmseg_options`` made of them."""
+    """Leave the neck's last layer to the heads, if neck and heads are the paper's.
+
+    ``mmseg_options`` may have changed them.
+    """
     heads = [head for head in (model.get("decode_head"), model.get("auxiliary_head")) if head]
     neck = model.get("neck") or {}
     if neck.get("type") == "ConvTransposeNeck" and all(_is_the_papers(head) for head in heads):
@@ -72,7 +80,7 @@ def _defer(model: Any) -> None:
 
 
 def _is_the_papers(head: Any) -> bool:
-    """Whether a head begins with a plain 3 x 3 convolution of the neck's map."""
+    """Whether a head starts with a plain 3 x 3 convolution of the neck's map."""
     plain = {
         "type": "FCNHead",
         "concat_input": False,
@@ -88,11 +96,12 @@ def _is_the_papers(head: Any) -> bool:
 
 
 def refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig, sides: Mapping[str, int]) -> None:
-    """
+    """Refuse sizes of images that the network cannot process.
+
     Args:
         recipe: of the network.
         prithvi: its encoder.
-        sides: of the images that it is to see, by the name of what sets them.
+        sides: of the images, in pixels, by the name of the setting.
 
     Raises:
         MarsError: one of them does not fit.
@@ -109,7 +118,7 @@ def refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig, sides: Mapping[str, 
 
 
 def _layers(recipe: SegRecipe) -> int:
-    """How many of the encoder's blocks the neck sees."""
+    """Count the encoder blocks that the neck uses."""
     return {"deconvolution": 1, "detail": recipe.layers, "pyramid": len(_PYRAMID)}[recipe.neck]
 
 
@@ -172,7 +181,7 @@ def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
 
 
 _Parts = tuple[dict[str, Any], dict[str, Any] | None, int]
-"""Backbone, neck, and the width of what they give."""
+"""Backbone, neck, and the width of their output."""
 
 
 def _unet(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
@@ -254,8 +263,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
             "scale_jitter": recipe.scale_jitter,
             "crater_share": recipe.crater_crops,
         },
-        *([{"type": "RandomFlip", "prob": 0.5, "direction": "horizontal"}] if recipe.flip else []),
-        *([{"type": "RandomQuarterTurn"}] if recipe.rotate else []),
+        *([{"type": "RandomOrientation", "turn": recipe.rotate}] if recipe.flip or recipe.rotate else []),
         *([{"type": "RandomLight"}] if recipe.light else []),
         {"type": "PackSegInputs"},
     ]
@@ -263,7 +271,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
 
 def _optim_wrapper(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> dict[str, Any]:
     bf16 = compute.precision == "bf16"
-    # A U-Net has an "encoder" as well, but no pretrained blocks to be careful with.
+    # A U-Net also has an "encoder", but no pretrained blocks that need lower rates.
     unet = recipe.architecture == UNET
     return {
         "type": "AutocastOptimWrapper" if bf16 else "OptimWrapper",
@@ -284,9 +292,11 @@ def _optim_wrapper(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) 
 
 
 def _schedule(recipe: SegRecipe) -> list[dict[str, Any]]:
-    """Warm-up and decay; mmengine multiplies the two, as mmcv's warm-up did with its poly schedule.
+    """Describe warm-up and decay of the learning rate.
 
-    mmengine counts an interval's last step as its end value, mmcv (and the paper) the step after it: hence the + 1.
+    mmengine multiplies the two, as mmcv's warm-up did with its poly schedule.
+
+    In mmengine an interval's last step has its end value, in mmcv (and the paper) the step after it: hence the + 1.
     """
     schedule: list[dict[str, Any]] = []
     if recipe.warmup_steps:

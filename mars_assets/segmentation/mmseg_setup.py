@@ -1,4 +1,9 @@
-"""MMSegmentation made ready, and without its greetings and advice: what a person needs to know, ``Progress`` says."""
+"""Preparation of MMSegmentation for use in this process.
+
+This is the only place with side effects on mmseg, mmcv and mmengine.
+
+Its advice and greetings are hidden; what a user needs to know is reported by ``Progress``.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +15,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def mmseg_ready() -> Iterator[None]:
-    """Registers this project's parts and makes mmseg's registries the default.
+    """Register this project's parts and make mmseg's registries the default.
 
-    Hides warnings about choices made on purpose: two output channels for two classes, no compiled operators, how
-    losses are averaged.
+    Within the context, mmseg's warnings are hidden: they are about choices made on purpose, which are two output
+    channels for two classes, no compiled operators, and how losses are averaged.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(mmseg|mmcv|mmengine)\b")

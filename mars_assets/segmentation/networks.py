@@ -1,4 +1,4 @@
-"""The networks that are trained, in mmseg's parts: Prithvi as a backbone, necks, a head, the segmentor with its windows.
+"""Networks as parts of mmseg: backbone, necks, head and segmentor.
 
 Letters in shapes: B batch, C classes or channels, D embedding width, H x W pixels, p patch side.
 """
@@ -30,11 +30,11 @@ class PrithviBackbone(BaseModule):
     """Prithvi's encoder as an mmseg backbone.
 
     Args:
-        encoder: a ``PrithviConfig`` as a dict; the architecture only, weights are loaded by whoever trains.
-        layers: blocks after which to take a map, counted from 0.
-        frozen: the encoder's weights take no gradient.
-        with_image: put the normalised input itself in front of the maps, for necks with a branch of their own on it.
-        magnify: the encoder sees the input magnified so much, and its maps are as much larger, or smaller.
+        encoder: a ``PrithviConfig`` as a dict: the architecture only, since the training loads the weights.
+        layers: blocks after which to return a map, counted from 0.
+        frozen: keep the encoder's weights, without gradients.
+        with_image: return the normalised input in front of the maps, for necks with a branch on it.
+        magnify: factor by which the input is magnified for the encoder; its maps are as much larger or smaller.
     """
 
     def __init__(
@@ -53,11 +53,14 @@ class PrithviBackbone(BaseModule):
         self.encoder.requires_grad_(not frozen)
 
     def init_weights(self) -> None:
-        """Nothing: the encoder initialises itself, and mmengine calls this after pretrained weights were loaded."""
+        """Do nothing: mmengine calls this after the pretrained weights were loaded."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, bands, H, W) -> the image itself if asked for, then a map (B, D, H/p, W/p) for each layer, of the image that the
-        encoder sees.
+        """Encode (B, bands, H, W) to a map (B, D, H/p, W/p) for each layer.
+
+        H and W are those after magnification.
+
+        ``with_image`` puts the image in front.
         """
         seen = x
         if self.magnify != 1:
@@ -76,13 +79,13 @@ class LayerNorm2d(nn.LayerNorm):
 
 @MODELS.register_module()
 class ConvTransposeNeck(BaseModule):
-    """The paper's neck: four transposed convolutions take the last map to 16 times its size.
+    """The paper's neck, from the last map to 16 times its size.
 
     Two blocks of [ConvTranspose2d k2 s2, LayerNorm2d (eps 1e-6), GELU, ConvTranspose2d k2 s2], as in NASA-IMPACT's
     hls-foundation-os.
 
     Args:
-        in_channels: the map's.
+        in_channels: of the map.
         channels: of every layer and of the output.
         deferred: leave the last transposed convolution to the heads, see :class:`DeconvolvingFCNHead`.
     """
@@ -102,9 +105,9 @@ class ConvTransposeNeck(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """[..., (B, D, h, w)] -> ((B, channels, 16h, 16w),).
+        """Upsample [..., (B, D, h, w)] to ((B, channels, 16h, 16w),).
 
-        Deferred: (the map before the last transposed convolution (B, channels, 8h, 8w), its weight, its bias).
+        If deferred, return the input of the last transposed convolution (B, channels, 8h, 8w), its weight and its bias.
         """
         if not self.deferred:
             return (self.blocks(inputs[-1]),)
@@ -116,10 +119,11 @@ class ConvTransposeNeck(BaseModule):
 
 @MODELS.register_module()
 class DeconvolvingFCNHead(FCNHead):
-    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`: the neck's last layer and the head's first are one.
+    """mmseg's FCN head on a deferred :class:`ConvTransposeNeck`.
 
-    With the paper's widths those two are three quarters of the network's arithmetic, and this way takes a third of theirs.
-    The parameters, their names and the result are those of neck and ``FCNHead``.
+    The neck's last layer and the head's first are computed at once, see :mod:`mars_assets.segmentation.fusion`: with
+    the paper's widths they are three quarters of the network's arithmetic. The parameters, their names and the result
+    are those of neck and ``FCNHead``.
     """
 
     def _forward_feature(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -138,20 +142,22 @@ def _convolution(in_channels: int, channels: int, stride: int = 1) -> ConvModule
 
 @MODELS.register_module()
 class DetailNeck(BaseModule):
-    """Puts back what patches of 16 pixels blur: encoder maps for context, a shallow branch on the image for edges.
+    """Neck that restores detail finer than a patch.
 
-    The maps of several blocks are projected and summed at the patch's resolution, then upsampled step by step to half
-    resolution, each step joined with the branch's map of the same size: a U-Net whose deep end is the ViT (after UNETR,
-    Hatamizadeh et al. 2022, arXiv:2103.10504, with the input's branch at a fraction of its width).
+    Encoder maps provide context, and a shallow branch on the image provides edges.
+
+    The maps of several blocks are projected and summed at the resolution of the patches, then upsampled step by step to
+    half resolution and joined at each step with the branch's map of the same size: a U-Net whose deep end is the ViT
+    (after UNETR, Hatamizadeh et al. 2022, arXiv:2103.10504, with a fraction of its width in the branch on the input).
 
     Args:
         in_channels: D of each encoder map.
         channels: of the deep end; halved at half resolution.
-        image_channels: bands of the input.
+        image_channels: number of bands of the input.
         detail_channels: of the branch at half resolution; doubled at each halving.
-        local_contrast: the branch also sees :func:`contrast_to_surroundings`, of the bands' mean, in a square of this side; 0:
-            it does not.
-        stages: how often the branch halves the image.
+        local_contrast: side of the square for which the branch also gets :func:`contrast_to_surroundings` of the bands'
+            mean; 0: off.
+        stages: number of times that the branch halves the image.
     """
 
     def __init__(
@@ -181,7 +187,10 @@ class DetailNeck(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor]:
-        """[image (B, bands, H, W), (B, D, h, w), ...] -> ((B, out_channels, H/2, W/2),)."""
+        """Join image (B, bands, H, W) and maps (B, D, h, w) at half resolution.
+
+        Returns ((B, out_channels, H/2, W/2),).
+        """
         image, *maps = inputs
         details = []
         if self.local_contrast:
@@ -203,15 +212,21 @@ class DetailNeck(BaseModule):
 
 
 def channels_together(x: Tensor) -> Tensor:
-    """On a CPU (B, C, H, W) with each pixel's channels side by side in memory, where convolutions are up to twice as fast."""
+    """Put each pixel's channels together in memory, on a CPU.
+
+    Convolutions of (B, C, H, W) are up to twice as fast then.
+    """
     return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
 
 
 def contrast_to_surroundings(image: Tensor, side: int) -> Tensor:
-    """(B, C, H, W) less its mean over a square of ``side`` (odd) around each pixel, over the deviation there."""
+    """Normalise each pixel by mean and deviation around it.
+
+    The surroundings are a square of ``side`` pixels (odd) in (B, C, H, W).
+    """
 
     def mean(x: Tensor) -> Tensor:
-        # Along one axis, then the other: torch's pooling looks at every pixel of the square.
+        # Along one axis, then the other: torch's pooling would add up every pixel of the square.
         for window in ((side, 1), (1, side)):
             padding = (window[0] // 2, window[1] // 2)
             x = F.avg_pool2d(x, window, 1, padding, count_include_pad=False)
@@ -224,11 +239,13 @@ def contrast_to_surroundings(image: Tensor, side: int) -> Tensor:
 
 @MODELS.register_module()
 class BandDataPreProcessor(SegDataPreProcessor):
-    """mmseg's preprocessor for any number of bands: normalises on the model's device, then pads and stacks.
+    """mmseg's preprocessor for any number of bands.
+
+    It normalises on the model's device, pads and stacks.
 
     Args:
-        mean, std: one value a band.
-        kwargs: mmseg's.
+        mean, std: one value per band.
+        kwargs: arguments of mmseg's preprocessor.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs: Any) -> None:
@@ -238,33 +255,36 @@ class BandDataPreProcessor(SegDataPreProcessor):
         self._enable_normalize = True
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """mmseg's, in :func:`channels_together`."""
+        """Prepare inputs, in :func:`channels_together`, and labels as mmseg does."""
         out = super().forward(data, training)
         return {**out, "inputs": channels_together(out["inputs"])}
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover ``length`` >= ``window`` pixels; the last one is moved back to fit."""
+    """Compute the first pixels of windows that cover ``length`` pixels.
+
+    The last window is moved back to fit; ``length`` is at least ``window``.
+    """
     steps = math.ceil((length - window) / stride)
     return [min(step * stride, length - window) for step in range(steps + 1)]
 
 
 @MODELS.register_module()
 class WindowedEncoderDecoder(EncoderDecoder):
-    """mmseg's segmentor, with its sliding window in batches and over images of any size.
+    """mmseg's segmentor with a sliding window in batches, for images of any size.
 
-    Windows and the mean of their logits are mmseg's. An image smaller than the window is mirrored to its size, where
-    mmseg would hand the encoder a size that it does not know. The result may be the mean over several scales and
-    orientations of the image.
+    Windows and the mean of their logits are mmseg's. An image smaller than the window is mirrored to its size; mmseg
+    would give the encoder a size that it does not accept. The result may be the mean over several scales and
+    orientations.
 
     Args:
-        window_batch: windows computed at once.
-        scales: the image is magnified by each.
-        orientations: of a square, 1 or 8, at each scale.
-        crater_prior: what the heads give for the probability of a crater before they are trained.
-        crater_threshold: the probability that inference moves to 0.5, where craters begin.
-        crater_peak: the probability that a crater must reach somewhere; inference takes what does not below 0.5.
-        kwargs: mmseg's.
+        window_batch: number of windows computed at once.
+        scales: factors by which the image is magnified.
+        orientations: number of orientations at each scale, 1 or 8.
+        crater_prior: probability of a crater that untrained heads predict.
+        crater_threshold: probability that inference moves to 0.5, from which a pixel counts as crater.
+        crater_peak: probability that a crater must reach somewhere; inference lowers those that do not to below 0.5.
+        kwargs: arguments of mmseg's segmentor.
     """
 
     def __init__(
@@ -286,7 +306,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         self.crater_peak = crater_peak
 
     def init_weights(self) -> None:
-        """mmseg's, and the heads' prior."""
+        """Initialise as mmseg does, then set the heads' prior."""
         super().init_weights()
         prior = _logit(self.crater_prior)
         for head in (self.decode_head, *([self.auxiliary_head] if self.with_auxiliary_head else [])):
@@ -294,7 +314,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
                 nn.init.constant_(head.conv_seg.bias[1:], prior)
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict[str, Any]]) -> Tensor:
-        """(B, bands, H, W) -> logits (B, C, H, W), float32."""
+        """Compute logits (B, C, H, W), float32, for (B, bands, H, W)."""
         size = inputs.shape[2:]
         logits: list[Tensor] = []
         for scale in self.scales:
@@ -319,7 +339,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         return mean
 
     def _slide(self, inputs: Tensor) -> Tensor:
-        """(B, bands, H, W) -> logits (B, C, H, W), float32, at this scale and in this orientation."""
+        """Compute logits (B, C, H, W), float32, at one scale and orientation."""
         size = inputs.shape[2:]
         for axis, (length, window) in enumerate(zip(size, self.test_cfg.crop_size, strict=True), start=2):
             if length < window:
@@ -337,7 +357,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         for start in range(0, len(boxes), together):
             some = boxes[start : start + together]
             crops = torch.cat([inputs[:, :, top : top + rows, left : left + columns] for top, left in some])
-            # A torch.Size tells mmseg's heads that this is the size to return.
+            # mmseg's heads return the size that img_shape has, if it is a torch.Size.
             windows = self.encode_decode(crops, [{"img_shape": crops.shape[2:]}])
             for (top, left), window in zip(some, windows.float().split(len(inputs)), strict=True):
                 logits[:, :, top : top + rows, left : left + columns] += window
@@ -346,22 +366,24 @@ class WindowedEncoderDecoder(EncoderDecoder):
 
 
 _CLEARLY = 0.05
-"""A logit of which 8-bit probabilities still tell the sign."""
+"""A logit whose sign an 8-bit probability still shows."""
 
 
 def excess_of_faint(margins: Tensor, peak: float) -> Tensor:
-    """What must be taken from a crater's logits so that craters that are nowhere certain become background.
+    """Compute what to subtract from the logits of faint craters.
 
-    Thresholding with hysteresis, as Canny 1986 does with edges: a low threshold draws the outline, a high one decides
-    whether there is anything.
+    A crater that is certain nowhere becomes background.
+
+    This is thresholding with hysteresis, as Canny 1986 applies to edges: a low threshold defines the outline, a high
+    one decides whether there is a crater.
 
     Args:
-        margins: logits of crater less those of background, (B, H, W).
+        margins: logits of crater minus those of background, (B, H, W).
         peak: the margin that a 4-connected component of positive margins must reach somewhere.
 
     Returns:
-        float32 (B, H, W): for the pixels of a component that does not, its highest margin and a little more, which leaves it
-        below 0, also when it is rounded to 8 bits; 0 elsewhere.
+        float32 (B, H, W): in components that do not reach it, their highest margin and a little more, which takes them
+        below 0 even after rounding to 8 bits; 0 elsewhere.
     """
     excess = np.zeros(margins.shape, np.float32)
     for image, values in enumerate(margins.float().cpu().numpy()):

@@ -1,4 +1,4 @@
-"""Optimizer wrappers for mmengine: bf16 autocast, and learning rates by block."""
+"""Optimizer wrappers for mmengine: bf16 autocast and learning rates by block."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """Forward passes in bf16 autocast, on CPU as on CUDA; bf16 has float32's range, so no loss scaling.
+    """Optimizer wrapper with forward passes in bf16 autocast, on CPU and CUDA.
+
+    bf16 has the range of float32, so that no loss scaling is needed.
 
     Args:
         device_type: "cpu" or "cuda".
-        kwargs: mmengine's.
+        kwargs: arguments of mmengine's wrapper.
     """
 
     def __init__(self, device_type: str, **kwargs: Any) -> None:
@@ -33,15 +35,17 @@ class AutocastOptimWrapper(OptimWrapper):
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class EncoderDecayConstructor(DefaultOptimWrapperConstructor):
-    """Learning rates that fall from the encoder's last block to its first; no weight decay for biases and norms.
+    """Learning rates that fall from the encoder's last block to its first.
 
-    ``paramwise_cfg``: ``depth`` blocks of the encoder, ``encoder_lr`` the last block's rate as a factor of lr,
-    ``layer_decay`` the factor from each block to the one below. Patches and class token count as the block below the
-    first, the final norm as the last block.
+    Biases and norms have no weight decay.
+
+    ``paramwise_cfg`` has ``depth``, the number of encoder blocks, ``encoder_lr``, the rate of the last block as a
+    factor of lr, and ``layer_decay``, the factor from each block to the one below. Patches and class token count as the
+    block below the first, the final norm as part of the last block.
     """
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, **_: Any) -> None:
-        """Adds a group for each learning rate and weight decay, in mmengine's form."""
+        """Add a group for each learning rate and weight decay, as mmengine calls for."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:

@@ -1,4 +1,4 @@
-"""Crater probabilities of a finished model for images of any size, each computed once."""
+"""Crater probabilities from a finished model, each computed once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES
+from mars_assets.lake import MMSEG_CONFIG
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import MMSEG_CONFIG, model_sha256, open_segmenter
+from mars_assets.segmentation.checkpoint import model_sha256, open_segmenter
 from mars_assets.segmentation.prediction_file import _png, prediction_key
-from mars_assets.segmentation.recipe import PREDICTION
 from mars_assets.storage.files import sweep, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.tensors.geotiff import read_bands
@@ -28,20 +29,22 @@ if TYPE_CHECKING:
 def predict_masks(
     model_folder: Path, images: pd.DataFrame, cache: Path, compute: Compute, progress: Progress = SILENT
 ) -> dict[str, Path]:
-    """Predicts what is not in the cache: images that are new, whose chip changed, or of another model or precision.
+    """Predict the images that are not cached for this model and precision.
 
-    The model slides over an image with its recipe's window and stride; the logits of overlapping windows are averaged.
+    The model slides over an image with its recipe's window and stride; logits of overlapping windows are averaged.
 
     Args:
         model_folder: of a finished model.
-        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see :func:`mars_assets.tensors.geotiff.read_bands`), and
-            ``chip_sha`` if the chips have one; else size and time of the file tell one chip from another.
-        cache: folder of the predictions, ``ID.png``, for this use alone.
-        compute: where to compute.
-        progress: of the new images.
+        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see
+            :func:`mars_assets.tensors.geotiff.read_bands`), and optionally ``chip_sha``; without it, size and time of
+            the file identify a chip.
+        cache: folder of the predictions, ``ID.png``, used for nothing else.
+        compute: device and precision.
+        progress: reports the new images.
 
     Returns:
-        For each image an 8-bit PNG of its size: the probability of a crater, 255 for 1. See :func:`read_mask`.
+        The path of an 8-bit PNG for each image, of its size: the probability of a crater, 255 for 1. See
+        :func:`~mars_assets.segmentation.prediction_file.read_mask`.
 
     Raises:
         MissingInputError: the folder holds no finished model.
@@ -49,7 +52,12 @@ def predict_masks(
         MarsError: the device's memory is too small.
     """
     # The window is in the config.
-    model = [PREDICTION, model_sha256(model_folder), sha256_file(model_folder / MMSEG_CONFIG), compute.precision]
+    model = [
+        SEGMENTER_PREDICTION,
+        model_sha256(model_folder),
+        sha256_file(model_folder / MMSEG_CONFIG),
+        compute.precision,
+    ]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}
@@ -71,12 +79,12 @@ def _chip_identity(row: dict[Any, Any]) -> list[Any]:
     try:
         status = Path(row["chip"]).stat()
     except FileNotFoundError as error:
-        raise DamagedFileError(f"the chip {row['chip']} is missing: make its asset again") from error
+        raise DamagedFileError(f"the chip {row['chip']} is missing: materialize its asset again") from error
     return [status.st_size, status.st_mtime_ns]
 
 
 def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, compute: Compute) -> Float32:
-    """The probability of a crater, float32, shape (H, W)."""
+    """Compute the probability of a crater, float32 (H, W)."""
     import torch
     from mmseg.registry import TRANSFORMS
 

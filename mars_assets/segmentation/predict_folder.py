@@ -1,4 +1,4 @@
-"""Craters of pictures that nobody has outlined."""
+"""Craters in image files that nobody has outlined."""
 
 from __future__ import annotations
 
@@ -9,23 +9,14 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below, read_rgb
-from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.predict import predict_masks
-from mars_assets.storage.files import read_json
+from mars_assets.segmentation.task import rim_of
 
 if TYPE_CHECKING:
     from mars_assets.models.versions import ModelVersion
     from mars_assets.training.compute import Compute
-
-
-def smallest_judged(lake: Lake, model: ModelVersion) -> float:
-    """The diameter in pixels below which the labels do not say whether a model is right; 0 where it was not evaluated."""
-    path = lake.metrics("seg_evaluation").with_suffix(".json")
-    rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
-    newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]
-    return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
 
 
 def outline_pictures(
@@ -37,32 +28,30 @@ def outline_pictures(
     smallest_px: float = 0.0,
     progress: Progress = SILENT,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The craters in the picture files of a folder.
+    """List the craters in the image files of a folder.
 
     Args:
         model: a finished segmenter.
         folder: see :func:`mars_assets.images.pictures_below`.
-        masks: folder of the predictions, which are kept: 8-bit PNG, crater from 128.
-        compute: where to compute.
-        smallest_px: craters of a smaller diameter are left out.
-        progress: of the pictures.
+        masks: folder where the predictions are cached: 8-bit PNG, crater from 128.
+        compute: device and precision.
+        smallest_px: craters with a smaller diameter in pixels are left out.
+        progress: reports the images.
 
     Returns:
-        The catalogue, see :data:`mars_assets.craters.catalogue.COLUMNS`, without what a picture does not say (observation,
-        place and metres), and why pictures could not be read, by their names.
+        The catalogue, see :class:`mars_assets.craters.schema.CraterCatalogue`, without what an image file does not tell
+        (observation, position and metres), and for each unreadable file, by its name, the reason.
 
     Raises:
-        MarsError: there is no such folder, or no picture in it that can be read.
-        MissingInputError: the folder of the model holds no finished segmenter.
+        MarsError: there is no such folder, or no readable image in it.
+        MissingInputError: the model's folder holds no finished segmenter.
     """
-    from mars_assets.labels.masks import RIM_WIDTHS
-
     if not folder.is_dir():
         raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
     if masks.resolve().is_relative_to(folder.resolve()):
-        raise MarsError(f"{masks} lies in {folder}, where masks would be taken for pictures: name a folder elsewhere")
+        raise MarsError(f"{masks} lies in {folder}, where masks would be taken for images: name a folder elsewhere")
     readable, problems = [], {}
-    for picture in progress.track(pictures_below(folder), "looking through pictures"):
+    for picture in progress.track(pictures_below(folder), "checking images"):
         name = picture.relative_to(folder).as_posix()
         try:
             read_rgb(picture)
@@ -73,7 +62,6 @@ def outline_pictures(
         raise MarsError(next(iter(problems.values()), f"there is no JPEG or PNG in {folder}"))
     images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)
     predictions = predict_masks(model.folder, images, masks, compute, progress)
-    rim = RIM_WIDTHS[model.config["recipe"]["annotation"]]
-    table = crater_catalogue(predictions, images, rim=rim, smallest_px=smallest_px)
+    table = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest_px)
     unknown = ["observation", "diameter_m", "longitude", "latitude"]
     return table.drop(columns=unknown).rename(columns={"image_id": "image"}), problems

@@ -1,16 +1,13 @@
-"""Predicted probabilities as 8-bit PNG files, with the fingerprint of what they were computed from."""
+"""Predicted probabilities as 8-bit PNG files, with a fingerprint of their inputs."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from mars_assets.errors import DamagedFileError
+from mars_assets.images import encode_png, png_text, read_stored
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,11 +16,11 @@ if TYPE_CHECKING:
 
 
 _KEY = "mars_assets"
-"""Name of the PNG text that says from which model and chip a prediction is."""
+"""Name of the PNG text that identifies the model and chip of a prediction."""
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """The pixels of a prediction that are more likely crater than background, shape (H, W).
+    """Read which pixels of a prediction are more likely crater, bool (H, W).
 
     Raises:
         DamagedFileError: the file is missing or is no prediction.
@@ -32,7 +29,9 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
 
 
 def read_probability(path: Path) -> Float32:
-    """A prediction's probability of a crater, 0 to 1 in steps of 1/255, shape (H, W).
+    """Read a prediction's probability of a crater, float32 (H, W).
+
+    It has steps of 1/255.
 
     Raises:
         DamagedFileError: the file is missing or is no prediction.
@@ -41,27 +40,13 @@ def read_probability(path: Path) -> Float32:
 
 
 def _read(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DamagedFileError(
-            f"the prediction {path} cannot be read ({error}): delete it and predict again"
-        ) from error
+    return read_stored(path, "delete it and predict again", f"the prediction {path}")
 
 
 def prediction_key(path: Path) -> str | None:
-    """What a cached prediction was made from; None where there is none that can be read."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get(_KEY)
-    except (FileNotFoundError, UnidentifiedImageError):
-        return None
+    """Read the fingerprint of a prediction's inputs; None if unreadable."""
+    return png_text(path, _KEY)
 
 
 def _png(probability: Float32, key: str) -> bytes:
-    info = PngInfo()
-    info.add_text(_KEY, key)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(probability * 255).astype(np.uint8)).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    return encode_png(np.rint(probability * 255).astype(np.uint8), _KEY, key)

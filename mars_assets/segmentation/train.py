@@ -1,4 +1,7 @@
-"""Training through MMSegmentation: resumable, safe against kill -9, and ending in an ordinary mmseg checkpoint."""
+"""Training with MMSegmentation, which resumes after kill -9.
+
+The result is an ordinary mmseg checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,21 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
+from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
 from mars_assets.prithvi import PRITHVI
+from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import HISTORY, MMSEG_CONFIG, MODEL, load_checkpoint
+from mars_assets.segmentation.checkpoint import load_checkpoint
+from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
-from mars_assets.training.run_folder import SCRATCH, begin, finish, settings_of
+from mars_assets.training.run_folder import begin, finish, settings_of
 
 if TYPE_CHECKING:
     from mmengine import Config
 
     from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.segmentation.dataset import SeededBatches
     from mars_assets.segmentation.hooks import TrainingState
     from mars_assets.training.compute import Compute
 
@@ -36,23 +43,30 @@ def train_segmentation(
     compute: Compute,
     provenance: dict[str, Any],
     progress: Progress = SILENT,
+    *,
+    workers: int | None = None,
+    save_every: float = 120.0,
 ) -> dict[str, Any]:
-    """Trains a model into ``folder``, or goes on where a training into it stopped, or returns a finished one's report.
+    """Train a model in a folder, or resume a training there.
 
-    While it trains, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (of the
-    validation with the highest mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by
+    A finished one is not trained again; its report is returned.
+
+    During training, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (the state
+    with the highest validation mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by
     iteration) and ``config.json``, written last.
 
     Args:
-        recipe: how to train.
+        recipe: settings of the training.
         images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation),
             observation``, and ``chip_sha`` if the chips have one; ``instances`` (path of the numbered craters) for
             ``smallest_crater``. Their order does not matter.
         weights: folder of the encoder's weights.
-        folder: of this one training.
+        folder: where this one training goes.
         compute: device, precision and seed.
-        provenance: is put into ``config.json`` as it is.
-        progress: of the iterations.
+        provenance: is copied into ``config.json``.
+        progress: reports the iterations.
+        workers: processes that load images; None: up to four on CUDA, none on a CPU. Results do not depend on it.
+        save_every: seconds between two checkpoints, in addition to one at each validation.
 
     Returns:
         JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where
@@ -62,10 +76,8 @@ def train_segmentation(
     Raises:
         MarsError: there are no images to train or validate on, the training diverged, or the device's memory is too
             small.
-        ProvenanceError: the folder holds a training of other settings.
+        ProvenanceError: the folder holds a training with other settings.
     """
-    from mars_assets.prithvi.weights import open_weights
-
     images = _chosen(_checked(images), recipe)
     settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
     finished = begin(folder, settings, compute.precision, progress)
@@ -74,7 +86,10 @@ def train_segmentation(
     scratch = folder / SCRATCH
 
     encoder = _encoder(recipe, weights, compute)
-    mmseg, state, parameters = _fit(recipe, encoder, images, scratch, compute, progress)
+    if workers is None:
+        # When a CPU trains, loader processes would take the cores that the model needs.
+        workers = min(os.cpu_count() or 1, 8) // 2 if compute.device == "cuda" else 0
+    mmseg, state, parameters = _fit(recipe, encoder, images, scratch, compute, progress, workers, save_every)
     report = _finish(mmseg, state, scratch, folder) | {
         **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
         **parameters,
@@ -93,17 +108,17 @@ def train_segmentation(
 
 
 def _checked(images: pd.DataFrame) -> pd.DataFrame:
-    """The images of train and valid, ordered by id.
+    """Select the images of the training and validation sets, ordered by id.
 
     Raises:
-        MarsError: one of the splits is empty.
+        MarsError: one of the two is empty.
     """
     images = images[images["split"].isin(["train", "valid"])].sort_values("image_id", ignore_index=True)
     for split in ("train", "valid"):
         if not (images["split"] == split).any():
             raise MarsError(
                 f"no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, "
-                "or some observations into that split, and make 'labelled_crops' again"
+                "or some observations into that split, and materialize 'labelled_crops' again"
             )
     return images
 
@@ -115,13 +130,12 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
     train, others = images[images["split"] == "train"], images[images["split"] != "train"]
     cratered = np.array([bool((read_label_image(Path(mask)) == 1).any()) for mask in train["mask"]])
     if not cratered.any():
-        raise MarsError("no training image has a crater: nothing is left with drop_empty")
+        raise MarsError("no training image has a crater: with drop_empty, nothing is left to train on")
     return pd.concat([train[cratered], others], ignore_index=True)
 
 
 def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
-    from mars_assets.prithvi.weights import load_encoder, open_weights
 
     if recipe.encoder == "random":
         compute.seed_everything()
@@ -136,42 +150,49 @@ def _fit(
     scratch: Path,
     compute: Compute,
     progress: Progress,
+    workers: int,
+    save_every: float,
 ) -> tuple[Config, TrainingState, dict[str, int]]:
-    """Trains to the end. Returns the config, the state with its history, and how many parameters there are."""
+    """Train to the end.
+
+    Returns the config, the state with its history, and the numbers of parameters.
+    """
     import torch
 
-    from mars_assets.segmentation.mmseg_setup import mmseg_ready
-
     last = scratch / "last.pth"
-    if last.exists():
-        load_checkpoint(last)  # mmengine, which reads it below, unpickles anything where this refuses
+    # Also because mmengine, which reads it again, unpickles anything where this refuses.
+    done = load_checkpoint(last)["meta"]["iter"] if last.exists() else 0
     with mmseg_ready():
         from mmengine.runner import Runner
         from mmseg.registry import MODELS
 
+        from mars_assets.segmentation.dataset import SeededBatches
         from mars_assets.segmentation.hooks import TrainingState
         from mars_assets.segmentation.mmseg_config import mmseg_config
 
         config = mmseg_config(recipe, encoder.config, compute)
         compute.seed_everything()
-        # Which state is best is seen as well from one orientation of the images, in an eighth of the time.
+        # One orientation of the images finds the best state as well, in an eighth of the time.
         model = MODELS.build({**config.model, "orientations": 1})
         if recipe.architecture == PRITHVI:
             model.backbone.encoder.load_state_dict(encoder.state_dict())
+        train, valid = (images[images["split"] == split] for split in ("train", "valid"))
+        batches = SeededBatches(len(train), recipe.batch_size, range(done, recipe.steps), compute.seed)
         runner = Runner(
             model=model,
             work_dir=str(scratch / "mmengine"),
-            train_dataloader=_loader(images, "train", config.train_pipeline, recipe.batch_size, compute),
-            train_cfg=config.train_cfg,
-            val_dataloader=_loader(images, "valid", _validation_pipeline(config), 1, compute),
+            train_dataloader=_loader(train, config.train_pipeline, compute, workers, batches),
+            # The batches start at the right iteration by themselves.
+            train_cfg={**config.train_cfg, "fast_forward_on_resume": True},
+            val_dataloader=_loader(valid, _validation_pipeline(config), compute, workers),
             val_cfg={"type": "ValLoop"},
             val_evaluator={"type": "CraterMetric"},
             optim_wrapper=config.optim_wrapper,
             param_scheduler=list(config.param_scheduler) or None,
             custom_hooks=_averaging(recipe),
-            default_hooks={"logger": None, "checkpoint": None, "timer": None},
-            load_from=str(last) if last.exists() else None,
-            resume=last.exists(),
+            default_hooks=dict.fromkeys(["logger", "checkpoint", "timer", "sampler_seed"]),
+            load_from=str(last) if done else None,
+            resume=bool(done),
             randomness={"seed": compute.seed},
             default_scope="mmseg",
             log_level="ERROR",
@@ -179,14 +200,14 @@ def _fit(
             experiment_name=f"segmentation-{time.time_ns()}",
         )
         runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
-        state = TrainingState(scratch, progress, log_every=max(recipe.steps // 100, 1))
+        state = TrainingState(scratch, progress, compute.seed, max(recipe.steps // 100, 1), save_every)
         runner.register_hook(state)
         try:
             runner.train()
         except torch.OutOfMemoryError as error:
             raise MarsError(
                 f"the device's memory is too small for this training ({error}): lower the recipe's batch_size "
-                f"({recipe.batch_size}), neck_channels or crop_size, or take a smaller encoder"
+                f"({recipe.batch_size}), neck_channels or crop_size, or use a smaller encoder"
             ) from error
     parameters = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -196,10 +217,10 @@ def _fit(
 
 
 def _averaging(recipe: SegRecipe) -> list[dict[str, Any]]:
-    """The hook of mmengine's that validates and keeps averaged weights, if the recipe wants it."""
+    """Describe mmengine's hook that averages weights, if the recipe wants it."""
     if not recipe.average_weights:
         return []
-    # The statistics of batch norms are averaged like the weights that they go with.
+    # The statistics of batch norms are averaged like the weights that they belong to.
     return [{"type": "EMAHook", "momentum": 1 - recipe.average_weights, "update_buffers": True}]
 
 
@@ -209,33 +230,36 @@ def _validation_pipeline(config: Config) -> list[dict[str, Any]]:
 
 
 def _loader(
-    images: pd.DataFrame, split: str, pipeline: list[dict[str, Any]], batch_size: int, compute: Compute
+    images: pd.DataFrame,
+    pipeline: list[dict[str, Any]],
+    compute: Compute,
+    workers: int,
+    batches: SeededBatches | None = None,
 ) -> dict[str, Any]:
-    """A split as mmengine's description of a loader."""
-    rows = images[images["split"] == split]
+    """Describe a loader for mmengine: of batches, or of each image once."""
     items = [
         {
             "img_path": str(row["chip"]),
             "seg_map_path": str(row["mask"]),
             **({"instances_path": str(row["instances"])} if "instances" in row else {}),
         }
-        for row in rows.to_dict("records")
+        for row in images.to_dict("records")
     ]
-    # On a CPU that trains, workers would take the cores that the model needs.
-    workers = min(os.cpu_count() or 1, 8) // 2 if compute.device == "cuda" else 0
-    train = split == "train"
+    one_by_one = {"batch_size": 1, "sampler": {"type": "DefaultSampler", "shuffle": False}}
     return {
-        "batch_size": batch_size,
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": compute.device == "cuda",
-        "sampler": {"type": "InfiniteSampler" if train else "DefaultSampler", "shuffle": train},
         "dataset": {"type": "CraterDataset", "items": items, "pipeline": pipeline},
+        **(one_by_one if batches is None else {"sampler": None, "batch_sampler": batches}),
     }
 
 
 def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
-    """Writes checkpoint, config and history from what the training left. Returns the first part of the report."""
+    """Write the files of a training that has ended.
+
+    Returns the first part of the report.
+    """
     import torch
 
     best = scratch / "best.pth"
@@ -243,7 +267,7 @@ def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -
         raise MarsError("no validation gave an mIoU: all pixels of the validation masks are ignored")
     checkpoint = load_checkpoint(best)
     meta = checkpoint["meta"]
-    with atomic_path(folder / MODEL) as temporary:
+    with atomic_path(folder / SEGMENTER) as temporary:
         kept = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
         torch.save({"meta": kept, "state_dict": checkpoint["state_dict"]}, temporary)
     write_bytes(folder / MMSEG_CONFIG, config.pretty_text.encode())

@@ -1,1 +1,1 @@
-"""Files and hashes: written whole or not at all, and cached by what they were computed from."""
+"""Atomic file writes, published folders, caches and hashes."""

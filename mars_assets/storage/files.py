@@ -1,8 +1,8 @@
-"""Files that are whole or absent.
+"""Atomic reading and writing of files.
 
-Every write goes to a temporary name in the target's folder, is flushed to disk and renamed. A run killed at any moment
-leaves the last good file; its temporary is recognised by its name (``.NAME.tmp-…``), and swept up by the first process
-that writes into the folder a day later.
+Every write goes to a temporary file in the target's folder, which is flushed to disk and renamed. A run killed at any
+moment leaves the last complete file; its temporary file (``.NAME.tmp-…``) is removed by the first process that writes
+into the folder at least a day later.
 """
 
 from __future__ import annotations
@@ -20,49 +20,51 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 
 _TEMPORARY = ".tmp-"
-_OLD = f"{_TEMPORARY}old-"
 _LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\.\w+)?")
 _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
 
 @contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """
+def explained_errors(target: Path) -> Iterator[None]:
+    """Translate file-system errors into errors that say what to do.
+
     Raises:
-        MarsError: the disk is full, the file larger than files may be, or the folder may not be written.
+        MarsError: the disk is full, the file exceeds the size limit, or the folder is not writable.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise MarsError(
-                f"no space left to write {target}: free some and run again; what was finished is kept"
+                f"no space left to write {target}: free some and run again; finished work is retained"
             ) from error
         if error.errno == errno.EFBIG:
             raise MarsError(
-                f"{target} is larger than a file may be here: raise the limit (ulimit -f), or have the lake on another "
-                "file system, and run again; what was finished is kept"
+                f"{target} exceeds the file size limit: raise the limit (ulimit -f) or move the lake to another "
+                "file system, and run again; finished work is retained"
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
-            raise MarsError(f"{target} may not be written: {error.strerror}. Check the lake's permissions") from error
+            raise MarsError(f"{target} cannot be written ({error.strerror}): check the lake's permissions") from error
         raise
 
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """A temporary path beside ``target`` that becomes ``target`` when the block ends without an exception.
+    """Yield a temporary path that replaces ``target`` unless the block fails.
 
-    The temporary keeps the target's suffix, since writers (GDAL, Pillow) choose the format by it.
+    It has the target's suffix, from which writers (GDAL, Pillow) infer the format.
 
     Raises:
-        MarsError: the disk is full or the folder may not be written.
+        MarsError: the disk is full or the folder is not writable.
     """
-    with _writing(target):
+    with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(target.parent)
         temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
@@ -76,99 +78,65 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 
 def _sweep_old(folder: Path) -> None:
-    """Removes files that runs killed more than a day ago left half-written in a folder; once a process, as it may be large."""
+    """Remove temporary files older than a day.
+
+    Done once per folder and process, since listing a large folder is slow.
+    """
     if folder in _swept:
         return
     _swept.add(folder)
     oldest = time.time() - _A_DAY
     for entry in os.scandir(folder):
         if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-            with suppress(OSError):  # gone by now, or another user's: no reason not to write
+            with suppress(OSError):  # already gone, or another user's: neither prevents writing
                 if entry.stat().st_mtime < oldest:
                     Path(entry.path).unlink()
 
 
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that takes ``target``'s place when the block ends without an exception; an old one is replaced.
-
-    Raises:
-        MarsError: the disk is full or the folder may not be written.
-    """
-    with _writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _recover(target)
-        temporary = target.with_name(f".{target.name}{_TEMPORARY}{uuid.uuid4().hex[:8]}")
-        temporary.mkdir()
-        try:
-            yield temporary
-            if target.exists():
-                old = target.with_name(f".{target.name}{_OLD}{uuid.uuid4().hex[:8]}")
-                os.replace(target, old)
-                os.replace(temporary, target)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.replace(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _recover(target: Path) -> None:
-    """Gives a folder back its place where a run was killed while it replaced it, and removes what killed runs left of others."""
-    left = [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}{_TEMPORARY}")]
-    old = [path for path in left if _OLD in path.name]
-    if old and not target.exists():
-        os.replace(max(old, key=lambda path: path.stat().st_mtime), target)
-    for path in left:
-        if path.exists() and (path in old or path.stat().st_mtime < time.time() - _A_DAY):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def sweep(folder: Path) -> int:
-    """Removes what killed runs left half-written in ``folder``. Returns how many. Only for a folder with one writer."""
+    """Remove killed runs' temporary files from a folder with one writer.
+
+    Returns:
+        How many were removed.
+    """
     count = 0
     if not folder.is_dir():
         return 0
     for path in folder.iterdir():
-        if path.name.startswith(".") and _TEMPORARY in path.name and not _is_last(path):
+        if path.name.startswith(".") and _TEMPORARY in path.name:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
             count += 1
     return count
 
 
-def _is_last(path: Path) -> bool:
-    """Whether a killed :func:`atomic_folder` left a folder nowhere but under this name."""
-    name, is_old, _ = path.name[1:].partition(_OLD)
-    return bool(is_old) and not path.with_name(name).exists()
-
-
 def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(target: Path, content: Any) -> None:
-    """Writes JSON for people to read. NaN and infinity, which JSON lacks, are refused."""
+    """Write indented JSON atomically; NaN and infinity raise ValueError."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
     write_bytes(target, (text + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """
+    """Read a JSON file.
+
     Raises:
         DamagedFileError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path} is not valid JSON ({error}): delete it and make its asset again") from error
+        raise DamagedFileError(
+            f"{path} is not valid JSON ({error}): delete it and materialize its asset again"
+        ) from error
 
 
 def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any] | None = None) -> None:
-    """Writes a Parquet file, with ``provenance`` as JSON in the file's own metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """Write a Parquet file, with ``provenance`` as JSON in its metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if provenance is not None:
         metadata = dict(arrow.schema.metadata or {})
@@ -179,30 +147,26 @@ def write_table(target: Path, table: pd.DataFrame, provenance: Mapping[str, Any]
 
 
 def write_csv(target: Path, table: pd.DataFrame) -> None:
-    """Writes a table for spreadsheets, whole or not at all."""
+    """Write a table as CSV, atomically."""
     write_bytes(target, table.to_csv(index=False).encode())
 
 
 def read_table(path: Path, asset: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """Reads a table that ``asset`` wrote.
+    """Read a table that ``asset`` wrote.
 
     Raises:
-        MissingInputError: it is not there.
+        MissingInputError: it does not exist.
         DamagedFileError: it cannot be read as Parquet.
     """
-    import pyarrow as pa
-
     if not path.exists():
         raise MissingInputError(asset, path)
     try:
         return pd.read_parquet(path, columns=columns)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
-        raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): make '{asset}' again") from error
+        raise DamagedFileError(f"{path} cannot be read as Parquet ({error}): materialize '{asset}' again") from error
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The provenance that ``write_table`` put into a Parquet file; empty where there is none."""
-    import pyarrow.parquet as pq
-
+    """Read the provenance that :func:`write_table` stored, or an empty one."""
     metadata = pq.read_schema(path).metadata or {}
     return json.loads(metadata.get(b"mars_assets", b"{}"))

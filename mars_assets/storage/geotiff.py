@@ -1,8 +1,7 @@
-"""GeoTIFFs of crop size: written whole or not at all, and what their headers say."""
+"""GeoTIFFs small enough for memory: atomic writing, and header reading."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +13,17 @@ from mars_assets.storage.files import write_bytes
 
 @contextmanager
 def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
-    """A GeoTIFF of crop size to write into, rasterio's; it takes its place, whole, when the block ends without an exception.
+    """Yield a rasterio dataset that is saved unless the block fails.
 
-    Encoded in memory: GDAL keeps errors of its last writes, as on a full disk, to itself when it closes a file.
+    It is encoded in memory because GDAL does not report failures of its last writes (full disk) when it closes a file.
 
     Args:
-        path: where to.
-        profile: rasterio's, without the driver.
+        path: the target, replaced atomically.
+        profile: rasterio's creation profile, without the driver.
 
     Raises:
-        MarsError: the disk is full or the folder may not be written.
+        MarsError: the disk is full or the folder is not writable.
     """
-    _rasterio()
     from rasterio.io import MemoryFile
 
     with MemoryFile() as memory:
@@ -34,24 +32,18 @@ def new_geotiff(path: Path, **profile: Any) -> Iterator[Any]:
         write_bytes(path, memory.read())
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) in pixels that the header of a chip, a JPEG or a PNG states.
+def chip_size(path: Path) -> tuple[int, int]:
+    """Read a chip's height and width in pixels from its header.
 
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
-    from rasterio.errors import RasterioError
-
-    rasterio = _rasterio()
-    try:
-        with rasterio.open(path) as file:
-            return file.height, file.width
-    except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
+    with _opened(path) as file:
+        return file.height, file.width
 
 
 def georeference(path: Path) -> tuple[Any, Any]:
-    """A chip's CRS and transform, rasterio's; (None, None) where it has no CRS.
+    """Read a chip's CRS and transform as rasterio's; (None, None) without a CRS.
 
     Raises:
         DamagedFileError: it is missing or unreadable.
@@ -66,22 +58,11 @@ def _place(file: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    import rasterio
     from rasterio.errors import RasterioError
 
     try:
-        with _rasterio().open(path) as file:
+        with rasterio.open(path) as file:
             yield file
     except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and make its asset again") from error
-
-
-def _rasterio() -> Any:
-    """rasterio, without its warning that a chip has no georeference: crops of browse products have none.
-
-    Set for the process, since chips are read by threads and ``warnings.catch_warnings`` is not for them.
-    """
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
-
-    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-    return rasterio
+        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and materialize its asset again") from error

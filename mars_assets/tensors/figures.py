@@ -1,4 +1,4 @@
-"""What chips look like: every band as a picture, and the range of its values."""
+"""Figures and value ranges of chips, band by band."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.bands import BandStatistics
+from mars_assets.plotting import new_figure
 from mars_assets.tensors.geotiff import read_chip
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStatistics) -> Figure:
-    """A row a chip, a column a band, all on the grey scale from mean - 1 to mean + 2 standard deviations of the band."""
-    from mars_assets.plotting import new_figure
+    """Draw chips in rows and bands in columns.
 
+    The grey scale of each band extends from its mean - 1 to its mean + 2 standard deviations.
+    """
     figure, axes = new_figure(1.5 * len(bands), 1.5 * max(1, len(paths)), max(1, len(paths)), len(bands))
     for axis in figure.axes:
         axis.set_axis_off()
@@ -34,7 +36,7 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
 
 
 def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
-    """Minimum, mean and maximum of each band over some chips, in reflectance units."""
+    """Compute each band's minimum, mean and maximum in reflectance units."""
     rows = []
     chips = [read_chip(path, bands) for path in paths]
     for index, band in enumerate(bands):

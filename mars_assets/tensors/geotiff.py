@@ -1,50 +1,45 @@
-"""Chips on disk: float32 GeoTIFFs that QGIS, TorchGeo and TerraTorch open, with the band names as descriptions."""
+"""Reading and writing of chips.
+
+Chips are float32 GeoTIFFs with the band names as descriptions, which QGIS, TorchGeo and TerraTorch can open.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mars_assets.bands import Float32
+from mars_assets.bands import EVALUATED, HLS_BANDS, BandStatistics, Float32, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES, read_rgb
-from mars_assets.storage.geotiff import _opened, _place, _rasterio, new_geotiff
+from mars_assets.storage.geotiff import _opened, _place, new_geotiff
 
-if TYPE_CHECKING:
-    import numpy as np
+STRIP_ROWS = 64
+"""Rows compressed together. Imputed bands are computed from the others, so zstd finds much repetition across the bands
+of a pixel if it sees more than the one row of GDAL's default: 512 x 512 x 6 values then take 0.4 MB for a grey image
+and 1.3 to 2.2 MB for a colour image."""
 
-    from mars_assets.bands import BandStatistics, Float32
+_FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 
 
 def read_bands(path: Path, statistics: BandStatistics) -> Float32:
-    """The six bands that models see of an image.
+    """Read an image's six bands, the input of models.
 
     Args:
-        path: a six-band chip; or a JPEG or PNG, grey or RGB, which becomes one as the labelled images do.
-        statistics: that a picture is scaled with.
+        path: a six-band chip; or a JPEG or PNG, grey or RGB, which is converted like the labelled images.
+        statistics: used to scale a JPEG or PNG.
 
     Returns:
         float32 (6, H, W) in HLS reflectance units.
 
     Raises:
-        DamagedFileError: the file is missing, unreadable or has other bands.
-        MarsError: a picture has more than 8 bits.
+        DamagedFileError: the file is missing, unreadable, or has other bands or more than 8 bits per channel.
     """
-    from mars_assets.bands import EVALUATED, HLS_BANDS, impute, scale_to_reflectance
-
     if path.suffix.lower() in SUFFIXES:
         return impute(scale_to_reflectance(read_rgb(path), statistics), EVALUATED, statistics)
     return read_chip(path, HLS_BANDS)
-
-
-STRIP_ROWS = 64
-"""Rows compressed together. Imputed bands follow from the others, so pixel by pixel zstd finds much that repeats, if it sees
-more than the one row of GDAL's default: 512 x 512 x 6 then take 0.4 MB of a grey image, 1.3 to 2.2 of a coloured one."""
-
-_FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 
 
 def write_chip(
@@ -52,28 +47,29 @@ def write_chip(
     chip: Float32,
     bands: Sequence[str],
     *,
-    crs: Any = None,
-    transform: Any = None,
+    georeference: tuple[Any, Any] = (None, None),
     fingerprint: str = "",
 ) -> None:
-    """Writes a chip, losslessly compressed (ZSTD 1 without predictor: values of 8-bit origin repeat).
+    """Write a chip atomically, with lossless compression.
+
+    The compression is ZSTD level 1 without a predictor, as values of 8-bit origin repeat.
 
     Args:
-        path: where to; written whole or not at all.
+        path: the target.
         chip: float32, shape (bands, H, W).
         bands: a name for each band.
-        crs: rasterio's, where the source is georeferenced.
-        transform: rasterio's, likewise.
-        fingerprint: of what the chip was made from; travels in the file, see :func:`read_fingerprint`.
+        georeference: rasterio's CRS and transform, if the source is georeferenced.
+        fingerprint: of the chip's inputs; stored in the file, see :func:`read_fingerprint`.
 
     Raises:
-        MarsError: another shape or type, or values that are not finite.
+        MarsError: the chip has another shape or type, or values that are not finite.
     """
     if chip.dtype != np.float32 or chip.ndim != 3 or chip.shape[0] != len(bands):
         raise MarsError(f"{path}: a chip is float32 of shape ({len(bands)}, H, W), not {chip.dtype} {chip.shape}")
     if not np.isfinite(chip).all():
         raise MarsError(f"{path}: a chip's values must be finite")
     count, height, width = chip.shape
+    crs, transform = georeference
     with new_geotiff(
         path,
         count=count,
@@ -93,17 +89,21 @@ def write_chip(
 
 
 def read_chip(path: Path, bands: Sequence[str]) -> Float32:
-    """Reads a chip, float32, shape (bands, H, W).
+    """Read a chip: float32, shape (bands, H, W).
 
     Raises:
-        DamagedFileError: it is missing, unreadable, or has other bands or another order of bands.
+        DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
     """
     with _opened(path) as file:
         return _values(file, bands)
 
 
 def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, Any]:
-    """A chip as :func:`read_chip` reads it, and its CRS and transform as :func:`georeference` gives them."""
+    """Read a chip with its CRS and transform, None without georeference.
+
+    Raises:
+        DamagedFileError: as for :func:`read_chip`.
+    """
     with _opened(path) as file:
         return _values(file, bands), *_place(file)
 
@@ -111,16 +111,17 @@ def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, An
 def _values(file: Any, bands: Sequence[str]) -> Float32:
     if tuple(file.descriptions) != tuple(bands):
         raise DamagedFileError(
-            f"{file.name} has the bands {file.descriptions}, expected {tuple(bands)}: delete it and make its asset again"
+            f"{file.name} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
+            "again"
         )
     return file.read(out_dtype="float32")
 
 
 def read_fingerprint(path: Path) -> str | None:
-    """The fingerprint a chip was written with; None where the file cannot be read or has none."""
+    """Read a chip's fingerprint; None if it has none or is unreadable."""
+    import rasterio
     from rasterio.errors import RasterioError
 
-    rasterio = _rasterio()
     try:
         with rasterio.open(path) as file:
             return file.tags().get(_FINGERPRINT)

@@ -1,18 +1,18 @@
-"""The tensor stages: labelled images to reflectance units, and those to six bands. One chip an image, made once.
+"""Tensor stages: scaling labelled images to reflectance, and imputing six bands.
 
-Images of 8 bits become B, G, R by the paper's scale. Crops of COLOR products have a second source, their calibrated DN,
-which become green, red and near infrared by physics; ``spectral`` makes six bands of these.
+8-bit images are scaled to blue, green and red as in the paper. Crops of COLOR products have a second source, calibrated
+DN, which physics converts to green, red and near infrared; ``spectral`` derives six bands from these.
 
-A chip carries the fingerprint of all that it was made from: pixels, place on Mars, settings. A stage computes the chips
-whose fingerprint is not there yet: a killed run continues, a changed setting recomputes, a new label costs nothing where
-the pixels are the same. A manifest never names a chip that is something else: what is made again leaves it before the
-first write.
+Each chip stores a fingerprint of its inputs: pixels, position on Mars, settings. A stage computes only the chips whose
+fingerprint is missing or differs: a killed run continues, a changed setting recomputes, and a new label for the same
+pixels costs nothing. A manifest never lists an outdated chip: chips to be recomputed are removed from it before the
+first one is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,30 +31,27 @@ from mars_assets.bands import (
     impute_spectral,
     scale_to_reflectance,
 )
+from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION
 from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_provenance, read_table, sweep, write_table
+from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, read_placed_chip, write_chip
 
 BGR = HLS_BANDS[:3]
 CALIBRATED = "calibrated"
 HIGHEST_INCIDENCE = 80.0
-"""Degrees. Where the sun is lower, a level surface's reflectance is mostly what the slopes make of it."""
-_HIGHEST_REFLECTANCE = 30_000.0  # a slope that faces a low sun reflects more than level ground may
-_SCALING = "hls-reflectance 1"
-_CALIBRATION = "calibrated-reflectance 1"
-_IMPUTATION = "imputation 1"
-_SPECTRAL_IMPUTATION = "spectral-imputation 1"
-"""Names of the computations, part of every fingerprint: raise the number when the arithmetic changes."""
+"""Degrees. With a lower sun, slopes rather than the material determine the reflectance computed for level ground."""
+_HIGHEST_REFLECTANCE = 30_000.0  # a slope facing a low sun exceeds the maximum for level ground
 _LACKING = "lacking"
-"""In a manifest's provenance: how many of its chips are being made again."""
+"""Key in a manifest's provenance: how many of its chips are being recomputed."""
 
 
 class Chip(NamedTuple):
-    """What is to be written of a chip: values (bands, H, W), and rasterio's CRS and transform, None without georeference."""
+    """Values (bands, H, W), and rasterio's CRS and transform or None."""
 
     values: Float32
     crs: Any
@@ -63,12 +60,12 @@ class Chip(NamedTuple):
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did.
+    """Result of a stage.
 
     Args:
-        manifest: image_id, file, height, width, chip_sha; one row a chip.
+        manifest: one row per chip, see :class:`mars_assets.tensors.schema.Chips`.
         provenance: the settings, as stored in the manifest.
-        computed: how many chips were made in this run; the others were there.
+        computed: how many chips this run computed; the others existed.
     """
 
     manifest: pd.DataFrame
@@ -76,9 +73,35 @@ class StageResult:
     computed: int
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Scale from 8-bit values to reflectance.
+
+    Args:
+        statistics: whose means and standard deviations set the scale, a key of ``bands.STATISTICS``.
+        truncate: truncate to integers, as the paper's published code does.
+    """
+
+    statistics: str = "v1"
+    truncate: bool = False
+
+
+DEFAULT_SCALE = Scale()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A stage's name, bands, settings, and computation of a chip from a row."""
+
+    name: str
+    bands: tuple[str, ...]
+    settings: dict[str, Any]
+    compute: Callable[[Any], Chip]
+
+
 def settings_before(lake: Lake, stage: str) -> dict[str, Any]:
-    """The settings that a stage's chips were made with; empty where there are none."""
-    manifest = lake.tensors(stage) / "manifest.parquet"
+    """Read the settings of a stage's existing chips; empty if there are none."""
+    manifest = lake.chips(stage)
     return read_provenance(manifest) if manifest.exists() else {}
 
 
@@ -86,47 +109,43 @@ def make_reflectance(
     lake: Lake,
     images: pd.DataFrame,
     label_version: str,
-    *,
-    statistics: str = "v1",
-    truncate: bool = False,
+    scale: Scale = DEFAULT_SCALE,
     progress: Progress = SILENT,
 ) -> StageResult:
-    """Scales every labelled image to B, G, R in HLS reflectance units.
+    """Scale every labelled image to B, G, R in HLS reflectance units.
 
     Args:
-        lake: where chips go.
+        lake: where the chips are written.
         images: ``labelled_crops``.
-        label_version: of these images; travels in the manifest.
-        statistics: whose means and stds set the scale, a key of ``bands.STATISTICS``.
-        truncate: integer truncation as in the paper's published code.
-        progress: of the chips.
+        label_version: of these images; stored in the manifest.
+        scale: how values become reflectance.
+        progress: shows how many chips are done.
     """
-    settings = {"computation": _SCALING, "statistics": statistics, "truncate": truncate}
-    chosen = STATISTICS[statistics]
-
+    statistics = STATISTICS[scale.statistics]
     crops = _Crops(lake)
 
     def compute(row: Any) -> Chip:
         rgb = read_rgb(lake.inside(row.file))
-        return Chip(scale_to_reflectance(rgb, chosen, truncate), *crops.georeference(row))
+        return Chip(scale_to_reflectance(rgb, statistics, scale.truncate), *crops.georeference(row))
 
     images = images.assign(source_sha=[crops.placed_sha(row) for row in images.itertuples()])
-    return _run_stage(lake, "reflectance", images, BGR, settings, label_version, compute, progress)
+    stage = _Stage("reflectance", BGR, {"computation": REFLECTANCE, **asdict(scale)}, compute)
+    return _run_stage(lake, stage, images, label_version, progress)
 
 
 def make_calibrated(
     lake: Lake, images: pd.DataFrame, label_version: str, *, progress: Progress = SILENT
 ) -> StageResult:
-    """Calibrates every labelled crop of a COLOR product: green, red and near infrared in HLS reflectance units.
+    """Calibrate labelled crops of COLOR products to green, red and NIR.
 
-    Crops with pixels that have no data or are saturated, and scenes lit from lower than ``HIGHEST_INCIDENCE``, are left
-    out, and said so.
+    Values are in HLS reflectance units. Crops with no-data or saturated pixels, and scenes with an incidence angle
+    above ``HIGHEST_INCIDENCE``, are left out and reported.
 
     Args:
-        lake: where chips go.
+        lake: where the chips are written.
         images: ``labelled_crops``.
-        label_version: of these images; travels in the manifest.
-        progress: of the chips.
+        label_version: of these images; stored in the manifest.
+        progress: shows how many chips are done.
     """
     crops = _Crops(lake)
     sources = {row.image_id: crops.calibrated_source(row) for row in images.itertuples()}
@@ -134,8 +153,8 @@ def make_calibrated(
     left_out = sum(source is not None for source in sources.values()) - len(complete)
     if left_out:
         progress.say(
-            f"{CALIBRATED}: {left_out} crops have pixels without data or saturated ones, or the sun below "
-            f"{90 - HIGHEST_INCIDENCE:.0f} degrees, and are left out"
+            f"{CALIBRATED}: left out {left_out} crops that have no-data or saturated pixels, or the sun lower than "
+            f"{90 - HIGHEST_INCIDENCE:.0f} degrees above the horizon"
         )
 
     def compute(row: Any) -> Chip:
@@ -143,25 +162,23 @@ def make_calibrated(
 
     images = images[images["image_id"].isin(complete)]
     images = images.assign(source_sha=[complete[image].sha for image in images["image_id"]])
-    settings = {"computation": _CALIBRATION}
-    return _run_stage(lake, CALIBRATED, images, CALIBRATED_BANDS, settings, label_version, compute, progress)
+    stage = _Stage(CALIBRATED, CALIBRATED_BANDS, {"computation": CALIBRATION}, compute)
+    return _run_stage(lake, stage, images, label_version, progress)
 
 
 def make_spectral(lake: Lake, *, progress: Progress = SILENT) -> StageResult:
-    """Makes six bands of every calibrated chip."""
+    """Derive six bands from every calibrated chip."""
     source, provenance = read_manifest(lake, CALIBRATED)
-    settings = {"computation": _SPECTRAL_IMPUTATION, "method": SPECTRAL}
+    settings = {"computation": SPECTRAL_IMPUTATION, "method": SPECTRAL}
     compute = _chip_by_chip(lake, CALIBRATED_BANDS, impute_spectral)
-    source = source.assign(source_sha=source["chip_sha"])
-    return _run_stage(
-        lake, f"imputed_{SPECTRAL}", source, HLS_BANDS, settings, provenance["label_version"], compute, progress
-    )
+    stage = _Stage(f"imputed_{SPECTRAL}", HLS_BANDS, settings, compute)
+    return _run_stage(lake, stage, source.assign(source_sha=source["chip_sha"]), provenance["label_version"], progress)
 
 
 def make_imputed(
     lake: Lake, method: ImputationMethod, *, statistics: str = "v1", progress: Progress = SILENT
 ) -> StageResult:
-    """Imputes the missing bands of every reflectance chip.
+    """Impute the missing bands of every reflectance chip.
 
     Raises:
         ProvenanceError: the reflectance was scaled with other statistics.
@@ -169,25 +186,23 @@ def make_imputed(
     source, provenance = read_manifest(lake, "reflectance")
     if provenance["statistics"] != statistics:
         raise ProvenanceError(
-            f"imputed_{method} is set to the statistics {statistics!r} and reflectance was scaled with "
+            f"imputed_{method} is set to the statistics {statistics!r}, but reflectance was scaled with "
             f"{provenance['statistics']!r}: use the same for both"
         )
     settings = {
-        "computation": _IMPUTATION,
+        "computation": IMPUTATION,
         "method": method,
         "statistics": statistics,
         "truncate": provenance["truncate"],
     }
     chosen = STATISTICS[statistics]
     compute = _chip_by_chip(lake, BGR, lambda bgr: impute(bgr, method, chosen))
-    source = source.assign(source_sha=source["chip_sha"])
-    return _run_stage(
-        lake, f"imputed_{method}", source, HLS_BANDS, settings, provenance["label_version"], compute, progress
-    )
+    stage = _Stage(f"imputed_{method}", HLS_BANDS, settings, compute)
+    return _run_stage(lake, stage, source.assign(source_sha=source["chip_sha"]), provenance["label_version"], progress)
 
 
 def _chip_by_chip(lake: Lake, bands: tuple[str, ...], function: Callable[[Float32], Float32]) -> Callable[[Any], Chip]:
-    """A stage's computation on the chip of the stage before, whose position stays."""
+    """Build a stage's computation from a function of the previous stage's chip."""
 
     def compute(row: Any) -> Chip:
         values, crs, transform = read_placed_chip(lake.inside(row.file), bands)
@@ -197,46 +212,49 @@ def _chip_by_chip(lake: Lake, bands: tuple[str, ...], function: Callable[[Float3
 
 
 def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A stage's manifest and its provenance.
+    """Read a stage's manifest and its provenance.
 
     Raises:
-        MissingInputError: the stage has not been made.
-        MarsError: its last run made chips again and was stopped, or has not ended.
+        MissingInputError: the stage has not been materialized.
+        MarsError: a run that recomputes chips was stopped or is still in progress.
     """
-    path = lake.tensors(stage) / "manifest.parquet"
-    manifest, provenance = read_table(path, stage), read_provenance(path)
+    from mars_assets.tensors.schema import Chips
+
+    path = lake.chips(stage)
+    manifest, provenance = read_checked(path, stage, Chips), read_provenance(path)
     if lacking := provenance.get(_LACKING):
         raise MarsError(
-            f"{path} lacks {lacking} chips: the run that makes them again was stopped, or is at it. Let it end, or "
-            f"make {stage if stage != CALIBRATED else 'reflectance'} again"
+            f"{path} lacks {lacking} chips: the run that recomputes them was stopped or is still in progress. Wait for "
+            f"it, or materialize '{stage if stage != CALIBRATED else 'reflectance'}' again"
         )
     return manifest, provenance
 
 
-def _run_stage(
-    lake: Lake,
-    stage: str,
-    images: pd.DataFrame,
-    bands: Iterable[str],
-    settings: dict[str, Any],
-    label_version: str,
-    compute: Callable[[Any], Chip],
-    progress: Progress,
-) -> StageResult:
-    folder, bands = lake.tensors(stage), tuple(bands)
+def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: str, progress: Progress) -> StageResult:
+    """Compute a stage's missing and outdated chips, and write its manifest.
+
+    Args:
+        lake: where the chips are written.
+        stage: what to compute.
+        images: the stage's input: ``image_id, height, width, source_sha`` and what ``stage.compute`` uses.
+        label_version: of the images; stored in the manifest.
+        progress: shows how many chips are done.
+    """
+    from mars_assets.tensors.schema import Chips
+
+    folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    manifest_path = folder / "manifest.parquet"
     known: dict[str, str] = {}
     old = None
     if manifest_path.exists():
-        old = read_table(manifest_path, stage)
+        old = read_checked(manifest_path, stage.name, Chips)
         known = dict(zip(old["image_id"], old["chip_sha"], strict=True))
     present = {path.stem for path in folder.glob("*.tif")}
 
     rows, todo = [], []
     for row in images.itertuples():
-        chip_sha = fingerprint(settings, row.source_sha)
+        chip_sha = fingerprint(stage.settings, row.source_sha)
         path = folder / f"{row.image_id}.tif"
         there = row.image_id in present and (known.get(row.image_id) or read_fingerprint(path)) == chip_sha
         if not there:
@@ -254,21 +272,22 @@ def _run_stage(
     if old is not None and replaced:
         left = old[~old["image_id"].isin(replaced)]
         before = read_provenance(manifest_path)
-        write_table(manifest_path, left, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
-    for row, path, chip_sha in progress.track(todo, f"{stage}: computing chips"):
-        chip = compute(row)
-        write_chip(path, chip.values, bands, crs=chip.crs, transform=chip.transform, fingerprint=chip_sha)
-    progress.say(f"{stage}: {len(todo)} chips computed, {len(rows) - len(todo)} were there")
+        write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
+    for row, path, chip_sha in progress.track(todo, f"{stage.name}: computing chips"):
+        chip = stage.compute(row)
+        georeference = (chip.crs, chip.transform)
+        write_chip(path, chip.values, stage.bands, georeference=georeference, fingerprint=chip_sha)
+    progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
-    manifest = pd.DataFrame(rows, columns=["image_id", "file", "height", "width", "chip_sha"])
-    provenance = {**settings, "bands": list(bands), "label_version": label_version}
-    write_table(manifest_path, manifest, provenance)
+    manifest = pd.DataFrame(rows, columns=list(columns_of(Chips)))
+    provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
+    write_checked(manifest_path, manifest, Chips, provenance)
     return StageResult(manifest, provenance, len(todo))
 
 
 @dataclass(frozen=True)
 class _CalibratedSource:
-    """A crop's DN: where they lie, a name for their values, and whether all of them are reflectance."""
+    """A crop's DN: file, fingerprint, and whether they can be calibrated."""
 
     path: Path
     sha: str
@@ -283,34 +302,34 @@ class _CalibratedSource:
                 incidence = float(file.tags()["INCIDENCE_ANGLE"])
                 return calibrated_reflectance(file.read(), file.scales[0], file.offsets[0], incidence)
         except (RasterioError, KeyError) as error:
-            raise DamagedFileError(f"{self.path} cannot be read ({error}): make 'crops' again") from error
+            raise DamagedFileError(f"{self.path} cannot be read ({error}): materialize 'crops' again") from error
 
 
 class _Crops:
-    """The lake's own crops: where they lie on the map, and their calibrated DN."""
+    """Georeference and calibrated DN of the lake's crops."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._manifests: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
 
     def georeference(self, row: Any) -> tuple[Any, Any]:
-        """CRS and transform of an image that is a crop of a map-projected product; (None, None) of others."""
+        """Return a map-projected crop's CRS and transform, or (None, None)."""
         if row.origin != "crop":
             return None, None
         crop, _ = self._of(row)
-        if not isinstance(crop.crs, str):  # a missing text is NaN where others of the column are not missing
+        if not isinstance(crop.crs, str):  # missing text is NaN in a column that has some
             return None, None
         from rasterio import Affine
 
         return crop.crs, Affine(*crop.transform)
 
     def placed_sha(self, row: Any) -> str:
-        """Names an image's pixels and its place; where it has none, the pixels alone."""
+        """Compute a fingerprint of an image's pixels and, if known, its position."""
         crs, transform = self.georeference(row)
         return row.pixels_sha if crs is None else fingerprint(row.pixels_sha, crs, list(transform)[:6])
 
     def calibrated_source(self, row: Any) -> _CalibratedSource | None:
-        """The DN of an image that is a crop of a COLOR product."""
+        """Return the DN of an image that is a crop of a COLOR product, otherwise None."""
         if row.origin != "crop":
             return None
         crop, cut = self._of(row)
@@ -322,24 +341,26 @@ class _Crops:
         return _CalibratedSource(path, fingerprint(cut["fingerprint"], crop.crop_id), usable)
 
     def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
-        """A crop's row of its manifest, and how its scene was cut."""
+        """Return a crop's row in the manifest, and the manifest's provenance."""
+        from mars_assets.imagery.schema import Crops
+
         if row.observation not in self._manifests:
-            path = self._lake.crops(row.observation) / "crops.parquet"
+            path = self._lake.crops_manifest(row.observation)
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
-            table = read_table(path, "crops", columns)
+            table = read_checked(path, "crops", Crops, columns)
             rows = {crop.crop_id: crop for crop in table.itertuples()}
             self._manifests[row.observation] = rows, read_provenance(path)
         crops, cut = self._manifests[row.observation]
         if row.original not in crops:
             raise MarsError(
-                f"{row.original} is no longer among the crops of {row.observation}, which were cut anew: make "
+                f"{row.original} is no longer among the crops of {row.observation}, which were cut again: materialize "
                 "'labelled_crops' again"
             )
         return crops[row.original], cut
 
 
 def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str], int]:
-    """What is wrong with a stage's chips: all are looked for, an evenly chosen sample is read.
+    """List problems of a stage's chips: all must exist, an even sample is read.
 
     Returns:
         The problems, and how many chips were read.
@@ -359,7 +380,8 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
             continue
         if read_fingerprint(path) != row.chip_sha:
             problems.append(
-                f"{row.file} was made from something else than the manifest says: delete {path.parent} and make it again"
+                f"{row.file} was computed from other inputs than the manifest states: delete {path.parent} and "
+                "materialize its asset again"
             )
         problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance)]
     return problems, len(sample)
@@ -367,24 +389,24 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
 
 def _problems_of(chip: Float32, row: Any, provenance: dict[str, Any]) -> Iterator[str]:
     if chip.shape != (len(provenance["bands"]), row.height, row.width):
-        yield f"shape {chip.shape}"
+        yield f"has the shape {chip.shape}"
         return
     if not np.isfinite(chip).all():
-        yield "values that are not finite"
+        yield "has values that are not finite"
         return
     if "statistics" not in provenance:
         yield from _problems_of_calibrated(chip, provenance)
         return
     statistics = STATISTICS[provenance["statistics"]]
-    # One part in a million above white is float32 rounding.
+    # Rounding in float32 can exceed white by one part in a million.
     if chip[:3].min() < 0 or (chip[:3] > statistics.white * np.float32(1 + 1e-6)).any():
-        yield f"reflectance outside 0 … {statistics.white.ravel().tolist()}"
+        yield f"has reflectance outside 0 … {statistics.white.ravel().tolist()}"
     elif "method" in provenance and not np.array_equal(chip, impute(chip[:3], provenance["method"], statistics)):
-        yield f"the imputed bands are not what {provenance['method']} says"
+        yield f"the imputed bands differ from those that {provenance['method']} gives"
 
 
 def _problems_of_calibrated(chip: Float32, provenance: dict[str, Any]) -> Iterator[str]:
     if chip.min() < 0 or chip.max() > _HIGHEST_REFLECTANCE:
-        yield f"reflectance {chip.min():.0f} … {chip.max():.0f}, outside 0 … {_HIGHEST_REFLECTANCE:.0f}"
+        yield f"has reflectance {chip.min():.0f} … {chip.max():.0f}, outside 0 … {_HIGHEST_REFLECTANCE:.0f}"
     elif "method" in provenance and not np.array_equal(chip, impute_spectral(chip[1:4])):
-        yield f"the imputed bands are not what {provenance['method']} says"
+        yield f"the imputed bands differ from those that {provenance['method']} gives"

@@ -1,4 +1,4 @@
-"""Settings that trainings have in common: a base for all recipes and one for fine-tuning.
+"""Settings that trainings have in common: bases for all recipes, for networks, and for fine-tuning.
 
 A subclass gives a default by stating the type again: ``steps: Steps = 3200`` keeps bounds and description.
 """
@@ -49,8 +49,8 @@ AllOrientations = Annotated[
 ]
 
 
-class TrainingRecipe(BaseModel):
-    """Settings that every training has."""
+class Recipe(BaseModel):
+    """Settings of a training, which name the version of the model that it gives."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,14 +58,6 @@ class TrainingRecipe(BaseModel):
     """Today's name of a setting by the name it had when versions were first named."""
     RETIRED: ClassVar[Mapping[str, Any]] = {}
     """Settings that no longer exist, each with the one value that describes today's training."""
-
-    batch_size: BatchSize
-    steps: Steps
-    warmup_steps: WarmupSteps
-    lr: PeakRate = 1e-3
-    layer_decay: LayerDecay
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay of matrices; biases and norms have none.")
-    evaluate_every: EvaluateEvery = 100
 
     def identity(self) -> dict[str, Any]:
         """Return the values that name a version of a model.
@@ -94,6 +86,18 @@ class TrainingRecipe(BaseModel):
             if values.pop(name, value) != value:
                 raise ValueError(f"{name} no longer exists: remove it")
         return values
+
+
+class TrainingRecipe(Recipe):
+    """Settings that every training of a network has."""
+
+    batch_size: BatchSize
+    steps: Steps
+    warmup_steps: WarmupSteps
+    lr: PeakRate = 1e-3
+    layer_decay: LayerDecay
+    weight_decay: float = Field(0.05, ge=0, description="Weight decay of matrices; biases and norms have none.")
+    evaluate_every: EvaluateEvery = 100
 
 
 class FineTuningRecipe(TrainingRecipe):

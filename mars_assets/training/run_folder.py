@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mars_assets.errors import MissingInputError, ProvenanceError
+from mars_assets.lake import CONFIG, SCRATCH, SETTINGS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, sweep, write_json
 from mars_assets.storage.hashing import fingerprint
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from mars_assets.prithvi.config import PrithviConfig
     from mars_assets.training.recipe import TrainingRecipe
 
-
-CONFIG = "config.json"
-SCRATCH = "training"
-_SETTINGS = "settings.json"
 
 _IDENTITY = ("image_id", "split", "label", "labels_sha", "mask_sha", "chip_sha")
 
@@ -67,8 +64,8 @@ def begin(
         _refuse_others(config["settings"], settings, folder)
         shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
         return config["report"]
-    if (scratch / _SETTINGS).exists():
-        begun = read_json(scratch / _SETTINGS)
+    if (scratch / SETTINGS).exists():
+        begun = read_json(scratch / SETTINGS)
         before = begun.pop("precision", "")
         _refuse_others(begun, settings, folder)
         if before != precision:
@@ -76,8 +73,8 @@ def begin(
                 f"this run was started in {before or 'an unknown precision'} and is now {precision}: restarting from step 0"
             )
             shutil.rmtree(scratch)
-    if not (scratch / _SETTINGS).exists():
-        write_json(scratch / _SETTINGS, {**settings, "precision": precision} if precision else settings)
+    if not (scratch / SETTINGS).exists():
+        write_json(scratch / SETTINGS, {**settings, "precision": precision} if precision else settings)
     for place in (folder, scratch):
         sweep(place)
     return None

@@ -110,6 +110,7 @@ def history(lake: Lake) -> Iterator[History]:
         yield history
 
 
+@pytest.mark.slow
 def test_new_labels_are_followed_down_to_the_evaluations_once(history: History) -> None:
     history.observed("1")
     assert history.tick() == set(), "the same labels"
@@ -136,6 +137,7 @@ def test_labels_that_arrive_while_others_are_followed_are_followed_afterwards(hi
     assert history.settle("3") == FOLLOWING
 
 
+@pytest.mark.slow
 def test_labels_that_arrive_while_the_models_are_judged_are_judged_too(history: History) -> None:
     history.observed("2")
     assert history.tick() == FOLLOWING
@@ -168,6 +170,7 @@ def test_what_one_run_by_hand_makes_is_not_made_again(history: History) -> None:
     assert history.tick() == history.tick(60) == set()
 
 
+@pytest.mark.slow
 def test_a_change_outlives_a_failed_run(history: History) -> None:
     history.observed("2")
     assert history.tick() == FOLLOWING
@@ -181,6 +184,7 @@ def test_a_change_outlives_a_failed_run(history: History) -> None:
     assert history.tick(60) == set()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_half_way_goes_on_there_within_the_hour(history: History) -> None:
     history.observed("2")
     assert history.tick() == FOLLOWING
@@ -193,6 +197,7 @@ def test_a_run_that_fails_half_way_goes_on_there_within_the_hour(history: Histor
     assert history.settle("2") == FOLLOWING - {"labelled_crops"}
 
 
+@pytest.mark.slow
 def test_of_two_changes_the_second_outlives_a_failed_run_too(history: History) -> None:
     history.observed("2")
     assert history.tick() == FOLLOWING

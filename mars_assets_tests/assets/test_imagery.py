@@ -84,6 +84,7 @@ def message(result: Any, asset: str) -> str:
     return str(result.failure_data_for_node(asset).user_failure_data.description)
 
 
+@pytest.mark.slow
 def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
     assert runs.run("hirise_index").success
     assert runs.choose(query={"longitude": [100.5, 102.5]}).success
@@ -108,7 +109,7 @@ def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> N
     runs.put(IDS[2], jpeg(2))
     failed = runs.of_all("hirise_images")
     assert not failed.success
-    assert "1 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "1 of 3 observations could not be downloaded" in message(failed, "hirise_images")
     assert IDS[1] in message(failed, "hirise_images")
     assert runs.made("hirise_images") == {IDS[0], IDS[2]}
     event = runs.instance.get_latest_materialization_event(dg.AssetKey("hirise_images"))
@@ -136,7 +137,7 @@ def test_an_archive_that_refuses_all_is_asked_once(runs: Runs, monkeypatch: pyte
     real = download._refuse_errors
     monkeypatch.setattr(download, "_refuse_errors", tomorrow)
     failed = runs.of_all("hirise_images")
-    assert "2 of 3 observations could not be fetched" in message(failed, "hirise_images")
+    assert "2 of 3 observations could not be downloaded" in message(failed, "hirise_images")
     assert "come back in 22.2 hours" in message(failed, "hirise_images")
     assert "1 more: not tried" in message(failed, "hirise_images")
     assert len(asked) == 2
@@ -156,6 +157,7 @@ def test_a_scene_that_cannot_be_cut_leaves_the_others_alone(runs: Runs) -> None:
     assert runs.made("crops") == set(IDS[1:])
 
 
+@pytest.mark.slow
 def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS[:2]))
     assert runs.choose().success
@@ -176,6 +178,6 @@ def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     assert cut.name in found.description
     cut.write_bytes(cut.read_bytes()[:60])
     damaged = runs.run("crops", config=SMALL, partition_key=IDS[0])
-    assert f"{cut} does not decode" in message(damaged, "crops")
+    assert f"{cut} cannot be decoded" in message(damaged, "crops")
     cut.unlink()
     assert check(IDS[0]).passed

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mars_assets.assets.metadata import MAX_ROWS, kept, mendable, table
-from mars_assets.assets.models import ClsModelConfig
+from mars_assets.assets.models import model_config
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
 from mars_assets.storage.files import write_bytes
@@ -40,10 +41,10 @@ def test_tables_are_markdown_for_reading() -> None:
 
 
 def test_a_configuration_is_its_recipe_and_bounds_are_listed() -> None:
-    assert recipe_from(ClsModelConfig(), ClsRecipe) == ClsRecipe()
-    values = ClsModelConfig().model_dump() | {"dropout": 2.0, "steps": 0}
+    assert recipe_from(model_config(CLASSIFICATION)(), ClsRecipe) == ClsRecipe()
+    values = model_config(CLASSIFICATION)().model_dump() | {"dropout": 2.0, "steps": 0}
     with pytest.raises(MarsError, match=r"(?s)steps.*dropout"):
-        recipe_from(ClsModelConfig.model_construct(**values), ClsRecipe)
+        recipe_from(model_config(CLASSIFICATION).model_construct(**values), ClsRecipe)
 
 
 def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> None:
@@ -75,7 +76,7 @@ def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> 
         write_bytes(file, b"")
         assert kept(lake, "scores", "another key", make, [file]) == first
     assert len(made) == 6
-    with pytest.raises(TypeError, match="cannot be kept"):
+    with pytest.raises(TypeError, match="cannot be cached"):
         kept(lake, "scores", "third", lambda: {"table": object()})
 
 

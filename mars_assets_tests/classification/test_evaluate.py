@@ -156,7 +156,7 @@ def test_an_empty_split_and_a_missing_prediction_are_told():
     images = _table([0, 1])
     with pytest.raises(MarsError, match=r"no image is in the split 'test'.*valid"):
         evaluate(_predicted(images, np.array([0.1, 0.9])), images, "test")
-    with pytest.raises(MarsError, match="1 images of 'valid' have no prediction, tile-001"):
+    with pytest.raises(MarsError, match="1 images of 'valid' have no prediction, such as tile-001"):
         evaluate(_predicted(images, np.array([0.1, 0.9])).head(1), images, "valid")
 
 

@@ -6,27 +6,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mars_assets.classification import features as module
-from mars_assets.classification.checkpoint import MODEL, load_weights, open_classifier
+from mars_assets.classification.checkpoint import is_head_alone, load_weights, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough, orientations_of
 from mars_assets.classification.predict import predict, predict_from_features
 from mars_assets.classification.recipe import ClsRecipe
+from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.classification.train import train_classifier
 from mars_assets.errors import ProvenanceError
-from mars_assets.experiments.tasks import classification_task
-from mars_assets.lake import Lake
-from mars_assets.models.versions import set_current_weights
+from mars_assets.lake import WEIGHTS, Lake
+from mars_assets.models.evaluate import RESAMPLES
+from mars_assets.models.versions import ModelVersion, set_current_weights
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, save_weights
+from mars_assets.progress import SILENT
+from mars_assets.storage.files import read_json
 from mars_assets.training.augmentation import oriented
 from mars_assets.training.loop import Loop
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(
-    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4, steps=8,
+    frozen=True, image_size=32, mask_ratio=0.0, augment="none", all_orientations=False, dropout=0.0, batch_size=4,
+    steps=8,
     warmup_steps=1, evaluate_every=4, lr=0.01, normalize="statistics", average_weights=0.0,
 )  # fmt: skip
 
@@ -99,7 +104,7 @@ def test_a_head_on_features_is_the_head_on_chips(images, weights, compute, tmp_p
     for name in ("train_loss", "valid_loss"):
         assert on_features["last"][name] == pytest.approx(on_chips["last"][name], abs=1e-4)
     classifier, _ = open_classifier(tmp_path / "a")
-    expected = predict(tmp_path / "a", images, tmp_path / "p.parquet", compute)
+    expected = predict(tmp_path / "a", images, tmp_path / "p.json", compute)
     got = predict_from_features(tmp_path / "a", images, tmp_path / "features", lambda: load_encoder(weights), compute)
     np.testing.assert_allclose(got["probability"], expected["probability"], atol=1e-6)
     for name, value in load_encoder(weights).state_dict().items():
@@ -118,8 +123,11 @@ def test_the_encoder_passes_over_an_image_once_for_many_heads(images, weights, c
 
 def test_only_the_head_is_written_where_the_whole_is_not_wanted(images, weights, compute, tmp_path):
     train_classifier(HEAD, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "f", whole=False)
-    assert set(load_weights(tmp_path / "a" / MODEL)) == {"head.weight", "head.bias"}
-    assert predict_from_features(tmp_path / "a", images, tmp_path / "f", lambda: None, compute) is not None
+    assert set(load_weights(tmp_path / "a" / WEIGHTS)) == {"head.weight", "head.bias"}
+    assert is_head_alone(tmp_path / "a")
+    assert len(predict_from_features(tmp_path / "a", images, tmp_path / "f", lambda: None, compute)) == len(images)
+    train_classifier(HEAD, images, weights, tmp_path / "b", compute, {}, features=tmp_path / "f")
+    assert not is_head_alone(tmp_path / "b")
 
 
 def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images, weights, compute, lake: Lake):
@@ -128,17 +136,28 @@ def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images
         set_current_weights(lake, lake.foundation(variant), open_weights(lake.foundation(variant)).sha256)
 
     use("own", load_mae_from(weights))
-    task, folder = classification_task(lake, "imputed_post_norm"), lake.model("cls_experiments") / "v"
-    task.train(HEAD, images.drop(index=[20]), lake.foundation("own"), folder, compute, {})
+    task, folder = CLASSIFICATION, lake.model("cls_experiments") / "v"
+    train_classifier(
+        HEAD,
+        images.drop(index=[20]),
+        lake.foundation("own"),
+        folder,
+        compute,
+        {},
+        features=lake.features,
+        whole=False,
+    )
+    model = ModelVersion("cls_experiments", "v", folder, read_json(folder / "config.json"))
     use("other", PrithviMAE(CONFIG))
     valid = images[images["split"] == "valid"]
-    task.judge(folder, valid.drop(index=[20]), "valid", compute)  # all of them are kept
+    task.predict(lake, model, valid.drop(index=[20]), compute, SILENT)  # all of them are cached
     with pytest.raises(ProvenanceError, match="features of other weights than other"):
-        task.judge(folder, valid, "valid", compute)
+        task.predict(lake, model, valid, compute, SILENT)
     use("own", load_mae_from(weights))
-    row, evidence = task.judge(folder, valid, "valid", compute)
-    assert row["n"] == 8
-    assert {**task.together(evidence), "split": "valid"} == row
+    predictions = task.predict(lake, model, valid, compute, SILENT)
+    evaluation = task.evaluate(model, predictions, valid, ["valid"], RESAMPLES)["valid"]
+    assert evaluation.row["n"] == 8
+    assert {**task.pool(evaluation.evidence, "held_back"), "split": "valid"} == evaluation.row
 
 
 def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passes):
@@ -148,6 +167,15 @@ def test_a_damaged_cache_is_made_again(images, weights, compute, tmp_path, passe
     cache.path.write_bytes(cache.path.read_bytes()[:100])
     assert torch.equal(cache.of(lambda: encoder, images.head(2)), expected)
     assert passes == [2, 2]
+
+
+def test_features_that_an_earlier_version_cached_are_computed_again(images, weights, compute, tmp_path, passes):
+    cache = FeatureCache(tmp_path, "w", HEAD, compute)
+    keys = "\n".join(f"{row.image_id} {row.chip_sha}" for row in images.head(2).itertuples()).encode()
+    old = {"keys": torch.tensor(list(keys), dtype=torch.uint8), "features": torch.zeros(2, 1, 2, 48)}
+    save_file(old, cache.path)
+    assert cache.of(lambda: load_encoder(weights), images.head(2)).abs().sum() > 0
+    assert passes == [2]
 
 
 def test_what_differs_shares_no_cache(tmp_path, compute):

@@ -9,11 +9,12 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.classification.checkpoint import NETWORK, begin_with_outlines, open_classifier, start_of
+from mars_assets.classification.checkpoint import begin_with_outlines, open_classifier, start_of
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import STRONGEST, ClsRecipe
 from mars_assets.classification.train import FineTuning, train_classifier
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.lake import NETWORK
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.train import train_segmentation
 from mars_assets.tensors.geotiff import write_chip
@@ -42,7 +43,8 @@ def segmenters(micro_weights, squares, tmp_path_factory):
 
             recipe = SegRecipe(
                 **{
-                    "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32, "window": 32,
+                    "neck_channels": 8, "detail_channels": 4, "head_channels": 8, "layers": 2, "crop_size": 32,
+                    "window": 32,
                     "stride": 16, "batch_size": 2, "steps": 2, "evaluate_every": 2, "warmup_steps": 1, "lr": 1e-2,
                     "normalize": "image",
                 } | NETWORKS[kind]
@@ -81,7 +83,7 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
     assert report["trained_parameters"] == report["parameters"]
     classifier, config = open_classifier(tmp_path / "model")
     assert config["recipe"]["architecture"] == "seg_model"
-    probability = predict(tmp_path / "model", images, tmp_path / "p.parquet", compute)["probability"]
+    probability = predict(tmp_path / "model", images, tmp_path / "p.json", compute)["probability"]
     assert probability.between(0, 1).all()
     begun = _begun(segmenters(kind), tmp_path)
     changed = [
@@ -159,7 +161,7 @@ def test_layers_have_their_rates(segmenters, fine_tuning, tmp_path):
 def test_images_that_the_network_cannot_see_are_refused(segmenters):
     with pytest.raises(MarsError, match=r"image_size=48 must be a multiple of 32 pixels.*magnified 0\.5 times"):
         start_of(RECIPE.model_copy(update={"image_size": 48}), segmenters("half scale"))
-    with pytest.raises(MarsError, match=r"normalize is 'statistics', and seg_model was trained .* 'image'"):
+    with pytest.raises(MarsError, match=r"normalize is 'statistics', but seg_model was trained with 'image'"):
         start_of(RECIPE.model_copy(update={"normalize": "statistics"}), segmenters("detail"))
 
 
@@ -170,14 +172,14 @@ def test_a_model_of_an_earlier_version_is_told(segmenters, tmp_path):
     config = json.loads((old / "config.json").read_text())
     config["recipe"]["of_before"] = 1
     (old / "config.json").write_text(json.dumps(config))
-    with pytest.raises(MarsError, match="earlier version: make 'seg_model' again"):
+    with pytest.raises(MarsError, match="earlier version: materialize 'seg_model' again"):
         start_of(RECIPE, old)
 
 
 def test_a_classifier_without_its_networks_description_is_damaged(segmenters, images, compute, tmp_path):
     train_classifier(RECIPE, images, segmenters("detail"), tmp_path, compute, {})
     (tmp_path / NETWORK).unlink()
-    with pytest.raises(DamagedFileError, match=r"network\.json is missing: make 'cls_model' again"):
+    with pytest.raises(DamagedFileError, match=r"network\.json is missing: materialize 'cls_model' again"):
         open_classifier(tmp_path)
 
 

@@ -51,7 +51,7 @@ def read(monkeypatch) -> list[str]:
 
 def test_probabilities_are_the_models_in_the_order_of_the_images(models, images, compute, tmp_path):
     shuffled = images.sample(frac=1, random_state=0)
-    predicted = predict(models[0], shuffled, tmp_path / "cache.parquet", compute)
+    predicted = predict(models[0], shuffled, tmp_path / "cache.json", compute)
     assert predicted["image_id"].tolist() == shuffled["image_id"].tolist()
     classifier, _ = open_classifier(models[0])
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_probabilities_are_the_models_in_the_order_of_the_images(models, images,
 
 
 def test_only_new_and_changed_images_are_computed(models, images, compute, tmp_path, read):
-    cache = tmp_path / "cache.parquet"
+    cache = tmp_path / "cache.json"
     first = predict(models[0], images.head(10), cache, compute)
     assert len(read) == 10
     read.clear()
@@ -81,14 +81,14 @@ def test_only_new_and_changed_images_are_computed(models, images, compute, tmp_p
 
 def test_without_fingerprints_the_id_alone_counts(models, images, compute, tmp_path, read):
     plain = images.drop(columns="chip_sha")
-    predict(models[0], plain, tmp_path / "cache.parquet", compute)
-    predict(models[0], plain, tmp_path / "cache.parquet", compute)
+    predict(models[0], plain, tmp_path / "cache.json", compute)
+    predict(models[0], plain, tmp_path / "cache.json", compute)
     assert len(read) == len(images)
 
 
 def test_another_model_does_not_take_this_ones_predictions(models, images, compute, tmp_path, read):
-    one = predict(models[0], images, tmp_path / "cache.parquet", compute)
-    other = predict(models[1], images, tmp_path / "cache.parquet", compute)
+    one = predict(models[0], images, tmp_path / "cache.json", compute)
+    other = predict(models[1], images, tmp_path / "cache.json", compute)
     assert len(read) == 2 * len(images)
     assert not np.allclose(one["probability"], other["probability"])
 
@@ -96,23 +96,22 @@ def test_another_model_does_not_take_this_ones_predictions(models, images, compu
 def test_predictions_that_were_computed_in_another_way_are_not_taken(
     models, images, compute, tmp_path, read, monkeypatch
 ):
-    predict(models[0], images, tmp_path / "cache.parquet", compute)
-    monkeypatch.setattr(module, "PREDICTION", "another")
-    predict(models[0], images, tmp_path / "cache.parquet", compute)
+    predict(models[0], images, tmp_path / "cache.json", compute)
+    monkeypatch.setattr(module, "CLASSIFIER_PREDICTION", "another")
+    predict(models[0], images, tmp_path / "cache.json", compute)
     assert len(read) == 2 * len(images)
 
 
 def test_what_is_predicted_before_a_failure_is_kept(models, images, compute, tmp_path, read, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 4)
-    monkeypatch.setattr(module, "_SAVE_EVERY", 1)
     broken = images.assign(chip=images["chip"].where(images.index != 9, "gone.tif"))
     with pytest.raises(DamagedFileError, match=r"gone\.tif"):
-        predict(models[0], broken, tmp_path / "cache.parquet", compute)
+        predict(models[0], broken, tmp_path / "cache.json", compute)
     read.clear()
-    assert predict(models[0], images, tmp_path / "cache.parquet", compute)["probability"].notna().all()
-    assert sorted(read) == images["image_id"][8:].tolist()
+    assert predict(models[0], images, tmp_path / "cache.json", compute)["probability"].notna().all()
+    assert sorted(read) == images["image_id"][9:].tolist()
 
 
 def test_no_model_is_told(images, compute, tmp_path):
     with pytest.raises(MissingInputError, match="cls_model"):
-        predict(tmp_path, images, tmp_path / "cache.parquet", compute)
+        predict(tmp_path, images, tmp_path / "cache.json", compute)

@@ -47,7 +47,7 @@ def test_a_picture_is_seen_as_the_chip_that_it_would_become(model, images, compu
     Image.fromarray(rgb).save(tmp_path / "p.png")
     write_chip(tmp_path / "p.tif", impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
     table = pd.DataFrame({"image_id": ["picture", "chip"], "chip": [str(tmp_path / "p.png"), str(tmp_path / "p.tif")]})
-    found = predict(model, table, tmp_path / "cache.parquet", compute)
+    found = predict(model, table, tmp_path / "cache.json", compute)
     assert found["probability"][0] == pytest.approx(found["probability"][1], abs=1e-6)
 
 
@@ -102,7 +102,7 @@ def crops_of(lake: Lake, observation: str, names: list[str]) -> None:
 
 
 def test_crops_with_a_class_are_left_out(lake: Lake):
-    with pytest.raises(MarsError, match="make 'hirise_images' and 'crops'"):
+    with pytest.raises(MarsError, match="materialize 'hirise_images' and 'crops'"):
         unlabelled_crops(lake, "label")
     crops_of(lake, "ESP_000001_1800", ["one", "two"])
     crops_of(lake, "ESP_000002_1800", ["three"])
@@ -119,7 +119,7 @@ def test_crops_with_a_class_are_left_out(lake: Lake):
     write_table(
         lake.labelled_crops, pd.DataFrame({"image_id": ["one", "two", "three"], "original": "", "label": "crater"})
     )
-    with pytest.raises(MarsError, match="all crops have a class"):
+    with pytest.raises(MarsError, match="all crops already have a class"):
         unlabelled_crops(lake, "label")
 
 
@@ -161,4 +161,4 @@ def test_what_a_labeller_sees(lake: Lake):
     table = unlabelled_crops(lake, "label").assign(probability=[0.1, 0.5, 0.8], uncertainty=[0.47, 1.0, 0.72])
     sheet = uncertain_sheet(table, most=2)
     assert [axis.get_title().split("\n")[0] for axis in sheet.axes[:2]] == ["two", "three"]
-    assert "2 of them" in probability_histogram(table).axes[0].get_title()
+    assert "2 predicted" in probability_histogram(table).axes[0].get_title()

@@ -41,11 +41,11 @@ def test_a_wrong_or_unknown_field_is_refused(wrong):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"architecture": "resnet18", "mask_ratio": 0.5}, r"mask_ratio\n.*0\.5 is for prithvi and does nothing with resnet18"),
-        ({"architecture": "resnet18", "pooling": "class_token"}, r"pooling\n.*does nothing with resnet18: leave it out"),
+        ({"architecture": "resnet18", "mask_ratio": 0.5}, r"mask_ratio\n.*0\.5 is for prithvi and does nothing"),
+        ({"architecture": "resnet18", "pooling": "class_token"}, r"pooling\n.*does nothing with resnet18: leave it"),
         ({"architecture": "resnet18", "encoder": "mars_weights"}, r"encoder\n.*does nothing with resnet18"),
         ({"imagenet": True}, r"imagenet\n.*prithvi has no ImageNet weights"),
-        ({"steps": 30}, r"warmup_steps\n.*a warm-up of 40 steps in a training of 30 never reaches lr: set warmup_steps to 30 or less"),
+        ({"steps": 30}, r"warmup_steps\n.*a warm-up of 40 steps in a training of 30 never reaches lr"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_unless_it_is_of_a_finished_model(wrong, message):

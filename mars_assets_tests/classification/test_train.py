@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mars_assets.classification.checkpoint import HISTORY, MODEL, build_classifier, open_classifier
+from mars_assets.classification.checkpoint import build_classifier, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.prithvi.model import position_table
 from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
@@ -29,14 +30,15 @@ MICRO = ClsRecipe(
     normalize="statistics",
 )  # fmt: skip
 PAPER = ClsRecipe(
-    image_size=32, normalize="statistics", pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none", optimizer="adam", lr=8.2e-6,
+    image_size=32, normalize="statistics", pooling="class_token", dropout=0.5, mask_ratio=0.375, augment="none",
+    optimizer="adam", lr=8.2e-6,
     layer_decay=1.0, weight_decay=0.0, label_smoothing=0.0, batch_size=4, steps=2000, warmup_steps=2000,
     schedule="constant", average_weights=0.0,
 )  # fmt: skip
 
 
 def reference_loss(weights: dict[str, Tensor], chips: Tensor, labels: Tensor, noise: Tensor, dropped: Tensor) -> Tensor:
-    """The paper's classification loss for the tiny encoder, written out without any of the project's or timm's modules."""
+    """The paper's classification loss for the tiny encoder, written out without the project's or timm's modules."""
     b, patch, width, heads, eps = len(chips), 8, 48, 3, 1e-6
 
     def linear(x: Tensor, name: str) -> Tensor:
@@ -150,7 +152,7 @@ def _history(folder) -> pd.DataFrame:
 
 def _same(one, other) -> None:
     pd.testing.assert_frame_equal(_history(one), _history(other), check_exact=True)
-    assert (one / MODEL).read_bytes() == (other / MODEL).read_bytes()
+    assert (one / WEIGHTS).read_bytes() == (other / WEIGHTS).read_bytes()
 
 
 def test_a_run_leaves_a_whole_model_and_nothing_else(trained, images):
@@ -231,6 +233,7 @@ def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, w
     _same(trained[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "shown"), [(32, 112), (227, 112), (512, 224)])
 def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
     recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})
@@ -240,7 +243,7 @@ def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, 
     assert train_classifier(recipe, images, weights, tmp_path / "0", compute, {}) == report
     train_classifier(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
     _same(tmp_path / "0", tmp_path / "stated")
-    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.parquet", compute) for name in ("0", "stated")]
+    predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.json", compute) for name in ("0", "stated")]
     pd.testing.assert_frame_equal(*predicted)
 
 
@@ -259,7 +262,8 @@ def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, im
 
 def test_a_separable_set_is_learned_from_random_weights(images, weights, compute, tmp_path):
     recipe = ClsRecipe(
-        encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3, augment="flips",
+        encoder="random", image_size=32, batch_size=8, steps=60, warmup_steps=5, evaluate_every=20, lr=3e-3,
+        augment="flips",
         average_weights=0.9, normalize="statistics",
     )  # fmt: skip
     report = train_classifier(recipe, images, weights, tmp_path, compute, {})

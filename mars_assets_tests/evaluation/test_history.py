@@ -41,10 +41,12 @@ def test_changes_are_against_the_row_before_of_the_same_split(tmp_path: Path) ->
     other_labels = _measured(path, _row("m1", "l2", 0.83))
     assert other_labels["change"] == pytest.approx(0.03)
     assert other_labels["within_noise"] is True
-    assert in_words(other_labels, "score") == "score +0.030 since the row before (other labels): within noise"
+    assert in_words(other_labels, "score") == "score +0.030 since the previous evaluation (other labels): within noise"
     other_model = _measured(path, _row("m2", "l2", 0.6))
     assert other_model["within_noise"] is False
-    assert in_words(other_model, "score") == "score -0.230 since the row before (another model): more than noise"
+    assert (
+        in_words(other_model, "score") == "score -0.230 since the previous evaluation (another model): more than noise"
+    )
     table = record(path, [other_model], KEYS, "x")
     assert len(table) == 4
 
@@ -65,6 +67,7 @@ def test_an_undefined_score_has_no_change(tmp_path: Path) -> None:
     assert "undefined" in in_words(row, "score")
 
 
+@pytest.mark.slow
 def test_what_is_called_noise_is_noise_nineteen_times_of_twenty(tmp_path: Path) -> None:
     """Two scores of the same truth, with intervals of their own standard errors."""
     rng, within = np.random.default_rng(0), []
@@ -88,7 +91,7 @@ def test_intervals_without_width_say_nothing_of_noise(tmp_path: Path) -> None:
     row = _measured(path, _row("m1", "l2", 0.6))
     assert row["change"] == pytest.approx(0.1)
     assert row["within_noise"] is None
-    assert in_words(row, "score").endswith("its noise is not known")
+    assert in_words(row, "score").endswith("the noise is unknown")
 
 
 def test_the_twin_keeps_every_digit(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mars_assets.evaluation import statistics
 from mars_assets.evaluation.statistics import bootstrap_intervals, independent_units, once, ratio, with_interval
 
 
@@ -15,10 +14,9 @@ def _weighted_mean(values: np.ndarray):
 
 @pytest.mark.parametrize("at_once", [1, 7 * 40, 10**6], ids=["one by one", "in sevens", "all together"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_intervals_are_those_of_resamples_drawn_one_by_one(grouped, at_once, monkeypatch):
-    monkeypatch.setattr(statistics, "_AT_ONCE", at_once)
+def test_intervals_are_those_of_resamples_drawn_one_by_one(grouped, at_once):
     values = np.random.default_rng(1).normal(size=40)
-    groups = np.repeat(["b", "a", "d", "c"], [3, 20, 7, 10]) if grouped else None
+    groups = np.repeat(["b", "a", "d", "c"], [3, 20, 7, 10]) if grouped else np.arange(40)
     rng, means = np.random.default_rng(5), []
     for _ in range(300):
         if grouped:
@@ -28,9 +26,9 @@ def test_intervals_are_those_of_resamples_drawn_one_by_one(grouped, at_once, mon
             sample = values[rng.integers(0, 40, 40)]
         means.append(sample.mean())
     units = 4 if grouped else 40
-    tail = stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf(0.05, units - 1))
+    tail = stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf(0.025, units - 1))
     expected = np.quantile(means, [tail, 1 - tail])
-    found = bootstrap_intervals(_weighted_mean(values), 40, groups=groups, resamples=300, level=0.9, seed=5)["mean"]
+    found = bootstrap_intervals(_weighted_mean(values), groups, resamples=300, seed=5, at_once=at_once)["mean"]
     assert found == pytest.approx(tuple(expected))
 
 
@@ -41,7 +39,7 @@ def test_intervals_of_few_observations_cover_the_truth(units: int):
     covered = 0
     for seed in range(300):
         values = np.repeat(rng.normal(size=units), 10) + 0.1 * rng.normal(size=10 * units)
-        intervals = bootstrap_intervals(_weighted_mean(values), len(values), groups=groups, resamples=400, seed=seed)
+        intervals = bootstrap_intervals(_weighted_mean(values), groups, resamples=400, seed=seed)
         covered += intervals["mean"][0] <= 0 <= intervals["mean"][1]
     assert covered / 300 > (0.85 if units == 4 else 0.9)  # plain percentiles: 0.81, 0.86, 0.91
 
@@ -50,15 +48,16 @@ def test_observations_are_resampled_where_there_are_two():
     ids = pd.Series(["a", "b", "c"])
     groups, name = independent_units(pd.Series(["x", None, "y"]), ids)
     assert (groups.tolist(), name) == (["x", "b", "y"], "observations")
-    assert independent_units(pd.Series(["x", None, "x"]), ids) == (None, "images")
-    assert independent_units(pd.Series([None, None, None]), ids) == (None, "images")
+    for observations in (["x", None, "x"], [None, None, None]):
+        groups, name = independent_units(pd.Series(observations), ids)
+        assert (groups.tolist(), name) == ([0, 1, 2], "images")
 
 
 def test_a_value_that_some_resamples_leave_undefined_has_the_interval_of_the_others():
     def share_of_the_second(counts):
         return {"share": ratio(counts[:, 1], counts[:, 1]), "never": np.full(len(counts), np.nan)}
 
-    intervals = bootstrap_intervals(share_of_the_second, 2, resamples=50)
+    intervals = bootstrap_intervals(share_of_the_second, np.arange(2), resamples=50)
     assert intervals["share"] == (1, 1)
     assert np.isnan(intervals["never"]).all()
 

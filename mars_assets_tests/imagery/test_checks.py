@@ -9,13 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mars_assets.imagery import checks
 from mars_assets.imagery.checks import crop_problems
-from mars_assets.imagery.crops import MANIFEST
-from mars_assets.lake import Lake
+from mars_assets.imagery.schema import Crops
+from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import write_table
+from mars_assets_tests.tables import complete
 
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 SIDE = 32
 
 
@@ -39,7 +38,7 @@ def write_crops(lake: Lake, observation: str, count: int, calibrated: bool = Tru
         row = {"crop_id": name, "kept": True, "file": f"{name}.png", "dn_file": dn_file, "height": SIDE, "width": SIDE}
         rows.append(row)
     rows.append({"crop_id": "skipped", "kept": False, "file": None, "dn_file": None, "height": SIDE, "width": SIDE})
-    write_table(folder / MANIFEST, pd.DataFrame(rows), {})
+    write_table(folder / CROPS, complete(pd.DataFrame(rows), Crops), {})
     return sorted(folder.glob("*.png"))
 
 
@@ -74,9 +73,9 @@ def test_every_kind_of_damage_is_found_in_new_crops(lake: Lake) -> None:
 def test_what_cannot_be_read_is_a_problem_and_no_traceback(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     write_crops(lake, "ESP_000001_1800", 1)
     write_crops(lake, "ESP_000002_1800", 1)
-    (lake.crops("ESP_000002_1800") / MANIFEST).write_bytes(b"PAR1 cut off")
+    (lake.crops("ESP_000002_1800") / CROPS).write_bytes(b"PAR1 cut off")
 
-    def refused(path: Path) -> Image.Image:
+    def refused(path: Path, **_: object) -> Image.Image:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refused)
@@ -90,8 +89,8 @@ def test_what_cannot_be_read_is_a_problem_and_no_traceback(lake: Lake, monkeypat
 def test_the_work_of_a_check_is_that_of_its_observations(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run for each of many observations: no check looks at the others, and a second one only at some."""
     decoded: list[str] = []
-    real = checks._look_at_picture
-    monkeypatch.setattr(checks, "_look_at_picture", lambda path, crop: decoded.append(path.name) or real(path, crop))
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **how: decoded.append(path.name) or real(path, **how))
     for n in range(3):
         write_crops(lake, f"ESP_00000{n}_1800", 40)
         assert crop_problems(lake, [f"ESP_00000{n}_1800"]) == ([], 40)

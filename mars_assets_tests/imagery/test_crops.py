@@ -15,14 +15,12 @@ from PIL import Image
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery import crops as crops_module
 from mars_assets.imagery import scene as scene_module
-from mars_assets.imagery.crops import CropSettings, crop_id, cut_crops, read_crops, rgb_composite
+from mars_assets.imagery.crops import CropSettings, Source, crop_id, cut_crops, read_crops, rgb_composite
 from mars_assets.imagery.figures import contact_sheet, overview_with_grid
 from mars_assets.imagery.products import ProductType
-from mars_assets.imagery.scene import open_scene
+from mars_assets.imagery.scene import SceneInfo, open_scene
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance
-
-pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 OBSERVATION = "ESP_013951_1955"
 SMALL = CropSettings(size=64, stride=64)
@@ -94,10 +92,11 @@ def test_crop_ids() -> None:
 # the real browse product
 
 
+@pytest.mark.slow
 def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
     image = shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg"
     target = tmp_path / "crops" / "ESP_011472_1225"
-    manifest = cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target)
+    manifest = cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse"), target)
     kept = manifest[manifest["kept"]]
     assert kept["row"].tolist() == list(range(76, 7589 - 512 + 1, 512))
     assert len(kept) == 14
@@ -111,6 +110,7 @@ def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
         assert (np.median(crop, axis=(1,)).min(axis=1) > 15).all()
 
 
+@pytest.mark.slow
 def test_corners_place_a_product_without_map_about(shared: Path, tmp_path: Path) -> None:
     image = shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg"
     corners = [
@@ -124,16 +124,16 @@ def test_corners_place_a_product_without_map_about(shared: Path, tmp_path: Path)
         241.5,
     ]  # as real ones: first line south, first sample east
     target = tmp_path / "crops"
-    manifest = cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target, corners=corners)
+    manifest = cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", corners=corners), target)
     assert (manifest["position_kind"] == "approximate").all()
     assert manifest["crs"].isna().all()
     expected = -57 + (manifest["row"] + 256) / 7589
     np.testing.assert_allclose(manifest["latitude"], expected, atol=1e-3)
     np.testing.assert_allclose(manifest["longitude"], 241.4, atol=1e-3)
     before = (target / "crops.parquet").stat().st_mtime_ns
-    cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target, corners=corners)
+    cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", corners=corners), target)
     assert (target / "crops.parquet").stat().st_mtime_ns == before
-    moved = cut_crops(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", target)
+    moved = cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse"), target)
     assert (moved["position_kind"] == "pixel").all()
     assert moved["latitude"].isna().all()
 
@@ -143,7 +143,7 @@ def test_a_grid_over_damaged_rows_names_them(shared: Path, tmp_path: Path) -> No
     pixels = opened(shared / "data" / "hirise" / "ESP_011472_1225_RGB.NOMAP.browse.jpg")[:1000][::-1]
     Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=95)
     settings = CropSettings(size=100, stride=100)
-    manifest = cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", tmp_path / "out", settings)
+    manifest = cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), tmp_path / "out", settings)
     assert set(manifest.loc[manifest["row"] == 900, "reason"]) == {"band missing"}
     assert manifest.loc[manifest["row"] == 900, "invalid_fraction"].to_numpy() == pytest.approx(0.76, abs=0.02)
     assert manifest.loc[manifest["row"] < 900, "kept"].all()
@@ -154,7 +154,7 @@ def test_black_areas_of_a_jpeg_are_no_data_and_black_pixels_are_not(tmp_path: Pa
     pixels[100:104, 20] = 0  # shadow
     pixels[128:192, 64:96] = 0
     Image.fromarray(pixels).save(tmp_path / "x.jpg", quality=98, subsampling=0)
-    manifest = cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", tmp_path / "out", SMALL)
+    manifest = cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), tmp_path / "out", SMALL)
     skipped = manifest[~manifest["kept"]]
     assert skipped[["row", "col", "reason"]].to_numpy().tolist() == [[128, 64, "no data"]]
     assert skipped["invalid_fraction"].item() == pytest.approx(0.5, abs=0.03)
@@ -169,7 +169,7 @@ def test_strips_change_nothing_in_a_jpeg(tmp_path: Path) -> None:
     for samples in (1, 10**9):
         settings = CropSettings(64, 64, strip_samples=samples)
         out = tmp_path / str(samples)
-        tables.append(cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", out, settings))
+        tables.append(cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), out, settings))
     assert tables[0].equals(tables[1])
     assert set(tables[0].loc[tables[0]["row"] < 128, "reason"]) == {"no data"}
 
@@ -180,7 +180,7 @@ def test_strips_change_nothing_in_a_jpeg(tmp_path: Path) -> None:
 def test_jp2_crops_are_the_scene_after_the_recorded_stretch(tmp_path: Path) -> None:
     pixels = terrain(1, 200, 150, 3)
     write_jp2(tmp_path / "x.JP2", pixels)
-    manifest = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP", tmp_path / "out", SMALL)
+    manifest = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / "out", SMALL)
     assert manifest[["row", "col"]].to_numpy().tolist() == [[r, c] for r in (0, 64, 128) for c in (0, 64)]
     assert manifest["kept"].all()
     low, high = (np.array(manifest[f"stretch_{end}"].iloc[0]) for end in ("low", "high"))
@@ -195,7 +195,7 @@ def test_jp2_crops_are_the_scene_after_the_recorded_stretch(tmp_path: Path) -> N
 def test_8_bit_products_are_not_stretched(tmp_path: Path) -> None:
     pixels = terrain(2, 128, 128, 3, 50, 99).astype(np.uint8)
     write_jp2(tmp_path / "x.JP2", pixels, bits=8)
-    manifest = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP", tmp_path / "out", SMALL)
+    manifest = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / "out", SMALL)
     assert manifest["stretch_high"].iloc[0].tolist() == [255, 255, 255]
     np.testing.assert_array_equal(opened(tmp_path / "out" / manifest["file"].iloc[3]), pixels[64:, 64:])
 
@@ -214,10 +214,12 @@ def test_readers_by_coding(tmp_path: Path, tile: int | None, reader: str) -> Non
 def test_without_openjpeg_gdal_reads_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = terrain(4, 128, 128, 1)
     write_jp2(tmp_path / "x.JP2", pixels)
-    cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", tmp_path / "a", SMALL)
+    cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), tmp_path / "a", SMALL)
     monkeypatch.setattr(scene_module, "load_glymur", lambda: None)
     said: list[str] = []
-    manifest = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", tmp_path / "b", SMALL, Progress(said.append))
+    manifest = cut_crops(
+        Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), tmp_path / "b", SMALL, Progress(said.append)
+    )
     assert any("GDAL reads it" in line for line in said)
     for name in manifest["file"]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -226,14 +228,16 @@ def test_without_openjpeg_gdal_reads_and_says_so(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("factor", [1, 4])
 def test_strips_and_overlap_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
     """Every cell of an overlapping grid is judged alike, whatever the strips and the overview's resolution."""
-    monkeypatch.setattr(scene_module, "_OVERVIEW_PIXELS", 300 * 200 // factor**2)
+    monkeypatch.setattr(SceneInfo, "overview_factor", factor)
     pixels = terrain(5, 300, 200, 3)
     pixels[100:180, 60:160] = 0
     write_jp2(tmp_path / "x.JP2", pixels)
     tables = []
     for samples in (1, 90_000, 10**9):
         settings = CropSettings(64, 40, strip_samples=samples)
-        tables.append(cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP", tmp_path / str(samples), settings))
+        tables.append(
+            cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / str(samples), settings)
+        )
     for table in tables[1:]:
         assert table.drop(columns=["stretch_low", "stretch_high"]).equals(
             tables[0].drop(columns=["stretch_low", "stretch_high"])
@@ -253,14 +257,14 @@ def test_margins_and_thresholds(tmp_path: Path) -> None:
     pixels[76 + 128 : 76 + 148, 80:100, 2] = 1023
     write_jp2(tmp_path / "x.JP2", pixels)
     image = tmp_path / "x.JP2"
-    manifest = cut_crops(image, None, OBSERVATION, "RGB.NOMAP", tmp_path / "a", SMALL).set_index(["row", "col"])
+    manifest = cut_crops(Source(image, None, OBSERVATION, "RGB.NOMAP"), tmp_path / "a", SMALL).set_index(["row", "col"])
     assert manifest.index[0] == (76, 10)
     assert dict(manifest.loc[~manifest["kept"], "reason"]) == {(140, 74): "no data", (204, 74): "saturated"}
     assert manifest.loc[(140, 74), "invalid_fraction"] == 100 / 64**2
     assert manifest.loc[(204, 74), "saturated_fraction"] == 400 / 64**2
     assert read_provenance(tmp_path / "a" / "crops.parquet")["grid_origin"] == [76, 10]
     lax = CropSettings(64, 64, max_invalid=100 / 64**2, max_saturated=0.1)
-    assert cut_crops(image, None, OBSERVATION, "RGB.NOMAP", tmp_path / "b", lax)["kept"].all()
+    assert cut_crops(Source(image, None, OBSERVATION, "RGB.NOMAP"), tmp_path / "b", lax)["kept"].all()
 
 
 # calibrated, projected products
@@ -277,7 +281,7 @@ def test_a_colour_product_with_its_label(shared: Path, tmp_path: Path) -> None:
     write_jp2(image, pixels)
     write_label(shared, label, image.name, pixels, filters)
     out = tmp_path / "out"
-    manifest = cut_crops(image, label, OBSERVATION, "COLOR", out, SMALL).set_index(["row", "col"])
+    manifest = cut_crops(Source(image, label, OBSERVATION, "COLOR"), out, SMALL).set_index(["row", "col"])
     assert dict(manifest.loc[~manifest["kept"], "reason"]) == {
         (0, 0): "saturated",
         (0, 64): "band missing",
@@ -326,14 +330,14 @@ def test_a_label_without_saturation_keywords(shared: Path, tmp_path: Path) -> No
     write_jp2(image, pixels)
     write_label(shared, label, image.name, pixels, ("RED",))
     label.write_text(re.sub(r".*_SATURATION +=.*\n", "", label.read_text()))
-    manifest = cut_crops(image, label, OBSERVATION, "RED", tmp_path / "out", SMALL)
+    manifest = cut_crops(Source(image, label, OBSERVATION, "RED"), tmp_path / "out", SMALL)
     assert manifest["reason"].tolist() == ["no data", "", "", ""]
 
 
 CUT_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from mars_assets.imagery.crops import CropSettings, _Cutter, cut_crops
+from mars_assets.imagery.crops import CropSettings, Source, _Cutter, cut_crops
 
 written = _Cutter._write_dn
 
@@ -346,10 +350,11 @@ def on_a_full_disk(*arguments):
 
 _Cutter._write_dn = on_a_full_disk
 image, label, target = map(Path, sys.argv[1:])
-cut_crops(image, label, "ESP_013951_1955", "RED", target, CropSettings(192, 192))
+cut_crops(Source(image, label, "ESP_013951_1955", "RED"), target, CropSettings(192, 192))
 """
 
 
+@pytest.mark.slow
 def test_dn_that_do_not_fit_on_the_disk_get_no_name(shared: Path, tmp_path: Path) -> None:
     pytest.importorskip("resource")
     pixels = terrain(7, 192, 192, 1)
@@ -361,7 +366,7 @@ def test_dn_that_do_not_fit_on_the_disk_get_no_name(shared: Path, tmp_path: Path
     assert list(tmp_path.rglob("*.png")), ran.stderr
     assert not list(tmp_path.rglob("*_r*.tif"))
     assert ran.returncode != 0
-    assert cut_crops(image, label, OBSERVATION, "RED", target, CropSettings(192, 192))["kept"].all()
+    assert cut_crops(Source(image, label, OBSERVATION, "RED"), target, CropSettings(192, 192))["kept"].all()
 
 
 def test_a_label_of_something_else_is_refused(shared: Path, tmp_path: Path) -> None:
@@ -370,11 +375,11 @@ def test_a_label_of_something_else_is_refused(shared: Path, tmp_path: Path) -> N
     write_jp2(image, pixels)
     write_label(shared, label, image.name, pixels[:80], ("RED",))
     with pytest.raises(DamagedFileError, match="80 x 96"):
-        cut_crops(image, label, OBSERVATION, "RED", tmp_path / "out", SMALL)
+        cut_crops(Source(image, label, OBSERVATION, "RED"), tmp_path / "out", SMALL)
     with pytest.raises(MarsError, match="label of ESP_013951_1955, not of"):
-        cut_crops(image, label, "ESP_013952_1955", "RED", tmp_path / "out", SMALL)
+        cut_crops(Source(image, label, "ESP_013952_1955", "RED"), tmp_path / "out", SMALL)
     with pytest.raises(MarsError, match="NEAR-INFRARED"):
-        cut_crops(image, label, OBSERVATION, "COLOR", tmp_path / "out", SMALL)
+        cut_crops(Source(image, label, OBSERVATION, "COLOR"), tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 
 
@@ -402,7 +407,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     image, target = tmp_path / "x.JP2", tmp_path / "crops" / OBSERVATION
 
     def cut() -> Any:
-        return cut_crops(image, None, OBSERVATION, "RGB.NOMAP", target, settings)
+        return cut_crops(Source(image, None, OBSERVATION, "RGB.NOMAP"), target, settings)
 
     revive = kill_at(monkeypatch, scene_module._SingleTileScene, "read", 7)
     with pytest.raises(KeyboardInterrupt):
@@ -433,18 +438,18 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (target / manifest["file"][3]).exists()
 
 
-@pytest.mark.parametrize("where", ["write_table", "_replace_folder", "read_crops"])
+@pytest.mark.parametrize("where", ["write_checked", "_replace_folder", "read_crops"])
 def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(10, 128, 128, 1))
     image, target = tmp_path / "x.JP2", tmp_path / "crops" / OBSERVATION
-    before = cut_crops(image, None, OBSERVATION, "RED", target, CropSettings(96, 96))
+    before = cut_crops(Source(image, None, OBSERVATION, "RED"), target, CropSettings(96, 96))
     revive = kill_at(monkeypatch, crops_module, where, 1)
     with pytest.raises(KeyboardInterrupt):
-        cut_crops(image, None, OBSERVATION, "RED", target, SMALL)
+        cut_crops(Source(image, None, OBSERVATION, "RED"), target, SMALL)
     revive()
     if where != "read_crops":
         assert read_crops(target).equals(before)  # the last good state
-    manifest = cut_crops(image, None, OBSERVATION, "RED", target, SMALL)
+    manifest = cut_crops(Source(image, None, OBSERVATION, "RED"), target, SMALL)
     assert len(manifest) == 4
     assert {path.name for path in target.iterdir()} == {*manifest["file"], "crops.parquet"}
     assert not [path for path in (target.parent / ".cutting").iterdir() if path.is_dir()]
@@ -453,11 +458,11 @@ def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wher
 def test_other_settings_or_another_source_cut_anew(tmp_path: Path) -> None:
     image, target = tmp_path / "x.JP2", tmp_path / "out"
     write_jp2(image, terrain(11, 128, 128, 1))
-    assert len(cut_crops(image, None, OBSERVATION, "RED", target, SMALL)) == 4
-    assert len(cut_crops(image, None, OBSERVATION, "RED", target, CropSettings(64, 32))) == 9
+    assert len(cut_crops(Source(image, None, OBSERVATION, "RED"), target, SMALL)) == 4
+    assert len(cut_crops(Source(image, None, OBSERVATION, "RED"), target, CropSettings(64, 32))) == 9
     pixels = terrain(12, 128, 128, 1)
     write_jp2(image, pixels)
-    manifest = cut_crops(image, None, OBSERVATION, "RED", target, CropSettings(64, 32))
+    manifest = cut_crops(Source(image, None, OBSERVATION, "RED"), target, CropSettings(64, 32))
     low, high = manifest["stretch_low"].iloc[0][0], manifest["stretch_high"].iloc[0][0]
     expected = np.clip(np.round((pixels[:64, :64, 0] - low) / (high - low) * 255), 0, 255)
     np.testing.assert_array_equal(opened(target / manifest["file"].iloc[0])[..., 2], expected)
@@ -469,30 +474,30 @@ def test_other_settings_or_another_source_cut_anew(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_made_again(tmp_path: Path) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(11, 128, 128, 1))
     target = tmp_path / OBSERVATION
-    before = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", target, SMALL)
+    before = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), target, SMALL)
     (target / "crops.parquet").write_bytes(b"PAR1 cut off")
-    assert cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", target, SMALL).equals(before)
+    assert cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), target, SMALL).equals(before)
 
 
 def test_unusable_inputs_are_explained(tmp_path: Path) -> None:
     Image.new("RGB", (100, 700), "red").save(tmp_path / "x.jpg")
     for observation in ("../../x", "ESP_011472_1225/..", "ESP_011472_1225\n"):
         with pytest.raises(MarsError, match="not a HiRISE observation id"):
-            cut_crops(tmp_path / "x.jpg", None, observation, "RED", tmp_path / "out")
-    with pytest.raises(MarsError, match=re.escape("700 x 100 pixels: too few for crops of 512")):
-        cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", tmp_path / "out")
+            cut_crops(Source(tmp_path / "x.jpg", None, observation, "RED"), tmp_path / "out")
+    with pytest.raises(MarsError, match=re.escape("700 x 100 pixels, too few for crops of 512")):
+        cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), tmp_path / "out")
     with pytest.raises(MarsError, match="3"):
-        cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RED", tmp_path / "out", SMALL)
+        cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RED"), tmp_path / "out", SMALL)
     whole = (tmp_path / "x.jpg").read_bytes()
     (tmp_path / "x.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DamagedFileError, match="does not decode"):
-        cut_crops(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse", tmp_path / "out", SMALL)
+    with pytest.raises(DamagedFileError, match="cannot be decoded"):
+        cut_crops(Source(tmp_path / "x.jpg", None, OBSERVATION, "RGB.NOMAP.browse"), tmp_path / "out", SMALL)
     write_jp2(tmp_path / "x.JP2", terrain(13, 128, 128, 1))
     whole = (tmp_path / "x.JP2").read_bytes()
     for length in (0, 10, 100, len(whole) // 2):
         (tmp_path / "x.JP2").write_bytes(whole[:length])
         with pytest.raises(DamagedFileError, match=r"x\.JP2"):
-            cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RED", tmp_path / "out", SMALL)
+            cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), tmp_path / "out", SMALL)
     for keywords in ({"size": 3}, {"stride": 0}, {"max_invalid": 1.5}, {"stretch": (50.0, 50.0)}):
         with pytest.raises(MarsError):
             CropSettings(**keywords)  # type: ignore[arg-type]
@@ -514,7 +519,7 @@ def test_figures(tmp_path: Path) -> None:
     pixels = terrain(14, 300, 200, 3, 400, 600).astype(np.uint16)
     pixels[130:140, 70:80] = 0
     write_jp2(tmp_path / "x.JP2", pixels)
-    manifest = cut_crops(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP", tmp_path / "out", SMALL)
+    manifest = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / "out", SMALL)
     sheet = contact_sheet(manifest, tmp_path / "out", columns=4, thumbnail=32, most=6)
     assert sheet.size == (4 * 34 + 2, 2 * 34 + 2)
 

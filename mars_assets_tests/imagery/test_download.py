@@ -24,8 +24,9 @@ import pytest
 from PIL import Image
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.download import LEDGER, Archive, changed_at_source, fetch_product, recorded_sha256
+from mars_assets.imagery.download import Archive, changed_at_source, fetch_product, recorded_sha256
 from mars_assets.imagery.products import ProductFiles, product_files
+from mars_assets.lake import LEDGER
 from mars_assets.storage.hashing import sha256_file
 
 Fault = Callable[["Handler", bytes, int], None]
@@ -223,7 +224,7 @@ def test_every_file_is_right_or_fails_clearly(server: Server, archive: Archive, 
         try:
             [file] = fetch_product(archive, ProductFiles(f"EXTRAS/{i}.jpg", None), folder)
         except MarsError as error:
-            assert re.search(rf"EXTRAS/{i}\.jpg (could not be fetched in|came twice)", str(error))  # noqa: PT017
+            assert re.search(rf"EXTRAS/{i}\.jpg (could not be downloaded in|arrived twice)", str(error))  # noqa: PT017
             assert not (folder / f"{i}.jpg").exists()
             return False
         assert file.path.read_bytes() == server.files[f"EXTRAS/{i}.jpg"]
@@ -275,9 +276,9 @@ def test_a_fault_that_lasts_is_a_clear_error(server: Server, archive: Archive, t
     # A broken transfer gains bytes with every attempt: so that it does not end, nothing more comes after the first.
     resumed = fault in (drop, claim_more)
     server.next_fault = lambda path: unavailable if resumed and len(server.requests) > 1 else fault
-    message = r"a\.jpg could not be fetched in 3 attempts\. The last one failed because \w+"
+    message = r"a\.jpg could not be downloaded in 3 attempts\. The last one failed because \w+"
     if fault is truncate:
-        message = r"a\.jpg came twice with the same content, .* truncated"
+        message = r"a\.jpg arrived twice with the same unusable content, .* truncated"
     with pytest.raises(MarsError, match=message):
         fetch_product(short, FILES, tmp_path / "obs")
     assert not (tmp_path / "obs" / "a.jpg").exists()
@@ -403,7 +404,7 @@ def test_an_archive_that_says_tomorrow_is_left_alone(server: Server, archive: Ar
 
 def test_what_the_archive_has_damaged_is_asked_for_twice(server: Server, archive: Archive, tmp_path: Path) -> None:
     server.files["EXTRAS/a.jpg"] = jpeg(0)[:-2] + b"??"
-    with pytest.raises(MarsError, match=r"a\.jpg came twice with the same content.*end-of-image"):
+    with pytest.raises(MarsError, match=r"a\.jpg arrived twice with the same unusable content.*end-of-image"):
         fetch_product(archive, FILES, tmp_path / "obs")
     assert len(server.requests) == 2
     assert not list((tmp_path / "obs").glob("a.jpg*.part"))

@@ -96,8 +96,8 @@ def test_commas_in_quoted_text(written: tuple[Path, Path]) -> None:
     [
         (lambda tab, label: tab.write_bytes(tab.read_bytes()[: tab.stat().st_size // 2]), "Fetch"),
         (lambda tab, label: tab.write_text("".join(tab.read_text().splitlines(keepends=True)[:2])), "has 2 rows"),
-        (lambda tab, label: tab.write_text(tab.read_text().replace("50.000000", "5O.000000")), "is no number"),
-        (lambda tab, label: tab.write_text("<html>no</html>\n"), "does not fit"),
+        (lambda tab, label: tab.write_text(tab.read_text().replace("50.000000", "5O.000000")), "is not numeric"),
+        (lambda tab, label: tab.write_text("<html>no</html>\n"), "does not match"),
         (lambda tab, label: label.write_text("<html>no</html>"), "is not the label"),
         (lambda tab, label: label.write_text("RDR_INDEX_TABLE = 5\nEND\n"), "is not the label"),
         (lambda tab, label: label.write_text(label.read_text()[:-200]), "closing END"),
@@ -145,7 +145,7 @@ def test_every_bound_bounds() -> None:
     assert found(latitude=(40.2, 60)) == [4]
     assert found(longitude=(199, 200.05)) == [5]
     assert found(longitude=(-170, -150)) == [5]
-    with pytest.raises(MarsError, match="no observation of the index fits"):
+    with pytest.raises(MarsError, match="no observation in the index matches"):
         found(latitude=(-90, -80))
 
 
@@ -234,7 +234,9 @@ def test_a_limit_draws_by_seed_and_spreads() -> None:
 
 
 def test_a_draw_outlives_a_longer_index() -> None:
-    """The cumulative index grows every month: what was drawn is downloaded and cut, so a new draw must be nearly the same."""
+    """The cumulative index grows every month: what was drawn is downloaded and cut, so a new draw must be nearly the
+    same.
+    """
     names = [f"ESP_{n:06d}_1800" for n in range(3100)]
     # New rows are not only at the end: released late, or of another phase.
     before = set(select(table([{"OBSERVATION_ID": name} for name in names[100:]]), IndexQuery(limit=50, seed=4)))
@@ -246,7 +248,7 @@ def test_a_draw_outlives_a_longer_index() -> None:
 
 def test_nobody_means_the_whole_planet() -> None:
     index = table([{"OBSERVATION_ID": f"ESP_{n:06d}_1800"} for n in range(6000)])
-    with pytest.raises(MarsError, match=r"6000 observations of the index fit.*limit"):
+    with pytest.raises(MarsError, match=r"6000 observations in the index match.*limit"):
         select(index, IndexQuery())
     assert len(select(index, IndexQuery(limit=5500))) == 5500
 
@@ -324,7 +326,7 @@ def test_the_query_stands_beside_what_it_chose(lake: Lake) -> None:
     write_observations(lake, choose_observations(lake, query), None)
     assert query_before(lake) is None
     lake.observations.write_bytes(b"PAR1 cut off")
-    with pytest.raises(DamagedFileError, match=r"observations\.parquet.*delete it"):
+    with pytest.raises(DamagedFileError, match=r"observations\.parquet.*delete the file"):
         query_before(lake)
 
 

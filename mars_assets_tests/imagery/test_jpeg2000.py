@@ -88,8 +88,12 @@ def test_a_window_decodes_as_in_the_whole_with_every_coding(options: dict[str, A
     np.testing.assert_array_equal(found[:, 256:400, :200], whole(path)[:, 256:400, :200])
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
-@given(rows=st.tuples(st.integers(0, LINES), st.integers(0, LINES)), cols=st.tuples(st.integers(0, SAMPLES), st.integers(0, SAMPLES)))  # fmt: skip
+@given(
+    rows=st.tuples(st.integers(0, LINES), st.integers(0, LINES)),
+    cols=st.tuples(st.integers(0, SAMPLES), st.integers(0, SAMPLES)),
+)
 def test_any_window_decodes_as_in_the_whole(jp2: Path, rows: tuple[int, int], cols: tuple[int, int]) -> None:
     (top, bottom), (left, right) = sorted(rows), sorted(cols)
     codestream = Codestream.of(jp2)

@@ -100,7 +100,7 @@ def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:
     for line in ("line 3", "line 4", "line 5", "line 6", "line 7"):
         assert f"{line}: " in message
     assert "annotated" in message
-    assert "in line 2 already" in message
+    assert "already in line 2" in message
 
 
 @pytest.mark.parametrize("content", ["", "observation\nESP_011472_1225\n", "id,prodcut\nESP_011472_1225,RED\n", "id\n"])

@@ -2,7 +2,10 @@ import io
 import os
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mars_assets.datasets import segmentation_dataset
-from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import MANIFEST
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels import appearance as looks
 from mars_assets.labels import build as table_module
-from mars_assets.labels.build import build_labelled_crops
+from mars_assets.labels.build import LabelReport, build_labelled_crops, update_labelled_crops
 from mars_assets.labels.checks import (
     contradicted_images,
     leaking_groups,
@@ -24,15 +26,17 @@ from mars_assets.labels.checks import (
     schema_problems,
     straddling_duplicates,
 )
+from mars_assets.labels.inbox import reject
 from mars_assets.labels.masks import KEPT_SECONDS
 from mars_assets.labels.splits import whole_groups
 from mars_assets.labels.table import current_label_version, files_of, mask_path, read_labelled_crops
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import read_provenance, write_table
 from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco
 
 
+@pytest.mark.slow
 def test_real_exports_end_up_in_the_table(shared: Path, lake: Lake) -> None:
     lake.inbox.mkdir(parents=True)
     for name in ("craters.v1.coco-segmentation.zip", "crater-tiles.v1.folder.zip"):
@@ -110,7 +114,7 @@ def _dataset(lake: Lake) -> pd.DataFrame:
     """What a training on the rims of 5 pixels is given now."""
     make_reflectance(lake, read_labelled_crops(lake), current_label_version(lake))
     make_imputed(lake, "post_norm")
-    return segmentation_dataset(lake, "imputed_post_norm", "outline_5").images
+    return segmentation_dataset(lake, "outline_5").images
 
 
 def test_a_corrected_label_leaves_the_masks_that_a_training_reads(filled: Lake, write_zip, coco_entries) -> None:
@@ -151,7 +155,7 @@ def test_a_run_killed_before_the_table_leaves_its_masks_as_they_were(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(table_module, "write_table", killed)
+        patch.setattr(table_module, "write_checked", killed)
         with pytest.raises(KeyboardInterrupt):
             build_labelled_crops(filled)
     assert read_labelled_crops(filled).set_index("original").loc["train0"].equals(row)
@@ -165,7 +169,7 @@ def test_a_table_from_before_masks_had_the_name_of_their_outlines(filled: Lake) 
         path.rename(path.with_name(path.stem.rpartition("-")[0] + ".png"))
     write_table(filled.labelled_crops, table.drop(columns="outlines_sha"), provenance | {"computation": "labels 1"})
     assert mask_problems(filled) == ([], 3)
-    assert all(path.exists() for path in files_of(filled))
+    assert all(path.exists() for path in files_of(filled, read_labelled_crops(filled)))
 
     again, report = build_labelled_crops(filled)
     pd.testing.assert_frame_equal(again, table)
@@ -189,11 +193,16 @@ def test_a_crater_that_fills_its_image_has_no_rim_and_that_is_right(lake: Lake, 
 @pytest.mark.parametrize(
     ("kind", "original", "mask", "message"),
     [
-        ("filled", "train0", np.zeros((48, 48), np.uint8), "(filled) is empty for 1 craters"),
+        ("filled", "train0", np.zeros((48, 48), np.uint8), "(filled) is empty although the image has 1 craters"),
         ("instances", "train0", np.zeros((48, 48), np.uint16), "(instances) has 0 of 1 craters"),
-        ("outline_5", "train1", np.eye(48, dtype=np.uint8), "(outline_5) is not empty for 0 craters"),
-        ("filled", "train0", np.full((48, 48), 255, np.uint8), "is no mask of 48 x 48 pixels with 0 and 1"),
-        ("outline_15", "train0", np.zeros((48, 40), np.uint8), "is no mask of 48 x 48 pixels"),
+        (
+            "outline_5",
+            "train1",
+            np.eye(48, dtype=np.uint8),
+            "(outline_5) is not empty although the image has no crater",
+        ),
+        ("filled", "train0", np.full((48, 48), 255, np.uint8), "is not a mask of 48 x 48 pixels with values 0 and 1"),
+        ("outline_15", "train0", np.zeros((48, 40), np.uint8), "is not a mask of 48 x 48 pixels"),
         ("filled", "train0", None, "(filled) is missing"),
     ],
 )
@@ -260,7 +269,7 @@ def test_an_image_of_another_size_than_its_annotation_is_refused(lake: Lake, wri
     key = "train/_annotations.coco.json"
     entries = coco_entries | {key: str(coco_entries[key]).replace('"height": 48', '"height": 47')}
     shutil.move(write_zip("c.zip", entries), lake.inbox)
-    with pytest.raises(MarsError, match=r"Put aside: c\.zip: .*annotations are for 48 x 47"):
+    with pytest.raises(MarsError, match=r"Rejected: c\.zip: .*annotations are for 48 x 47"):
         build_labelled_crops(lake)
 
 
@@ -304,6 +313,7 @@ def _labels(rows: list[tuple[int, str, str]]) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(ROWS)
 def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]]) -> None:
@@ -316,6 +326,7 @@ def test_no_group_is_divided_and_whole_ones_stay(rows: list[tuple[int, str, str]
     assert whole_groups(shuffled).sort_index().equals(table["split"])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 99))
 def test_no_task_loses_its_training_or_validation(classified: int, outlined: int, seed: int) -> None:
@@ -415,7 +426,7 @@ def _cut(lake: Lake, *names: str) -> dict[str, Image.Image]:
         {"crop_id": name, "observation": OBSERVATION, "file": f"{name}.png", "kept": True, "height": 96, "width": 96}
         for name in scenes
     ]
-    write_table(folder / MANIFEST, pd.DataFrame(rows), {})
+    write_table(folder / CROPS, pd.DataFrame(rows), {})
     return scenes
 
 
@@ -463,7 +474,7 @@ def test_outlines_of_a_crop_that_was_turned_or_cut_stay_on_the_exports_image(
     assert rows.at[a, "origin"] == "export"
     assert rows.at[b, "origin"] == "crop"
     assert lake.inside(rows.at[a, "file"]).read_bytes() == _jpeg(CHANGES[change](scene))
-    assert "1 images are named as crops of this lake and show something else" in report.exports[0]["warnings"]
+    assert "1 images are named after crops of this lake but differ from them" in report.exports[0]["warnings"]
     assert a in report.exports[0]["warnings"]
 
 
@@ -494,8 +505,8 @@ def test_augmented_copies_do_not_make_their_original_vanish(lake: Lake, write_zi
     assert table["split"].nunique() == table["group"].nunique() == 1
     assert not report.conflicts
     warnings = report.exports[0]["warnings"]
-    assert "1 images are named as crops of this lake and show something else" in warnings
-    assert "1 images are further copies of a crop with other outlines" in warnings
+    assert "1 images are named after crops of this lake but differ from them" in warnings
+    assert "1 images are further copies of a crop with different outlines" in warnings
     assert mask_problems(lake) == ([], 3)
 
 
@@ -532,7 +543,7 @@ def test_a_class_that_the_outlines_contradict_is_said(
 ) -> None:
     _put(lake, write_zip, "a.v1.folder.zip", {f"train/{label}/x.jpg": _jpeg(_scene(1))})
     _put(lake, write_zip, "b.v1.coco.zip", _outlined({"x.jpg": (_scene(1), rings)}))
-    with pytest.raises(MarsError, match="all are labelled in two ways: x: label"):
+    with pytest.raises(MarsError, match="projects contradict each other on every image: x: label"):
         build_labelled_crops(lake)
     _put(lake, write_zip, "c.v1.folder.zip", {"train/Crater/y.jpg": _jpeg(_scene(2))})
     assert build_labelled_crops(lake)[1].conflicts == [said]
@@ -559,7 +570,7 @@ def test_nothing_is_decoded_or_drawn_again(lake: Lake, write_zip, monkeypatch: p
     monkeypatch.setattr(table_module, "instance_masks", refuse)
     pd.testing.assert_frame_equal(build_labelled_crops(lake)[0], before)
     monkeypatch.undo()
-    (lake.labels / "looks.parquet").write_bytes(b"damaged")
+    lake.cache("appearance").write_bytes(b"damaged")
     pd.testing.assert_frame_equal(build_labelled_crops(lake)[0], before)
 
 
@@ -567,5 +578,68 @@ def test_an_image_of_more_than_8_bits_is_put_aside_with_its_export(lake: Lake, w
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (96, 96), dtype=np.uint16)).save(buffer, "PNG")
     _put(lake, write_zip, "k.v1.folder.zip", {"train/Crater/x.png": buffer.getvalue()})
-    with pytest.raises(MarsError, match=r"Put aside: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
+    with pytest.raises(MarsError, match=r"Rejected: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
         build_labelled_crops(lake)
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[LabelReport]:
+    """The reports of what :func:`update_labelled_crops` built."""
+    reports: list[LabelReport] = []
+
+    def counted(*arguments: Any) -> tuple[pd.DataFrame, LabelReport]:
+        rows, report = build_labelled_crops(*arguments)
+        reports.append(report)
+        return rows, report
+
+    monkeypatch.setattr(table_module, "build_labelled_crops", counted)
+    return reports
+
+
+def test_a_table_that_is_up_to_date_is_not_built_and_its_report_stays(
+    shared: Path, lake: Lake, builds: list[LabelReport]
+) -> None:
+    lake.inbox.mkdir(parents=True)
+    shutil.copy(shared / "data/exports/craters.v1.coco-segmentation.zip", lake.inbox)
+    (lake.inbox / "broken.v1.folder.zip").write_bytes(b"PK, but not for long")
+    os.utime(lake.inbox / "broken.v1.folder.zip", (0, 1e9))
+    table, report = update_labelled_crops(lake)
+    assert report.new == len(table) == 145
+    assert len(report.rejected) == 1
+    before = lake.labelled_crops.stat().st_ino
+    again, second = update_labelled_crops(lake)
+    pd.testing.assert_frame_equal(again, table)
+    assert second == replace(report, new=0)
+    assert len(builds) == 1
+    assert lake.labelled_crops.stat().st_ino == before
+
+
+CHANGED: dict[str, Callable[[Lake], object]] = {
+    "an export": lambda lake: next(lake.inbox.glob("c.v1*")).rename(lake.inbox / "d.v1.coco-segmentation.zip"),
+    "a zip that is being copied": lambda lake: (lake.inbox / "e.v1.folder.zip").write_bytes(b"PK"),
+    "a rejection": lambda lake: reject(
+        shutil.copy(next(lake.inbox.glob("c.v1*")), lake.inbox / "f.v1.zip"), DamagedFileError("no")
+    ),
+    "a crop": lambda lake: os.utime(next(lake.crops(OBSERVATION).glob("*.png"))),
+    "a mask": lambda lake: next(lake.masks.glob("outline_5/*")).unlink(),
+    "an image": lambda lake: next((lake.labels / "images").iterdir()).unlink(),
+    "the table": lambda lake: lake.labelled_crops.write_bytes(b"no table"),
+    "the way of computing": lambda lake: write_table(
+        lake.labelled_crops,
+        read_labelled_crops(lake),
+        {**read_provenance(lake.labelled_crops), "built_from": "what an earlier version was built from"},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_changed_input_or_a_missing_file_is_built_again(filled: Lake, builds: list[LabelReport], change: str) -> None:
+    _cut(filled, "a")
+    table, _ = update_labelled_crops(filled)
+    CHANGED[change](filled)
+    builds.clear()
+    for _ in range(2):
+        again, _ = update_labelled_crops(filled)
+    assert len(builds) == 1
+    assert set(again["image_id"]) == set(table["image_id"])
+    assert mask_problems(filled) == ([], 3)

@@ -131,7 +131,7 @@ def test_unknown_format_names_the_known(write_zip) -> None:
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "C:/evil.jpg", "..\\evil.jpg"])
 def test_names_that_lead_out_are_refused(write_zip, coco_entries, name: str) -> None:
-    with pytest.raises(DamagedFileError, match="leads out"):
+    with pytest.raises(DamagedFileError, match="points outside"):
         read_export(write_zip("c.zip", coco_entries | {name: b"x"}))
 
 
@@ -250,8 +250,8 @@ def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
         image.original for image in read_export(write_zip("d.zip", SMALL[layout])).images
     ]
     assert export.warnings[-2:] == (
-        "1 images outside of train, valid, test, or without a label, left out: more/b.png",
-        "1 files that no export has, left out: train/c.png.part",
+        "1 images outside train, valid, test or without a label were left out: more/b.png",
+        "1 unexpected files were ignored: train/c.png.part",
     )
 
 
@@ -259,14 +259,16 @@ def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
 def test_a_split_without_its_labels_or_labels_elsewhere_are_refused(write_zip, layout: str, file: str) -> None:
     entries = SMALL[layout]
     without = {name: content for name, content in entries.items() if name != f"valid/{file}"}
-    with pytest.raises(DamagedFileError, match=f"images in valid and no {file}"):
+    with pytest.raises(DamagedFileError, match=f"images in valid but no {file} next to them"):
         read_export(write_zip("c.zip", without))
-    with pytest.raises(DamagedFileError, match=f"labels outside of train, valid, test: holdout/{file}"):
+    with pytest.raises(DamagedFileError, match=f"label files outside the folders train, valid, test: holdout/{file}"):
         read_export(write_zip("c.zip", entries | {f"holdout/{file}": entries[f"train/{file}"]}))
 
 
 def test_two_entries_that_become_one_are_refused(write_zip) -> None:
-    with pytest.raises(DamagedFileError, match=r"'valid/Crater/a\.png' and 'val/Crater/a\.png', which are the same"):
+    with pytest.raises(
+        DamagedFileError, match=r"'valid/Crater/a\.png' and 'val/Crater/a\.png', which mean the same file"
+    ):
         read_export(write_zip("c.zip", SMALL["folder"] | {"val/Crater/a.png": PNG}))
 
 

@@ -54,7 +54,7 @@ def test_a_broken_version_is_put_aside_and_the_one_before_it_counts(filled: Lake
     aside = filled.inbox / "rejected" / "c.v2.coco-segmentation.zip"
     assert aside.read_bytes() == content
     said = (filled.inbox / "rejected" / "c.v2.coco-segmentation.zip.txt").read_text()
-    assert "is no JPEG or PNG" in said
+    assert "is not a JPEG or PNG file" in said
     assert report.rejected == [{"zip": aside.name, "why": said.split("\n\n")[1]}]
     assert [path.name for path in filled.inbox.glob("*.zip")] == ["c.v1.coco-segmentation.zip"]
 
@@ -64,7 +64,7 @@ def test_other_projects_are_read_though_one_is_broken(filled: Lake, write_zip, c
     table, report = build_labelled_crops(filled)
     assert len(table) == 3
     assert [entry["zip"] for entry in report.rejected] == ["a.v1.zip"]
-    assert "no export of a known format" in report.rejected[0]["why"]
+    assert "no known export format" in report.rejected[0]["why"]
 
 
 def test_a_lone_broken_export_leaves_the_last_table_and_says_why(filled: Lake, write_zip, coco_entries) -> None:
@@ -72,7 +72,7 @@ def test_a_lone_broken_export_leaves_the_last_table_and_says_why(filled: Lake, w
     (filled.inbox / "c.v1.coco-segmentation.zip").unlink()
     shutil.move(write_zip("c.v2.coco-segmentation.zip", _broken(coco_entries)), filled.inbox)
     with pytest.raises(
-        MarsError, match=r"no export in .*Put aside: c\.v2\.coco-segmentation\.zip: .*is no JPEG or PNG"
+        MarsError, match=r"no usable export in .*Rejected: c\.v2\.coco-segmentation\.zip: .*is not a JPEG or PNG file"
     ):
         build_labelled_crops(filled)
     assert read_labelled_crops(filled).equals(before)
@@ -153,7 +153,8 @@ def test_labels_are_not_lost_because_their_next_version_cannot_be_used(
     shutil.move(newer, filled.inbox)
     for _ in range(2):  # the second time it lies in rejected/ already
         with pytest.raises(
-            MarsError, match=r"the labels in force stay: .* of c \(there is c\.v2\.coco-segmentation\.zip\)"
+            MarsError,
+            match=r"no longer has a usable export of c \(c\.v2\.coco-segmentation\.zip\).* previous labels remain",
         ):
             build_labelled_crops(filled)
         assert read_labelled_crops(filled).equals(before)

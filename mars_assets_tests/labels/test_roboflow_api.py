@@ -122,9 +122,9 @@ def test_an_export_that_is_being_made_is_waited_for_and_said(server: Server, api
     assert path.name == "craters.v3.coco-segmentation.zip"
     assert path.read_bytes() == ZIP
     assert exports_in_force(tmp_path / "inbox") == [path]
-    assert [line for line in lines if "is making" in line] == [
-        "Roboflow is making version 3 of mars/craters, 25 %",
-        "Roboflow is making version 3 of mars/craters, 75 %",
+    assert [line for line in lines if "is exporting" in line] == [
+        "Roboflow is exporting version 3 of mars/craters, 25 %",
+        "Roboflow is exporting version 3 of mars/craters, 75 %",
     ]
 
 
@@ -184,9 +184,9 @@ def _wrong(api: Roboflow, server: Server, **changes: Any) -> Roboflow:
         (Answer(404, {"error": "no"}), "Roboflow has no mars/craters"),
         (Answer(403), "refuses the key"),
         (Answer(500), "answers with status 500, 2 times"),
-        (Answer(200, b"<html>"), "nothing of use"),
-        (Answer(200, [1]), "nothing of use"),  # type: ignore[arg-type]
-        (Answer(200, {"versions": 3}), "another form"),
+        (Answer(200, b"<html>"), "answers with status 200 to the request"),
+        (Answer(200, [1]), "answers with status 200 to the request"),  # type: ignore[arg-type]
+        (Answer(200, {"versions": 3}), "unknown form"),
         (Answer(400, {"error": "bad"}), "status 400"),
     ],
 )
@@ -197,7 +197,7 @@ def test_answers_that_are_none(server: Server, api: Roboflow, answer: Answer, me
 
 
 def test_a_wrong_key_and_a_dead_server_are_named(server: Server, api: Roboflow) -> None:
-    with pytest.raises(MarsError, match="refuses the key: look at ROBOFLOW_API_KEY"):
+    with pytest.raises(MarsError, match="refuses the key: check that ROBOFLOW_API_KEY"):
         _wrong(api, server, key="wrong").versions(PROJECT)
     with pytest.raises(MarsError, match="cannot be reached"):
         _wrong(api, server, base_url="http://127.0.0.1:9").versions(PROJECT)
@@ -205,7 +205,7 @@ def test_a_wrong_key_and_a_dead_server_are_named(server: Server, api: Roboflow) 
 
 def test_an_export_that_is_never_made_ends(server: Server, api: Roboflow, tmp_path: Path) -> None:
     server.answers["/mars/craters/3/coco-segmentation"] = [Answer(202, {"progress": 0.1})]
-    with pytest.raises(MarsError, match="has not made version 3"):
+    with pytest.raises(MarsError, match="has not exported version 3"):
         _fetch(_wrong(api, server, patience=0.05), tmp_path)
 
 
@@ -222,7 +222,7 @@ def test_names_that_are_no_project(text: str) -> None:
 
 
 def test_an_unknown_format_is_refused(api: Roboflow, tmp_path: Path) -> None:
-    with pytest.raises(MarsError, match="choose of coco-segmentation"):
+    with pytest.raises(MarsError, match="choose one of coco-segmentation"):
         api.fetch(PROJECT, 3, "voc", tmp_path)
 
 

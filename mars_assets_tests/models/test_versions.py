@@ -1,11 +1,25 @@
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.models.seen import held_out
-from mars_assets.models.versions import current_model, current_weights, make_current, start_version, version_of
+from mars_assets.models.starting_point import start_from_weights
+from mars_assets.models.versions import (
+    current_model,
+    current_weights,
+    find_version,
+    make_current,
+    set_current_weights,
+    start_version,
+    version_of,
+)
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import write_json, write_table
+from mars_assets.storage.published import publish
 
 IMAGES = pd.DataFrame(
     {
@@ -74,7 +88,7 @@ def test_no_model_is_judged_on_what_it_was_trained_on(trained: Lake) -> None:
             "observation": ["O1", "O3", "O2", "O9", "O10"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # a was trained on, e is another image of an observation that was, g is in today's training split.
     assert judged["image_id"].tolist() == ["c", "f"]
     assert left_out == 2
@@ -86,6 +100,7 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
     )
     pretrained = pd.DataFrame({"image_id": ["u"], "group": ["O8"]})
     write_table(trained.model("mars_weights") / "m1" / "images.parquet", pretrained)
+    write_json(trained.model("mars_weights") / "m1" / "config.json", {"provenance": {"weights": "v1_100"}})
     write_json(
         start_version(trained, "seg_model", "s1", outlined) / "config.json",
         {"provenance": {"mars_weights_version": "m1"}},
@@ -99,10 +114,43 @@ def test_what_a_model_began_as_has_seen_its_own_images(trained: Lake) -> None:
             "observation": ["O2", "O5", "O6", "O7", "O8", "O9"],
         }
     )
-    judged, left_out = held_out(current_model(trained, "cls_model"), later)
+    judged, left_out = held_out(trained, current_model(trained, "cls_model"), later)
     # O2 it was trained on itself; O5 the segmentation model was, and O8 that one's encoder.
     assert judged["observation"].tolist() == ["O6", "O7", "O9"]
     assert left_out == 3
     (trained.model("seg_model") / "s1" / "config.json").unlink()
     with pytest.raises(MissingInputError, match="seg_model"):
-        held_out(current_model(trained, "cls_model"), later)
+        held_out(trained, current_model(trained, "cls_model"), later)
+
+
+def test_weights_in_use_are_one_version(lake: Lake, micro_weights: Path) -> None:
+    def put(sha256: str) -> Path:
+        with publish(lake.foundation("own")) as version:
+            for path in micro_weights.iterdir():
+                shutil.copy(path, version)
+            write_json(version / "load_report.json", {"sha256": sha256})
+        set_current_weights(lake, version, sha256)
+        return version
+
+    first = put("1" * 64)
+    reading = current_weights(lake)
+    second = put("2" * 64)
+    assert reading == (first, "1" * 64, "own")
+    assert open_weights(reading.folder).sha256 == "1" * 64, "what was begun goes on with its weights"
+    assert current_weights(lake) == (second, "2" * 64, "own")
+    assert start_from_weights(lake, "prithvi_weights").folder == second
+    assert start_from_weights(lake, "random").name == "random, of own's architecture"
+
+
+def test_a_finished_model_of_an_equivalent_way_of_training_is_found(lake: Lake) -> None:
+    def name_of(computation: str) -> str:
+        return version_of({"lr": 0.1}, IMAGES, "sha", 1, computation)
+
+    ways, (now, before) = ("way 2", "way 1"), (name_of("way 2"), name_of("way 1"))
+    assert find_version(lake, "seg_model", ways, name_of) == now
+    folder = start_version(lake, "seg_model", before, IMAGES)
+    assert find_version(lake, "seg_model", ways, name_of) == now, "it is not finished"
+    write_json(folder / "config.json", {})
+    assert find_version(lake, "seg_model", ways, name_of) == before
+    write_json(start_version(lake, "seg_model", now, IMAGES) / "config.json", {})
+    assert find_version(lake, "seg_model", ways, name_of) == now

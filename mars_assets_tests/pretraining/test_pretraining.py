@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
-from mars_assets.lake import Lake
-from mars_assets.models.seen import held_out, pretrained_groups
-from mars_assets.models.starting_point import encoder_weights
-from mars_assets.models.versions import MARS_WEIGHTS, ModelVersion, make_current, set_current_weights
+from mars_assets.lake import MARS_WEIGHTS, Lake
+from mars_assets.models.seen import held_out, seen_by
+from mars_assets.models.starting_point import start_from_weights
+from mars_assets.models.versions import ModelVersion, make_current, set_current_weights
 from mars_assets.pretraining.data import (
     RandomCrops,
     StepBatches,
@@ -152,7 +152,7 @@ def test_images_that_cannot_be_read_are_left_out_and_the_others_known_by_content
     found = unlabelled_images(lake, tmp_path / "a")
     assert list(found.images["image_id"]) == ["0.png", "1.png", "2.png"]
     assert list(found.broken) == ["broken.png"]
-    assert "cannot be decoded" in found.broken["broken.png"]
+    assert "is not a JPEG or PNG file" in found.broken["broken.png"]
     assert found.sha == whole.sha
     with monkeypatch.context() as patched:
         patched.setattr("mars_assets.pretraining.data.read_pixels", lambda path: pytest.fail(f"{path} is read again"))
@@ -250,6 +250,7 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_mae_from(folder / MARS_WEIGHTS).state_dict()
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_weights_in_the_published_layout(
     unlabelled: Unlabelled, weights: Path, tmp_path: Path
 ) -> None:
@@ -308,6 +309,7 @@ def test_random_weights_are_another_beginning(unlabelled: Unlabelled, weights: P
     assert fresh["first"] != known["first"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_steps(unlabelled: Unlabelled, weights: Path, tmp_path: Path) -> None:
     # As Dagster's log does, this does not travel to another process.
     lock = threading.Lock()
@@ -339,7 +341,7 @@ def test_layers_have_their_rates(weights: Path) -> None:
 
 def test_models_choose_their_encoder_by_name(lake: Lake, unlabelled: Unlabelled, weights: Path) -> None:
     with pytest.raises(MissingInputError, match="mars_weights"):
-        encoder_weights(lake, "mars_weights")
+        start_from_weights(lake, "mars_weights")
     folder = lake.foundation("small")
     save_weights(folder, load_mae_from(weights), {})
     set_current_weights(lake, folder, open_weights(folder).sha256)
@@ -347,11 +349,13 @@ def test_models_choose_their_encoder_by_name(lake: Lake, unlabelled: Unlabelled,
     version.parent.mkdir(parents=True)
     run(version, unlabelled, folder)
     make_current(lake, "mars_weights", "v1", {})
-    named = {name: encoder_weights(lake, name) for name in ("prithvi_weights", "random", "mars_weights")}
-    assert named["prithvi_weights"][0] == named["random"][0] == folder
-    assert named["mars_weights"][0] == version / MARS_WEIGHTS
-    assert named["mars_weights"][1] == open_weights(version / MARS_WEIGHTS).sha256 != named["prithvi_weights"][1]
-    assert named["mars_weights"][2] == "mars_weights v1"
+    named = {name: start_from_weights(lake, name) for name in ("prithvi_weights", "random", "mars_weights")}
+    assert named["prithvi_weights"].folder == named["random"].folder == folder
+    assert named["mars_weights"].folder == version / MARS_WEIGHTS
+    assert (
+        named["mars_weights"].sha256 == open_weights(version / MARS_WEIGHTS).sha256 != named["prithvi_weights"].sha256
+    )
+    assert named["mars_weights"].name == "mars_weights v1"
 
 
 def test_a_model_is_not_judged_on_what_its_encoder_saw(lake: Lake, unlabelled: Unlabelled, weights: Path) -> None:
@@ -366,8 +370,8 @@ def test_a_model_is_not_judged_on_what_its_encoder_saw(lake: Lake, unlabelled: U
     own = version / "images.parquet"
     table = pd.read_parquet(own)
     write_table(own, pd.concat([table, pd.DataFrame({"image_id": ["deep/crop_png.rf.1.png"], "group": ["deep/crop"]})]))
-    assert "crop" in pretrained_groups(version)  # as labels, which know no folder, name its group
+    assert "crop" in seen_by(lake, version, {})  # as labels, which know no folder, name its group
     for provenance, left in (({"mars_weights_version": "v1"}, ["c"]), ({}, ["b", "c"])):
-        judged, left_out = held_out(ModelVersion("cls_model", "m", folder, {"provenance": provenance}), images)
+        judged, left_out = held_out(lake, ModelVersion("cls_model", "m", folder, {"provenance": provenance}), images)
         assert list(judged["image_id"]) == left
         assert left_out == 2 - len(left)

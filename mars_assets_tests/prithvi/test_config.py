@@ -52,7 +52,7 @@ def test_every_problem_is_listed() -> None:
         "'GREN'",
         "NIR_NARROW",
         "5 bands for in_chans=6",
-        "named twice",
+        "contain duplicates",
         "embed_dim=100",
         "15",
         "mask_ratio=1.0",

@@ -1,4 +1,4 @@
-"""The autoencoder against TerraTorch's numbers, and against plain numpy where the method is simple enough to write out."""
+"""The autoencoder against TerraTorch's numbers, and against plain numpy where the method is short to write out."""
 
 import json
 from pathlib import Path
@@ -311,6 +311,7 @@ class TestTraining:
         assert rough.loss.dtype == torch.float32
         assert rough.loss.item() == pytest.approx(exact.loss.item(), rel=0.02)
 
+    @pytest.mark.slow
     def test_encoder_traces_as_one_graph(self) -> None:
         encoder = PrithviEncoder(small(depth=1)).eval()
         x = torch.randn(1, 6, 64, 64)

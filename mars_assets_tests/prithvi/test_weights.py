@@ -22,6 +22,7 @@ from mars_assets.prithvi import weights
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import (
+    Origin,
     export_encoder,
     fetch,
     install,
@@ -37,6 +38,7 @@ from mars_assets.prithvi.weights import (
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.published import version_in_use
 
 SMALL = PrithviConfig(
     "small", img_size=64, embed_dim=96, depth=3, num_heads=3,
@@ -102,13 +104,13 @@ class TestReading:
             (b"<!DOCTYPE html><html>Sign in</html>", "a web page"),
             (b"\n<html lang='en'>", "a web page"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
-            (b"Not Found", "neither a zip nor a pickle"),
+            (b"Not Found", "not a checkpoint: it is neither a zip nor a pickle"),
         ],
     )
     def test_what_is_no_checkpoint_at_all(self, tmp_path: Path, content: bytes, what: str) -> None:
-        for name in ("x.pt", "x.safetensors") if what != "neither a zip nor a pickle" else ("x.pt",):
+        for name in ("x.pt", "x.safetensors") if content != b"Not Found" else ("x.pt",):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(DamagedFileError, match=f"{name} is no checkpoint but {what}.*download it again"):
+            with pytest.raises(DamagedFileError, match=f"{name} is {what}.*Download it again"):
                 read_checkpoint(tmp_path / name)
 
     def test_damaged_files(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -122,7 +124,7 @@ class TestReading:
         (tmp_path / "empty.pt").touch()
         with pytest.raises(DamagedFileError, match=r"empty\.pt"):
             read_checkpoint(tmp_path / "empty.pt")
-        with pytest.raises(MarsError, match="no checkpoint"):
+        with pytest.raises(MarsError, match=r"checkpoint .* does not exist"):
             read_checkpoint(tmp_path / "absent.pt")
 
     def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ class TestStrictness:
             "encoder.blocks.0.attn.qkv.weight is missing",
             "encoder.blocks.0.attn.qvk.weight is not a key",
             "decoder.mask_token is missing",
-            "encoder.norm.bias has shape (95,), the architecture needs (96,)",
+            "encoder.norm.bias has shape (95,), but the architecture needs (96,)",
             "encoder.patch_embed.proj.weight has shape (96, 3, 1, 16, 16)",
             "encoder.norm.weight has values that are not finite",
             "decoder.decoder_norm.bias is torch.int64",
@@ -240,8 +242,8 @@ class TestInstalling:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_from_a_file(self, shared: Path, lake: Lake, variant: str, layout: str) -> None:
         source = shared / "parity" / f"mae_{layout}_3frames.pt"
-        folder = install(lake, variant, "file", path=source)
-        assert folder == lake.foundation(variant)
+        folder = install(lake, Origin(variant, "file", path=source))
+        assert folder == version_in_use(lake.foundation(variant))
         assert sorted(path.name for path in folder.iterdir()) == [
             "config.json",
             "load_report.json",
@@ -255,7 +257,7 @@ class TestInstalling:
         opened = open_weights(folder)
         assert (opened.config, opened.sha256) == (SMALL, sha256_file(source))
         expected = load_mae(SMALL, read_checkpoint(source))[0].state_dict()
-        for model in (opened.load(), load_mae_from(folder)):
+        for model in (opened.load(), load_mae_from(folder), load_mae_from(lake.foundation(variant))):
             assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
         encoder = load_encoder(folder).state_dict()
         assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in encoder.items())
@@ -264,27 +266,40 @@ class TestInstalling:
         source = tmp_path / "weights.pt"
         source.write_bytes((shared / "parity" / "mae_flat_3frames.pt").read_bytes())
         lines: list[str] = []
-        folder = install(lake, variant, "file", path=source)
+        folder = install(lake, Origin(variant, "file", path=source))
         inode = (folder / "model.safetensors").stat().st_ino
-        install(lake, variant, "file", path=source, progress=Progress(lines.append))
+        install(lake, Origin(variant, "file", path=source), Progress(lines.append))
         assert (folder / "model.safetensors").stat().st_ino == inode
         assert "already" in lines[-1]
         source.write_bytes((shared / "parity" / "mae_prefixed_3frames.pt").read_bytes())
-        install(lake, variant, "file", path=source)
-        assert (folder / "model.safetensors").stat().st_ino != inode
-        assert open_weights(folder).sha256 == sha256_file(source)
+        opened, before = open_weights(lake.foundation(variant)), sha256_of((folder / "model.safetensors").read_bytes())
+        newer = install(lake, Origin(variant, "file", path=source))
+        assert newer != folder
+        assert open_weights(lake.foundation(variant)).sha256 == sha256_file(source) != opened.sha256
+        assert sha256_file(folder / "model.safetensors") == before, "what reads it goes on reading it"
+        assert opened.load().config == SMALL
 
     def test_a_refused_file_leaves_the_last_good_one(
         self, shared: Path, lake: Lake, variant: str, tmp_path: Path
     ) -> None:
-        folder = install(lake, variant, "file", path=shared / "parity" / "mae_flat_3frames.pt")
-        before = {path: path.read_bytes() for path in folder.iterdir()}
+        folder = install(lake, Origin(variant, "file", path=shared / "parity" / "mae_flat_3frames.pt")).parent
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         state = read_checkpoint(shared / "parity" / "mae_flat_3frames.pt")
         del state["cls_token"]
         torch.save(state, tmp_path / "bad.pt")
         with pytest.raises(MarsError, match=r"encoder\.cls_token is missing"):
-            install(lake, variant, "file", path=tmp_path / "bad.pt")
-        assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+            install(lake, Origin(variant, "file", path=tmp_path / "bad.pt"))
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+    def test_a_folder_that_an_earlier_version_wrote(self, shared: Path, lake: Lake, variant: str) -> None:
+        source, folder = shared / "parity" / "mae_flat_3frames.pt", lake.foundation(variant)
+        report = {"source": "file", "file": source.name, "sha256": sha256_file(source)}
+        save_weights(folder, load_mae(SMALL, read_checkpoint(source))[0], report)
+        assert install(lake, Origin(variant, "file", path=source)) == install_as_before(lake, variant) == folder
+        opened = open_weights(folder)
+        newer = install(lake, Origin(variant, "file", path=shared / "parity" / "mae_prefixed_3frames.pt"))
+        assert newer.parent == folder
+        assert open_weights(folder).sha256 != opened.sha256 == sha256_file(source)
 
     def test_folder_of_weights_as_a_file(self, lake: Lake, tmp_path: Path, variant: str) -> None:
         torch.manual_seed(0)
@@ -294,7 +309,8 @@ class TestInstalling:
         stored = load_file(tmp_path / "mine" / "model.safetensors")
         assert stored["encoder.norm.weight"].dtype == torch.float16
         assert open_weights(tmp_path / "mine").sha256 == sha256_file(tmp_path / "mine" / "model.safetensors")
-        folder = install(lake, variant, "file", path=tmp_path / "mine")
+        folder = install(lake, Origin(variant, "file", path=tmp_path / "mine"))
+        assert fetch(Origin(variant, "file", path=lake.foundation(variant))).path == folder / "model.safetensors"
         model = load_mae_from(folder)
         assert model.config == config
         assert torch.equal(model.decoder.mask_token, mae.decoder.mask_token.half().float())
@@ -302,15 +318,15 @@ class TestInstalling:
         with torch.no_grad():
             torch.testing.assert_close(model.encoder(x).tokens, mae.encoder(x).tokens, rtol=0.01, atol=0.01)
         with pytest.raises(MarsError, match="'small', not 'v1_100'"):
-            fetch("v1_100", "file", path=tmp_path / "mine")
+            fetch(Origin("v1_100", "file", tmp_path / "mine"))
 
     def test_sample(self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(weights, "SAMPLE", tmp_path / "sample")
-        with pytest.raises(MarsError, match="incomplete"):
-            install(lake, "sample", "sample")
+        with pytest.raises(MarsError, match="are missing"):
+            install(lake, Origin("sample", "sample"))
         config = dataclasses.replace(VARIANTS["sample"].config, depth=1, decoder_depth=1)
         save_weights(tmp_path / "sample", PrithviMAE(config), {})
-        folder = install(lake, "sample", "sample")
+        folder = install(lake, Origin("sample", "sample"))
         assert open_weights(folder).config == config
         (folder / "model.safetensors").unlink()
         assert open_weights(install_as_before(lake, "sample")).config == config
@@ -320,11 +336,11 @@ class TestInstalling:
     ) -> None:
         file = tmp_path / "mae.pt"
         file.write_bytes((shared / "parity" / "mae_flat_3frames.pt").read_bytes())
-        folder = install(lake, variant, "file", path=file)
+        folder = install(lake, Origin(variant, "file", path=file))
         file.unlink()
         assert install_as_before(lake, variant) == folder
         (folder / "model.safetensors").unlink()
-        with pytest.raises(MarsError, match="are not whole"):
+        with pytest.raises(MarsError, match="are incomplete"):
             install_as_before(lake, variant)
 
     @pytest.mark.parametrize(
@@ -334,8 +350,8 @@ class TestInstalling:
             ("v1_100", "web", None, "huggingface, file, sample"),
             ("v1_100", "file", None, "needs a path"),
             ("v1_100", "huggingface", Path("x"), "take none"),
-            ("v1_100", "sample", None, "does not come from"),
-            ("sample", "huggingface", None, "does not come from"),
+            ("v1_100", "sample", None, "is not available from"),
+            ("sample", "huggingface", None, "is not available from"),
             ("v1_100", "file", Path("absent.pt"), "absent.pt"),
         ],
     )
@@ -343,7 +359,7 @@ class TestInstalling:
         self, lake: Lake, variant: str, source: str, path: Path | None, message: str
     ) -> None:
         with pytest.raises(MarsError, match=message):
-            install(lake, variant, source, path=path)  # type: ignore[arg-type]
+            install(lake, Origin(variant, source, path=path))  # type: ignore[arg-type]
 
     def test_opening_what_is_not_there(self, lake: Lake, tmp_path: Path) -> None:
         with pytest.raises(MissingInputError, match="--select prithvi_weights"):
@@ -398,7 +414,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: Path) -> Iterat
     monkeypatch.delenv("HF_TOKEN", raising=False)
     download: Callable = huggingface_hub.hf_hub_download
     here = {"endpoint": f"http://127.0.0.1:{server.server_port}", "cache_dir": tmp_path / "hub"}
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **kwargs: download(*args, **kwargs, **here))
+    monkeypatch.setattr(weights, "hf_hub_download", lambda *args, **kwargs: download(*args, **kwargs, **here))
     Hub.content = (shared / "parity" / "mae_flat_3frames.pt").read_bytes()
     Hub.status = 200
     Hub.authorisation.clear()
@@ -413,38 +429,38 @@ class TestHuggingFace:
     ) -> None:
         sha256 = sha256_file(shared / "parity" / "mae_flat_3frames.pt")
         monkeypatch.setitem(VARIANTS, variant, dataclasses.replace(VARIANTS[variant], sha256=(sha256,)))
-        folder = install(lake, variant, "huggingface", revision="b" * 40)
+        folder = install(lake, Origin(variant, "huggingface", revision="b" * 40))
         report = read_json(folder / "load_report.json")
         assert (report["sha256"], report["revision"], report["layout"]) == (sha256, "b" * 40, "flat")
         assert report["commit"] == Hub.commit
         assert set(hub.authorisation) == {None}
         requests = len(hub.authorisation)
-        install(lake, variant, "huggingface")
+        install(lake, Origin(variant, "huggingface"))
         assert len(hub.authorisation) == requests
 
     def test_what_was_fetched_once_stays_pinned_to_its_commit(self, hub: type[Hub], lake: Lake, variant: str) -> None:
-        folder = install(lake, variant, "huggingface")
+        folder = install(lake, Origin(variant, "huggingface"))
         assert read_json(folder / "load_report.json")["commit"] == Hub.commit
         requests = len(hub.authorisation)
-        install(lake, variant, "huggingface")
-        install(lake, variant, "huggingface", revision=Hub.commit)
+        install(lake, Origin(variant, "huggingface"))
+        install(lake, Origin(variant, "huggingface", revision=Hub.commit))
         assert install_as_before(lake, variant) == folder
         assert len(hub.authorisation) == requests
-        install(lake, variant, "huggingface", revision="main")
+        install(lake, Origin(variant, "huggingface", revision="main"))
         assert len(hub.authorisation) > requests
 
     def test_a_broken_download_is_resumed(self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(hub, "break_after", 1_000_000)
         monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
         hub.starts.clear()
-        assert fetch(variant, "huggingface").path.read_bytes() == hub.content
+        assert fetch(Origin(variant, "huggingface")).path.read_bytes() == hub.content
         assert hub.starts == [0, 1_000_000]
 
     def test_token_comes_from_the_environment(
         self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HF_TOKEN", "hf_abc")
-        fetch(variant, "huggingface")
+        fetch(Origin(variant, "huggingface"))
         assert "Bearer hf_abc" in hub.authorisation
 
     def test_other_content_than_was_published(
@@ -452,18 +468,18 @@ class TestHuggingFace:
     ) -> None:
         monkeypatch.setitem(VARIANTS, variant, dataclasses.replace(VARIANTS[variant], sha256=("0" * 64,)))
         with pytest.raises(DamagedFileError, match=sha256_of(hub.content)):
-            install(lake, variant, "huggingface")
+            install(lake, Origin(variant, "huggingface"))
         assert not lake.foundation(variant).exists()
 
     def test_revision_that_is_not_there(self, hub: type[Hub], variant: str) -> None:
         hub.status = 404
         with pytest.raises(MarsError, match=r"at revision nope does not exist"):
-            fetch(variant, "huggingface", revision="nope")
+            fetch(Origin(variant, "huggingface", revision="nope"))
 
     def test_offline(self, hub: type[Hub], variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(MarsError, match=r"Prithvi_EO_V1_100M\.pt.*cannot be reached.*source 'file'"):
-            fetch(variant, "huggingface")
+            fetch(Origin(variant, "huggingface"))
 
 
 def sha256_of(content: bytes) -> str:

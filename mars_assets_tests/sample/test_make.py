@@ -12,21 +12,24 @@ import pandas as pd
 import pytest
 
 from mars_assets.errors import MarsError
-from mars_assets.imagery.crops import cut_crops
+from mars_assets.imagery.crops import Source, cut_crops
 from mars_assets.imagery.download import Archive, fetch_product
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.labels.exports import read_export
+from mars_assets.lake import Lake
 from mars_assets.sample import make as make_module
 from mars_assets.sample.exports import SEGMENTATION_ZIP, TILES_ZIP
 from mars_assets.sample.make import GROUND_TRUTH, SEED, Plan, make_sample, plan_scenes
 from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SMALLEST_LABELLED, _place_craters
 
+pytestmark = pytest.mark.slow
+
 SMALL = Plan(train=1, valid=1, test=1, unlabelled=1, height=1180, width=1180)
 
 
 def _make(folder: Path, seed: int = 3) -> bool:
-    return make_sample(folder / "archive", folder / "inbox", folder / "observations.csv", seed, SMALL)
+    return make_sample(Lake.at(folder), seed, SMALL)
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -45,18 +48,18 @@ def test_observations_resolve_to_files_and_say_that_they_are_synthetic(sample: P
     table = read_observations_csv(sample / "observations.csv")
     assert table["product"].tolist() == ["COLOR"] * 3 + ["RGB.NOMAP.browse"]
     assert table["note"].str.contains("SYNTHETIC").all()
-    assert "SYNTHETIC" in (sample / "archive" / "SYNTHETIC.txt").read_text()
+    assert "SYNTHETIC" in (sample / "sample" / "SYNTHETIC.txt").read_text()
     for observation, product in zip(table["observation"], table["product"], strict=True):
         files = product_files(observation, product)
-        assert (sample / "archive" / files.image).exists()
-        assert files.label is None or (sample / "archive" / files.label).exists()
+        assert (sample / "sample" / files.image).exists()
+        assert files.label is None or (sample / "sample" / files.label).exists()
 
 
 def test_exports_cover_the_same_crops_and_split_by_scene(sample: Path) -> None:
     outlines = read_export(sample / "inbox" / SEGMENTATION_ZIP)
     tiles = read_export(sample / "inbox" / TILES_ZIP)
     assert outlines.warnings == tiles.warnings == ()
-    truth = pd.read_parquet(sample / "archive" / GROUND_TRUTH)
+    truth = pd.read_parquet(sample / "sample" / GROUND_TRUTH)
     split_of = truth.dropna(subset="split").groupby("observation")["split"].unique().map(list).to_dict()
     assert sorted(split_of.values()) == [["test"], ["train"], ["valid"]]
     for image in (*outlines.images, *tiles.images):
@@ -66,7 +69,7 @@ def test_exports_cover_the_same_crops_and_split_by_scene(sample: Path) -> None:
 
 
 def test_outlines_are_craters_of_the_ground_truth(sample: Path) -> None:
-    truth = pd.read_parquet(sample / "archive" / GROUND_TRUTH)
+    truth = pd.read_parquet(sample / "sample" / GROUND_TRUTH)
     count = 0
     for image in read_export(sample / "inbox" / SEGMENTATION_ZIP).images:
         row, column = int(image.original[-12:-7]), int(image.original[-5:])
@@ -89,11 +92,11 @@ def test_ground_truth_lies_inside_the_labels_bounds(sample: Path) -> None:
     import rasterio
     from rasterio.warp import transform
 
-    truth = pd.read_parquet(sample / "archive" / GROUND_TRUTH)
+    truth = pd.read_parquet(sample / "sample" / GROUND_TRUTH)
     assert truth["diameter_m"].to_numpy() == pytest.approx(truth["diameter"].to_numpy() / 2)
     observation = truth["observation"].iloc[0]
     craters = truth[truth["observation"] == observation]
-    with rasterio.open(sample / "archive" / product_files(observation, "COLOR").image) as file:
+    with rasterio.open(sample / "sample" / product_files(observation, "COLOR").image) as file:
         dn = file.read(2)
         radius = file.crs.to_dict()["R"]
         xs, ys = transform(
@@ -113,10 +116,10 @@ def test_the_same_seed_gives_the_same_bytes(sample: Path, tmp_path: Path) -> Non
 def test_the_downloader_and_the_cutting_find_the_labelled_crops(sample: Path, tmp_path: Path) -> None:
     images = read_export(sample / "inbox" / SEGMENTATION_ZIP).images
     observation = images[0].original[:15]
-    with serve(sample / "archive") as base:
+    with serve(sample / "sample") as base:
         source = Archive(base, "tests@example.org", lock_folder=tmp_path / "locks")
         image, label = fetch_product(source, product_files(observation, "COLOR"), tmp_path / "files")
-    manifest = cut_crops(image.path, label.path, observation, "COLOR", tmp_path / "crops")
+    manifest = cut_crops(Source(image.path, label.path, observation, "COLOR"), tmp_path / "crops")
     kept = manifest[manifest["kept"]]
     assert set(kept["crop_id"]) == {image.original for image in images if image.original.startswith(observation)}
     assert kept["position_kind"].eq("projected").all()
@@ -163,7 +166,7 @@ def test_real_observations_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(MarsError, match="ESP_011472_1225"):
         _make(tmp_path)
     assert "mine" in path.read_text()
-    assert not (tmp_path / "archive").exists()
+    assert not (tmp_path / "sample").exists()
 
 
 def test_scenes_differ_and_are_planned_by_the_seed() -> None:

@@ -98,7 +98,7 @@ def test_the_server_ends_with_the_block(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(MarsError, match="make the sample"), serve(tmp_path / "absent"):
+    with pytest.raises(MarsError, match="write the sample"), serve(tmp_path / "absent"):
         pass
     with (
         serve(tmp_path) as base,

@@ -8,20 +8,23 @@ from rasterio import Affine
 from rasterio.crs import CRS
 
 from mars_assets.bands import HLS_BANDS
-from mars_assets.craters.catalogue import COLUMNS
+from mars_assets.craters.schema import CraterCatalogue
 from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.errors import DamagedFileError
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.figures import outlined_sheet
+from mars_assets.storage.schema import columns_of
 from mars_assets.tensors.geotiff import write_chip
 
 MARS = CRS.from_proj4("+proj=eqc +lat_ts=0 +lon_0=180 +R=3396190 +units=m +no_defs")
 
 
-def _image(folder: Path, name: str, probability: np.ndarray, **georeference: object) -> dict[str, object]:
+def _image(
+    folder: Path, name: str, probability: np.ndarray, georeference: tuple[object, object] = (None, None)
+) -> dict[str, object]:
     Image.fromarray(probability.astype(np.uint8)).save(folder / f"{name}.png")
     chip = np.zeros((6, *probability.shape), np.float32)
-    write_chip(folder / f"{name}.tif", chip, HLS_BANDS, **georeference)
+    write_chip(folder / f"{name}.tif", chip, HLS_BANDS, georeference=georeference)
     return {"image_id": name, "observation": "ESP_1", "chip": folder / f"{name}.tif"}
 
 
@@ -42,7 +45,7 @@ def test_centres_diameters_and_probabilities_of_discs(tmp_path: Path) -> None:
     probability[_disc(probability.shape, 60, 80, 8)] = 100  # less likely than not
     probability[95:, 100:] = 255
     table = _catalogue(tmp_path, [_image(tmp_path, "a", probability)])
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(columns_of(CraterCatalogue))
     whole = table[~table["cut"]]
     np.testing.assert_allclose(whole["x_px"], [30, 90.5], atol=1e-9)
     np.testing.assert_allclose(whole["y_px"], [40, 20.5], atol=1e-9)
@@ -57,7 +60,7 @@ def test_places_and_metres_where_the_image_is_map_projected(tmp_path: Path) -> N
     probability = np.zeros((100, 100))
     probability[_disc(probability.shape, 50, 50, 10)] = 255
     side = 2 * np.pi * 3396190 / 360  # a degree
-    image = _image(tmp_path, "a", probability, crs=MARS, transform=Affine(0.5, 0, -25, 0, -0.5, 2 * side + 25))
+    image = _image(tmp_path, "a", probability, georeference=(MARS, Affine(0.5, 0, -25, 0, -0.5, 2 * side + 25)))
     table = _catalogue(tmp_path, [image])
     assert table.at[0, "diameter_m"] == pytest.approx(10, abs=0.2)
     assert table.at[0, "longitude"] == pytest.approx(180, abs=1e-6)
@@ -68,7 +71,7 @@ def test_a_place_that_a_table_states_is_as_good_as_the_chips(tmp_path: Path) -> 
     probability = np.zeros((100, 100))
     probability[_disc(probability.shape, 40, 70, 10)] = 255
     transform = Affine(0.5, 0, -25, 0, -0.5, 1000)
-    image = _image(tmp_path, "a", probability, crs=MARS, transform=transform)
+    image = _image(tmp_path, "a", probability, georeference=(MARS, transform))
     stated = {
         **image,
         "chip": tmp_path / "no such chip",
@@ -88,7 +91,7 @@ def test_small_ones_can_be_left_out_and_no_crater_is_an_empty_table(tmp_path: Pa
     empty = _catalogue(tmp_path, [image], smallest_px=8.0)
     assert empty.empty
     assert empty.nlargest(3, "diameter_px").empty, "its columns are numbers all the same"
-    assert list(empty.columns) == list(COLUMNS)
+    assert list(empty.columns) == list(columns_of(CraterCatalogue))
 
 
 def test_a_prediction_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -116,7 +119,7 @@ def test_how_many_are_at_least_as_wide(tmp_path: Path) -> None:
     assert axis.lines[0].get_ydata().tolist() == [3, 2, 1]
     assert "pixels" in axis.get_xlabel()
     side = 2 * np.pi * 3396190 / 360
-    placed = _image(tmp_path, "b", probability, crs=MARS, transform=Affine(0.5, 0, 0, 0, -0.5, side))
+    placed = _image(tmp_path, "b", probability, georeference=(MARS, Affine(0.5, 0, 0, 0, -0.5, side)))
     assert "(m)" in size_frequency(_catalogue(tmp_path, [placed])).axes[0].get_xlabel()
 
 

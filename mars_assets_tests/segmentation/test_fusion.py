@@ -97,5 +97,5 @@ def test_heads_that_are_not_the_papers_are_left_alone(
 
 
 def test_options_that_do_not_fit_are_named(micro: PrithviConfig, micro_recipe: SegRecipe) -> None:
-    with pytest.raises(MarsError, match="mmseg_options do not fit"):
+    with pytest.raises(MarsError, match="mmseg_options does not fit"):
         _paper(micro, micro_recipe, **{"model.decode_head.loss_decode": {"type": "FocalLoss"}})

@@ -65,13 +65,13 @@ def test_the_papers_six_runs_differ_in_loss_and_annotation_only():
         ({"class_weights": [0.0, 1.0]}, "positive"),
         ({"stride": 300}, "gaps"),
         ({"learning_rate": 1.0}, "learning_rate"),
-        ({"neck": "pyramid", "batch_size": 1}, "batch_size of 2"),
-        ({"smallest_crater": 9.0, "annotation": "outline_5"}, "filled craters"),
+        ({"neck": "pyramid", "batch_size": 1}, "batch_size of at least 2"),
+        ({"smallest_crater": 9.0, "annotation": "outline_5"}, "smallest_crater needs"),
         ({"scales": [0.01]}, "between 0.1 and 8"),
-        ({"local_contrast": 8}, "is odd"),
+        ({"local_contrast": 8}, "give an odd number"),
         ({"local_contrast": 1}, "no contrast to itself"),
-        ({"local_contrast": 9, "neck": "pyramid"}, "for the detail neck"),
-        ({"local_contrast": 9, "architecture": "unet"}, "for the detail neck"),
+        ({"local_contrast": 9, "neck": "pyramid"}, "local_contrast needs"),
+        ({"local_contrast": 9, "architecture": "unet"}, "local_contrast needs"),
     ],
 )
 def test_a_contradictory_recipe_is_refused(fields: dict[str, Any], said: str):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.progress import Progress
 from mars_assets.segmentation import evaluate as evaluate_module
 from mars_assets.segmentation.catalogue import crater_catalogue
@@ -19,7 +21,7 @@ from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
-from mars_assets.storage.cache import Remembered
+from mars_assets.storage.cache import Cache
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
 
@@ -105,46 +107,96 @@ def test_a_finished_training_returns_its_report_at_once(
     assert not lines
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["from a validation", "from between validations"])
-@pytest.mark.parametrize("average", [0.0, 0.9], ids=["weights", "averaged weights"])
+@pytest.mark.parametrize(
+    ("average", "between", "workers"), [(0, False, 0), (0, True, 2), (0.9, False, 2), (0.9, True, 0)]
+)
+@pytest.mark.slow
 def test_an_interrupted_training_ends_as_one_that_was_not(
     average: float,
     between: bool,
+    workers: int,
     trained: Trained,
     recipe: SegRecipe,
     compute: Compute,
     squares: pd.DataFrame,
     micro_weights: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ):
-    """Same iterations, same history and same weights: sampler, augmentation, dropout and averages go on where they stopped."""
+    """Bit for bit, and as one whose images were all loaded in the training's own process."""
     whole, report = trained
     if average:
         recipe = recipe.model_copy(update={"average_weights": average})
         whole = tmp_path / "whole"
         report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
-    if between:
-        import mars_assets.segmentation.hooks as hooks
 
-        monkeypatch.setattr(hooks.TrainingState.__init__, "__defaults__", (0.0,))  # save_every
-    folder = tmp_path / "stopped"
+    def train(progress: Progress) -> dict:
+        return train_segmentation(
+            recipe,
+            squares,
+            micro_weights,
+            tmp_path / "stopped",
+            compute,
+            {},
+            progress,
+            workers=workers,
+            save_every=0.0 if between else 120.0,
+        )
+
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
     with pytest.raises(KeyboardInterrupt):
-        train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(partial(_stop, stop), every=0))
-    assert not (folder / "config.json").exists()
+        train(Progress(partial(_stop, stop), every=0))
+    assert not (tmp_path / "stopped" / "config.json").exists()
+    torch.manual_seed(99)  # what another process has
+    np.random.seed(99)
     lines: list[str] = []
-    resumed = train_segmentation(recipe, squares, micro_weights, folder, compute, {}, Progress(lines.append, every=0))
+    resumed = train(Progress(lines.append, every=0))
     start = 5 if between else 4
-    assert lines[0] == f"going on from iteration {start}"
+    assert lines[0] == f"resuming at iteration {start}"
     assert lines[1].startswith(f"training segmentation: 1/{6 - start} iterations")
     assert {**resumed, "seconds": 0} == {**report, "seconds": 0}
     pd.testing.assert_frame_equal(
-        pd.read_parquet(folder / "history.parquet"), pd.read_parquet(whole / "history.parquet")
+        pd.read_parquet(tmp_path / "stopped" / "history.parquet"),
+        pd.read_parquet(whole / "history.parquet"),
+        check_exact=True,
     )
-    states = [torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, folder)]
-    for name, tensor in states[0].items():
-        torch.testing.assert_close(states[1][name], tensor, msg=name)
+    unbroken, stopped = (
+        torch.load(path / "model.pth", weights_only=True)["state_dict"] for path in (whole, tmp_path / "stopped")
+    )
+    assert [name for name, tensor in unbroken.items() if not torch.equal(stopped[name], tensor)] == []
+
+
+@pytest.mark.parametrize("done", [0, 7])
+def test_batches_do_not_depend_on_who_loads_them_nor_on_where_the_training_resumed(
+    done: int, squares: pd.DataFrame, micro: PrithviConfig, recipe: SegRecipe, compute: Compute
+):
+    from mars_assets.segmentation.mmseg_setup import mmseg_ready
+
+    with mmseg_ready():
+        from mmengine.runner import Runner
+
+        from mars_assets.segmentation.dataset import SeededBatches
+        from mars_assets.segmentation.mmseg_config import mmseg_config
+
+        every = recipe.model_copy(update={"light": True, "crater_crops": 0.5, "scale_jitter": 1.4})
+        pipeline = mmseg_config(every, micro, compute).train_pipeline
+
+        def loaded(workers: int, start: int, seed: int = 5) -> list[dict]:
+            np.random.seed(workers)
+            batches = SeededBatches(len(squares), 4, range(start, 10), seed)
+            loader = _loader(squares, pipeline, compute, workers, batches)
+            return list(Runner.build_dataloader(loader, seed=seed))
+
+        expected = loaded(0, 0)[done:]
+        assert len(expected) == 10 - done
+        for batch, other in zip(expected, loaded(2, done), strict=True):
+            for name in ("inputs", "data_samples"):
+                for one, another in zip(batch[name], other[name], strict=True):
+                    if name == "data_samples":
+                        one, another = one.gt_sem_seg.data, another.gt_sem_seg.data
+                    assert torch.equal(one, another)
+        first = expected[0]["inputs"]
+        assert not any(torch.equal(first[0], other) for other in first[1:])
+        assert not all(map(torch.equal, first, loaded(0, done, seed=6)[0]["inputs"]))
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(
@@ -295,8 +347,6 @@ def test_only_new_images_are_predicted(trained: Trained, compute: Compute, squar
 def test_another_models_predictions_are_not_taken(
     trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
 ):
-    import shutil
-
     folder, _ = trained
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -311,9 +361,24 @@ def test_another_models_predictions_are_not_taken(
     assert not before.all()
 
 
-def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
-    import shutil
+def test_a_model_trained_with_a_retired_loss_predicts_as_before(
+    trained: Trained, compute: Compute, squares: pd.DataFrame, tmp_path: Path
+):
+    folder, _ = trained
+    old = tmp_path / "old"
+    shutil.copytree(folder, old)
+    config = (old / "config.py").read_text()
+    assert config.count("type='MaskedDiceLoss'") == 1
+    (old / "config.py").write_text(config.replace("type='MaskedDiceLoss'", "gamma=0.75, type='MaskedTverskyLoss'"))
+    one = squares.head(1)
+    before, after = (
+        read_probability(predict_masks(model, one, tmp_path / f"{model.name} masks", compute)["image_0"])
+        for model in (folder, old)
+    )
+    np.testing.assert_array_equal(before, after)
 
+
+def test_an_unfinished_or_damaged_model_is_named(trained: Trained, tmp_path: Path):
     with pytest.raises(MissingInputError, match="seg_model"):
         open_segmenter(tmp_path)
     folder = tmp_path / "torn"
@@ -369,6 +434,7 @@ def test_predictions_are_what_the_validation_saw(
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalize", ["statistics", "image"])
 def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
     normalize: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
@@ -392,9 +458,9 @@ def test_images_that_were_counted_are_not_counted_again(
     masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
 
     def judged() -> tuple[Evaluation, pd.DataFrame]:
-        with Remembered(tmp_path / "counts.json", "1") as remembered:
-            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, remembered=remembered)
-            return evaluation, crater_catalogue(masks, images, remembered=remembered)
+        with Cache(tmp_path / "counts.json", "1") as cache:
+            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, cache=cache)
+            return evaluation, crater_catalogue(masks, images, cache=cache)
 
     counted: list[Path] = []
     monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
@@ -412,6 +478,7 @@ def test_images_that_were_counted_are_not_counted_again(
     assert len(counted) == n_valid
 
 
+@pytest.mark.slow
 def test_validations_take_one_orientation(
     recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
@@ -429,6 +496,6 @@ def test_small_craters_need_their_numbers(recipe: SegRecipe, compute: Compute, s
     numbers = tmp_path / "numbers.png"
     Image.fromarray(np.zeros((64, 48), np.uint8)).save(numbers)
     images = squares.assign(instances=numbers)
-    items = _loader(images, "train", [], 2, compute)["dataset"]["items"]
+    items = _loader(images, [], compute, 0)["dataset"]["items"]
     assert {item["instances_path"] for item in items} == {str(numbers)}
-    assert "instances_path" not in _loader(squares, "train", [], 2, compute)["dataset"]["items"][0]
+    assert "instances_path" not in _loader(squares, [], compute, 0)["dataset"]["items"][0]

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ with mmseg_ready():
 pytestmark = pytest.mark.usefixtures("ready")
 
 
+RNG = np.random.default_rng(1)
+
+
 def _results(shape: tuple[int, int] = (40, 30)) -> dict:
     mask = np.zeros(shape, np.uint8)
     mask[33:36, 5:8] = 1
     image = np.stack([mask * 10.0 + band for band in range(6)], axis=-1).astype(np.float32)
-    return {"img": image, "gt_seg_map": mask, "img_shape": shape, "seg_fields": ["gt_seg_map"]}
+    return {"img": image, "gt_seg_map": mask, "img_shape": shape, "seg_fields": ["gt_seg_map"], "rng": RNG}
 
 
 @pytest.mark.parametrize("jitter", [1.0, 2.0])
@@ -50,14 +54,14 @@ def test_crater_crops_hold_a_crater_and_others_need_not():
 
 def test_other_light_changes_all_bands_alike_and_no_geometry():
     image = np.random.default_rng(0).random((30, 40, 6)).astype(np.float32) * np.arange(1, 7, dtype=np.float32)
-    out = pipeline.RandomLight().transform({"img": image})["img"]
+    out = pipeline.RandomLight().transform({"img": image, "rng": RNG})["img"]
     assert out.dtype == np.float32
     correlation = [np.corrcoef(image[..., band].ravel(), out[..., band].ravel())[0, 1] for band in range(6)]
     assert min(correlation) > 0.98
     scaled = (out - image.mean((0, 1))) / image.std((0, 1))
     drift = scaled.mean((0, 1))
     np.testing.assert_allclose(drift, drift[0], atol=1e-4)
-    assert not np.allclose(out, pipeline.RandomLight().transform({"img": image})["img"])
+    assert not np.allclose(out, pipeline.RandomLight().transform({"img": image, "rng": RNG})["img"])
 
 
 def test_small_craters_are_ignored_and_large_ones_kept():
@@ -77,22 +81,26 @@ def test_an_image_smaller_than_the_crop_is_taken_whole():
     np.testing.assert_array_equal(out["img"], _results()["img"])
 
 
-def test_quarter_turns_reach_all_eight_orientations():
+@pytest.mark.parametrize(("turn", "count"), [(True, 8), (False, 2)])
+def test_orientations_are_those_of_a_square_each_as_often(turn: bool, count: int):
     results = _results((6, 6))
     results["img"] = np.random.default_rng(0).random((6, 6, 6), np.float32)
     results["gt_seg_map"] = (results["img"][..., 0] > 0.5).astype(np.uint8)
-    seen = set()
-    for _ in range(100):
-        out = pipeline.RandomQuarterTurn().transform(results)
+    seen: Counter[bytes] = Counter()
+    for _ in range(400):
+        out = pipeline.RandomOrientation(turn).transform(results)
         np.testing.assert_array_equal(out["img"][..., 0] > 0.5, out["gt_seg_map"] == 1)
-        seen.add(out["img"].tobytes())
-    assert len(seen) == 8
+        seen[out["img"].tobytes()] += 1
+    assert len(seen) == count
+    assert min(seen.values()) > 0.6 * 400 / count
+    expected = results["img"] if turn else results["img"][:, ::-1]
+    assert np.ascontiguousarray(expected).tobytes() in seen
 
 
 def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
     path = tmp_path / "mask.png"
     results = {"seg_map_path": str(path), "img_shape": (4, 5)}
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="cannot be decoded"):
         pipeline.LoadMask().transform(results)
     Image.fromarray(np.full((4, 5), 7, np.uint8)).save(path)
     with pytest.raises(DamagedFileError, match=r"\[7\]"):
@@ -108,7 +116,7 @@ def test_a_mask_of_unknown_values_or_another_size_is_refused(tmp_path: Path):
 def test_a_mask_stays_on_its_image_at_another_scale(scale: float):
     y, x = np.mgrid[:300, :300]
     mask = (np.hypot(y - 149.5, x - 149.5) <= 40).astype(np.uint8)
-    results = {"img": np.repeat(mask[..., None], 6, axis=2).astype(np.float32), "gt_seg_map": mask}
+    results = {"img": np.repeat(mask[..., None], 6, axis=2).astype(np.float32), "gt_seg_map": mask, "rng": RNG}
     out = pipeline.CraterCrop(size=round(300 * scale), scale=scale).transform(results)
     weights = out["img"][..., 0], out["gt_seg_map"]
     centres = [[np.average(axis, weights=weight) for axis in np.indices(weight.shape)] for weight in weights]

@@ -23,8 +23,7 @@ def test_written_losslessly_as_other_tools_expect(chip: np.ndarray, tmp_path: Pa
         tmp_path / "a.tif",
         chip,
         HLS_BANDS,
-        crs="IAU_2015:49910",
-        transform=transform,
+        georeference=("IAU_2015:49910", transform),
         fingerprint="f1",
     )
     np.testing.assert_array_equal(read_chip(tmp_path / "a.tif", HLS_BANDS), chip)
@@ -87,5 +86,5 @@ except MarsError as error:
     done = subprocess.run(
         [sys.executable, "-B", "-c", script, str(tmp_path), str(limit)], check=True, capture_output=True, text=True
     )
-    assert "chips/a.tif is larger than a file may be here" in done.stdout
+    assert "chips/a.tif exceeds the file size limit" in done.stdout
     assert not list((tmp_path / "chips").iterdir())

@@ -25,6 +25,7 @@ from mars_assets.storage.geotiff import georeference
 from mars_assets.tensors import stages as tensors
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.tensors.stages import (
+    Scale,
     chip_problems,
     make_calibrated,
     make_imputed,
@@ -95,8 +96,8 @@ def test_a_killed_change_of_settings_leaves_no_chip_under_a_wrong_name(
     make_reflectance(lake, table, "v")
     wanted = [read_chip(path, HLS_BANDS[:3]) for path in sorted(lake.tensors("reflectance").glob("*.tif"))]
     make_imputed(lake, "means")
-    _killed_after(2, monkeypatch, lambda: make_reflectance(lake, table, "v", statistics="v2"))
-    with pytest.raises(MarsError, match=r"lacks 4 chips.*make reflectance again"):
+    _killed_after(2, monkeypatch, lambda: make_reflectance(lake, table, "v", Scale("v2")))
+    with pytest.raises(MarsError, match=r"lacks 4 chips.*materialize 'reflectance' again"):
         make_imputed(lake, "means")
     with pytest.raises(MarsError, match="lacks 4 chips"):
         chip_problems(lake, "reflectance")
@@ -144,7 +145,7 @@ def test_a_chip_that_is_not_what_the_manifest_says_is_found(lake: Lake) -> None:
     tensors.write_chip(path, read_chip(path, HLS_BANDS[:3]) * np.float32(0.5), HLS_BANDS[:3], fingerprint="other")
     problems, _ = chip_problems(lake, "reflectance")
     assert len(problems) == 1
-    assert "i1.tif was made from something else" in problems[0]
+    assert "i1.tif was computed from other inputs" in problems[0]
 
 
 def test_only_what_is_new_or_changed_is_computed(lake: Lake) -> None:
@@ -161,8 +162,8 @@ def test_only_what_is_new_or_changed_is_computed(lake: Lake) -> None:
 def test_another_setting_makes_every_chip_again(lake: Lake) -> None:
     table = images(lake)
     make_reflectance(lake, table, "v")
-    assert make_reflectance(lake, table, "v", truncate=True).computed == 4
-    assert make_reflectance(lake, table, "v", statistics="v2").computed == 4
+    assert make_reflectance(lake, table, "v", Scale(truncate=True)).computed == 4
+    assert make_reflectance(lake, table, "v", Scale("v2")).computed == 4
     with pytest.raises(ProvenanceError, match=r"'v1'.*'v2'"):
         make_imputed(lake, "means", statistics="v1")
     assert make_imputed(lake, "means", statistics="v2").provenance["statistics"] == "v2"
@@ -276,7 +277,7 @@ def test_calibrated_crops_are_i_over_f(lake: Lake) -> None:
 
     damaged, sha = lake.root / spectral.manifest.at[0, "file"], spectral.manifest.at[0, "chip_sha"]
     _write(damaged, np.where(np.arange(6)[:, None, None] == 0, chip + 1, chip), sha)
-    assert "not what spectral says" in chip_problems(lake, "imputed_spectral")[0][0]
+    assert "differ from those that spectral gives" in chip_problems(lake, "imputed_spectral")[0][0]
     _write(damaged, chip * 100, sha)
     assert "outside 0" in chip_problems(lake, "imputed_spectral")[0][0]
 
@@ -303,13 +304,13 @@ def test_what_is_no_reflectance_is_not_calibrated(lake: Lake, flaw: dict[str, fl
     said: list[str] = []
     result = make_calibrated(lake, images(lake, 2, observation=observation), "v", progress=Progress(said.append))
     assert list(result.manifest["image_id"]) == left
-    assert any(f"{2 - len(left)} crops have pixels without data" in line for line in said)
+    assert any(f"left out {2 - len(left)} crops that have no-data" in line for line in said)
 
 
 def test_a_crop_that_is_no_longer_cut_is_named(lake: Lake) -> None:
     observation = "ESP_013951_1955"
     colour_crops(lake, observation, 1)
-    with pytest.raises(MarsError, match=r"crop1 is no longer among the crops.*make 'labelled_crops' again"):
+    with pytest.raises(MarsError, match=r"crop1 is no longer among the crops.*materialize 'labelled_crops' again"):
         make_reflectance(lake, images(lake, 2, observation=observation), "v")
 
 
@@ -323,7 +324,7 @@ def test_a_lost_dn_file_is_named(lake: Lake) -> None:
     observation = "ESP_013951_1955"
     colour_crops(lake, observation, 1)
     (lake.crops(observation) / "crop0.tif").unlink()
-    with pytest.raises(DamagedFileError, match=r"crop0\.tif.*make 'crops' again"):
+    with pytest.raises(DamagedFileError, match=r"crop0\.tif.*materialize 'crops' again"):
         make_calibrated(lake, images(lake, 1, observation=observation), "v")
 
 
@@ -342,13 +343,13 @@ def test_bands_that_follow_from_one_another_take_little_space(lake: Lake) -> Non
     [
         (lambda path, chip, sha: path.unlink(), r"i0\.tif is missing"),
         (lambda path, chip, sha: path.write_bytes(b"II*"), r"i0\.tif cannot be read"),
-        (lambda path, chip, sha: _write(path, chip[:, :-1], sha), r"i0\.tif: shape"),
-        (lambda path, chip, sha: _write(path, chip + 1e4, sha), r"i0\.tif: reflectance outside"),
+        (lambda path, chip, sha: _write(path, chip[:, :-1], sha), r"i0\.tif: has the shape"),
+        (lambda path, chip, sha: _write(path, chip + 1e4, sha), r"i0\.tif: has reflectance outside"),
         (
             lambda path, chip, sha: _write(path, np.concatenate([chip[:3], chip[:3] * 0]), sha),
-            r"i0\.tif: .*not what post_norm says",
+            r"i0\.tif: .*differ from those that post_norm gives",
         ),
-        (lambda path, chip, sha: _write(path, chip, "another"), r"i0\.tif was made from something else"),
+        (lambda path, chip, sha: _write(path, chip, "another"), r"i0\.tif was computed from other inputs"),
     ],
 )
 def test_damaged_chips_are_found(lake: Lake, damage, message: str) -> None:

@@ -33,8 +33,8 @@ from mars_assets.training.recipe import LayerDecay, TrainingRecipe
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(
-    "tiny", img_size=32, patch_size=(1, 8, 8), embed_dim=32, depth=2, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
-    decoder_num_heads=2,
+    "tiny", img_size=32, patch_size=(1, 8, 8), embed_dim=32, depth=2, num_heads=2, decoder_embed_dim=16,
+    decoder_depth=1, decoder_num_heads=2,
 )  # fmt: skip
 STEPS: dict[str, Any] = {"steps": 6, "warmup_steps": 2, "evaluate_every": 2}
 

@@ -10,12 +10,13 @@ import yaml
 from dagster_shared.yaml_utils import merge_yamls
 from pydantic import ValidationError
 
-from mars_assets.assets.models import SegModelConfig
+from mars_assets.assets.models import model_config
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.experiments.sweep import Sweep, plan
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.segmentation.task import SEGMENTATION
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.recipe import TrainingRecipe
 
@@ -79,7 +80,7 @@ def test_a_run_configuration_of_an_earlier_version_is_accepted(config: dict[str,
     seen = []
 
     @dg.op
-    def seg_model(config: SegModelConfig) -> None:
+    def seg_model(config: model_config(SEGMENTATION)) -> None:
         seen.append(recipe_from(config, SegRecipe))
 
     @dg.job

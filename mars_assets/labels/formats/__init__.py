@@ -1,1 +1,1 @@
-"""The formats that Roboflow exports labels in, a module each: told by content, read entry by entry from the zip."""
+"""Readers of Roboflow's export formats, one module each, recognised by content."""

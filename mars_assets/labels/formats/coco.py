@@ -1,4 +1,4 @@
-"""COCO segmentation: ``SPLIT/_annotations.coco.json`` beside the images."""
+"""Reader of COCO segmentation: ``SPLIT/_annotations.coco.json``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import MAX_SIDE
 from mars_assets.labels.formats.image import (
-    MAX_IMAGE_SIDE,
     SPLITS,
     ExportedImage,
     Outline,
@@ -26,15 +26,18 @@ COCO_FILE = "_annotations.coco.json"
 
 
 def is_coco(archive: ExportArchive) -> bool:
-    """Whether an archive has such a file."""
+    """Test whether an archive has a COCO annotation file."""
     return any(PurePosixPath(name).name == COCO_FILE for name in archive.names)
 
 
 def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images of all splits; classes other than crater are left out and said.
+    """Read the images of all splits.
+
+    Classes other than crater are left out and reported.
 
     Raises:
-        DamagedFileError: a file is not JSON of this form, or contradicts itself or the archive, or a split has none.
+        DamagedFileError: a split has no annotation file, or one is not valid COCO, is inconsistent, or does not match
+            the archive.
     """
     require_labels(archive, COCO_FILE)
     for split in SPLITS:
@@ -51,7 +54,7 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
     images, annotations, categories = _coco_lists(content, where)
 
-    # Roboflow adds a root category that owns no annotation and may share the class's name: only used ids count.
+    # By id: Roboflow adds a root category without annotations, which may have the class's name.
     names = {category.get("id"): str(category.get("name")) for category in categories}
     outlines: dict[Any, list[Outline]] = {}
     known = {image.get("id") for image in images}
@@ -71,7 +74,7 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
             if outline is not None:
                 outlines.setdefault(annotation["image_id"], []).append(outline)
     if ignored:
-        warnings.append(f"{split}: classes other than crater, left out: {ignored}")
+        warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
 
     seen: set[Any] = set()
     rows = []
@@ -93,7 +96,7 @@ def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
     for key in ("images", "annotations", "categories"):
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise DamagedFileError(f"{where} has no list of objects {key!r}: this is no COCO file")
+            raise DamagedFileError(f"{where} has no list of objects {key!r}: this is not a COCO file")
         lists.append(value)
     return tuple(lists)
 
@@ -105,19 +108,17 @@ def _coco_image(
     if not isinstance(name, str) or folder + name not in archive:
         problems.append(f"the image {name!r} is not in the archive")
         return None, (0, 0)
-    if not (
-        isinstance(height, int)
-        and isinstance(width, int)
-        and 0 < height <= MAX_IMAGE_SIDE
-        and 0 < width <= MAX_IMAGE_SIDE
-    ):
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         return None, (0, 0)
     return folder + name, (height, width)
 
 
 def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
-    """An annotation's shape, or None with a problem noted. Coordinates may lie outside the image: they are clipped later."""
+    """Read an annotation's shape; if it has none, note the problem and return None.
+
+    Coordinates may lie outside the image; they are clipped later.
+    """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):
@@ -132,8 +133,8 @@ def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline |
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
             problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
             return None
-        if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_IMAGE_SIDE for v in ring):
-            problems.append(f"{identity} has coordinates that are no numbers or far outside any image")
+        if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
+            problems.append(f"{identity} has coordinates that are not numbers or are far outside any image")
             return None
         rings.append([float(value) for value in ring])
     return {"polygons": rings}

@@ -1,4 +1,4 @@
-"""Folder classification: ``SPLIT/CLASS/IMAGE``."""
+"""Reader of folder classification: ``SPLIT/CLASS/IMAGE``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from mars_assets.labels.zip_archive import ExportArchive
 
 
 def is_folders(archive: ExportArchive) -> bool:
-    """Whether an archive has images in folders of folders named as splits."""
+    """Test whether an archive has images in ``SPLIT/CLASS`` folders."""
     return any(_is_labelled(PurePosixPath(name)) for name in archive.names)
 
 
 def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images of all splits; classes that are neither crater nor no crater are left out and said."""
+    """Read the images of all splits.
+
+    Classes other than crater and no crater are left out and reported.
+    """
     unknown: dict[str, int] = {}
     for entry in archive.names:
         name = PurePosixPath(entry)
@@ -29,7 +32,7 @@ def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[Export
             continue
         yield ExportedImage(entry, split, original_name(name.name), label=label)
     if unknown:
-        warnings.append(f"classes that are neither crater nor no crater, left out: {unknown}")
+        warnings.append(f"images of classes other than crater and no crater were left out: {unknown}")
 
 
 def _is_labelled(name: PurePosixPath) -> bool:

@@ -1,29 +1,25 @@
-"""What all formats are read into: an image of an export with its class or its craters."""
+"""Common representation of an exported image with its class or craters."""
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from PIL import Image, UnidentifiedImageError
-
-from mars_assets.errors import DamagedFileError
 from mars_assets.images import SUFFIXES
 
 Split = Literal["train", "valid", "test"]
 Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-MAX_IMAGE_SIDE = 16384
-MAX_IMAGE_PIXELS = 2**26
 _NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
 _CRATER = re.compile(r"^craters?$", re.IGNORECASE)
+EXPORT_AGAIN = "export it again"
+"""The remedy for a faulty export, in error messages."""
 _ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
 
 Outline = dict[str, Any]
-"""One annotation's shape: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``, in pixels."""
+"""A crater's outline in pixels: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +27,13 @@ class ExportedImage:
     """One image of an export.
 
     Args:
-        entry: its name in the zip.
-        split: as the export has it.
-        original: the name it was uploaded under, without suffix.
-        label: "crater" or "no_crater" in a classification export, else None.
-        outlines: a crater each in a segmentation export (empty is a labelled negative), None in a classification export.
-        size: (height, width) as the export states it, None where it does not.
+        entry: name in the zip.
+        split: split in the export.
+        original: name under which it was uploaded, without suffix.
+        label: "crater" or "no_crater" in a classification export, otherwise None.
+        outlines: one per crater in a segmentation export (empty if the image is labelled as having none), None in a
+            classification export.
+        size: (height, width) as stated in the export, None if it is not stated.
     """
 
     entry: str
@@ -48,50 +45,33 @@ class ExportedImage:
 
 
 def original_name(file_name: str) -> str:
-    """The uploaded name of ``ORIGINAL_jpg.rf.HASH.jpg``, without suffix; any other name without its suffix."""
+    """Parse the uploaded name from ``ORIGINAL_jpg.rf.HASH.jpg``.
+
+    For a name of another form, return its stem.
+    """
     stem = PurePosixPath(file_name).stem
     match = _ROBOFLOW_NAME.match(stem)
     return match["original"] if match else stem
 
 
 def class_of(name: str) -> Label | None:
-    """Which class a name stands for; None for any other."""
+    """Return the class that a name denotes, or None."""
     if _NO_CRATER.match(name):
         return "no_crater"
     return "crater" if _CRATER.match(name) else None
 
 
 def is_image(name: PurePosixPath) -> bool:
-    """Whether an entry is an image by its suffix."""
+    """Test whether an entry has the suffix of an image."""
     return name.suffix.lower() in SUFFIXES
 
 
 def split_of(name: PurePosixPath) -> Split | None:
-    """The split that an entry's first folder names."""
+    """Return the split named by an entry's first folder, or None."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
 
 
-def size_of(content: bytes, where: str) -> tuple[int, int]:
-    """(height, width) that an image's header states.
-
-    Raises:
-        DamagedFileError: it is no JPEG or PNG, or larger than any crop.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            width, height = image.size
-    except UnidentifiedImageError as error:  # whose message names a buffer in memory
-        raise DamagedFileError(f"{where} is no JPEG or PNG: export it again") from error
-    except Image.DecompressionBombError as error:
-        raise DamagedFileError(f"{where} is too large for a crop ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} is no JPEG or PNG ({error}): export it again") from error
-    if max(width, height) > MAX_IMAGE_SIDE or width * height > MAX_IMAGE_PIXELS:
-        raise DamagedFileError(f"{where} is {width} x {height} pixels: too large for a crop")
-    return height, width
-
-
 def listed(problems: list[str]) -> str:
-    """Problems for an error message, the first ten of them."""
+    """Join the first ten problems for an error message."""
     more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
     return "; ".join(problems[:10]) + more

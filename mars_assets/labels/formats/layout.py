@@ -1,4 +1,4 @@
-"""Where things lie in an export: names as Roboflow gives them, whatever a zip was packed with, and what lies elsewhere."""
+"""Layout of files in an export: normalised names, missing and unexpected files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mars_assets.labels.formats.image import SPLITS, is_image, listed
 from mars_assets.labels.zip_archive import ExportArchive
 
 _ALSO = {"val": "valid", "validation": "valid"}
-"""Other names that tools give to splits."""
+"""Other common names of splits."""
 
 
 def name_as_roboflow(archive: ExportArchive) -> None:
-    """Gives an archive's entries the names that Roboflow gives them.
+    """Normalise the names of an archive's entries to Roboflow's.
 
-    A folder around everything is taken off, ``val`` is ``valid``, and what a Mac adds when it packs a folder is not seen.
+    An enclosing folder is removed, ``val`` becomes ``valid``, and files that macOS adds are ignored.
 
     Raises:
-        DamagedFileError: two entries have one name then.
+        DamagedFileError: two entries get the same name.
     """
     paths = {name: PurePosixPath(name).parts for name in archive.names}
     paths = {name: parts for name, parts in paths.items() if not _is_of_a_mac(parts)}
@@ -33,8 +33,8 @@ def name_as_roboflow(archive: ExportArchive) -> None:
         known = "/".join((top, *parts[1:]))
         if known in entries:
             raise DamagedFileError(
-                f"{archive.path.name} has {entries[known]!r} and {name!r}, which are the same: pack it again without one "
-                "of them"
+                f"{archive.path.name} has both {entries[known]!r} and {name!r}, which mean the same file: remove one "
+                "of them from the zip"
             )
         entries[known] = name
     archive.rename(entries)
@@ -45,11 +45,11 @@ def _is_of_a_mac(parts: Sequence[str]) -> bool:
 
 
 def require_labels(archive: ExportArchive, file: str) -> None:
-    """Every split that has images must have its file of labels, and there must be none elsewhere.
+    """Check that label files exist for every split with images, and nowhere else.
 
     Args:
-        archive: with names as Roboflow gives them.
-        file: the file's name, as ``_annotations.coco.json``.
+        archive: the archive, with normalised names.
+        file: the label file's name, such as ``_annotations.coco.json``.
 
     Raises:
         DamagedFileError: images would be left out unnoticed.
@@ -58,26 +58,26 @@ def require_labels(archive: ExportArchive, file: str) -> None:
     imaged = {path.parts[0] for path in paths if len(path.parts) > 1 and is_image(path)}
     if bare := [split for split in SPLITS if split in imaged and f"{split}/{file}" not in archive]:
         raise DamagedFileError(
-            f"{archive.path.name} has images in {', '.join(bare)} and no {file} beside them: export it again"
+            f"{archive.path.name} has images in {', '.join(bare)} but no {file} next to them: export it again"
         )
     homes = {f"{split}/{file}" for split in SPLITS}
     if astray := [str(path) for path in paths if path.name == file and str(path) not in homes]:
         raise DamagedFileError(
-            f"{archive.path.name} has labels outside of {', '.join(SPLITS)}: {listed(astray)}. Its folders must have these "
-            "names"
+            f"{archive.path.name} has label files outside the folders {', '.join(SPLITS)}: {listed(astray)}. Export it "
+            "again"
         )
 
 
 def leftover_warnings(archive: ExportArchive) -> list[str]:
-    """What to say of files that were neither read nor accounted for."""
+    """Describe files that were neither read nor accounted for."""
     rest = [name for name in archive.unaccounted if not name.startswith("README")]
     images = [name for name in rest if is_image(PurePosixPath(name))]
     others = [name for name in rest if name not in set(images)]
     warnings = []
     if images:
         warnings.append(
-            f"{len(images)} images outside of {', '.join(SPLITS)}, or without a label, left out: {listed(images)}"
+            f"{len(images)} images outside {', '.join(SPLITS)} or without a label were left out: {listed(images)}"
         )
     if others:
-        warnings.append(f"{len(others)} files that no export has, left out: {listed(others)}")
+        warnings.append(f"{len(others)} unexpected files were ignored: {listed(others)}")
     return warnings

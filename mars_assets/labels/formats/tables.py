@@ -1,7 +1,7 @@
-"""The two formats with a ``SPLIT/_classes.csv``, which its header tells apart.
+"""Readers of the two formats with a ``SPLIT/_classes.csv``.
 
-Multi-label classification: ``filename, Crater, NoCrater`` with 0 and 1. Semantic masks: ``Pixel Value, Class``, and beside
-``X.jpg`` a ``X_mask.png`` with those values.
+Its header distinguishes them. Multi-label classification has ``filename, Crater, NoCrater`` with 0 and 1. Semantic
+masks have ``Pixel Value, Class``, and an ``X_mask.png`` with those values next to each ``X.jpg``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import image_size, read_stored
 from mars_assets.labels.formats.image import (
+    EXPORT_AGAIN,
     SPLITS,
     ExportedImage,
     Label,
@@ -25,7 +26,6 @@ from mars_assets.labels.formats.image import (
     is_image,
     listed,
     original_name,
-    size_of,
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
@@ -33,28 +33,28 @@ from mars_assets.labels.zip_archive import ExportArchive
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
 _MOST_CRATERS = 2000
-"""In one mask; there are some hundred on the most cratered ground."""
+"""Most craters in one mask; the most densely cratered ground has a few hundred."""
 _FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
 
 
 def is_multilabel(archive: ExportArchive) -> bool:
-    """Whether the archive's class files have a row an image."""
+    """Test whether the archive's class files have a row per image."""
     return _first_column(archive) == _FILE_NAME
 
 
 def is_masks(archive: ExportArchive) -> bool:
-    """Whether the archive's class files have a row a pixel value."""
+    """Test whether the archive's class files have a row per pixel value."""
     return _first_column(archive) == _PIXEL_VALUE
 
 
 def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that are of one class.
+    """Read the images that have exactly one class.
 
-    A single column of craters says both: 0 is no crater. Of two, an image with both or neither set has no class; it is left
-    out and said.
+    If there is only a column for craters, 0 means no crater. With two columns, images with both or neither set are left
+    out and reported.
 
     Raises:
-        DamagedFileError: no column is a class of ours, values are not 0 and 1, or images are missing or named twice.
+        DamagedFileError: no column is a known class, values are not 0 and 1, or images are missing or named twice.
     """
     require_labels(archive, CLASSES_FILE)
     for split in SPLITS:
@@ -67,13 +67,13 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
             label = class_of(name)
             if label in columns:
                 raise DamagedFileError(
-                    f"{where} has two columns of one class: {', '.join(header[1:])}. Export it again"
+                    f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
                 )
             if label is not None:
                 columns[label] = number
         if "crater" not in columns:
             raise DamagedFileError(
-                f"{where} has no column of craters, only {', '.join(header[1:])}: export that class too"
+                f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
             )
         problems, unclear, seen = [], 0, set()
         for row in rows:
@@ -96,7 +96,7 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
         if problems:
             raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
         if unclear:
-            warnings.append(f"{split}: {unclear} images with both classes or neither, left out")
+            warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
 
 
 def _chosen(values: dict[Label, str]) -> Label | None:
@@ -107,10 +107,11 @@ def _chosen(values: dict[Label, str]) -> Label | None:
 
 
 def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that have a mask; each 4-connected component of the craters' values is a crater.
+    """Read the images that have a mask; each 4-connected component is a crater.
 
     Raises:
-        DamagedFileError: no class is a crater, a mask cannot be read, or has another size or other values than are said.
+        DamagedFileError: no class is crater, or a mask cannot be read, has another size than its image, or has
+            undeclared values.
     """
     from scipy import ndimage
 
@@ -125,7 +126,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
         craters = [value for value, name in values.items() if class_of(name) == "crater"]
         if not craters:
             raise DamagedFileError(
-                f"{where}{CLASSES_FILE} names no crater, only {', '.join(values.values())}: export that class too"
+                f"{where}{CLASSES_FILE} has no class crater, only {', '.join(values.values())}: export that class too"
             )
         bare = 0
         for entry in archive.names:
@@ -137,11 +138,14 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
                 bare += 1
                 archive.account_for(entry)
                 continue
-            size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
+            size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
             mask = _mask(archive, mask_entry, size, set(values))
             numbers, count = ndimage.label(np.isin(mask, craters))
             if count > _MOST_CRATERS:
-                raise DamagedFileError(f"{archive.path.name}: {mask_entry} is speckled: {count} craters in one image")
+                raise DamagedFileError(
+                    f"{archive.path.name}: {mask_entry} has {count} separate craters, more than the limit of "
+                    f"{_MOST_CRATERS}: remove the speckles and export it again"
+                )
             touching |= count > 0
             outlines = tuple(
                 _run_lengths(numbers[box] == number, box, size)
@@ -149,9 +153,9 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
             )
             yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
         if bare:
-            warnings.append(f"{split}: {bare} images without a mask, left out")
+            warnings.append(f"{split}: {bare} images without a mask were left out")
     if touching:
-        warnings.append("masks do not say where one crater ends and the next begins: those that touch count as one")
+        warnings.append("semantic masks do not separate adjacent craters: craters that touch count as one")
 
 
 def _first_column(archive: ExportArchive) -> str | None:
@@ -163,14 +167,16 @@ def _first_column(archive: ExportArchive) -> str | None:
 
 
 def _table(archive: ExportArchive, split: str) -> tuple[list[str] | None, list[list[str]]]:
-    """Header and rows of a split's class file, stripped; (None, []) where it has none."""
+    """Read header and rows of a split's class file; (None, []) if it has none."""
     entry = f"{split}/{CLASSES_FILE}"
     if entry not in archive:
         return None, []
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
     except csv.Error as error:
-        raise DamagedFileError(f"{archive.path.name}: {entry} is no table ({error}): export it again") from error
+        raise DamagedFileError(
+            f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
+        ) from error
     return (rows[0], rows[1:]) if rows else ([], [])
 
 
@@ -185,33 +191,29 @@ def _value(text: str, where: str) -> int:
 def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
     where = f"{archive.path.name}: {entry}"
     content = archive.read(entry)
-    found = size_of(content, where)  # before anything is decoded
+    found = image_size(content, EXPORT_AGAIN, where)  # refuses a huge image before it is decoded
     if found != size:
         raise DamagedFileError(
             f"{where} is {found[1]} x {found[0]} pixels, its image {size[1]} x {size[0]}: export it again"
         )
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            # A palette's numbers are the values, its colours are for looking at.
-            mask = np.asarray(image)
-    except UnidentifiedImageError as error:  # whose message names a buffer in memory
-        raise DamagedFileError(f"{where} is no PNG: export it again") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DamagedFileError(f"{where} cannot be read ({error}): export it again") from error
+    mask = read_stored(content, EXPORT_AGAIN, where, formats=("PNG",))
     if mask.ndim == 3 and (mask == mask[..., :1]).all(axis=-1).all():
         mask = mask[..., 0]
     if mask.ndim != 2 or mask.dtype == bool:
-        raise DamagedFileError(f"{where} has no single channel of 8 bits: export it again as semantic masks")
+        raise DamagedFileError(f"{where} is not an 8-bit image of one channel: export it again as semantic masks")
     unknown = sorted(set(np.unique(mask).tolist()) - known)
     if unknown:
         raise DamagedFileError(
-            f"{where} has the values {unknown[:10]}, which {CLASSES_FILE} does not name: export it again"
+            f"{where} has the values {unknown[:10]}, which {CLASSES_FILE} does not declare: export it again"
         )
     return mask.astype(np.uint8)
 
 
 def _run_lengths(pixels: npt.NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, int]) -> Outline:
-    """A crater's pixels within its box as COCO's run lengths of the whole mask: column by column, background first."""
+    """Encode a crater's pixels within its box as COCO's run lengths.
+
+    Runs go column by column and start with the background.
+    """
     rows, columns = np.nonzero(pixels)
     places = np.sort((columns + box[1].start) * size[0] + rows + box[0].start)
     breaks = np.flatnonzero(np.diff(places) > 1) + 1

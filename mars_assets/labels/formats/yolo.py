@@ -1,4 +1,7 @@
-"""YOLO polygons: ``data.yaml`` names the classes; beside ``SPLIT/images/X.jpg`` a ``SPLIT/labels/X.txt``, a line a crater."""
+"""Reader of YOLO polygons.
+
+``data.yaml`` names the classes; ``SPLIT/labels/X.txt`` has one line per crater in ``SPLIT/images/X.jpg``.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ import math
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+import yaml
+
 from mars_assets.errors import DamagedFileError
+from mars_assets.images import image_size
 from mars_assets.labels.formats.image import (
+    EXPORT_AGAIN,
     ExportedImage,
     Outline,
     class_of,
     is_image,
     listed,
     original_name,
-    size_of,
     split_of,
 )
 from mars_assets.labels.zip_archive import ExportArchive
@@ -22,19 +28,21 @@ from mars_assets.labels.zip_archive import ExportArchive
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20
 _FAR = 4.0
-"""Coordinates of the normalised image, 0 to 1, beyond which none is believed; what lies outside is clipped later."""
+"""Largest accepted normalised coordinate, of which 0 to 1 lie in the image; parts outside it are clipped later."""
 
 
 def is_yolo(archive: ExportArchive) -> bool:
-    """Whether an archive has such a file and labels."""
+    """Test whether an archive has a ``data.yaml`` and label files."""
     return DATA_FILE in archive and any(PurePosixPath(name).parts[1:2] == ("labels",) for name in archive.names)
 
 
 def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """The images that have a file of labels, which is empty where there is no crater; other classes are left out and said.
+    """Read the images that have a label file, which is empty if there is no crater.
+
+    Classes other than crater are left out and reported.
 
     Raises:
-        DamagedFileError: the names of the classes or a line cannot be read, or lines are boxes.
+        DamagedFileError: the class names or a line cannot be read, or a line is a box.
     """
     names = _class_names(archive)
     ignored: dict[str, int] = {}
@@ -49,35 +57,33 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
             bare += 1
             archive.account_for(entry)
             continue
-        size = size_of(archive.read(entry), f"{archive.path.name}: {entry}")
+        size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
         outlines = _outlines(archive, labels, names, size, ignored)
         yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
     if ignored:
-        warnings.append(f"classes other than crater, left out: {ignored}")
+        warnings.append(f"annotations of classes other than crater were left out: {ignored}")
     if bare:
-        warnings.append(f"{bare} images without a file of labels, left out")
+        warnings.append(f"{bare} images without a label file were left out")
 
 
 def _class_names(archive: ExportArchive) -> dict[int, str]:
-    import yaml
-
     where = f"{archive.path.name}: {DATA_FILE}"
     text = archive.text(DATA_FILE)
     if len(text) > _MAX_YAML:
-        raise DamagedFileError(f"{where} is {len(text)} characters long: this is no YOLO export")
+        raise DamagedFileError(f"{where} is {len(text)} characters long: this is not a YOLO export")
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid YAML ({error}): export it again") from error
     if isinstance(content, dict) and "kpt_shape" in content:
-        raise DamagedFileError(f"{where} is of key points: export outlines")
+        raise DamagedFileError(f"{where} declares key points: export outlines")
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not all(isinstance(key, int) and isinstance(v, str) for key, v in names.items()):
         raise DamagedFileError(f"{where} has no list of class names: export it again")
     if not any(class_of(name) == "crater" for name in names.values()):
-        raise DamagedFileError(f"{where} names no crater, only {', '.join(names.values())}: export that class too")
+        raise DamagedFileError(f"{where} has no class crater, only {', '.join(names.values())}: export that class too")
     return names
 
 
@@ -99,7 +105,7 @@ def _outlines(
         elif class_of(name) != "crater":
             ignored[name] = ignored.get(name, 0) + 1
         elif values is None:
-            problems.append(f"line {number} has coordinates that are no numbers or far outside the image")
+            problems.append(f"line {number} has coordinates that are not numbers or are far outside the image")
         elif len(values) == 4:
             problems.append(f"line {number} is a box: export outlines")
         elif len(values) < 6 or len(values) % 2:

@@ -1,0 +1,47 @@
+"""Versions of the ways of computing, which fingerprints, names of model versions and Dagster's code versions contain.
+
+Raise a number in the commit after which the same inputs and settings give another result: another table, mask, chip,
+weight, score or picture. What the old code computed is then computed again, and a model that it trained no longer
+counts as a version of the present recipe. Leave the number alone if results stay as they are, however much the code
+changes: raising it would compute, and for the two tasks train, everything again for nothing. New results alone (a
+further column, another asset) are no reason either. A version is never lowered or used a second time.
+"""
+
+from __future__ import annotations
+
+INDEX = "index 1"
+OBSERVATIONS = "observations 3"
+DOWNLOAD = "download 1"
+CROP_CUT = 2
+"""An integer, as fingerprints of existing crops contain it."""
+CROPS = f"crops {CROP_CUT}"
+LABELS = "labels 2"
+"""Table of labelled crops, masks, and what images look like."""
+REFLECTANCE = "hls-reflectance 1"
+CALIBRATION = "calibrated-reflectance 1"
+IMPUTATION = "imputation 1"
+SPECTRAL_IMPUTATION = "spectral-imputation 1"
+WEIGHTS = "weights 1"
+UNLABELLED = "unlabelled 1"
+"""Whether an image can be pretrained on."""
+PRETRAINING = "pretraining 2"
+RECONSTRUCTION = "reconstruction 2"
+FEATURES = "features 1"
+"""Reading images and pooling the features of a frozen encoder."""
+CLASSIFICATION = "classification 4"
+"""Training a classifier; part of its version's name."""
+CLASSIFIER_PREDICTION = "prediction 2"
+SEGMENTATION = ("segmentation 4", "segmentation 3")
+"""Training a segmentation model; part of its version's name. 3 drew other random numbers from the same seed."""
+SEGMENTER_PREDICTION = "prediction 1"
+COUNTING = "counting 1"
+"""Pixel counts and craters of a mask."""
+EVALUATION = "evaluation 3"
+"""Scores of a model from its predictions."""
+DISPLAY = "display 2"
+"""Pictures and tables that assets show."""
+
+
+def code_version(*computations: str) -> str:
+    """Join versions into the ``code_version`` of a Dagster asset, or into one for several computations."""
+    return ", ".join(computations)

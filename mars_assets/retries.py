@@ -1,0 +1,73 @@
+"""Retries of requests that may fail temporarily, with the waits that servers ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeAlias
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+State: TypeAlias = RetryCallState
+
+
+class AttemptError(Exception):
+    """An attempt failed and another may succeed.
+
+    Args:
+        cause: description of the failure.
+        after: seconds that the server asks to wait.
+    """
+
+    def __init__(self, cause: str, after: float = 0.0) -> None:
+        super().__init__(cause)
+        self.after = after
+
+
+def attempts(
+    most: int,
+    wait: Callable[[State], float],
+    failed: Callable[[State], None] = lambda _: None,
+    sleeping: Callable[[State], None] = lambda _: None,
+) -> Retrying:
+    """Build a caller that retries a function on :class:`AttemptError` and raises the last one.
+
+    Args:
+        most: maximum number of attempts.
+        wait: one of tenacity's functions for the seconds after an attempt; the wait is longer if the server asks for
+            it.
+        failed: called after each failed attempt. It may reset ``attempt_number`` to 1.
+        sleeping: called before each wait.
+    """
+    return Retrying(
+        retry=retry_if_exception_type(AttemptError),
+        stop=stop_after_attempt(most),
+        wait=lambda state: max(error_of(state).after, wait(state)),
+        after=failed,
+        before_sleep=sleeping,
+        reraise=True,
+    )
+
+
+def error_of(state: State) -> AttemptError:
+    """Return the error of a failed attempt."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, AttemptError)
+    return error
+
+
+def retry_after(value: str | None) -> float:
+    """Parse a Retry-After header to seconds; 0 if it is neither a number nor a date.
+
+    See RFC 9110, 10.2.3. urllib3's own parser caps the seconds, takes a date without a zone for local time, and raises
+    an error for other text.
+    """
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
