@@ -12,7 +12,7 @@ import mars_assets
 PACKAGES = (
     "torch",
     "timm",
-    "lightning",
+    "lightning-fabric",
     "onedl-mmsegmentation",
     "numpy",
     "rasterio",

@@ -310,7 +310,7 @@ labels.labelled_crops(dg.build_asset_context(), lake=lake)
 tensors.reflectance(dg.build_asset_context(), config=tensors.ReflectanceConfig(), lake=lake)
 for asset in evaluation.evaluation_assets:
     asset(dg.build_asset_context(), lake=lake, compute=compute)
-print([name for name in ("torch", "lightning", "mmseg", "timm", "matplotlib", "sklearn") if name in sys.modules])
+print([name for name in ("torch", "lightning_fabric", "mmseg", "timm", "matplotlib", "sklearn") if name in sys.modules])
 """
     command = [sys.executable, "-c", script, str(graph.lake.root)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -36,15 +36,12 @@ class BatchesOfSteps(torch.utils.data.Sampler[list[int]]):
         return len(self._steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        orders: dict[int, npt.NDArray[np.intp]] = {}
-        for step in self._steps:
-            turns, places = np.divmod(step * self._batch_size + np.arange(self._batch_size), self._n)
-            batch = []
-            for turn in range(turns[0], turns[-1] + 1):
-                if turn not in orders:
-                    orders[turn] = self._order(turn)
-                batch += orders[turn][places[turns == turn]].tolist()
-            yield batch
+        start, stop = self._steps.start * self._batch_size, self._steps.stop * self._batch_size
+        first = start // self._n
+        images = np.concatenate([self._order(turn) for turn in range(first, (stop - 1) // self._n + 1)])
+        images = images[start - first * self._n :]
+        for place in range(0, stop - start, self._batch_size):
+            yield images[place : place + self._batch_size].tolist()
 
     def _order(self, turn: int) -> npt.NDArray[np.intp]:
         random = np.random.default_rng([self._seed, turn])
