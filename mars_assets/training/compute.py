@@ -74,7 +74,8 @@ class Compute:
         return {"device": self._name, "precision": self.precision, "seed": self.seed, "torch": torch.__version__}
 
 
-@functools.cache  # Fabric looks through the entry points of all installed packages, which takes longer than to train a head
+# Cached: Fabric looks through the entry points of all installed packages, which takes longer than to train a head.
+@functools.cache
 def _fabric(device: str, devices: int) -> Fabric:
     from lightning_fabric import Fabric
 

@@ -88,7 +88,8 @@ def test_recipe_evaluation_and_figures_import_without_the_heavy_libraries():
     code = (
         "import sys, mars_assets.classification.recipe, mars_assets.classification.evaluate, "
         "mars_assets.classification.figures; "
-        "print([m for m in ('torch', 'timm', 'rasterio', 'lightning_fabric', 'matplotlib', 'sklearn') if m in sys.modules])"
+        "heavy = ('torch', 'timm', 'rasterio', 'lightning_fabric', 'matplotlib', 'sklearn'); "
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
