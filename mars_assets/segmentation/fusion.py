@@ -2,7 +2,8 @@
 
 The map between the two, four times as large, never exists. The bound in ``benchmarks/segmentation.py``, a training step
 of the paper's recipe at 1.5 times the speed of plain PyTorch, rests on this where a CPU computes in fp32, since there
-nothing else differs. FIGURES
+nothing else differs: without it the step took 1.52 times as long (CPU time on one thread, v1_100, batch of 4). In bf16
+it took 1.56 times as long without AMX, and 0.94 times (0.79 to 1.04) with it, where the bound holds without this.
 
 Letters in shapes: B batch, C, M, O channels before, between and after, H x W pixels before.
 """
