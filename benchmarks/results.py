@@ -117,11 +117,19 @@ def numbers(lake: Path) -> dict[str, Any]:
 
 
 def weights_of(folder: Path) -> dict[str, list[float]]:
-    """Mean and root mean square of each tensor of a model."""
+    """Mean and root mean square of each tensor of a model.
+
+    The biases of the keys are left out: attention does not depend on them, so that their gradients are rounding errors,
+    which Adam scales up to whole steps.
+    """
     if (folder / "model.pth").exists():
         state = torch.load(folder / "model.pth", weights_only=True)["state_dict"]
     else:
         state = load_file(next(iter([*folder.glob("model.safetensors"), *folder.glob("weights/*.safetensors")])))
+    for name, value in state.items():
+        if name.endswith("qkv.bias"):
+            query, _, values = value.chunk(3)
+            state[name] = torch.cat([query, values])
     return {
         name: [float(value.double().mean()), float(value.double().square().mean().sqrt())]
         for name, value in sorted(state.items())
