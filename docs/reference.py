@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from mars_assets import cli
 from mars_assets.definitions import defs
-from mars_assets.lake import Lake
+from mars_assets.lake import Lake, LakePath
 from mars_assets.tasks import TASKS
 
 PROJECT = Path(__file__).parent.parent
@@ -287,23 +287,23 @@ def _default(info: FieldInfo) -> str:
 
 
 def lake_page() -> Iterator[str]:
-    """Describe where each file of the lake lies, from the properties and methods of ``Lake``."""
+    """Describe where each file of the lake lies, from the attributes and methods of ``Lake``."""
     yield "# The lake\n"
     yield GENERATED
     yield "All data lie in one folder, the lake. Addresses are relative to it; a word in capitals stands for a name.\n"
     rows, lake = [], Lake(Path("/"))
     for name, member in vars(Lake).items():
-        function = member.fget if isinstance(member, property) else member
-        if name.startswith("_") or not inspect.isfunction(function) or function.__annotations__.get("return") != "Path":
+        if isinstance(member, LakePath):
+            rows.append((f"`{member.relative}`", f"`{name}`", _said(member.description, f"Lake.{name}")))
+        if name.startswith("_") or not inspect.isfunction(member) or member.__annotations__.get("return") != "Path":
             continue
-        parameters = [one for one in inspect.signature(function).parameters.values() if one.name != "self"]
+        parameters = [one for one in inspect.signature(member).parameters.values() if one.name != "self"]
         wanted = [one.name for one in parameters if one.default is one.empty]
         placeholders = [parameter.upper() for parameter in wanted]
-        address = (function(lake, *placeholders)).relative_to("/").as_posix()
+        address = member(lake, *placeholders).relative_to("/").as_posix()
         if [address] != placeholders:  # else it takes addresses, and is none
-            called = f"{name}({', '.join(wanted)})" if wanted else name
-            summary = (inspect.getdoc(function) or "").split("\n\n")[0]
-            rows.append((f"`{address}`", f"`{called}`", _said(summary, f"Lake.{name}")))
+            summary = (inspect.getdoc(member) or "").split("\n\n")[0]
+            rows.append((f"`{address}`", f"`{name}({', '.join(wanted)})`", _said(summary, f"Lake.{name}")))
     yield from _table(("address", "in the code", "what lies there"), rows)
 
 

@@ -51,6 +51,22 @@ EVIDENCE = "held_back.parquet"  # predictions for the held-out images
 
 
 @dataclass(frozen=True)
+class LakePath:
+    """A fixed path in a lake, which :class:`Lake` has as an attribute.
+
+    Args:
+        relative: the path below the lake's folder.
+        description: what lies there, for the manual.
+    """
+
+    relative: str
+    description: str
+
+    def __get__(self, lake: Lake, kind: type[Lake]) -> Path:
+        return lake.root / self.relative
+
+
+@dataclass(frozen=True)
 class Lake:
     """The paths of all files below one folder.
 
@@ -78,55 +94,26 @@ class Lake:
         return cls(path)
 
     # user input
-    @property
-    def observations_csv(self) -> Path:
-        """The user's list of observations."""
-        return self.root / "observations.csv"
-
-    @property
-    def inbox(self) -> Path:
-        """The folder into which users put label exports, as zips."""
-        return self.root / "inbox"
-
-    @property
-    def rejected(self) -> Path:
-        """The folder of rejected exports, each with a text file that gives the reason."""
-        return self.inbox / REJECTED
+    observations_csv = LakePath("observations.csv", "The user's list of observations.")
+    inbox = LakePath("inbox", "The folder into which users put label exports, as zips.")
+    rejected = LakePath(
+        f"inbox/{REJECTED}", "The folder of rejected exports, each with a text file that gives the reason."
+    )
 
     # imagery
-    @property
-    def imagery(self) -> Path:
-        """The folder of all imagery."""
-        return self.root / "imagery"
-
-    @property
-    def observations(self) -> Path:
-        """The selected observations with their products and addresses."""
-        return self.imagery / "observations.parquet"
-
-    @property
-    def index(self) -> Path:
-        """HiRISE's cumulative index as Parquet."""
-        return self.imagery / "index.parquet"
-
-    @property
-    def index_products(self) -> Path:
-        """The folder of the files that the index was read from."""
-        return self.imagery / "index"
-
-    @property
-    def all_products(self) -> Path:
-        """The folder of all downloaded products."""
-        return self.imagery / "hirise"
+    imagery = LakePath("imagery", "The folder of all imagery.")
+    observations = LakePath(
+        "imagery/observations.parquet", "The selected observations with their products and addresses."
+    )
+    index = LakePath("imagery/index.parquet", "HiRISE's cumulative index as Parquet.")
+    index_products = LakePath("imagery/index", "The folder of the files that the index was read from.")
+    all_products = LakePath("imagery/hirise", "The folder of all downloaded products.")
 
     def products(self, observation: str) -> Path:
         """The folder of an observation's downloaded files and their ledger."""
         return self.all_products / observation
 
-    @property
-    def all_crops(self) -> Path:
-        """The folder of the crops of all observations."""
-        return self.imagery / "crops"
+    all_crops = LakePath("imagery/crops", "The folder of the crops of all observations.")
 
     def crops(self, observation: str) -> Path:
         """The folder of an observation's crops and their manifest, ``crops.parquet``."""
@@ -141,31 +128,15 @@ class Lake:
         return self.imagery / "unlabelled" / sha256[:16]
 
     # labels
-    @property
-    def labels(self) -> Path:
-        """The folder of the current labels."""
-        return self.root / "labels"
-
-    @property
-    def masks(self) -> Path:
-        """The folder of the masks of labelled images, with a subfolder for each annotation."""
-        return self.labels / "masks"
-
-    @property
-    def labelled_crops(self) -> Path:
-        """The table of labelled images, one row each."""
-        return self.labels / "labelled_crops.parquet"
-
-    @property
-    def label_images(self) -> Path:
-        """The folder of exported images that are not crops of this lake."""
-        return self.labels / "images"
+    labels = LakePath("labels", "The folder of the current labels.")
+    masks = LakePath(
+        "labels/masks", "The folder of the masks of labelled images, with a subfolder for each annotation."
+    )
+    labelled_crops = LakePath("labels/labelled_crops.parquet", "The table of labelled images, one row each.")
+    label_images = LakePath("labels/images", "The folder of exported images that are not crops of this lake.")
 
     # tensors
-    @property
-    def all_tensors(self) -> Path:
-        """The folder of all chips."""
-        return self.root / "tensors"
+    all_tensors = LakePath("tensors", "The folder of all chips.")
 
     def tensors(self, stage: str) -> Path:
         """The folder of a tensor stage, such as ``reflectance``, and its manifest, ``manifest.parquet``."""
@@ -180,15 +151,10 @@ class Lake:
         """The folder of a variant's published weights, see :mod:`mars_assets.storage.published`."""
         return self.root / "foundation" / variant
 
-    @property
-    def current_foundation(self) -> Path:
-        """``current.json``, the variant that ``prithvi_weights`` installed last."""
-        return self.root / "foundation" / POINTER
-
-    @property
-    def models(self) -> Path:
-        """The folder of all trained models."""
-        return self.root / "models"
+    current_foundation = LakePath(
+        f"foundation/{POINTER}", "``current.json``, the variant that ``prithvi_weights`` installed last."
+    )
+    models = LakePath("models", "The folder of all trained models.")
 
     def model(self, name: str) -> Path:
         """The folder of a model's versions."""
@@ -202,10 +168,7 @@ class Lake:
         """``current.json``, the version of a model that is in use."""
         return self.model(name) / POINTER
 
-    @property
-    def features(self) -> Path:
-        """The folder of cached features from frozen encoders; may be deleted at any time."""
-        return self.root / "features"
+    features = LakePath("features", "The folder of cached features from frozen encoders; may be deleted at any time.")
 
     def cache(self, name: str) -> Path:
         """A file of cached results, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
@@ -215,10 +178,7 @@ class Lake:
         """The cached metadata that an asset displays for unchanged inputs; may be deleted at any time."""
         return self.root / "shown" / f"{asset}.json"
 
-    @property
-    def all_metrics(self) -> Path:
-        """The folder of all tables of scores and their figures."""
-        return self.root / "metrics"
+    all_metrics = LakePath("metrics", "The folder of all tables of scores and their figures.")
 
     def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
         """A metrics table as Parquet, or its copy in another format."""
@@ -233,20 +193,9 @@ class Lake:
         return self.all_metrics / f"{table}_report.json"
 
     # the demonstration
-    @property
-    def sample(self) -> Path:
-        """The archive of the synthetic sample."""
-        return self.root / "sample"
-
-    @property
-    def demo_log(self) -> Path:
-        """Dagster's full log of ``make demo``."""
-        return self.root / "demo.log"
-
-    @property
-    def demo_config(self) -> Path:
-        """The settings that ``make demo`` trains with."""
-        return self.root / "demo.json"
+    sample = LakePath("sample", "The archive of the synthetic sample.")
+    demo_log = LakePath("demo.log", "Dagster's full log of ``make demo``.")
+    demo_config = LakePath("demo.json", "The settings that ``make demo`` trains with.")
 
     def require(self, wanted: Mapping[str, Path]) -> None:
         """Check that the files of assets exist.
