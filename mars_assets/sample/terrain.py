@@ -11,9 +11,7 @@ lunar-Lambert (McEwen 1991).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -139,12 +137,14 @@ def draw_spec(rng: np.random.Generator, observation: str, height: int, width: in
 
 def render_scene(spec: SceneSpec) -> Scene:
     """Render a scene."""
+    from scipy.fft import next_fast_len
+
     rng = np.random.default_rng(spec.seed)
     craters = _place_craters(rng, spec)
     # A margin of ground around the scene casts shadows into it, and keeps the fractal's periodic edges out of it.
     margin = 16
-    shape = (_fast_length(spec.height + 2 * margin), _fast_length(spec.width + 2 * margin))
-    heights, dust, untouched = _ground(rng, spec, shape)
+    height, width = (int(next_fast_len(side + 2 * margin, real=True)) for side in (spec.height, spec.width))
+    heights, dust, untouched = _ground(rng, spec, (height, width))
     for crater in craters:
         _stamp(rng, replace(crater, x=crater.x + margin, y=crater.y + margin), heights, dust, untouched)
     _dress(rng, spec, heights, untouched)
@@ -183,25 +183,6 @@ def reaches_into(crater: Crater, height: int, width: int) -> bool:
     return -radius < crater.x < width + radius and -radius < crater.y < height + radius
 
 
-def _fast_length(length: int) -> int:
-    from scipy.fft import next_fast_len
-
-    return int(next_fast_len(length, real=True))
-
-
-@lru_cache(maxsize=2)
-def _wavenumbers(shape: tuple[int, int]) -> Float32:
-    """Compute the cycles per pixel on the half plane of ``irfft2``.
-
-    They are not less than those of ``_LONGEST``; that of the mean is infinite.
-    """
-    y = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
-    x = np.fft.rfftfreq(shape[1]).astype(np.float32)[None]
-    numbers = np.maximum(np.hypot(y, x), np.float32(1 / _LONGEST))
-    numbers[0, 0] = np.inf
-    return numbers
-
-
 def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> Float32:
     """Draw a Gaussian field with a power-law spectrum.
 
@@ -209,7 +190,11 @@ def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> 
     """
     from scipy.fft import irfft2
 
-    numbers = _wavenumbers(shape)
+    # Cycles per pixel on the half plane of irfft2.
+    y = np.fft.fftfreq(shape[0]).astype(np.float32)[:, None]
+    x = np.fft.rfftfreq(shape[1]).astype(np.float32)[None]
+    numbers = np.maximum(np.hypot(y, x), np.float32(1 / _LONGEST))
+    numbers[0, 0] = np.inf  # the mean is 0
     spectrum = np.empty(numbers.shape, np.complex64)
     spectrum.real = rng.standard_normal(numbers.shape, np.float32)
     spectrum.imag = rng.standard_normal(numbers.shape, np.float32)
@@ -219,11 +204,6 @@ def _fractal(rng: np.random.Generator, shape: tuple[int, int], hurst: float) -> 
     return field
 
 
-def _slopes(heights: Float32) -> tuple[Float32, Float32]:
-    """Compute dh/dy and dh/dx."""
-    return np.gradient(heights, axis=0), np.gradient(heights, axis=1)
-
-
 def _ground(rng: np.random.Generator, spec: SceneSpec, shape: tuple[int, int]) -> tuple[Float32, Float32, Float32]:
     """Generate the ground.
 
@@ -231,7 +211,7 @@ def _ground(rng: np.random.Generator, spec: SceneSpec, shape: tuple[int, int]) -
         Heights, dust cover (0..1), and a mask of the ground untouched by craters, initially all ones.
     """
     heights = _fractal(rng, shape, spec.smoothness)
-    slope_y, slope_x = _slopes(heights)
+    slope_y, slope_x = np.gradient(heights)
     heights *= np.float32(spec.roughness / math.sqrt(float(np.mean(slope_y**2 + slope_x**2))))
     if spec.channels:
         # The zero line of a smooth field meanders like a channel.
@@ -258,6 +238,7 @@ def _draw_craters(
     rng: np.random.Generator, spec: SceneSpec, density: float, smallest: float, largest: float
 ) -> list[Crater]:
     from scipy.ndimage import map_coordinates
+    from scipy.special import ndtri
 
     margin = largest / 2
     low, high = smallest**-2, largest**-2
@@ -272,7 +253,7 @@ def _draw_craters(
     ages = rng.standard_normal((int(spec.height + 2 * margin) // cell + 4, int(spec.width + 2 * margin) // cell + 4))
     age = map_coordinates(ages, [(ys + margin) / cell + 1, (xs + margin) / cell + 1], order=1)
     # Interpolation between four normal numbers reduces the standard deviation of the age to about 2/3.
-    old = age / 0.67 > -_normal_quantile(spec.old_ground)
+    old = age / 0.67 > -ndtri(spec.old_ground)
     placed: list[Crater] = []
     known = np.empty((count, 3))
     for x, y, diameter in zip(xs[old], ys[old], diameters[old], strict=True):
@@ -285,12 +266,6 @@ def _draw_craters(
             known[len(placed)] = x, y, radius
             placed.append(Crater(float(x), float(y), float(diameter), float(rng.beta(1.1, 1.4))))
     return placed
-
-
-def _normal_quantile(probability: float) -> float:
-    from scipy.special import ndtri
-
-    return float(ndtri(probability))
 
 
 def _profile(degradation: float) -> tuple[Float32, Float32]:
@@ -311,19 +286,17 @@ def _profile(degradation: float) -> tuple[Float32, Float32]:
     return r, gaussian_filter1d(heights, (0.03 + 0.09 * degradation) / (r[1] - r[0]), mode="nearest").astype(np.float32)
 
 
-def _window(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[slice, slice] | None:
-    """Select the part of an array within ``reach`` of a point; None if it is empty."""
-    top, bottom = max(0, math.floor(y - reach)), min(shape[0], math.ceil(y + reach))
-    left, right = max(0, math.floor(x - reach)), min(shape[1], math.ceil(x + reach))
-    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None
+def _around(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Float32, Float32]:
+    """Select the part of an array within ``reach`` of a point, which may be empty.
 
-
-def _offsets(x: float, y: float, window: tuple[slice, slice]) -> tuple[Float32, Float32]:
-    """Compute rows (n, 1) and columns (1, m) of a window's pixel centres, relative to a point."""
-    rows, columns = window
-    dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] + np.float32(0.5 - y)
-    dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None] + np.float32(0.5 - x)
-    return dy, dx
+    Returns:
+        The part, and the rows (n, 1) and columns (1, m) of its pixel centres relative to the point.
+    """
+    top, bottom = np.clip([math.floor(y - reach), math.ceil(y + reach)], 0, shape[0])
+    left, right = np.clip([math.floor(x - reach), math.ceil(x + reach)], 0, shape[1])
+    dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    dx = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - x)
+    return (slice(top, bottom), slice(left, right)), dy, dx
 
 
 def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Float32, untouched: Float32) -> None:
@@ -331,10 +304,7 @@ def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Flo
     radius = crater.diameter / 2
     out_of_round = rng.uniform(-0.04, 0.04, 2)
     brightness = rng.uniform(-0.12, 0.16) * (1 - crater.degradation)
-    window = _window(crater.x, crater.y, 3 * radius, heights.shape)
-    if window is None:
-        return
-    dy, dx = _offsets(crater.x, crater.y, window)
+    window, dy, dx = _around(crater.x, crater.y, 3 * radius, heights.shape)
     square = dy**2 + dx**2
     # Slightly oval: the radius varies with twice the angle of direction.
     wobble = (np.float32(out_of_round[0]) * (dx**2 - dy**2) + np.float32(2 * out_of_round[1]) * dx * dy) / (square + 1)
@@ -369,19 +339,11 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouche
             x0, y0 = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
             radius = smallest * largest / (largest - rng.random() * (largest - smallest))
             stretch = rng.uniform(0.6, 1.6)
-            window = _window(x0, y0, 2.5 * radius, shape)
-            if window is None or untouched[int(y0), int(x0)] < 1:
+            if untouched[int(y0), int(x0)] < 1:
                 continue
-            dy, dx = _offsets(x0, y0, window)
+            window, dy, dx = _around(x0, y0, 2.5 * radius, shape)
             mound = np.exp(-((dx**2 * np.float32(stretch) + dy**2 / np.float32(stretch)) / np.float32(radius**2)))
             heights[window] += np.float32(height * radius) * mound * untouched[window]
-
-
-def _shifts(azimuth: float) -> Iterator[tuple[int, int]]:
-    """List steps (rows, columns) towards the sun, denser nearby."""
-    up, right = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
-    for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
-        yield -round(distance * up), round(distance * right)
 
 
 def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
@@ -389,7 +351,9 @@ def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
     depth = np.zeros_like(heights)
     height, width = heights.shape
     tangent = math.tan(math.radians(elevation))
-    for down, right in _shifts(azimuth):
+    north, east = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
+    for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
+        down, right = -round(distance * north), round(distance * east)
         if abs(down) >= height or abs(right) >= width:
             continue
         here = (slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right)))
@@ -404,7 +368,7 @@ def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
 
     The model is lunar-Lambert with equal weights, and shadows are dark.
     """
-    slope_y, slope_x = _slopes(heights)
+    slope_y, slope_x = np.gradient(heights)
     angle, zenith = math.radians(azimuth), math.radians(incidence)
     upright = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
     toward = (
