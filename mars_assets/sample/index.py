@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mars_assets.imagery.index import INDEX_FILES
+from mars_assets.imagery.index import CORNERS, INDEX_FILES
 from mars_assets.imagery.products import parse_observation_id, product_files
 from mars_assets.sample.products import METRES, NOTE, MapPosition
 from mars_assets.sample.terrain import SceneSpec
@@ -47,13 +47,9 @@ _COLUMNS = (
     ("MAP_PROJECTION_TYPE", _TEXT, 20),
     *((name, _REAL, 14) for name in (
         "PROJECTION_CENTER_LATITUDE", "PROJECTION_CENTER_LONGITUDE", "LINE_PROJECTION_OFFSET",
-        "SAMPLE_PROJECTION_OFFSET",
-        "CORNER1_LATITUDE", "CORNER1_LONGITUDE", "CORNER2_LATITUDE", "CORNER2_LONGITUDE", "CORNER3_LATITUDE",
-        "CORNER3_LONGITUDE", "CORNER4_LATITUDE", "CORNER4_LONGITUDE",
+        "SAMPLE_PROJECTION_OFFSET", *CORNERS,
     )),
 )  # fmt: skip
-
-_UNKNOWN = "UNK"
 
 
 def write_index(archive: Path, scenes: Iterable[tuple[SceneSpec, float]]) -> None:
@@ -78,7 +74,7 @@ def _row(spec: SceneSpec, longitude: float) -> dict[str, Any]:
     position = MapPosition.of_observation(spec.observation, longitude)
     north, south = position.latitude(0), position.latitude(spec.height)
     west, east = position.longitude(0), position.longitude(spec.width)
-    corners = [(north, west), (north, east), (south, east), (south, west)]
+    corners = north, west, north, east, south, east, south, west
     return {
         "VOLUME_ID": "SYNTHETIC",
         "FILE_NAME_SPECIFICATION": product_files(observation, "COLOR").image,
@@ -109,11 +105,7 @@ def _row(spec: SceneSpec, longitude: float) -> dict[str, Any]:
         "PROJECTION_CENTER_LONGITUDE": 180.0,
         "LINE_PROJECTION_OFFSET": position.top - 0.5,
         "SAMPLE_PROJECTION_OFFSET": -position.left - 0.5,
-        **{
-            f"CORNER{i}_{axis}": value
-            for i, corner in enumerate(corners, 1)
-            for axis, value in zip(("LATITUDE", "LONGITUDE"), corner, strict=True)
-        },
+        **dict(zip(CORNERS, corners, strict=True)),
     }
 
 
@@ -122,7 +114,7 @@ def _cell(value: Any, kind: str, width: int) -> str:
         return f"{-9998 if value is None else value:{width}.6f}"
     if kind == _INTEGER:
         return f"{-9998 if value is None else value:{width}d}"
-    text = f"{_UNKNOWN if value is None else value:{width}}"
+    text = f"{'UNK' if value is None else value:{width}}"
     return text if kind == _TIME else f'"{text}"'
 
 

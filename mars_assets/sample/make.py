@@ -6,8 +6,6 @@ as its own crops.
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import os
 import tempfile
@@ -38,7 +36,7 @@ from mars_assets.sample.exports import (
 from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
 from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
-from mars_assets.storage.files import read_json, write_bytes, write_json, write_table
+from mars_assets.storage.files import read_json, write_bytes, write_csv, write_json, write_table
 
 VERSION = 2
 """Version of the sample, raised when the same seed yields different files."""
@@ -158,7 +156,12 @@ def make_sample(lake: Lake, seed: int = SEED, plan: Plan = Plan(), progress: Pro
     write_segmentation_export(lake.inbox / SEGMENTATION_ZIP, crops)
     write_tiles_export(lake.inbox / TILES_ZIP, crops, seed)
     write_table(archive / GROUND_TRUTH, _ground_truth(scenes, truths), made)
-    write_bytes(lake.observations_csv, _observations(scenes).encode())
+    listed = {
+        "id": [scene.spec.observation for scene in scenes],
+        "product": ["RGB.NOMAP.browse" if scene.split is None else "COLOR" for scene in scenes],
+        "note": [f"SYNTHETIC terrain, {scene.split or 'unlabelled'}" for scene in scenes],
+    }
+    write_csv(lake.observations_csv, pd.DataFrame(listed))
     write_json(marker, made)
     return True
 
@@ -225,23 +228,9 @@ def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crat
     return pd.DataFrame(rows)
 
 
-def _observations(scenes: Sequence[PlannedScene]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "product", "note"])
-    for scene in scenes:
-        product = "RGB.NOMAP.browse" if scene.split is None else "COLOR"
-        writer.writerow([scene.spec.observation, product, f"SYNTHETIC terrain, {scene.split or 'unlabelled'}"])
-    return text.getvalue()
-
-
 def _refuse_real_observations(path: Path) -> None:
-    if not path.exists():
-        return
-    real = [
-        name for name in read_observations_csv(path)["observation"] if parse_observation_id(name).orbit < FIRST_ORBIT
-    ]
-    if real:
+    known = list(read_observations_csv(path)["observation"]) if path.exists() else []
+    if real := [name for name in known if parse_observation_id(name).orbit < FIRST_ORBIT]:
         raise MarsError(
             f"{path} lists real observations ({', '.join(real[:3])}), and the sample would replace it: "
             "move the file away, or write the sample to another lake (MARS_LAKE)"

@@ -16,13 +16,13 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy import typing as npt
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -35,7 +35,7 @@ from mars_assets.sample.terrain import draw_spec, render_scene, tile_image
 from mars_assets.storage.files import atomic_path, write_json
 from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.compute import Compute, choose_compute
-from mars_assets.training.loop import History, Training, train
+from mars_assets.training.loop import Training, train
 from mars_assets.training.recipe import BatchSize, LayerDecay, PeakRate, Steps, TrainingRecipe, WarmupSteps
 
 OUTPUT = Path(__file__).parent / "weights"
@@ -182,13 +182,9 @@ class ReliefPretraining(Training[ReliefMAE, tuple[Tensor, Tensor, Tensor]]):
 
     def optimizer(self, model: ReliefMAE) -> torch.optim.Optimizer:
         """Build AdamW, without weight decay of biases and norms."""
-        settings = self._settings
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        plain = [p for p in model.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": settings.weight_decay, "initial_lr": settings.lr},
-            {"params": plain, "weight_decay": 0.0, "initial_lr": settings.lr},
-        ]
+        groups = param_groups_weight_decay(model, self._settings.weight_decay)
+        for group in groups:
+            group["initial_lr"] = self._settings.lr
         return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
     def batches(self, numbers: range, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -216,17 +212,11 @@ def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, pro
     x, _ = augment(some, model.mae.config.img_size, torch.Generator().manual_seed(settings.seed))
     model.start(x)
     history = train(ReliefPretraining(settings, compute, tiles), model, work, progress).history
-    _write(model.mae, settings, compute, history, output)
-
-
-def _write(model: PrithviMAE, settings: Settings, compute: Compute, history: History, output: Path) -> None:
-    tensors = {
-        name: value.half().contiguous().cpu() for name, value in model.state_dict().items() if "pos_embed" not in name
-    }
+    weights = {name: value for name, value in model.mae.state_dict().items() if "pos_embed" not in name}
     with atomic_path(output / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+        save_file({name: value.half().contiguous().cpu() for name, value in weights.items()}, temporary)
         temporary.chmod(0o644)  # safetensors writes its files for the owner alone
-    write_json(output / CONFIG, model.config.to_dict())
+    write_json(output / CONFIG, model.mae.config.to_dict())
     write_json(
         output / PROVENANCE,
         {
