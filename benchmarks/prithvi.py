@@ -94,9 +94,9 @@ def batches(work: Path) -> list[tuple[Any, Any]]:
 
 
 def our_mae(work: Path) -> Any:
-    from mars_assets.prithvi.weights import load_mae_from
+    from mars_assets.prithvi.weights import open_weights
 
-    return load_mae_from(work / "weights")
+    return open_weights(work / "weights").load()
 
 
 def peers_mae(work: Path) -> Any:

@@ -6,8 +6,7 @@ This module does not import torch, so that definitions and recipes may import it
 from __future__ import annotations
 
 import dataclasses
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, PRITHVI_V2, BandStatistics
@@ -99,22 +98,14 @@ class PrithviConfig:
             raise MarsError(f"unknown fields in a Prithvi configuration: {', '.join(unknown)}")
         if missing := sorted(known - set(values)):
             raise MarsError(f"fields missing from a Prithvi configuration: {', '.join(missing)}")
-        statistics = values["statistics"]
         return cls(
             **{
                 **values,
                 "patch_size": tuple(values["patch_size"]),
                 "bands": tuple(values["bands"]),
-                "statistics": BandStatistics(statistics["name"], tuple(statistics["means"]), tuple(statistics["stds"])),
+                "statistics": BandStatistics.from_dict(values["statistics"]),
             }
         )
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> PrithviConfig:
-        return cls.from_dict(json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ class Variant:
     config: PrithviConfig
     repository: str | None = None
     file: str | None = None
-    sha256: tuple[str, ...] = field(default=())
+    sha256: tuple[str, ...] = ()
 
 
 def _v2(name: str, repository: str, file: str, **architecture: Any) -> Variant:

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -32,16 +32,16 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, read_json, write_bytes, write_json
+from mars_assets.storage.files import atomic_path, read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from mars_assets.prithvi.model import PrithviEncoder, PrithviMAE
 
+Network = TypeVar("Network", bound="nn.Module")
 
 WeightsSource = Literal["huggingface", "file", "sample"]
 Layout = Literal["prefixed", "flat"]
@@ -49,6 +49,7 @@ Layout = Literal["prefixed", "flat"]
 SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
 
 _WRAPPERS = ("model", "state_dict")
+_PREFIXES = ("encoder.", "decoder.")
 _TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
 
@@ -137,21 +138,6 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def layout_of(keys: Mapping[str, Any]) -> Layout:
-    """Recognise the layout of keys: ``prefixed`` if any starts with ``encoder.`` or ``decoder.``.
-
-    Both layouts were published, under the same file name.
-    """
-    return "prefixed" if any(key.startswith(("encoder.", "decoder.")) for key in keys) else "flat"
-
-
-def with_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict from either layout to the prefixed one."""
-    if layout_of(state) == "prefixed":
-        return dict(state)
-    return {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": value for key, value in state.items()}
-
-
 def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
     """Build the autoencoder from a state dict, float32, in eval mode.
 
@@ -163,13 +149,9 @@ def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[Prithv
         MarsError: a key is missing or unknown, or its tensor has the wrong shape or type, or is not finite. All
             problems are listed.
     """
-    import torch
-
     from mars_assets.prithvi.model import PrithviMAE
 
-    with torch.device("meta"):
-        model = PrithviMAE(config)
-    return model.eval(), _load(model, "", config, state)
+    return _load(PrithviMAE, "", config, state)
 
 
 def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviEncoder, LoadReport]:
@@ -177,30 +159,31 @@ def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tu
 
     Raises as :func:`load_mae`.
     """
-    import torch
-
     from mars_assets.prithvi.model import PrithviEncoder
 
-    with torch.device("meta"):
-        model = PrithviEncoder(config)
-    return model.eval(), _load(model, "encoder.", config, state)
+    return _load(PrithviEncoder, "encoder.", config, state)
 
 
-def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]) -> LoadReport:
-    """Load the keys under ``prefix`` into ``model``; other known keys are unused."""
+def _load(
+    network: Callable[[PrithviConfig], Network], prefix: str, config: PrithviConfig, state: Mapping[str, Tensor]
+) -> tuple[Network, LoadReport]:
+    """Build a network from the keys under ``prefix``; other known keys are unused."""
     import torch
 
-    given = with_prefixes(state)
+    with torch.device("meta"):
+        model = network(config)
+    # Both layouts were published, under the same file name.
+    layout: Layout = "prefixed" if any(key.startswith(_PREFIXES) for key in state) else "flat"
+    given = dict(state)
+    if layout == "flat":
+        given = {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": state[key] for key in state}
     own = {prefix + key: value for key, value in model.state_dict().items()}
-    tables = {key: own[key] for key in own if key in _TABLES}
-    missing = [key for key in own if key not in given and key not in tables]
+    tables = {key: table for key, table in own.items() if key in _TABLES}
     loaded = [key for key in own if key in given and key not in tables]
-    known = {*own, *_TABLES}
-    unused = [key for key in given if key not in known and (_is_scale(key) or (prefix and key.startswith("decoder.")))]
-    unused += [key for key in given if key in _TABLES and key not in own]
+    unused = [key for key in given if key not in own and (_is_scale(key) or (prefix and key.startswith("decoder.")))]
 
-    problems = [f"{key} is missing" for key in missing]
-    problems += [f"{key} is not a key of this architecture" for key in given if key not in known and key not in unused]
+    problems = [f"{key} is missing" for key in own if key not in given and key not in tables]
+    problems += [f"{key} is not a key of this architecture" for key in given if key not in own and key not in unused]
     for key in loaded:
         value, shape = given[key], tuple(own[key].shape)
         if tuple(value.shape) != shape:
@@ -217,7 +200,7 @@ def _load(model: nn.Module, prefix: str, config: PrithviConfig, state: Mapping[s
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
     notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
-    return LoadReport(layout_of(state), tuple(loaded), tuple(tables), tuple(unused), (), tuple(notes))
+    return model.eval(), LoadReport(layout, tuple(loaded), tuple(tables), tuple(unused), notes=tuple(notes))
 
 
 def _is_scale(key: str) -> bool:
@@ -225,7 +208,7 @@ def _is_scale(key: str) -> bool:
 
     They are not used, since Mars has neither in Earth's terms.
     """
-    return key.startswith(("encoder.", "decoder.")) and key.endswith(".scale")
+    return key.startswith(_PREFIXES) and key.endswith(".scale")
 
 
 def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
@@ -300,7 +283,7 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     variant, path = origin.variant, origin.path
     if origin.source == "huggingface":
         file = _download(variant, origin.revision, progress)
-        return Fetched(file, VARIANTS[variant].config, _commit_of(file))
+        return Fetched(file, VARIANTS[variant].config, file.parent.name)  # the cache has snapshots/COMMIT/NAME
     if origin.source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
@@ -344,15 +327,6 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
         ) from error
 
 
-def _commit_of(file: Path) -> str:
-    """Read the commit from the path of a file in Hugging Face's cache.
-
-    The cache stores a file as ``snapshots/COMMIT/NAME``, whatever revision was requested.
-    """
-    folders = file.parts[::-1]
-    return folders[folders.index("snapshots") - 1]
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
@@ -369,15 +343,21 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
         MarsError: as for :func:`fetch` and :func:`load_mae`, or the sha256 of a published file is not the known one.
     """
     variant, source = origin.variant, origin.source
+    published = VARIANTS[variant]
     folder = version_in_use(lake.foundation(variant))
-    if source == "huggingface" and _is_fetched(folder, variant, origin.revision):
-        progress.say(f"weights {variant} are already in {folder}")
-        return folder
+    if source == "huggingface" and (report := _installed(folder, published.config)):
+        pinned = (None, report.get("commit"), report.get("revision"))
+        if report["sha256"] in published.sha256 or (report.get("source") == source and origin.revision in pinned):
+            progress.say(f"weights {variant} are already in {folder}")
+            return folder
     file, config, commit = fetch(origin, progress)
     progress.say(f"verifying {file}")
     sha256 = sha256_file(file)
-    if source == "huggingface":
-        _check_sha256(variant, file, sha256)
+    if source == "huggingface" and published.sha256 and sha256 not in published.sha256:
+        raise DamagedFileError(
+            f"{file} has sha256 {sha256}, but {variant} was published as {' or '.join(published.sha256)}: delete the "
+            "file from Hugging Face's cache and fetch it again, or use it anyway as a local file (source 'file')"
+        )
     report = _installed(folder, config)
     if report and report["sha256"] == sha256:
         progress.say(f"weights {variant} are already in {folder}")
@@ -416,33 +396,15 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
     return folder
 
 
-def _is_fetched(folder: Path, variant: str, revision: str | None) -> bool:
-    """Test, without a request, whether the lake contains Hugging Face's file at a revision."""
-    report = _installed(folder, VARIANTS[variant].config) if variant in VARIANTS else None
-    if report is None:
-        return False
-    pinned = report.get("source") == "huggingface" and revision in (None, report.get("commit"), report.get("revision"))
-    return pinned or report["sha256"] in VARIANTS[variant].sha256
-
-
-def _check_sha256(variant: str, file: Path, sha256: str) -> None:
-    known = VARIANTS[variant].sha256
-    if known and sha256 not in known:
-        raise DamagedFileError(
-            f"{file} has sha256 {sha256}, but {variant} was published as {' or '.join(known)}: delete the file from "
-            "Hugging Face's cache and fetch it again, or use it anyway as a local file (source 'file')"
-        )
-
-
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
     """Read the load report of a folder if it contains weights of exactly this configuration."""
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
-    same = read_json(folder / CONFIG) == json.loads(config.to_json())
+    same = read_json(folder / CONFIG) == json.loads(json.dumps(config.to_dict()))
     return read_json(folder / LOAD_REPORT) if same else None
 
 
-def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype: torch.dtype | None = None) -> None:
+def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any]) -> None:
     """Write the three files of a folder of weights, the load report last.
 
     Args:
@@ -450,11 +412,10 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any], dtype
         mae: the weights and their configuration.
         report: content of ``load_report.json``. Its ``sha256`` identifies the weights in provenance; without one, that
             of the written ``model.safetensors`` is added.
-        dtype: dtype of the stored tensors. float16 halves the size of the file; loading converts it to float32.
     """
     with atomic_path(folder / WEIGHTS) as file:
-        _save_tensors(_storable(mae, "", dtype), file)
-    write_bytes(folder / CONFIG, (mae.config.to_json() + "\n").encode())
+        _save_tensors(_storable(mae, ""), file)
+    write_json(folder / CONFIG, mae.config.to_dict())
     sha256 = report.get("sha256") or sha256_file(folder / WEIGHTS)
     parameters = sum(parameter.numel() for parameter in mae.parameters())
     names = {"variant": mae.config.variant, "parameters": parameters}
@@ -473,7 +434,7 @@ def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
     """
     import torch
 
-    state = _storable(encoder, "encoder.", None)
+    state = _storable(encoder, "encoder.")
     if path.suffix not in (".pt", ".safetensors"):
         raise MarsError(f"{path}: an encoder can only be written as .pt or .safetensors")
     with atomic_path(path) as temporary:
@@ -490,14 +451,9 @@ def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors creates files that only their owner may read
 
 
-def _storable(model: nn.Module, prefix: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _storable(model: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Copy a state dict to the CPU, each tensor contiguous in its own memory, as safetensors requires."""
-    state = {}
-    for key, value in model.state_dict().items():
-        stored = value.detach().cpu().to(dtype if dtype is not None and prefix + key not in _TABLES else value.dtype)
-        shared = stored.untyped_storage().nbytes() != stored.nbytes
-        state[prefix + key] = stored.clone() if shared else stored.contiguous()
-    return state
+    return {prefix + key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
 
 
 class OpenedWeights(NamedTuple):
@@ -530,13 +486,8 @@ def open_weights(folder: Path) -> OpenedWeights:
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
     config = PrithviConfig.from_dict(read_json(folder / CONFIG))
-    return OpenedWeights(config, read_json(folder / LOAD_REPORT)["sha256"], lambda: load_mae_from(folder))
-
-
-def load_mae_from(folder: Path) -> PrithviMAE:
-    """Load the autoencoder from a folder of weights, float32 on the CPU, in eval mode."""
-    folder = version_in_use(folder)
-    return load_mae(open_weights(folder).config, read_checkpoint(folder / WEIGHTS))[0]
+    sha256 = read_json(folder / LOAD_REPORT)["sha256"]
+    return OpenedWeights(config, sha256, lambda: load_mae(config, read_checkpoint(folder / WEIGHTS))[0])
 
 
 def load_encoder(folder: Path) -> PrithviEncoder:

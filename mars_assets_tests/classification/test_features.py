@@ -22,7 +22,7 @@ from mars_assets.lake import WEIGHTS, Lake
 from mars_assets.models.evaluate import RESAMPLES
 from mars_assets.models.versions import ModelVersion, set_current_weights
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, save_weights
+from mars_assets.prithvi.weights import load_encoder, open_weights, save_weights
 from mars_assets.progress import SILENT
 from mars_assets.storage.files import read_json
 from mars_assets.training.augmentation import oriented
@@ -135,7 +135,7 @@ def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images
         save_weights(lake.foundation(variant), mae, {})
         set_current_weights(lake, lake.foundation(variant), open_weights(lake.foundation(variant)).sha256)
 
-    use("own", load_mae_from(weights))
+    use("own", open_weights(weights).load())
     task, folder = CLASSIFICATION, lake.model("cls_experiments") / "v"
     train_classifier(
         HEAD,
@@ -153,7 +153,7 @@ def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images
     task.predict(lake, model, valid.drop(index=[20]), compute, SILENT)  # all of them are cached
     with pytest.raises(ProvenanceError, match="features of other weights than other"):
         task.predict(lake, model, valid, compute, SILENT)
-    use("own", load_mae_from(weights))
+    use("own", open_weights(weights).load())
     predictions = task.predict(lake, model, valid, compute, SILENT)
     evaluation = task.evaluate(model, predictions, valid, ["valid"], RESAMPLES)["valid"]
     assert evaluation.row["n"] == 8

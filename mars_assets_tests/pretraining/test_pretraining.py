@@ -30,7 +30,7 @@ from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.pretraining.train import MaskedPretraining, pretrain
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import load_encoder, load_mae_from, open_weights, read_checkpoint, save_weights
+from mars_assets.prithvi.weights import load_encoder, open_weights, read_checkpoint, save_weights
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json, read_table, write_table
 from mars_assets.training.compute import Compute
@@ -247,7 +247,7 @@ def run(
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_mae_from(folder / MARS_WEIGHTS).state_dict()
+    return open_weights(folder / MARS_WEIGHTS).load().state_dict()
 
 
 @pytest.mark.slow
@@ -343,7 +343,7 @@ def test_models_choose_their_encoder_by_name(lake: Lake, unlabelled: Unlabelled,
     with pytest.raises(MissingInputError, match="mars_weights"):
         start_from_weights(lake, "mars_weights")
     folder = lake.foundation("small")
-    save_weights(folder, load_mae_from(weights), {})
+    save_weights(folder, open_weights(weights).load(), {})
     set_current_weights(lake, folder, open_weights(folder).sha256)
     version = lake.model("mars_weights") / "v1"
     version.parent.mkdir(parents=True)

@@ -41,7 +41,7 @@ def test_statistics_travel_with_the_variant() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_json_round_trip(name: str) -> None:
     config = VARIANTS[name].config
-    assert PrithviConfig.from_json(config.to_json()) == config
+    assert PrithviConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_every_problem_is_listed() -> None:

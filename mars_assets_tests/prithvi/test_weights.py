@@ -13,7 +13,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
@@ -30,7 +30,6 @@ from mars_assets.prithvi.weights import (
     load_encoder,
     load_encoder_state,
     load_mae,
-    load_mae_from,
     open_weights,
     read_checkpoint,
     save_weights,
@@ -257,7 +256,7 @@ class TestInstalling:
         opened = open_weights(folder)
         assert (opened.config, opened.sha256) == (SMALL, sha256_file(source))
         expected = load_mae(SMALL, read_checkpoint(source))[0].state_dict()
-        for model in (opened.load(), load_mae_from(folder), load_mae_from(lake.foundation(variant))):
+        for model in (opened.load(), open_weights(lake.foundation(variant)).load()):
             assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
         encoder = load_encoder(folder).state_dict()
         assert all(torch.equal(value, expected[f"encoder.{key}"]) for key, value in encoder.items())
@@ -305,18 +304,13 @@ class TestInstalling:
         torch.manual_seed(0)
         config = dataclasses.replace(SMALL, layer_norm_eps=3e-6)
         mae = PrithviMAE(config).eval()
-        save_weights(tmp_path / "mine", mae, {"note": "begun here"}, dtype=torch.float16)
-        stored = load_file(tmp_path / "mine" / "model.safetensors")
-        assert stored["encoder.norm.weight"].dtype == torch.float16
+        save_weights(tmp_path / "mine", mae, {"note": "begun here"})
         assert open_weights(tmp_path / "mine").sha256 == sha256_file(tmp_path / "mine" / "model.safetensors")
         folder = install(lake, Origin(variant, "file", path=tmp_path / "mine"))
         assert fetch(Origin(variant, "file", path=lake.foundation(variant))).path == folder / "model.safetensors"
-        model = load_mae_from(folder)
+        model = open_weights(folder).load()
         assert model.config == config
-        assert torch.equal(model.decoder.mask_token, mae.decoder.mask_token.half().float())
-        x = torch.randn(1, 6, 64, 64)
-        with torch.no_grad():
-            torch.testing.assert_close(model.encoder(x).tokens, mae.encoder(x).tokens, rtol=0.01, atol=0.01)
+        assert all(torch.equal(value, mae.state_dict()[key]) for key, value in model.state_dict().items())
         with pytest.raises(MarsError, match="'small', not 'v1_100'"):
             fetch(Origin("v1_100", "file", tmp_path / "mine"))
 

@@ -21,7 +21,7 @@ from mars_assets.models.versions import set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import load_mae_from, open_weights, save_weights
+from mars_assets.prithvi.weights import open_weights, save_weights
 from mars_assets.reconstruction import scores, table
 from mars_assets.reconstruction.figures import draw_examples, draw_losses
 from mars_assets.reconstruction.scores import SCORES, ReconstructionSettings, centre_window, reconstruct_examples
@@ -105,7 +105,7 @@ class TestLosses:
     def test_are_the_protocols(self, weights: Path, chips: pd.DataFrame, ratio: float, batch_size: int) -> None:
         table = reconstruct(chips, weights, mask_ratio=ratio, batch_size=batch_size)
         assert len(table) == len(chips)
-        mae = load_mae_from(weights)
+        mae = open_weights(weights).load()
         rows = table.set_index(["image_id", "method"])
         for chip in chips.itertuples():
             image = read_chip(chip.path, HLS_BANDS)
@@ -116,7 +116,7 @@ class TestLosses:
 
     def test_of_the_perfect_and_of_the_blind_model(self, weights: Path, chips: pd.DataFrame, tmp_path: Path) -> None:
         """A model that predicts zero loses the mean square of the normalised input; for ``means`` only in RGB."""
-        mae = load_mae_from(weights)
+        mae = open_weights(weights).load()
         with torch.no_grad():
             mae.decoder.decoder_pred.weight.zero_()
             mae.decoder.decoder_pred.bias.zero_()
@@ -140,7 +140,7 @@ class TestLosses:
     def test_psnr_and_ssim_are_those_of_scikit_image(self, weights: Path, chips: pd.DataFrame) -> None:
         """On the removed pixels of the picture, white being 1."""
         table = reconstruct(chips, weights).set_index(["image_id", "method"])
-        mae = load_mae_from(weights)
+        mae = open_weights(weights).load()
         white = PRITHVI_V1.white.transpose(1, 2, 0)
         for chip in chips.itertuples():
             x = centre_window(chip.path, mae.config)
@@ -369,7 +369,7 @@ class TestTable:
     @pytest.fixture
     def filled(self, lake: Lake, weights: Path) -> Lake:
         folder = lake.foundation("small")
-        save_weights(folder, load_mae_from(weights), {})
+        save_weights(folder, open_weights(weights).load(), {})
         set_current_weights(lake, folder, open_weights(folder).sha256)
         self.add_images(lake, {f"image{number}": (64, 80) for number in range(4)})
         return lake
