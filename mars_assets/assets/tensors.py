@@ -17,7 +17,6 @@ from mars_assets.bands import (
     IMPUTATION_METHODS,
     SPECTRAL,
     STATISTICS,
-    BandStatistics,
     ImputationMethod,
 )
 from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION, code_version
@@ -83,17 +82,9 @@ def reflectance(
     with mendable():
         here = lake.open()
         images, version = read_labelled_crops(here), current_label_version(here)
-        before = settings_before(here, "reflectance")
-        result = make_reflectance(
-            here,
-            images,
-            version,
-            Scale(
-                _statistics_name(here, config.statistics),
-                before.get("truncate", False) if config.truncate is None else config.truncate,
-            ),
-            progress,
-        )
+        truncate = settings_before(here).get("truncate", False) if config.truncate is None else config.truncate
+        scale = Scale(_statistics_name(here, config.statistics), truncate)
+        result = make_reflectance(here, images, version, scale, progress)
         calibrated = make_calibrated(here, images, version, progress=progress)
         metadata = _describe(here, "reflectance", result)
         metadata["calibrated chips"] = len(calibrated.manifest)
@@ -104,8 +95,7 @@ def reflectance(
                 _content(calibrated),
                 lambda: {"calibrated": _chips_picture(here, CALIBRATED, calibrated)},
             )
-    shas = [*result.manifest["chip_sha"], *calibrated.manifest["chip_sha"]]
-    return dg.MaterializeResult(metadata=metadata, data_version=_version(shas))
+    return _materialized(metadata, result, calibrated)
 
 
 class ImputationConfig(dg.Config):
@@ -146,7 +136,7 @@ def _imputed(method: ImputationMethod) -> dg.AssetsDefinition:
             statistics = _statistics_name(here, config.statistics)
             result = make_imputed(here, method, statistics=statistics, progress=progress_of(context))
             metadata = _describe(here, f"imputed_{method}", result)
-        return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
+        return _materialized(metadata, result)
 
     return imputed
 
@@ -167,7 +157,7 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
         calibrated = len(result.manifest)
         counts = {"calibrated": calibrated, "without a calibrated source": len(read_labelled_crops(here)) - calibrated}
         metadata["images"] = table(pd.DataFrame([counts]))
-    return dg.MaterializeResult(metadata=metadata, data_version=_version(list(result.manifest["chip_sha"])))
+    return _materialized(metadata, result)
 
 
 imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
@@ -175,7 +165,7 @@ imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_
 
 def _statistics_name(lake: "Lake", statistics: str) -> Any:
     """Resolve ``as_before`` to the statistics of the existing chips."""
-    return settings_before(lake, "reflectance").get("statistics", "v1") if statistics == AS_BEFORE else statistics
+    return settings_before(lake).get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
 
 def _content(result: "StageResult") -> str:
@@ -183,23 +173,21 @@ def _content(result: "StageResult") -> str:
     return fingerprint(settings, result.manifest[["image_id", "chip_sha"]].to_dict("list"))
 
 
-def _version(chip_shas: list[str]) -> dg.DataVersion:
-    return dg.DataVersion(fingerprint(sorted(chip_shas))[:16])
+def _materialized(metadata: dict[str, Any], *results: "StageResult") -> dg.MaterializeResult:
+    chip_shas = sorted(sha for result in results for sha in result.manifest["chip_sha"])
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(fingerprint(chip_shas)[:16]))
 
 
 def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
-    sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], _statistics(result))
+    # Of a stage without statistics, v1's are used for the display alone.
+    statistics = STATISTICS[result.provenance.get("statistics", "v1")]
+    sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], statistics)
     return picture(sheet, f"{stage}: all bands of six chips")
 
 
 def _shown(lake: "Lake", result: "StageResult") -> list[Path]:
     sample = result.manifest.iloc[:: max(1, len(result.manifest) // 6)].head(6)
     return [lake.inside(file) for file in sample["file"]]
-
-
-def _statistics(result: "StageResult") -> BandStatistics:
-    """Return a stage's statistics; v1's, for display only, if it uses none."""
-    return STATISTICS[result.provenance.get("statistics", "v1")]
 
 
 def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict[str, Any]:

@@ -38,7 +38,7 @@ def chip_size(path: Path) -> tuple[int, int]:
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return file.height, file.width
 
 
@@ -48,16 +48,17 @@ def georeference(path: Path) -> tuple[Any, Any]:
     Raises:
         DamagedFileError: it is missing or unreadable.
     """
-    with _opened(path) as file:
-        return _place(file)
-
-
-def _place(file: Any) -> tuple[Any, Any]:
-    return (file.crs, file.transform) if file.crs else (None, None)
+    with opened(path) as file:
+        return (file.crs, file.transform) if file.crs else (None, None)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file with rasterio.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable, also while it is being read.
+    """
     import rasterio
     from rasterio.errors import RasterioError
 

@@ -22,7 +22,7 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
 
     The grey scale of each band extends from its mean - 1 to its mean + 2 standard deviations.
     """
-    figure, axes = new_figure(1.5 * len(bands), 1.5 * max(1, len(paths)), max(1, len(paths)), len(bands))
+    figure, axes = new_figure(1.5 * len(bands), 1.5 * len(paths), len(paths), len(bands))
     for axis in figure.axes:
         axis.set_axis_off()
     for row, path in enumerate(paths):
@@ -40,7 +40,7 @@ def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
     rows = []
     chips = [read_chip(path, bands) for path in paths]
     for index, band in enumerate(bands):
-        values = np.concatenate([chip[index].ravel() for chip in chips]) if chips else np.array([np.nan])
+        values = np.concatenate([chip[index].ravel() for chip in chips])
         rows.append(
             {"band": band, "min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
         )

@@ -14,7 +14,7 @@ import numpy as np
 from mars_assets.bands import EVALUATED, HLS_BANDS, BandStatistics, Float32, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES, read_rgb
-from mars_assets.storage.geotiff import _opened, _place, new_geotiff
+from mars_assets.storage.geotiff import new_geotiff, opened
 
 STRIP_ROWS = 64
 """Rows compressed together. Imputed bands are computed from the others, so zstd finds much repetition across the bands
@@ -62,10 +62,8 @@ def write_chip(
         fingerprint: of the chip's inputs; stored in the file, see :func:`read_fingerprint`.
 
     Raises:
-        MarsError: the chip has another shape or type, or values that are not finite.
+        MarsError: the chip has values that are not finite.
     """
-    if chip.dtype != np.float32 or chip.ndim != 3 or chip.shape[0] != len(bands):
-        raise MarsError(f"{path}: a chip is float32 of shape ({len(bands)}, H, W), not {chip.dtype} {chip.shape}")
     if not np.isfinite(chip).all():
         raise MarsError(f"{path}: a chip's values must be finite")
     count, height, width = chip.shape
@@ -94,38 +92,21 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
     Raises:
         DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
     """
-    with _opened(path) as file:
-        return _values(file, bands)
-
-
-def read_placed_chip(path: Path, bands: Sequence[str]) -> tuple[Float32, Any, Any]:
-    """Read a chip with its CRS and transform, None without georeference.
-
-    Raises:
-        DamagedFileError: as for :func:`read_chip`.
-    """
-    with _opened(path) as file:
-        return _values(file, bands), *_place(file)
-
-
-def _values(file: Any, bands: Sequence[str]) -> Float32:
-    if tuple(file.descriptions) != tuple(bands):
-        raise DamagedFileError(
-            f"{file.name} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
-            "again"
-        )
-    values: Float32 = file.read(out_dtype="float32")
+    with opened(path) as file:
+        if tuple(file.descriptions) != tuple(bands):
+            raise DamagedFileError(
+                f"{path} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
+                "again"
+            )
+        values: Float32 = file.read(out_dtype="float32")
     return values
 
 
 def read_fingerprint(path: Path) -> str | None:
     """Read a chip's fingerprint; None if it has none or is unreadable."""
-    import rasterio
-    from rasterio.errors import RasterioError
-
     try:
-        with rasterio.open(path) as file:
+        with opened(path) as file:
             fingerprint: str | None = file.tags().get(_FINGERPRINT)
             return fingerprint
-    except RasterioError:
+    except DamagedFileError:
         return None

@@ -11,10 +11,10 @@ first one is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,25 +37,19 @@ from mars_assets.images import read_rgb
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, sweep
+from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of, read_checked, write_checked
-from mars_assets.tensors.geotiff import read_chip, read_fingerprint, read_placed_chip, write_chip
+from mars_assets.tensors.geotiff import read_chip, read_fingerprint, write_chip
 
 BGR = HLS_BANDS[:3]
 CALIBRATED = "calibrated"
 HIGHEST_INCIDENCE = 80.0
 """Degrees. With a lower sun, slopes rather than the material determine the reflectance computed for level ground."""
 _HIGHEST_REFLECTANCE = 30_000.0  # a slope facing a low sun exceeds the maximum for level ground
+_LOOKED_AT = 64  # chips of a stage that are read to find problems
 _LACKING = "lacking"
 """Key in a manifest's provenance: how many of its chips are being recomputed."""
-
-
-class Chip(NamedTuple):
-    """Values (bands, H, W), and rasterio's CRS and transform or None."""
-
-    values: Float32
-    crs: Any
-    transform: Any
 
 
 @dataclass(frozen=True)
@@ -86,22 +80,19 @@ class Scale:
     truncate: bool = False
 
 
-DEFAULT_SCALE = Scale()
-
-
 @dataclass(frozen=True)
 class _Stage:
-    """A stage's name, bands, settings, and computation of a chip from a row."""
+    """A stage's name, bands, settings, and computation of a row's chip: values, and the CRS and transform or None."""
 
     name: str
     bands: tuple[str, ...]
     settings: dict[str, Any]
-    compute: Callable[[Any], Chip]
+    compute: Callable[[Any], tuple[Float32, tuple[Any, Any]]]
 
 
-def settings_before(lake: Lake, stage: str) -> dict[str, Any]:
-    """Read the settings of a stage's existing chips; empty if there are none."""
-    manifest = lake.chips(stage)
+def settings_before(lake: Lake) -> dict[str, Any]:
+    """Read the settings of the existing chips in reflectance; empty if there are none."""
+    manifest = lake.chips("reflectance")
     return read_provenance(manifest) if manifest.exists() else {}
 
 
@@ -109,7 +100,7 @@ def make_reflectance(
     lake: Lake,
     images: pd.DataFrame,
     label_version: str,
-    scale: Scale = DEFAULT_SCALE,
+    scale: Scale = Scale(),
     progress: Progress = SILENT,
 ) -> StageResult:
     """Scale every labelled image to B, G, R in HLS reflectance units.
@@ -124,9 +115,9 @@ def make_reflectance(
     statistics = STATISTICS[scale.statistics]
     crops = _Crops(lake)
 
-    def compute(row: Any) -> Chip:
+    def compute(row: Any) -> tuple[Float32, tuple[Any, Any]]:
         rgb = read_rgb(lake.inside(row.file))
-        return Chip(scale_to_reflectance(rgb, statistics, scale.truncate), *crops.georeference(row))
+        return scale_to_reflectance(rgb, statistics, scale.truncate), crops.georeference(row)
 
     images = images.assign(source_sha=[crops.placed_sha(row) for row in images.itertuples()])
     stage = _Stage("reflectance", BGR, {"computation": REFLECTANCE, **asdict(scale)}, compute)
@@ -157,8 +148,8 @@ def make_calibrated(
             f"{90 - HIGHEST_INCIDENCE:.0f} degrees above the horizon"
         )
 
-    def compute(row: Any) -> Chip:
-        return Chip(complete[row.image_id].read(), *crops.georeference(row))
+    def compute(row: Any) -> tuple[Float32, tuple[Any, Any]]:
+        return complete[row.image_id].read(), crops.georeference(row)
 
     images = images[images["image_id"].isin(complete)]
     images = images.assign(source_sha=[complete[image].sha for image in images["image_id"]])
@@ -168,11 +159,8 @@ def make_calibrated(
 
 def make_spectral(lake: Lake, *, progress: Progress = SILENT) -> StageResult:
     """Derive six bands from every calibrated chip."""
-    source, provenance = read_manifest(lake, CALIBRATED)
     settings = {"computation": SPECTRAL_IMPUTATION, "method": SPECTRAL}
-    compute = _chip_by_chip(lake, CALIBRATED_BANDS, impute_spectral)
-    stage = _Stage(f"imputed_{SPECTRAL}", HLS_BANDS, settings, compute)
-    return _run_stage(lake, stage, source.assign(source_sha=source["chip_sha"]), provenance["label_version"], progress)
+    return _impute_chips(lake, CALIBRATED, settings, impute_spectral, progress)
 
 
 def make_imputed(
@@ -183,7 +171,7 @@ def make_imputed(
     Raises:
         ProvenanceError: the reflectance was scaled with other statistics.
     """
-    source, provenance = read_manifest(lake, "reflectance")
+    _, provenance = read_manifest(lake, "reflectance")
     if provenance["statistics"] != statistics:
         raise ProvenanceError(
             f"imputed_{method} is set to the statistics {statistics!r}, but reflectance was scaled with "
@@ -196,19 +184,21 @@ def make_imputed(
         "truncate": provenance["truncate"],
     }
     chosen = STATISTICS[statistics]
-    compute = _chip_by_chip(lake, BGR, lambda bgr: impute(bgr, method, chosen))
-    stage = _Stage(f"imputed_{method}", HLS_BANDS, settings, compute)
-    return _run_stage(lake, stage, source.assign(source_sha=source["chip_sha"]), provenance["label_version"], progress)
+    return _impute_chips(lake, "reflectance", settings, lambda bgr: impute(bgr, method, chosen), progress)
 
 
-def _chip_by_chip(lake: Lake, bands: tuple[str, ...], function: Callable[[Float32], Float32]) -> Callable[[Any], Chip]:
-    """Build a stage's computation from a function of the previous stage's chip."""
+def _impute_chips(
+    lake: Lake, source: str, settings: dict[str, Any], function: Callable[[Float32], Float32], progress: Progress
+) -> StageResult:
+    """Compute the chips of a method, in ``settings``, by a function of those of the stage ``source``."""
+    chips, provenance = read_manifest(lake, source)
 
-    def compute(row: Any) -> Chip:
-        values, crs, transform = read_placed_chip(lake.inside(row.file), bands)
-        return Chip(function(values), crs, transform)
+    def compute(row: Any) -> tuple[Float32, tuple[Any, Any]]:
+        path = lake.inside(row.file)
+        return function(read_chip(path, provenance["bands"])), georeference(path)
 
-    return compute
+    stage = _Stage(f"imputed_{settings['method']}", HLS_BANDS, settings, compute)
+    return _run_stage(lake, stage, chips.assign(source_sha=chips["chip_sha"]), provenance["label_version"], progress)
 
 
 def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -245,42 +235,30 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    known: dict[str, str] = {}
-    old = None
-    if manifest_path.exists():
-        old = read_checked(manifest_path, stage.name, Chips)
-        known = dict(zip(old["image_id"], old["chip_sha"], strict=True))
+    old = read_checked(manifest_path, stage.name, Chips) if manifest_path.exists() else None
+    known = {} if old is None else dict(zip(old["image_id"], old["chip_sha"], strict=True))
     present = {path.stem for path in folder.glob("*.tif")}
 
-    rows, todo = [], []
-    row: Any
-    for row in images.itertuples():
-        chip_sha = fingerprint(stage.settings, row.source_sha)
-        path = folder / f"{row.image_id}.tif"
-        there = row.image_id in present and (known.get(row.image_id) or read_fingerprint(path)) == chip_sha
-        if not there:
-            todo.append((row, path, chip_sha))
-        rows.append(
-            {
-                "image_id": row.image_id,
-                "file": lake.relative(path),
-                "height": row.height,
-                "width": row.width,
-                "chip_sha": chip_sha,
-            }
-        )
+    rows: list[Any] = list(images.itertuples())
+    paths = [folder / f"{row.image_id}.tif" for row in rows]
+    chip_shas = [fingerprint(stage.settings, row.source_sha) for row in rows]
+    todo = [
+        (row, path, chip_sha)
+        for row, path, chip_sha in zip(rows, paths, chip_shas, strict=True)
+        if row.image_id not in present or (known.get(row.image_id) or read_fingerprint(path)) != chip_sha
+    ]
     replaced = {row.image_id for row, _, chip_sha in todo if known.get(row.image_id, chip_sha) != chip_sha}
     if old is not None and replaced:
         left = old[~old["image_id"].isin(replaced)]
         before = read_provenance(manifest_path)
         write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
     for row, path, chip_sha in progress.track(todo, f"{stage.name}: computing chips"):
-        chip = stage.compute(row)
-        georeference = (chip.crs, chip.transform)
-        write_chip(path, chip.values, stage.bands, georeference=georeference, fingerprint=chip_sha)
+        values, place = stage.compute(row)
+        write_chip(path, values, stage.bands, georeference=place, fingerprint=chip_sha)
     progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
-    manifest = pd.DataFrame(rows, columns=list(columns_of(Chips)))
+    manifest = images.assign(file=[lake.relative(path) for path in paths], chip_sha=chip_shas)
+    manifest = manifest[list(columns_of(Chips))].reset_index(drop=True)
     provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
     write_checked(manifest_path, manifest, Chips, provenance)
     return StageResult(manifest, provenance, len(todo))
@@ -360,23 +338,22 @@ class _Crops:
         return crops[row.original], cut
 
 
-def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str], int]:
+def chip_problems(lake: Lake, stage: str) -> tuple[list[str], int]:
     """List problems of a stage's chips: all must exist, an even sample is read.
 
     Returns:
         The problems, and how many chips were read.
     """
     manifest, provenance = read_manifest(lake, stage)
-    bands = tuple(provenance["bands"])
     there = np.array([lake.inside(file).exists() for file in manifest["file"]], bool)
     problems = [f"{file} is missing" for file in manifest.loc[~there, "file"]]
     manifest = manifest[there]
-    sample = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, min(looked_at, len(manifest))).astype(int))]
+    sample = manifest.iloc[np.unique(np.linspace(0, len(manifest) - 1, min(_LOOKED_AT, len(manifest))).astype(int))]
     row: Any
     for row in sample.itertuples():
         try:
             path = lake.inside(row.file)
-            chip = read_chip(path, bands)
+            chip = read_chip(path, provenance["bands"])
         except DamagedFileError as error:
             problems.append(str(error))
             continue
@@ -385,30 +362,26 @@ def chip_problems(lake: Lake, stage: str, looked_at: int = 64) -> tuple[list[str
                 f"{row.file} was computed from other inputs than the manifest states: delete {path.parent} and "
                 "materialize its asset again"
             )
-        problems += [f"{row.file}: {problem}" for problem in _problems_of(chip, row, provenance)]
+        if problem := _problem_of(chip, row, provenance):
+            problems.append(f"{row.file}: {problem}")
     return problems, len(sample)
 
 
-def _problems_of(chip: Float32, row: Any, provenance: dict[str, Any]) -> Iterator[str]:
+def _problem_of(chip: Float32, row: Any, provenance: dict[str, Any]) -> str:
+    """Describe the first problem of a chip; empty if there is none."""
     if chip.shape != (len(provenance["bands"]), row.height, row.width):
-        yield f"has the shape {chip.shape}"
-        return
+        return f"has the shape {chip.shape}"
     if not np.isfinite(chip).all():
-        yield "has values that are not finite"
-        return
-    if "statistics" not in provenance:
-        yield from _problems_of_calibrated(chip, provenance)
-        return
-    statistics = STATISTICS[provenance["statistics"]]
-    # Rounding in float32 can exceed white by one part in a million.
-    if chip[:3].min() < 0 or (chip[:3] > statistics.white * np.float32(1 + 1e-6)).any():
-        yield f"has reflectance outside 0 … {statistics.white.ravel().tolist()}"
-    elif "method" in provenance and not np.array_equal(chip, impute(chip[:3], provenance["method"], statistics)):
-        yield f"the imputed bands differ from those that {provenance['method']} gives"
-
-
-def _problems_of_calibrated(chip: Float32, provenance: dict[str, Any]) -> Iterator[str]:
-    if chip.min() < 0 or chip.max() > _HIGHEST_REFLECTANCE:
-        yield f"has reflectance {chip.min():.0f} … {chip.max():.0f}, outside 0 … {_HIGHEST_REFLECTANCE:.0f}"
-    elif "method" in provenance and not np.array_equal(chip, impute_spectral(chip[1:4])):
-        yield f"the imputed bands differ from those that {provenance['method']} gives"
+        return "has values that are not finite"
+    method = provenance.get("method")
+    if "statistics" in provenance:
+        statistics = STATISTICS[provenance["statistics"]]
+        # Rounding in float32 can exceed white by one part in a million.
+        if chip[:3].min() < 0 or (chip[:3] > statistics.white * np.float32(1 + 1e-6)).any():
+            return f"has reflectance outside 0 … {statistics.white.ravel().tolist()}"
+        differs = method and not np.array_equal(chip, impute(chip[:3], method, statistics))
+    else:
+        if chip.min() < 0 or chip.max() > _HIGHEST_REFLECTANCE:
+            return f"has reflectance {chip.min():.0f} … {chip.max():.0f}, outside 0 … {_HIGHEST_REFLECTANCE:.0f}"
+        differs = method and not np.array_equal(chip, impute_spectral(chip[1:4]))
+    return f"the imputed bands differ from those that {method} gives" if differs else ""

@@ -101,7 +101,7 @@ def test_a_killed_change_of_settings_leaves_no_chip_under_a_wrong_name(
         make_imputed(lake, "means")
     with pytest.raises(MarsError, match="lacks 4 chips"):
         chip_problems(lake, "reflectance")
-    assert tensors.settings_before(lake, "reflectance")["statistics"] == "v1"
+    assert tensors.settings_before(lake)["statistics"] == "v1"
 
     assert make_reflectance(lake, table, "v").computed == 2, "those that were made with v2"
     for row, chip in zip(read_manifest(lake, "reflectance")[0].itertuples(), wanted, strict=True):
