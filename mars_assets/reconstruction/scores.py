@@ -12,6 +12,7 @@ are therefore those of other images and other values.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,8 @@ class ReconstructionSettings:
     """Settings of a reconstruction.
 
     Args:
-        compute: device, precision and seed.
+        compute: device, precision, and the seed of the masks.
         mask_ratio: share of the patches to remove.
-        seed: seed of the masks, by default that of ``compute``.
         batch_size: chips per batch; it does not affect the scores.
 
     Raises:
@@ -69,7 +69,6 @@ class ReconstructionSettings:
 
     compute: Compute
     mask_ratio: float = 0.5
-    seed: int | None = None
     batch_size: int = 32
 
     def __post_init__(self) -> None:
@@ -108,10 +107,9 @@ def reconstruct(
             f"{weights} predicts patches in normalised units of their own: choose weights without norm_pix_loss"
         )
     compute, mask_ratio = settings.compute, settings.mask_ratio
-    seed = compute.seed if settings.seed is None else settings.seed
     about: dict[str, Any] = {
         "mask_ratio": mask_ratio,
-        "seed": seed,
+        "seed": compute.seed,
         "weights": sha256,
         "precision": compute.precision,
     }
@@ -124,8 +122,7 @@ def reconstruct(
         mae = load().to(compute.device)
         counter = progress.counter("reconstructing chips", len(places))
         for batch in _batches([rows[place] for place in places], config, settings.batch_size):
-            scores = _scores(mae, _predict(mae, batch, mask_ratio, seed, compute), batch.windows.shape[2:])
-            yield from scores.tolist()
+            yield from _scores(mae, _predict(mae, batch, mask_ratio, compute)).tolist()
             counter.advance(len(batch.rows))
         counter.close()
 
@@ -151,20 +148,10 @@ class _Batch(NamedTuple):
 
 def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: int) -> Iterator[_Batch]:
     """Load batches of windows of equal size, reading ahead in threads."""
-    pending: list[tuple[dict[str, Any], Float32]] = []
-
-    def flush() -> _Batch:
-        batch = _Batch([row for row, _ in pending], np.stack([window for _, window in pending]))
-        pending.clear()
-        return batch
-
     windows = read_ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
-    for row, window in zip(rows, windows, strict=True):
-        if pending and (len(pending) == batch_size or pending[0][1].shape != window.shape):
-            yield flush()
-        pending.append((row, window))
-    if pending:
-        yield flush()
+    for _, same in itertools.groupby(zip(rows, windows, strict=True), lambda pair: pair[1].shape):
+        while pairs := list(itertools.islice(same, batch_size)):
+            yield _Batch([row for row, _ in pairs], np.stack([window for _, window in pairs]))
 
 
 def centre_window(path: Path, config: PrithviConfig) -> Float32:
@@ -189,26 +176,39 @@ def centre_window(path: Path, config: PrithviConfig) -> Float32:
 
 
 class _Predicted(NamedTuple):
-    """Original and predicted patches, float32 (B, L, pixels, channels), and the mask (B, L), 1 where removed."""
+    """A batch's patches and images.
+
+    Args:
+        target: original patches, float32 (B, L, pixels, channels).
+        pred: predicted patches, likewise.
+        mask: float32 (B, L), 1 where a patch was removed.
+        images: original images, images with the removed patches as predicted, and 1 at the removed pixels, float32
+            (B, C, H, W) each.
+    """
 
     target: Tensor
     pred: Tensor
     mask: Tensor
+    images: tuple[Tensor, Tensor, Tensor]
 
 
-def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, seed: int, compute: Compute) -> _Predicted:
+def _predict(mae: PrithviMAE, batch: _Batch, mask_ratio: float, compute: Compute) -> _Predicted:
     x = torch.from_numpy(batch.windows).to(compute.device)
     target = mae.patchify(x)
-    noise = np.stack([mask_noise(row["image_id"], seed, target.shape[1]) for row in batch.rows])
+    noise = np.stack([mask_noise(row["image_id"], compute.seed, target.shape[1]) for row in batch.rows])
     with torch.inference_mode(), compute.autocast():
         _, pred, mask = mae(x, mask_ratio, torch.from_numpy(noise).to(compute.device))
+    pred, removed = pred.float(), mask[:, :, None].expand_as(target)
+    grid = mae.encoder.grid(x[:, :, None])
+    painted, hidden = mae.unpatchify(torch.where(removed.bool(), pred, target), grid), mae.unpatchify(removed, grid)
     channels = mae.config.in_chans
-    return _Predicted(target.unflatten(2, (-1, channels)), pred.float().unflatten(2, (-1, channels)), mask)
+    target, pred = target.unflatten(2, (-1, channels)), pred.unflatten(2, (-1, channels))
+    return _Predicted(target, pred, mask, (x, painted[:, :, 0], hidden[:, :, 0]))
 
 
-def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tensor:
-    """Compute the ``SCORES`` of each image, (B, 4), for windows with the height and width ``size``."""
-    target, pred, mask = predicted
+def _scores(mae: PrithviMAE, predicted: _Predicted) -> Tensor:
+    """Compute the ``SCORES`` of each image, (B, 4)."""
+    target, pred, mask, (original, painted, hidden) = predicted
     error = (pred - target).square()
     patches = torch.stack([error.mean(dim=(2, 3)), error[..., :3].mean(dim=(2, 3))], dim=-1)
     losses = (patches * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
@@ -220,13 +220,9 @@ def _scores(mae: PrithviMAE, predicted: _Predicted, size: Sequence[int]) -> Tens
     mse = (squared * mask).sum(dim=1) / mask.sum(dim=1)
     psnr = -10 * mse.clamp_min(10 ** (-_PERFECT_DB / 10)).log10()
 
-    grid = (1, size[0] // mae.config.patch_size[1], size[1] // mae.config.patch_size[2])
     offset = torch.from_numpy((statistics.mean[:3] / statistics.white).ravel()).to(error.device)[:, None, None]
-    removed = mask[:, :, None, None].expand_as(target)
-    painted = torch.where(removed.bool(), pred, target)
-    images = [mae.unpatchify(values.flatten(2), grid)[:, :3, 0] for values in (target, painted, removed)]
-    original, painted, hidden = images[0], images[1], images[2][:, :1]
-    ssim = _ssim(original * scale[:, None, None] + offset, painted * scale[:, None, None] + offset, hidden)
+    one, other = (image[:, :3] * scale[:, None, None] + offset for image in (original, painted))
+    ssim = _ssim(one, other, hidden[:, 0])
     return torch.cat([losses, psnr[:, None], ssim[:, None]], dim=1)
 
 
@@ -240,7 +236,7 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     Args:
         x: float32, (B, C, H, W).
         y: likewise.
-        where: 1 at the pixels to include, (B, 1, H, W).
+        where: 1 at the pixels to include, (B, H, W).
 
     Returns:
         float32 (B,); NaN if no window is included.
@@ -248,7 +244,7 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
     half = _SSIM_WINDOW // 2
     inner = np.s_[half:-half, half:-half]
     means = []
-    for one, other, counted in zip(*(images.cpu().numpy() for images in (x, y, where[:, 0])), strict=True):
+    for one, other, counted in zip(*(images.cpu().numpy() for images in (x, y, where)), strict=True):
         if min(counted.shape) < _SSIM_WINDOW or not counted[inner].any():
             means.append(np.nan)
             continue
@@ -293,15 +289,12 @@ def reconstruct_examples(
     for image_id, rows in chips.groupby("image_id", sort=True):
         shown: dict[str, UInt8] = {}
         for batch in _batches(as_rows(rows), config, 1):
-            (target,), (pred,), (mask,) = _predict(mae, batch, mask_ratio, compute.seed, compute)
-            removed = mask.bool()[:, None, None].expand_as(target)
-            height, width = batch.windows.shape[2:]
-            grid = (1, height // config.patch_size[1], width // config.patch_size[2])
-            patches = torch.stack([target, torch.where(removed, pred, target), removed.float()]).flatten(2)
-            original, painted, hidden = mae.unpatchify(patches, grid)[:, :, 0].cpu().numpy()
-            if batch.rows[0]["method"] != SPECTRAL:
+            images = _predict(mae, batch, mask_ratio, compute).images
+            original, painted, hidden = (image[0].cpu().numpy() for image in images)
+            method = batch.rows[0]["method"]
+            if method != SPECTRAL:
                 rgb = _natural_colour(original, config)
-            shown[batch.rows[0]["method"]] = _natural_colour(painted, config)
+            shown[method] = _natural_colour(painted, config)
         masked = np.where(hidden[0, ..., None] > 0, np.uint8(128), rgb)
         examples.append(Example(str(image_id), rgb, masked, shown))
     return examples

@@ -12,7 +12,6 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from mars_assets.bands import SPECTRAL
-from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import bootstrap_intervals, independent_units
 from mars_assets.reconstruction.scores import ANCHOR, SCORES
 
@@ -20,7 +19,7 @@ _UNPAIRED = (SPECTRAL, ANCHOR)
 
 
 def summarise(
-    per_image: pd.DataFrame, label_version: str, observations: Mapping[str, str] | None = None, resamples: int = 2000
+    per_image: pd.DataFrame, label_version: str, observations: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Compute means with 95 % intervals over the images, for every mask ratio and method.
 
@@ -29,12 +28,11 @@ def summarise(
     over their own.
 
     Args:
-        per_image: from :func:`reconstruct`, with one set of weights, one precision, and the same seeds for every mask
-            ratio.
+        per_image: from :func:`reconstruct`, with one set of weights, one precision, and for every mask ratio the same
+            seeds, and the same images for all methods that share them.
         label_version: version of the images' labels.
         observations: observation of each image id; an image without one is its own group. Images of one observation
             resemble each other, so whole observations are resampled if there are at least two.
-        resamples: number of bootstrap resamples.
 
     Returns:
         For each mask ratio one row per method, best RGB loss first, ``spectral`` and the anchor last: method, the
@@ -42,59 +40,40 @@ def summarise(
         the first row's method on shared images), p_value (two-sided Wilcoxon signed-rank test of the mean differences
         by observation; NaN for the first row and without shared images), n_images, resampled, n_observations, masks,
         mask_ratio, seed (the first), weights, precision, label_version.
-
-    Raises:
-        MarsError: the rows have several weights, precisions or sets of seeds, or a method lacks an image.
     """
-    settings = per_image[["weights", "precision"]].drop_duplicates()
-    seeds = {tuple(sorted(group["seed"].unique())) for _, group in per_image.groupby("mask_ratio")}
-    if (
-        len(settings) != 1
-        or len(seeds) != 1
-        or per_image.groupby(["mask_ratio", "seed"])["recipe"].nunique().max() != 1
-    ):
-        raise MarsError("the rows have different weights, seeds or precisions: summarise each combination on its own")
-    (seeds_of_all,) = seeds
     rows: list[dict[str, Any]] = []
     for mask_ratio, group in per_image.groupby("mask_ratio", sort=False):
         means = group.groupby(["image_id", "method"])[list(SCORES)].mean().unstack("method")
         about: dict[Any, Any] = {
-            "masks": len(seeds_of_all),
+            "masks": group["seed"].nunique(),
             "mask_ratio": mask_ratio,
-            "seed": seeds_of_all[0],
-            **settings.iloc[0].to_dict(),
+            "seed": group["seed"].min(),
+            **group[["weights", "precision"]].iloc[0].to_dict(),
             "label_version": label_version,
         }
-        rows += [row | about for row in _summary_rows(means, observations or {}, resamples)]
+        rows += [row | about for row in _summary_rows(means, observations or {})]
     return pd.DataFrame(rows)
 
 
-def _summary_rows(means: Any, observations: Mapping[str, str], resamples: int) -> list[dict[str, Any]]:
+def _summary_rows(means: Any, observations: Mapping[str, str]) -> list[dict[str, Any]]:
     """Summarise one mask ratio from ``means``, with one row per image and columns (score, method)."""
     rgb_loss = means["rgb_loss"]
-    paired = rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").dropna(how="all")
-    if paired.isna().any(axis=None):
-        lacking = [(image, method) for method in paired for image in paired.index[paired[method].isna()]]
-        image, method = lacking[0]
-        raise MarsError(f"{method} lacks {len(lacking)} images, e.g. {image}: a paired comparison needs all of them")
-    ranked = list(paired.mean().sort_values().index)
+    ranked = list(rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").mean().sort_values().index)
     rows = []
     for method in [*ranked, *(name for name in _UNPAIRED if name in rgb_loss)]:
         own = means.loc[rgb_loss[method].notna()]
         values = {score: own[score][method].to_numpy() for score in SCORES}
-        if ranked:
-            values["rgb_minus_best"] = (own["rgb_loss"][method] - own["rgb_loss"][ranked[0]]).to_numpy()
+        values["rgb_minus_best"] = (own["rgb_loss"][method] - own["rgb_loss"][ranked[0]]).to_numpy()
         images = own.index.to_series()
         known = images.map(dict(observations))
         groups, resampled = independent_units(known, images)
-        intervals = bootstrap_intervals(partial(_means, values), groups, resamples=resamples)
+        intervals = bootstrap_intervals(partial(_means, values), groups, resamples=2000)
         row: dict[str, Any] = {"method": method}
         for name, value in values.items():
             row |= {name: float(value.mean()), f"{name}_low": intervals[name][0], f"{name}_high": intervals[name][1]}
-        differences = values.get("rgb_minus_best")
-        if differences is not None:
-            differences = pd.Series(differences).groupby(groups).mean().to_numpy()
-        row |= {"p_value": _signed_rank(differences), "n_images": len(own)}
+        differences = pd.Series(values["rgb_minus_best"]).groupby(groups).mean().to_numpy()
+        comparable = differences.any() and not np.isnan(differences).any()
+        row |= {"p_value": float(wilcoxon(differences).pvalue) if comparable else np.nan, "n_images": len(own)}
         rows.append(row | {"resampled": resampled, "n_observations": int(known.nunique())})
     return rows
 
@@ -107,13 +86,6 @@ def _means(values: Mapping[str, npt.NDArray[np.float64]], counts: npt.NDArray[np
         mean = counts @ np.where(known, value, 0) / n
         means[name] = np.where(counts @ ~known > 0, np.nan, mean)
     return means
-
-
-def _signed_rank(differences: npt.NDArray[np.float64] | None) -> float:
-    """Compute the two-sided p-value of Wilcoxon's signed-rank test; NaN without differences."""
-    if differences is None or np.isnan(differences).any() or not differences.any():
-        return float("nan")
-    return float(wilcoxon(differences).pvalue)
 
 
 def statement(summary: pd.DataFrame) -> list[str]:

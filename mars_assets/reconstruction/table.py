@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from mars_assets.reconstruction.scores import (
 from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import as_rows, read_table, write_table
+from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.tensors.stages import read_manifest
@@ -75,14 +76,12 @@ class ReconstructionResult:
 
     Args:
         summary: one row per method, see :func:`summarise`.
-        per_image: one row per image and method, see :func:`reconstruct`.
         bars: both losses of each method, with intervals (the paper's Figure 2).
         examples: originals, masked images and all reconstructions (the paper's Figure 3).
         computed: number of chips reconstructed in this call; the scores of the others were cached.
     """
 
     summary: pd.DataFrame
-    per_image: pd.DataFrame
     bars: Figure
     examples: Figure
     computed: int
@@ -114,7 +113,7 @@ def reconstruction_table(
         row = {"image_id": anchor.stem, "method": ANCHOR, "path": anchor, "chip_sha": sha256_file(anchor)}
         chips = pd.concat([chips, pd.DataFrame([row])], ignore_index=True)
     settings = [
-        ReconstructionSettings(compute=compute, mask_ratio=mask_ratio, seed=seed, batch_size=plan.batch_size)
+        ReconstructionSettings(compute=replace(compute, seed=seed), mask_ratio=mask_ratio, batch_size=plan.batch_size)
         for mask_ratio in plan.mask_ratios
         for seed in range(compute.seed, compute.seed + plan.masks)
     ]
@@ -142,7 +141,7 @@ def reconstruction_table(
     bars = draw_losses(shown, PAPER if config.variant == "v1_100" and ratio == 0.5 else None)
     to_png(bars, lake.figure("reconstruction", "losses"))
     to_png(examples, lake.figure("reconstruction", "examples"))
-    return ReconstructionResult(summary, per_image, bars, examples, computed)
+    return ReconstructionResult(summary, bars, examples, computed)
 
 
 def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
@@ -165,13 +164,12 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
             if not all(1 <= band <= file.count for band in bands):
                 raise MarsError(f"{path} has {file.count} bands, which do not include all of {list(bands)}")
             chip = file.read(list(bands), masked=True, out_dtype="float32")
-            crs, transform = file.crs, file.transform
     except RasterioError as error:
         raise MarsError(f"the anchor {path} cannot be read ({error})") from error
     if np.ma.is_masked(chip) or not np.isfinite(chip).all():
         raise MarsError(f"the anchor {path} has pixels without data: choose a chip without gaps")
     target = lake.tensors("anchor") / f"{path.stem}.tif"
-    write_chip(target, chip.filled(), HLS_BANDS, georeference=(crs, transform) if crs else (None, None))
+    write_chip(target, chip.filled(), HLS_BANDS, georeference=georeference(path))
     return target
 
 
