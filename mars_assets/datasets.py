@@ -22,6 +22,8 @@ from mars_assets.tensors.stages import read_manifest
 STAGE = f"imputed_{EVALUATED}"
 """The tensors that models are trained on."""
 
+_COLUMNS = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha"]
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -57,17 +59,8 @@ def classification_dataset(lake: Lake, statistics: BandStatistics | None = None)
             "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater) into "
             f"{lake.inbox} and materialize labelled_crops, reflectance and {STAGE} again"
         )
-    outlined = pd.Series(
-        [
-            None if pd.isna(count) else str(mask_path(lake, "instances", row))
-            for count, row in zip(images["n_craters"], images.itertuples(), strict=True)
-        ],
-        images.index,
-        object,
-    )
-    images = images.assign(label=(images["label"] == "crater").astype(int), instances=outlined)
-    columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "label", "instances"]
-    return Dataset(images[columns], provenance)
+    images = images.assign(label=(images["label"] == "crater").astype(int))
+    return Dataset(images[[*_COLUMNS, "label", "instances"]], provenance)
 
 
 def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics | None = None) -> Dataset:
@@ -79,12 +72,8 @@ def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics
             f"no labelled image has crater outlines: put a COCO segmentation export into {lake.inbox} and materialize "
             f"labelled_crops, reflectance and {STAGE} again"
         )
-    images = images.assign(
-        mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()],
-        instances=[str(mask_path(lake, "instances", row)) for row in images.itertuples()],
-    )
-    columns = ["image_id", "split", "observation", "chip", "chip_sha", "labels_sha", "mask", "instances"]
-    return Dataset(images[columns], {**provenance, "annotation": annotation})
+    images = images.assign(mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()])
+    return Dataset(images[[*_COLUMNS, "mask", "instances"]], {**provenance, "annotation": annotation})
 
 
 def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -110,17 +99,16 @@ def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame
         missing = sorted(set(labels["image_id"]) - set(manifest["image_id"]))
         raise ProvenanceError(f"{STAGE} lacks {len(missing)} labelled images, e.g. {missing[0]}: materialize it again")
     chips = manifest.set_index("image_id").loc[images["image_id"]]
+    instances = [
+        None if pd.isna(row.n_craters) else str(mask_path(lake, "instances", row)) for row in images.itertuples()
+    ]
     images = images.assign(
         observation=images["group"],
         chip=[str(lake.inside(file)) for file in chips["file"]],
         chip_sha=chips["chip_sha"].to_numpy(),
+        instances=pd.Series(instances, images.index, object),
     )
-    provenance = {
-        "label_version": version,
-        "stage": STAGE,
-        **{k: v for k, v in settings.items() if k != "label_version"},
-    }
-    return images, provenance
+    return images, {"label_version": version, "stage": STAGE, **settings}
 
 
 _SEPARATOR = re.compile(r"[^0-9A-Za-z]")

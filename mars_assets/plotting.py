@@ -42,11 +42,9 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     Returns:
         The figure and its axes, shape (rows, columns).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
