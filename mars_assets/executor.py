@@ -15,29 +15,19 @@ from typing import Any
 import dagster as dg
 import psutil
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster._core.executor.in_process import InProcessExecutor
 
 PROCESS_TAG = "mars_assets/process"
 
 
-class ClearingExecutor(dg.Executor):
+class ClearingExecutor(InProcessExecutor):
     """Dagster's in-process executor, preceded by :func:`clear_up`."""
-
-    def __init__(self, inner: dg.Executor) -> None:
-        self._inner = inner
-
-    @property
-    def retries(self) -> Any:
-        return self._inner.retries
-
-    @property
-    def step_dependency_config(self) -> Any:
-        return self._inner.step_dependency_config
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         instance = plan_context.instance
         instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
         clear_up(instance)
-        yield from self._inner.execute(plan_context, execution_plan)
+        yield from super().execute(plan_context, execution_plan)
 
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
@@ -45,7 +35,8 @@ def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
     """Run all steps in one process, so that torch is imported once instead of in every step."""
     create = dg.in_process_executor.executor_creation_fn
     assert create is not None
-    return ClearingExecutor(create(init_context))
+    executor = create(init_context)
+    return ClearingExecutor(executor.retries, executor.step_dependency_config)
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.storage.files import read_table, write_json, write_table
+from mars_assets.storage.files import as_rows, read_table, write_json, write_table
 
 KEYS = ("model_version", "label_version", "split")
 """The columns that identify an evaluation."""
@@ -100,11 +100,7 @@ def in_words(row: dict[str, Any], score: str) -> str:
 def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Convert rows to plain values with every digit; missing values and non-numbers become None."""
     table = table.replace([math.inf, -math.inf], math.nan)
-    plain = table.astype(object).where(table.notna(), None)
-    return [
-        {str(name): value.item() if hasattr(value, "item") else value for name, value in row.items()}
-        for row in plain.to_dict("records")
-    ]
+    return as_rows(table.astype(object).where(table.notna(), None))
 
 
 def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asset: str) -> pd.DataFrame:
@@ -119,17 +115,13 @@ def record(path: Path, rows: Sequence[dict[str, Any]], keys: Sequence[str], asse
     Returns:
         The whole table, oldest first.
     """
-    new = pd.DataFrame(list(rows))
+    table = new = pd.DataFrame(list(rows))
     if path.exists():
         old = read_table(path, asset)
         # Rows by an earlier version of this project may lack a key.
-        old = old.reindex(columns=[*old.columns, *(key for key in keys if key not in old)])
-        measured = set(new[list(keys)].itertuples(index=False, name=None))
-        kept = [row not in measured for row in old[list(keys)].itertuples(index=False, name=None)]
-        old = old[kept]
+        repeated = pd.concat([old, new], ignore_index=True).duplicated(list(keys), keep="last")
+        old = old[~repeated[: len(old)].to_numpy()]
         table = pd.concat([old, new], ignore_index=True) if len(old) else new
-    else:
-        table = new
     write_table(path, table)
     write_json(path.with_suffix(".json"), as_records(table))
     return table

@@ -31,8 +31,8 @@ def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]
         scores: names of the scores without the split; the first has intervals.
     """
     rows = []
-    order = [*ranked(table, scores[0])["version"], *table.loc[table["failed"] != "", "version"]]
-    order += [version for version in table["version"] if version not in set(order)]
+    failed = table.loc[table["failed"] != "", "version"]
+    order = list(dict.fromkeys([*ranked(table, scores[0])["version"], *failed, *table["version"]]))
     for row in table.set_index("version").loc[order].reset_index().to_dict("records"):
         shown = _described(row, row["name"] or row["version"][:8], settings)
         if table["fold"].any():

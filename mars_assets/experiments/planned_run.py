@@ -18,7 +18,7 @@ from mars_assets.models.starting_point import Start
 from mars_assets.models.task import Task
 from mars_assets.models.versions import find_version, version_of
 from mars_assets.provenance import software
-from mars_assets.storage.files import read_json, write_json
+from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import fingerprint
 
 KEYS = ("version", "label_version")
@@ -51,11 +51,6 @@ class PlannedRun:
     provenance: dict[str, Any]
     evaluation_version: str
 
-    @property
-    def key(self) -> dict[str, str]:
-        """Compose the values that identify this run's row in the table."""
-        return {"version": self.version, "label_version": self.label_version, "judged": self.images_evaluated}
-
     @functools.cached_property
     def images_evaluated(self) -> str:
         """Fingerprint the evaluation: its code and images, since a version depends on train and valid alone."""
@@ -81,10 +76,6 @@ class PlannedRun:
         path = self.folder / SCORES
         return read_json(path) if path.exists() else {}
 
-    def write_scores(self, scores: dict[str, Any]) -> None:
-        """Store scores in the run's folder."""
-        write_json(self.folder / SCORES, scores)
-
     def lacks_evidence(self) -> bool:
         """Test whether evidence is missing or outdated, in a run that has not failed."""
         scores = self.read_scores()
@@ -94,11 +85,6 @@ class PlannedRun:
     def matches(self, table: pd.DataFrame) -> pd.Series:
         """Select the rows of a sweep's table with this run's model and labels, as a mask."""
         return (table[list(KEYS)] == [self.version, self.label_version]).all(axis=1)
-
-    def is_in(self, table: pd.DataFrame) -> bool:
-        """Test whether a sweep's table contains this run, evaluated on the current images."""
-        same = table[self.matches(table)]
-        return "judged" in same and bool((same["judged"] == self.images_evaluated).any())
 
 
 def plan_run(lake: Lake, task: Task, run: Run[Any], held_back: float, folds: int) -> PlannedRun:

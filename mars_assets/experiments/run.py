@@ -16,12 +16,12 @@ from mars_assets.experiments.hold_back import HELD_BACK
 from mars_assets.experiments.planned_run import EVALUATED, PlannedRun, plan_run
 from mars_assets.experiments.sweep import Run
 from mars_assets.experiments.table import SweepTable
-from mars_assets.lake import CONFIG, SCRATCH, Lake
+from mars_assets.lake import CONFIG, SCORES, SCRATCH, Lake
 from mars_assets.models.evaluate import RESAMPLES
 from mars_assets.models.task import Task, TrainingJob
 from mars_assets.models.versions import ModelVersion, start_version
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_json, read_table, write_table
+from mars_assets.storage.files import read_json, read_table, write_json, write_table
 from mars_assets.training.compute import Compute
 
 _NO_WEIGHTS = "the weights were deleted: validation scores are the earlier ones, test scores are unknown"
@@ -41,7 +41,6 @@ class SweepJob:
             :func:`mars_assets.experiments.hold_back.hold_back`.
         folds: number of parts for cross-validation, in which each run holds out its own part instead, see
             :func:`mars_assets.experiments.hold_back.hold_back_part`. Runs whose part is empty are skipped.
-        write_every: seconds between two writes of the table.
         progress: reports the runs.
     """
 
@@ -52,7 +51,6 @@ class SweepJob:
     compute: Compute
     held_back: float = 0.0
     folds: int = 0
-    write_every: float = 10.0
     progress: Progress = SILENT
 
 
@@ -80,7 +78,7 @@ def run_sweep(job: SweepJob) -> tuple[pd.DataFrame, int]:
     if folds:
         planned = [one for one in planned if (one.images["split"] == HELD_BACK).any()]
     ran = 0
-    with SweepTable(lake, task, 1 / folds if folds else job.held_back, job.write_every) as table:
+    with SweepTable(lake, task, 1 / folds if folds else job.held_back) as table:
         for number, one in enumerate(planned, start=1):
             if table.has(one) and not (folds and one.lacks_evidence()):
                 continue
@@ -122,7 +120,7 @@ def _scores_of(job: SweepJob, planned: PlannedRun) -> dict[str, Any]:
     else:
         scores = _train_and_evaluate(job, planned, before)
     scores["judged"] = planned.images_evaluated
-    planned.write_scores(scores)
+    write_json(planned.folder / SCORES, scores)
     return scores
 
 

@@ -79,7 +79,9 @@ def plan(sweep: Sweep, recipe: type[R]) -> list[Run[R]]:
         MarsError: the recipe rejects settings, or a range is invalid; all problems are listed.
     """
     problems = [
-        f"variants: {name} is not a set of settings" for name, value in sweep.variants.items() if not _is(value)
+        f"variants: {name} is not a set of settings"
+        for name, value in sweep.variants.items()
+        if not isinstance(value, Mapping)
     ]
     problems += [f"grid: {name} is not a list of values" for name, value in sweep.grid.items() if not _listed(value)]
     problems += [f"random: {name} {problem}" for name, value in sweep.random.items() if (problem := _no_range(value))]
@@ -132,10 +134,6 @@ def _drawn(rng: np.random.Generator, values: Any) -> Any:
     return float(rng.uniform(low, high))
 
 
-def _is(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 def _listed(value: Any) -> bool:
     return isinstance(value, list) and bool(value)
 
@@ -144,7 +142,7 @@ def _no_range(value: Any) -> str:
     """Describe the problem with a list or range to draw from; empty if there is none."""
     if _listed(value):
         return ""
-    if not _is(value) or not {"low", "high"} <= set(value) <= _RANGE:
+    if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= _RANGE:
         return "is neither a list nor {low, high, log}"
     bounds = [value["low"], value["high"]]
     if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds) or bounds[0] >= bounds[1]:

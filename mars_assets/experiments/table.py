@@ -16,6 +16,8 @@ from mars_assets.lake import EVIDENCE, HISTORY, Lake
 from mars_assets.models.task import Task
 from mars_assets.storage.files import read_table
 
+_WRITE_EVERY = 10.0  # seconds
+
 
 class SweepTable:
     """The table of a task's runs.
@@ -28,11 +30,10 @@ class SweepTable:
         lake: contains the table.
         task: the task that the runs train.
         share: share of the training observations held out.
-        write_every: seconds between two writes.
     """
 
-    def __init__(self, lake: Lake, task: Task, share: float, write_every: float = 10.0) -> None:
-        self._lake, self._task, self._share, self._write_every = lake, task, share, write_every
+    def __init__(self, lake: Lake, task: Task, share: float) -> None:
+        self._lake, self._task, self._share = lake, task, share
         self._path = lake.metrics(task.experiments)
         self._table = read_table(self._path, task.experiments) if self._path.exists() else None
         self._new: list[dict[str, Any]] = []
@@ -46,16 +47,18 @@ class SweepTable:
 
     def has(self, planned: PlannedRun) -> bool:
         """Test whether the table contains a run, evaluated on the current images."""
-        key = planned.key
-        if any(all(row[name] == value for name, value in key.items()) for row in self._new):
-            return True
-        return self._table is not None and planned.is_in(self._table)
+        if self._table is None:
+            return False
+        same = self._table[planned.matches(self._table)]
+        return "judged" in same and bool((same["judged"] == planned.images_evaluated).any())
 
     def add(self, planned: PlannedRun, scores: dict[str, Any]) -> None:
         """Add a run."""
         self._new.append(
             {
-                **planned.key,
+                "version": planned.version,
+                "label_version": planned.label_version,
+                "judged": planned.images_evaluated,
                 "held_back": self._share,
                 "fold": planned.run.fold,
                 "name": planned.run.name,
@@ -66,7 +69,7 @@ class SweepTable:
                 **scores,
             }
         )
-        if time.monotonic() - self._written >= self._write_every:
+        if time.monotonic() - self._written >= _WRITE_EVERY:
             self._write()
 
     def _write(self) -> None:

@@ -93,20 +93,10 @@ def _sweep_old(folder: Path) -> None:
                     Path(entry.path).unlink()
 
 
-def sweep(folder: Path) -> int:
-    """Remove killed runs' temporary files from a folder with one writer.
-
-    Returns:
-        How many were removed.
-    """
-    count = 0
-    if not folder.is_dir():
-        return 0
-    for path in folder.iterdir():
-        if path.name.startswith(".") and _TEMPORARY in path.name:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            count += 1
-    return count
+def sweep(folder: Path) -> None:
+    """Remove killed runs' temporary files from a folder with one writer, if it exists."""
+    for path in folder.glob(f".*{_TEMPORARY}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.datasets import Dataset
 from mars_assets.errors import DivergedError, MarsError
+from mars_assets.experiments import table as sweep_table
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
 from mars_assets.experiments.hold_back import HELD_BACK, hold_back, hold_back_part
 from mars_assets.experiments.run import SweepJob, run_sweep
@@ -127,12 +128,11 @@ def test_every_run_is_a_row_and_none_runs_twice(here: Lake, images: pd.DataFrame
 
 
 @pytest.mark.parametrize("write_every", [0.0, 1000.0], ids=["written after each run", "written at the end"])
-def test_only_the_best_keeps_its_weights_and_all_their_history(here: Lake, images: pd.DataFrame, write_every):
-    table, _ = run_sweep(
-        SweepJob(
-            here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU, write_every=write_every
-        )
-    )
+def test_only_the_best_keeps_its_weights_and_all_their_history(
+    here: Lake, images: pd.DataFrame, write_every, monkeypatch
+):
+    monkeypatch.setattr(sweep_table, "_WRITE_EVERY", write_every)
+    table, _ = run_sweep(SweepJob(here, Trainer(images).task(), plan(SWEEP, ClsRecipe), held_back=0, compute=CPU))
     kept = [path.parent.name for path in here.model("t_experiments").glob("*/model.bin")]
     best = ranked(table, "good").iloc[0]
     assert kept == [best["version"]]
