@@ -52,31 +52,24 @@ def classification_dataset(lake: Lake, statistics: BandStatistics | None = None)
         ProvenanceError: they contradict each other or the weights.
         MarsError: no image has a class.
     """
-    images, provenance = _joined(lake, statistics)
-    images = images[images["label"].notna()]
-    if images.empty:
-        raise MarsError(
-            "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater) into "
-            f"{lake.inbox} and materialize labelled_crops, reflectance and {STAGE} again"
-        )
+    lacking = "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater)"
+    images, provenance = _joined(lake, statistics, "label", lacking)
     images = images.assign(label=(images["label"] == "crater").astype(int))
     return Dataset(images[[*_COLUMNS, "label", "instances"]], provenance)
 
 
 def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics | None = None) -> Dataset:
     """Join all outlined images with their chips and the masks of one annotation; see :func:`classification_dataset`."""
-    images, provenance = _joined(lake, statistics)
-    images = images[images["n_craters"].notna()]
-    if images.empty:
-        raise MarsError(
-            f"no labelled image has crater outlines: put a COCO segmentation export into {lake.inbox} and materialize "
-            f"labelled_crops, reflectance and {STAGE} again"
-        )
+    lacking = "no labelled image has crater outlines: put a COCO segmentation export"
+    images, provenance = _joined(lake, statistics, "n_craters", lacking)
     images = images.assign(mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()])
     return Dataset(images[[*_COLUMNS, "mask", "instances"]], {**provenance, "annotation": annotation})
 
 
-def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _joined(
+    lake: Lake, statistics: BandStatistics | None, wanted: str, lacking: str
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Join the images that have a value in the column ``wanted``, with an error message if there are none."""
     labels = read_labelled_crops(lake)
     version = current_label_version(lake)
     manifest, settings = read_manifest(lake, STAGE)
@@ -108,6 +101,9 @@ def _joined(lake: Lake, statistics: BandStatistics | None) -> tuple[pd.DataFrame
         chip_sha=chips["chip_sha"].to_numpy(),
         instances=pd.Series(instances, images.index, object),
     )
+    images = images[images[wanted].notna()]
+    if images.empty:
+        raise MarsError(f"{lacking} into {lake.inbox} and materialize labelled_crops, reflectance and {STAGE} again")
     return images, {"label_version": version, "stage": STAGE, **settings}
 
 

@@ -1,7 +1,7 @@
 """Assets of group foundation: weights, published and adapted to Mars."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import dagster as dg
 import pandas as pd
@@ -13,20 +13,16 @@ from mars_assets.assets.metadata import mendable, picture, progress_of, table, w
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
 from mars_assets.code_versions import PRETRAINING, WEIGHTS
 from mars_assets.errors import MarsError
-from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS
+from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import current_weights, make_current, set_current_weights, weights_in_use
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.weights import Origin, install, install_as_before, open_weights
+from mars_assets.progress import Progress
 from mars_assets.provenance import software
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.files import read_json, read_table
 from mars_assets.storage.hashing import fingerprint
-
-if TYPE_CHECKING:
-    from mars_assets.lake import Lake
-    from mars_assets.progress import Progress
-
 
 GROUP = "foundation"
 
@@ -37,8 +33,8 @@ class PrithviWeightsConfig(dg.Config):
     source: Literal["as_before", "sample", "huggingface", "file"] = Field(
         AS_BEFORE,
         description="sample: the tiny encoder in this package, pretrained on synthetic terrain. huggingface: the "
-        "published "
-        "weights. file: a checkpoint on this machine. as_before: the weights in use, or the sample if there are none.",
+        "published weights. file: a checkpoint on this machine. as_before: the weights in use, or the sample if there "
+        "are none.",
     )
     variant: str = Field(
         "",
@@ -49,8 +45,7 @@ class PrithviWeightsConfig(dg.Config):
     revision: str = Field(
         "",
         description="Commit of the Hugging Face repository. Empty: the commit downloaded before, or else the head of "
-        "the "
-        "main branch, which is then pinned.",
+        "the main branch, which is then pinned.",
     )
 
 
@@ -88,7 +83,7 @@ def prithvi_weights(
     )
 
 
-def _installed(lake: "Lake", config: PrithviWeightsConfig, progress: "Progress") -> "Path":
+def _installed(lake: Lake, config: PrithviWeightsConfig, progress: Progress) -> Path:
     """Install the configured weights and return their folder."""
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
@@ -149,6 +144,13 @@ def mars_weights(
         history = read_table(folder / HISTORY, "mars_weights")
         pictures = reconstructions_figure(images, {"before": weights, "after": folder / MARS_WEIGHTS}, recipe, chosen)
     first, last = report["first"], report["last"]
+    counts = {
+        "training": report["n_train"],
+        "validation": report["n_valid"],
+        "left out": report["left_out"],
+        "from unknown observations": images.unknown,
+    }
+    broken = pd.DataFrame(images.broken.items(), columns=["image", "problem"])
     return dg.MaterializeResult(
         metadata={
             "version": version,
@@ -157,23 +159,8 @@ def mars_weights(
             "reconstructions": picture(pictures, "validation images, before and after"),
             "validation loss": float(last["valid_loss"]),
             "validation loss before": float(first["valid_loss"]),
-            "images": table(
-                pd.DataFrame(
-                    [
-                        {
-                            "training": report["n_train"],
-                            "validation": report["n_valid"],
-                            "left out": report["left_out"],
-                            "from unknown observations": images.unknown,
-                        }
-                    ]
-                )
-            ),
-            **(
-                {"unreadable images": table(pd.DataFrame(images.broken.items(), columns=["image", "problem"]))}
-                if images.broken
-                else {}
-            ),
+            "images": table(pd.DataFrame([counts])),
+            **({"unreadable images": table(broken)} if images.broken else {}),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "initialised from": "random weights" if recipe.from_random else variant,
             "device": str(chosen),

@@ -1,7 +1,7 @@
 """Assets of group tensors: reflectance and imputed bands."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dagster as dg
 import pandas as pd
@@ -21,6 +21,7 @@ from mars_assets.bands import (
 )
 from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION, code_version
 from mars_assets.labels.table import current_label_version, read_labelled_crops
+from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
@@ -28,17 +29,13 @@ from mars_assets.tensors.figures import chip_sheet, value_ranges
 from mars_assets.tensors.stages import (
     CALIBRATED,
     Scale,
+    StageResult,
     make_calibrated,
     make_imputed,
     make_reflectance,
     make_spectral,
     settings_before,
 )
-
-if TYPE_CHECKING:
-    from mars_assets.lake import Lake
-    from mars_assets.tensors.stages import StageResult
-
 
 GROUP = "tensors"
 
@@ -163,34 +160,34 @@ def imputed_spectral(context: dg.AssetExecutionContext, lake: LakeResource) -> d
 imputed_assets = [*(_imputed(method) for method in IMPUTATION_METHODS), imputed_spectral]
 
 
-def _statistics_name(lake: "Lake", statistics: str) -> Any:
+def _statistics_name(lake: Lake, statistics: str) -> Any:
     """Resolve ``as_before`` to the statistics of the existing chips."""
     return settings_before(lake).get("statistics", "v1") if statistics == AS_BEFORE else statistics
 
 
-def _content(result: "StageResult") -> str:
+def _content(result: StageResult) -> str:
     settings = {name: value for name, value in result.provenance.items() if name != "label_version"}
     return fingerprint(settings, result.manifest[["image_id", "chip_sha"]].to_dict("list"))
 
 
-def _materialized(metadata: dict[str, Any], *results: "StageResult") -> dg.MaterializeResult:
+def _materialized(metadata: dict[str, Any], *results: StageResult) -> dg.MaterializeResult:
     chip_shas = sorted(sha for result in results for sha in result.manifest["chip_sha"])
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(fingerprint(chip_shas)[:16]))
 
 
-def _chips_picture(lake: "Lake", stage: str, result: "StageResult") -> dg.MetadataValue:
+def _chips_picture(lake: Lake, stage: str, result: StageResult) -> dg.MetadataValue:
     # Of a stage without statistics, v1's are used for the display alone.
     statistics = STATISTICS[result.provenance.get("statistics", "v1")]
     sheet = chip_sheet(_shown(lake, result), result.provenance["bands"], statistics)
     return picture(sheet, f"{stage}: all bands of six chips")
 
 
-def _shown(lake: "Lake", result: "StageResult") -> list[Path]:
+def _shown(lake: Lake, result: StageResult) -> list[Path]:
     sample = result.manifest.iloc[:: max(1, len(result.manifest) // 6)].head(6)
     return [lake.inside(file) for file in sample["file"]]
 
 
-def _describe(lake: "Lake", stage: str, result: "StageResult") -> dict[str, Any]:
+def _describe(lake: Lake, stage: str, result: StageResult) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if len(result.manifest):
         shown = kept(

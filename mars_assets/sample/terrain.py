@@ -347,15 +347,16 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouche
 
 
 def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
-    """Compute the height of the shadow's edge above the ground in pixels, 0 in sunlight."""
+    """Compute the height of the shadow's edge above the ground in pixels, 0 in sunlight.
+
+    The ground must be larger than the longest shift towards the sun, 110 pixels.
+    """
     depth = np.zeros_like(heights)
     height, width = heights.shape
     tangent = math.tan(math.radians(elevation))
     north, east = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
     for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
         down, right = -round(distance * north), round(distance * east)
-        if abs(down) >= height or abs(right) >= width:
-            continue
         here = (slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right)))
         there = (slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right)))
         rise = np.float32(math.hypot(down, right) * tangent)

@@ -37,11 +37,5 @@ def chip_sheet(paths: Sequence[Path], bands: Sequence[str], statistics: BandStat
 
 def value_ranges(paths: Sequence[Path], bands: Sequence[str]) -> pd.DataFrame:
     """Compute each band's minimum, mean and maximum in reflectance units."""
-    rows = []
-    chips = [read_chip(path, bands) for path in paths]
-    for index, band in enumerate(bands):
-        values = np.concatenate([chip[index].ravel() for chip in chips])
-        rows.append(
-            {"band": band, "min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
-        )
-    return pd.DataFrame(rows)
+    values = np.concatenate([read_chip(path, bands).reshape(len(bands), -1) for path in paths], axis=1).astype(float)
+    return pd.DataFrame({"band": bands, "min": values.min(1), "mean": values.mean(1), "max": values.max(1)})
