@@ -94,11 +94,6 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
     raise ValueError(f"no thumbnail of this {image.width} x {image.height} picture fits into {max_bytes} bytes")
 
 
-def markdown_image(picture: Picture, alt: str, max_bytes: int = 28_000) -> str:
-    """Format the thumbnail as a Markdown image."""
-    return f"![{alt}]({thumbnail_data_uri(picture, max_bytes)})"
-
-
 def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
     """Convert a figure, picture or image file to an RGB Pillow image."""
     if isinstance(picture, Path):

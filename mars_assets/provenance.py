@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import mars_assets
 
@@ -22,14 +21,10 @@ PACKAGES = (
 )
 
 
-def software() -> dict[str, Any]:
-    """Collect the versions of this package, Python and the packages that affect results."""
-    return {"mars_assets": mars_assets.__version__, "python": platform.python_version(), **_packages()}
-
-
 @cache  # reading a version opens and parses a file
-def _packages() -> dict[str, str]:
-    found = {}
+def software() -> dict[str, str]:
+    """Collect the versions of this package, Python and the packages that affect results."""
+    found = {"mars_assets": mars_assets.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = version(name)

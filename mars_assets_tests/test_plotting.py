@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars_assets.plotting import markdown_image, new_figure, thumbnail_data_uri, to_png
+from mars_assets.plotting import new_figure, thumbnail_data_uri, to_png
 
 
 def _decode(uri: str) -> Image.Image:
@@ -61,4 +61,4 @@ def test_figure_and_picture_to_png(tmp_path: Path) -> None:
     to_png(mask, tmp_path / "mask.png")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png"))[..., 0], mask)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["figure.png", "mask.png", "new"]
-    assert markdown_image(figure, "loss").startswith("![loss](data:image/png;base64,")
+    assert thumbnail_data_uri(figure).startswith("data:image/png;base64,")

@@ -11,7 +11,7 @@ import pandas as pd
 from mars_assets.code_versions import DISPLAY
 from mars_assets.errors import MarsError
 from mars_assets.models.task import Report
-from mars_assets.plotting import markdown_image
+from mars_assets.plotting import thumbnail_data_uri
 from mars_assets.progress import Progress
 from mars_assets.storage.cache import Cache
 
@@ -66,7 +66,7 @@ def _cell(value: Any) -> str:
 
 def picture(image: Any, alt: str) -> dg.MetadataValue:
     """Embed a figure or image as a thumbnail."""
-    return dg.MetadataValue.md(markdown_image(image, alt))
+    return dg.MetadataValue.md(f"![{alt}]({thumbnail_data_uri(image)})")
 
 
 def kept(

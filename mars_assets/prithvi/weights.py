@@ -21,7 +21,6 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HfHubHTTPError,
     HTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -320,7 +319,7 @@ def _download(name: str, revision: str | None, progress: Progress) -> Path:
         raise MarsError(f"{what} does not exist or requires HF_TOKEN: check the revision") from error
     except HfHubHTTPError as error:
         raise MarsError(f"{what} was refused ({_first_line(error)}): try again later") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, HTTPError) as error:
+    except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
         raise MarsError(
             f"{what} cannot be reached and is not in the cache ({_first_line(error)}). Connect this machine to the "
             "network, or download the file elsewhere and set source 'file' and its path"

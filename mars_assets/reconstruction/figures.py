@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from mars_assets.plotting import new_figure
 from mars_assets.reconstruction.scores import Example
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] | None = None) -> Figure:

@@ -110,8 +110,8 @@ def statement(summary: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def typical_images(per_image: pd.DataFrame, count: int = 3) -> list[str]:
-    """Choose images to show, from easy to hard by their mean RGB loss, without the extremes."""
+def typical_images(per_image: pd.DataFrame) -> list[str]:
+    """Choose three images to show, from easy to hard by their mean RGB loss, without the extremes."""
     ranked = per_image[~per_image["method"].isin(_UNPAIRED)].groupby("image_id")["rgb_loss"].mean().sort_values()
-    places = np.linspace(0, len(ranked) - 1, min(count, len(ranked)) + 2)[1:-1]
+    places = np.linspace(0, len(ranked) - 1, min(3, len(ranked)) + 2)[1:-1]
     return list(dict.fromkeys(ranked.index[np.rint(places).astype(int)]))

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import rasterio
+from matplotlib.figure import Figure
 from rasterio.errors import RasterioError
 
 from mars_assets.bands import HLS_BANDS, SPECTRAL
@@ -39,10 +39,6 @@ from mars_assets.storage.hashing import sha256_file
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.tensors.stages import read_manifest
 from mars_assets.training.compute import Compute
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 ASSET = "reconstruction_metrics"
 PAPER = {"means": (0.0174, 0.0610), "pre_norm": (0.0298, 0.1040), "post_norm": (0.0190, 0.0493)}
