@@ -44,12 +44,8 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
     if not path.exists():
         return row | nothing
     table = read_table(path, asset)
-    own = tuple(row[key] for key in KEYS)
-    before = [
-        old
-        for old in table.to_dict("records")
-        if old["split"] == row["split"] and tuple(old[key] for key in KEYS) != own
-    ]
+    others = (table[list(KEYS)] != [row[key] for key in KEYS]).any(axis=1)
+    before = table[others & (table["split"] == row["split"])].to_dict("records")
     if not before:
         return row | nothing
     last = before[-1]

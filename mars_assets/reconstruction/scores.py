@@ -114,7 +114,8 @@ def reconstruct(
         "precision": compute.precision,
     }
     about["recipe"] = fingerprint(RECONSTRUCTION, config.to_dict(), about)
-    rows = as_rows(chips.sort_values(["image_id", "method"], kind="stable"))
+    chips = chips.sort_values(["image_id", "method"], kind="stable", ignore_index=True)
+    rows = as_rows(chips)
     computed: set[int] = set()
 
     def compute_scores(places: list[int]) -> Iterator[list[float]]:
@@ -128,15 +129,9 @@ def reconstruct(
 
     cache = cache or Cache(None, RECONSTRUCTION)
     keys = [[about["recipe"], row["image_id"], row["chip_sha"]] for row in rows]
-    scores = cache.get_all(keys, compute_scores)
+    scores = pd.DataFrame(cache.get_all(keys, compute_scores), columns=list(SCORES))
     columns = ["image_id", "method", *SCORES, "chip_sha", *about, "computed"]
-    return pd.DataFrame(
-        [
-            {**row, **dict(zip(SCORES, values, strict=True)), **about, "computed": place in computed}
-            for place, (row, values) in enumerate(zip(rows, scores, strict=True))
-        ],
-        columns=columns,
-    )
+    return chips.join(scores).assign(**about, computed=chips.index.isin(list(computed)))[columns]
 
 
 class _Batch(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_ima
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import as_rows, read_table, write_table
 from mars_assets.storage.geotiff import georeference
-from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.hashing import lot, sha256_file
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.tensors.stages import read_manifest
 from mars_assets.training.compute import Compute
@@ -187,7 +186,7 @@ def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: 
             problems.append(f"imputed_{method} and imputed_{first} contain different images")
     if problems:
         raise ProvenanceError("; ".join(problems) + ": materialize reflectance and its imputations again")
-    drawn = sorted(manifest["image_id"], key=lambda image: hashlib.sha256(image.encode()).digest())[:n_images]
+    drawn = sorted(manifest["image_id"], key=lot)[:n_images]
     chips = pd.concat(table.assign(method=method) for method, (table, _) in stages.items())
     chips = chips[chips["image_id"].isin(drawn)]
     chips = chips.assign(path=chips["file"].map(lake.inside))

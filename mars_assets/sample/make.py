@@ -212,19 +212,18 @@ def _ground_truth(scenes: Sequence[PlannedScene], truths: Sequence[Sequence[Crat
         spec = scene.spec
         position = MapPosition.of_observation(spec.observation, scene.longitude)
         valid = swath(spec.height, spec.width)
-        for crater in craters:
-            if not (0 <= crater.x < spec.width and 0 <= crater.y < spec.height and valid[int(crater.y), int(crater.x)]):
-                continue
-            rows.append(
-                {
-                    "observation": spec.observation,
-                    "split": scene.split,
-                    **asdict(crater),
-                    "diameter_m": crater.diameter * METRES,
-                    "latitude": position.latitude(crater.y),
-                    "longitude": position.longitude(crater.x),
-                }
-            )
+        rows += [
+            {
+                "observation": spec.observation,
+                "split": scene.split,
+                **asdict(crater),
+                "diameter_m": crater.diameter * METRES,
+                "latitude": position.latitude(crater.y),
+                "longitude": position.longitude(crater.x),
+            }
+            for crater in craters
+            if 0 <= crater.x < spec.width and 0 <= crater.y < spec.height and valid[int(crater.y), int(crater.x)]
+        ]
     return pd.DataFrame(rows)
 
 
