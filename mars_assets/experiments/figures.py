@@ -85,7 +85,7 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
     """Compute the share of the score's variance that each setting explains.
 
     Args:
-        table: rows of a sweep.
+        table: rows of a sweep, of which some have the score.
         settings: names of the settings that vary.
         score: name of the score, compared on the validation set.
 
@@ -96,8 +96,6 @@ def effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> pd.Data
     """
     columns = ["setting", "share", "best", "mean", "runs"]
     done = ranked(table, score)
-    if done.empty:
-        return pd.DataFrame(columns=columns)
     values = done[f"valid_{score}"].to_numpy(np.float64)
     rows = []
     for setting in settings:
@@ -142,9 +140,9 @@ def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Fi
     strongest = effects(table, settings, score)
     done = ranked(table, score)
     values = done[f"valid_{score}"].to_numpy(np.float64)
-    count = max(1, len(strongest))
-    columns = min(3, count)
-    figure, axes = new_figure(3.6 * columns, 3.2 * -(-count // columns) + 0.3, -(-count // columns), columns)
+    columns = min(3, len(strongest))
+    rows = -(-len(strongest) // columns)
+    figure, axes = new_figure(3.6 * columns, 3.2 * rows + 0.3, rows, columns)
     places = axes.ravel().tolist()
     for axis in places[len(strongest) :]:
         axis.set_axis_off()

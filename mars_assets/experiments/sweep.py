@@ -14,8 +14,6 @@ from mars_assets.errors import MarsError
 
 R = TypeVar("R", bound=BaseModel)
 
-_RANGE = {"low", "high", "log"}
-
 
 class Sweep(BaseModel):
     """A product of variants, a grid, random draws and seeds; omitted factors count once."""
@@ -142,7 +140,7 @@ def _no_range(value: Any) -> str:
     """Describe the problem with a list or range to draw from; empty if there is none."""
     if _listed(value):
         return ""
-    if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= _RANGE:
+    if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         return "is neither a list nor {low, high, log}"
     bounds = [value["low"], value["high"]]
     if not all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds) or bounds[0] >= bounds[1]:
