@@ -106,26 +106,6 @@ class MapPosition:
         )
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A linear scaling, I/F = DN * scale + offset, the same for all bands."""
-
-    scale: float
-    offset: float
-
-    @classmethod
-    def of(cls, iof: npt.NDArray[np.float32]) -> Calibration:
-        """Fit the scaling that maps an image's range to the valid DN, rounded as in a label."""
-        low, high = float(iof.min()), float(iof.max())
-        scale = float(f"{(high - low) * 1.0001 / (HIGHEST - LOWEST):.10e}")
-        return cls(scale, float(f"{low - LOWEST * scale:.10f}"))
-
-    def quantise(self, iof: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        """Convert I/F to DN, clipped to the valid range."""
-        dn: npt.NDArray[np.floating] = np.clip(np.rint((iof - self.offset) / self.scale), LOWEST, HIGHEST)
-        return dn.astype(np.uint16)
-
-
 def swath(height: int, width: int) -> npt.NDArray[np.bool_]:
     """Compute the mask of a map-projected product's data.
 
@@ -150,11 +130,15 @@ def write_products(archive: Path, scene: Scene, longitude: float) -> None:
     observation = scene.spec.observation
     position = MapPosition.of_observation(observation, longitude)
     valid = swath(*scene.iof.shape[1:])
-    calibration = Calibration.of(scene.iof[:, valid])
+    # I/F = DN * scale + offset, rounded as in a label, maps the valid DN to the range of the image.
+    low, high = float(scene.iof[:, valid].min()), float(scene.iof[:, valid].max())
+    scale = float(f"{(high - low) * 1.0001 / (HIGHEST - LOWEST):.10e}")
+    offset = float(f"{low - LOWEST * scale:.10f}")
+    dn = np.clip(np.rint((scene.iof - offset) / scale), LOWEST, HIGHEST).astype(np.uint16)
     color = product_files(observation, "COLOR")
     assert color.label is not None
-    _write_jp2(archive / color.image, np.where(valid, calibration.quantise(scene.iof), np.uint16(CORE_NULL)), position)
-    write_bytes(archive / color.label, _label(scene, position, calibration).encode("ascii"))
+    _write_jp2(archive / color.image, np.where(valid, dn, np.uint16(CORE_NULL)), position)
+    write_bytes(archive / color.label, _label(scene, position, scale, offset).encode("ascii"))
     _write_browse(archive / product_files(observation, "RGB.NOMAP.browse").image, scene)
 
 
@@ -212,7 +196,7 @@ def _write_browse(path: Path, scene: Scene) -> None:
         Image.fromarray(pixels).save(temporary, "JPEG", quality=90, subsampling=0, comment=NOTE)
 
 
-def _label(scene: Scene, position: MapPosition, calibration: Calibration) -> str:
+def _label(scene: Scene, position: MapPosition, scale: float, offset: float) -> str:
     """Compose a PDS3 label from those statements of a real COLOR label that apply to a synthetic scene."""
     spec = scene.spec
     observation, product = spec.observation, f"{spec.observation}_COLOR"
@@ -305,8 +289,8 @@ OBJECT = UNCOMPRESSED_FILE
         SAMPLE_BIT_MASK            = 2#0000001111111111#
         /* NOTE: The conversion from DN to I/F (intensity/flux) is: */
         /* I/F = (DN * SCALING_FACTOR) + OFFSET                     */
-        SCALING_FACTOR             = {calibration.scale:.10e}
-        OFFSET                     = {calibration.offset:.10f}
+        SCALING_FACTOR             = {scale:.10e}
+        OFFSET                     = {offset:.10f}
         BAND_STORAGE_TYPE          = BAND_SEQUENTIAL
         CORE_NULL                  = {CORE_NULL}
         CORE_LOW_REPR_SATURATION   = 1
