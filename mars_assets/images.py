@@ -153,8 +153,13 @@ def encode_png(pixels: npt.NDArray[Any], key: str, text: str) -> bytes:
     """
     info = PngInfo()
     info.add_text(key, text)
+    return encode(Image.fromarray(pixels), "PNG", pnginfo=info)
+
+
+def encode(image: Image.Image, kind: Literal["PNG", "JPEG"], **options: Any) -> bytes:
+    """Encode an image as a file, with Pillow's options for files of this kind."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=info)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mars_assets.images import read_rgb
+from mars_assets.images import encode, read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:
         path: the file to write.
         dpi: resolution of a matplotlib figure; a picture keeps its pixels.
     """
-    buffer = io.BytesIO()
-    as_image(picture, dpi).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, encode(as_image(picture, dpi), "PNG"))
 
 
 def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
@@ -78,17 +76,15 @@ def thumbnail_data_uri(picture: Picture, max_bytes: int = 28_000) -> str:
         small = image.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)  # never enlarges
         for colours in _COLOURS:
-            buffer = io.BytesIO()
-            small.quantize(colours, method=Image.Quantize.MEDIANCUT).save(buffer, "PNG")
-            uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+            content = encode(small.quantize(colours, method=Image.Quantize.MEDIANCUT), "PNG")
+            uri = "data:image/png;base64," + base64.b64encode(content).decode()
             if len(uri) <= max_bytes:
                 return uri
             if len(uri) > 3 * max_bytes:  # fewer colours alone will not suffice
                 break
         for quality in _QUALITIES:
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=quality, optimize=True)
-            uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+            content = encode(small, "JPEG", quality=quality, optimize=True)
+            uri = "data:image/jpeg;base64," + base64.b64encode(content).decode()
             if len(uri) <= max_bytes:
                 return uri
     raise ValueError(f"no thumbnail of this {image.width} x {image.height} picture fits into {max_bytes} bytes")

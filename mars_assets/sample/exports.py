@@ -7,7 +7,6 @@ including its oddities: a root category without annotations, ids that restart in
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import zipfile
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mars_assets.images import encode
 from mars_assets.sample.terrain import SMALLEST_LABELLED, Crater
 from mars_assets.storage.files import atomic_path
 
@@ -93,7 +93,7 @@ def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None
             images: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
             for crop in (crop for crop in crops if crop.split == split):
-                content = _jpeg(crop.pixels)
+                content = encode(Image.fromarray(crop.pixels), "JPEG", quality=90)
                 name = _exported_name(crop.crop_id, content)
                 _add(archive, f"{split}/{name}", content)
                 height, width = crop.pixels.shape[:2]
@@ -134,7 +134,7 @@ def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> 
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_readmes(archive, "sample-tiles", len(tiles), "Tiles are annotated in folder format.")
         for split, label, name, pixels in tiles:
-            content = _jpeg(pixels)
+            content = encode(Image.fromarray(pixels), "JPEG", quality=90)
             _add(archive, f"{split}/{label}/{_exported_name(name, content)}", content)
 
 
@@ -223,12 +223,6 @@ No image augmentation techniques were applied.
 """
     _add(archive, "README.dataset.txt", f"# {project}\n\n{_SYNTHETIC}\nLicense: CC0 1.0\n".encode())
     _add(archive, "README.roboflow.txt", roboflow.encode())
-
-
-def _jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
 
 
 def _exported_name(name: str, content: bytes) -> str:
