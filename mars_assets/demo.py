@@ -108,27 +108,20 @@ def print_results(lake: Lake) -> None:
     def show(title: str, table: Any) -> None:
         print(f"\n{title}\n{table.to_string(index=False)}")
 
+    def show_evaluation(name: str, what: str, *metrics: str) -> None:
+        table = rows(name)
+        table = table[table["measured"] == table["measured"].max()]
+        shown = pd.DataFrame({"split": table["split"], "images": table["n"], **scores(table, metrics)})
+        show(f"Crater {what}, on observations not used for training", shown)
+
     table, losses = rows("reconstruction"), ("model_loss", "rgb_loss", "psnr", "ssim")
     show(
         "Masked reconstruction (mask ratio 0.5; mean and 95 % interval; losses in normalised units, PSNR in dB)",
         pd.DataFrame({"method": table["method"], **scores(table, losses), "images": table["n_images"]}),
     )
     print("The sample's encoder was pretrained on post_norm input, so its ranking says nothing about Prithvi.")
-    for name, title, metrics in (
-        (
-            "cls_evaluation",
-            "Crater classification, on observations not used for training",
-            ("accuracy", "balanced_accuracy", "auroc"),
-        ),
-        (
-            "seg_evaluation",
-            "Crater segmentation, on observations not used for training",
-            ("iou_crater", "miou", "crater_f1"),
-        ),
-    ):
-        table = rows(name)
-        table = table[table["measured"] == table["measured"].max()]
-        show(title, pd.DataFrame({"split": table["split"], "images": table["n"], **scores(table, metrics)}))
+    show_evaluation("cls_evaluation", "classification", "accuracy", "balanced_accuracy", "auroc")
+    show_evaluation("seg_evaluation", "segmentation", "iou_crater", "miou", "crater_f1")
     print("\nFolders")
     for what, path in (
         ("images and crops", lake.imagery),

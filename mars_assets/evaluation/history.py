@@ -79,14 +79,8 @@ def in_words(row: dict[str, Any], score: str) -> str:
     """Describe the change in a row of :func:`with_change` in words."""
     if row["before_model"] is None:
         return "the first evaluation on this split"
-    what = [
-        name
-        for name, before, now in (
-            ("another model", row["before_model"], row["model_version"]),
-            ("other labels", row["before_labels"], row["label_version"]),
-        )
-        if before != now
-    ]
+    what = ["another model"] if row["before_model"] != row["model_version"] else []
+    what += ["other labels"] if row["before_labels"] != row["label_version"] else []
     if row["change"] is None:
         return f"no comparison with the previous evaluation: {score} is undefined in one of them"
     noise = {None: "the noise is unknown", True: "within noise", False: "more than noise"}[row["within_noise"]]

@@ -170,11 +170,9 @@ def _make_scenes(
     archive: Path, scratch: Path, scenes: Sequence[PlannedScene], progress: Progress
 ) -> list[list[Crater]]:
     """Render, store and cut the scenes in parallel; return the craters of each."""
-    workers = min(
-        len(scenes), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Spawned, since a fork would break any threads of the calling process.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(len(scenes), cores), mp_context=multiprocessing.get_context("spawn")) as pool:
         results = pool.map(_make_scene, [archive] * len(scenes), [scratch] * len(scenes), scenes)
         return list(progress.track(results, "making synthetic scenes", len(scenes)))
 
