@@ -93,7 +93,8 @@ def _joined(
         raise ProvenanceError(f"{STAGE} lacks {len(missing)} labelled images, e.g. {missing[0]}: materialize it again")
     chips = manifest.set_index("image_id").loc[images["image_id"]]
     instances = [
-        None if pd.isna(row.n_craters) else str(mask_path(lake, "instances", row)) for row in images.itertuples()
+        str(mask_path(lake, "instances", row)) if outlined else None
+        for outlined, row in zip(images["n_craters"].notna(), images.itertuples(), strict=True)
     ]
     images = images.assign(
         observation=images["group"],
