@@ -182,7 +182,7 @@ class ReliefPretraining(Training[ReliefMAE, tuple[Tensor, Tensor, Tensor]]):
 
     def optimizer(self, model: ReliefMAE) -> torch.optim.Optimizer:
         """Build AdamW, without weight decay of biases and norms."""
-        groups = param_groups_weight_decay(model, self._settings.weight_decay)
+        groups = param_groups_weight_decay(model, self._settings.weight_decay)[::-1]  # sums of gradients in this order
         for group in groups:
             group["initial_lr"] = self._settings.lr
         return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
