@@ -11,7 +11,8 @@ import numpy as np
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import read_label_image
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.masks import ANNOTATIONS
+from mars_assets.labels.masks import MASK_KINDS
+from mars_assets.labels.splits import divided_groups
 from mars_assets.labels.table import ASSET, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
@@ -50,7 +51,7 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     rows = read_labelled_crops(lake)
     rows = rows[rows["n_craters"].notna()]
     problems, drawn = [], []
-    there = {kind: _times(lake.masks / kind) for kind in (*ANNOTATIONS, "instances")}
+    there = {kind: _times(lake.masks / kind) for kind in MASK_KINDS}
     for row in rows.itertuples():
         names = {kind: mask_path(lake, kind, row).name for kind in there}
         missing = [kind for kind, name in names.items() if name not in there[kind]]
@@ -104,13 +105,9 @@ def leaking_groups(lake: Lake) -> tuple[list[str], int]:
     labels = read_labelled_crops(lake)
     if "exported_split" not in labels:
         return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
-    exported = labels.groupby("group")["exported_split"].unique()
-    now = labels.groupby("group")["split"].first().to_dict()
     return [
-        f"{group}: exported in {', '.join(sorted(values))}, now all in {now[group]}"
-        for group, values in exported.items()
-        if len(values) > 1
-    ], len(exported)
+        f"{leak['group']}: exported in {leak['exported']}, now all in {leak['now']}" for leak in divided_groups(labels)
+    ], labels["group"].nunique()
 
 
 def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence, Set
-from contextlib import suppress
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,6 +19,8 @@ Annotation = Literal["filled", "outline_5", "outline_15"]
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
 RIM_WIDTHS: dict[Annotation, int] = {"filled": 0, "outline_5": 5, "outline_15": 15}
 """In pixels; 0 for filled masks."""
+MASK_KINDS = (*ANNOTATIONS, "instances")
+"""What each outlined image has a mask of: the annotations, and crater numbers."""
 
 Mask = npt.NDArray[np.uint8]
 
@@ -160,29 +161,21 @@ def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     return labels
 
 
-def retire_masks(folder: Path, names: Iterable[str]) -> None:
+def retire_masks(folder: Path, names: Set[str]) -> None:
     """Set the masks' modification times to now, from when :func:`sweep_masks` counts.
 
     Args:
         folder: contains a folder for each annotation.
         names: the masks' names in each of these folders.
     """
-    places = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    for name in names:
-        for place in places:
-            with suppress(FileNotFoundError):
-                os.utime(place / name)
+    for path in folder.glob("*/*"):
+        if path.name in names:
+            os.utime(path)
 
 
-def sweep_masks(folder: Path, named: Set[str]) -> int:
-    """Remove masks that are unused and older than ``KEPT_SECONDS``.
-
-    Returns:
-        How many were removed.
-    """
-    oldest, count = time.time() - KEPT_SECONDS, 0
+def sweep_masks(folder: Path, named: Set[str]) -> None:
+    """Remove masks that are unused and older than ``KEPT_SECONDS``."""
+    oldest = time.time() - KEPT_SECONDS
     for path in folder.glob("*/*"):
         if path.name not in named and path.stat().st_mtime < oldest:
             path.unlink()
-            count += 1
-    return count
