@@ -41,15 +41,14 @@ def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
     """
     require_labels(archive, COCO_FILE)
     for split in SPLITS:
-        folder = f"{split}/"
-        if folder + COCO_FILE in archive:
-            yield from _read_coco_split(archive, split, folder, warnings)
+        if f"{split}/{COCO_FILE}" in archive:
+            yield from _read_coco_split(archive, split, warnings)
 
 
-def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings: list[str]) -> Iterator[ExportedImage]:
-    where = f"{archive.path.name}: {folder}{COCO_FILE}"
+def _read_coco_split(archive: ExportArchive, split: Split, warnings: list[str]) -> Iterator[ExportedImage]:
+    where = f"{archive.path.name}: {split}/{COCO_FILE}"
     try:
-        content = json.loads(archive.text(folder + COCO_FILE))
+        content = json.loads(archive.text(f"{split}/{COCO_FILE}"))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
     images, annotations, categories = _coco_lists(content, where)
@@ -77,18 +76,21 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
         warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
 
     seen: set[Any] = set()
-    rows = []
     for image in images:
-        entry, size = _coco_image(archive, image, folder, problems)
+        name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+        if not isinstance(name, str) or f"{split}/{name}" not in archive:
+            problems.append(f"the image {name!r} is not in the archive")
+        elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
+            problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         if image.get("id") in seen:
             problems.append(f"image id {image.get('id')} occurs twice")
         seen.add(image.get("id"))
-        if entry is not None:
-            rows.append((entry, size, tuple(outlines.get(image.get("id"), ()))))
     if problems:
         raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
-    for entry, size, shapes in rows:
-        yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), outlines=shapes, size=size)
+    for image in images:
+        entry, shapes = f"{split}/{image['file_name']}", tuple(outlines.get(image.get("id"), ()))
+        size = image["height"], image["width"]
+        yield ExportedImage(entry, split, original_name(entry), outlines=shapes, size=size)
 
 
 def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
@@ -99,19 +101,6 @@ def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
             raise DamagedFileError(f"{where} has no list of objects {key!r}: this is not a COCO file")
         lists.append(value)
     return tuple(lists)
-
-
-def _coco_image(
-    archive: ExportArchive, image: dict[str, Any], folder: str, problems: list[str]
-) -> tuple[str | None, tuple[int, int]]:
-    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
-    if not isinstance(name, str) or folder + name not in archive:
-        problems.append(f"the image {name!r} is not in the archive")
-        return None, (0, 0)
-    if not (isinstance(height, int) and isinstance(width, int) and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        problems.append(f"the image {name!r} has the impossible size {width} x {height}")
-        return None, (0, 0)
-    return folder + name, (height, width)
 
 
 def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
