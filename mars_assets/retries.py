@@ -1,15 +1,18 @@
-"""Retries of requests that may fail temporarily, with the waits that servers ask for."""
+"""Requests that may fail: retries, the waits that servers ask for, and errors without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+import requests
+import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 State: TypeAlias = RetryCallState
+T = TypeVar("T")
 
 
 class AttemptError(Exception):
@@ -55,6 +58,23 @@ def error_of(state: State) -> AttemptError:
     error = state.outcome.exception() if state.outcome is not None else None
     assert isinstance(error, AttemptError)
     return error
+
+
+def concealing_errors(
+    call: Callable[[], T],
+    replacement: Callable[[Exception], Exception],
+    errors: tuple[type[Exception], ...] = (requests.RequestException, urllib3.exceptions.HTTPError),
+) -> T:
+    """Call a function, and raise replacements of its errors.
+
+    The libraries' errors quote addresses with keys, headers and a proxy's password, and Dagster stores the whole chain
+    of errors that led to one. The replacement is raised outside the clause, so that the original is not its context.
+    """
+    try:
+        return call()
+    except errors as error:
+        replaced = replacement(error)
+    raise replaced
 
 
 def retry_after(value: str | None) -> float:

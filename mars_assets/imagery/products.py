@@ -61,6 +61,11 @@ class ProductFiles:
     image: str
     label: str | None
 
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of the files that there are, image first."""
+        return [self.image] if self.label is None else [self.image, self.label]
+
 
 def parse_observation_id(text: str) -> ObservationId:
     """Parse an observation id.
