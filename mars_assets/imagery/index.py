@@ -7,19 +7,20 @@ that row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pvl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pvl.exceptions import LexerError, ParseError, QuantityError
 from pyarrow import csv
 
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.pds_label import parsed_label
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
 from mars_assets.storage.hashing import lot
 
@@ -45,53 +46,26 @@ _NEEDED = (
 )
 
 
-@dataclass(frozen=True)
-class IndexLabel:
-    """The description of the table in the label of the index.
-
-    Args:
-        rows: number of rows.
-        columns: name and PDS data type of each column, in order.
-    """
-
-    rows: int
-    columns: tuple[tuple[str, str], ...]
-
-
-def read_index_label(path: Path) -> IndexLabel:
+def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
     """Read the label of the index.
+
+    Returns:
+        The table's number of rows, and the PDS data type of each column, in order.
 
     Raises:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
-    try:
-        text = path.read_bytes().decode("latin-1")
-        if text.rstrip()[-4:].strip() != "END":
-            raise ValueError("it lacks the closing END")
-        table = pvl.loads(text)[_TABLE]
-        columns = tuple((str(column["NAME"]), str(column["DATA_TYPE"])) for column in table.getall("COLUMN"))
-        label = IndexLabel(int(table["ROWS"]), columns)
-        if len(columns) != int(table["COLUMNS"]):
-            raise ValueError(f"it describes {len(columns)} of {table['COLUMNS']} columns")
-        names = [name for name, _ in columns]
-        if missing := [name for name in _NEEDED if name not in names]:
+    with parsed_label(path, "the label of HiRISE's cumulative index") as label:
+        table = label[_TABLE]
+        described = [(str(column["NAME"]), str(column["DATA_TYPE"])) for column in table.getall("COLUMN")]
+        if len(described) != int(table["COLUMNS"]):
+            raise ValueError(f"it describes {len(described)} of {table['COLUMNS']} columns")
+        columns = dict(described)
+        if missing := [name for name in _NEEDED if name not in columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
-        if len(set(names)) != len(names):
+        if len(columns) != len(described):
             raise ValueError("it names a column twice")
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        StopIteration,
-        LexerError,
-        ParseError,
-        QuantityError,
-    ) as error:
-        raise DamagedFileError(
-            f"{path} is not the label of HiRISE's cumulative index ({type(error).__name__}: {error}). Fetch it again"
-        ) from error
-    return label
+        return int(table["ROWS"]), columns
 
 
 def read_index(table: Path, label: Path) -> pd.DataFrame:
@@ -107,8 +81,8 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
     Raises:
         DamagedFileError: the files do not match, or a number cannot be parsed.
     """
-    described = read_index_label(label)
-    names = [name for name, _ in described.columns]
+    rows, columns = read_index_label(label)
+    names = list(columns)
     try:
         read = csv.read_csv(
             table,
@@ -117,12 +91,12 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedFileError(f"{table} does not match its label {label.name} ({error}). Fetch both again") from error
-    if read.num_rows != described.rows:
+    if read.num_rows != rows:
         raise DamagedFileError(
-            f"{table} has {read.num_rows} rows, but its label {label.name} says {described.rows}. Fetch both again"
+            f"{table} has {read.num_rows} rows, but its label {label.name} says {rows}. Fetch both again"
         )
-    columns = {name: _values(read[name], name, kind, table) for name, kind in described.columns}
-    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    values = {name: _values(read[name], name, kind, table) for name, kind in columns.items()}
+    frame: pd.DataFrame = pa.table(values).to_pandas()
     return frame
 
 
@@ -168,7 +142,15 @@ class IndexQuery:
     seed: int = 0
     exclude: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> IndexQuery:
+        """Build a query from a configuration or JSON, in which ranges are lists."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+
     def __post_init__(self) -> None:
+        for name in ("latitude", "longitude", "solar_longitude", "incidence"):
+            if len(values := getattr(self, name)) != 2:
+                raise MarsError(f"the query's {name} is {list(values)}: give two numbers, [from, to]")
         for name, lowest, highest in (("latitude", -90, 90), ("incidence", 0, 180)):
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
@@ -178,8 +160,6 @@ class IndexQuery:
         for name, lowest in (("longitude", -180), ("solar_longitude", 0)):
             if not all(lowest <= value <= 360 for value in getattr(self, name)):
                 raise MarsError(f"a query's {name} must be between {lowest} and 360 degrees, not {getattr(self, name)}")
-        if self.limit is not None and self.limit < 1:
-            raise MarsError(f"a query's limit must be at least 1, not {self.limit}")
         if unknown := [name for name in self.exclude if observation_of(name) != name]:
             raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
 
@@ -192,7 +172,7 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     Raises:
         MarsError: none matches, or thousands do and the query has no limit.
     """
-    rows = index[_has_product(index, query.product)]
+    rows = index[index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(query.product)}")]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
     farthest = np.maximum(rows["MAXIMUM_LATITUDE"].abs().to_numpy(), rows["MINIMUM_LATITUDE"].abs().to_numpy())
@@ -204,10 +184,8 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     first, last = query.solar_longitude
     if _arc(first, last) < 360:
         fits &= (rows["SOLAR_LONGITUDE"] - first) % 360 <= _arc(first, last)
-    excluded = set(query.exclude)
-    found = sorted(
-        {name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name and name not in excluded}
-    )
+    matches = set(rows.loc[fits, "OBSERVATION_ID"]).difference(query.exclude)
+    found = sorted(name for name in matches if observation_of(name) == name)
     if not found:
         raise MarsError(f"no observation in the index matches {query}: widen the query, or choose another product")
     if query.limit is None and len(found) > _MANY:
@@ -245,10 +223,6 @@ def observation_facts(index: pd.DataFrame, observations: list[str], products: li
 
 def _indexed_product(product: ProductType) -> str:
     return "RED" if product == "RED" else "COLOR"
-
-
-def _has_product(index: pd.DataFrame, product: ProductType) -> pd.Series[bool]:
-    return index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(product)}")
 
 
 def _arc(start: float, end: float) -> float:

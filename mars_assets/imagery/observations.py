@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +25,7 @@ def query_before(lake: Lake) -> IndexQuery | None:
         return None
     try:
         stored = read_provenance(lake.observations).get("query")
-        return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
+        return None if stored is None else IndexQuery.of(stored)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(
             f"{lake.observations} cannot be read, so its query is unknown ({error}): delete the file, and give the "
@@ -51,10 +50,6 @@ def read_observations(lake: Lake) -> pd.DataFrame:
     from mars_assets.imagery.schema import Observations
 
     return read_checked(lake.observations, "observations", Observations)
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
