@@ -137,7 +137,7 @@ def fetch_export(
 ) -> None:
     """Have Roboflow export a version, and download it into the inbox, whole or not at all."""
     with mendable():
-        project = Project.named(config.project)
+        project = Project(config.project)
         export_format = config.format or roboflow.format_of(project)
         path = roboflow.open().fetch(
             project, config.version, export_format, lake.open().inbox, Progress(context.log.info)

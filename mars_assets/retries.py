@@ -1,11 +1,11 @@
-"""Requests that may fail: retries, the waits that servers ask for, and errors without secrets."""
+"""Requests that may fail: retries, waits as servers ask, errors without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import requests
 import urllib3
@@ -28,28 +28,22 @@ class AttemptError(Exception):
         self.after = after
 
 
-def attempts(
-    most: int,
-    wait: Callable[[State], float],
-    failed: Callable[[State], None] = lambda _: None,
-    sleeping: Callable[[State], None] = lambda _: None,
-) -> Retrying:
+def attempts(most: int, wait: Callable[[State], float], **callbacks: Any) -> Retrying:
     """Build a caller that retries a function on :class:`AttemptError` and raises the last one.
 
     Args:
         most: maximum number of attempts.
         wait: one of tenacity's functions for the seconds after an attempt; the wait is longer if the server asks for
             it.
-        failed: called after each failed attempt. It may reset ``attempt_number`` to 1.
-        sleeping: called before each wait.
+        callbacks: tenacity's ``after``, called after each failed attempt, which may reset ``attempt_number`` to 1, and
+            ``before_sleep``; both take a ``State``.
     """
     return Retrying(
         retry=retry_if_exception_type(AttemptError),
         stop=stop_after_attempt(most),
         wait=lambda state: max(error_of(state).after, wait(state)),
-        after=failed,
-        before_sleep=sleeping,
         reraise=True,
+        **callbacks,
     )
 
 

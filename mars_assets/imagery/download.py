@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
-import io
 import os
 import random
 import re
@@ -138,20 +137,12 @@ class DownloadedFile:
     sha256: str
 
 
-class _TransferError(AttemptError):
-    """A transfer failed and another attempt may succeed.
+class _UselessError(AttemptError):
+    """A transfer failed, and what was received is of no use."""
 
-    Args:
-        cause: what went wrong, in words.
-        after: seconds that the archive asks to wait.
-        discard: whether what was received is of no use.
-        spurn_ranges: whether no further part may be asked for.
-    """
 
-    def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
-        super().__init__(cause, after)
-        self.discard = discard
-        self.spurn_ranges = spurn_ranges
+class _RangeError(_UselessError):
+    """A transfer failed, and no further part may be asked for."""
 
 
 def fetch_product(
@@ -263,8 +254,8 @@ class _Transfer:
         wait = wait_random_exponential(self._archive.backoff, self._archive.longest_backoff)
         most = self._archive.retries + 1
         try:
-            sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
-        except _TransferError as failure:
+            sha256 = attempts(most, wait, after=self._failed, before_sleep=self._say)(self._fetch)
+        except AttemptError as failure:
             raise MarsError(
                 f"{self._address} could not be downloaded in {most} attempts. The last one failed because {failure}. "
                 "Run again later: what was received is kept"
@@ -280,10 +271,9 @@ class _Transfer:
     def _failed(self, attempt: State) -> None:
         """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
         failure = error_of(attempt)
-        assert isinstance(failure, _TransferError)
-        if failure.discard:
+        if isinstance(failure, _UselessError):
             self._part.unlink(missing_ok=True)
-        self._use_ranges = self._use_ranges and not failure.spurn_ranges
+        self._use_ranges = self._use_ranges and not isinstance(failure, _RangeError)
         size = self._part.stat().st_size if self._part.exists() else 0
         if size >= self._received + _MEGABYTE:
             attempt.attempt_number, self._received = 1, size
@@ -295,7 +285,7 @@ class _Transfer:
     def _fetch(self) -> str:
         """Make one attempt. Returns the part's sha256."""
         with self._archive.connection():
-            sha256 = concealing_errors(self._transfer, lambda error: _TransferError(_cause(error, self._archive)))
+            sha256 = concealing_errors(self._transfer, lambda error: AttemptError(_cause(error, self._archive)))
         try:
             verify_file(self._part, self._name)
         except DamagedFileError as error:
@@ -306,14 +296,13 @@ class _Transfer:
                     f"{error}"
                 ) from error
             self._unusable.add(sha256)
-            raise _TransferError(str(error), discard=True) from error
+            raise _UselessError(str(error)) from error
         return sha256
 
     def _transfer(self) -> str:
         """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
-        part, state = self._part, {}
-        if self._state_path.exists() and part.exists():
-            state = read_json(self._state_path)
+        part = self._part
+        state = read_json(self._state_path) if self._state_path.exists() and part.exists() else {}
         have = part.stat().st_size if state.get("address") == self._address else 0
         start = max(0, have - _OVERLAP) if self._use_ranges else 0
         headers = {}
@@ -333,12 +322,10 @@ class _Transfer:
                 state = {"address": self._address, **_validators(response)}
                 total = state["bytes"]
                 write_json(self._state_path, state)
-            counter = self._progress.counter(
-                f"fetching {self._name}", None if total is None else total // _MEGABYTE, "MB"
-            )
+            counter = self._progress.counter(f"fetching {self._name}", (total or 0) // _MEGABYTE, "MB")
             sha256 = _receive(response, part, start, have, counter)
         if total is not None and (size := part.stat().st_size) != total:
-            raise _TransferError(f"{size} of {total} bytes arrived", discard=size > total)
+            raise (_UselessError if size > total else AttemptError)(f"{size} of {total} bytes arrived")
         return sha256
 
     def _named(self, sha256: str) -> DownloadedFile:
@@ -431,24 +418,22 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
         after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
             raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
-        raise _TransferError(f"the archive answers {status} {response.reason}", after)
+        raise AttemptError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
-        raise _TransferError(
-            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
-        )
+        raise _RangeError("the archive cannot continue where the last attempt ended")
     if status in (404, 410):
         raise MarsError(
             f"{address}: the archive has no such file ({status}). Not every observation has every product: choose "
             "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _TransferError("the archive sent a part where the whole was asked for")
+        raise AttemptError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
         raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+        raise AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _TransferError("the archive sent a web page in the file's place")
+        raise AttemptError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
@@ -456,13 +441,11 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
-        raise _TransferError(
-            f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
-        )
+        raise _RangeError(f"the archive answers bytes {start}- with {text or 'no range'!r}")
     total = int(match[3])
     etag = response.headers.get("ETag")
     if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
-        raise _TransferError("the file has changed at the archive since its first part was received", discard=True)
+        raise _UselessError("the file has changed at the archive since its first part was received")
     return total
 
 
@@ -486,14 +469,13 @@ def _receive(response: requests.Response, part: Path, start: int, have: int, cou
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _TransferError("the archive sent a web page in the file's place", discard=True)
+                raise _UselessError("the archive sent a web page in the file's place")
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
-                raise _TransferError(
-                    "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
-                )
-            fresh = chunk[len(known) :]
-            _write_all(target, fresh)
+                raise _RangeError("the archive sent other bytes than those asked for")
+            fresh = unwritten = memoryview(chunk)[len(known) :]
+            while unwritten:
+                unwritten = unwritten[target.write(unwritten) :]
             hashed.update(fresh)
             position, unflushed = position + len(chunk), unflushed + len(fresh)
             if unflushed >= _FLUSH and flushing.done():
@@ -505,14 +487,8 @@ def _receive(response: requests.Response, part: Path, start: int, have: int, cou
     return hashed.hexdigest()
 
 
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
 def _validators(response: requests.Response) -> dict[str, Any]:
-    """Read by what a version of the file is recognised; None for what the archive does not say."""
+    """Read what tells versions of a file apart; None for what the archive does not say."""
     length = response.headers.get("Content-Length", "")
     return {
         "bytes": int(length) if length.isascii() and length.isdigit() else None,
@@ -524,18 +500,15 @@ def _validators(response: requests.Response) -> dict[str, Any]:
 def _cause(error: Exception, archive: Archive) -> str:
     """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
     connect, read = archive.timeouts
-    match error:
-        case requests.ConnectTimeout():
-            return f"no connection was made within {connect:g} s"
-        case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
-            return f"nothing arrived for {read:g} s"
-        case requests.exceptions.SSLError():
-            return "the host's certificate is not accepted"
-        case requests.exceptions.ProxyError():
-            return "the proxy cannot be reached or refuses"
-        case urllib3.exceptions.ProtocolError() | requests.exceptions.ChunkedEncodingError():
-            return "the connection broke in the middle of the file"
-        case requests.ConnectionError():
-            return "the host cannot be reached or closed the connection"
-        case _:
-            return f"the transfer failed ({type(error).__name__})"
+    causes: list[tuple[type[Exception], str]] = [  # subclasses first
+        (requests.ConnectTimeout, f"no connection was made within {connect:g} s"),
+        (requests.ReadTimeout, f"nothing arrived for {read:g} s"),
+        (urllib3.exceptions.ReadTimeoutError, f"nothing arrived for {read:g} s"),
+        (requests.exceptions.SSLError, "the host's certificate is not accepted"),
+        (requests.exceptions.ProxyError, "the proxy cannot be reached or refuses"),
+        (urllib3.exceptions.ProtocolError, "the connection broke in the middle of the file"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke in the middle of the file"),
+        (requests.ConnectionError, "the host cannot be reached or closed the connection"),
+        (Exception, f"the transfer failed ({type(error).__name__})"),
+    ]
+    return next(words for kind, words in causes if isinstance(error, kind))

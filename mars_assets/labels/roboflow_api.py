@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,36 +34,27 @@ FORMATS = {
     "multi-label": "multiclass",
 }
 """Formats that the inbox accepts, and Roboflow's names for them."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Project:
-    """A Roboflow project.
+class Project(str):
+    """A Roboflow project: ``WORKSPACE/NAME`` as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
 
-    Args:
-        workspace, name: as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
+    Raises:
+        MarsError: the text has another form.
     """
 
-    workspace: str
-    name: str
-
-    @classmethod
-    def named(cls, text: str) -> Project:
-        """Parse ``WORKSPACE/NAME``.
-
-        Raises:
-            MarsError: the text has another form.
-        """
-        workspace, _, name = text.strip().partition("/")
-        if not (_NAME.fullmatch(workspace) and _NAME.fullmatch(name)):
+    def __new__(cls, text: str) -> Project:
+        if not _PROJECT.fullmatch(text.strip()):
             raise MarsError(f"{text!r} names no Roboflow project: give WORKSPACE/PROJECT, as in its address")
-        return cls(workspace, name)
+        return super().__new__(cls, text.strip())
 
-    def __str__(self) -> str:
-        return f"{self.workspace}/{self.name}"
+    @property
+    def name(self) -> str:
+        """The project's name in its workspace."""
+        return self.partition("/")[2]
 
 
 def known_format(name: str) -> str:
@@ -106,7 +97,7 @@ class Roboflow:
                 unknown form.
         """
         with _cleared_of(self.key):
-            status, answer = self._asked(f"{project.workspace}/{project.name}", str(project))
+            status, answer = self._asked(project, project)
         found = answer.get("versions")
         if status != 200 or not isinstance(found, list):
             raise MarsError(f"Roboflow lists no versions of {project}: its answer has an unknown form")
@@ -149,7 +140,7 @@ class Roboflow:
 
         with _cleared_of(self.key):
             try:
-                self._attempts(say)(download)
+                self._attempts(after=say)(download)
             except AttemptError as problem:
                 raise DamagedFileError(
                     f"{what} could not be downloaded ({problem}), and nothing was put into the inbox: try again later"
@@ -158,7 +149,7 @@ class Roboflow:
 
     def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
         """Wait until the export has been generated and return its download link."""
-        path = f"{project.workspace}/{project.name}/{version}/{FORMATS[format_name]}"
+        path = f"{project}/{version}/{FORMATS[format_name]}"
         until = time.monotonic() + self.patience
         while True:
             status, answer = self._asked(path, what)
@@ -225,8 +216,8 @@ class Roboflow:
                 raise AttemptError("received an incomplete zip")
             counter.close()
 
-    def _attempts(self, failed: Callable[[State], None] = lambda _: None) -> Retrying:
-        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), failed)
+    def _attempts(self, **callbacks: Any) -> Retrying:
+        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), **callbacks)
 
 
 def _content(answer: requests.Response, what: str) -> dict[str, Any]:
