@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import recipe_from
 from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
 from mars_assets.errors import ArchiveError, MarsError, MissingInputError
 from mars_assets.imagery.crops import CropSettings, Source, cut_crops
@@ -26,6 +27,7 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
 
 GROUP = "imagery"
+_Row: TypeAlias = dict[str, Any]
 
 
 class IndexConfig(dg.Config):
@@ -184,7 +186,7 @@ def hirise_images(
     with mendable():
         here, source = lake.open(), archive.open()
 
-        def fetched(row: dict[str, Any]) -> list[dict[str, Any]]:
+        def fetched(row: _Row) -> list[_Row]:
             wanted, folder = ProductFiles(row["image"], row["label"]), here.products(row["observation"])
             state = source_state(source, wanted, folder)
             return [
@@ -203,17 +205,8 @@ def hirise_images(
     return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_products)})
 
 
-class CropsConfig(dg.Config):
+class CropsConfig(dg.Config, CropSettings):
     """Settings for cutting products into crops."""
-
-    size: int = Field(512, ge=16, description="Side of a crop in pixels.")
-    stride: int = Field(
-        512, ge=1, description="Distance between neighbouring crops in pixels; crops overlap if it is less than size."
-    )
-    max_invalid: float = Field(
-        0.0, ge=0, lt=1, description="Largest share of no-data, damaged or band-missing pixels in a crop."
-    )
-    max_saturated: float = Field(0.01, ge=0, lt=1, description="Largest share of saturated pixels in a crop.")
 
 
 @dg.asset(
@@ -236,10 +229,10 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     progress = progress_of(context)
     with mendable():
         here = lake.open()
-        settings = CropSettings(**config.model_dump())
+        settings = recipe_from(config, CropSettings)
         pictures: dict[str, dg.MetadataValue] = {}
 
-        def cut(row: dict[str, Any]) -> list[dict[str, Any]]:
+        def cut(row: _Row) -> list[_Row]:
             key = row["observation"]
             image = here.products(key) / PurePosixPath(row["image"]).name
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
@@ -270,10 +263,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
 
 def _each_observation(
-    context: dg.AssetExecutionContext,
-    lake: Lake,
-    what: str,
-    work: Callable[[dict[str, Any]], list[dict[str, Any]]],
+    context: dg.AssetExecutionContext, lake: Lake, what: str, work: Callable[[_Row], list[_Row]]
 ) -> dict[str, Any]:
     """Process every observation of a run, continuing after one that fails.
 
@@ -291,7 +281,7 @@ def _each_observation(
     """
     selected = read_observations(lake).astype(object)
     selected = selected.where(selected.notna(), None).set_index("observation", drop=False)
-    done: dict[str, list[dict[str, Any]]] = {}
+    done: dict[str, list[_Row]] = {}
     failures: dict[str, str] = {}
     for key in context.partition_keys:
         try:
@@ -330,5 +320,5 @@ def _each_observation(
     )
 
 
-def _described(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _described(rows: list[_Row]) -> dict[str, Any]:
     return {"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows))}

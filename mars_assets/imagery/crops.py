@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 from affine import Affine
 from filelock import FileLock
+from pydantic import BaseModel, Field
 
 from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
@@ -55,29 +57,27 @@ _Cell: TypeAlias = tuple[int, int]
 """Row and column of a cell's upper left pixel."""
 
 _CUTTING = ".cutting"
+_STRETCH = (0.1, 99.9)
+"""Percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits."""
 _STRIPS_AT_A_TIME = 2
+_STRIP_SAMPLES = 50_000_000
+"""Pixels times bands in a strip, of which each takes about 13 bytes of memory. It does not affect the crops."""
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """Settings for cutting a scene.
+class CropSettings(BaseModel, frozen=True):
+    """Settings for cutting products into crops."""
 
-    Args:
-        size: edge of a crop in pixels.
-        stride: pixels between neighbouring cells of the grid; below ``size`` crops overlap.
-        max_invalid: largest fraction of a crop's pixels that may have no data or lack a band.
-        max_saturated: largest fraction that may be saturated in any band.
-        stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) in a strip. Two strips are decoded at a time and take about 13 bytes
-            of memory per sample. It does not affect the crops.
-    """
+    size: int = Field(512, ge=16, description="Side of a crop in pixels.")
+    stride: int = Field(
+        512, ge=1, description="Distance between neighbouring crops in pixels; crops overlap if it is less than size."
+    )
+    max_invalid: float = Field(
+        0.0, ge=0, lt=1, description="Largest share of no-data, damaged or band-missing pixels in a crop."
+    )
+    max_saturated: float = Field(0.01, ge=0, lt=1, description="Largest share of saturated pixels in a crop.")
 
-    size: int = 512
-    stride: int = 512
-    max_invalid: float = 0.0
-    max_saturated: float = 0.01
-    stretch: tuple[float, float] = (0.1, 99.9)
-    strip_samples: int = 50_000_000
+
+DEFAULT_SETTINGS = CropSettings()
 
 
 def crop_id(observation: str, product: ProductType, row: int, col: int) -> str:
@@ -165,7 +165,7 @@ class Source:
 
 
 def cut_crops(
-    source: Source, target: Path, settings: CropSettings = CropSettings(), progress: Progress = SILENT
+    source: Source, target: Path, settings: CropSettings = DEFAULT_SETTINGS, progress: Progress = SILENT
 ) -> pd.DataFrame:
     """Cut a product into crops.
 
@@ -188,7 +188,7 @@ def cut_crops(
 
     label = _checked_label(source)
     identity = source.identity()
-    chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
+    chosen = {**settings.model_dump(), "stretch": _STRETCH}
     key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
@@ -250,8 +250,7 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
-        crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
-        crops = crops[crops["kept"]]
+        crops = read_table(manifest, "crops", [*wanted, "file", "kept"]).query("kept")
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
     every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
@@ -297,8 +296,7 @@ class _Cutter:
         records = [record for record in surveyed if record["reason"]]
         records += self._cut([(record["row"], record["col"]) for record in surveyed if record["kept"]], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
-        return self._place(manifest)
+        return self._place(pd.DataFrame(records, columns=list(columns_of(Crops))))
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """Add the positions of the crops' centres."""
@@ -317,14 +315,17 @@ class _Cutter:
         return manifest.assign(position_kind=kind, longitude=longitude, latitude=latitude)
 
     def _survey(self) -> list[dict[str, Any]]:
-        """Survey the overview: set origin and stretch, and describe the cells of the grid as far as it shows them."""
+        """Survey the overview: set origin and stretch, and list the cells of the grid."""
         from scipy.ndimage import binary_erosion
 
         info, settings = self.scene.info, self.settings
         factor = info.overview_factor
         overview = self.scene.overview(factor)
         quality = judge(overview, self.rules)
-        self._set_stretch(overview, quality == GOOD)
+        rgb, good = rgb_composite(self.product, overview), quality == GOOD
+        if info.bits > 8 and good.any():
+            low, high = np.percentile(rgb[good].astype(np.float64), _STRETCH, axis=0)
+            self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
         invalid = (quality == NO_DATA) | (quality == BAND_MISSING)
         surely_valid, surely_invalid = ~invalid, invalid
@@ -361,13 +362,6 @@ class _Cutter:
         first = int(wide_enough[0]) * factor if wide_enough.size else 0
         return first if first + self.settings.size <= length else 0
 
-    def _set_stretch(self, overview: Pixels, good: npt.NDArray[np.bool_]) -> None:
-        rgb = rgb_composite(self.product, overview)
-        if self.scene.info.bits <= 8 or not good.any():
-            return
-        low, high = np.percentile(rgb[good].astype(np.float64), self.settings.stretch, axis=0)
-        self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
-
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
         """Process the strips, two at a time: one is cut while the other is decoded."""
         counter = progress.counter(f"cutting {self.observation}", len(cells), "cells")
@@ -384,9 +378,9 @@ class _Cutter:
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Group the cells by rows of the grid, as many rows per strip as ``strip_samples`` allows."""
+        """Group the cells by rows of the grid, as many rows per strip as ``_STRIP_SAMPLES`` allows."""
         info, settings = self.scene.info, self.settings
-        lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
+        lines = max(settings.size, _STRIP_SAMPLES // (info.samples * info.bands))
         if self.rules.lossy:  # the tests of a JPEG look beyond a cell, and it is in memory anyway
             lines = info.lines
         per_strip = (lines - settings.size) // settings.stride + 1
@@ -496,9 +490,7 @@ def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
         *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),  # after the level, which resets it
         *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
     ]
-    written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
-    if not written:
-        raise MarsError(f"OpenCV could not encode a crop of shape {rgb.shape} as PNG")
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     return data.tobytes()
 
 
@@ -518,20 +510,14 @@ def _checked_label(source: Source) -> ProductLabel | None:
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
     """Read the target's manifest if it belongs to this source and these settings.
 
-    None if it does not, or if a file is missing.
+    None if it does not, or is damaged, or if a file is missing.
     """
-    path = target / CROPS
-    if not path.exists():
-        return None
-    try:
-        if _cut_of(path) != key:
-            return None
-        manifest = read_crops(target)
-    except DamagedFileError:
-        return None
-    present = {entry.name for entry in os.scandir(target)}
-    wanted = set(manifest["file"].dropna()) | set(manifest["dn_file"].dropna())
-    return manifest if wanted <= present else None
+    with suppress(DamagedFileError):
+        if (target / CROPS).exists() and _cut_of(target / CROPS) == key:
+            manifest = read_crops(target)
+            if {*manifest["file"].dropna(), *manifest["dn_file"].dropna()} <= set(os.listdir(target)):
+                return manifest
+    return None
 
 
 def _replace_folder(work: Path, target: Path) -> None:
