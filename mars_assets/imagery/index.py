@@ -32,7 +32,7 @@ _NOT_APPLICABLE = -9998
 _MANY = 5000  # above as many observations a query needs a limit, since nobody wants to download them by accident
 _POLAR = 85.0  # latitude above which an observation may span more than 180 degrees of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
-_NEEDED = (
+NEEDED = (
     "OBSERVATION_ID",
     "PRODUCT_ID",
     "FILE_NAME_SPECIFICATION",
@@ -57,14 +57,11 @@ def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
     """
     with parsed_label(path, "the label of HiRISE's cumulative index") as label:
         table = label[_TABLE]
-        described = [(str(column["NAME"]), str(column["DATA_TYPE"])) for column in table.getall("COLUMN")]
-        if len(described) != int(table["COLUMNS"]):
-            raise ValueError(f"it describes {len(described)} of {table['COLUMNS']} columns")
-        columns = dict(described)
-        if missing := [name for name in _NEEDED if name not in columns]:
+        columns = {str(column["NAME"]): str(column["DATA_TYPE"]) for column in table.getall("COLUMN")}
+        if len(columns) != int(table["COLUMNS"]):
+            raise ValueError(f"it describes {len(columns)} of {table['COLUMNS']} columns")
+        if missing := [name for name in NEEDED if name not in columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
-        if len(columns) != len(described):
-            raise ValueError("it names a column twice")
         return int(table["ROWS"]), columns
 
 
@@ -175,9 +172,7 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     rows = index[index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(query.product)}")]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    farthest = np.maximum(rows["MAXIMUM_LATITUDE"].abs().to_numpy(), rows["MINIMUM_LATITUDE"].abs().to_numpy())
-    west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
-    fits &= _overlaps(west, east, farthest >= _POLAR, query.longitude)
+    fits &= _overlaps(rows, query.longitude)
     # Unrestricted bounds keep rows whose value is missing from the index.
     if query.incidence != (0, 180):
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
@@ -207,17 +202,12 @@ def observation_facts(index: pd.DataFrame, observations: list[str], products: li
     """
     wanted = index[index["OBSERVATION_ID"].isin(observations)].to_dict("records")
     rows = {(row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]): row for row in wanted}
+    unknown = dict.fromkeys(NEEDED, np.nan)
     facts = []
     for observation, product in zip(observations, products, strict=True):
-        row = rows.get((observation, _indexed_product(product)))
-        corners = None if row is None else [float(row[name]) for name in CORNERS]
-        facts.append(
-            {
-                "incidence_angle": np.nan if row is None else row["INCIDENCE_ANGLE"],
-                "solar_longitude": np.nan if row is None else row["SOLAR_LONGITUDE"],
-                "corners": corners if corners is not None and np.isfinite(corners).all() else None,
-            }
-        )
+        row = rows.get((observation, _indexed_product(product)), unknown)
+        corners = [float(row[name]) for name in CORNERS]
+        facts.append((row["INCIDENCE_ANGLE"], row["SOLAR_LONGITUDE"], corners if np.isfinite(corners).all() else None))
     return pd.DataFrame(facts, columns=["incidence_angle", "solar_longitude", "corners"])
 
 
@@ -230,17 +220,14 @@ def _arc(start: float, end: float) -> float:
     return 360.0 if abs(end - start) >= 360 else (end - start) % 360
 
 
-def _overlaps(
-    west: npt.NDArray[np.float64],
-    east: npt.NDArray[np.float64],
-    polar: npt.NDArray[np.bool_],
-    box: tuple[float, float],
-) -> npt.NDArray[np.bool_]:
-    """Test which intervals of longitude share a meridian with the box.
+def _overlaps(rows: pd.DataFrame, box: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Test which observations share a meridian with the box.
 
     The index gives the smaller number first even if an observation crosses the prime meridian. Away from the poles no
     observation spans half the planet, so the bounds of a wider interval are swapped.
     """
+    west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
+    polar = rows[["MINIMUM_LATITUDE", "MAXIMUM_LATITUDE"]].abs().max(axis=1).to_numpy() >= _POLAR
     turned = (east - west > 180) & ~polar
     west, east = np.where(turned, east, west), np.where(turned, west, east)
     width = np.where(east - west >= 360, 360, (east - west) % 360)

@@ -51,10 +51,14 @@ class ProductLabel:
 
 @contextmanager
 def parsed_label(path: Path, what: str) -> Iterator[Any]:
-    """Yield the content of a label; errors while it is parsed or read tell that the file is not ``what``.
+    """Yield the content of a label.
+
+    Args:
+        path: the file.
+        what: name of what the file should be, for the error message.
 
     Raises:
-        DamagedFileError: the file is truncated, no PVL, or lacks something that the block looks for.
+        DamagedFileError: the file is truncated, not PVL, or lacks something that the block looks for.
     """
     try:
         text = path.read_bytes().decode("latin-1")

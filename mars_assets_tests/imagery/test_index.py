@@ -20,7 +20,7 @@ from mars_assets.imagery.index import (
     select,
 )
 from mars_assets.imagery.observations import choose_observations, query_before, write_observations
-from mars_assets.imagery.products import parse_observation_id, product_files
+from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
 from mars_assets.sample.index import write_index
 from mars_assets.sample.terrain import SceneSpec
@@ -285,8 +285,7 @@ def test_addresses_are_those_of_the_archive(shared: Path) -> None:
     real = pd.read_csv(shared / "data" / "hirise" / "color_products.csv")
     base = "https://hirise-pds.lpl.arizona.edu/PDS/"
     for row in real.itertuples():
-        observation = parse_observation_id(row.FILE_NAME[:15])
-        files = product_files(observation, "COLOR")
+        files = product_files(row.FILE_NAME[:15], "COLOR")
         assert (base + files.image, base + str(files.label)) == (row.IMG_URL, row.LABEL_URL)
 
 
