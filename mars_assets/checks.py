@@ -1,7 +1,5 @@
 """Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
 
-from typing import Any
-
 import dagster as dg
 
 from mars_assets.assets.evaluation import reconstruction_metrics
@@ -29,7 +27,7 @@ ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
 def _outcome(found: tuple[list[str], int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
-    """Build a check's result from the problems and the number of things that were looked at."""
+    """Build a check's result from its problems and the number of things checked."""
     problems, looked_at = found
     return dg.AssetCheckResult(
         passed=not problems,
@@ -120,7 +118,7 @@ imputed_checks = [
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
-    every = _metrics(lake.open(), "reconstruction")
+    every = read_json(lake.open().metrics("reconstruction", ".json"))
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
     rows = [row for row in last if row["method"] in IMPUTATION_METHODS]
@@ -131,7 +129,7 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
 
 def _below(lake: Lake, task: Task) -> list[str]:
     """What is low about the last row of a task's evaluation."""
-    last = _metrics(lake, task.evaluation)[-1]
+    last = read_json(lake.metrics(task.evaluation, ".json"))[-1]
     value = last[task.score]
     low = value is None or value < task.lowest_score
     return [f"{task.score} is {value} on {last['split']}, below {task.lowest_score}"] if low else []
@@ -156,8 +154,3 @@ def _bound_check(task: Task) -> dg.AssetChecksDefinition:
 
 
 bound_checks = [_bound_check(task) for task in TASKS]
-
-
-def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_json(lake.metrics(name, ".json"))
-    return rows

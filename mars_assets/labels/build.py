@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -96,7 +97,7 @@ class _Previous(NamedTuple):
 
 
 def _previous(lake: Lake, progress: Progress) -> _Previous:
-    """Read the previous table; treat a missing or damaged one as empty, but all masks as its own."""
+    """Read the previous table; a missing or damaged one is empty, but owns all masks."""
     try:
         table, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
         rows = {row["image_id"]: row for row in table.to_dict("records")}
@@ -129,14 +130,17 @@ def _inputs(
     """
     from mars_assets.labels.schema import LabelledCrops
 
-    left_alone = [path.name for path in being_copied(lake.inbox)]
-    inputs = {"exports": exports, "left_alone": left_alone, "rejected": rejections(lake.inbox), "crops": crops}
+    inputs: dict[str, list[Any]] = {"exports": exports, "crops": crops, "rejected": rejections(lake.inbox)}
+    inputs["left_alone"] = [path.name for path in being_copied(lake.inbox)]
     form = list(columns_of(LabelledCrops)), [part.name for part in fields(LabelReport)]
     return inputs, fingerprint(LABELS, *form, inputs)
 
 
 def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
-    """List each crop's id, file and modification time in nanoseconds; 0 for a missing file, which is reported later."""
+    """List each crop's id, file and modification time in nanoseconds.
+
+    The time of a missing file is 0; if the image is labelled, it is reported later.
+    """
     return sorted(
         (name, lake.relative(path), path.stat().st_mtime_ns if path.exists() else 0)
         for name, (path, _, _) in crops.items()
@@ -152,19 +156,13 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
     Raises:
         MarsError: as for :func:`build_labelled_crops`.
     """
-    return _up_to_date(lake) or build_labelled_crops(lake, progress)
-
-
-def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
-    try:
+    with suppress(MarsError):  # a missing or damaged table is built
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
-    except MarsError:  # missing or damaged: build it
-        return None
-    exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
-    _, key = _inputs(lake, exports, _versions(lake, _own_crops(lake)))
-    if provenance.get("built_from") != key or not all(file.exists() for file in files_of(lake, rows)):
-        return None
-    return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+        exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
+        _, key = _inputs(lake, exports, _versions(lake, _own_crops(lake)))
+        if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
+            return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+    return build_labelled_crops(lake, progress)
 
 
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
@@ -247,15 +245,12 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     """
     lake = reading.lake
     read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
-    in_force = exports_in_force(lake.inbox)
-    while new := [path for path in in_force if path not in read]:
-        for path in new:
-            try:
-                read[path] = _read(reading, path)
-            except DamagedFileError as error:
-                target = reject(path, error)
-                reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
-        in_force = exports_in_force(lake.inbox)
+    while unread := sorted(set(in_force := exports_in_force(lake.inbox)) - read.keys()):
+        try:
+            read[unread[0]] = _read(reading, unread[0])
+        except DamagedFileError as error:
+            target = reject(unread[0], error)
+            reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
     found = [read[path] for path in in_force]
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
@@ -385,9 +380,8 @@ def _labelled(
     n_craters, crater_fraction = None, None
     masks: dict[Path, bytes] = {}
     if outlines_sha is not None:
-        before = reading.previous.rows.get(image_id, {})
-        paths = {kind: lake.masks / kind / mask_name(image_id, outlines_sha) for kind in MASK_KINDS}
-        n_craters, crater_fraction, masks = _masks(image.outlines or (), (height, width), outlines_sha, paths, before)
+        size = height, width
+        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines or (), outlines_sha, size)
     row = {
         "image_id": image_id,
         "project": export.project,
@@ -412,24 +406,22 @@ def _labelled(
 
 
 def _masks(
-    outlines: Sequence[Outline],
-    size: tuple[int, int],
-    outlines_sha: str,
-    paths: Mapping[str, Path],
-    before: Mapping[Any, Any],
+    reading: _Reading, image_id: str, outlines: Sequence[Outline], outlines_sha: str, size: tuple[int, int]
 ) -> tuple[int, float, dict[Path, bytes]]:
     """Draw an image's masks, unless they exist for the same outlines.
 
     Args:
+        reading: has the previous table.
+        image_id: the image's id.
         outlines: of the image's craters.
-        size: height and width in pixels.
         outlines_sha: fingerprint of the outlines.
-        paths: the masks' files by annotation.
-        before: the image's row in the previous table, empty if it has none.
+        size: height and width in pixels.
 
     Returns:
         The number of craters, the share of pixels inside craters, and the PNGs that must be written.
     """
+    before = reading.previous.rows.get(image_id, {})
+    paths = {kind: reading.lake.masks / kind / mask_name(image_id, outlines_sha) for kind in MASK_KINDS}
     if before.get("outlines_sha") == outlines_sha and all(
         png_text(path, _LABEL) == outlines_sha for path in paths.values()
     ):

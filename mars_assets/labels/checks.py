@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,10 +46,9 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     Returns:
         The problems, and the number of images whose masks were read.
     """
-    rows = read_labelled_crops(lake)
-    rows = rows[rows["n_craters"].notna()]
+    rows = read_labelled_crops(lake).dropna(subset="n_craters")
     problems, drawn = [], []
-    there = {kind: _times(lake.masks / kind) for kind in MASK_KINDS}
+    there = {kind: {path.name: path.stat().st_mtime for path in lake.masks.glob(f"{kind}/*")} for kind in MASK_KINDS}
     for row in rows.itertuples():
         names = {kind: mask_path(lake, kind, row).name for kind in there}
         missing = [kind for kind, name in names.items() if name not in there[kind]]
@@ -66,13 +63,6 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     if len(rows) and not (rows["n_craters"] > 0).any():
         problems.append("no image has an outlined crater")
     return problems, len(read)
-
-
-def _times(folder: Path) -> dict[str, float]:
-    """Read the modification times of the files in a folder."""
-    if not folder.is_dir():
-        return {}
-    return {entry.name: entry.stat().st_mtime for entry in os.scandir(folder)}
 
 
 def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
@@ -115,8 +105,7 @@ def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
     labels = read_labelled_crops(lake)
     if "phash" not in labels:
         return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
-    pairs = near_duplicates(labels)
-    pairs = pairs[pairs["split_a"] != pairs["split_b"]]
+    pairs = near_duplicates(labels).query("split_a != split_b")
     return [
         f"{row.image_a} ({row.split_a}) looks like {row.image_b} ({row.split_b})" for row in pairs.itertuples()
     ], len(labels)

@@ -50,12 +50,11 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
         raise DamagedFileError(
             f"a run-length mask has the size {rle['size']}, its image {[height, width]}: export it again"
         )
-    if isinstance(rle["counts"], list):
-        counts = rle["counts"]
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
-            raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
-        return np.asarray(coco.decode(coco.frPyObjects(rle, height, width)))
-    return _decode_compressed(rle["counts"], height, width)
+    runs = rle["counts"] if isinstance(rle["counts"], list) else _decompressed(rle["counts"])
+    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
+    flags = np.arange(len(runs)) % 2
+    return np.repeat(flags, runs).astype(np.uint8).reshape(width, height).T
 
 
 def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -> None:
@@ -76,8 +75,10 @@ def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -
             )
 
 
-def _decode_compressed(counts: str, height: int, width: int) -> Mask:
-    """Decode COCO's compressed run lengths, which the C decoder does not validate.
+def _decompressed(counts: str) -> list[int]:
+    """Decode COCO's compressed run lengths; -1 stands for one that is cut off.
+
+    The C decoder does not validate them.
 
     Source: the format as documented in pycocotools' maskApi (similar to LEB128, 5 bits per character, differences to
     the run before the last).
@@ -95,10 +96,7 @@ def _decode_compressed(counts: str, height: int, width: int) -> Mask:
                 value -= 1 << shift
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
-    if shift or any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
-    flags = np.arange(len(runs)) % 2
-    return np.repeat(flags, runs).astype(np.uint8).reshape(width, height).T
+    return [*runs, -1] if shift else runs
 
 
 def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -120,12 +118,9 @@ def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.
 
 def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) -> Mask:
     """Draw an image's training mask: uint8, shape (height, width), 1 in craters."""
-    _, height, width = instances.shape
-    if annotation == "filled":
-        return np.asarray(instances.any(axis=0), np.uint8)
-    mask = np.zeros((height, width), np.uint8)
+    mask, width = np.zeros(instances.shape[1:], np.uint8), RIM_WIDTHS[annotation]
     for instance in instances:
-        mask |= rim(instance, RIM_WIDTHS[annotation])
+        mask |= rim(instance, width) if width else instance
     return mask
 
 
@@ -153,8 +148,7 @@ def rim(instance: Mask, width: int) -> Mask:
 
 def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     """Number craters from 1 in a uint16 image, smaller ones on top of larger."""
-    _, height, width = instances.shape
-    labels = np.zeros((height, width), np.uint16)
+    labels = np.zeros(instances.shape[1:], np.uint16)
     order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
     for number, index in enumerate(order, start=1):
         labels[instances[index] > 0] = number

@@ -55,7 +55,6 @@ def divided_groups(table: pd.DataFrame) -> list[dict[str, Any]]:
     Returns:
         For each group its name, number of images, exported splits, and the split that it was assigned to.
     """
-    divided = table.groupby("group")["exported_split"].transform("nunique") > 1
     return [
         {
             "group": group,
@@ -63,7 +62,8 @@ def divided_groups(table: pd.DataFrame) -> list[dict[str, Any]]:
             "exported": ", ".join(sorted(set(rows["exported_split"]))),
             "now": rows["split"].iloc[0],
         }
-        for group, rows in table[divided].groupby("group")
+        for group, rows in table.groupby("group")
+        if rows["exported_split"].nunique() > 1
     ]
 
 

@@ -65,7 +65,7 @@ def mask_path(lake: Lake, annotation: str, row: Any) -> Path:
 
 
 def mask_name(image_id: str, outlines_sha: Any) -> str:
-    """Name an image's masks; earlier versions of this code named them by the image alone."""
+    """Name an image's masks; earlier versions named them by the image alone."""
     return f"{image_id}-{outlines_sha[:8]}.png" if isinstance(outlines_sha, str) else f"{image_id}.png"
 
 

@@ -69,9 +69,10 @@ def _read_coco_split(archive: ExportArchive, split: Split, warnings: list[str]) 
         elif class_of(name) != "crater":
             ignored[name] = ignored.get(name, 0) + 1
         else:
-            outline = _outline(annotation.get("segmentation"), identity, problems)
-            if outline is not None:
-                outlines.setdefault(annotation["image_id"], []).append(outline)
+            try:
+                outlines.setdefault(annotation["image_id"], []).append(_outline(annotation.get("segmentation")))
+            except ValueError as error:
+                problems.append(f"{identity} {error}")
     if ignored:
         warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
 
@@ -103,27 +104,24 @@ def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
     return tuple(lists)
 
 
-def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
-    """Read an annotation's shape; if it has none, note the problem and return None.
+def _outline(segmentation: Any) -> Outline:
+    """Read an annotation's shape.
 
     Coordinates may lie outside the image; they are clipped later.
+
+    Raises:
+        ValueError: the annotation has no usable shape; the message says what it has.
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):
             return {"rle": {"size": size, "counts": counts}}
-        problems.append(f"{identity} has a run-length mask without size or counts")
-        return None
+        raise ValueError("has a run-length mask without size or counts")
     if not isinstance(segmentation, list) or not segmentation:
-        problems.append(f"{identity} has no outline")
-        return None
-    rings = []
+        raise ValueError("has no outline")
     for ring in segmentation:
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
-            problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
-            return None
+            raise ValueError(f"has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
         if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
-            problems.append(f"{identity} has coordinates that are not numbers or are far outside any image")
-            return None
-        rings.append([float(value) for value in ring])
-    return {"polygons": rings}
+            raise ValueError("has coordinates that are not numbers or are far outside any image")
+    return {"polygons": [[float(value) for value in ring] for ring in segmentation]}

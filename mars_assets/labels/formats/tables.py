@@ -20,7 +20,6 @@ from mars_assets.labels.formats.image import (
     EXPORT_AGAIN,
     SPLITS,
     ExportedImage,
-    Label,
     Outline,
     Split,
     class_of,
@@ -60,15 +59,12 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
     require_labels(archive, CLASSES_FILE)
     for split, header, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/{CLASSES_FILE}"
-        columns: dict[Label, int] = {}
-        for number, name in enumerate(header[1:], start=1):
-            label = class_of(name)
-            if label in columns:
-                raise DamagedFileError(
-                    f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
-                )
-            if label is not None:
-                columns[label] = number
+        known = [(label, number) for number, name in enumerate(header[1:], start=1) if (label := class_of(name))]
+        columns = dict(known)
+        if len(columns) < len(known):
+            raise DamagedFileError(
+                f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
+            )
         if "crater" not in columns:
             raise DamagedFileError(
                 f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
