@@ -201,24 +201,24 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     Raises:
         MarsError: the archive does not answer.
     """
+    changed = []
+    ledger = _ledger(folder)
+    for relative in files.addresses:
+        if entry := ledger.get(Path(relative).name):
+            now = _validators_at_source(archive, archive.address(relative))
+            if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
+                changed.append(Path(relative).name)
+    return changed
 
-    def now_at(address: str) -> dict[str, Any]:
+
+def _validators_at_source(archive: Archive, address: str) -> dict[str, Any]:
+    def ask() -> dict[str, Any]:
         with archive.connection(), _open(archive, "HEAD", address, {}) as response:
             if response.status_code != 200:
                 raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
             return _validators(response)
 
-    changed = []
-    ledger = _ledger(folder)
-    for relative in files.addresses:
-        if entry := ledger.get(Path(relative).name):
-            address = archive.address(relative)
-            now = concealing_errors(
-                partial(now_at, address), lambda error, at=address: MarsError(f"{at}: {_cause(error, archive)}")
-            )
-            if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
-                changed.append(Path(relative).name)
-    return changed
+    return concealing_errors(ask, lambda error: MarsError(f"{address}: {_cause(error, archive)}"))
 
 
 class _Transfer:

@@ -142,7 +142,8 @@ class IndexQuery:
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> IndexQuery:
         """Build a query from a configuration or JSON, in which ranges are lists."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**values)
 
     def __post_init__(self) -> None:
         for name in ("latitude", "longitude", "solar_longitude", "incidence"):
