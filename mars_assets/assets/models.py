@@ -9,7 +9,7 @@ from pydantic import Field, create_model
 
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import cached_metadata, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.datasets import STAGE
 from mars_assets.models.task import Task
@@ -58,7 +58,7 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
                 progress=progress_of(context),
             )
             about, best = trained.model.config, trained.best
-            shown = kept(
+            shown = cached_metadata(
                 here,
                 task.model,
                 fingerprint(trained.model.version, about["report"]),
