@@ -160,7 +160,7 @@ class DetailNeck(BaseModule):
         stages: number of times that the branch halves the image.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - mmengine calls it by the names in a configuration
         self,
         in_channels: Sequence[int],
         channels: int,
@@ -287,7 +287,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         kwargs: arguments of mmseg's segmentor.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - mmengine calls it by the names in a configuration
         self,
         window_batch: int = 16,
         scales: Sequence[float] = (1.0,),
