@@ -18,9 +18,10 @@ from mars_assets.datasets import Dataset
 from mars_assets.lake import Lake
 from mars_assets.models.starting_point import Start
 from mars_assets.models.versions import ModelVersion
-from mars_assets.progress import SILENT, Progress
+from mars_assets.progress import Progress
 from mars_assets.training.compute import Compute
 from mars_assets.training.recipe import Recipe
+from mars_assets.training.run_folder import TrainingJob
 
 if TYPE_CHECKING:
     from mars_assets.plotting import Picture
@@ -71,33 +72,6 @@ class Listing:
     key: Sequence[str]
     warning: str
     report: Report
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """One training.
-
-    Args:
-        recipe: how to train, of the task's recipe class.
-        images: of the dataset; those of the splits train and valid are used.
-        start: what the training is initialised from.
-        folder: of this one training.
-        compute: device, precision and seed.
-        provenance: copied into ``config.json``.
-        cache: folder that trainings on the same frozen encoder share.
-        whole: write a model that can be opened on its own; a sweep, which has the starting point at hand, does without.
-        progress: takes lines.
-    """
-
-    recipe: Any
-    images: pd.DataFrame
-    start: Start
-    folder: Path
-    compute: Compute
-    provenance: dict[str, Any]
-    cache: Path
-    whole: bool = True
-    progress: Progress = SILENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +145,7 @@ class Task:
 
     dataset: Callable[[Lake, Mapping[str, Any], BandStatistics | None], Dataset]
     start: Callable[[Lake, Any], Start]
-    train: Callable[[TrainingJob], dict[str, Any]]
+    train: Callable[[TrainingJob[Any, pd.DataFrame]], dict[str, Any]]
     best: Callable[[Mapping[str, Any]], dict[str, Any]]
     curves: Callable[[Path], Picture]
     card: Callable[[ModelVersion, pd.DataFrame], str] | None = None

@@ -1,5 +1,7 @@
 """Chips as tensors, the batches of steps, and augmentations."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +9,12 @@ import torch
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
-from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, shares_of
+from mars_assets.classification.data import augment, flip, grain, light, load_chip, move, shares_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.augmentation import bands_by_themselves, by_itself, oriented
+from mars_assets.training.memory import InMemory
 
 CONFIG = PrithviConfig(variant="test")
 
@@ -52,7 +55,7 @@ def test_missing_chips_and_other_bands_are_told(tmp_path):
 def test_chips_are_kept_in_memory_up_to_the_bound_and_read_beyond_it(tmp_path):
     rng = np.random.default_rng(0)
     paths = [_write(tmp_path / f"{i}.tif", rng.integers(0, 256, (16, 16, 3), np.uint8)) for i in range(3)]
-    chips = Chips(paths, CONFIG, 16, memory_gb=2.5 * 6 * 16 * 16 * 4 / 1e9)
+    chips = InMemory(partial(load_chip, config=CONFIG, image_size=16), paths, gigabytes=2.5 * 6 * 16 * 16 * 4 / 1e9)
     first = [chips[i] for i in range(3)]
     for path in paths[:2]:
         path.unlink()
