@@ -210,7 +210,7 @@ CLASSIFICATION = Task(
     encoder=_encoder,
     predict=_predict,
     evaluate=lambda model, predictions, images, splits, resamples: {
-        split: evaluate(predictions, images, split, resamples=resamples) for split in splits
+        split: evaluate(predictions, images, split, resamples) for split in splits
     },
     pool=_pool,
     report=_report,

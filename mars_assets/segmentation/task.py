@@ -85,9 +85,9 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
 def _evaluate(
     model: ModelVersion, predictions: Mapping[str, Path], images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-    rim = rim_of(model)
+    images, rim = images.assign(prediction=images["image_id"].map(predictions)), rim_of(model)
     with Cache(model.folder / COUNTS, COUNTING, keep_all=True) as counts:
-        return {split: evaluate(predictions, images, split, rim=rim, resamples=resamples, cache=counts) for split in splits}
+        return {split: evaluate(images, split, rim=rim, resamples=resamples, cache=counts) for split in splits}
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
@@ -98,7 +98,7 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
     smallest = min((diameter for diameter in labelled if diameter > 0), default=0.0)
     images = pd.concat([evaluation.images for evaluation in evaluations.values()]).sort_values("image_id")
     with Cache(model.folder / CRATERS, COUNTING) as cached:
-        craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
+        craters = crater_catalogue(images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     craters = craters.assign(model_version=model.version)
     path = lake.metrics("seg_craters")
     write_checked(path, craters, CraterCatalogue)
@@ -128,13 +128,13 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
     folder = model.folder / MASKS_OF_CROPS
     masks = predict_masks(model.folder, images, folder, compute, progress)
+    images = images.assign(prediction=images["image_id"].map(masks))
     smallest = smallest_evaluated(lake, model)
     warning = (
         "" if smallest else "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
     )
     with Cache(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
-        craters = crater_catalogue(masks, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
-    images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
+        craters = crater_catalogue(images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     report = Report(
         {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)},
         {

@@ -67,6 +67,10 @@ def trained(
     )
 
 
+def predicted(images: pd.DataFrame, masks: dict[str, Path]) -> pd.DataFrame:
+    return images.assign(prediction=images["image_id"].map(masks))
+
+
 def _stop(at: str, line: str) -> None:
     if line.startswith(at):
         raise KeyboardInterrupt
@@ -234,7 +238,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(
         torch.testing.assert_close(value, average, msg=name, rtol=1e-4, atol=1e-5)
     valid = squares[squares["split"] == "valid"]
     masks = predict_masks(tmp_path, valid, tmp_path / "predictions", compute)
-    assert evaluate(masks, valid, "valid").row["miou"] == pytest.approx(report["miou"], abs=1e-6)
+    assert evaluate(predicted(valid, masks), "valid").row["miou"] == pytest.approx(report["miou"], abs=1e-6)
 
 
 def test_a_training_of_other_settings_is_not_continued(
@@ -438,7 +442,7 @@ def test_predictions_are_what_the_validation_saw(
     recipe = recipe.model_copy(update={**changes, "unet_channels": 2, "unet_stages": 3, "light": True})
     report = train_segmentation(TrainingJob(recipe, squares, micro_weights, tmp_path / "model", compute, {}))
     masks = predict_masks(tmp_path / "model", squares, tmp_path / "cache", compute)
-    row = evaluate(masks, squares, "valid", resamples=2).row
+    row = evaluate(predicted(squares, masks), "valid", resamples=2).row
     # The prediction is kept in 8 bits: a pixel of probability 0.5 may fall to either side.
     assert row["iou_background"] == pytest.approx(report["iou_background"], abs=2e-3)
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
@@ -465,12 +469,12 @@ def test_images_that_were_counted_are_not_counted_again(
 ):
     images = squares.assign(labels_sha=[f"labels {number}" for number in range(len(squares))])
     images["chip_sha"] = images["image_id"]
-    masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
+    images = predicted(images, predict_masks(trained[0], images, tmp_path / "cache", compute))
 
     def judged() -> tuple[Evaluation, pd.DataFrame]:
         with Cache(tmp_path / "counts.json", "1") as cache:
-            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, cache=cache)
-            return evaluation, crater_catalogue(masks, images, cache=cache)
+            evaluation = evaluate_module.evaluate(images, "valid", resamples=5, cache=cache)
+            return evaluation, crater_catalogue(images, cache=cache)
 
     counted: list[Path] = []
     monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
@@ -480,7 +484,7 @@ def test_images_that_were_counted_are_not_counted_again(
     assert first[0].row == again[0].row
     pd.testing.assert_frame_equal(first[0].images, again[0].images)
     pd.testing.assert_frame_equal(first[1], again[1])
-    plain = evaluate(masks, images.drop(columns="labels_sha"), "valid", resamples=5)
+    plain = evaluate(images.drop(columns="labels_sha"), "valid", resamples=5)
     assert plain.row == first[0].row
     counted.clear()
     images.loc[images["split"] == "valid", "labels_sha"] += " corrected"
