@@ -15,20 +15,9 @@ from mars_assets.classification.recipe import CLASSES
 from mars_assets.craters.geometry import craters_of_labels
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.statistics import Floats, estimates, once, ratio
+from mars_assets.evaluation.statistics import Floats, estimates, once, ratio, undefined
 from mars_assets.images import read_label_image
 
-METRICS = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auroc",
-    "average_precision",
-    "ece",
-    "loss",
-)
 BINS = 15
 """Number of equal-width probability bins for the calibration error and the reliability diagram."""
 
@@ -100,7 +89,7 @@ class Evaluation:
 
 
 def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
-    """Compute the metrics of ``METRICS`` at threshold 0.5.
+    """Compute all metrics at threshold 0.5.
 
     The definitions are scikit-learn's; ``ece`` is the expected calibration error of the crater's probability (Naeini et
     al. 2015). Undefined metrics, such as AUROC with one class, are NaN.
@@ -186,8 +175,8 @@ def evaluate(predictions: pd.DataFrame, images: pd.DataFrame, split: str, resamp
         "n_observations": int(scored["observation"].nunique()),
         **values,
         "resampled": resampled,
+        "undefined": _undefined(values, labels, split),
     }
-    row["undefined"] = _undefined(row, labels, split)
     return Evaluation(row, scored)
 
 
@@ -274,9 +263,9 @@ def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
     return images.iloc[issues].reset_index(drop=True)
 
 
-def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
+def _undefined(values: dict[str, float | None], labels: Labels, split: str) -> str:
     """State which metrics are undefined and why; empty if none is."""
-    names = [name for name in METRICS if row[name] is None]
+    names = undefined(values)
     if not names:
         return ""
     absent = [name for label, name in enumerate(CLASSES) if not (labels == label).any()]

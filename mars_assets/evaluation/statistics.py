@@ -125,6 +125,11 @@ def estimates(statistic: Statistic, images: pd.DataFrame, resamples: int = 1000)
     return values, resampled
 
 
+def undefined(values: Mapping[str, float | None]) -> list[str]:
+    """Name the values of :func:`estimates` that are undefined."""
+    return [name for name, value in values.items() if value is None and not name.endswith(("_low", "_high"))]
+
+
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
     """Format a score in a row as ``0.900 [0.850, 0.940]``; a dash if it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))

@@ -15,22 +15,11 @@ from mars_assets.code_versions import COUNTING, LABELS
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.evaluation.statistics import Floats, estimates, ratio
+from mars_assets.evaluation.statistics import Floats, estimates, ratio, undefined
 from mars_assets.images import read_label_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
 from mars_assets.segmentation.recipe import IGNORE
 from mars_assets.storage.cache import Cache
-
-METRICS = (
-    "iou_background",
-    "iou_crater",
-    "miou",
-    "dice_crater",
-    "pixel_accuracy",
-    "crater_precision",
-    "crater_recall",
-    "crater_f1",
-)
 
 Counts = npt.NDArray[np.int64]
 
@@ -159,6 +148,7 @@ def _summed(
         return _scores(samples @ confusions, np.tensordot(samples, craters, axes=1))
 
     scores, resampled = estimates(scores_of, chosen, resamples)
+    overall = {name: value for name, value in scores.items() if not name.startswith(SIZE_CLASSES)}
     found, missed, false_alarms = craters.sum((0, 2)).tolist()
     row: dict[str, Any] = {
         "split": split,
@@ -168,10 +158,10 @@ def _summed(
         "n_false_alarms": false_alarms,
         "n_too_small": int(too_small.sum()),
         "smallest_px": smallest_px,
-        **{name: value for name, value in scores.items() if not name.startswith(SIZE_CLASSES)},
+        **overall,
         "resampled": resampled,
+        "undefined": ", ".join(undefined(overall)),
     }
-    row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
     by_image = chosen.assign(too_small=too_small, **_pixel_scores(confusions.astype(np.float64)))
     by_image[["found", "missed", "false_alarms"]] = craters.sum(2)
     sizes = [
