@@ -189,7 +189,6 @@ CLASSIFICATION = Task(
     name="cls",
     descriptions=DESCRIPTIONS,
     libraries=frozenset({"pytorch"}),
-    label="label",
     recipe=ClsRecipe,
     recipe_of=stated_recipe_of,
     score="balanced_accuracy",

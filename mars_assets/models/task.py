@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -93,7 +93,6 @@ class Task:
             ``NAME_experiments``.
         descriptions: of these assets.
         libraries: tags that the UI shows.
-        label: the column of ``labelled_crops`` that holds this task's labels.
         recipe: class of its recipes.
         recipe_of: the recipe in a model's ``config.json``, whichever version of this project wrote it; raises
             ``ValidationError`` for values that this version does not know.
@@ -126,7 +125,6 @@ class Task:
     name: str
     descriptions: Descriptions
     libraries: frozenset[str]
-    label: Literal["label", "n_craters"]
 
     recipe: type[Recipe]
     recipe_of: Callable[[Mapping[str, Any]], Any]

@@ -86,7 +86,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
         crops[["crop_id", "observation", "original", "path", "cut"]].itertuples(index=False, name=None)
     )
     broken: dict[str, str] = {}
-    unknown: set[str] = set()
     if extra is not None:
         folder = _opened(lake, extra)
         for path, (sha, problem) in _looked_at(lake, pictures_below(folder), progress).items():
@@ -96,8 +95,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
                 broken[image_id] = problem
                 continue
             group, known = group_of(relative)
-            if not known:
-                unknown.add(image_id)
             rows.append((image_id, group, "" if known else original_name(path.name), path, sha))
     if not rows:
         raise MarsError(
@@ -107,14 +104,15 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     columns = ["image_id", "group", "name", "path", "stamp"]
     images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
     judged = _judged_groups(lake)
-    is_judged = images["group"].isin(judged) | images.pop("name").isin(judged)
+    is_judged = images["group"].isin(judged) | images["name"].isin(judged)
     kept = images[~is_judged].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
             f"all {len(images)} images are of observations that the labels have in valid or test: add others"
         )
     sha = fingerprint(kept["image_id"].tolist(), kept.pop("stamp").tolist())
-    return Unlabelled(kept, sha, len(images) - len(kept), int(kept["image_id"].isin(unknown).sum()), broken)
+    unknown = int((kept.pop("name") != "").sum())
+    return Unlabelled(kept, sha, len(images) - len(kept), unknown, broken)
 
 
 def _judged_groups(lake: Lake) -> set[str]:

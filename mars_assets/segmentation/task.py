@@ -155,7 +155,6 @@ SEGMENTATION = Task(
     name="seg",
     descriptions=DESCRIPTIONS,
     libraries=frozenset({"pytorch", "mmsegmentation"}),
-    label="n_craters",
     recipe=SegRecipe,
     recipe_of=lambda config: SegRecipe(**config["recipe"]),
     score="iou_crater",

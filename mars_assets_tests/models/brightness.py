@@ -93,7 +93,6 @@ BRIGHTNESS = Task(
     name="bright",
     descriptions=Descriptions(model="m", evaluation="e", predictions="p", experiments="x"),
     libraries=frozenset({"numpy"}),
-    label="label",
     recipe=BrightnessRecipe,
     recipe_of=lambda config: BrightnessRecipe(**config["recipe"]),
     score="right",
