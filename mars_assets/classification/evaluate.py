@@ -31,7 +31,7 @@ class Evaluation:
     Args:
         row: the scores, each with ``_low`` and ``_high``; those undefined on the split are None, and ``undefined``
             states which and why.
-        images: one row per image in the split: the columns of ``images`` and ``probability``.
+        images: one row per image in the split: the columns of the input.
     """
 
     row: dict[str, Any]
@@ -141,43 +141,41 @@ def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> 
     }
 
 
-def evaluate(predictions: pd.DataFrame, images: pd.DataFrame, split: str, resamples: int = 1000) -> Evaluation:
+def evaluate(images: pd.DataFrame, split: str, resamples: int = 1000) -> Evaluation:
     """Evaluate predictions on a split.
 
     Intervals are 95 % bootstraps. If the split has several observations, whole observations are resampled, since images
     of the same observation are similar; otherwise images. ``resampled`` states which.
 
     Args:
-        predictions: ``image_id, probability``; those for other images are ignored.
-        images: ``image_id, split, label, observation`` and any further columns.
+        images: ``image_id, split, label, observation, probability`` and any further columns.
         split: the split to evaluate on.
         resamples: number of bootstrap samples.
 
     Raises:
         MarsError: the split is empty, or an image of it has no prediction.
     """
-    chosen = images[images["split"] == split]
+    chosen = images[images["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise MarsError(f"no image is in the split {split!r}: choose one of {sorted(images['split'].unique())}")
-    scored = chosen.merge(predictions[["image_id", "probability"]], on="image_id", how="left", validate="one_to_one")
-    missing = scored.loc[scored["probability"].isna(), "image_id"]
+    missing = chosen.loc[chosen["probability"].isna(), "image_id"]
     if len(missing):
         raise MarsError(
             f"{len(missing)} images of {split!r} have no prediction, such as {missing.iloc[0]}: predict them first"
         )
-    labels = scored["label"].to_numpy(np.int64)
-    probabilities = scored["probability"].to_numpy(np.float64)
-    values, resampled = estimates(partial(scores_of_samples, labels, probabilities), scored, resamples)
+    labels = chosen["label"].to_numpy(np.int64)
+    probabilities = chosen["probability"].to_numpy(np.float64)
+    values, resampled = estimates(partial(scores_of_samples, labels, probabilities), chosen, resamples)
     row: dict[str, Any] = {
         "split": split,
-        "n": len(scored),
+        "n": len(chosen),
         "n_craters": int(labels.sum()),
-        "n_observations": int(scored["observation"].nunique()),
+        "n_observations": int(chosen["observation"].nunique()),
         **values,
         "resampled": resampled,
         "undefined": _undefined(values, labels, split),
     }
-    return Evaluation(row, scored)
+    return Evaluation(row, chosen)
 
 
 def by_observation(images: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,7 @@ from mars_assets.datasets import classification_dataset, unlabelled_crops
 from mars_assets.errors import MarsError, ProvenanceError
 from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, SEGMENTER, WEIGHTS, Lake
 from mars_assets.models.starting_point import Start, initial_encoder, start_from_model, start_from_weights
-from mars_assets.models.task import Descriptions, Listing, Report, Task
+from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion, current_model
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import Progress
@@ -148,8 +148,11 @@ def _predict(
     return predict_from_features(model.folder, images, lake.features, load, compute)
 
 
-def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-    return evaluate(evidence, evidence.drop(columns="probability").assign(split=split), split).row
+def _evaluate(
+    model: ModelVersion, predictions: pd.DataFrame, images: pd.DataFrame, splits: Sequence[str], resamples: int
+) -> dict[str, Evaluation]:
+    images = images.merge(predictions, how="left", on="image_id", validate="one_to_one")
+    return {split: evaluate(images, split, resamples) for split in splits}
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: pd.DataFrame, evaluations: Mapping[str, Any]) -> Report:
@@ -208,10 +211,8 @@ CLASSIFICATION = Task(
     card=lambda model, images: model_card(model.version, model.config, images),
     encoder=_encoder,
     predict=_predict,
-    evaluate=lambda model, predictions, images, splits, resamples: {
-        split: evaluate(predictions, images, split, resamples) for split in splits
-    },
-    pool=_pool,
+    evaluate=_evaluate,
+    pool=lambda evidence, split: evaluate(evidence.assign(split=split), split).row,
     report=_report,
     list_unlabelled=_list_unlabelled,
 )

@@ -220,12 +220,7 @@ class Loop(Generic[Model, Batch]):
 
 
 def train(
-    training: Training[Model, Batch],
-    model: Model,
-    folder: Path,
-    progress: Progress = SILENT,
-    *,
-    devices: int = 1,
+    training: Training[Model, Batch], model: Model, folder: Path, progress: Progress = SILENT, *, devices: int = 1
 ) -> Loop[Model, Batch]:
     """Train to the end, from the last checkpoint where there is one.
 
