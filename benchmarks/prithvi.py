@@ -118,12 +118,9 @@ def forward(mae: Any, work: Path, autocast: AbstractContextManager[Any]) -> None
         report(lambda: mae(chips, mask_ratio=MASK_RATIO), 9)
 
 
-def step(mae: Any, work: Path, autocast: AbstractContextManager[Any]) -> None:
+def step(mae: Any, optimizer: Any, work: Path, autocast: AbstractContextManager[Any]) -> None:
     """Forward, backward, optimizer."""
-    import torch
-
     chips, _ = batches(work)[0]
-    optimizer = torch.optim.AdamW(mae.train().parameters(), lr=1e-5)
 
     def one() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -133,6 +130,27 @@ def step(mae: Any, work: Path, autocast: AbstractContextManager[Any]) -> None:
         optimizer.step()
 
     report(one, 7)
+
+
+def our_step(work: Path) -> None:
+    """With the optimizer of the pretraining."""
+    import torch
+
+    from mars_assets.pretraining.data import RandomCrops
+    from mars_assets.pretraining.recipe import PretrainRecipe
+    from mars_assets.pretraining.train import MaskedPretraining
+
+    mae, ours = our_mae(work).train(), compute(THREADS)
+    crops = RandomCrops([], mae.config.img_size, 1.0, 1)
+    training = MaskedPretraining(PretrainRecipe(lr=1e-5), ours, crops, (torch.zeros(0), []))
+    step(mae, training.optimizer(mae), work, ours.autocast())
+
+
+def peers_step(work: Path) -> None:
+    import torch
+
+    mae = peers_mae(work).train()
+    step(mae, torch.optim.AdamW(mae.parameters(), lr=1e-5), work, nullcontext())
 
 
 def warm_up() -> None:
@@ -154,7 +172,7 @@ def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None
             "image_id": [path.stem for path in paths],
             "method": [path.parent.name for path in paths],
             "path": paths,
-            "chip_sha": "",
+            "chip_sha": [path.parent.name for path in paths],  # scores are remembered by image and chip
         }
     )
 
@@ -221,7 +239,7 @@ def least_for_weights(work: Path) -> None:
 
 OURS = {
     "forward": lambda work: forward(our_mae(work), work, compute(THREADS).autocast()),
-    "step": lambda work: step(our_mae(work), work, compute(THREADS).autocast()),
+    "step": our_step,
     "stage": lambda work: our_stage(work, SUMMARY),
     "stage, fp32": lambda work: our_stage(work, SUMMARY_FP32, "fp32"),
     "weights": install_weights,
@@ -229,7 +247,7 @@ OURS = {
 }
 PEERS = {
     "forward, TerraTorch": lambda work: forward(peers_mae(work), work, nullcontext()),
-    "step, TerraTorch": lambda work: step(peers_mae(work), work, nullcontext()),
+    "step, TerraTorch": peers_step,
     "chips, TerraTorch": peers_chips,
 }
 

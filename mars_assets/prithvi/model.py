@@ -137,9 +137,24 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, weight, self.proj.bias)
 
 
+class TransformerBlock(Block):
+    """timm's transformer block: tokens (B, N, D) -> (B, N, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend and transform, each on normalised tokens and added to them."""
+        # On a CPU in bf16, the gradient of torch's fused attention takes four times as long as that of its steps in
+        # turn, unless the tokens are many: benchmarks/prithvi.py measures a training step.
+        slow = x.requires_grad and x.shape[1] <= 256 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        self.attn.fused_attn = not slow  # type: ignore[assignment]
+        tokens: Tensor = super().forward(x)
+        return tokens
+
+
 def _blocks(dim: int, depth: int, heads: int, config: PrithviConfig) -> nn.ModuleList:
     norm: Any = partial(nn.LayerNorm, eps=config.layer_norm_eps)
-    return nn.ModuleList(Block(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth))
+    return nn.ModuleList(
+        TransformerBlock(dim, heads, config.mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
+    )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -311,6 +311,17 @@ class TestTraining:
         assert rough.loss.dtype == torch.float32
         assert rough.loss.item() == pytest.approx(exact.loss.item(), rel=0.02)
 
+    def test_gradient_in_bf16_is_close_to_that_in_fp32(self, mae: PrithviMAE) -> None:
+        x, noise = torch.randn(2, 6, 64, 64), torch.rand(2, 16)
+        gradients = []
+        for bf16 in (False, True):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                loss = mae(x, 0.5, noise).loss
+            parameters = [parameter for parameter in mae.parameters() if parameter.requires_grad]
+            gradients.append(torch.cat([each.flatten() for each in torch.autograd.grad(loss, parameters)]))
+        exact, rough = gradients
+        assert torch.nn.functional.cosine_similarity(exact, rough, dim=0) > 0.999
+
     @pytest.mark.slow
     def test_encoder_traces_as_one_graph(self) -> None:
         encoder = PrithviEncoder(small(depth=1)).eval()
