@@ -192,7 +192,7 @@ def by_observation(images: pd.DataFrame) -> pd.DataFrame:
     for observation, group in images.groupby(images["observation"].fillna("–")):
         right = (group["probability"] >= 0.5) == group["label"].astype(bool)
         counts = len(group), int(group["label"].sum())
-        rows.append((observation, *counts, *_share(right), group["probability"].mean()))
+        rows.append((observation, *counts, *_share(right.to_numpy(bool)), group["probability"].mean()))
     columns = ["observation", "images", "craters", "right", "right_low", "right_high", "mean_probability"]
     return pd.DataFrame(rows, columns=columns).sort_values(
         ["right", "images"], ascending=[True, False], kind="stable", ignore_index=True
@@ -215,15 +215,13 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
     known = images[(images["label"] == 1) & images["instances"].notna()]
     craters = [craters_of_labels(read_label_image(Path(path))) for path in known["instances"]]
     largest = np.array([max((crater.diameter for crater in some), default=0.0) for some in craters])
-    found = known.loc[largest > 0, "probability"] >= 0.5
-    rows = [
-        (SIZE_CLASSES[int(size)], len(group), *_share(group))
-        for size, group in found.groupby(size_class(largest[largest > 0]))
-    ]
+    hits = (known["probability"] >= 0.5).to_numpy(bool)
+    groups = {name: hits[(largest > 0) & (size_class(largest) == size)] for size, name in enumerate(SIZE_CLASSES)}
+    rows = [(name, len(group), *_share(group)) for name, group in groups.items() if len(group)]
     return pd.DataFrame(rows, columns=["diameter_px", "images", "found", "found_low", "found_high"])
 
 
-def _share(hits: pd.Series) -> tuple[float, float, float]:
+def _share(hits: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
     """Compute a share with its 95 % Wilson interval."""
     from scipy.stats import binomtest
 

@@ -17,7 +17,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor
 from mmseg.registry import MODELS
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from mars_assets.prithvi.config import PrithviConfig
