@@ -137,13 +137,10 @@ def fetch_export(
 ) -> None:
     """Have Roboflow export a version, and download it into the inbox, whole or not at all."""
     with mendable():
-        project = Project.named(config.project)
+        project = Project(config.project)
+        export_format = config.format or roboflow.format_of(project)
         path = roboflow.open().fetch(
-            project,
-            config.version,
-            config.format or roboflow.format_of(project),
-            lake.open().inbox,
-            Progress(context.log.info),
+            project, config.version, export_format, lake.open().inbox, Progress(context.log.info)
         )
     context.log.info(f"{path.name} is in the inbox")
 
@@ -175,31 +172,20 @@ def new_roboflow_versions(
         api = dataclasses.replace(roboflow.open(), attempts=1, timeouts=(5.0, 10.0))
     except MarsError as error:
         return dg.SkipReason(str(error))
-    newest, problems = {}, []
-    for project in projects:
+    requests, problems = [], []
+    inbox, hour = lake.open().inbox, int(time.time() // 3600)
+    for project, export_format in projects.items():
         try:
-            newest[project] = max(api.versions(project), default=0)
+            version = max(api.versions(project), default=0)
         except MarsError as error:
             problems.append(f"{project}: {error}")
             context.log.warning(problems[-1])
-    inbox = lake.open().inbox
-    wanted = {
-        project: version for project, version in newest.items() if version and not has_had(inbox, project.name, version)
-    }
-    hour = int(time.time() // 3600)
-    requests = [
-        dg.RunRequest(
-            run_key=f"{project} {version} {projects[project]} {hour}",
-            run_config={
-                "ops": {
-                    "fetch_export": {
-                        "config": {"project": str(project), "version": version, "format": projects[project]}
-                    }
-                }
-            },
-        )
-        for project, version in wanted.items()
-    ]
+            continue
+        if version and not has_had(inbox, project.name, version):
+            config = {"project": str(project), "version": version, "format": export_format}
+            run_config = {"ops": {"fetch_export": {"config": config}}}
+            key = f"{project} {version} {export_format} {hour}"
+            requests.append(dg.RunRequest(run_key=key, run_config=run_config))
     if not requests:
         return dg.SkipReason("; ".join(problems) or "the inbox has, or has had, the newest version of each project")
     return dg.SensorResult(run_requests=requests)

@@ -1,7 +1,5 @@
 """Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
 
-from typing import Any
-
 import dagster as dg
 
 from mars_assets.assets.evaluation import reconstruction_metrics
@@ -25,8 +23,12 @@ from mars_assets.storage.files import read_json
 from mars_assets.tasks import TASKS
 from mars_assets.tensors.stages import chip_problems
 
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
-def _outcome(problems: list[str], severity: dg.AssetCheckSeverity, looked_at: int) -> dg.AssetCheckResult:
+
+def _outcome(found: tuple[list[str], int], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    """Build a check's result from its problems and the number of things checked."""
+    problems, looked_at = found
     return dg.AssetCheckResult(
         passed=not problems,
         severity=severity,
@@ -43,15 +45,13 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
     decoded.
     """
     partitioned = context.has_partition_key or context.has_partition_key_range
-    problems, count = crop_problems(lake.open(), list(context.partition_keys) if partitioned else None)
-    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+    return _outcome(crop_problems(lake.open(), list(context.partition_keys) if partitioned else None), ERROR)
 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
     """Ids are unique, splits and classes known, files present; every task has training and validation images."""
-    problems, count = schema_problems(lake.open())
-    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+    return _outcome(schema_problems(lake.open()), ERROR)
 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
@@ -60,29 +60,26 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
     The most recent masks are read, and a sample of the others.
     """
-    problems, count = mask_problems(lake.open())
-    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+    return _outcome(mask_problems(lake.open()), ERROR)
 
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
     """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
     aside = rejections(lake.open().inbox)
-    return _outcome([f"{name}: {reason}" for name, reason in aside], dg.AssetCheckSeverity.WARN, len(aside))
+    return _outcome(([f"{name}: {reason}" for name, reason in aside], len(aside)), WARN)
 
 
 @dg.asset_check(asset=labelled_crops)
 def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
     """No image is left out of the table because projects label it differently."""
-    problems, count = contradicted_images(lake.open())
-    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+    return _outcome(contradicted_images(lake.open()), WARN)
 
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
     """No export has an observation, or an original image, in more than one split. The table never does."""
-    problems, count = leaking_groups(lake.open())
-    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+    return _outcome(leaking_groups(lake.open()), WARN)
 
 
 @dg.asset_check(asset=labelled_crops)
@@ -91,15 +88,13 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 
     A model would recognise one from the other.
     """
-    problems, count = straddling_duplicates(lake.open())
-    return _outcome(problems, dg.AssetCheckSeverity.WARN, count)
+    return _outcome(straddling_duplicates(lake.open()), WARN)
 
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
     """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
-    problems, count = chip_problems(lake.open(), "reflectance")
-    return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+    return _outcome(chip_problems(lake.open(), "reflectance"), ERROR)
 
 
 def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDefinition:
@@ -110,8 +105,7 @@ def _imputed_check(asset: dg.AssetsDefinition, method: str) -> dg.AssetChecksDef
         description=f"Chips have the six HLS bands in order, are finite, and follow the method {method}.",
     )
     def bands_hold(lake: LakeResource) -> dg.AssetCheckResult:
-        problems, count = chip_problems(lake.open(), f"imputed_{method}")
-        return _outcome(problems, dg.AssetCheckSeverity.ERROR, count)
+        return _outcome(chip_problems(lake.open(), f"imputed_{method}"), ERROR)
 
     return bands_hold
 
@@ -124,18 +118,18 @@ imputed_checks = [
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
     """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
-    every = _metrics(lake.open(), "reconstruction")
+    every = read_json(lake.open().metrics("reconstruction", ".json"))
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
     rows = [row for row in last if row["method"] in IMPUTATION_METHODS]
     best = min(rows, key=lambda row: row["rgb_loss"])["method"]
     problems = [] if best == "post_norm" else [f"{best} has the lowest RGB loss"]
-    return _outcome(problems, dg.AssetCheckSeverity.WARN, len(rows))
+    return _outcome((problems, len(rows)), WARN)
 
 
 def _below(lake: Lake, task: Task) -> list[str]:
     """What is low about the last row of a task's evaluation."""
-    last = _metrics(lake, task.evaluation)[-1]
+    last = read_json(lake.metrics(task.evaluation, ".json"))[-1]
     value = last[task.score]
     low = value is None or value < task.lowest_score
     return [f"{task.score} is {value} on {last['split']}, below {task.lowest_score}"] if low else []
@@ -154,14 +148,9 @@ def _bound_check(task: Task) -> dg.AssetChecksDefinition:
         description=f"The last row's {task.score} is at least {task.lowest_score}.",
     )
     def above(lake: LakeResource) -> dg.AssetCheckResult:
-        return _outcome(_below(lake.open(), task), dg.AssetCheckSeverity.WARN, 1)
+        return _outcome((_below(lake.open(), task), 1), WARN)
 
     return above
 
 
 bound_checks = [_bound_check(task) for task in TASKS]
-
-
-def _metrics(lake: Lake, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_json(lake.metrics(name, ".json"))
-    return rows

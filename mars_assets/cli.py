@@ -14,38 +14,27 @@ from mars_assets.classification.predict_folder import predict_pictures, scale_no
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
-from mars_assets.models.versions import current_model, current_weights
+from mars_assets.models.versions import ModelVersion, current_model, current_weights
 from mars_assets.prithvi.weights import export_encoder, load_encoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.predict_folder import outline_pictures
 from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import write_csv, write_json, write_table
 from mars_assets.tasks import TASKS
-from mars_assets.training.compute import DeviceChoice, PrecisionChoice, choose_compute
+from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
 ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 
 
-def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
+def _export(lake: Lake, options: argparse.Namespace) -> None:
     """Export the encoder of a model in use to TerraTorch and other tools.
 
-    ``TARGET.json`` describes it.
-
-    Args:
-        lake: contains the models.
-        name: one of ``ENCODERS``.
-        target: a ``.pt`` or ``.safetensors`` file, see :func:`mars_assets.prithvi.weights.export_encoder`.
-
-    Returns:
-        The JSON file: ``prithvi`` (architecture, bands, statistics) and ``input`` (normalisation of the input).
-
-    Raises:
-        MissingInputError: the model does not exist yet.
-        DamagedFileError: its files cannot be read.
-        MarsError: another suffix, or the model's encoder is not a Prithvi encoder.
+    ``TARGET.json`` describes it: ``prithvi`` (architecture, bands, statistics) and ``input`` (normalisation of the
+    input).
     """
     from mars_assets.training.augmentation import FLAT
 
+    name, target = options.model, options.target
     normalized = "by band: (x - mean) / std of the statistics"
     if task := next((task for task in TASKS if task.model == name), None):
         model = current_model(lake, name)
@@ -60,21 +49,12 @@ def export_encoder_of(lake: Lake, name: str, target: Path) -> Path:
     export_encoder(encoder, target)
     about = target.with_name(target.name + ".json")
     write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
-    return about
-
-
-def _export(lake: Lake, options: argparse.Namespace) -> None:
-    about = export_encoder_of(lake, options.model, options.target)
-    print(f"{options.target}: the encoder of {options.model}, in the published layout")
+    print(f"{target}: the encoder of {name}, in the published layout")
     print(f"{about}: its architecture, bands and normalisation")
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
-    if options.out.is_dir():
-        raise MarsError(f"{options.out} is a folder: name a file for the table")
-    model = current_model(lake, "cls_model")
-    compute = choose_compute(options.device, options.precision)
-    progress = Progress(lambda line: print(line, file=sys.stderr))
+    model, compute, progress = _started(lake, "cls_model", options)
     table = predict_pictures(model.folder, options.folder, compute, progress)
     about = {"model_version": model.version, "recipe": model.config["recipe"]}
     note = scale_note(model.folder, pictures_below(options.folder))
@@ -86,12 +66,8 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
-    if options.out.is_dir():
-        raise MarsError(f"{options.out} is a folder: name a file for the table")
-    model = current_model(lake, "seg_model")
+    model, compute, progress = _started(lake, "seg_model", options)
     smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
-    compute = choose_compute(options.device, options.precision)
-    progress = Progress(lambda line: print(line, file=sys.stderr))
     with TemporaryDirectory() as temporary:
         masks = options.masks or Path(temporary)
         table, problems = outline_pictures(model, options.folder, masks, compute, progress)
@@ -109,7 +85,15 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
         print(f"{name} was skipped: {problem}")
 
 
+def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
+    if options.out.is_dir():
+        raise MarsError(f"{options.out} is a folder: name a file for the table")
+    progress = Progress(lambda line: print(line, file=sys.stderr))
+    return current_model(lake, name), choose_compute(options.device, options.precision), progress
+
+
 def _computing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, help="folder of images, grey or RGB")
     command.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help="device (%(default)s)")
     command.add_argument(
         "--precision", choices=get_args(PrecisionChoice), default="auto", help="numerical precision (%(default)s)"
@@ -141,7 +125,6 @@ def parser() -> argparse.ArgumentParser:
         description="Write a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below "
         "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
-    predict.add_argument("folder", type=Path, help="folder of images, grey or RGB")
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
     _computing(predict)
     predict.set_defaults(run=_predict)
@@ -151,7 +134,6 @@ def parser() -> argparse.ArgumentParser:
         description="Write a table of the craters that the current seg_model finds in all JPEG and PNG images below a "
         "folder: centre and diameter in pixels, mean probability, and whether the border cuts the crater.",
     )
-    outline.add_argument("folder", type=Path, help="folder of images, grey or RGB")
     outline.add_argument("--out", type=Path, default=Path("craters.csv"), help="table, .csv or .parquet (%(default)s)")
     outline.add_argument("--masks", type=Path, help="folder for the predicted masks: 8-bit PNG, crater from 128 up")
     outline.add_argument(

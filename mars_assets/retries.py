@@ -1,15 +1,18 @@
-"""Retries of requests that may fail temporarily, with the waits that servers ask for."""
+"""Requests that may fail: retries, waits as servers ask, errors without secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
+import requests
+import urllib3
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 State: TypeAlias = RetryCallState
+T = TypeVar("T")
 
 
 class AttemptError(Exception):
@@ -25,28 +28,22 @@ class AttemptError(Exception):
         self.after = after
 
 
-def attempts(
-    most: int,
-    wait: Callable[[State], float],
-    failed: Callable[[State], None] = lambda _: None,
-    sleeping: Callable[[State], None] = lambda _: None,
-) -> Retrying:
+def attempts(most: int, wait: Callable[[State], float], **callbacks: Any) -> Retrying:
     """Build a caller that retries a function on :class:`AttemptError` and raises the last one.
 
     Args:
         most: maximum number of attempts.
         wait: one of tenacity's functions for the seconds after an attempt; the wait is longer if the server asks for
             it.
-        failed: called after each failed attempt. It may reset ``attempt_number`` to 1.
-        sleeping: called before each wait.
+        callbacks: tenacity's ``after``, called after each failed attempt, which may reset ``attempt_number`` to 1, and
+            ``before_sleep``; both take a ``State``.
     """
     return Retrying(
         retry=retry_if_exception_type(AttemptError),
         stop=stop_after_attempt(most),
         wait=lambda state: max(error_of(state).after, wait(state)),
-        after=failed,
-        before_sleep=sleeping,
         reraise=True,
+        **callbacks,
     )
 
 
@@ -55,6 +52,23 @@ def error_of(state: State) -> AttemptError:
     error = state.outcome.exception() if state.outcome is not None else None
     assert isinstance(error, AttemptError)
     return error
+
+
+def concealing_errors(
+    call: Callable[[], T],
+    replacement: Callable[[Exception], Exception],
+    errors: tuple[type[Exception], ...] = (requests.RequestException, urllib3.exceptions.HTTPError),
+) -> T:
+    """Call a function, and raise replacements of its errors.
+
+    The libraries' errors quote addresses with keys, headers and a proxy's password, and Dagster stores the whole chain
+    of errors that led to one. The replacement is raised outside the clause, so that the original is not its context.
+    """
+    try:
+        return call()
+    except errors as error:
+        replaced = replacement(error)
+    raise replaced
 
 
 def retry_after(value: str | None) -> float:

@@ -15,7 +15,9 @@ def test_attempts_end_and_wait_as_long_as_the_server_asks() -> None:
     def fail() -> None:
         raise next(failures)
 
-    calls = attempts(3, lambda state: 0.001 * state.attempt_number, sleeping=lambda s: slept.append(s.upcoming_sleep))
+    calls = attempts(
+        3, lambda state: 0.001 * state.attempt_number, before_sleep=lambda s: slept.append(s.upcoming_sleep)
+    )
     with pytest.raises(AttemptError, match="gone"):
         calls(fail)
     assert slept == [0.02, 0.002]
@@ -36,7 +38,7 @@ def test_progress_earns_the_attempts_anew_and_other_errors_are_not_tried_again()
         state.attempt_number = 1
 
     with pytest.raises(ValueError, match="no attempt helps"):
-        attempts(2, lambda _: 0, failed=anew)(fail)
+        attempts(2, lambda _: 0, after=anew)(fail)
     assert len(tried) == 5
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 import pandas as pd
 from pydantic import Field
 
 from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.run_config import recipe_from
 from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
 from mars_assets.errors import ArchiveError, MarsError, MissingInputError
 from mars_assets.imagery.crops import CropSettings, Source, cut_crops
@@ -21,15 +22,12 @@ from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions
 from mars_assets.resources import ArchiveResource, LakeResource
-from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
+from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
 
-if TYPE_CHECKING:
-    from mars_assets.imagery.index import IndexQuery
-
-
 GROUP = "imagery"
+_Row: TypeAlias = dict[str, Any]
 
 
 class IndexConfig(dg.Config):
@@ -103,30 +101,6 @@ class QueryConfig(dg.Config):
         default=[], description="Ids of observations to leave out, such as those whose product the archive lacks."
     )
 
-    def domain(self) -> "IndexQuery":
-        """Convert the configuration to a query.
-
-        Raises:
-            MarsError: a range is not two numbers.
-        """
-
-        def pair(name: str) -> tuple[float, float]:
-            values = getattr(self, name)
-            if len(values) != 2:
-                raise MarsError(f"the query's {name} is {values}: give two numbers, [from, to]")
-            return values[0], values[1]
-
-        return IndexQuery(
-            product=self.product,
-            latitude=pair("latitude"),
-            longitude=pair("longitude"),
-            solar_longitude=pair("solar_longitude"),
-            incidence=pair("incidence"),
-            limit=self.limit,
-            seed=self.seed,
-            exclude=tuple(self.exclude),
-        )
-
 
 class ObservationsConfig(dg.Config):
     """Selection of observations."""
@@ -141,16 +115,16 @@ class ObservationsConfig(dg.Config):
         False, description="Drop the previous query and select only the observations in observations.csv."
     )
 
-    def chosen(self, lake: Lake) -> "IndexQuery | None":
+    def chosen(self, lake: Lake) -> IndexQuery | None:
         """Return the query that this run uses, or None.
 
         Raises:
-            MarsError: both a query and ``listed_only`` are given.
+            MarsError: both a query and ``listed_only`` are given, or the query makes no sense.
         """
         if self.query is not None:
             if self.listed_only:
                 raise MarsError("observations: listed_only drops the query: set only one of the two")
-            return self.query.domain()
+            return IndexQuery.of(self.query.model_dump())
         return None if self.listed_only else query_before(lake)
 
 
@@ -211,39 +185,28 @@ def hirise_images(
     progress = progress_of(context)
     with mendable():
         here, source = lake.open(), archive.open()
-        chosen = _chosen(here)
 
-        def fetched(key: str) -> list[dict[str, Any]]:
-            row = _observation(chosen, key)
-            wanted = ProductFiles(row["image"], row["label"])
-            state = source_state(source, wanted, here.products(key))
+        def fetched(row: _Row) -> list[_Row]:
+            wanted, folder = ProductFiles(row["image"], row["label"]), here.products(row["observation"])
+            state = source_state(source, wanted, folder)
             return [
                 {
-                    "observation": key,
+                    "observation": row["observation"],
                     "file": file.path.name,
                     "MB": file.bytes / 1e6,
                     "sha256": file.sha256[:16],
                     "in the archive": state.get(file.path.name, "downloaded now"),
                     "address": file.address,
                 }
-                for file in fetch_product(source, wanted, here.products(key), progress)
+                for file in fetch_product(source, wanted, folder, progress)
             ]
 
-        rows = _each_observation(context, "downloaded", fetched)
-    return _partitioned(rows, {"folder": where(here.all_products)})
+        metadata = _each_observation(context, here, "downloaded", fetched)
+    return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_products)})
 
 
-class CropsConfig(dg.Config):
+class CropsConfig(dg.Config, CropSettings):
     """Settings for cutting products into crops."""
-
-    size: int = Field(512, ge=16, description="Side of a crop in pixels.")
-    stride: int = Field(
-        512, ge=1, description="Distance between neighbouring crops in pixels; crops overlap if it is less than size."
-    )
-    max_invalid: float = Field(
-        0.0, ge=0, lt=1, description="Largest share of no-data, damaged or band-missing pixels in a crop."
-    )
-    max_saturated: float = Field(0.01, ge=0, lt=1, description="Largest share of saturated pixels in a crop.")
 
 
 @dg.asset(
@@ -266,12 +229,11 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     progress = progress_of(context)
     with mendable():
         here = lake.open()
-        chosen = _chosen(here)
-        settings = CropSettings(config.size, config.stride, config.max_invalid, config.max_saturated)
+        settings = recipe_from(config, CropSettings)
         pictures: dict[str, dg.MetadataValue] = {}
 
-        def cut(key: str) -> list[dict[str, Any]]:
-            row = _observation(chosen, key)
+        def cut(row: _Row) -> list[_Row]:
+            key = row["observation"]
             image = here.products(key) / PurePosixPath(row["image"]).name
             label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
             if not image.exists():
@@ -296,50 +258,46 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
                 }
             ]
 
-        rows = _each_observation(context, "cut", cut)
-    return _partitioned(rows, {"folder": where(here.all_crops), **pictures})
-
-
-def _chosen(lake: Lake) -> dict[str, dict[str, Any]]:
-    rows = read_observations(lake).astype(object)
-    rows = rows.where(rows.notna(), None)
-    return {row["observation"]: row for row in as_rows(rows)}
-
-
-def _observation(chosen: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
-    if key not in chosen:
-        raise MarsError(
-            f"{key} is not among the selected observations: add it to observations.csv or widen the query, and "
-            "materialize 'observations'"
-        )
-    return chosen[key]
+        metadata = _each_observation(context, here, "cut", cut)
+    return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_crops), **pictures})
 
 
 def _each_observation(
-    context: dg.AssetExecutionContext, what: str, work: Callable[[str], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
+    context: dg.AssetExecutionContext, lake: Lake, what: str, work: Callable[[_Row], list[_Row]]
+) -> dict[str, Any]:
     """Process every observation of a run, continuing after one that fails.
 
     Args:
         context: the run's context.
+        lake: has the selected observations.
         what: past participle of the work, for messages.
-        work: takes an observation and returns its rows of the run's table.
+        work: takes an observation's row, with None for what is missing, and returns its rows of the run's table.
+
+    Returns:
+        The metadata of all observations.
 
     Raises:
         MarsError: some observations failed. The others are recorded as materialized.
     """
-    done: dict[str, list[dict[str, Any]]] = {}
+    selected = read_observations(lake).astype(object)
+    selected = selected.where(selected.notna(), None).set_index("observation", drop=False)
+    done: dict[str, list[_Row]] = {}
     failures: dict[str, str] = {}
     for key in context.partition_keys:
         try:
-            done[key] = work(key)
+            if key not in selected.index:
+                raise MarsError(
+                    f"{key} is not among the selected observations: add it to observations.csv or widen the query, and "
+                    "materialize 'observations'"
+                )
+            done[key] = work(selected.loc[key].to_dict())
         except MarsError as error:
             failures[key] = str(error)
             context.log.error(f"{key}: {error}")
             if isinstance(error, ArchiveError):  # it would refuse the others too
                 break
     if not failures:
-        return [row for rows in done.values() for row in rows]
+        return _described([row for rows in done.values() for row in rows])
     if len(failures) == len(context.partition_keys) == 1:
         raise MarsError(*failures.values())
     for key, rows in done.items():
@@ -362,10 +320,5 @@ def _each_observation(
     )
 
 
-def _described(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _described(rows: list[_Row]) -> dict[str, Any]:
     return {"dagster/partition_row_count": len(rows), "partitions": table(pd.DataFrame(rows))}
-
-
-def _partitioned(rows: list[dict[str, Any]], metadata: dict[str, Any]) -> dg.MaterializeResult:
-    """Build one result for all partitions of a run."""
-    return dg.MaterializeResult(metadata={**_described(rows), **metadata})

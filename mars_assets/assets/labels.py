@@ -1,7 +1,7 @@
 """Assets of group labels: the exports, and the table of labelled crops."""
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -10,19 +10,15 @@ from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import cached_metadata, columns, mendable, picture, progress_of, table, where
 from mars_assets.code_versions import LABELS
-from mars_assets.labels.build import update_labelled_crops
+from mars_assets.labels.build import LabelReport, update_labelled_crops
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
+from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
-
-if TYPE_CHECKING:
-    from mars_assets.labels.build import LabelReport
-    from mars_assets.lake import Lake
-
 
 GROUP = "labels"
 _DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
@@ -43,7 +39,7 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
     return dg.ObserveResult(data_version=dg.DataVersion(version), metadata=metadata)
 
 
-def observe_inbox(lake: "Lake") -> tuple[str, dict[str, Any]]:
+def observe_inbox(lake: Lake) -> tuple[str, dict[str, Any]]:
     """Compute data version and metadata of the exports in use."""
     shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
     rows = pd.DataFrame(
@@ -95,7 +91,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     )
 
 
-def _describe(lake: "Lake", rows: pd.DataFrame, report: "LabelReport") -> dict[str, Any]:
+def _describe(lake: Lake, rows: pd.DataFrame, report: LabelReport) -> dict[str, Any]:
     return {
         "dagster/row_count": len(rows),
         "labelled": picture(label_sheet(lake, rows), "labelled crops with their outlines"),

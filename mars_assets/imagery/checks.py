@@ -45,8 +45,7 @@ def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tupl
 
 
 def _problems_of(folder: Path) -> tuple[list[str], int]:
-    manifest = read_crops(folder)
-    crops = manifest[manifest["kept"]].to_dict("records")
+    crops = read_crops(folder).query("kept").to_dict("records")
     marker = folder / _FOUND_WHOLE
     step = max(1, len(crops) // _SAMPLE) if marker.exists() else 1
     present = {path.name for path in folder.iterdir()}

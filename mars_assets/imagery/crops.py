@@ -12,9 +12,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +24,14 @@ import pandas as pd
 import pyarrow as pa
 from affine import Affine
 from filelock import FileLock
+from pydantic import BaseModel, Field
 
 from mars_assets.code_versions import CROP_CUT
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.geolocation import approximate_positions, projected_positions
 from mars_assets.imagery.pds_label import ProductLabel, read_label
-from mars_assets.imagery.products import ObservationId, ProductType, parse_observation_id, parse_product
+from mars_assets.imagery.products import ProductType, parse_observation_id
 from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, judge
 from mars_assets.imagery.scene import Pixels, Scene, open_scene
 from mars_assets.lake import CROPS, Lake
@@ -50,49 +53,38 @@ TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB"
 
 COLOR_BANDS = ("NEAR-INFRARED", "RED", "BLUE-GREEN")
 
+_Cell: TypeAlias = tuple[int, int]
+"""Row and column of a cell's upper left pixel."""
+
 _CUTTING = ".cutting"
+_STRETCH = (0.1, 99.9)
+"""Percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits."""
 _STRIPS_AT_A_TIME = 2
+_STRIP_SAMPLES = 50_000_000
+"""Pixels times bands in a strip, of which each takes about 13 bytes of memory. It does not affect the crops."""
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """Settings for cutting a scene.
+class CropSettings(BaseModel, frozen=True):
+    """Settings for cutting products into crops."""
 
-    Args:
-        size: edge of a crop in pixels.
-        stride: pixels between neighbouring cells of the grid; below ``size`` crops overlap.
-        max_invalid: largest fraction of a crop's pixels that may have no data or lack a band.
-        max_saturated: largest fraction that may be saturated in any band.
-        stretch: percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits.
-        strip_samples: samples (pixels times bands) in a strip. Two strips are decoded at a time and take about 13 bytes
-            of memory per sample. It does not affect the crops.
-    """
-
-    size: int = 512
-    stride: int = 512
-    max_invalid: float = 0.0
-    max_saturated: float = 0.01
-    stretch: tuple[float, float] = (0.1, 99.9)
-    strip_samples: int = field(default=50_000_000, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.size < 16 or self.stride < 1 or self.strip_samples < 1:
-            raise MarsError(f"crops need size >= 16 and stride >= 1, not {self.size} and {self.stride}")
-        if not (0 <= self.max_invalid < 1 and 0 <= self.max_saturated <= 1):
-            raise MarsError(
-                f"max_invalid={self.max_invalid} must be in [0, 1) and max_saturated={self.max_saturated} in [0, 1]"
-            )
-        if not 0 <= self.stretch[0] < self.stretch[1] <= 100:
-            raise MarsError(f"stretch needs two increasing percentiles between 0 and 100, not {self.stretch}")
+    size: int = Field(512, ge=16, description="Side of a crop in pixels.")
+    stride: int = Field(
+        512, ge=1, description="Distance between neighbouring crops in pixels; crops overlap if it is less than size."
+    )
+    max_invalid: float = Field(
+        0.0, ge=0, lt=1, description="Largest share of no-data, damaged or band-missing pixels in a crop."
+    )
+    max_saturated: float = Field(0.01, ge=0, lt=1, description="Largest share of saturated pixels in a crop.")
 
 
-def crop_id(observation: ObservationId | str, product: ProductType, row: int, col: int) -> str:
+DEFAULT_SETTINGS = CropSettings()
+
+
+def crop_id(observation: str, product: ProductType, row: int, col: int) -> str:
     """Compose the name of a crop, such as ``ESP_011472_1225_BROWSE_r00076_c00000``.
 
     It is the stem of the crop's file. ``row`` and ``col`` locate the crop's upper left pixel in the product.
     """
-    if not (0 <= row < 1_000_000 and 0 <= col < 1_000_000):
-        raise MarsError(f"row {row}, column {col} is no position of a crop: both must be 0 to 999999")
     return f"{observation}_{TAGS[product]}_r{row:05d}_c{col:05d}"
 
 
@@ -154,27 +146,26 @@ class Source:
 
     image: Path
     label: Path | None
-    observation: ObservationId | str
+    observation: str
     product: ProductType
     corners: list[float] | None = None
 
     def __post_init__(self) -> None:
-        parse_observation_id(str(self.observation))
-        parse_product(self.product)
+        parse_observation_id(self.observation)
 
     def identity(self) -> dict[str, Any]:
         """Describe everything that the crops depend on, files by their content."""
         return {
             "image": recorded_sha256(self.image),
             "label": None if self.label is None else recorded_sha256(self.label),
-            "observation": str(self.observation),
+            "observation": self.observation,
             "product": self.product,
             "corners": self.corners if self.label is None else None,  # a label gives the position itself
         }
 
 
 def cut_crops(
-    source: Source, target: Path, settings: CropSettings = CropSettings(), progress: Progress = SILENT
+    source: Source, target: Path, settings: CropSettings = DEFAULT_SETTINGS, progress: Progress = SILENT
 ) -> pd.DataFrame:
     """Cut a product into crops.
 
@@ -197,13 +188,15 @@ def cut_crops(
 
     label = _checked_label(source)
     identity = source.identity()
-    chosen = {key: value for key, value in asdict(settings).items() if key != "strip_samples"}
+    chosen = {**settings.model_dump(), "stretch": _STRETCH}
     key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
     work.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(work.with_name(f"{target.name}.lock")):
-        _remove_stale(target, work)
+        for other in work.parent.glob(f"{target.name}-*"):
+            if other != work:  # of a killed run with another source or other settings
+                shutil.rmtree(other)
         if (finished := _finished(target, key)) is not None:
             return finished
         if (work / CROPS).exists():  # killed just before the target was replaced
@@ -257,8 +250,7 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
     for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
-        crops = read_table(manifest, "crops", [*wanted, "file", "kept"])
-        crops = crops[crops["kept"]]
+        crops = read_table(manifest, "crops", [*wanted, "file", "kept"]).query("kept")
         cut = _cut_of(manifest)
         tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
     every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
@@ -279,14 +271,6 @@ def _cut_of(manifest: Path) -> str:
         ) from error
 
 
-@dataclass(frozen=True)
-class _Cell:
-    row: int
-    col: int
-    hopeless: str  # the reason why the overview rules the cell out; empty if it does not
-    invalid: float  # invalid fraction, estimated from the overview
-
-
 class _Cutter:
     """One pass over a scene: a survey of its overview, then the cells, strip by strip."""
 
@@ -294,8 +278,8 @@ class _Cutter:
         self, scene: Scene, label: ProductLabel | None, source: Source, settings: CropSettings, work: Path
     ) -> None:
         self.scene, self.label, self.settings, self.work = scene, label, settings, work
-        self.observation, self.product, self.corners = str(source.observation), source.product, source.corners
-        self.rules: QualityRules = QualityRules.of(scene.info, label)
+        self.observation, self.product, self.corners = source.observation, source.product, source.corners
+        self.rules = QualityRules.of(scene.info, label)
         self.origin = (0, 0)
         self.low, self.high = [0.0] * 3, [255.0] * 3
         info = scene.info
@@ -308,14 +292,11 @@ class _Cutter:
     def run(self, progress: Progress) -> pd.DataFrame:
         from mars_assets.imagery.schema import Crops
 
-        cells = self._survey()
-        records = [
-            self._record(cell.row, cell.col, cell.hopeless, cell.invalid, 0.0) for cell in cells if cell.hopeless
-        ]
-        records += self._cut([cell for cell in cells if not cell.hopeless], progress)
+        surveyed = self._survey()
+        records = [record for record in surveyed if record["reason"]]
+        records += self._cut([(record["row"], record["col"]) for record in surveyed if record["kept"]], progress)
         records.sort(key=lambda record: (record["row"], record["col"]))
-        manifest = pd.DataFrame(records, columns=list(columns_of(Crops)))
-        return self._place(manifest)
+        return self._place(pd.DataFrame(records, columns=list(columns_of(Crops))))
 
     def _place(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """Add the positions of the crops' centres."""
@@ -333,7 +314,7 @@ class _Cutter:
             longitude, latitude = approximate_positions(self.corners, info.lines, info.samples, rows, cols)
         return manifest.assign(position_kind=kind, longitude=longitude, latitude=latitude)
 
-    def _survey(self) -> list[_Cell]:
+    def _survey(self) -> list[dict[str, Any]]:
         """Survey the overview: set origin and stretch, and list the cells of the grid."""
         from scipy.ndimage import binary_erosion
 
@@ -341,7 +322,10 @@ class _Cutter:
         factor = info.overview_factor
         overview = self.scene.overview(factor)
         quality = judge(overview, self.rules)
-        self._set_stretch(overview, quality == GOOD)
+        rgb, good = rgb_composite(self.product, overview), quality == GOOD
+        if info.bits > 8 and good.any():
+            low, high = np.percentile(rgb[good].astype(np.float64), _STRETCH, axis=0)
+            self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
         invalid = (quality == NO_DATA) | (quality == BAND_MISSING)
         surely_valid, surely_invalid = ~invalid, invalid
@@ -360,12 +344,12 @@ class _Cutter:
             for col in range(left, info.samples - settings.size + 1, settings.stride):
                 # Only reduced pixels that lie entirely within the cell.
                 window = tuple(slice(-(-start // factor), (start + settings.size) // factor) for start in (row, col))
-                hopeless = ""
+                reason = ""
                 if factor > 1 and surely_invalid[window].mean() > settings.max_invalid:
                     kinds = quality[window]
                     missing = (kinds == BAND_MISSING).sum() > (kinds == NO_DATA).sum()
-                    hopeless = REASONS[BAND_MISSING if missing else NO_DATA]
-                cells.append(_Cell(row, col, hopeless, float(invalid[window].mean())))
+                    reason = REASONS[BAND_MISSING if missing else NO_DATA]
+                cells.append(self._record(row, col, reason, float(invalid[window].mean()), 0.0))
         return cells
 
     def _first_usable(self, valid: npt.NDArray[np.int_], factor: int, length: int) -> int:
@@ -377,13 +361,6 @@ class _Cutter:
         wide_enough = np.flatnonzero(valid * factor >= self.settings.size)
         first = int(wide_enough[0]) * factor if wide_enough.size else 0
         return first if first + self.settings.size <= length else 0
-
-    def _set_stretch(self, overview: Pixels, good: npt.NDArray[np.bool_]) -> None:
-        rgb = rgb_composite(self.product, overview)
-        if self.scene.info.bits <= 8 or not good.any():
-            return
-        low, high = np.percentile(rgb[good].astype(np.float64), self.settings.stretch, axis=0)
-        self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
     def _cut(self, cells: list[_Cell], progress: Progress) -> list[dict[str, Any]]:
         """Process the strips, two at a time: one is cut while the other is decoded."""
@@ -401,40 +378,36 @@ class _Cutter:
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Group the cells by rows of the grid, as many rows per strip as ``strip_samples`` allows."""
+        """Group the cells by rows of the grid, as many rows per strip as ``_STRIP_SAMPLES`` allows."""
         info, settings = self.scene.info, self.settings
-        lines = max(settings.size, settings.strip_samples // (info.samples * info.bands))
+        lines = max(settings.size, _STRIP_SAMPLES // (info.samples * info.bands))
         if self.rules.lossy:  # the tests of a JPEG look beyond a cell, and it is in memory anyway
             lines = info.lines
         per_strip = (lines - settings.size) // settings.stride + 1
-        strips: dict[int, list[_Cell]] = {}
-        for cell in cells:
-            strips.setdefault((cell.row - self.origin[0]) // settings.stride // per_strip, []).append(cell)
-        return list(strips.values())
+        by_strip = groupby(cells, lambda cell: (cell[0] - self.origin[0]) // settings.stride // per_strip)
+        return [list(strip) for _, strip in by_strip]
 
     def _cut_strip(self, strip: list[_Cell]) -> list[dict[str, Any]]:
-        journal = self.work / f".strip-{strip[0].row}-{strip[-1].row}.json"
+        (top, _), (last, _) = strip[0], strip[-1]
+        journal = self.work / f".strip-{top}-{last}.json"
         if journal.exists():
             found: list[dict[str, Any]] = read_json(journal)
             return found
         size = self.settings.size
-        whole_rows = self.rules.lossy  # the test of a JPEG includes the means of rows
-        top, bottom = strip[0].row, strip[-1].row + size
-        left, right = min(cell.col for cell in strip), max(cell.col for cell in strip) + size
-        if whole_rows:
+        left, right = min(col for _, col in strip), max(col for _, col in strip) + size
+        if self.rules.lossy:  # the test of a JPEG includes the means of rows
             left, right = 0, self.scene.info.samples
-        pixels = self.scene.read((top, bottom), (left, right))
-        quality = judge(pixels, self.rules) if whole_rows else None
+        pixels = self.scene.read((top, last + size), (left, right))
+        quality = judge(pixels, self.rules) if self.rules.lossy else None
         records = []
-        for cell in strip:
-            window = np.s_[cell.row - top : cell.row - top + size, cell.col - left : cell.col - left + size]
-            known = None if quality is None else quality[window]
-            records.append(self._cut_cell(cell.row, cell.col, pixels[window], known))
+        for row, col in strip:
+            window = np.s_[row - top : row - top + size, col - left : col - left + size]
+            known = judge(pixels[window], self.rules) if quality is None else quality[window]
+            records.append(self._cut_cell(row, col, pixels[window], known))
         write_json(journal, records)
         return records
 
-    def _cut_cell(self, row: int, col: int, pixels: Pixels, known: Quality | None) -> dict[str, Any]:
-        quality = judge(pixels, self.rules) if known is None else known
+    def _cut_cell(self, row: int, col: int, pixels: Pixels, quality: Quality) -> dict[str, Any]:
         no_data, missing, saturated = ((quality == kind).mean() for kind in (NO_DATA, BAND_MISSING, SATURATED))
         reason = ""
         if no_data + missing > self.settings.max_invalid:
@@ -442,7 +415,7 @@ class _Cutter:
         elif saturated > self.settings.max_saturated:
             reason = REASONS[SATURATED]
         record = self._record(row, col, reason, float(no_data + missing), float(saturated))
-        if record["file"] is not None and not (self.work / record["file"]).exists():
+        if record["kept"] and not (self.work / record["file"]).exists():
             picture = to_8bit(rgb_composite(self.product, pixels), self.low, self.high)
             picture[(quality == NO_DATA) | (quality == BAND_MISSING)] = 0
             write_bytes(self.work / record["file"], _png(picture))
@@ -517,9 +490,7 @@ def _png(rgb: npt.NDArray[np.uint8]) -> bytes:
         *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),  # after the level, which resets it
         *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
     ]
-    written, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
-    if not written:
-        raise MarsError(f"OpenCV could not encode a crop of shape {rgb.shape} as PNG")
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), how)
     return data.tobytes()
 
 
@@ -527,7 +498,7 @@ def _checked_label(source: Source) -> ProductLabel | None:
     if source.label is None:
         return None
     label = read_label(source.label)
-    if label.observation != str(source.observation):
+    if label.observation != source.observation:
         raise MarsError(f"{source.label} is the label of {label.observation}, not of {source.observation}")
     if source.product == "COLOR" and label.band_names != COLOR_BANDS:
         raise MarsError(
@@ -539,27 +510,14 @@ def _checked_label(source: Source) -> ProductLabel | None:
 def _finished(target: Path, key: str) -> pd.DataFrame | None:
     """Read the target's manifest if it belongs to this source and these settings.
 
-    None if it does not, or if a file is missing.
+    None if it does not, or is damaged, or if a file is missing.
     """
-    path = target / CROPS
-    if not path.exists():
-        return None
-    try:
-        if _cut_of(path) != key:
-            return None
-        manifest = read_crops(target)
-    except DamagedFileError:
-        return None
-    present = {entry.name for entry in os.scandir(target)}
-    wanted = set(manifest["file"].dropna()) | set(manifest["dn_file"].dropna())
-    return manifest if wanted <= present else None
-
-
-def _remove_stale(target: Path, work: Path) -> None:
-    """Remove the work of killed runs with another source or other settings."""
-    for other in work.parent.glob(f"{target.name}-*"):
-        if other != work:
-            shutil.rmtree(other)
+    with suppress(DamagedFileError):
+        if (target / CROPS).exists() and _cut_of(target / CROPS) == key:
+            manifest = read_crops(target)
+            if {*manifest["file"].dropna(), *manifest["dn_file"].dropna()} <= set(os.listdir(target)):
+                return manifest
+    return None
 
 
 def _replace_folder(work: Path, target: Path) -> None:

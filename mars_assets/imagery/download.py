@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import importlib.metadata
-import io
 import os
 import random
 import re
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -35,7 +35,7 @@ from mars_assets.imagery.products import ProductFiles
 from mars_assets.imagery.verify import verify_file
 from mars_assets.lake import LEDGER
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
+from mars_assets.retries import AttemptError, State, attempts, concealing_errors, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 
@@ -135,24 +135,14 @@ class DownloadedFile:
     address: str
     bytes: int
     sha256: str
-    etag: str | None
-    last_modified: str | None
 
 
-class _TransferError(AttemptError):
-    """A transfer failed and another attempt may succeed.
+class _UselessError(AttemptError):
+    """A transfer failed, and what was received is of no use."""
 
-    Args:
-        cause: what went wrong, in words.
-        after: seconds that the archive asks to wait.
-        discard: whether what was received is of no use.
-        spurn_ranges: whether no further part may be asked for.
-    """
 
-    def __init__(self, cause: str, after: float = 0.0, discard: bool = False, spurn_ranges: bool = False) -> None:
-        super().__init__(cause, after)
-        self.discard = discard
-        self.spurn_ranges = spurn_ranges
+class _RangeError(_UselessError):
+    """A transfer failed, and no further part may be asked for."""
 
 
 def fetch_product(
@@ -177,11 +167,7 @@ def fetch_product(
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
     with FileLock(folder / ".lock"):
-        return [
-            _Transfer(archive, relative, folder, progress).file()
-            for relative in (files.image, files.label)
-            if relative is not None
-        ]
+        return [_Transfer(archive, relative, folder, progress).file() for relative in files.addresses]
 
 
 def recorded_sha256(path: Path) -> str:
@@ -198,12 +184,10 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
     Returns:
         "unchanged", "changed", or why that is unknown, by file name; files that are yet to be fetched are left out.
     """
-    names = [Path(relative).name for relative in (files.image, files.label) if relative is not None]
+    names = [Path(relative).name for relative in files.addresses]
     present = [name for name in names if name in _ledger(folder) and (folder / name).is_file()]
-    if not present:
-        return {}
     try:
-        changed = changed_at_source(archive, files, folder)
+        changed = changed_at_source(archive, files, folder) if present else []
     except MarsError as error:
         return dict.fromkeys(present, f"not asked: {error}")
     return {name: "changed: delete it here to fetch it again" if name in changed else "unchanged" for name in present}
@@ -219,25 +203,22 @@ def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> li
     """
     changed = []
     ledger = _ledger(folder)
-    for relative in (files.image, files.label):
-        entry = ledger.get(Path(relative).name) if relative else None
-        if relative is None or entry is None:
-            continue
-        address = archive.address(relative)
-        broken = ""
-        try:
-            with archive.connection(), _open(archive, "HEAD", address, {}) as response:
-                if response.status_code != 200:
-                    raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
-                headers = response.headers
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            broken = _cause(error, archive)
-        if broken:
-            raise MarsError(f"{address}: {broken}")
-        now = {"etag": headers.get("ETag"), "last_modified": headers.get("Last-Modified"), "bytes": _length(headers)}
-        if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
-            changed.append(Path(relative).name)
+    for relative in files.addresses:
+        if entry := ledger.get(Path(relative).name):
+            now = _validators_at_source(archive, archive.address(relative))
+            if any(now[key] is not None and entry[key] is not None and now[key] != entry[key] for key in now):
+                changed.append(Path(relative).name)
     return changed
+
+
+def _validators_at_source(archive: Archive, address: str) -> dict[str, Any]:
+    def ask() -> dict[str, Any]:
+        with archive.connection(), _open(archive, "HEAD", address, {}) as response:
+            if response.status_code != 200:
+                raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
+            return _validators(response)
+
+    return concealing_errors(ask, lambda error: MarsError(f"{address}: {_cause(error, archive)}"))
 
 
 class _Transfer:
@@ -267,14 +248,14 @@ class _Transfer:
             ArchiveError: nothing can be asked for now.
             MarsError: the file cannot be had, or the disk is full.
         """
-        if (found := _finished(self._target, self._state_path, self._progress)) is not None:
+        if (found := self._finished()) is not None:
             return found
         # "Full jitter": processes that failed together do not come back together.
         wait = wait_random_exponential(self._archive.backoff, self._archive.longest_backoff)
         most = self._archive.retries + 1
         try:
-            sha256 = attempts(most, wait, self._failed, self._say)(self._fetch)
-        except _TransferError as failure:
+            sha256 = attempts(most, wait, after=self._failed, before_sleep=self._say)(self._fetch)
+        except AttemptError as failure:
             raise MarsError(
                 f"{self._address} could not be downloaded in {most} attempts. The last one failed because {failure}. "
                 "Run again later: what was received is kept"
@@ -290,10 +271,9 @@ class _Transfer:
     def _failed(self, attempt: State) -> None:
         """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
         failure = error_of(attempt)
-        assert isinstance(failure, _TransferError)
-        if failure.discard:
+        if isinstance(failure, _UselessError):
             self._part.unlink(missing_ok=True)
-        self._use_ranges = self._use_ranges and not failure.spurn_ranges
+        self._use_ranges = self._use_ranges and not isinstance(failure, _RangeError)
         size = self._part.stat().st_size if self._part.exists() else 0
         if size >= self._received + _MEGABYTE:
             attempt.attempt_number, self._received = 1, size
@@ -305,7 +285,7 @@ class _Transfer:
     def _fetch(self) -> str:
         """Make one attempt. Returns the part's sha256."""
         with self._archive.connection():
-            sha256 = self._transfer()
+            sha256 = concealing_errors(self._transfer, lambda error: AttemptError(_cause(error, self._archive)))
         try:
             verify_file(self._part, self._name)
         except DamagedFileError as error:
@@ -316,14 +296,13 @@ class _Transfer:
                     f"{error}"
                 ) from error
             self._unusable.add(sha256)
-            raise _TransferError(str(error), discard=True) from error
+            raise _UselessError(str(error)) from error
         return sha256
 
     def _transfer(self) -> str:
         """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
-        part, state = self._part, {}
-        if self._state_path.exists() and part.exists():
-            state = read_json(self._state_path)
+        part = self._part
+        state = read_json(self._state_path) if self._state_path.exists() and part.exists() else {}
         have = part.stat().st_size if state.get("address") == self._address else 0
         start = max(0, have - _OVERLAP) if self._use_ranges else 0
         headers = {}
@@ -333,40 +312,21 @@ class _Transfer:
             validator = state["etag"] if (state["etag"] or "W/").startswith('"') else state["last_modified"]
             if validator:
                 headers["If-Range"] = validator
-        broken = ""
-        try:
-            with _open(self._archive, "GET", self._address, headers) as response:
-                _refuse_errors(response, self._address, start)
-                total: int | None
-                if response.status_code == 206:
-                    total = _check_range(response, start, state)
-                else:
-                    start, have, total = 0, 0, _length(response.headers)
-                    self._begin_anew(response, total)
-                counter = self._progress.counter(
-                    f"fetching {self._name}", None if total is None else total // _MEGABYTE, "MB"
-                )
-                sha256 = _receive(response, part, start, have, counter)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            broken = _cause(error, self._archive)
-        if broken:
-            raise _TransferError(broken)
-        if total is not None and part.stat().st_size != total:
-            raise _TransferError(f"{part.stat().st_size} of {total} bytes arrived", discard=part.stat().st_size > total)
+        with _open(self._archive, "GET", self._address, headers) as response:
+            _refuse_errors(response, self._address, start)
+            if response.status_code == 206:
+                total: int | None = _check_range(response, start, state)
+            else:
+                start, have = 0, 0
+                part.unlink(missing_ok=True)
+                state = {"address": self._address, **_validators(response)}
+                total = state["bytes"]
+                write_json(self._state_path, state)
+            counter = self._progress.counter(f"fetching {self._name}", (total or 0) // _MEGABYTE, "MB")
+            sha256 = _receive(response, part, start, have, counter)
+        if total is not None and (size := part.stat().st_size) != total:
+            raise (_UselessError if size > total else AttemptError)(f"{size} of {total} bytes arrived")
         return sha256
-
-    def _begin_anew(self, response: requests.Response, total: int | None) -> None:
-        """Note what the part is going to be a part of."""
-        self._part.unlink(missing_ok=True)
-        write_json(
-            self._state_path,
-            {
-                "address": self._address,
-                "bytes": total,
-                "etag": response.headers.get("ETag"),
-                "last_modified": response.headers.get("Last-Modified"),
-            },
-        )
 
     def _named(self, sha256: str) -> DownloadedFile:
         """Give a verified part its name and enter it in the ledger."""
@@ -386,25 +346,31 @@ class _Transfer:
         # The entry waits in the state file while the part becomes the file: _finished recognises a run killed here.
         write_json(self._state_path, {**state, "entry": entry})
         os.replace(self._part, self._target)
-        return _enter(self._target, self._state_path, entry)
+        return self._entered(entry)
 
-
-def _finished(target: Path, state_path: Path, progress: Progress) -> DownloadedFile | None:
-    """Find the file if it is the one that was verified."""
-    if not target.is_file():
+    def _finished(self) -> DownloadedFile | None:
+        """Find the file if it is the one that was verified."""
+        target = self._target
+        if not target.is_file():
+            return None
+        entries = [_ledger(target.parent).get(target.name)]
+        if self._state_path.exists():
+            entries.append(read_json(self._state_path).get("entry"))
+        for entry in filter(None, entries):
+            if _unchanged(target, entry):
+                return self._entered(entry)
+            if sha256_file(target) == entry["sha256"]:
+                return self._entered({**entry, "mtime_ns": target.stat().st_mtime_ns})
+        self._progress.say(f"{target} is not what {LEDGER} says was fetched: fetching it again")
         return None
-    entries = [_ledger(target.parent).get(target.name)]
-    if state_path.exists():
-        entries.append(read_json(state_path).get("entry"))
-    sha256 = None
-    for entry in filter(None, entries):
-        if _unchanged(target, entry):
-            return _enter(target, state_path, entry)
-        sha256 = sha256 or sha256_file(target)
-        if sha256 == entry["sha256"]:
-            return _enter(target, state_path, {**entry, "mtime_ns": target.stat().st_mtime_ns})
-    progress.say(f"{target} is not what {LEDGER} says was fetched: fetching it again")
-    return None
+
+    def _entered(self, entry: dict[str, Any]) -> DownloadedFile:
+        """Enter the file in the ledger unless it is there already."""
+        files = _ledger(self._target.parent)
+        if files.get(self._name) != entry:
+            write_json(self._target.parent / LEDGER, {"files": {**files, self._name: entry}})
+        self._state_path.unlink(missing_ok=True)
+        return DownloadedFile(self._target, entry["address"], entry["bytes"], entry["sha256"])
 
 
 def _unchanged(path: Path, entry: dict[str, Any]) -> bool:
@@ -417,41 +383,24 @@ def _ledger(folder: Path) -> dict[str, Any]:
     return read_json(path)["files"] if path.exists() else {}
 
 
-def _enter(target: Path, state_path: Path, entry: dict[str, Any]) -> DownloadedFile:
-    files = _ledger(target.parent)
-    if files.get(target.name) != entry:
-        write_json(target.parent / LEDGER, {"files": {**files, target.name: entry}})
-    state_path.unlink(missing_ok=True)
-    return DownloadedFile(
-        target, entry["address"], entry["bytes"], entry["sha256"], entry["etag"], entry["last_modified"]
-    )
-
-
 def _open(archive: Archive, method: str, address: str, headers: dict[str, str]) -> requests.Response:
-    """Ask, and follow redirects as long as they stay on the archive's host.
-
-    The libraries' errors quote headers and a proxy's password, and Dagster stores the whole chain of errors that led to
-    one. So whoever catches them raises another error afterwards, outside of the clause.
-    """
+    """Ask, and follow redirects as long as they stay on the archive's host."""
     home = urlsplit(archive.base_url)
     headers = {"User-Agent": archive.user_agent, "Accept-Encoding": "identity", **headers}
+    how: dict[str, Any] = {"timeout": archive.timeouts, "stream": True, "allow_redirects": False}
     for _ in range(_REDIRECTS):
-        response = None
-        # An address that cannot be used is a ValueError, of whichever library it is.
-        with contextlib.suppress(ValueError):
-            response = requests.request(
-                method, address, headers=headers, timeout=archive.timeouts, stream=True, allow_redirects=False
-            )
-        if response is None:
-            raise ArchiveError(
+        response = concealing_errors(
+            partial(requests.request, method, address, headers=headers, **how),
+            lambda _: ArchiveError(
                 "the archive's address or a proxy's cannot be used: look at MARS_HIRISE_ARCHIVE, HTTPS_PROXY, "
                 "HTTP_PROXY and ALL_PROXY. In a proxy's user and password write @, :, / and # as %40, %3A, %2F and %23"
-            )
-        location = response.headers.get("Location")
-        if not response.is_redirect or location is None:
+            ),
+            (ValueError,),  # an address that cannot be used is one, of whichever library it is
+        )
+        if not response.is_redirect:
             return response
         response.close()
-        there = urljoin(address, location)
+        there = urljoin(address, response.headers["Location"])
         parts = urlsplit(there)
         same = (parts.hostname, parts.port) == (home.hostname, home.port) and parts.username is None
         if not same or parts.scheme not in (home.scheme, "https"):
@@ -469,24 +418,22 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
         after = retry_after(response.headers.get("Retry-After"))
         if after > _LONGEST_RETRY_AFTER:
             raise ArchiveError(f"{address}: the archive asks to come back in {after / 3600:.1f} hours. Run again then")
-        raise _TransferError(f"the archive answers {status} {response.reason}", after)
+        raise AttemptError(f"the archive answers {status} {response.reason}", after)
     if status == 416 and start:
-        raise _TransferError(
-            "the archive cannot continue where the last attempt ended", discard=True, spurn_ranges=True
-        )
+        raise _RangeError("the archive cannot continue where the last attempt ended")
     if status in (404, 410):
         raise MarsError(
             f"{address}: the archive has no such file ({status}). Not every observation has every product: choose "
             "another in observations.csv, or name the observation in the query's exclude"
         )
     if status == 206 and not start:
-        raise _TransferError("the archive sent a part where the whole was asked for")
+        raise AttemptError("the archive sent a part where the whole was asked for")
     if status not in (200, 206):
         raise MarsError(f"{address}: the archive answers {status} {response.reason}. Check the archive's base address")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise _TransferError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
+        raise AttemptError(f"the archive sent it encoded as {response.headers['Content-Encoding']}")
     if "html" in response.headers.get("Content-Type", "").lower():
-        raise _TransferError("the archive sent a web page in the file's place")
+        raise AttemptError("the archive sent a web page in the file's place")
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
@@ -494,13 +441,11 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
-        raise _TransferError(
-            f"the archive answers bytes {start}- with {text or 'no range'!r}", discard=True, spurn_ranges=True
-        )
+        raise _RangeError(f"the archive answers bytes {start}- with {text or 'no range'!r}")
     total = int(match[3])
     etag = response.headers.get("ETag")
     if state["bytes"] not in (None, total) or (etag and state["etag"] and etag != state["etag"]):
-        raise _TransferError("the file has changed at the archive since its first part was received", discard=True)
+        raise _UselessError("the file has changed at the archive since its first part was received")
     return total
 
 
@@ -524,14 +469,13 @@ def _receive(response: requests.Response, part: Path, start: int, have: int, cou
         # read1 hands over what has arrived: a connection that breaks loses nothing of it.
         while chunk := response.raw.read1(_CHUNK, decode_content=False):
             if position == 0 and chunk.lstrip()[:1] == b"<":
-                raise _TransferError("the archive sent a web page in the file's place", discard=True)
+                raise _UselessError("the archive sent a web page in the file's place")
             known, overlap = overlap[: len(chunk)], overlap[len(chunk) :]
             if chunk[: len(known)] != known:
-                raise _TransferError(
-                    "the archive sent other bytes than those asked for", discard=True, spurn_ranges=True
-                )
-            fresh = chunk[len(known) :]
-            _write_all(target, fresh)
+                raise _RangeError("the archive sent other bytes than those asked for")
+            fresh = unwritten = memoryview(chunk)[len(known) :]
+            while unwritten:
+                unwritten = unwritten[target.write(unwritten) :]
             hashed.update(fresh)
             position, unflushed = position + len(chunk), unflushed + len(fresh)
             if unflushed >= _FLUSH and flushing.done():
@@ -543,32 +487,28 @@ def _receive(response: requests.Response, part: Path, start: int, have: int, cou
     return hashed.hexdigest()
 
 
-def _write_all(file: io.FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
-
-
-def _length(headers: Any) -> int | None:
-    text = headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+def _validators(response: requests.Response) -> dict[str, Any]:
+    """Read what tells versions of a file apart; None for what the archive does not say."""
+    length = response.headers.get("Content-Length", "")
+    return {
+        "bytes": int(length) if length.isascii() and length.isdigit() else None,
+        "etag": response.headers.get("ETag"),
+        "last_modified": response.headers.get("Last-Modified"),
+    }
 
 
 def _cause(error: Exception, archive: Archive) -> str:
     """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
     connect, read = archive.timeouts
-    match error:
-        case requests.ConnectTimeout():
-            return f"no connection was made within {connect:g} s"
-        case requests.ReadTimeout() | urllib3.exceptions.ReadTimeoutError():
-            return f"nothing arrived for {read:g} s"
-        case requests.exceptions.SSLError():
-            return "the host's certificate is not accepted"
-        case requests.exceptions.ProxyError():
-            return "the proxy cannot be reached or refuses"
-        case urllib3.exceptions.ProtocolError() | requests.exceptions.ChunkedEncodingError():
-            return "the connection broke in the middle of the file"
-        case requests.ConnectionError():
-            return "the host cannot be reached or closed the connection"
-        case _:
-            return f"the transfer failed ({type(error).__name__})"
+    causes: list[tuple[type[Exception], str]] = [  # subclasses first
+        (requests.ConnectTimeout, f"no connection was made within {connect:g} s"),
+        (requests.ReadTimeout, f"nothing arrived for {read:g} s"),
+        (urllib3.exceptions.ReadTimeoutError, f"nothing arrived for {read:g} s"),
+        (requests.exceptions.SSLError, "the host's certificate is not accepted"),
+        (requests.exceptions.ProxyError, "the proxy cannot be reached or refuses"),
+        (urllib3.exceptions.ProtocolError, "the connection broke in the middle of the file"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke in the middle of the file"),
+        (requests.ConnectionError, "the host cannot be reached or closed the connection"),
+        (Exception, f"the transfer failed ({type(error).__name__})"),
+    ]
+    return next(words for kind, words in causes if isinstance(error, kind))

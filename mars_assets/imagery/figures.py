@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import rgb_composite, to_8bit
-from mars_assets.imagery.products import parse_product
 from mars_assets.imagery.scene import open_scene
 from mars_assets.images import read_rgb
 from mars_assets.plotting import new_figure
@@ -97,15 +95,12 @@ def overview_with_grid(image: Path, manifest: pd.DataFrame, longest: int = 1200)
         longest: maximum length of the picture's longer edge in pixels.
 
     Raises:
-        MarsError: the manifest is empty.
         DamagedFileError: the image does not open.
     """
-    if manifest.empty:
-        raise MarsError(f"the manifest lists no cell of {image}: materialize 'crops' again")
     first = manifest.iloc[0]
     with open_scene(image) as scene:
         lines, samples = scene.info.lines, scene.info.samples
-        rgb = rgb_composite(parse_product(first["product"]), scene.overview(scene.info.overview_factor))
+        rgb = rgb_composite(first["product"], scene.overview(scene.info.overview_factor))
     scale = min(1.0, longest / max(lines, samples))
     size = (max(1, round(samples * scale)), max(1, round(lines * scale)))
     picture = Image.fromarray(to_8bit(rgb, first["stretch_low"], first["stretch_high"]))

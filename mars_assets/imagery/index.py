@@ -7,19 +7,20 @@ that row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pvl
 import pyarrow as pa
 import pyarrow.compute as pc
-from pvl.exceptions import LexerError, ParseError, QuantityError
 from pyarrow import csv
 
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.imagery.pds_label import parsed_label
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
 from mars_assets.storage.hashing import lot
 
@@ -31,7 +32,7 @@ _NOT_APPLICABLE = -9998
 _MANY = 5000  # above as many observations a query needs a limit, since nobody wants to download them by accident
 _POLAR = 85.0  # latitude above which an observation may span more than 180 degrees of longitude
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
-_NEEDED = (
+NEEDED = (
     "OBSERVATION_ID",
     "PRODUCT_ID",
     "FILE_NAME_SPECIFICATION",
@@ -45,53 +46,23 @@ _NEEDED = (
 )
 
 
-@dataclass(frozen=True)
-class IndexLabel:
-    """The description of the table in the label of the index.
-
-    Args:
-        rows: number of rows.
-        columns: name and PDS data type of each column, in order.
-    """
-
-    rows: int
-    columns: tuple[tuple[str, str], ...]
-
-
-def read_index_label(path: Path) -> IndexLabel:
+def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
     """Read the label of the index.
+
+    Returns:
+        The table's number of rows, and the PDS data type of each column, in order.
 
     Raises:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
-    try:
-        text = path.read_bytes().decode("latin-1")
-        if text.rstrip()[-4:].strip() != "END":
-            raise ValueError("it lacks the closing END")
-        table = pvl.loads(text)[_TABLE]
-        columns = tuple((str(column["NAME"]), str(column["DATA_TYPE"])) for column in table.getall("COLUMN"))
-        label = IndexLabel(int(table["ROWS"]), columns)
+    with parsed_label(path, "the label of HiRISE's cumulative index") as label:
+        table = label[_TABLE]
+        columns = {str(column["NAME"]): str(column["DATA_TYPE"]) for column in table.getall("COLUMN")}
         if len(columns) != int(table["COLUMNS"]):
             raise ValueError(f"it describes {len(columns)} of {table['COLUMNS']} columns")
-        names = [name for name, _ in columns]
-        if missing := [name for name in _NEEDED if name not in names]:
+        if missing := [name for name in NEEDED if name not in columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
-        if len(set(names)) != len(names):
-            raise ValueError("it names a column twice")
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        StopIteration,
-        LexerError,
-        ParseError,
-        QuantityError,
-    ) as error:
-        raise DamagedFileError(
-            f"{path} is not the label of HiRISE's cumulative index ({type(error).__name__}: {error}). Fetch it again"
-        ) from error
-    return label
+        return int(table["ROWS"]), columns
 
 
 def read_index(table: Path, label: Path) -> pd.DataFrame:
@@ -107,8 +78,8 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
     Raises:
         DamagedFileError: the files do not match, or a number cannot be parsed.
     """
-    described = read_index_label(label)
-    names = [name for name, _ in described.columns]
+    rows, columns = read_index_label(label)
+    names = list(columns)
     try:
         read = csv.read_csv(
             table,
@@ -117,12 +88,12 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedFileError(f"{table} does not match its label {label.name} ({error}). Fetch both again") from error
-    if read.num_rows != described.rows:
+    if read.num_rows != rows:
         raise DamagedFileError(
-            f"{table} has {read.num_rows} rows, but its label {label.name} says {described.rows}. Fetch both again"
+            f"{table} has {read.num_rows} rows, but its label {label.name} says {rows}. Fetch both again"
         )
-    columns = {name: _values(read[name], name, kind, table) for name, kind in described.columns}
-    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    values = {name: _values(read[name], name, kind, table) for name, kind in columns.items()}
+    frame: pd.DataFrame = pa.table(values).to_pandas()
     return frame
 
 
@@ -168,7 +139,16 @@ class IndexQuery:
     seed: int = 0
     exclude: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> IndexQuery:
+        """Build a query from a configuration or JSON, in which ranges are lists."""
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+        return cls(**values)
+
     def __post_init__(self) -> None:
+        for name in ("latitude", "longitude", "solar_longitude", "incidence"):
+            if len(values := getattr(self, name)) != 2:
+                raise MarsError(f"the query's {name} is {list(values)}: give two numbers, [from, to]")
         for name, lowest, highest in (("latitude", -90, 90), ("incidence", 0, 180)):
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
@@ -178,8 +158,6 @@ class IndexQuery:
         for name, lowest in (("longitude", -180), ("solar_longitude", 0)):
             if not all(lowest <= value <= 360 for value in getattr(self, name)):
                 raise MarsError(f"a query's {name} must be between {lowest} and 360 degrees, not {getattr(self, name)}")
-        if self.limit is not None and self.limit < 1:
-            raise MarsError(f"a query's limit must be at least 1, not {self.limit}")
         if unknown := [name for name in self.exclude if observation_of(name) != name]:
             raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
 
@@ -192,22 +170,18 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     Raises:
         MarsError: none matches, or thousands do and the query has no limit.
     """
-    rows = index[_has_product(index, query.product)]
+    rows = index[index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(query.product)}")]
     south, north = query.latitude
     fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    farthest = np.maximum(rows["MAXIMUM_LATITUDE"].abs().to_numpy(), rows["MINIMUM_LATITUDE"].abs().to_numpy())
-    west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
-    fits &= _overlaps(west, east, farthest >= _POLAR, query.longitude)
+    fits &= _overlaps(rows, query.longitude)
     # Unrestricted bounds keep rows whose value is missing from the index.
     if query.incidence != (0, 180):
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
     first, last = query.solar_longitude
     if _arc(first, last) < 360:
         fits &= (rows["SOLAR_LONGITUDE"] - first) % 360 <= _arc(first, last)
-    excluded = set(query.exclude)
-    found = sorted(
-        {name for name in rows.loc[fits, "OBSERVATION_ID"] if observation_of(name) == name and name not in excluded}
-    )
+    matches = set(rows.loc[fits, "OBSERVATION_ID"]).difference(query.exclude)
+    found = sorted(name for name in matches if observation_of(name) == name)
     if not found:
         raise MarsError(f"no observation in the index matches {query}: widen the query, or choose another product")
     if query.limit is None and len(found) > _MANY:
@@ -229,17 +203,12 @@ def observation_facts(index: pd.DataFrame, observations: list[str], products: li
     """
     wanted = index[index["OBSERVATION_ID"].isin(observations)].to_dict("records")
     rows = {(row["OBSERVATION_ID"], row["PRODUCT_ID"].rsplit("_", 1)[-1]): row for row in wanted}
+    unknown = dict.fromkeys(NEEDED, np.nan)
     facts = []
     for observation, product in zip(observations, products, strict=True):
-        row = rows.get((observation, _indexed_product(product)))
-        corners = None if row is None else [float(row[name]) for name in CORNERS]
-        facts.append(
-            {
-                "incidence_angle": np.nan if row is None else row["INCIDENCE_ANGLE"],
-                "solar_longitude": np.nan if row is None else row["SOLAR_LONGITUDE"],
-                "corners": corners if corners is not None and np.isfinite(corners).all() else None,
-            }
-        )
+        row = rows.get((observation, _indexed_product(product)), unknown)
+        corners = [float(row[name]) for name in CORNERS]
+        facts.append((row["INCIDENCE_ANGLE"], row["SOLAR_LONGITUDE"], corners if np.isfinite(corners).all() else None))
     return pd.DataFrame(facts, columns=["incidence_angle", "solar_longitude", "corners"])
 
 
@@ -247,26 +216,19 @@ def _indexed_product(product: ProductType) -> str:
     return "RED" if product == "RED" else "COLOR"
 
 
-def _has_product(index: pd.DataFrame, product: ProductType) -> pd.Series[bool]:
-    return index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(product)}")
-
-
 def _arc(start: float, end: float) -> float:
     """Compute the eastward angle from one longitude to another in degrees; 360 for a full turn."""
     return 360.0 if abs(end - start) >= 360 else (end - start) % 360
 
 
-def _overlaps(
-    west: npt.NDArray[np.float64],
-    east: npt.NDArray[np.float64],
-    polar: npt.NDArray[np.bool_],
-    box: tuple[float, float],
-) -> npt.NDArray[np.bool_]:
-    """Test which intervals of longitude share a meridian with the box.
+def _overlaps(rows: pd.DataFrame, box: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    """Test which observations share a meridian with the box.
 
     The index gives the smaller number first even if an observation crosses the prime meridian. Away from the poles no
     observation spans half the planet, so the bounds of a wider interval are swapped.
     """
+    west, east = rows["MINIMUM_LONGITUDE"].to_numpy(), rows["MAXIMUM_LONGITUDE"].to_numpy()
+    polar = rows[["MINIMUM_LATITUDE", "MAXIMUM_LATITUDE"]].abs().max(axis=1).to_numpy() >= _POLAR
     turned = (east - west > 180) & ~polar
     west, east = np.where(turned, east, west), np.where(turned, west, east)
     width = np.where(east - west >= 360, 360, (east - west) % 360)

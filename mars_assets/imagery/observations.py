@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.imagery.index import IndexQuery, observation_facts, select
+from mars_assets.imagery.index import NEEDED, IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
@@ -26,7 +25,7 @@ def query_before(lake: Lake) -> IndexQuery | None:
         return None
     try:
         stored = read_provenance(lake.observations).get("query")
-        return None if stored is None else IndexQuery(**{name: _frozen(value) for name, value in stored.items()})
+        return None if stored is None else IndexQuery.of(stored)
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise DamagedFileError(
             f"{lake.observations} cannot be read, so its query is unknown ({error}): delete the file, and give the "
@@ -53,10 +52,6 @@ def read_observations(lake: Lake) -> pd.DataFrame:
     return read_checked(lake.observations, "observations", Observations)
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
     """Combine the observations in ``observations.csv`` with those of a query.
 
@@ -70,13 +65,15 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
         MissingInputError: there is a query but no index.
         MarsError: the file has bad rows, or nothing matches the query.
     """
-    index = read_table(lake.index, "hirise_index") if query is not None or lake.index.exists() else None
+    if query is not None or lake.index.exists():
+        index = read_table(lake.index, "hirise_index")
+    else:
+        index = pd.DataFrame(columns=list(NEEDED))
     if query is None or lake.observations_csv.exists():
         rows = read_observations_csv(lake.observations_csv)
     else:
         rows = pd.DataFrame(columns=["observation", "product", "note"], dtype="str")
     if query is not None:
-        assert index is not None
         listed = set(rows["observation"])
         found = [name for name in select(index, query) if name not in listed]
         rows = pd.concat(
@@ -88,7 +85,5 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
         image=[files.image for files in addresses],
         label=pd.Series([files.label for files in addresses], dtype=object),
     )
-    if index is None:
-        return rows.assign(incidence_angle=float("nan"), solar_longitude=float("nan"), corners=None)
     facts = observation_facts(index, rows["observation"].tolist(), rows["product"].tolist())
     return pd.concat([rows, facts], axis=1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pvl
-from pvl.exceptions import LexerError, ParseError, QuantityError
+from pvl.exceptions import ParseError, QuantityError
 
 from mars_assets.errors import DamagedFileError
 
@@ -48,17 +49,33 @@ class ProductLabel:
     map_scale: float | None
 
 
+@contextmanager
+def parsed_label(path: Path, what: str) -> Iterator[Any]:
+    """Yield the content of a label.
+
+    Args:
+        path: the file.
+        what: name of what the file should be, for the error message.
+
+    Raises:
+        DamagedFileError: the file is truncated, not PVL, or lacks something that the block looks for.
+    """
+    try:
+        text = path.read_bytes().decode("latin-1")
+        if text.rstrip()[-4:].strip() != "END":
+            raise ValueError("it lacks the closing END")
+        yield pvl.loads(text)
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, ParseError, QuantityError) as error:
+        raise DamagedFileError(f"{path} is not {what} ({type(error).__name__}: {error}). Fetch it again") from error
+
+
 def read_label(path: Path) -> ProductLabel:
     """Read a detached label.
 
     Raises:
         DamagedFileError: the file is not a PDS3 label, lacks a keyword, or contradicts itself.
     """
-    try:
-        text = path.read_bytes().decode("latin-1")
-        if text.rstrip()[-4:].strip() != "END":
-            raise ValueError("it lacks the closing END")
-        label = pvl.loads(text)
+    with parsed_label(path, "the PDS3 label of a HiRISE image") as label:
         image = label["UNCOMPRESSED_FILE"]["IMAGE"]
         projection = label.get("IMAGE_MAP_PROJECTION")
         read = ProductLabel(
@@ -78,11 +95,6 @@ def read_label(path: Path) -> ProductLabel:
             incidence_angle=_number(label["VIEWING_PARAMETERS"]["INCIDENCE_ANGLE"]),
             map_scale=None if projection is None else _number(projection["MAP_SCALE"]),
         )
-    except (KeyError, TypeError, ValueError, LexerError, ParseError, QuantityError, StopIteration) as error:
-        raise DamagedFileError(
-            f"{path} is not the PDS3 label of a HiRISE image ({type(error).__name__}: {error}). Fetch it again"
-        ) from error
-
     if min(read.lines, read.samples, read.bands) < 1 or len(read.band_names) != read.bands:
         raise DamagedFileError(
             f"{path} contradicts itself: {read.lines} x {read.samples} pixels, {read.bands} bands, "

@@ -61,6 +61,11 @@ class ProductFiles:
     image: str
     label: str | None
 
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of the files that there are, image first."""
+        return [self.image] if self.label is None else [self.image, self.label]
+
 
 def parse_observation_id(text: str) -> ObservationId:
     """Parse an observation id.
@@ -110,16 +115,14 @@ def parse_product(text: str) -> ProductType:
     raise MarsError(f"unknown product {text!r}: choose from {', '.join(PRODUCT_TYPES)}")
 
 
-def product_files(observation: ObservationId | str, product: ProductType) -> ProductFiles:
+def product_files(observation: str, product: ProductType) -> ProductFiles:
     """Compose the addresses of a product in the archive.
 
     Raises:
-        MarsError: not an observation id, or an unknown product.
+        MarsError: not an observation id.
     """
-    if isinstance(observation, str):
-        observation = parse_observation_id(observation)
-    product = parse_product(product)
-    folder = f"RDR/{observation.phase}/{observation.orbit_folder}/{observation}"
+    parsed = parse_observation_id(observation)
+    folder = f"RDR/{parsed.phase}/{parsed.orbit_folder}/{observation}"
     if product in ("COLOR", "RED"):
         stem = f"{folder}/{observation}_{product}"
         return ProductFiles(f"{stem}.JP2", f"{stem}.LBL")
@@ -162,23 +165,21 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
     try:
         for record in reader:
             line = reader.line_num
-            if None in record:
-                problems.append(f"line {line}: more cells than columns (quote a note that contains a comma)")
-                continue
-            cells = {name: (value or "").strip() for name, value in record.items()}
-            if not any(cells.values()):
-                continue
             try:
+                if None in record:
+                    raise MarsError("more cells than columns (quote a note that contains a comma)")
+                cells = {name: (value or "").strip() for name, value in record.items()}
+                if not any(cells.values()):
+                    continue
                 observation = str(parse_observation_id(cells["id"]))
                 product = parse_product(cells.get("product") or DEFAULT_PRODUCT)
+                if observation in first_line:
+                    raise MarsError(f"{observation} is already in line {first_line[observation]}")
             except MarsError as error:
                 problems.append(f"line {line}: {error}")
-                continue
-            if observation in first_line:
-                problems.append(f"line {line}: {observation} is already in line {first_line[observation]}")
-                continue
-            first_line[observation] = line
-            rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
+            else:
+                first_line[observation] = line
+                rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: {error}")
     if problems:

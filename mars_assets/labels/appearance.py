@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,21 +22,7 @@ after JPEG compression at quality 40, a change of brightness or noise of 15 grey
 by a right angle or mirroring, 0.94 after rotation by 2 degrees, 0.90 after cropping by 3 %."""
 
 
-class Look(NamedTuple):
-    """Size and perceptual hash of a decoded image.
-
-    Args:
-        height: pixels.
-        width: pixels.
-        phash: see :func:`~mars_assets.labels.duplicates.perceptual_hash`.
-    """
-
-    height: int
-    width: int
-    phash: str
-
-
-def look_of(content: bytes, sha256: str, where: str, cache: Cache) -> Look:
+def look_of(content: bytes, sha256: str, where: str, cache: Cache) -> tuple[int, int, str]:
     """Measure an image's size and hash, or look them up in the cache.
 
     Args:
@@ -46,10 +31,14 @@ def look_of(content: bytes, sha256: str, where: str, cache: Cache) -> Look:
         where: the image's name in an error message.
         cache: cached appearances.
 
+    Returns:
+        Height and width in pixels, and the :func:`~mars_assets.labels.duplicates.perceptual_hash`.
+
     Raises:
         DamagedFileError: it cannot be fully decoded, has more than 8 bits per channel, or is larger than any crop.
     """
-    return Look._make(cache.get(["look", sha256], lambda: [*_looked_at(content, where)]))
+    height, width, phash = cache.get(["look", sha256], lambda: _looked_at(content, where))
+    return height, width, phash
 
 
 def shows_crop(content: bytes, sha256: str, crop: Path, crop_sha: str, cache: Cache) -> bool:
@@ -65,9 +54,9 @@ def shows_crop(content: bytes, sha256: str, crop: Path, crop_sha: str, cache: Ca
     return cache.get(["shows crop", sha256, crop_sha], lambda: _shows_the_same(content, crop))
 
 
-def _looked_at(content: bytes, where: str) -> Look:
+def _looked_at(content: bytes, where: str) -> tuple[int, int, str]:
     height, width = image_size(content, EXPORT_AGAIN, where)  # refuses a huge image before it is decoded
-    return Look(height, width, perceptual_hash(Image.fromarray(read_rgb(content, EXPORT_AGAIN, where))))
+    return height, width, perceptual_hash(Image.fromarray(read_rgb(content, EXPORT_AGAIN, where)))
 
 
 def _shows_the_same(content: bytes, crop: Path) -> bool:

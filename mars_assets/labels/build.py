@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from mars_assets.code_versions import LABELS
-from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.images import encode_png, png_text
@@ -23,15 +25,16 @@ from mars_assets.labels.formats.image import ExportedImage, Outline, listed
 from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
 from mars_assets.labels.masks import (
     ANNOTATIONS,
+    MASK_KINDS,
     annotation_mask,
     instance_masks,
     label_image,
     retire_masks,
     sweep_masks,
 )
-from mars_assets.labels.merge import _merge
-from mars_assets.labels.splits import whole_groups
-from mars_assets.labels.table import _mask_name, _mask_names, files_of, read_labelled_crops
+from mars_assets.labels.merge import merge_projects
+from mars_assets.labels.splits import divided_groups, whole_groups
+from mars_assets.labels.table import files_of, mask_name, mask_names, read_labelled_crops
 from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
@@ -77,72 +80,71 @@ class LabelReport:
     left_alone: list[str]
 
 
-class _Known:
+class _Previous(NamedTuple):
     """Content of the previous table, whose unchanged masks are not redrawn.
 
     Args:
-        rows: the table's rows by image id.
-        provenance: the table's provenance.
+        exports: the projects and their versions.
+        labels: fingerprint of the labels of each image.
+        rows: the table's rows by image id; empty if another version of the code drew the masks.
+        masks: the names of its masks.
     """
 
-    def __init__(self, rows: Mapping[str, Mapping[Any, Any]], provenance: Mapping[str, Any]) -> None:
-        self.exports = {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())}
-        self.labels = {image_id: str(row["labels_sha"]) for image_id, row in rows.items()}
-        if provenance.get("computation") != LABELS:
-            rows = {}
-        self.rows = rows
+    exports: Mapping[str, int]
+    labels: Mapping[str, str]
+    rows: Mapping[str, Mapping[Any, Any]]
+    masks: Set[str]
 
 
-def _known(lake: Lake, progress: Progress) -> _Known:
-    """Read the previous table; treat a missing or damaged one as empty."""
-    if not lake.labelled_crops.exists():
-        return _Known({}, {})
+def _previous(lake: Lake, progress: Progress) -> _Previous:
+    """Read the previous table; a missing or damaged one is empty, but owns all masks."""
     try:
-        rows = read_labelled_crops(lake).to_dict("records")
-        return _Known({row["image_id"]: row for row in rows}, read_provenance(lake.labelled_crops))
+        table, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
+        rows = {row["image_id"]: row for row in table.to_dict("records")}
+        return _Previous(
+            {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())},
+            {image_id: str(row["labels_sha"]) for image_id, row in rows.items()},
+            rows if provenance.get("computation") == LABELS else {},
+            mask_names(table),
+        )
+    except MissingInputError:
+        pass
     except (MarsError, KeyError) as error:
         progress.say(f"the previous table cannot be used ({error}): all masks are redrawn")
-        return _Known({}, {})
+    return _Previous({}, {}, {}, {path.name for path in lake.masks.glob("*/*.png")})
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything that determines the table and the report.
+def _inputs(
+    lake: Lake, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]
+) -> tuple[dict[str, list[Any]], str]:
+    """Collect everything that determines the table and the report.
 
     Args:
+        lake: has the inbox.
         exports: name, which gives the project, and sha256 of each export in use.
-        left_alone: names of the zips that are still being copied.
-        rejected: see :func:`mars_assets.labels.inbox.rejections`.
         crops: see :func:`_versions`.
+
+    Returns:
+        These, with ``left_alone``, the zips that are still being copied, and ``rejected``, see
+        :func:`mars_assets.labels.inbox.rejections`; and a fingerprint of them and of the form of the results.
     """
+    from mars_assets.labels.schema import LabelledCrops
 
-    exports: list[tuple[str, str]]
-    left_alone: list[str]
-    rejected: list[tuple[str, str]]
-    crops: list[tuple[str, str, int]]
-
-    @classmethod
-    def of(cls, lake: Lake, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]) -> _Inputs:
-        return cls(exports, [path.name for path in being_copied(lake.inbox)], rejections(lake.inbox), crops)
-
-    def fingerprint(self) -> str:
-        from mars_assets.labels.schema import LabelledCrops
-
-        return fingerprint(
-            LABELS, list(columns_of(LabelledCrops)), [field.name for field in fields(LabelReport)], asdict(self)
-        )
+    inputs: dict[str, list[Any]] = {"exports": exports, "crops": crops, "rejected": rejections(lake.inbox)}
+    inputs["left_alone"] = [path.name for path in being_copied(lake.inbox)]
+    form = list(columns_of(LabelledCrops)), [part.name for part in fields(LabelReport)]
+    return inputs, fingerprint(LABELS, *form, inputs)
 
 
 def _versions(lake: Lake, crops: Mapping[str, tuple[Path, int, int]]) -> list[tuple[str, str, int]]:
-    """List each crop's id, file and modification time in nanoseconds."""
-    return sorted((name, lake.relative(path), _changed(path)) for name, (path, _, _) in crops.items())
+    """List each crop's id, file and modification time in nanoseconds.
 
-
-def _changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:  # reported later if the image is labelled
-        return 0
+    The time of a missing file is 0; if the image is labelled, it is reported later.
+    """
+    return sorted(
+        (name, lake.relative(path), path.stat().st_mtime_ns if path.exists() else 0)
+        for name, (path, _, _) in crops.items()
+    )
 
 
 def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
@@ -154,19 +156,13 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
     Raises:
         MarsError: as for :func:`build_labelled_crops`.
     """
-    return _up_to_date(lake) or build_labelled_crops(lake, progress)
-
-
-def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
-    try:
+    with suppress(MarsError):  # a missing or damaged table is built
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
-    except MarsError:  # missing or damaged: build it
-        return None
-    exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
-    inputs = _Inputs.of(lake, exports, _versions(lake, _own_crops(lake)))
-    if provenance.get("built_from") != inputs.fingerprint() or not all(file.exists() for file in files_of(lake, rows)):
-        return None
-    return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+        exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
+        _, key = _inputs(lake, exports, _versions(lake, _own_crops(lake)))
+        if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
+            return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
+    return build_labelled_crops(lake, progress)
 
 
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
@@ -181,16 +177,16 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     """
     from mars_assets.labels.schema import LabelledCrops
 
-    known, own = _known(lake, progress), _own_crops(lake)
+    previous, own = _previous(lake, progress), _own_crops(lake)
     crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
-        exports, images = _read_all(_Reading(lake, own, known, cache, progress))
-    inputs = _Inputs.of(lake, [(export.path.name, export.sha256) for export in exports], crops)
-    _refuse_losses(lake, exports, known.exports)
+        exports, images = _read_all(_Reading(lake, own, previous, cache, progress))
+    inputs, key = _inputs(lake, [(export.path.name, export.sha256) for export in exports], crops)
+    _refuse_losses(lake, exports, previous.exports)
     # Not before all exports were read: masks of a rejected one would replace those in use.
-    for path, content in (mask for image in images for mask in image.masks.items()):
+    for path, content in (mask for _, masks in images for mask in masks.items()):
         write_bytes(path, content)
-    merged, conflicts = _merge([image.row for image in images])
+    merged, conflicts = merge_projects([row for row, _ in images])
     if not merged:
         raise MarsError(
             f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow"
@@ -198,9 +194,9 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table = pd.DataFrame(merged, columns=list(columns_of(LabelledCrops))).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
     table["split"] = whole_groups(table)
-    report = _report(exports, inputs, table, known.labels, conflicts)
-    named = _mask_names(table)
-    retire_masks(lake.masks, _mask_names_in_force(lake) - named)
+    report = _report(exports, inputs, table, previous.labels, conflicts)
+    named = mask_names(table)
+    retire_masks(lake.masks, previous.masks - named)
     write_checked(
         lake.labelled_crops,
         table,
@@ -210,7 +206,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
             "label_version": report.version,
             "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
             "conflicts": conflicts,
-            "built_from": inputs.fingerprint(),
+            "built_from": key,
             "report": asdict(report),
         },
     )
@@ -225,29 +221,20 @@ class _Reading:
     Args:
         lake: where images are written.
         own: the lake's crops, see :func:`_own_crops`.
-        known: the previous table.
+        previous: the previous table.
         cache: cached appearances of images.
         progress: shows progress and rejections.
     """
 
     lake: Lake
     own: Mapping[str, tuple[Path, int, int]]
-    known: _Known
+    previous: _Previous
     cache: Cache
     progress: Progress
 
 
-@dataclass(frozen=True)
-class _LabelledImage:
-    """A row of the table and its masks.
-
-    Args:
-        row: the row.
-        masks: content of the PNGs that must be written.
-    """
-
-    row: dict[str, Any]
-    masks: Mapping[Path, bytes]
+_LabelledImage: TypeAlias = tuple[dict[str, Any], dict[Path, bytes]]
+"""A row of the table, and the content of its masks' PNGs that must be written."""
 
 
 def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
@@ -258,15 +245,12 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     """
     lake = reading.lake
     read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
-    in_force = exports_in_force(lake.inbox)
-    while new := [path for path in in_force if path not in read]:
-        for path in new:
-            try:
-                read[path] = _read(reading, path)
-            except DamagedFileError as error:
-                target = reject(path, error)
-                reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
-        in_force = exports_in_force(lake.inbox)
+    while unread := sorted(set(in_force := exports_in_force(lake.inbox)) - read.keys()):
+        try:
+            read[unread[0]] = _read(reading, unread[0])
+        except DamagedFileError as error:
+            target = reject(unread[0], error)
+            reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
     found = [read[path] for path in in_force]
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
@@ -317,51 +301,43 @@ def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
 
 
+@dataclass(frozen=True)
 class _Copies:
-    """Matching of an export's images with the lake's crops."""
+    """Matching of an export's images with the lake's crops.
 
-    def __init__(self) -> None:
-        self._standing: dict[str, tuple[str, str | None]] = {}
-        self._altered: list[str] = []
-        self._further: list[str] = []
+    Args:
+        standing: sha256 of the first image of each crop, and of its outlines.
+        altered: images that do not show the crop they are named after.
+        further: further images of a crop, with other outlines than the first.
+    """
 
-    def alter(self, original: str) -> None:
-        """Record an image that does not show the crop it is named after."""
-        self._altered.append(original)
+    standing: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    altered: list[str] = field(default_factory=list)
+    further: list[str] = field(default_factory=list)
 
     def stands_for(self, original: str, content_sha: str, outlines_sha: str | None) -> bool:
         """Test whether an image may use its crop's pixels.
 
         Of several copies with different outlines, only the first may.
         """
-        first = self._standing.setdefault(original, (content_sha, outlines_sha))
+        first = self.standing.setdefault(original, (content_sha, outlines_sha))
         if first[1] == outlines_sha or first[0] == content_sha:
             return True
-        self._further.append(original)
+        self.further.append(original)
         return False
 
     def warnings(self) -> list[str]:
         """Describe the images for which the export's own pixels are used."""
-        said = []
-        if self._altered:
-            said.append(
-                f"{len(self._altered)} images are named after crops of this lake but differ from them, for example "
-                f"rotated, mirrored, cropped or equalised: the exported pixels are used for {listed(self._altered)}"
-            )
-        if self._further:
-            said.append(
-                f"{len(self._further)} images are further copies of a crop with different outlines: the exported "
-                f"pixels are used for {listed(self._further)}"
-            )
-        return said
-
-
-def _mask_names_in_force(lake: Lake) -> set[str]:
-    """List the current table's masks; all masks if it is missing or damaged."""
-    try:
-        return _mask_names(read_labelled_crops(lake))
-    except (MarsError, KeyError):
-        return {path.name for path in lake.masks.glob("*/*.png")}
+        altered = (
+            "are named after crops of this lake but differ from them, for example rotated, mirrored, cropped or "
+            "equalised"
+        )
+        groups = ((altered, self.altered), ("are further copies of a crop with different outlines", self.further))
+        return [
+            f"{len(names)} images {what}: the exported pixels are used for {listed(names)}"
+            for what, names in groups
+            if names
+        ]
 
 
 def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
@@ -383,22 +359,20 @@ def _labelled(
             f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
             f"{image.size[1]} x {image.size[0]}: export it again"
         )
-    labels_sha = fingerprint(image.label, image.outlines)
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
+    file, pixels_sha = None, content_sha
     crop = reading.own.get(image.original)
-    own_sha = None
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])
         if not shows_crop(content, content_sha, crop[0], crop_sha, reading.cache):
-            copies.alter(image.original)
+            copies.altered.append(image.original)
         elif copies.stands_for(image.original, content_sha, outlines_sha):
-            own_sha = crop_sha
-    if crop is not None and own_sha is not None:
-        file, origin, pixels_sha = crop[0], "crop", own_sha
-        image_id = f"{image.original}-{pixels_sha[:8]}"
-    else:
-        origin, pixels_sha = "export", content_sha
-        image_id = f"{_safe(image.original)}-{pixels_sha[:8]}"
+            file, pixels_sha = crop[0], crop_sha
+    origin = "crop" if file else "export"
+    # Letters, digits, '.', '_' and '-' alone, as in the names of crops.
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", image.original).lstrip(".")[:120] or "image"
+    image_id = f"{name}-{pixels_sha[:8]}"
+    if file is None:
         file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
@@ -406,10 +380,8 @@ def _labelled(
     n_craters, crater_fraction = None, None
     masks: dict[Path, bytes] = {}
     if outlines_sha is not None:
-        before = reading.known.rows.get(image_id, {})
-        name = _mask_name(image_id, outlines_sha)
-        paths = {kind: lake.masks / kind / name for kind in (*ANNOTATIONS, "instances")}
-        n_craters, crater_fraction, masks = _masks(image.outlines or (), (height, width), outlines_sha, paths, before)
+        size = height, width
+        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines or (), outlines_sha, size)
     row = {
         "image_id": image_id,
         "project": export.project,
@@ -425,33 +397,31 @@ def _labelled(
         "label": image.label,
         "n_craters": n_craters,
         "crater_fraction": crater_fraction,
-        "labels_sha": labels_sha,
+        "labels_sha": fingerprint(image.label, image.outlines),
         "outlines_sha": outlines_sha,
         "pixels_sha": pixels_sha,
         "phash": phash,
     }
-    return _LabelledImage(row, masks)
+    return row, masks
 
 
 def _masks(
-    outlines: Sequence[Outline],
-    size: tuple[int, int],
-    outlines_sha: str,
-    paths: Mapping[str, Path],
-    before: Mapping[Any, Any],
+    reading: _Reading, image_id: str, outlines: Sequence[Outline], outlines_sha: str, size: tuple[int, int]
 ) -> tuple[int, float, dict[Path, bytes]]:
     """Draw an image's masks, unless they exist for the same outlines.
 
     Args:
+        reading: has the previous table.
+        image_id: the image's id.
         outlines: of the image's craters.
-        size: height and width in pixels.
         outlines_sha: fingerprint of the outlines.
-        paths: the masks' files by annotation.
-        before: the image's row in the previous table, empty if it has none.
+        size: height and width in pixels.
 
     Returns:
         The number of craters, the share of pixels inside craters, and the PNGs that must be written.
     """
+    before = reading.previous.rows.get(image_id, {})
+    paths = {kind: reading.lake.masks / kind / mask_name(image_id, outlines_sha) for kind in MASK_KINDS}
     if before.get("outlines_sha") == outlines_sha and all(
         png_text(path, _LABEL) == outlines_sha for path in paths.values()
     ):
@@ -463,39 +433,23 @@ def _masks(
     return int(labels.max()), float((labels > 0).mean()), masks
 
 
-def _safe(name: str) -> str:
-    """Replace all but ASCII letters, digits, '.', '_' and '-' by '_'."""
-    return "".join(c if (c.isascii() and c.isalnum()) or c in "._-" else "_" for c in name).lstrip(".")[:120] or "image"
-
-
 def _reaches_outside(image: ExportedImage) -> bool:
     """Test whether an outline extends more than a pixel beyond the image."""
-    if image.size is None:
-        return False
-    limits = np.array([image.size[1], image.size[0]])
     rings = [ring for outline in image.outlines or () for ring in outline.get("polygons", ())]
-    points = [np.asarray(ring).reshape(-1, 2) for ring in rings]
-    return any(bool(((ring < -1) | (ring > limits + 1)).any()) for ring in points)
+    if image.size is None or not rings:
+        return False
+    points = np.concatenate(rings).reshape(-1, 2)
+    return bool(((points < -1) | (points > np.array(image.size[::-1]) + 1)).any())
 
 
 def _report(
     exports: Sequence[Export],
-    inputs: _Inputs,
+    inputs: Mapping[str, list[Any]],
     table: pd.DataFrame,
-    known: Mapping[str, str],
+    before: Mapping[str, str],
     conflicts: list[str],
 ) -> LabelReport:
     now = dict(zip(table["image_id"], table["labels_sha"], strict=True))
-    divided = table.groupby("group")["exported_split"].transform("nunique") > 1
-    leaks = [
-        {
-            "group": group,
-            "images": len(rows),
-            "exported": ", ".join(sorted(set(rows["exported_split"]))),
-            "now": rows["split"].iloc[0],
-        }
-        for group, rows in table[divided].groupby("group")
-    ]
     trained = set(table.loc[table["exported_split"] == "train", "group"])
     counts = (
         table.groupby(["project", "split"])
@@ -524,10 +478,10 @@ def _report(
             for e in exports
         ],
         counts=as_rows(counts),
-        new=len(now.keys() - known.keys()),
-        changed=sum(1 for key in now.keys() & known.keys() if now[key] != known[key]),
-        removed=len(known.keys() - now.keys()),
-        leaks=leaks,
+        new=len(now.keys() - before.keys()),
+        changed=sum(now[key] != before[key] for key in now.keys() & before.keys()),
+        removed=len(before.keys() - now.keys()),
+        leaks=divided_groups(table),
         leaked=int(((table["exported_split"] != "train") & table["group"].isin(trained)).sum()),
         conflicts=conflicts,
         duplicates=as_rows(near_duplicates(table)),
@@ -537,6 +491,6 @@ def _report(
             for image in export.images
             if _reaches_outside(image)
         ],
-        rejected=[{"zip": name, "why": reason} for name, reason in inputs.rejected],
-        left_alone=inputs.left_alone,
+        rejected=[{"zip": name, "why": reason} for name, reason in inputs["rejected"]],
+        left_alone=inputs["left_alone"],
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,8 @@ import numpy as np
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import read_label_image
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.masks import ANNOTATIONS
+from mars_assets.labels.masks import MASK_KINDS
+from mars_assets.labels.splits import divided_groups
 from mars_assets.labels.table import ASSET, mask_path, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
@@ -47,10 +46,9 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     Returns:
         The problems, and the number of images whose masks were read.
     """
-    rows = read_labelled_crops(lake)
-    rows = rows[rows["n_craters"].notna()]
+    rows = read_labelled_crops(lake).dropna(subset="n_craters")
     problems, drawn = [], []
-    there = {kind: _times(lake.masks / kind) for kind in (*ANNOTATIONS, "instances")}
+    there = {kind: {path.name: path.stat().st_mtime for path in lake.masks.glob(f"{kind}/*")} for kind in MASK_KINDS}
     for row in rows.itertuples():
         names = {kind: mask_path(lake, kind, row).name for kind in there}
         missing = [kind for kind, name in names.items() if name not in there[kind]]
@@ -65,13 +63,6 @@ def mask_problems(lake: Lake, newest: int = 1000, others: int = 64) -> tuple[lis
     if len(rows) and not (rows["n_craters"] > 0).any():
         problems.append("no image has an outlined crater")
     return problems, len(read)
-
-
-def _times(folder: Path) -> dict[str, float]:
-    """Read the modification times of the files in a folder."""
-    if not folder.is_dir():
-        return {}
-    return {entry.name: entry.stat().st_mtime for entry in os.scandir(folder)}
 
 
 def _problem_of_mask(lake: Lake, kind: str, row: Any) -> str | None:
@@ -104,13 +95,9 @@ def leaking_groups(lake: Lake) -> tuple[list[str], int]:
     labels = read_labelled_crops(lake)
     if "exported_split" not in labels:
         return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
-    exported = labels.groupby("group")["exported_split"].unique()
-    now = labels.groupby("group")["split"].first().to_dict()
     return [
-        f"{group}: exported in {', '.join(sorted(values))}, now all in {now[group]}"
-        for group, values in exported.items()
-        if len(values) > 1
-    ], len(exported)
+        f"{leak['group']}: exported in {leak['exported']}, now all in {leak['now']}" for leak in divided_groups(labels)
+    ], labels["group"].nunique()
 
 
 def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
@@ -118,8 +105,7 @@ def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
     labels = read_labelled_crops(lake)
     if "phash" not in labels:
         return ["the table is from an earlier version of the code: materialize labelled_crops again"], len(labels)
-    pairs = near_duplicates(labels)
-    pairs = pairs[pairs["split_a"] != pairs["split_b"]]
+    pairs = near_duplicates(labels).query("split_a != split_b")
     return [
         f"{row.image_a} ({row.split_a}) looks like {row.image_b} ({row.split_b})" for row in pairs.itertuples()
     ], len(labels)

@@ -41,19 +41,12 @@ def near_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     telling = np.flatnonzero((ones >= _FLAT) & (ones <= 64 - _FLAT))
     hashes, rows = hashes[telling], table.iloc[telling].reset_index(drop=True)
     group = pd.factorize(rows["group"])[0]
-    pairs = _close_pairs(hashes, group)
-    first, second = rows.iloc[pairs[:, 0]], rows.iloc[pairs[:, 1]]
+    a, b, bits = _close_pairs(hashes, group).T
+    names, splits = rows["image_id"].to_numpy(), rows["split"].to_numpy()
     result = pd.DataFrame(
-        {
-            "image_a": first["image_id"].to_numpy(),
-            "image_b": second["image_id"].to_numpy(),
-            "split_a": first["split"].to_numpy(),
-            "split_b": second["split"].to_numpy(),
-            "bits": pairs[:, 2],
-        }
+        {"image_a": names[a], "image_b": names[b], "split_a": splits[a], "split_b": splits[b], "bits": bits}
     )
-    straddles = (result["split_a"] != result["split_b"]).to_numpy()
-    return result.iloc[np.lexsort((result["bits"], ~straddles))].reset_index(drop=True)
+    return result.iloc[np.lexsort((bits, splits[a] == splits[b]))].reset_index(drop=True)
 
 
 def _close_pairs(hashes: npt.NDArray[np.uint64], group: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:

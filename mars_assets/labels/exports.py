@@ -25,6 +25,9 @@ _EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
 """Downloads from the website are called ``Mars Craters.v2i.coco.zip`` or, if the version has a name,
 ``Mars Craters.v3-raw.coco.zip``; those fetched through the API ``mars-craters.v2.coco-segmentation.zip``."""
 
+_README = "README.roboflow.txt"
+_ALTERATION = re.compile(r"resize|stretch|crop|flip|rotat|shear|mosaic|grayscale|noise|blur|cutout", re.IGNORECASE)
+
 _NONSENSE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, NotImplementedError, RecursionError)
 """Exceptions of Python and the libraries on values of types and sizes that none of the formats allows."""
 
@@ -57,7 +60,6 @@ class Export:
         project, version: from the file name, see :func:`export_identity`.
         format: recognised by content.
         images: all images.
-        notes: preprocessing and augmentation lines of ``README.roboflow.txt``.
         warnings: problems that a person should know of but that do not prevent training.
     """
 
@@ -67,7 +69,6 @@ class Export:
     version: int
     format: ExportFormat
     images: tuple[ExportedImage, ...]
-    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -110,17 +111,15 @@ def read_export(path: Path) -> Export:
         with open_splits(path) as archive:
             export_format = _format_of(archive)
             images = tuple(_FORMATS[export_format].read(archive, warnings))
-            notes = _readme_notes(archive)
             archive.account_for(*(image.entry for image in images))
-            warnings += leftover_warnings(archive)
+            warnings += leftover_warnings(archive) + _alteration_warnings(archive)
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
     if not images:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
-    warnings += [f"Roboflow altered the exported images: {note}" for note in notes if _alters_images(note)]
-    return Export(path, sha256_file(path), project, version, export_format, images, notes, tuple(warnings))
+    return Export(path, sha256_file(path), project, version, export_format, images, tuple(warnings))
 
 
 def label_version(sha256s: list[str]) -> str:
@@ -139,15 +138,13 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
     )
 
 
-def _readme_notes(archive: ExportArchive) -> tuple[str, ...]:
-    """Read the list of changes to the images from ``README.roboflow.txt``."""
-    if "README.roboflow.txt" not in archive:
-        return ()
-    lines = (line.strip() for line in archive.text("README.roboflow.txt").splitlines())
-    return tuple(line.lstrip("*- ").strip() for line in lines if line.startswith(("* ", "- ")))
-
-
-def _alters_images(note: str) -> bool:
-    return bool(
-        re.search(r"resize|stretch|crop|flip|rotat|shear|mosaic|grayscale|noise|blur|cutout", note, re.IGNORECASE)
-    )
+def _alteration_warnings(archive: ExportArchive) -> list[str]:
+    """Describe the changes to the images that ``README.roboflow.txt`` lists."""
+    if _README not in archive:
+        return []
+    lines = (line.strip() for line in archive.text(_README).splitlines())
+    return [
+        f"Roboflow altered the exported images: {line.lstrip('*- ').strip()}"
+        for line in lines
+        if line.startswith(("* ", "- ")) and _ALTERATION.search(line)
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import time
 import zipfile
@@ -23,7 +22,7 @@ UNFINISHED_SECONDS = 600
 """An incomplete zip counts as still being copied until it has not changed for this long."""
 
 
-def is_being_copied(path: Path) -> bool:
+def _is_being_copied(path: Path) -> bool:
     """Test whether a zip lacks its end and changed recently."""
     return _age(path) < UNFINISHED_SECONDS and not zipfile.is_zipfile(path)
 
@@ -50,7 +49,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 def being_copied(inbox: Path) -> list[Path]:
     """List the zips that are still being copied."""
-    return [path for path in _zips(inbox) if is_being_copied(path)]
+    return [path for path in _zips(inbox) if _is_being_copied(path)]
 
 
 def exports_in_force(inbox: Path) -> list[Path]:
@@ -58,19 +57,12 @@ def exports_in_force(inbox: Path) -> list[Path]:
 
     Hidden and partial files are ignored. While a version is being copied, the project's previous version is used.
     """
-    newest: dict[str, tuple[int, str, Path]] = {}
-    for path in _zips(inbox):
-        if is_being_copied(path):
-            continue
-        project, version = export_identity(path)
-        if project not in newest or (version, path.name) > newest[project][:2]:
-            newest[project] = (version, path.name, path)
-    paths, seen = [], set()
-    for _, _, path in sorted(newest.values(), key=lambda item: item[1]):
-        if (sha256 := digest(path)) not in seen:
-            seen.add(sha256)
-            paths.append(path)
-    return paths
+    versions = [(*export_identity(path), path) for path in _zips(inbox) if not _is_being_copied(path)]
+    newest = {project: path for project, _, path in sorted(versions)}
+    by_content: dict[str, Path] = {}
+    for path in sorted(newest.values()):
+        by_content.setdefault(digest(path), path)
+    return list(by_content.values())
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
@@ -99,10 +91,7 @@ def reject(path: Path, error: DamagedFileError) -> Path:
         "deleted.\n"
     )
     write_bytes(_reason(target), text.encode())
-    try:
-        os.replace(path, target)
-    except OSError:  # rejected/ is on another file system
-        shutil.move(path, target)
+    shutil.move(path, target)  # rejected/ may be on another file system
     return target
 
 

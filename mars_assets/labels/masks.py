@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence, Set
-from contextlib import suppress
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,6 +19,8 @@ Annotation = Literal["filled", "outline_5", "outline_15"]
 ANNOTATIONS: tuple[Annotation, ...] = get_args(Annotation)
 RIM_WIDTHS: dict[Annotation, int] = {"filled": 0, "outline_5": 5, "outline_15": 15}
 """In pixels; 0 for filled masks."""
+MASK_KINDS = (*ANNOTATIONS, "instances")
+"""What each outlined image has a mask of: the annotations, and crater numbers."""
 
 Mask = npt.NDArray[np.uint8]
 
@@ -49,12 +50,11 @@ def instance_mask(outline: Outline, height: int, width: int) -> Mask:
         raise DamagedFileError(
             f"a run-length mask has the size {rle['size']}, its image {[height, width]}: export it again"
         )
-    if isinstance(rle["counts"], list):
-        counts = rle["counts"]
-        if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != height * width:
-            raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
-        return np.asarray(coco.decode(coco.frPyObjects(rle, height, width)))
-    return _decode_compressed(rle["counts"], height, width)
+    runs = rle["counts"] if isinstance(rle["counts"], list) else _decompressed(rle["counts"])
+    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
+    flags = np.arange(len(runs)) % 2
+    return np.repeat(flags, runs).astype(np.uint8).reshape(width, height).T
 
 
 def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -> None:
@@ -75,8 +75,10 @@ def _refuse_endless(rings: Sequence[Sequence[float]], height: int, width: int) -
             )
 
 
-def _decode_compressed(counts: str, height: int, width: int) -> Mask:
-    """Decode COCO's compressed run lengths, which the C decoder does not validate.
+def _decompressed(counts: str) -> list[int]:
+    """Decode COCO's compressed run lengths; -1 stands for one that is cut off.
+
+    The C decoder does not validate them.
 
     Source: the format as documented in pycocotools' maskApi (similar to LEB128, 5 bits per character, differences to
     the run before the last).
@@ -94,10 +96,7 @@ def _decode_compressed(counts: str, height: int, width: int) -> Mask:
                 value -= 1 << shift
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
-    if shift or any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise DamagedFileError("a run-length mask's runs do not add up to its image's size: export it again")
-    flags = np.arange(len(runs)) % 2
-    return np.repeat(flags, runs).astype(np.uint8).reshape(width, height).T
+    return [*runs, -1] if shift else runs
 
 
 def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -119,12 +118,9 @@ def instance_masks(outlines: Sequence[Outline], height: int, width: int) -> npt.
 
 def annotation_mask(instances: npt.NDArray[np.uint8], annotation: Annotation) -> Mask:
     """Draw an image's training mask: uint8, shape (height, width), 1 in craters."""
-    _, height, width = instances.shape
-    if annotation == "filled":
-        return np.asarray(instances.any(axis=0), np.uint8)
-    mask = np.zeros((height, width), np.uint8)
+    mask, width = np.zeros(instances.shape[1:], np.uint8), RIM_WIDTHS[annotation]
     for instance in instances:
-        mask |= rim(instance, RIM_WIDTHS[annotation])
+        mask |= rim(instance, width) if width else instance
     return mask
 
 
@@ -152,37 +148,28 @@ def rim(instance: Mask, width: int) -> Mask:
 
 def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     """Number craters from 1 in a uint16 image, smaller ones on top of larger."""
-    _, height, width = instances.shape
-    labels = np.zeros((height, width), np.uint16)
+    labels = np.zeros(instances.shape[1:], np.uint16)
     order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
     for number, index in enumerate(order, start=1):
         labels[instances[index] > 0] = number
     return labels
 
 
-def retire_masks(folder: Path, names: Iterable[str]) -> None:
+def retire_masks(folder: Path, names: Set[str]) -> None:
     """Set the masks' modification times to now, from when :func:`sweep_masks` counts.
 
     Args:
         folder: contains a folder for each annotation.
         names: the masks' names in each of these folders.
     """
-    places = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    for name in names:
-        for place in places:
-            with suppress(FileNotFoundError):
-                os.utime(place / name)
+    for path in folder.glob("*/*"):
+        if path.name in names:
+            os.utime(path)
 
 
-def sweep_masks(folder: Path, named: Set[str]) -> int:
-    """Remove masks that are unused and older than ``KEPT_SECONDS``.
-
-    Returns:
-        How many were removed.
-    """
-    oldest, count = time.time() - KEPT_SECONDS, 0
+def sweep_masks(folder: Path, named: Set[str]) -> None:
+    """Remove masks that are unused and older than ``KEPT_SECONDS``."""
+    oldest = time.time() - KEPT_SECONDS
     for path in folder.glob("*/*"):
         if path.name not in named and path.stat().st_mtime < oldest:
             path.unlink()
-            count += 1
-    return count

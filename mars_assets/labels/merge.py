@@ -9,7 +9,7 @@ from mars_assets.labels.formats.image import SPLITS
 from mars_assets.storage.hashing import fingerprint
 
 
-def _merge(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+def merge_projects(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
     """Merge rows to one per image, and describe the conflicts.
 
     Projects may complement each other (one classifies, another outlines) or agree, but must not contradict.

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from tenacity import Retrying, wait_exponential
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.progress import SILENT, Progress
-from mars_assets.retries import AttemptError, State, attempts, error_of, retry_after
+from mars_assets.retries import AttemptError, State, attempts, concealing_errors, error_of, retry_after
 from mars_assets.storage.files import atomic_path
 
 API = "https://api.roboflow.com"
@@ -34,37 +34,27 @@ FORMATS = {
     "multi-label": "multiclass",
 }
 """Formats that the inbox accepts, and Roboflow's names for them."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
 _CHUNK = 1 << 20
-_A_DAY = 86400
 
 
-@dataclass(frozen=True)
-class Project:
-    """A Roboflow project.
+class Project(str):
+    """A Roboflow project: ``WORKSPACE/NAME`` as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
 
-    Args:
-        workspace, name: as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
+    Raises:
+        MarsError: the text has another form.
     """
 
-    workspace: str
-    name: str
-
-    @classmethod
-    def named(cls, text: str) -> Project:
-        """Parse ``WORKSPACE/NAME``.
-
-        Raises:
-            MarsError: the text has another form.
-        """
-        workspace, _, name = text.strip().partition("/")
-        if not (_NAME.fullmatch(workspace) and _NAME.fullmatch(name)):
+    def __new__(cls, text: str) -> Project:
+        if not _PROJECT.fullmatch(text.strip()):
             raise MarsError(f"{text!r} names no Roboflow project: give WORKSPACE/PROJECT, as in its address")
-        return cls(workspace, name)
+        return super().__new__(cls, text.strip())
 
-    def __str__(self) -> str:
-        return f"{self.workspace}/{self.name}"
+    @property
+    def name(self) -> str:
+        """The project's name in its workspace."""
+        return self.partition("/")[2]
 
 
 def known_format(name: str) -> str:
@@ -107,7 +97,7 @@ class Roboflow:
                 unknown form.
         """
         with _cleared_of(self.key):
-            status, answer = self._asked(f"{project.workspace}/{project.name}", str(project))
+            status, answer = self._asked(project, project)
         found = answer.get("versions")
         if status != 200 or not isinstance(found, list):
             raise MarsError(f"Roboflow lists no versions of {project}: its answer has an unknown form")
@@ -135,20 +125,22 @@ class Roboflow:
         target = inbox / f"{project.name}.v{version}.{format_name}.zip"
         if target.exists():
             return target
-        _sweep(target)
         what = f"version {version} of {project}"
 
         def download() -> None:
             # Links expire, so each attempt asks for a new one.
             link = self._link(project, version, format_name, what, progress)
-            self._download(link, target, what, progress)
+            concealing_errors(
+                lambda: self._download(link, target, what, progress),
+                lambda error: AttemptError(f"the connection broke ({type(error).__name__})"),
+            )
 
         def say(attempt: State) -> None:
             progress.say(f"{what}: {error_of(attempt)}; attempt {attempt.attempt_number} of {self.attempts}")
 
         with _cleared_of(self.key):
             try:
-                self._attempts(say)(download)
+                self._attempts(after=say)(download)
             except AttemptError as problem:
                 raise DamagedFileError(
                     f"{what} could not be downloaded ({problem}), and nothing was put into the inbox: try again later"
@@ -157,15 +149,14 @@ class Roboflow:
 
     def _link(self, project: Project, version: int, format_name: str, what: str, progress: Progress) -> str:
         """Wait until the export has been generated and return its download link."""
-        path = f"{project.workspace}/{project.name}/{version}/{FORMATS[format_name]}"
+        path = f"{project}/{version}/{FORMATS[format_name]}"
         until = time.monotonic() + self.patience
         while True:
             status, answer = self._asked(path, what)
             export = answer.get("export")
             link = export.get("link") if isinstance(export, dict) else None
             if status == 200 and isinstance(link, str):
-                secure = urlsplit(self.base_url).scheme
-                if urlsplit(link).scheme not in {"https", secure}:
+                if urlsplit(link).scheme not in {"https", urlsplit(self.base_url).scheme}:
                     raise MarsError(f"Roboflow's link to {what} is not encrypted: download it from the website")
                 return link
             done = answer.get("progress")
@@ -192,14 +183,10 @@ class Roboflow:
 
     def _ask(self, path: str, what: str) -> tuple[int, dict[str, Any]]:
         """Make one attempt at a request."""
-        try:
-            answer = requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts)
-        except requests.RequestException as error:
-            broken = type(error).__name__
-        else:
-            broken = ""
-        if broken:  # raised outside the except clause, as the error, which quotes the URL, must not become its context
-            raise AttemptError(f"cannot be reached ({broken})")
+        answer = concealing_errors(
+            lambda: requests.get(f"{self.base_url}/{path}", params={"api_key": self.key}, timeout=self.timeouts),
+            lambda error: AttemptError(f"cannot be reached ({type(error).__name__})"),
+        )
         if answer.status_code == 429:
             after = min(retry_after(answer.headers.get("Retry-After")), _LONGEST_WAIT)
             raise AttemptError("takes no more requests for now", after)
@@ -213,38 +200,24 @@ class Roboflow:
         Raises:
             AttemptError: nothing or an incomplete file was received.
         """
-        broken = ""
-        try:
-            with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:
-                if answer.status_code != 200:
-                    raise AttemptError(f"the link has expired or fails (status {answer.status_code})")
-                length = int(answer.headers.get("Content-Length") or 0)
-                counter = progress.counter(f"downloading {what}", length // 1_000_000 or None, "MB")
-                received = 0
-                with temporary.open("wb") as file:
-                    for chunk in answer.iter_content(_CHUNK):
-                        file.write(chunk)
-                        counter.advance((received + len(chunk)) // 1_000_000 - received // 1_000_000)
-                        received += len(chunk)
-                if length and received != length:
-                    raise AttemptError(f"received {received} of {length} bytes")
-                if not zipfile.is_zipfile(temporary):
-                    raise AttemptError("received an incomplete zip")
-                counter.close()
-        except requests.RequestException as error:
-            broken = type(error).__name__
-        if broken:
-            raise AttemptError(f"the connection broke ({broken})")
+        with requests.get(link, timeout=self.timeouts, stream=True) as answer, atomic_path(target) as temporary:
+            if answer.status_code != 200:
+                raise AttemptError(f"the link has expired or fails (status {answer.status_code})")
+            length = int(answer.headers.get("Content-Length") or 0)
+            counter = progress.counter(f"downloading {what}", length // 1_000_000 or None, "MB")
+            received = 0
+            with temporary.open("wb") as file:
+                for chunk in answer.iter_content(_CHUNK):
+                    received += file.write(chunk)
+                    counter.advance(received // 1_000_000 - counter.done)
+            if length and received != length:
+                raise AttemptError(f"received {received} of {length} bytes")
+            if not zipfile.is_zipfile(temporary):
+                raise AttemptError("received an incomplete zip")
+            counter.close()
 
-    def _attempts(self, failed: Callable[[State], None] = lambda _: None) -> Retrying:
-        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), failed)
-
-
-def _sweep(target: Path) -> None:
-    """Remove leftovers of killed downloads that are older than a day."""
-    for left in target.parent.glob(f".{target.stem}.*{target.suffix}"):
-        if time.time() - left.stat().st_mtime > _A_DAY:
-            left.unlink(missing_ok=True)
+    def _attempts(self, **callbacks: Any) -> Retrying:
+        return attempts(self.attempts, wait_exponential(self.wait, _LONGEST_WAIT), **callbacks)
 
 
 def _content(answer: requests.Response, what: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,27 @@ def whole_groups(table: pd.DataFrame) -> pd.Series:
             if not now[split] and movable:
                 chosen[max(movable, key=lambda group: (movable[group], group))] = split
     return table["group"].map(chosen)
+
+
+def divided_groups(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the groups that were exported in several splits.
+
+    Args:
+        table: ``group, exported_split, split`` of each image.
+
+    Returns:
+        For each group its name, number of images, exported splits, and the split that it was assigned to.
+    """
+    return [
+        {
+            "group": group,
+            "images": len(rows),
+            "exported": ", ".join(sorted(set(rows["exported_split"]))),
+            "now": rows["split"].iloc[0],
+        }
+        for group, rows in table.groupby("group")
+        if rows["exported_split"].nunique() > 1
+    ]
 
 
 def _drawn(group: str, shares: npt.NDArray[np.float64]) -> str:

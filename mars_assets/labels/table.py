@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from mars_assets.labels.masks import ANNOTATIONS
+from mars_assets.labels.masks import MASK_KINDS
 from mars_assets.lake import Lake
 from mars_assets.storage.files import read_provenance, read_table
 from mars_assets.storage.schema import read_checked
@@ -23,7 +23,7 @@ ASSET = "labelled_crops"
 
 def files_of(lake: Lake, rows: pd.DataFrame) -> list[Path]:
     """List the files that the table consists of: itself, images and masks."""
-    masks = [lake.masks / kind / name for name in _mask_names(rows) for kind in (*ANNOTATIONS, "instances")]
+    masks = [lake.masks / kind / name for name in mask_names(rows) for kind in MASK_KINDS]
     return [lake.labelled_crops, *(lake.inside(file) for file in rows["file"]), *masks]
 
 
@@ -58,17 +58,18 @@ def mask_path(lake: Lake, annotation: str, row: Any) -> Path:
 
     Args:
         lake: the lake.
-        annotation: one of ``ANNOTATIONS``, or ``instances`` (crater numbers, uint16).
+        annotation: one of ``MASK_KINDS``; ``instances`` are crater numbers, uint16.
         row: the table's row of an outlined image: ``image_id`` and ``outlines_sha``.
     """
-    return lake.masks / annotation / _mask_name(row.image_id, row.outlines_sha)
+    return lake.masks / annotation / mask_name(row.image_id, row.outlines_sha)
 
 
-def _mask_name(image_id: str, outlines_sha: Any) -> str:
+def mask_name(image_id: str, outlines_sha: Any) -> str:
+    """Name an image's masks; earlier versions named them by the image alone."""
     return f"{image_id}-{outlines_sha[:8]}.png" if isinstance(outlines_sha, str) else f"{image_id}.png"
 
 
-def _mask_names(rows: pd.DataFrame) -> set[str]:
+def mask_names(rows: pd.DataFrame) -> set[str]:
     """List the names of a table's masks, which are the same for each annotation."""
     outlined = rows[rows["n_craters"].notna()]
-    return {_mask_name(*names) for names in zip(outlined["image_id"], outlined["outlines_sha"], strict=True)}
+    return {mask_name(*names) for names in zip(outlined["image_id"], outlined["outlines_sha"], strict=True)}

@@ -39,24 +39,21 @@ class ExportArchive:
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
         self._archive = archive
-        self._sizes: dict[str, int] = {}
         self._accounted: set[str] = set()
         entries = archive.infolist()
         if len(entries) > MAX_ENTRIES:
             raise DamagedFileError(
                 f"{path.name} has {len(entries)} entries, more than the limit of {MAX_ENTRIES}: split the project"
             )
-        total = 0
-        self._entries: dict[str, str] = {}
+        self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
             if entry.is_dir():
                 continue
             self._refuse_hostile(entry)
-            if entry.filename in self._sizes:
+            if entry.filename in self._entries:
                 raise DamagedFileError(f"{path.name} has the entry {entry.filename!r} twice: export it again")
-            self._sizes[entry.filename] = entry.file_size
-            self._entries[entry.filename] = entry.filename
-            total += entry.file_size
+            self._entries[entry.filename] = entry
+        total = sum(entry.file_size for entry in self._entries.values())
         if total > MAX_TOTAL_BYTES:
             raise DamagedFileError(
                 f"{path.name} unpacks to {total / 2**30:.1f} GiB, more than the limit of {MAX_TOTAL_BYTES >> 30} GiB: "
@@ -94,7 +91,7 @@ class ExportArchive:
         Args:
             entries: maps new names to names in the zip.
         """
-        self._entries = dict(entries)
+        self._entries = {new: self._entries[name] for new, name in entries.items()}
 
     def account_for(self, *names: str) -> None:
         """Mark files as known although they are not read."""
@@ -118,12 +115,12 @@ class ExportArchive:
         self._accounted.add(name)
         try:
             with self._archive.open(entry) as file:
-                content = file.read(self._sizes[entry] + 1)
+                content = file.read(entry.file_size + 1)
         except _DAMAGE as error:
             raise DamagedFileError(
                 f"{self.path.name}: the entry {name!r} is damaged ({error}): copy the zip again"
             ) from error
-        if len(content) != self._sizes[entry]:
+        if len(content) != entry.file_size:
             raise DamagedFileError(
                 f"{self.path.name}: the size of the entry {name!r} differs from the stated one: copy the zip again"
             )

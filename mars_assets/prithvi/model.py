@@ -140,7 +140,7 @@ class PatchEmbed(nn.Module):
 class TransformerBlock(Block):
     """timm's transformer block: tokens (B, N, D) -> (B, N, D)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # without timm's masks of attention
         """Attend and transform, each on normalised tokens and added to them."""
         # On a CPU in bf16, the gradient of torch's fused attention takes four times as long as that of its steps in
         # turn, unless the tokens are many: benchmarks/prithvi.py measures a training step.

@@ -38,7 +38,7 @@ class RoboflowResource(dg.ConfigurableResource[Any]):
         """
         named = self.projects or os.environ.get("ROBOFLOW_PROJECTS", "").split(",")
         entries = [name.partition("=") for name in named if name.strip()]
-        projects = [(Project.named(name), known_format(form.strip() or self.format)) for name, _, form in entries]
+        projects = [(Project(name), known_format(form.strip() or self.format)) for name, _, form in entries]
         names = [project_slug(project.name) for project, _ in projects]
         if twice := {name for name in names if names.count(name) > 1}:
             raise MarsError(

@@ -81,7 +81,7 @@ def _row(spec: SceneSpec, longitude: float) -> dict[str, Any]:
     corners = [(north, west), (north, east), (south, east), (south, west)]
     return {
         "VOLUME_ID": "SYNTHETIC",
-        "FILE_NAME_SPECIFICATION": product_files(observation, "COLOR").image,
+        "FILE_NAME_SPECIFICATION": product_files(spec.observation, "COLOR").image,
         "INSTRUMENT_HOST_ID": "MRO",
         "INSTRUMENT_ID": "HIRISE",
         "OBSERVATION_ID": spec.observation,

@@ -560,7 +560,7 @@ def test_killed_between_naming_and_ledger(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(download, "_enter", killed)
+        patch.setattr(download._Transfer, "_entered", killed)
         with pytest.raises(KeyboardInterrupt):
             fetch_product(archive, FILES, tmp_path / "obs")
     assert not (tmp_path / "obs" / LEDGER).exists()

@@ -80,8 +80,7 @@ def test_readme_notes_warn(write_zip, coco_entries) -> None:
         "README.roboflow.txt": "Pre-processing:\n* Auto-orientation\n* Resize to 640x640 (Stretch)\n"
     }
     export = read_export(write_zip("c.zip", entries))
-    assert export.notes == ("Auto-orientation", "Resize to 640x640 (Stretch)")
-    assert ["Resize to 640x640" in warning for warning in export.warnings] == [True]
+    assert export.warnings == ("Roboflow altered the exported images: Resize to 640x640 (Stretch)",)
 
 
 def changed(entries: dict, **changes: object) -> dict:

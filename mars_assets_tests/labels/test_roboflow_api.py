@@ -21,7 +21,7 @@ from mars_assets.labels.roboflow_api import Project, Roboflow
 from mars_assets.progress import Progress
 
 KEY = "rf_SECRET_KEY_1234"
-PROJECT = Project("mars", "craters")
+PROJECT = Project("mars/craters")
 
 
 def _zip() -> bytes:
@@ -218,7 +218,7 @@ def test_a_link_without_encryption_is_not_followed(server: Server, api: Roboflow
 @pytest.mark.parametrize("text", ["craters", "a/b/c", "../x", "a/..", "", "a/b?api_key=x"])
 def test_names_that_are_no_project(text: str) -> None:
     with pytest.raises(MarsError, match="names no Roboflow project"):
-        Project.named(text)
+        Project(text)
 
 
 def test_an_unknown_format_is_refused(api: Roboflow, tmp_path: Path) -> None:

@@ -41,15 +41,14 @@ def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
     """
     require_labels(archive, COCO_FILE)
     for split in SPLITS:
-        folder = f"{split}/"
-        if folder + COCO_FILE in archive:
-            yield from _read_coco_split(archive, split, folder, warnings)
+        if f"{split}/{COCO_FILE}" in archive:
+            yield from _read_coco_split(archive, split, warnings)
 
 
-def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings: list[str]) -> Iterator[ExportedImage]:
-    where = f"{archive.path.name}: {folder}{COCO_FILE}"
+def _read_coco_split(archive: ExportArchive, split: Split, warnings: list[str]) -> Iterator[ExportedImage]:
+    where = f"{archive.path.name}: {split}/{COCO_FILE}"
     try:
-        content = json.loads(archive.text(folder + COCO_FILE))
+        content = json.loads(archive.text(f"{split}/{COCO_FILE}"))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
     images, annotations, categories = _coco_lists(content, where)
@@ -70,25 +69,29 @@ def _read_coco_split(archive: ExportArchive, split: Split, folder: str, warnings
         elif class_of(name) != "crater":
             ignored[name] = ignored.get(name, 0) + 1
         else:
-            outline = _outline(annotation.get("segmentation"), identity, problems)
-            if outline is not None:
-                outlines.setdefault(annotation["image_id"], []).append(outline)
+            try:
+                outlines.setdefault(annotation["image_id"], []).append(_outline(annotation.get("segmentation")))
+            except ValueError as error:
+                problems.append(f"{identity} {error}")
     if ignored:
         warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
 
     seen: set[Any] = set()
-    rows = []
     for image in images:
-        entry, size = _coco_image(archive, image, folder, problems)
+        name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+        if not isinstance(name, str) or f"{split}/{name}" not in archive:
+            problems.append(f"the image {name!r} is not in the archive")
+        elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
+            problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         if image.get("id") in seen:
             problems.append(f"image id {image.get('id')} occurs twice")
         seen.add(image.get("id"))
-        if entry is not None:
-            rows.append((entry, size, tuple(outlines.get(image.get("id"), ()))))
     if problems:
         raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
-    for entry, size, shapes in rows:
-        yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), outlines=shapes, size=size)
+    for image in images:
+        entry, shapes = f"{split}/{image['file_name']}", tuple(outlines.get(image.get("id"), ()))
+        size = image["height"], image["width"]
+        yield ExportedImage(entry, split, original_name(entry), outlines=shapes, size=size)
 
 
 def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
@@ -101,40 +104,24 @@ def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
     return tuple(lists)
 
 
-def _coco_image(
-    archive: ExportArchive, image: dict[str, Any], folder: str, problems: list[str]
-) -> tuple[str | None, tuple[int, int]]:
-    name, height, width = image.get("file_name"), image.get("height"), image.get("width")
-    if not isinstance(name, str) or folder + name not in archive:
-        problems.append(f"the image {name!r} is not in the archive")
-        return None, (0, 0)
-    if not (isinstance(height, int) and isinstance(width, int) and 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
-        problems.append(f"the image {name!r} has the impossible size {width} x {height}")
-        return None, (0, 0)
-    return folder + name, (height, width)
-
-
-def _outline(segmentation: Any, identity: str, problems: list[str]) -> Outline | None:
-    """Read an annotation's shape; if it has none, note the problem and return None.
+def _outline(segmentation: Any) -> Outline:
+    """Read an annotation's shape.
 
     Coordinates may lie outside the image; they are clipped later.
+
+    Raises:
+        ValueError: the annotation has no usable shape; the message says what it has.
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
         if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):
             return {"rle": {"size": size, "counts": counts}}
-        problems.append(f"{identity} has a run-length mask without size or counts")
-        return None
+        raise ValueError("has a run-length mask without size or counts")
     if not isinstance(segmentation, list) or not segmentation:
-        problems.append(f"{identity} has no outline")
-        return None
-    rings = []
+        raise ValueError("has no outline")
     for ring in segmentation:
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
-            problems.append(f"{identity} has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
-            return None
+            raise ValueError(f"has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
         if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
-            problems.append(f"{identity} has coordinates that are not numbers or are far outside any image")
-            return None
-        rings.append([float(value) for value in ring])
-    return {"polygons": rings}
+            raise ValueError("has coordinates that are not numbers or are far outside any image")
+    return {"polygons": [[float(value) for value in ring] for ring in segmentation]}

@@ -30,7 +30,7 @@ def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[Export
             unknown[name.parts[1]] = unknown.get(name.parts[1], 0) + 1
             archive.account_for(entry)
             continue
-        yield ExportedImage(entry, split, original_name(name.name), label=label)
+        yield ExportedImage(entry, split, original_name(entry), label=label)
     if unknown:
         warnings.append(f"images of classes other than crater and no crater were left out: {unknown}")
 

@@ -20,8 +20,8 @@ from mars_assets.labels.formats.image import (
     EXPORT_AGAIN,
     SPLITS,
     ExportedImage,
-    Label,
     Outline,
+    Split,
     class_of,
     is_image,
     listed,
@@ -57,20 +57,14 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
         DamagedFileError: no column is a known class, values are not 0 and 1, or images are missing or named twice.
     """
     require_labels(archive, CLASSES_FILE)
-    for split in SPLITS:
+    for split, header, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/{CLASSES_FILE}"
-        header, rows = _table(archive, split)
-        if header is None:
-            continue
-        columns: dict[Label, int] = {}
-        for number, name in enumerate(header[1:], start=1):
-            label = class_of(name)
-            if label in columns:
-                raise DamagedFileError(
-                    f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
-                )
-            if label is not None:
-                columns[label] = number
+        known = [(label, number) for number, name in enumerate(header[1:], start=1) if (label := class_of(name))]
+        columns = dict(known)
+        if len(columns) < len(known):
+            raise DamagedFileError(
+                f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
+            )
         if "crater" not in columns:
             raise DamagedFileError(
                 f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
@@ -86,24 +80,19 @@ def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[Exp
             elif len(values) != len(columns) or not set(values) <= {"0", "1"}:
                 problems.append(f"the image {row[0]!r} has {', '.join(row[1:])} where 0 and 1 are expected")
             else:
-                label = _chosen(dict(zip(columns, values, strict=True)))
-                if label is None:
+                chosen = [label for label, value in zip(columns, values, strict=True) if value == "1"]
+                if len(columns) == 1 and not chosen:
+                    chosen = ["no_crater"]
+                if len(chosen) == 1:
+                    yield ExportedImage(entry, split, original_name(entry), label=chosen[0])
+                else:
                     unclear += 1
                     archive.account_for(entry)
-                else:
-                    yield ExportedImage(entry, split, original_name(PurePosixPath(entry).name), label=label)
             seen.add(entry)
         if problems:
             raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
         if unclear:
             warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
-
-
-def _chosen(values: dict[Label, str]) -> Label | None:
-    crater = values["crater"] == "1"
-    if "no_crater" in values and (values["no_crater"] == "1") == crater:
-        return None
-    return "crater" if crater else "no_crater"
 
 
 def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
@@ -117,12 +106,9 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
 
     require_labels(archive, CLASSES_FILE)
     touching = False
-    for split in SPLITS:
+    for split, _, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/"
-        header, rows = _table(archive, split)
-        if header is None:
-            continue
-        values = {_value(text, where): name for text, name in (row[:2] for row in rows if len(row) > 1)}
+        values = {_value(row[0], where): row[1] for row in rows if len(row) > 1}
         craters = [value for value, name in values.items() if class_of(name) == "crater"]
         if not craters:
             raise DamagedFileError(
@@ -151,7 +137,7 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
                 _run_lengths(numbers[box] == number, box, size)
                 for number, box in enumerate(ndimage.find_objects(numbers), start=1)
             )
-            yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
+            yield ExportedImage(entry, split, original_name(entry), outlines=outlines, size=size)
         if bare:
             warnings.append(f"{split}: {bare} images without a mask were left out")
     if touching:
@@ -159,25 +145,21 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
 
 
 def _first_column(archive: ExportArchive) -> str | None:
+    return next((header[0].lower() for _, header, _ in _tables(archive) if header), None)
+
+
+def _tables(archive: ExportArchive) -> Iterator[tuple[Split, list[str], list[list[str]]]]:
+    """Read the class files: split, header and rows of each."""
     for split in SPLITS:
-        header, _ = _table(archive, split)
-        if header:
-            return header[0].lower()
-    return None
-
-
-def _table(archive: ExportArchive, split: str) -> tuple[list[str] | None, list[list[str]]]:
-    """Read header and rows of a split's class file; (None, []) if it has none."""
-    entry = f"{split}/{CLASSES_FILE}"
-    if entry not in archive:
-        return None, []
-    try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
-    except csv.Error as error:
-        raise DamagedFileError(
-            f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
-        ) from error
-    return (rows[0], rows[1:]) if rows else ([], [])
+        entry = f"{split}/{CLASSES_FILE}"
+        if entry in archive:
+            try:
+                rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
+            except csv.Error as error:
+                raise DamagedFileError(
+                    f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
+                ) from error
+            yield split, rows[0] if rows else [], rows[1:]
 
 
 def _value(text: str, where: str) -> int:

@@ -59,7 +59,7 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
             continue
         size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
         outlines = _outlines(archive, labels, names, size, ignored)
-        yield ExportedImage(entry, split, original_name(name.name), outlines=outlines, size=size)
+        yield ExportedImage(entry, split, original_name(entry), outlines=outlines, size=size)
     if ignored:
         warnings.append(f"annotations of classes other than crater were left out: {ignored}")
     if bare:
