@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,15 @@ def classifier(work: Path) -> Any:
 
 
 def our_step(work: Path) -> None:
-    from mars_assets.classification.data import Chips
+    from mars_assets.classification.data import load_chip
     from mars_assets.classification.train import FineTuning
     from mars_assets.training.loop import Loop
+    from mars_assets.training.memory import InMemory
 
     model, recipe = classifier(work), paper()
     images = pd.read_parquet(work / "images.parquet")
-    paths = [Path(chip) for chip in images["chip"]]
-    chips = Chips(paths, model.config, 224, 2.0, recipe.normalize)
+    read = partial(load_chip, config=model.config, image_size=224, by=recipe.normalize)
+    chips = InMemory(read, [Path(chip) for chip in images["chip"]])
     loop = Loop(FineTuning(recipe, compute(THREADS), chips, images), model)
     report(lambda: loop.train_steps(1), 7)
 

@@ -70,9 +70,8 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
     smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
     with TemporaryDirectory() as temporary:
         masks = options.masks or Path(temporary)
-        table, problems = outline_pictures(
-            model, options.folder, masks, compute, smallest_px=smallest, progress=progress
-        )
+        table, problems = outline_pictures(model, options.folder, masks, compute, progress)
+    table = table[table["diameter_px"] >= smallest]
     if options.out.suffix == ".parquet":
         write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
     else:

@@ -1,7 +1,6 @@
 """Assets of group evaluation: reconstruction, and scores of the models."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from pydantic import Field
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.foundation import prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.metadata import kept, mendable, picture, progress_of, reported, table, where
+from mars_assets.assets.metadata import cached_metadata, mendable, picture, progress_of, reported, table, where
 from mars_assets.assets.tensors import imputed_assets
 from mars_assets.bands import IMPUTATION_METHODS, SPECTRAL
 from mars_assets.code_versions import EVALUATION, RECONSTRUCTION, code_version
@@ -149,7 +148,7 @@ def evaluation_asset(task: Task) -> dg.AssetsDefinition:
                 asked_for=(compute.device, compute.precision),
                 progress=progress_of(context),
             )
-            shown = kept(here, task.evaluation, found.key, lambda: _described(here, task, found))
+            shown = cached_metadata(here, task.evaluation, found.key, lambda: _described(here, task, found))
         return dg.MaterializeResult(
             metadata={**shown, "computed in this run": found.computed}, data_version=dg.DataVersion(found.key[:16])
         )
@@ -178,14 +177,9 @@ def _described(lake: Lake, task: Task, found: CurrentEvaluation) -> dict[str, An
         "label version": found.label_version,
         "dagster/row_count": len(history),
         "file": where(lake.metrics(task.evaluation)),
-        **_numbers(last, names),
+        # The UI plots numbers over time.
+        **{name: last[name] for name in names if isinstance(last.get(name), float) and math.isfinite(last[name])},
     }
-
-
-def _numbers(row: Mapping[str, Any], names: list[str]) -> dict[str, float]:
-    """Select the defined scores, which the UI plots over time."""
-    values = {name: row.get(name) for name in names}
-    return {name: value for name, value in values.items() if isinstance(value, float) and math.isfinite(value)}
 
 
 evaluation_assets = [evaluation_asset(task) for task in TASKS]

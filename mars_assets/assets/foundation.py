@@ -23,6 +23,7 @@ from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.files import read_json, read_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.training.run_folder import TrainingJob
 
 GROUP = "foundation"
 
@@ -139,7 +140,7 @@ def mars_weights(
         progress.say(f"version {version} exists" if found else f"pretraining version {version}")
         folder.mkdir(parents=True, exist_ok=True)
         provenance = {"weights": variant, "weights_sha256": sha256, "software": software()}
-        report = pretrain(recipe, images, weights, folder, chosen, provenance, progress)
+        report = pretrain(TrainingJob(recipe, images, weights, folder, chosen, provenance, progress))
         make_current(here, "mars_weights", version, report["last"])
         history = read_table(folder / HISTORY, "mars_weights")
         pictures = reconstructions_figure(images, {"before": weights, "after": folder / MARS_WEIGHTS}, recipe, chosen)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
-from mars_assets.assets.metadata import columns, kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import cached_metadata, columns, mendable, picture, progress_of, table, where
 from mars_assets.code_versions import LABELS
 from mars_assets.labels.build import LabelReport, update_labelled_crops
 from mars_assets.labels.exports import export_identity, label_version
@@ -82,7 +82,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
         # The label version would not do: the same labels with other pixels are another table.
         version = fingerprint(rows[_DECIDES].sort_values("image_id").to_dict("list"))
         shown = fingerprint(version, asdict(replace(report, new=0, changed=0, removed=0)))
-        metadata = kept(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
+        metadata = cached_metadata(here, "labelled_crops", shown, lambda: _describe(here, rows, report))
     schema = columns(columns_of(LabelledCrops), rows)
     changes = {"new": report.new, "changed": report.changed, "removed": report.removed}
     return dg.MaterializeResult(

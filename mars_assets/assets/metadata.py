@@ -1,6 +1,6 @@
 """Error handling, progress and metadata shared by all assets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +69,7 @@ def picture(image: Any, alt: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{alt}]({thumbnail_data_uri(image)})")
 
 
-def kept(
-    lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]], files: Sequence[Path] = ()
-) -> dict[str, Any]:
+def cached_metadata(lake: "Lake", asset: str, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return an asset's cached metadata, drawing it only if its content changed.
 
     Args:
@@ -79,7 +77,6 @@ def kept(
         asset: the asset's name.
         key: a fingerprint of everything that the metadata shows.
         make: draws the metadata: Markdown, paths, texts and numbers.
-        files: what ``make`` writes; if one is missing, ``make`` is called again.
     """
     path = lake.shown(asset)
 
@@ -88,8 +85,6 @@ def kept(
         path.unlink(missing_ok=True)
         return {name: _storable(value) for name, value in make().items()}
 
-    if not all(file.exists() for file in files):
-        path.unlink(missing_ok=True)
     with Cache(path, DISPLAY, progress=Progress(dg.get_dagster_logger().warning)) as cache:
         return {name: _restored(value) for name, value in cache.get([key], describe).items()}
 

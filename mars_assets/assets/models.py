@@ -9,11 +9,11 @@ from pydantic import Field, create_model
 
 from mars_assets.assets.foundation import mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import cached_metadata, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.datasets import STAGE
 from mars_assets.models.task import Task
-from mars_assets.models.train import recipe_in_use, train_version
+from mars_assets.models.train import VersionJob, recipe_in_use, train_version
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.hashing import fingerprint
@@ -48,7 +48,7 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         with mendable():
             here, recipe = lake.open(), recipe_from(config, task.recipe)
-            trained = train_version(
+            job = VersionJob(
                 here,
                 task,
                 recipe_in_use(here, task, recipe) if config.retrain else recipe,
@@ -57,8 +57,9 @@ def model_asset(task: Task) -> dg.AssetsDefinition:
                 unless_worse=config.retrain,
                 progress=progress_of(context),
             )
+            trained = train_version(job)
             about, best = trained.model.config, trained.best
-            shown = kept(
+            shown = cached_metadata(
                 here,
                 task.model,
                 fingerprint(trained.model.version, about["report"]),

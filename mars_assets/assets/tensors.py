@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.labels import labelled_crops
-from mars_assets.assets.metadata import kept, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import cached_metadata, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE
 from mars_assets.bands import (
     EVALUATED,
@@ -86,7 +86,7 @@ def reflectance(
         metadata = _describe(here, "reflectance", result)
         metadata["calibrated chips"] = len(calibrated.manifest)
         if len(calibrated.manifest):
-            metadata |= kept(
+            metadata |= cached_metadata(
                 here,
                 CALIBRATED,
                 _content(calibrated),
@@ -190,7 +190,7 @@ def _shown(lake: Lake, result: StageResult) -> list[Path]:
 def _describe(lake: Lake, stage: str, result: StageResult) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     if len(result.manifest):
-        shown = kept(
+        shown = cached_metadata(
             lake,
             stage,
             _content(result),

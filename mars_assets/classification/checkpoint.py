@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, ClsRecipe, recipe_of
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.lake import CONFIG, NETWORK, WEIGHTS
+from mars_assets.lake import CONFIG, NETWORK, SEGMENTER, WEIGHTS
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
-from mars_assets.segmentation.checkpoint import model_sha256 as sha256_of_segmenter
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.mmseg_config import refuse_sizes
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
@@ -74,7 +73,7 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
         raise MarsError(
             f"normalize is {recipe.normalize!r}, but seg_model was trained with {outlining.normalize!r}: set it to that"
         )
-    return config, sha256_of_segmenter(folder)
+    return config, sha256_file(folder / SEGMENTER)
 
 
 def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
@@ -165,13 +164,3 @@ def is_head_alone(folder: Path) -> bool:
         raise DamagedFileError(
             f"{folder / WEIGHTS} cannot be read ({error}): delete its folder and materialize its asset again"
         ) from error
-
-
-def model_sha256(folder: Path) -> str:
-    """Compute the sha256 of a finished classifier's weights.
-
-    Raises:
-        MissingInputError: the folder holds no finished classifier.
-    """
-    require_finished(folder, "cls_model")
-    return sha256_file(folder / WEIGHTS)

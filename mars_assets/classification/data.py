@@ -24,6 +24,7 @@ from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.storage.geotiff import chip_size
 from mars_assets.tensors.geotiff import read_bands
 from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
+from mars_assets.training.memory import InMemory
 
 Normalization = Literal["statistics", "image"]
 SCALE = 1.25
@@ -61,18 +62,17 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     return F.interpolate(chip[None], size=size, mode="bilinear", antialias=True)[0]
 
 
-def median_side(paths: Sequence[Path], most: int = 200) -> float | None:
-    """The median side of images in pixels, of one that is not square the root of its area.
+def median_side(paths: Sequence[Path]) -> float | None:
+    """Compute the median side of images in pixels; that of an image that is not square is the root of its area.
 
     Args:
-        paths: their files; of those that cannot be read nothing is said.
-        most: of how many headers are read, evenly spaced.
+        paths: their files, of which up to 200, evenly spaced, are opened. Those that cannot be read do not count.
 
     Returns:
-        None where there are none.
+        None if there are none.
     """
     sides = []
-    for place in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)):
+    for place in np.unique(np.linspace(0, len(paths) - 1, min(200, len(paths))).astype(int)):
         try:
             height, width = _size_of(paths[place], paths[place].stat().st_mtime_ns)
         except (DamagedFileError, OSError):
@@ -87,47 +87,7 @@ def _size_of(path: Path, _changed: int) -> tuple[int, int]:
     return image_size(path, "repair it") if path.suffix.lower() in SUFFIXES else chip_size(path)
 
 
-class Chips:
-    """Chips by position, kept in memory once read for as long as there is room.
-
-    Args:
-        paths: their files.
-        config: of the weights: bands and statistics.
-        image_size: side of the tensors.
-        memory_gb: how much may be kept; what is beyond it is read anew each time.
-        by: see :func:`load_chip`.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        config: PrithviConfig,
-        image_size: int,
-        memory_gb: float,
-        by: Normalization = "statistics",
-    ) -> None:
-        self._paths = paths
-        self._config = config
-        self._image_size = image_size
-        self._by: Normalization = by
-        self._room = int(memory_gb * 1e9)
-        self._kept: dict[int, Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """float32 (C, image_size, image_size)."""
-        if index in self._kept:
-            return self._kept[index]
-        chip = load_chip(self._paths[index], self._config, self._image_size, self._by)
-        if chip.nbytes <= self._room:
-            self._room -= chip.nbytes
-            self._kept[index] = chip
-        return chip
-
-
-Inputs = Chips | Tensor
+Inputs = InMemory[Tensor] | Tensor
 """What is classified, by an image's position: chips, or the features of a frozen encoder."""
 
 

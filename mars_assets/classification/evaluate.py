@@ -15,20 +15,9 @@ from mars_assets.classification.recipe import CLASSES
 from mars_assets.craters.geometry import craters_of_labels
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.evaluation.statistics import Floats, estimates, once, ratio, undefined
 from mars_assets.images import read_label_image
 
-METRICS = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auroc",
-    "average_precision",
-    "ece",
-    "loss",
-)
 BINS = 15
 """Number of equal-width probability bins for the calibration error and the reliability diagram."""
 
@@ -42,7 +31,7 @@ class Evaluation:
     Args:
         row: the scores, each with ``_low`` and ``_high``; those undefined on the split are None, and ``undefined``
             states which and why.
-        images: one row per image in the split: the columns of ``images`` and ``probability``.
+        images: one row per image in the split: the columns of the input.
     """
 
     row: dict[str, Any]
@@ -68,7 +57,12 @@ class Evaluation:
 
         Empty if a class is absent.
         """
-        return _roc(self._labels, self._probabilities)
+        from sklearn.metrics import roc_curve
+
+        columns = ["false_positive_rate", "true_positive_rate", "threshold"]
+        if len(np.unique(self._labels)) < 2:
+            return pd.DataFrame(columns=columns, dtype=np.float64)
+        return pd.DataFrame(dict(zip(columns, roc_curve(self._labels, self._probabilities), strict=True)))
 
     @cached_property
     def precision_recall(self) -> pd.DataFrame:
@@ -76,16 +70,26 @@ class Evaluation:
 
         Empty without craters.
         """
-        return _precision_recall(self._labels, self._probabilities)
+        from sklearn.metrics import precision_recall_curve
+
+        if not self._labels.any():
+            return pd.DataFrame(columns=["precision", "recall", "threshold"], dtype=np.float64)
+        precision, recall, threshold = precision_recall_curve(self._labels, self._probabilities)
+        # The curve's last point, at recall 0, has no threshold.
+        return pd.DataFrame({"precision": precision, "recall": recall, "threshold": np.append(threshold, np.inf)})
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
         """Calibration by bin: ``low, high, n, mean_probability, crater_fraction``."""
-        return _calibration(self._labels, self._probabilities)
+        binned = self.images.groupby(_bins(self._probabilities)).agg(
+            n=("label", "size"), mean_probability=("probability", "mean"), crater_fraction=("label", "mean")
+        )
+        low = binned.index.to_numpy() / BINS
+        return binned.reset_index(drop=True).assign(low=low, high=low + 1 / BINS)
 
 
 def scores(labels: Labels, probabilities: Floats) -> dict[str, float]:
-    """Compute the metrics of ``METRICS`` at threshold 0.5.
+    """Compute all metrics at threshold 0.5.
 
     The definitions are scikit-learn's; ``ece`` is the expected calibration error of the crater's probability (Naeini et
     al. 2015). Undefined metrics, such as AUROC with one class, are NaN.
@@ -137,53 +141,41 @@ def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> 
     }
 
 
-def evaluate(
-    predictions: pd.DataFrame, images: pd.DataFrame, split: str, *, resamples: int = 1000, seed: int = 0
-) -> Evaluation:
+def evaluate(images: pd.DataFrame, split: str, resamples: int = 1000) -> Evaluation:
     """Evaluate predictions on a split.
 
     Intervals are 95 % bootstraps. If the split has several observations, whole observations are resampled, since images
     of the same observation are similar; otherwise images. ``resampled`` states which.
 
     Args:
-        predictions: ``image_id, probability``; those for other images are ignored.
-        images: ``image_id, split, label, observation`` and any further columns.
+        images: ``image_id, split, label, observation, probability`` and any further columns.
         split: the split to evaluate on.
         resamples: number of bootstrap samples.
-        seed: seed of the bootstrap.
 
     Raises:
         MarsError: the split is empty, or an image of it has no prediction.
     """
-    chosen = images[images["split"] == split]
+    chosen = images[images["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise MarsError(f"no image is in the split {split!r}: choose one of {sorted(images['split'].unique())}")
-    scored = chosen.merge(predictions[["image_id", "probability"]], on="image_id", how="left", validate="one_to_one")
-    missing = scored.loc[scored["probability"].isna(), "image_id"]
+    missing = chosen.loc[chosen["probability"].isna(), "image_id"]
     if len(missing):
         raise MarsError(
             f"{len(missing)} images of {split!r} have no prediction, such as {missing.iloc[0]}: predict them first"
         )
-    labels = scored["label"].to_numpy(np.int64)
-    probabilities = scored["probability"].to_numpy(np.float64)
-
-    groups, resampled = independent_units(scored["observation"], scored["image_id"])
-    intervals = bootstrap_intervals(
-        partial(scores_of_samples, labels, probabilities), groups, resamples=resamples, seed=seed
-    )
+    labels = chosen["label"].to_numpy(np.int64)
+    probabilities = chosen["probability"].to_numpy(np.float64)
+    values, resampled = estimates(partial(scores_of_samples, labels, probabilities), chosen, resamples)
     row: dict[str, Any] = {
         "split": split,
-        "n": len(scored),
+        "n": len(chosen),
         "n_craters": int(labels.sum()),
-        "n_observations": int(scored["observation"].nunique()),
+        "n_observations": int(chosen["observation"].nunique()),
+        **values,
+        "resampled": resampled,
+        "undefined": _undefined(values, labels, split),
     }
-    values = scores(labels, probabilities)
-    for name in METRICS:
-        low, high = intervals[name]
-        row |= {name: _number(values[name]), f"{name}_low": _number(low), f"{name}_high": _number(high)}
-    row["resampled"] = resampled
-    row["undefined"] = _undefined(row, labels, split)
-    return Evaluation(row, scored)
+    return Evaluation(row, chosen)
 
 
 def by_observation(images: pd.DataFrame) -> pd.DataFrame:
@@ -196,25 +188,15 @@ def by_observation(images: pd.DataFrame) -> pd.DataFrame:
         One row per observation, the worst first: observation (``–`` for images without one), images, craters, right
         (share), right_low, right_high (95 % Wilson interval), mean_probability.
     """
-    from scipy.stats import binomtest
-
     rows = []
     for observation, group in images.groupby(images["observation"].fillna("–")):
-        right = int(((group["probability"] >= 0.5) == group["label"].astype(bool)).sum())
-        interval = binomtest(right, len(group)).proportion_ci(0.95, method="wilson")
-        rows.append(
-            {
-                "observation": observation,
-                "images": len(group),
-                "craters": int(group["label"].sum()),
-                "right": right / len(group),
-                "right_low": interval.low,
-                "right_high": interval.high,
-                "mean_probability": group["probability"].mean(),
-            }
-        )
-    table = pd.DataFrame(rows).sort_values(["right", "images"], ascending=[True, False], kind="stable")
-    return table.reset_index(drop=True)
+        right = (group["probability"] >= 0.5) == group["label"].astype(bool)
+        counts = len(group), int(group["label"].sum())
+        rows.append((observation, *counts, *_share(right.to_numpy(bool)), group["probability"].mean()))
+    columns = ["observation", "images", "craters", "right", "right_low", "right_high", "mean_probability"]
+    return pd.DataFrame(rows, columns=columns).sort_values(
+        ["right", "images"], ascending=[True, False], kind="stable", ignore_index=True
+    )
 
 
 def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
@@ -225,28 +207,27 @@ def by_crater_size(images: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per size class: diameter_px, images, found (share), found_low, found_high (95 % Wilson interval); empty
-            if
-        no image has outlines.
+        if no image has outlines.
 
     Raises:
         DamagedFileError: a mask cannot be read.
     """
+    known = images[(images["label"] == 1) & images["instances"].notna()]
+    craters = [craters_of_labels(read_label_image(Path(path))) for path in known["instances"]]
+    largest = np.array([max((crater.diameter for crater in some), default=0.0) for some in craters])
+    hits = (known["probability"] >= 0.5).to_numpy(bool)
+    groups = {name: hits[(largest > 0) & (size_class(largest) == size)] for size, name in enumerate(SIZE_CLASSES)}
+    rows = [(name, len(group), *_share(group)) for name, group in groups.items() if len(group)]
+    return pd.DataFrame(rows, columns=["diameter_px", "images", "found", "found_low", "found_high"])
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Compute a share with its 95 % Wilson interval."""
     from scipy.stats import binomtest
 
-    known = images[(images["label"] == 1) & images["instances"].notna()]
-    found: dict[str, list[bool]] = {}
-    for row in known.to_dict("records"):
-        diameters = [crater.diameter for crater in craters_of_labels(read_label_image(Path(row["instances"])))]
-        if diameters:
-            name = SIZE_CLASSES[int(size_class(max(diameters)))]
-            found.setdefault(name, []).append(row["probability"] >= 0.5)
-    rows = []
-    for name in SIZE_CLASSES:
-        if name in found:
-            count = sum(found[name])
-            interval = binomtest(count, len(found[name])).proportion_ci(0.95, method="wilson")
-            rows.append((name, len(found[name]), count / len(found[name]), interval.low, interval.high))
-    return pd.DataFrame(rows, columns=["diameter_px", "images", "found", "found_low", "found_high"])
+    test = binomtest(int(hits.sum()), len(hits))
+    interval = test.proportion_ci(0.95, method="wilson")
+    return float(hits.mean()), interval.low, interval.high
 
 
 def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
@@ -278,13 +259,9 @@ def suspected_label_errors(images: pd.DataFrame) -> pd.DataFrame:
     return images.iloc[issues].reset_index(drop=True)
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _undefined(row: dict[str, Any], labels: Labels, split: str) -> str:
+def _undefined(values: dict[str, float | None], labels: Labels, split: str) -> str:
     """State which metrics are undefined and why; empty if none is."""
-    names = [name for name in METRICS if row[name] is None]
+    names = undefined(values)
     if not names:
         return ""
     absent = [name for label, name in enumerate(CLASSES) if not (labels == label).any()]
@@ -308,32 +285,3 @@ def _operating_points(labels: Labels, probabilities: Floats, counts: Floats) -> 
 
 def _bins(probabilities: Floats) -> npt.NDArray[np.intp]:
     return np.minimum((probabilities * BINS).astype(np.intp), BINS - 1)
-
-
-def _roc(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    from sklearn.metrics import roc_curve
-
-    columns = ["false_positive_rate", "true_positive_rate", "threshold"]
-    if len(np.unique(labels)) < 2:
-        return pd.DataFrame(columns=columns, dtype=np.float64)
-    return pd.DataFrame(dict(zip(columns, roc_curve(labels, probabilities), strict=True)))
-
-
-def _precision_recall(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    from sklearn.metrics import precision_recall_curve
-
-    columns = ["precision", "recall", "threshold"]
-    if not labels.any():
-        return pd.DataFrame(columns=columns, dtype=np.float64)
-    precision, recall, threshold = precision_recall_curve(labels, probabilities)
-    # The curve's last point, at recall 0, has no threshold.
-    return pd.DataFrame({"precision": precision, "recall": recall, "threshold": np.append(threshold, np.inf)})
-
-
-def _calibration(labels: Labels, probabilities: Floats) -> pd.DataFrame:
-    table = pd.DataFrame({"bin": _bins(probabilities), "probability": probabilities, "label": labels})
-    binned = table.groupby("bin").agg(
-        n=("label", "size"), mean_probability=("probability", "mean"), crater_fraction=("label", "mean")
-    )
-    low = binned.index.to_numpy() / BINS
-    return binned.reset_index(drop=True).assign(low=low, high=low + 1 / BINS)

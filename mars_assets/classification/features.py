@@ -97,12 +97,7 @@ class FeatureCache:
         name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
-    def of(
-        self,
-        load: Callable[[], PrithviEncoder],
-        images: pd.DataFrame,
-        progress: Progress = SILENT,
-    ) -> Tensor:
+    def of(self, load: Callable[[], PrithviEncoder], images: pd.DataFrame, progress: Progress = SILENT) -> Tensor:
         """Return features of images, computing those that are not cached.
 
         Args:
@@ -116,13 +111,16 @@ class FeatureCache:
         Raises:
             DamagedFileError: a chip cannot be read.
         """
-        chips = images["chip"].tolist()
+        chips, recipe = [Path(chip) for chip in images["chip"]], self._recipe
 
         def compute(places: list[int]) -> Iterator[npt.NDArray[np.float32]]:
             encoder = load().to(self._compute.device).eval()
             counter = progress.counter("encoding images with the frozen encoder", len(places), "images")
             for start in range(0, len(places), _BATCH):
-                batch = [self._read(chips[place], encoder) for place in places[start : start + _BATCH]]
+                batch = [
+                    load_chip(chips[place], encoder.config, recipe.image_size, recipe.normalize)
+                    for place in places[start : start + _BATCH]
+                ]
                 yield from self._computed(encoder, torch.stack(batch)).numpy()
                 counter.advance(len(batch))
             counter.close()
@@ -130,9 +128,6 @@ class FeatureCache:
         with Cache(self.path, FEATURES, keep_all=True, progress=progress) as cache:
             found = cache.get_all(images[["image_id", "chip_sha"]].to_numpy().tolist(), compute)
         return torch.from_numpy(np.stack(found))
-
-    def _read(self, chip: str, encoder: PrithviEncoder) -> Tensor:
-        return load_chip(Path(chip), encoder.config, self._recipe.image_size, self._recipe.normalize)
 
     def _computed(self, encoder: PrithviEncoder, chips: Tensor) -> Tensor:
         chips = chips.to(self._compute.device)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.classification.recipe import CLASSES
+from mars_assets.evaluation.statistics import with_interval
 from mars_assets.images import read_rgb
 from mars_assets.lake import HISTORY
 from mars_assets.plotting import new_figure
@@ -116,12 +117,11 @@ def probability_histogram(images: pd.DataFrame) -> Figure:
 def _sheet(shown: pd.DataFrame, captions: Sequence[str], title: str) -> Figure:
     columns = 3 if len(shown) <= 6 else 4  # larger if there are few
     rows = max(1, -(-len(shown) // columns))
-    figure, axes = new_figure(2.9 * columns, 3.5 * rows + 0.4, rows, columns)
+    figure, _ = new_figure(2.9 * columns, 3.5 * rows + 0.4, rows, columns)
     figure.suptitle(title)
-    places: list[Axes] = axes.ravel().tolist()
-    for axis in places:
+    for axis in figure.axes:
         axis.set_axis_off()
-    for axis, row, caption in zip(places, shown.to_dict("records"), captions, strict=False):
+    for axis, row, caption in zip(figure.axes, shown.to_dict("records"), captions, strict=False):
         axis.imshow(_stretched(Path(row["chip"])))
         axis.set_title("\n".join([*textwrap.wrap(row["image_id"], 26), caption]), fontsize=10)
     return figure
@@ -139,10 +139,7 @@ def _stretched(chip: Path) -> npt.NDArray[np.float32]:
 
 def _score(evaluation: Evaluation, name: str, label: str) -> str:
     """Format a score with its interval, for a title."""
-    row = evaluation.row
-    if row[name] is None:
-        return f"{label} undefined"
-    return f"{label} {row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    return f"{label} {'undefined' if evaluation.row[name] is None else with_interval(evaluation.row, name)}"
 
 
 def _unit_square(axis: Axes, x: str, y: str, title: str) -> None:

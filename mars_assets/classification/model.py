@@ -35,6 +35,9 @@ class Classifier(nn.Module, abc.ABC):
         config: bands and statistics of the input.
     """
 
+    without_decay: tuple[str, ...]
+    """Names in ``layers`` of parameters without weight decay; biases and norms have none either."""
+
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
         self.config = config
@@ -43,14 +46,6 @@ class Classifier(nn.Module, abc.ABC):
     def layers(self) -> nn.Module:
         """The module whose ``group_matcher`` defines layers for layer-wise rates."""
         return self
-
-    @property
-    @abc.abstractmethod
-    def without_decay(self) -> tuple[str, ...]:
-        """Names in ``layers`` of parameters without weight decay.
-
-        Biases and norms have none either.
-        """
 
     @abc.abstractmethod
     def freeze(self) -> None:
@@ -71,6 +66,8 @@ class CraterClassifier(Classifier):
         mask_ratio: share of patches removed from the encoder's input in training; none are removed in evaluation.
     """
 
+    without_decay = ("encoder.cls_token",)
+
     def __init__(
         self,
         encoder: PrithviEncoder,
@@ -84,10 +81,6 @@ class CraterClassifier(Classifier):
         self.mask_ratio = mask_ratio
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.embed_dim, 1)
-
-    @property
-    def without_decay(self) -> tuple[str, ...]:
-        return ("encoder.cls_token",)
 
     def freeze(self) -> None:
         self.encoder.requires_grad_(False)
@@ -129,6 +122,8 @@ class OutlineClassifier(Classifier):
         MarsError: the network has other classes.
     """
 
+    without_decay = ("network.backbone.encoder.cls_token",)
+
     def __init__(self, network: nn.Module, config: PrithviConfig) -> None:
         super().__init__(config)
         head = cast(Any, network).decode_head
@@ -148,10 +143,6 @@ class OutlineClassifier(Classifier):
     def encoder(self) -> nn.Module:
         """The encoder of the network's backbone."""
         return cast(Any, self.network).backbone.encoder
-
-    @property
-    def without_decay(self) -> tuple[str, ...]:
-        return ("network.backbone.encoder.cls_token",)
 
     def freeze(self) -> None:
         self._frozen = True
@@ -233,6 +224,7 @@ class TimmClassifier(Classifier):
             ) from error
         if not isinstance(self._head, nn.Linear):
             raise MarsError(f"timm's {name} does not end in one linear unit: choose another, such as resnet18")
+        self.without_decay = tuple(getattr(self.model, "no_weight_decay", tuple)())
         self.dropout = nn.Dropout(dropout)  # not timm's, which a frozen model in evaluation mode would switch off
 
     @property
@@ -242,10 +234,6 @@ class TimmClassifier(Classifier):
     @property
     def layers(self) -> nn.Module:
         return self.model
-
-    @property
-    def without_decay(self) -> tuple[str, ...]:
-        return tuple(getattr(self.model, "no_weight_decay", tuple)())
 
     def freeze(self) -> None:
         self._frozen = True

@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mars_assets.classification.checkpoint import load_weights, model_sha256, open_classifier
+from mars_assets.classification.checkpoint import load_weights, open_classifier
 from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead
-from mars_assets.classification.model import Classifier
-from mars_assets.classification.recipe import ClsRecipe, recipe_of
+from mars_assets.classification.recipe import recipe_of
 from mars_assets.code_versions import CLASSIFIER_PREDICTION
 from mars_assets.errors import MarsError
 from mars_assets.lake import CONFIG, WEIGHTS
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json
+from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.prefetch import read_ahead
 from mars_assets.training.run_folder import require_finished
 
@@ -66,7 +66,8 @@ def predict(
                 counter.advance()
         counter.close()
 
-    model = [model_sha256(model_folder), compute.precision]
+    require_finished(model_folder, "cls_model")
+    model = [sha256_file(model_folder / WEIGHTS), compute.precision]
     keys = images[["image_id", *(["chip_sha"] if "chip_sha" in images else [])]].to_numpy().tolist()
     with Cache(cache, CLASSIFIER_PREDICTION, keep_all=True, progress=progress) as known:
         probabilities = known.get_all([[*model, *key] for key in keys], predict_new)
@@ -126,21 +127,11 @@ def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute
         except MarsError as error:
             return error
 
-    loaded = read_ahead(read, chips, 2 * _BATCH)
-    with contextlib.closing(loaded):
-        yield from _predicted(loaded, classifier, recipe, compute)
-
-
-def _predicted(
-    loaded: Iterator[torch.Tensor | MarsError], classifier: Classifier, recipe: ClsRecipe, compute: Compute
-) -> Iterator[float | MarsError]:
-    while batch := list(itertools.islice(loaded, _BATCH)):
-        results: list[float | MarsError] = [chip if isinstance(chip, MarsError) else 0.0 for chip in batch]
-        places = [place for place, chip in enumerate(batch) if isinstance(chip, torch.Tensor)]
-        if places:
-            stacked = torch.stack([chip for chip in batch if isinstance(chip, torch.Tensor)]).to(compute.device)
-            with torch.inference_mode(), compute.autocast():
-                logits = classifier.mean_logits(stacked, recipe.orientations)
-            for place, probability in zip(places, logits.double().sigmoid().tolist(), strict=True):
-                results[place] = probability
-        yield from results
+    with contextlib.closing(read_ahead(read, chips, 2 * _BATCH)) as loaded:
+        while batch := list(itertools.islice(loaded, _BATCH)):
+            probabilities: Iterator[float] = iter(())
+            if readable := [chip for chip in batch if isinstance(chip, torch.Tensor)]:
+                with torch.inference_mode(), compute.autocast():
+                    logits = classifier.mean_logits(torch.stack(readable).to(compute.device), recipe.orientations)
+                probabilities = iter(logits.double().sigmoid().tolist())
+            yield from (chip if isinstance(chip, MarsError) else next(probabilities) for chip in batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mars_assets.bands import BandStatistics
 from mars_assets.classification.evaluate import by_crater_size, by_observation, evaluate, suspected_label_errors
 from mars_assets.classification.figures import (
     evaluation_figure,
@@ -21,25 +21,20 @@ from mars_assets.classification.figures import (
 )
 from mars_assets.classification.model_card import model_card
 from mars_assets.classification.predict_folder import scale_note, uncertainty
-from mars_assets.classification.recipe import (
-    OUTLINES,
-    ClsRecipe,
-    recipe_of,
-    stated_recipe_of,
-)
+from mars_assets.classification.recipe import OUTLINES, ClsRecipe, recipe_of, stated_recipe_of
 from mars_assets.code_versions import CLASSIFICATION as CLASSIFICATION_VERSION
 from mars_assets.code_versions import CLASSIFIER_PREDICTION
-from mars_assets.datasets import Dataset, classification_dataset, unlabelled_crops
+from mars_assets.datasets import classification_dataset, unlabelled_crops
 from mars_assets.errors import MarsError, ProvenanceError
-from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, WEIGHTS, Lake
-from mars_assets.models.starting_point import Start, start_from_model, start_from_weights
-from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
+from mars_assets.lake import PREDICTIONS, PREDICTIONS_OF_CROPS, SEGMENTER, WEIGHTS, Lake
+from mars_assets.models.starting_point import Start, initial_encoder, start_from_model, start_from_weights
+from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion, current_model
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import Progress
-from mars_assets.segmentation.checkpoint import model_sha256
+from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 if TYPE_CHECKING:
     from mars_assets.prithvi.model import PrithviEncoder
@@ -100,41 +95,20 @@ run; with a frozen encoder, only its head.""",
 )
 
 
-def _dataset(lake: Lake, recipe: Mapping[str, Any], statistics: BandStatistics | None) -> Dataset:
-    return classification_dataset(lake, statistics)
-
-
 def _start(lake: Lake, recipe: ClsRecipe) -> Start:
     if recipe.architecture == OUTLINES:
         model = current_model(lake, "seg_model")
-        return start_from_model(lake, model, model_sha256(model.folder))
+        sha256 = sha256_file(model.folder / SEGMENTER)
+        return start_from_model(lake, model, model.folder, sha256, model.statistics)
     start = start_from_weights(lake, recipe.encoder)
-    # A timm model uses only the statistics of the weights.
-    return start if recipe.architecture == PRITHVI else start.of_architecture(recipe.architecture)
+    # A timm model uses only the statistics of the weights, and is called by its own name.
+    return start if recipe.architecture == PRITHVI else replace(start, name=recipe.architecture)
 
 
-def _train(job: TrainingJob) -> dict[str, Any]:
+def _train(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any]:
     from mars_assets.classification.train import train_classifier
 
-    return train_classifier(
-        job.recipe,
-        job.images,
-        job.start.folder,
-        job.folder,
-        job.compute,
-        job.provenance,
-        job.progress,
-        features=job.cache,
-        whole=job.whole,
-    )
-
-
-def _best(report: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(report["best"])
-
-
-def _card(model: ModelVersion, images: pd.DataFrame) -> str:
-    return model_card(model.version, model.config, images)
+    return train_classifier(job)
 
 
 def _encoder(model: ModelVersion) -> PrithviEncoder:
@@ -156,7 +130,6 @@ def _predict(
     """Predict images, from cached features if only the head was stored."""
     from mars_assets.classification.checkpoint import is_head_alone
     from mars_assets.classification.predict import predict, predict_from_features
-    from mars_assets.classification.train import new_encoder
 
     if not is_head_alone(model.folder):
         return predict(model.folder, images, model.folder / PREDICTIONS, compute, progress)
@@ -170,7 +143,7 @@ def _predict(
                 f"{model.folder} was trained on features of other weights than {start.name}, which are now in use: "
                 "materialize the former weights again, or repeat the sweep with the current ones"
             )
-        return new_encoder(recipe, open_weights(start.folder).config, start.folder, compute)
+        return initial_encoder(recipe, start.folder, compute)
 
     return predict_from_features(model.folder, images, lake.features, load, compute)
 
@@ -178,11 +151,8 @@ def _predict(
 def _evaluate(
     model: ModelVersion, predictions: pd.DataFrame, images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-    return {split: evaluate(predictions, images, split, resamples=resamples) for split in splits}
-
-
-def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-    return evaluate(evidence, evidence.drop(columns="probability").assign(split=split), split).row
+    images = images.merge(predictions, how="left", on="image_id", validate="one_to_one")
+    return {split: evaluate(images, split, resamples) for split in splits}
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: pd.DataFrame, evaluations: Mapping[str, Any]) -> Report:
@@ -222,7 +192,6 @@ CLASSIFICATION = Task(
     name="cls",
     descriptions=DESCRIPTIONS,
     libraries=frozenset({"pytorch"}),
-    label="label",
     recipe=ClsRecipe,
     recipe_of=stated_recipe_of,
     score="balanced_accuracy",
@@ -234,16 +203,16 @@ CLASSIFICATION = Task(
     weights_file=WEIGHTS,
     training_versions=(CLASSIFICATION_VERSION,),
     evaluation_versions=(CLASSIFIER_PREDICTION,),
-    dataset=_dataset,
+    dataset=lambda lake, recipe, statistics: classification_dataset(lake, statistics),
     start=_start,
     train=_train,
-    best=_best,
+    best=lambda report: dict(report["best"]),
     curves=training_curves,
-    card=_card,
+    card=lambda model, images: model_card(model.version, model.config, images),
     encoder=_encoder,
     predict=_predict,
     evaluate=_evaluate,
-    pool=_pool,
+    pool=lambda evidence, split: evaluate(evidence.assign(split=split), split).row,
     report=_report,
     list_unlabelled=_list_unlabelled,
 )

@@ -24,22 +24,22 @@ from mars_assets.classification.checkpoint import (
     save_weights,
     start_of,
 )
-from mars_assets.classification.data import Chips, Inputs, augment, median_side, shares_of
+from mars_assets.classification.data import Inputs, augment, load_chip, median_side, shares_of
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, ClsRecipe
 from mars_assets.errors import MarsError
 from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
+from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.prithvi.weights import load_encoder
-from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_table
 from mars_assets.training.loop import History, Row, Training, best_of, train
-from mars_assets.training.run_folder import begin, finish, settings_of
-from mars_assets.training.sampler import BatchesOfSteps
+from mars_assets.training.memory import InMemory
+from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of, used_images
+from mars_assets.training.sampler import batches_of_steps
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
@@ -54,12 +54,10 @@ at 112 (``docs/results/classification.md``); larger images are shown at the same
 """
 VALIDATED = ("loss", "accuracy", "balanced_accuracy", "auroc")
 """Which of the validation's scores the history keeps, as ``valid_NAME``."""
-
-
-def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Binary cross entropy with logits, (B,) and (B,) -> scalar, against targets drawn towards 0.5."""
-    targets = labels * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits.float(), targets)
+_EMPTY = (
+    "no image with a class is in the split '{split}': put an export with one into the lake's inbox, or some "
+    "observations into that split, and make 'labelled_crops' again"
+)
 
 
 class FineTuning(Training[ClassifierOrHead, Batch]):
@@ -74,6 +72,7 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
     """
 
     selects_best = True
+    save_every = 20.0
 
     def __init__(self, recipe: ClsRecipe, compute: Compute, inputs: Inputs, images: pd.DataFrame) -> None:
         on_features = isinstance(inputs, Tensor)
@@ -105,16 +104,18 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
 
     def batches(self, numbers: range, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield inputs (B, ...) and labels (B,); fine-tuning has one process."""
-        drawn = BatchesOfSteps(len(self._train), self._recipe.batch_size, numbers, self.compute.seed, self._shares)
+        drawn = batches_of_steps(len(self._train), self._recipe.batch_size, numbers, self.compute.seed, self._shares)
         return (self._batch(self._train[places]) for places in drawn)
 
     def losses(self, model: ClassifierOrHead, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the classification loss of a batch: augmented, masked, dropped out."""
+        """Compute the loss of a batch, augmented, masked, dropped out: cross entropy against smoothed labels."""
         inputs, labels = batch
+        smoothing = self._recipe.label_smoothing
         # Not under autocast, which would round coordinates by up to most of a pixel.
         inputs = augment(inputs, self._augment)
         with self.compute.autocast():
-            loss = classification_loss(model(inputs), labels, self._recipe.label_smoothing)
+            targets = labels * (1 - smoothing) + smoothing / 2
+            loss = F.binary_cross_entropy_with_logits(model(inputs).float(), targets)
         return loss, {"train_loss": loss}
 
     def validate(self, model: ClassifierOrHead) -> Row:
@@ -140,42 +141,19 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
         return inputs, self._labels.index_select(0, chosen)
 
 
-def train_classifier(
-    recipe: ClsRecipe,
-    images: pd.DataFrame,
-    weights: Path,
-    folder: Path,
-    compute: Compute,
-    provenance: dict[str, Any],
-    progress: Progress = SILENT,
-    *,
-    memory_gb: float = 2.0,
-    features: Path | None = None,
-    whole: bool = True,
-    save_every: float = 20.0,
-) -> dict[str, Any]:
-    """Train a classifier into ``folder``.
+def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any]:
+    """Train a classifier into a folder.
 
     A training that stopped there continues, and a finished one's report is returned.
 
-    While it trains, ``folder/training`` holds the last checkpoint and the best weights. The result is
+    While it trains, ``training/`` in the folder holds the last checkpoint and the best weights. The result is
     ``model.safetensors`` (the state of the lowest validation loss), ``history.parquet`` (one row a validation) and
     ``config.json``, written last.
 
     Args:
-        recipe: how to train.
-        images: ``image_id, split (train, valid, ...), chip (path), label (0 or 1), observation``, and ``chip_sha`` if
-            the chips have one. Their order does not matter.
-        weights: folder of the encoder's weights; for the architecture ``seg_model`` of a finished segmentation model.
-        folder: of this one training.
-        compute: device, precision and seed.
-        provenance: is put into ``config.json`` as it is.
-        progress: of the steps.
-        memory_gb: how much the chips may take in memory; those beyond it are read anew each time.
-        features: a folder where the features of frozen encoders are kept for other trainings; without it they are not.
-        whole: write the encoder too where only the linear unit was trained on features.
-        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these
-            and the stretch to the next validation.
+        job: the training. Its images have ``image_id, split (train, valid, ...), chip (path), label (0 or 1),
+            observation``, and ``chip_sha`` if the chips have one; their order does not matter. Its weights are those of
+            an encoder or, for the architecture ``seg_model``, a finished segmentation model.
 
     Returns:
         JSON-able: ``steps``, ``best_step``, ``best`` and ``last`` (rows of the history), ``stopped_early``,
@@ -187,67 +165,45 @@ def train_classifier(
             or the training diverged.
         ProvenanceError: the folder holds a training of other settings.
     """
-    images = _checked(images)
-    stated, recipe = recipe, _sized(recipe, images)
-    start, sha256 = start_of(recipe, weights)
+    images, compute = _checked(job.images), job.compute
+    recipe = _sized(job.recipe, images)
+    start, sha256 = start_of(recipe, job.weights)
     _check_masking(recipe, start)
-    settings = settings_of(stated, images, sha256, compute.seed)
-    finished = begin(folder, settings, compute.precision, progress)
+    finished = begin(job, sha256, identity_of(images))
     if finished is not None:
         return finished
-    scratch = folder / SCRATCH
 
-    if features is not None and "chip_sha" in images and are_enough(recipe):
-        cache = FeatureCache(features, sha256, recipe, compute)
-        inputs: Inputs = cache.of(lambda: new_encoder(recipe, start, weights, compute), images, progress)
+    if job.cache is not None and "chip_sha" in images and are_enough(recipe):
+        cache = FeatureCache(job.cache, sha256, recipe, compute)
+        inputs: Inputs = cache.of(lambda: initial_encoder(recipe, job.weights, compute), images, job.progress)
         compute.seed_everything()
         trained: ClassifierOrHead = FeatureHead(start.embed_dim, recipe)
     else:
         compute.seed_everything()
-        trained = _new_classifier(recipe, start, weights, folder, compute)
+        trained = _new_classifier(job, recipe, start)
         if recipe.frozen:
             trained.freeze()
-        paths = [Path(chip) for chip in images["chip"]]
-        inputs = Chips(paths, trained.config, recipe.image_size, memory_gb, recipe.normalize)
-    training: FineTuning = FineTuning(recipe, compute, inputs, images)
-    loop = train(training, trained, scratch, progress, save_every=save_every)
+        read = functools.partial(load_chip, config=start, image_size=recipe.image_size, by=recipe.normalize)
+        inputs = InMemory(read, [Path(chip) for chip in images["chip"]])
+    loop = train(FineTuning(recipe, compute, inputs, images), trained, job.folder / SCRATCH, job.progress)
 
-    write_table(folder / HISTORY, pd.DataFrame(loop.history).astype({"step": "int64"}))
+    write_table(job.folder / HISTORY, pd.DataFrame(loop.history).astype({"step": "int64"}))
     best = loop.best
-    if whole and isinstance(trained, FeatureHead):
-        encoder = new_encoder(recipe, start, weights, compute)
+    if job.whole and isinstance(trained, FeatureHead):
+        encoder = initial_encoder(recipe, job.weights, compute)
         best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    save_weights(folder / WEIGHTS, best)
+    save_weights(job.folder / WEIGHTS, best)
     report = _report(trained, start, recipe, loop.history, images)
-    finish(
-        folder,
-        recipe=stated,
-        classes=CLASSES,
-        encoder=start,
-        settings=settings,
-        provenance=provenance,
-        compute=compute,
-        report=report,
-    )
+    finish(job, CLASSES, start, report)
     return report
 
 
-def _new_classifier(
-    recipe: ClsRecipe, start: PrithviConfig, weights: Path, folder: Path, compute: Compute
-) -> Classifier:
+def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe, start: PrithviConfig) -> Classifier:
     if recipe.architecture == OUTLINES:
-        return begin_with_outlines(weights, start, folder)
+        return begin_with_outlines(job.weights, start, job.folder)
     if recipe.architecture == PRITHVI:
-        return build_classifier(recipe, new_encoder(recipe, start, weights, compute))
+        return build_classifier(recipe, initial_encoder(recipe, job.weights, job.compute))
     return build_baseline(recipe, start, recipe.imagenet)
-
-
-def new_encoder(recipe: ClsRecipe, config: PrithviConfig, weights: Path, compute: Compute) -> PrithviEncoder:
-    """The encoder that a recipe starts from; random weights are those of the seed."""
-    if recipe.encoder != "random":
-        return load_encoder(weights)
-    compute.seed_everything()
-    return PrithviEncoder(config)
 
 
 def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
@@ -268,17 +224,11 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     Raises:
         MarsError: see :func:`train_classifier`.
     """
-    images = images[images["split"].isin(["train", "valid"])].sort_values("image_id", ignore_index=True)
+    images = used_images(images, _EMPTY)
     if not images["label"].isin([0, 1]).all():
         raise MarsError(
             f"labels are 0 ({CLASSES[0]}) and 1 ({CLASSES[1]}); these are {sorted(images['label'].unique())}"
         )
-    for split in ("train", "valid"):
-        if not (images["split"] == split).any():
-            raise MarsError(
-                f"no image with a class is in the split '{split}': put an export with one into the lake's inbox, or "
-                "some observations into that split, and make 'labelled_crops' again"
-            )
     present = images.loc[images["split"] == "train", "label"].unique()
     if len(present) < 2:
         raise MarsError(

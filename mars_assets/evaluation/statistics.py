@@ -104,6 +104,32 @@ def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[np
     return observations.fillna(image_ids).astype(str).to_numpy(str), "observations"
 
 
+def estimates(statistic: Statistic, images: pd.DataFrame, resamples: int = 1000) -> tuple[dict[str, float | None], str]:
+    """Compute statistics of images with their 95 % intervals.
+
+    Args:
+        statistic: see :func:`bootstrap_intervals`.
+        images: ``image_id, observation`` of each.
+        resamples: number of draws.
+
+    Returns:
+        Each value by its name, followed by ``NAME_low`` and ``NAME_high``, None where undefined; and the name of the
+        units that were resampled, see :func:`independent_units`.
+    """
+    groups, resampled = independent_units(images["observation"], images["image_id"])
+    intervals = bootstrap_intervals(statistic, groups, resamples=resamples)
+    values: dict[str, float | None] = {}
+    for name, (value,) in statistic(once(len(images))).items():
+        for suffix, number in zip(("", "_low", "_high"), (value, *intervals[name]), strict=True):
+            values[name + suffix] = None if math.isnan(number) else float(number)
+    return values, resampled
+
+
+def undefined(values: Mapping[str, float | None]) -> list[str]:
+    """Name the values of :func:`estimates` that are undefined."""
+    return [name for name, value in values.items() if value is None and not name.endswith(("_low", "_high"))]
+
+
 def with_interval(row: Mapping[Any, Any], name: str) -> str:
     """Format a score in a row as ``0.900 [0.850, 0.940]``; a dash if it is undefined."""
     value, low, high = (row.get(f"{name}{suffix}") for suffix in ("", "_low", "_high"))

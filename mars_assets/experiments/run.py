@@ -18,11 +18,12 @@ from mars_assets.experiments.sweep import Run
 from mars_assets.experiments.table import SweepTable
 from mars_assets.lake import CONFIG, SCORES, SCRATCH, Lake
 from mars_assets.models.evaluate import RESAMPLES
-from mars_assets.models.task import Task, TrainingJob
+from mars_assets.models.task import Task
 from mars_assets.models.versions import ModelVersion, start_version
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, read_table, write_json, write_table
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 _NO_WEIGHTS = "the weights were deleted: validation scores are the earlier ones, test scores are unknown"
 
@@ -143,15 +144,15 @@ def _train_and_evaluate(job: SweepJob, planned: PlannedRun, before: dict[str, An
     # The duration of a training that another process started is unknown.
     continued, start = (folder / SCRATCH).exists() or (folder / CONFIG).exists(), time.monotonic()
     training = TrainingJob(
-        recipe=planned.run.recipe,
-        images=planned.images,
-        start=planned.start,
-        folder=folder,
-        compute=compute,
-        provenance=planned.provenance,
+        planned.run.recipe,
+        planned.images,
+        planned.start.folder,
+        folder,
+        compute,
+        planned.provenance,
+        job.progress,
         cache=job.lake.features,
         whole=False,
-        progress=job.progress,
     )
     try:
         report = task.train(training)

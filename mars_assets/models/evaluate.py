@@ -13,10 +13,9 @@ from mars_assets.code_versions import EVALUATION
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.history import KEYS, as_records, record, with_change
 from mars_assets.lake import Lake
-from mars_assets.models.report import forget_report, read_report, write_report
+from mars_assets.models.report import read_report, write_report
 from mars_assets.models.seen import held_out
 from mars_assets.models.task import Report, Task
-from mars_assets.models.train import statistics_of
 from mars_assets.models.versions import ModelVersion, current_model
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_table
@@ -79,7 +78,7 @@ def evaluate_current(
         MarsError: the model has seen the observations of all validation and test images.
     """
     model = current_model(lake, task.model)
-    dataset = task.dataset(lake, model.config["recipe"], statistics_of(model))
+    dataset = task.dataset(lake, model.config["recipe"], model.statistics)
     label_version = dataset.provenance["label_version"]
     images, left_out = held_out(lake, model, dataset.images)
     if images.empty:
@@ -96,7 +95,8 @@ def evaluate_current(
     report = read_report(lake, task.evaluation, key) if lake.metrics(task.evaluation).exists() else None
     computed = report is None
     if report is None:
-        forget_report(lake, task.evaluation)
+        # What fails halfway must not leave old pictures with new rows.
+        lake.report(task.evaluation).unlink(missing_ok=True)
         device = compute()
         predictions = task.predict(lake, model, images, device, progress)
         splits = [split for split in ("valid", "test") if (images["split"] == split).any()]

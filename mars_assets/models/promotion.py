@@ -53,39 +53,34 @@ class Comparison:
 
 
 def compare(
-    lake: Lake, task: Task, current: ModelVersion, candidate: ModelVersion, images: pd.DataFrame, compute: Compute
+    lake: Lake, task: Task, models: tuple[ModelVersion, ModelVersion], images: pd.DataFrame, compute: Compute
 ) -> Comparison:
     """Evaluate two models on the test images that neither was trained on, or on validation images if these say nothing.
 
-    The validation images have selected the new model's best state, so that a comparison on them favours it.
+    The validation images have selected the new model's best state, so that a comparison on them favours it. Each model
+    is evaluated against labels in the form that it was trained on.
 
     Args:
         lake: has the models.
         task: theirs.
-        current: the model in use.
-        candidate: the new one.
+        models: the model in use, and the new one.
         images: of the present labels, as a dataset gives them.
         compute: where to compute.
     """
     unseen, comparison = images, Comparison("", 0, None, None, task.score)
-    for model in (current, candidate):
+    for model in models:
         unseen, _ = held_out(lake, model, unseen)
     for split in ("test", "valid"):
         chosen = unseen.loc[unseen["split"] == split, "image_id"]
-        if len(chosen):
-            before, after = (_score(lake, task, model, set(chosen), split, compute) for model in (current, candidate))
-            comparison = Comparison(split, len(chosen), before, after, task.score)
-            if before is not None and after is not None:
-                return comparison
+        if chosen.empty:
+            continue
+        scores: list[float | None] = []
+        for model in models:
+            own = task.dataset(lake, model.config["recipe"], None).images
+            own = own[own["image_id"].isin(chosen)]
+            predictions = task.predict(lake, model, own, compute, SILENT)
+            scores.append(task.evaluate(model, predictions, own, [split], 1)[split].row[task.score])
+        comparison = Comparison(split, len(chosen), scores[0], scores[1], task.score)
+        if None not in scores:
+            break
     return comparison
-
-
-def _score(
-    lake: Lake, task: Task, model: ModelVersion, image_ids: set[str], split: str, compute: Compute
-) -> float | None:
-    """A model's score, against labels in the form that it was trained on."""
-    images = task.dataset(lake, model.config["recipe"], None).images
-    images = images[images["image_id"].isin(image_ids)]
-    predictions = task.predict(lake, model, images, compute, SILENT)
-    score: float | None = task.evaluate(model, predictions, images, [split], 1)[split].row[task.score]
-    return score

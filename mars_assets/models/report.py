@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.evaluation.history import as_records
 from mars_assets.lake import Lake
 from mars_assets.models.task import Report
 from mars_assets.plotting import to_png
@@ -30,7 +29,10 @@ def write_report(lake: Lake, table: str, key: str, report: Report) -> Report:
     content = {
         "key": key,
         "figures": list(report.figures),
-        "tables": {title: _plain(rows) for title, rows in report.tables.items()},
+        "tables": {
+            title: {"columns": list(map(str, rows.columns)), "data": [[*row.values()] for row in as_records(rows)]}
+            for title, rows in report.tables.items()
+        },
         "facts": dict(report.facts),
         "files": {title: lake.relative(path) for title, path in report.files.items()},
     }
@@ -57,17 +59,3 @@ def read_report(lake: Lake, table: str, key: str) -> Report | None:
     except (FileNotFoundError, DamagedFileError, KeyError, TypeError, AttributeError):
         return None
     return report if all(path.exists() for path in [*figures.values(), *files.values()]) else None
-
-
-def forget_report(lake: Lake, table: str) -> None:
-    """Remove a report before its result is computed again.
-
-    What fails halfway must not leave old pictures with new rows.
-    """
-    lake.report(table).unlink(missing_ok=True)
-
-
-def _plain(rows: pd.DataFrame) -> dict[str, Any]:
-    values = rows.astype(object).where(rows.notna(), None)
-    plain = [[value.item() if hasattr(value, "item") else value for value in row] for row in values.to_numpy().tolist()]
-    return {"columns": list(map(str, rows.columns)), "data": plain}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,15 +60,10 @@ def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]
 def seen_through(lake: Lake, provenance: Mapping[str, Any]) -> set[str]:
     """Collect the observations that a model had seen before its own training began."""
     seen: set[str] = set()
-    for name, version in _initial_models(provenance):
-        folder = lake.model(name) / version
-        require_finished(folder, name)
-        seen |= seen_by(lake, folder, read_json(folder / CONFIG).get("provenance", {}))
-    return seen
-
-
-def _initial_models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and version of the models that a provenance says a training was initialised from."""
     for key, version in provenance.items():
         if key.endswith(_VERSION) and key != _NO_MODEL:
-            yield key.removesuffix(_VERSION), version
+            name = key.removesuffix(_VERSION)
+            folder = lake.version(name, version)
+            require_finished(folder, name)
+            seen |= seen_by(lake, folder, read_json(folder / CONFIG).get("provenance", {}))
+    return seen

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mars_assets.bands import BandStatistics
 from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import seen_through
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
-from mars_assets.prithvi.weights import open_weights
+from mars_assets.prithvi.weights import load_encoder, open_weights
+from mars_assets.training.compute import Compute
+from mars_assets.training.recipe import FineTuningRecipe
+
+if TYPE_CHECKING:
+    from mars_assets.prithvi.model import PrithviEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +38,6 @@ class Start:
     provenance: dict[str, str]
     seen: frozenset[str] = frozenset()
 
-    def of_architecture(self, architecture: str) -> Start:
-        """The same for a network that takes only the statistics from these weights, and is called by its own name."""
-        return replace(self, name=architecture)
-
 
 def start_from_weights(lake: Lake, encoder: str) -> Start:
     """Find the weights that a recipe's ``encoder`` names.
@@ -49,39 +51,50 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
         MissingInputError: they have not been materialized.
     """
     if encoder == "mars_weights":
-        version = current_model(lake, encoder)
-        folder, name, versions = version.folder / MARS_WEIGHTS, f"mars_weights {version.version}", [version]
-    else:
-        folder, _, variant = current_weights(lake)
-        name, versions = variant if encoder != "random" else f"random, of {variant}'s architecture", []
-    weights = open_weights(folder)
-    return _start(lake, folder, weights.sha256, name, weights.config.statistics, versions)
+        model = current_model(lake, encoder)
+        folder = model.folder / MARS_WEIGHTS
+        weights = open_weights(folder)
+        return start_from_model(lake, model, folder, weights.sha256, weights.config.statistics)
+    folder, sha256, variant = current_weights(lake)
+    name = variant if encoder != "random" else f"random, of {variant}'s architecture"
+    return Start(
+        folder=folder,
+        sha256=sha256,
+        name=name,
+        statistics=open_weights(folder).config.statistics,
+        provenance={"weights": name, "weights_sha256": sha256},
+    )
 
 
-def start_from_model(lake: Lake, model: ModelVersion, weights_sha256: str) -> Start:
+def start_from_model(lake: Lake, model: ModelVersion, folder: Path, sha256: str, statistics: BandStatistics) -> Start:
     """Start from a finished model of the lake.
 
     Args:
         lake: has the model.
         model: what the training is initialised from.
-        weights_sha256: of its weights.
+        folder: of its weights.
+        sha256: of these.
+        statistics: of its input.
 
     Raises:
         MissingInputError: what the model itself was initialised from no longer exists.
     """
-    statistics = BandStatistics.from_dict(model.config["statistics"])
-    return _start(lake, model.folder, weights_sha256, f"{model.name} {model.version}", statistics, [model])
-
-
-def _start(
-    lake: Lake, folder: Path, sha256: str, name: str, statistics: BandStatistics, models: list[ModelVersion]
-) -> Start:
-    versions = {f"{model.name}_version": model.version for model in models}
+    name, version = f"{model.name} {model.version}", {f"{model.name}_version": model.version}
     return Start(
         folder=folder,
         sha256=sha256,
         name=name,
         statistics=statistics,
-        provenance={"weights": name, "weights_sha256": sha256, **versions},
-        seen=frozenset(seen_through(lake, versions)),
+        provenance={"weights": name, "weights_sha256": sha256, **version},
+        seen=frozenset(seen_through(lake, version)),
     )
+
+
+def initial_encoder(recipe: FineTuningRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
+    """Build the encoder that a training starts from; random weights are those of the seed."""
+    from mars_assets.prithvi.model import PrithviEncoder
+
+    if recipe.encoder != "random":
+        return load_encoder(weights)
+    compute.seed_everything()
+    return PrithviEncoder(open_weights(weights).config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -18,9 +18,10 @@ from mars_assets.datasets import Dataset
 from mars_assets.lake import Lake
 from mars_assets.models.starting_point import Start
 from mars_assets.models.versions import ModelVersion
-from mars_assets.progress import SILENT, Progress
+from mars_assets.progress import Progress
 from mars_assets.training.compute import Compute
 from mars_assets.training.recipe import Recipe
+from mars_assets.training.run_folder import TrainingJob
 
 if TYPE_CHECKING:
     from mars_assets.plotting import Picture
@@ -74,33 +75,6 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingJob:
-    """One training.
-
-    Args:
-        recipe: how to train, of the task's recipe class.
-        images: of the dataset; those of the splits train and valid are used.
-        start: what the training is initialised from.
-        folder: of this one training.
-        compute: device, precision and seed.
-        provenance: copied into ``config.json``.
-        cache: folder that trainings on the same frozen encoder share.
-        whole: write a model that can be opened on its own; a sweep, which has the starting point at hand, does without.
-        progress: takes lines.
-    """
-
-    recipe: Any
-    images: pd.DataFrame
-    start: Start
-    folder: Path
-    compute: Compute
-    provenance: dict[str, Any]
-    cache: Path
-    whole: bool = True
-    progress: Progress = SILENT
-
-
-@dataclass(frozen=True, kw_only=True)
 class Descriptions:
     """What the UI says about a task's assets, in Markdown."""
 
@@ -119,7 +93,6 @@ class Task:
             ``NAME_experiments``.
         descriptions: of these assets.
         libraries: tags that the UI shows.
-        label: the column of ``labelled_crops`` that holds this task's labels.
         recipe: class of its recipes.
         recipe_of: the recipe in a model's ``config.json``, whichever version of this project wrote it; raises
             ``ValidationError`` for values that this version does not know.
@@ -152,7 +125,6 @@ class Task:
     name: str
     descriptions: Descriptions
     libraries: frozenset[str]
-    label: Literal["label", "n_craters"]
 
     recipe: type[Recipe]
     recipe_of: Callable[[Mapping[str, Any]], Any]
@@ -171,7 +143,7 @@ class Task:
 
     dataset: Callable[[Lake, Mapping[str, Any], BandStatistics | None], Dataset]
     start: Callable[[Lake, Any], Start]
-    train: Callable[[TrainingJob], dict[str, Any]]
+    train: Callable[[TrainingJob[Any, pd.DataFrame]], dict[str, Any]]
     best: Callable[[Mapping[str, Any]], dict[str, Any]]
     curves: Callable[[Path], Picture]
     card: Callable[[ModelVersion, pd.DataFrame], str] | None = None

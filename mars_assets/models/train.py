@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
-from mars_assets.bands import BandStatistics
 from mars_assets.datasets import STAGE, Dataset
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError, all_problems
 from mars_assets.lake import CONFIG, MODEL_CARD, SCRATCH, Lake
 from mars_assets.models.promotion import Comparison, compare
 from mars_assets.models.starting_point import Start
-from mars_assets.models.task import Task, TrainingJob
+from mars_assets.models.task import Task
 from mars_assets.models.versions import (
     ModelVersion,
     current_model,
@@ -29,6 +28,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, write_bytes
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +59,9 @@ class TrainedVersion:
         return self.comparison is None or self.comparison.is_not_worse
 
 
-def train_version(
-    lake: Lake,
-    task: Task,
-    recipe: Any,
-    *,
-    compute: Callable[[], Compute],
-    seed: int,
-    unless_worse: bool = False,
-    progress: Progress = SILENT,
-) -> TrainedVersion:
-    """Train a recipe on the current labels, unless that version exists, and put it into use.
-
-    A version is identified by its recipe, training and validation images, initial weights and seed.
+@dataclass(frozen=True)
+class VersionJob:
+    """A version to train, or to find.
 
     Args:
         lake: has the inputs, gets the model.
@@ -81,38 +71,55 @@ def train_version(
         seed: of that device.
         unless_worse: leave the model in use where it is if the new one is worse on images that neither was trained on.
         progress: takes lines.
+    """
+
+    lake: Lake
+    task: Task
+    recipe: Any
+    _: KW_ONLY
+    compute: Callable[[], Compute]
+    seed: int
+    unless_worse: bool = False
+    progress: Progress = SILENT
+
+
+def train_version(job: VersionJob) -> TrainedVersion:
+    """Train a recipe on the current labels, unless that version exists, and put it into use.
+
+    A version is identified by its recipe, training and validation images, initial weights and seed.
 
     Raises:
         MissingInputError: inputs have not been materialized; lists all of them.
         ProvenanceError: inputs, or the model in use, contradict each other.
         MarsError: nothing can be trained on these labels, or the training diverged.
     """
+    lake, task, recipe = job.lake, job.task, job.recipe
     stages = {stage: lake.chips(stage) for stage in ("reflectance", STAGE)}
     lake.require({"labelled_crops": lake.labelled_crops, **stages, "prithvi_weights": lake.current_foundation})
     start = task.start(lake, recipe)
     dataset = task.dataset(lake, recipe.model_dump(), start.statistics)
-    current = current_model(lake, task.model) if unless_worse and in_use(lake, task.model) else None
+    current = current_model(lake, task.model) if job.unless_worse and in_use(lake, task.model) else None
     if current is not None:
         _refuse_other_statistics(current, dataset.provenance["statistics"])
-    name_of = partial(version_of, recipe.identity(), dataset.images, start.sha256, seed)
+    name_of = partial(version_of, recipe.identity(), dataset.images, start.sha256, job.seed)
     version = find_version(lake, task.model, task.training_versions, name_of)
     found = (lake.version(task.model, version) / CONFIG).exists()
-    progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
+    job.progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, task.model, version, dataset.images)
     # An existing version is shown without importing torch; only what a killed run left behind is cleared up.
     if not found or (folder / SCRATCH).exists():
-        task.train(
-            TrainingJob(
-                recipe=recipe,
-                images=dataset.images,
-                start=start,
-                folder=folder,
-                compute=compute(),
-                provenance={**dataset.provenance, **start.provenance, "software": software()},
-                cache=lake.features,
-                progress=progress,
-            )
+        provenance = {**dataset.provenance, **start.provenance, "software": software()}
+        training = TrainingJob(
+            recipe,
+            dataset.images,
+            start.folder,
+            folder,
+            job.compute(),
+            provenance,
+            job.progress,
+            cache=lake.features,
         )
+        task.train(training)
     model = ModelVersion(task.model, version, folder, read_json(folder / CONFIG))
     best, card = task.best(model.config["report"]), ""
     if task.card is not None:
@@ -120,8 +127,8 @@ def train_version(
         write_bytes(folder / MODEL_CARD, card.encode())
     comparison = None
     if current is not None and current.version != version:
-        comparison = compare(lake, task, current, model, dataset.images, compute())
-        progress.say(str(comparison))
+        comparison = compare(lake, task, (current, model), dataset.images, job.compute())
+        job.progress.say(str(comparison))
     trained = TrainedVersion(
         model=model, start=start, dataset=dataset, found=found, best=best, comparison=comparison, card=card
     )
@@ -166,8 +173,3 @@ def _refuse_other_statistics(current: ModelVersion, statistics: str) -> None:
             f"{current.name} {current.version} was trained on chips with the statistics {own!r}, and {STAGE} has "
             f"{statistics!r}: the two cannot be compared. Train without retrain, which puts the new model into use"
         )
-
-
-def statistics_of(model: ModelVersion) -> BandStatistics:
-    """The statistics that a model's input is normalised with."""
-    return BandStatistics.from_dict(model.config["statistics"])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mars_assets.bands import BandStatistics
 from mars_assets.errors import MissingInputError
 from mars_assets.lake import CONFIG, IMAGES, Lake
 from mars_assets.prithvi.weights import open_weights
@@ -38,6 +39,11 @@ class ModelVersion:
     version: str
     folder: Path
     config: dict[str, Any]
+
+    @property
+    def statistics(self) -> BandStatistics:
+        """The statistics that the model's input is normalised with."""
+        return BandStatistics.from_dict(self.config["statistics"])
 
 
 def version_of(

@@ -27,10 +27,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
-from mars_assets.training.sampler import BatchesOfSteps
-
-Place = tuple[int, int]
-"""An image's position in the table, and the step that wants it."""
+from mars_assets.training.memory import InMemory
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
         crops[["crop_id", "observation", "original", "path", "cut"]].itertuples(index=False, name=None)
     )
     broken: dict[str, str] = {}
-    unknown: set[str] = set()
     if extra is not None:
         folder = _opened(lake, extra)
         for path, (sha, problem) in _looked_at(lake, pictures_below(folder), progress).items():
@@ -99,8 +95,6 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
                 broken[image_id] = problem
                 continue
             group, known = group_of(relative)
-            if not known:
-                unknown.add(image_id)
             rows.append((image_id, group, "" if known else original_name(path.name), path, sha))
     if not rows:
         raise MarsError(
@@ -110,14 +104,15 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     columns = ["image_id", "group", "name", "path", "stamp"]
     images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
     judged = _judged_groups(lake)
-    is_judged = images["group"].isin(judged) | images.pop("name").isin(judged)
+    is_judged = images["group"].isin(judged) | images["name"].isin(judged)
     kept = images[~is_judged].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
             f"all {len(images)} images are of observations that the labels have in valid or test: add others"
         )
     sha = fingerprint(kept["image_id"].tolist(), kept.pop("stamp").tolist())
-    return Unlabelled(kept, sha, len(images) - len(kept), int(kept["image_id"].isin(unknown).sum()), broken)
+    unknown = int((kept.pop("name") != "").sum())
+    return Unlabelled(kept, sha, len(images) - len(kept), unknown, broken)
 
 
 def _judged_groups(lake: Lake) -> set[str]:
@@ -188,7 +183,7 @@ def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-class RandomCrops(torch.utils.data.Dataset[Tensor]):
+class RandomCrops:
     """Square crops of images, turned and mirrored, each a function of the seed, the step and the image.
 
     Args:
@@ -196,21 +191,20 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
         size: of the crops, pixels.
         smallest_scale: of a crop before resampling, as part of the image's shorter side.
         seed: of all choices.
-        memory_gb: how many decoded images may be kept.
+        memory_gb: how many decoded images may be retained.
     """
 
     def __init__(self, paths: list[Path], size: int, smallest_scale: float, seed: int, memory_gb: float = 2.0) -> None:
         self._paths, self._size, self._smallest, self._seed = paths, size, smallest_scale, seed
-        self._room = int(memory_gb * 1e9)
-        self._kept: dict[int, npt.NDArray[np.uint8]] = {}
+        self._pixels = InMemory(read_pixels, paths, memory_gb)
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, place: Place) -> Tensor:
-        """uint8 (3, size, size), R, G, B."""
+    def __getitem__(self, place: tuple[int, int]) -> Tensor:
+        """Cut the crop of an image, by its position and the step that wants it: uint8 (3, size, size), R, G, B."""
         index, step = place
-        pixels = self._pixels(index)
+        pixels = self._pixels[index]
         rng = np.random.default_rng([self._seed, step, index])
         shorter = min(pixels.shape[:2])
         side = max(1, round(shorter * rng.uniform(self._smallest, 1)))
@@ -220,19 +214,10 @@ class RandomCrops(torch.utils.data.Dataset[Tensor]):
 
     def centre(self, index: int) -> Tensor:
         """The largest square in the middle of an image, unturned: uint8 (3, size, size)."""
-        pixels = self._pixels(index)
+        pixels = self._pixels[index]
         side = min(pixels.shape[:2])
         top, left = ((edge - side) // 2 for edge in pixels.shape[:2])
         return resample(pixels[top : top + side, left : left + side], self._size)
-
-    def _pixels(self, index: int) -> npt.NDArray[np.uint8]:
-        if index in self._kept:
-            return self._kept[index]
-        pixels = read_pixels(self._paths[index])
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._kept[index] = pixels
-        return pixels
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
@@ -251,18 +236,3 @@ def resample(pixels: npt.NDArray[np.uint8], size: int) -> Tensor:
         scaled = F.interpolate(image[None].float(), (size, size), mode="bilinear", antialias=True)[0]
         image = scaled.round().clamp(0, 255).to(torch.uint8)
     return image.expand(3, -1, -1)
-
-
-class StepBatches(torch.utils.data.Sampler[list[Place]]):
-    """One process's share of the batches of :class:`BatchesOfSteps`, every image with the number of its batch."""
-
-    def __init__(self, n: int, batch_size: int, batches: range, seed: int, rank: int, world_size: int) -> None:
-        self._batches = BatchesOfSteps(n, batch_size, batches, seed)
-        self._numbers, self._rank, self._world_size = batches, rank, world_size
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        for number, batch in zip(self._numbers, self._batches, strict=True):
-            yield [(index, number) for index in batch[self._rank :: self._world_size]]

@@ -37,7 +37,7 @@ def curve_figure(history: pd.DataFrame) -> Figure:
 
 
 def reconstructions_figure(
-    unlabelled: Unlabelled, weights: Mapping[str, Path], recipe: PretrainRecipe, compute: Compute, rows: int = 3
+    unlabelled: Unlabelled, weights: Mapping[str, Path], recipe: PretrainRecipe, compute: Compute
 ) -> Figure:
     """Held-out images: original, masked, and what each of several weights makes of them.
 
@@ -46,10 +46,9 @@ def reconstructions_figure(
         weights: folders of weights by the name they are shown under.
         recipe: imputation, mask ratio and which images were held out.
         compute: device, precision, and the masks' seed.
-        rows: how many images.
     """
     _, held_out = split_groups(unlabelled.images, recipe.hold_out)
-    chosen = unlabelled.images.iloc[held_out[np.linspace(0, len(held_out) - 1, min(rows, len(held_out))).astype(int)]]
+    chosen = unlabelled.images.iloc[held_out[np.linspace(0, len(held_out) - 1, min(3, len(held_out))).astype(int)]]
     models = {name: open_weights(folder).load().to(compute.device) for name, folder in weights.items()}
     config = next(iter(models.values())).config
     crops = RandomCrops(chosen["path"].tolist(), config.img_size, 1.0, compute.seed, 0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +18,17 @@ from torch import Tensor
 from mars_assets.bands import model_input
 from mars_assets.errors import MarsError
 from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
-from mars_assets.pretraining.data import RandomCrops, StepBatches, Unlabelled, split_groups
+from mars_assets.pretraining.data import RandomCrops, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import open_weights, save_weights
-from mars_assets.progress import SILENT, Progress
+from mars_assets.progress import Progress
 from mars_assets.storage.files import write_table
 from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.loop import Row, Training, train
-from mars_assets.training.run_folder import begin, finish
+from mars_assets.training.run_folder import TrainingJob, begin, finish
+from mars_assets.training.sampler import batches_of_steps
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
@@ -79,8 +79,9 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
     def batches(self, numbers: range, rank: int, world_size: int) -> Iterator[Tensor]:
         """Yield random crops, uint8 (B, 3, H, W), R, G, B."""
         size = self._recipe.batch_size // self._recipe.accumulate
-        for places in StepBatches(len(self._crops), size, numbers, self.compute.seed, rank, world_size):
-            yield torch.stack([self._crops[place] for place in places])
+        drawn = batches_of_steps(len(self._crops), size, numbers, self.compute.seed)
+        for number, images in zip(numbers, drawn, strict=True):
+            yield torch.stack([self._crops[image, number] for image in images[rank::world_size]])
 
     def losses(self, model: PrithviMAE, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the reconstruction loss of the removed patches, and with a weight that of the visible ones."""
@@ -118,31 +119,14 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
         return math.prod(model.encoder.grid(x[:, :, None]))
 
 
-def pretrain(
-    recipe: PretrainRecipe,
-    unlabelled: Unlabelled,
-    weights: Path,
-    folder: Path,
-    compute: Compute,
-    provenance: dict[str, Any],
-    progress: Progress = SILENT,
-    *,
-    memory_gb: float = 2.0,
-) -> dict[str, Any]:
-    """Pretrains into ``folder``, or goes on where a pretraining into it stopped, or returns a finished one's report.
+def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
+    """Pretrain into a folder, or go on where a pretraining into it stopped, or return a finished one's report.
 
-    While it runs, ``folder/training`` holds the last checkpoint. The result is ``weights/`` (the last state, in the
-    published layout), ``history.parquet`` (one row a validation) and ``config.json``, written last.
+    While it runs, ``training/`` in the folder holds the last checkpoint. The result is ``weights/`` (the last state, in
+    the published layout), ``history.parquet`` (one row a validation) and ``config.json``, written last.
 
     Args:
-        recipe: how to pretrain.
-        unlabelled: on what.
-        weights: folder of the weights to go on from, which give architecture, bands and statistics in any case.
-        folder: of this one pretraining.
-        compute: device, precision and seed.
-        provenance: is put into ``config.json`` as it is.
-        progress: of the steps.
-        memory_gb: how much decoded images may take in memory; those beyond it are decoded anew each time.
+        job: the pretraining; its weights give architecture, bands and statistics in any case.
 
     Returns:
         JSON-able: ``steps``, ``first`` and ``last`` (rows of the history; ``first`` is before any step), ``n_train``,
@@ -153,7 +137,8 @@ def pretrain(
         MarsError: too few images, a batch that cannot be shared evenly, or a pretraining that diverged.
         ProvenanceError: the folder holds a pretraining of other settings.
     """
-    published = open_weights(weights)
+    recipe, unlabelled, compute = job.recipe, job.images, job.compute
+    published = open_weights(job.weights)
     if recipe.batch_size % (recipe.accumulate * recipe.devices):
         raise MarsError(
             f"batch_size {recipe.batch_size} is not a multiple of accumulate x devices, "
@@ -161,34 +146,29 @@ def pretrain(
         )
     if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs")
-    settings = {
-        **recipe.identity(),
-        "seed": compute.seed,
-        "weights": published.sha256,
-        "images": unlabelled.sha,
-    }
-    finished = begin(folder, settings, compute.precision, progress)
+    finished = begin(job, published.sha256, unlabelled.sha)
     if finished is not None:
         return finished
-    scratch = folder / SCRATCH
     images = unlabelled.images
-    _say_what_is_missing(unlabelled, progress)
+    _say_what_is_missing(unlabelled, job.progress)
     trained, valid = split_groups(images, recipe.hold_out)
     paths = images["path"].tolist()
     size = published.config.img_size
 
     compute.seed_everything()
     mae = PrithviMAE(published.config) if recipe.from_random else published.load()
-    kept = RandomCrops([paths[i] for i in valid], size, 1.0, compute.seed, 0)
+    held_out = RandomCrops([paths[i] for i in valid], size, 1.0, compute.seed, 0)
     ids = images["image_id"].iloc[valid].tolist()
-    centres = torch.stack([kept.centre(i) for i in progress.track(range(len(ids)), "reading held-out images")])
-    crops = RandomCrops([paths[i] for i in trained], size, recipe.smallest_scale, compute.seed, memory_gb)
+    centres = torch.stack([held_out.centre(i) for i in job.progress.track(range(len(ids)), "reading held-out images")])
+    crops = RandomCrops([paths[i] for i in trained], size, recipe.smallest_scale, compute.seed)
     training = MaskedPretraining(recipe, compute, crops, (centres, ids))
-    history = train(training, mae, scratch, progress, devices=recipe.devices).history
+    history = train(training, mae, job.folder / SCRATCH, job.progress, devices=recipe.devices).history
 
-    write_table(folder / IMAGES, images[["image_id", "group"]].assign(held_out=np.isin(np.arange(len(images)), valid)))
-    write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
-    save_weights(folder / MARS_WEIGHTS, mae, {"source": "pretrained on Mars", "went_on_from": published.sha256})
+    write_table(
+        job.folder / IMAGES, images[["image_id", "group"]].assign(held_out=np.isin(np.arange(len(images)), valid))
+    )
+    write_table(job.folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
+    save_weights(job.folder / MARS_WEIGHTS, mae, {"source": "pretrained on Mars", "went_on_from": published.sha256})
     report = {
         "steps": int(history[-1]["step"]),
         "first": {"step": 0, "valid_loss": history[0]["valid_loss"]},
@@ -201,16 +181,7 @@ def pretrain(
         "broken": unlabelled.broken,
         "parameters": sum(parameter.numel() for parameter in mae.parameters()),
     }
-    finish(
-        folder,
-        recipe=recipe,
-        classes=(),
-        encoder=published.config,
-        settings=settings,
-        provenance=provenance,
-        compute=compute,
-        report=report,
-    )
+    finish(job, (), published.config, report)
     return report
 
 

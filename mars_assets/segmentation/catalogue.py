@@ -17,7 +17,6 @@ from mars_assets.storage.schema import columns_of, conformed
 
 
 def crater_catalogue(
-    predictions: Mapping[str, Path],
     images: pd.DataFrame,
     *,
     rim: int = 0,
@@ -29,9 +28,9 @@ def crater_catalogue(
     See :func:`~mars_assets.craters.catalogue.craters_of_image`.
 
     Args:
-        predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, observation, chip`` (path; its georeference is used if it has one, unless there are columns
-            ``crs`` (WKT) and ``transform`` (six numbers)).
+        images: ``image_id, observation, prediction`` (path of a PNG of
+            :func:`~mars_assets.segmentation.predict.predict_masks`), ``chip`` (path; its georeference is used if it has
+            one, unless there are columns ``crs`` (WKT) and ``transform`` (six numbers)).
         rim: width in pixels of the rims that masks show, see :func:`mars_assets.craters.geometry.craters_of_mask`.
         smallest_px: craters with a smaller diameter in pixels are left out.
         cache: craters of images that were processed before, used where ``images`` has ``chip_sha``.
@@ -47,7 +46,7 @@ def crater_catalogue(
     cache = cache or Cache(None, COUNTING)
     rows: list[dict[str, Any]] = []
     for image in images.to_dict("records"):
-        path = predictions[image["image_id"]]
+        path = Path(image["prediction"])
         key = prediction_key(path) if "chip_sha" in image else None
         place = [str(image["crs"]), str(image["transform"])] if "crs" in image else []
         made_from = None if key is None else ["craters", key, image["chip_sha"], rim, smallest_px, place]

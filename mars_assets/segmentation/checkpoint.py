@@ -15,7 +15,6 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.lake import CONFIG, MMSEG_CONFIG, SEGMENTER
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.storage.files import read_json
-from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
@@ -65,13 +64,3 @@ def open_segmenter(folder: Path) -> tuple[EncoderDecoder, dict[str, Any]]:
             f"{folder / SEGMENTER} does not fit {MMSEG_CONFIG} next to it ({error}): materialize 'seg_model' again"
         ) from error
     return model.eval(), read_json(folder / CONFIG)
-
-
-def model_sha256(folder: Path) -> str:
-    """Compute the hash that identifies a finished model.
-
-    Raises:
-        MissingInputError: the folder holds no finished model.
-    """
-    require_finished(folder, "seg_model")
-    return sha256_file(folder / SEGMENTER)

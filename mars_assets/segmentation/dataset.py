@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
 from mars_assets.segmentation.recipe import CLASSES
-from mars_assets.training.sampler import BatchesOfSteps
+from mars_assets.training.sampler import batches_of_steps
 
 
 class Draw(NamedTuple):
@@ -26,8 +26,9 @@ class Draw(NamedTuple):
     seed: tuple[int, ...]
 
 
-class SeededBatches(torch.utils.data.Sampler[list[Draw]]):
-    """Batches that follow from the seed and the step alone.
+@dataclass(frozen=True)
+class SeededBatches:
+    """Batches that follow from the seed and the step alone, as torch's data loader takes them.
 
     They do not depend on the number of loader processes, and a resumed training draws the same batches as an
     uninterrupted one.
@@ -39,18 +40,19 @@ class SeededBatches(torch.utils.data.Sampler[list[Draw]]):
         seed: of the training.
     """
 
-    def __init__(self, n: int, batch_size: int, steps: range, seed: int) -> None:
-        self._batches = BatchesOfSteps(n, batch_size, steps, seed)
-        self._steps = steps
-        self._seed = seed
+    n: int
+    batch_size: int
+    steps: range
+    seed: int
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        for step, images in zip(self._steps, self._batches, strict=True):
+        drawn = batches_of_steps(self.n, self.batch_size, self.steps, self.seed)
+        for step, images in zip(self.steps, drawn, strict=True):
             # Places count from 1: numpy seeds alike with and without a last 0, and (seed, step) seeds the dropout.
-            yield [Draw(image, (self._seed, step, place)) for place, image in enumerate(images, start=1)]
+            yield [Draw(image, (self.seed, step, place)) for place, image in enumerate(images, start=1)]
 
 
 @DATASETS.register_module()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,22 +15,11 @@ from mars_assets.code_versions import COUNTING, LABELS
 from mars_assets.craters.geometry import Mask, craters_of_labels, craters_of_mask, match
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.evaluation.statistics import Floats, bootstrap_intervals, independent_units, once, ratio
+from mars_assets.evaluation.statistics import Floats, estimates, ratio, undefined
 from mars_assets.images import read_label_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask
 from mars_assets.segmentation.recipe import IGNORE
 from mars_assets.storage.cache import Cache
-
-METRICS = (
-    "iou_background",
-    "iou_crater",
-    "miou",
-    "dice_crater",
-    "pixel_accuracy",
-    "crater_precision",
-    "crater_recall",
-    "crater_f1",
-)
 
 Counts = npt.NDArray[np.int64]
 
@@ -70,19 +59,11 @@ class _Counted(NamedTuple):
     found: Diameters
     missed: Diameters
     false: Diameters
-    whole: list[float]
+    whole: Diameters
 
 
 def evaluate(
-    predictions: Mapping[str, Path],
-    images: pd.DataFrame,
-    split: str,
-    *,
-    rim: int = 0,
-    smallest_px: float | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    cache: Cache | None = None,
+    images: pd.DataFrame, split: str, *, rim: int = 0, resamples: int = 1000, cache: Cache | None = None
 ) -> Evaluation:
     """Evaluate predictions on a split.
 
@@ -100,15 +81,12 @@ def evaluate(
     since images of one observation resemble each other; otherwise images are. ``resampled`` says which.
 
     Args:
-        predictions: image id -> PNG of :func:`~mars_assets.segmentation.predict.predict_masks`.
-        images: ``image_id, split, mask (path), observation``, and optionally ``instances`` (path of a label image with
-            background 0).
+        images: ``image_id, split, mask (path), observation, prediction`` (path of a PNG of
+            :func:`~mars_assets.segmentation.predict.predict_masks`), and optionally ``instances`` (path of a label
+            image with background 0).
         split: name of the split.
         rim: width in pixels of the rims that masks show, see :func:`mars_assets.craters.geometry.craters_of_mask`.
-        smallest_px: diameter of the smallest labelled crater; if None, that of the split, without craters cut by a
-            border.
         resamples: number of bootstrap draws.
-        seed: of the draws.
         cache: counts of images that were processed before, used where ``images`` has ``labels_sha``.
 
     Raises:
@@ -118,17 +96,19 @@ def evaluate(
     chosen = images[images["split"] == split].reset_index(drop=True)
     if chosen.empty:
         raise MarsError(f"no image is in the split {split!r}: the splits are {sorted(images['split'].unique())}")
-    if missing := [image_id for image_id in chosen["image_id"] if image_id not in predictions]:
-        raise MarsError(f"{len(missing)} images of {split!r} have no prediction, such as {missing[0]}: predict them")
-    paths = [Path(predictions[image_id]) for image_id in chosen["image_id"]]
+    missing = chosen.loc[chosen["prediction"].isna(), "image_id"]
+    if len(missing):
+        raise MarsError(
+            f"{len(missing)} images of {split!r} have no prediction, such as {missing.iloc[0]}: predict them"
+        )
     cache = cache or Cache(None, COUNTING)
-    counted = [_counted(row, path, rim, cache) for row, path in zip(chosen.to_dict("records"), paths, strict=True)]
-    evidence = chosen[["image_id", "observation"]].assign(counts=[json.dumps(_plain(image)) for image in counted])
-    row, sizes, by_image = _summed(counted, chosen, split, smallest_px, resamples, seed)
-    return Evaluation(row, by_image.assign(prediction=[str(path) for path in paths]), sizes, evidence)
+    counts = [_counted(row, rim, cache) for row in chosen.to_dict("records")]
+    evidence = chosen[["image_id", "observation"]].assign(counts=[json.dumps(image) for image in counts])
+    row, sizes, by_image = _summed(counts, chosen, split, resamples)
+    return Evaluation(row, by_image, sizes, evidence)
 
 
-def evaluate_together(evidence: pd.DataFrame, split: str, *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def evaluate_together(evidence: pd.DataFrame, split: str, resamples: int = 1000) -> dict[str, Any]:
     """Evaluate images that were each predicted by one of several models.
 
     Returns the row of :func:`evaluate`.
@@ -137,28 +117,38 @@ def evaluate_together(evidence: pd.DataFrame, split: str, *, resamples: int = 10
         evidence: of their :class:`Evaluation`, concatenated.
         split: name of the images.
         resamples: number of bootstrap draws.
-        seed: of the draws.
     """
-    counted = [_from_plain(json.loads(counts)) for counts in evidence["counts"]]
-    return _summed(counted, evidence.drop(columns="counts"), split, None, resamples, seed)[0]
+    counts = [json.loads(image) for image in evidence["counts"]]
+    return _summed(counts, evidence.drop(columns="counts"), split, resamples)[0]
 
 
 def _summed(
-    counted: list[_Counted], chosen: pd.DataFrame, split: str, smallest_px: float | None, resamples: int, seed: int
+    counts: list[list[Any]], chosen: pd.DataFrame, split: str, resamples: int
 ) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Compute the row, the sizes, and the images with their own scores."""
-    if smallest_px is None:
-        smallest_px = min((diameter for image in counted for diameter in image.whole), default=0.0)
+    counted = [
+        _Counted(np.array(pixels, np.int64), *(np.array(some, np.float64) for some in diameters))
+        for pixels, *diameters in counts
+    ]
+    smallest_px = min((float(image.whole.min()) for image in counted if len(image.whole)), default=0.0)
     confusions: Counts = np.stack([image.confusion for image in counted])
-    craters: Counts = np.stack([_crater_counts(image, smallest_px) for image in counted])
     too_small = np.array([(image.false < smallest_px).sum() for image in counted])
+    # Found, missed and false ones by size class, (images, 3, classes).
+    craters: Counts = np.array(
+        [
+            [
+                np.bincount(size_class(diameters), minlength=len(SIZE_CLASSES))
+                for diameters in (image.found, image.missed, image.false[image.false >= smallest_px])
+            ]
+            for image in counted
+        ]
+    )
 
-    def scores_of(counts: Floats) -> dict[str, Floats]:
-        return _scores(counts @ confusions, np.tensordot(counts, craters, axes=1))
+    def scores_of(samples: Floats) -> dict[str, Floats]:
+        return _scores(samples @ confusions, np.tensordot(samples, craters, axes=1))
 
-    scores = {name: float(value[0]) for name, value in scores_of(once(len(chosen))).items()}
-    groups, resampled = independent_units(chosen["observation"], chosen["image_id"])
-    intervals = bootstrap_intervals(scores_of, groups, resamples=resamples, seed=seed)
+    scores, resampled = estimates(scores_of, chosen, resamples)
+    overall = {name: value for name, value in scores.items() if not name.startswith(SIZE_CLASSES)}
     found, missed, false_alarms = craters.sum((0, 2)).tolist()
     row: dict[str, Any] = {
         "split": split,
@@ -167,16 +157,25 @@ def _summed(
         "n_craters": found + missed,
         "n_false_alarms": false_alarms,
         "n_too_small": int(too_small.sum()),
-        "smallest_px": float(smallest_px),
-        **_with_intervals(METRICS, scores, intervals),
+        "smallest_px": smallest_px,
+        **overall,
         "resampled": resampled,
+        "undefined": ", ".join(undefined(overall)),
     }
-    row["undefined"] = ", ".join(name for name in METRICS if row[name] is None)
-    by_image = chosen.assign(too_small=too_small)
+    by_image = chosen.assign(too_small=too_small, **_pixel_scores(confusions.astype(np.float64)))
     by_image[["found", "missed", "false_alarms"]] = craters.sum(2)
-    for name, values in _pixel_scores(confusions.astype(np.float64)).items():
-        by_image[name] = values
-    return row, _size_table(craters.sum(0), scores, intervals), by_image
+    sizes = [
+        {
+            "diameter_px": size,
+            "craters": hits + misses,
+            "found": hits,
+            "missed": misses,
+            "false_alarms": wrong,
+            **{name.removeprefix(f"{size} "): value for name, value in scores.items() if name.startswith(f"{size} ")},
+        }
+        for size, (hits, misses, wrong) in zip(SIZE_CLASSES, craters.sum(0).T.tolist(), strict=True)
+    ]
+    return row, pd.DataFrame(sizes), by_image
 
 
 def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
@@ -192,30 +191,17 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
     return np.bincount(2 * (truth[valid] == 1) + predicted[valid], minlength=4)
 
 
-def _counted(row: Mapping[Any, Any], prediction: Path, rim: int, cache: Cache) -> _Counted:
-    """Count an image, or read its counts from the cache."""
+def _counted(row: Mapping[Any, Any], rim: int, cache: Cache) -> list[Any]:
+    """Count an image, or read its counts from the cache; the values of :class:`_Counted` as JSON can hold them."""
+    prediction = Path(row["prediction"])
     key = prediction_key(prediction) if "labels_sha" in row else None
-    numbered = isinstance(row.get("instances"), str | Path)  # a column that lacks some has NaN there
-    made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, numbered]
-    counts = cache.get(
-        made_from,
-        lambda: _plain(_count(Path(row["mask"]), prediction, Path(row["instances"]) if numbered else None, rim)),
-    )
-    return _from_plain(counts)
+    # A column that lacks some has NaN there.
+    instances = Path(row["instances"]) if isinstance(row.get("instances"), str | Path) else None
+    made_from = None if key is None else ["counts", LABELS, key, row["labels_sha"], rim, instances is not None]
+    return cache.get(made_from, lambda: _count(Path(row["mask"]), prediction, instances, rim))
 
 
-def _plain(counted: _Counted) -> list[Any]:
-    """Convert to values that JSON can hold."""
-    return [np.asarray(value).tolist() for value in counted]
-
-
-def _from_plain(values: list[Any]) -> _Counted:
-    confusion_counts, *diameters, whole = values
-    found, missed, false = (np.array(some, np.float64) for some in diameters)
-    return _Counted(np.array(confusion_counts, np.int64), found, missed, false, whole)
-
-
-def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _Counted:
+def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> list[Any]:
     truth, predicted = read_label_image(mask), read_mask(prediction)
     if predicted.shape != truth.shape:
         raise DamagedFileError(
@@ -225,23 +211,14 @@ def _count(mask: Path, prediction: Path, instances: Path | None, rim: int) -> _C
     predicted_craters = craters_of_mask(predicted & (truth != IGNORE), rim)
     matching = match(true, predicted_craters)
     diameters = np.array([crater.diameter for crater in true])
-    return _Counted(
+    counted = _Counted(
         confusion=confusion(truth, predicted),
         found=diameters[matching.found],
         missed=diameters[~matching.found],
         false=np.array([crater.diameter for crater in predicted_craters])[matching.false],
-        whole=[crater.diameter for crater in true if crater.is_whole(truth.shape)],
+        whole=diameters[[crater.is_whole(truth.shape) for crater in true]],
     )
-
-
-def _crater_counts(image: _Counted, smallest_px: float) -> Counts:
-    """Count found, missed and false craters by size class, int64 (3, classes)."""
-    return np.stack(
-        [
-            np.bincount(size_class(diameters), minlength=len(SIZE_CLASSES))
-            for diameters in (image.found, image.missed, image.false[image.false >= smallest_px])
-        ]
-    )
+    return [values.tolist() for values in counted]
 
 
 def _scores(pixels: Floats, craters: Floats) -> dict[str, Floats]:
@@ -277,34 +254,3 @@ def _detection_scores(craters: Floats) -> dict[str, Floats]:
         "recall": ratio(found, found + missed),
         "f1": ratio(2 * found, 2 * found + missed + false),
     }
-
-
-def _with_intervals(
-    names: Iterable[str], scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
-) -> dict[str, float | None]:
-    """Each named score with ``_low`` and ``_high``; None where undefined."""
-    row: dict[str, float | None] = {}
-    for name in names:
-        for suffix, value in zip(("", "_low", "_high"), (scores[name], *intervals[name]), strict=True):
-            row[name + suffix] = None if np.isnan(value) else float(value)
-    return row
-
-
-def _size_table(
-    craters: Counts, scores: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
-) -> pd.DataFrame:
-    rows = []
-    for size, (found, missed, false_alarms) in zip(SIZE_CLASSES, craters.T.tolist(), strict=True):
-        named = [f"{size} {name}" for name in ("precision", "recall", "f1")]
-        values = _with_intervals(named, scores, intervals)
-        rows.append(
-            {
-                "diameter_px": size,
-                "craters": found + missed,
-                "found": found,
-                "missed": missed,
-                "false_alarms": false_alarms,
-                **{name.removeprefix(f"{size} "): value for name, value in values.items()},
-            }
-        )
-    return pd.DataFrame(rows)

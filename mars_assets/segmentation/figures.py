@@ -75,7 +75,7 @@ def overlay_sheet(images: pd.DataFrame, statistics: BandStatistics) -> Figure:
     """
     figure, axes = new_figure(12, 3.5 * len(images) + 0.4, rows=max(len(images), 1), columns=4)
     figure.suptitle("pixels of craters: found (green), false (orange), missed (blue)", fontsize=13)
-    for axis in axes.ravel().tolist():
+    for axis in figure.axes:
         axis.set_axis_off()
     for row, image in zip(axes, images.to_dict("records"), strict=False):
         rgb = reflectance_to_rgb(read_chip(Path(image["chip"]), HLS_BANDS), statistics)
@@ -183,11 +183,10 @@ def outlined_sheet(images: pd.DataFrame, craters: pd.DataFrame, most: int = 6) -
     shown = images.assign(craters=images["image_id"].map(counts).fillna(0).astype(int)).nlargest(most, "craters")
     columns = min(max(len(shown), 1), 3)
     rows = max(-(-len(shown) // columns), 1)
-    figure, axes = new_figure(4 * columns, 4.5 * rows, rows, columns)
-    places: list[Axes] = axes.ravel().tolist()
-    for axis in places:
+    figure, _ = new_figure(4 * columns, 4.5 * rows, rows, columns)
+    for axis in figure.axes:
         axis.set_axis_off()
-    for axis, row in zip(places, shown.to_dict("records"), strict=False):
+    for axis, row in zip(figure.axes, shown.to_dict("records"), strict=False):
         axis.imshow(read_rgb(Path(row["chip"])))
         _outline(axis, read_mask(Path(row["prediction"])))
         name = "\n".join(textwrap.wrap(row["image_id"], 30, break_on_hyphens=False))

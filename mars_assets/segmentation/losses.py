@@ -27,13 +27,15 @@ class CraterLoss(nn.Module):
 
     Args:
         loss_weight: factor of the loss.
-        loss_name: its name in mmseg's logs, ``loss_...``.
+        loss_name: its name in mmseg's logs, ``loss_...``; empty for the class's own.
     """
 
-    def __init__(self, loss_weight: float = 1.0, loss_name: str = "loss_crater") -> None:
+    loss_name = "loss_crater"
+
+    def __init__(self, loss_weight: float = 1.0, loss_name: str = "") -> None:
         super().__init__()
         self.loss_weight = loss_weight
-        self.loss_name = loss_name
+        self.loss_name = loss_name or self.loss_name
 
     def forward(
         self, logits: Tensor, labels: Tensor, weight: Tensor | None = None, ignore_index: int = IGNORE, **_: Any
@@ -79,12 +81,13 @@ class PixelMeanCrossEntropyLoss(CraterLoss):
 
     Args:
         class_weight: weights of the classes; equal if None.
+        named: see :class:`CraterLoss`.
     """
 
-    def __init__(
-        self, class_weight: Sequence[float] | None = None, loss_weight: float = 1.0, loss_name: str = "loss_ce"
-    ) -> None:
-        super().__init__(loss_weight, loss_name)
+    loss_name = "loss_ce"
+
+    def __init__(self, class_weight: Sequence[float] | None = None, **named: Any) -> None:
+        super().__init__(**named)
         self.class_weight = class_weight
 
     def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:
@@ -108,17 +111,13 @@ class MaskedFocalLoss(PixelMeanCrossEntropyLoss):
 
     Args:
         gamma: the higher, the less a pixel counts that is already right.
-        class_weight: weights of the classes; equal if None.
+        named: see :class:`PixelMeanCrossEntropyLoss`.
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        class_weight: Sequence[float] | None = None,
-        loss_weight: float = 1.0,
-        loss_name: str = "loss_focal",
-    ) -> None:
-        super().__init__(class_weight, loss_weight, loss_name)
+    loss_name = "loss_focal"
+
+    def __init__(self, gamma: float = 2.0, **named: Any) -> None:
+        super().__init__(**named)
         self.gamma = gamma
 
     def of_pixels(self, surprise: Tensor) -> Tensor:
@@ -140,7 +139,10 @@ class MaskedDiceLoss(CraterLoss):
             impossible.
         smooth: added to both sides of the fraction; 1 for classes that are absent and not predicted.
         exponent: of probabilities and targets in the denominator.
+        named: see :class:`CraterLoss`.
     """
+
+    loss_name = "loss_dice"
 
     def __init__(
         self,
@@ -148,10 +150,9 @@ class MaskedDiceLoss(CraterLoss):
         batch: bool = False,
         smooth: float = 1.0,
         exponent: int = 2,
-        loss_weight: float = 1.0,
-        loss_name: str = "loss_dice",
+        **named: Any,
     ) -> None:
-        super().__init__(loss_weight, loss_name)
+        super().__init__(**named)
         self.class_weight = class_weight
         self.batch = batch
         self.smooth = smooth
@@ -182,10 +183,13 @@ class CraterwiseDiceLoss(CraterLoss):
 
     Args:
         smooth: added to both sides of Dice's fraction.
+        named: see :class:`CraterLoss`.
     """
 
-    def __init__(self, smooth: float = 1.0, loss_weight: float = 1.0, loss_name: str = "loss_craterwise_dice") -> None:
-        super().__init__(loss_weight, loss_name)
+    loss_name = "loss_craterwise_dice"
+
+    def __init__(self, smooth: float = 1.0, **named: Any) -> None:
+        super().__init__(**named)
         self.smooth = smooth
 
     def loss(self, logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor) -> Tensor:

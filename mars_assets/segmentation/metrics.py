@@ -10,6 +10,7 @@ from mmseg.evaluation import IoUMetric
 from mmseg.registry import METRICS
 from torch import Tensor
 
+from mars_assets.evaluation.statistics import ratio
 from mars_assets.segmentation.recipe import CLASSES
 
 
@@ -28,7 +29,7 @@ class CraterMetric(IoUMetric):
         intersection, union = (
             torch.stack([result[index] for result in results]).double().sum(0).numpy() for index in (0, 1)
         )
-        iou = np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
+        iou = ratio(intersection, union)
         metrics = {f"iou_{name}": float(value) for name, value in zip(CLASSES, iou, strict=True)}
         present = iou[~np.isnan(iou)]
         return {"miou": float(present.mean()) if present.size else math.nan, **metrics}

@@ -17,6 +17,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmseg.models import EncoderDecoder, FCNHead, SegDataPreProcessor
 from mmseg.registry import MODELS
+from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from mars_assets.prithvi.config import PrithviConfig
@@ -68,13 +69,6 @@ class PrithviBackbone(BaseModule):
             seen = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=self.magnify < 1)
         maps = self.encoder.features(seen, self.layers)
         return (x, *maps) if self.with_image else tuple(maps)
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @MODELS.register_module()
@@ -160,7 +154,7 @@ class DetailNeck(BaseModule):
         stages: number of times that the branch halves the image.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - mmengine calls it by the names in a configuration
         self,
         in_channels: Sequence[int],
         channels: int,
@@ -175,7 +169,7 @@ class DetailNeck(BaseModule):
         widths = [2**stage * detail_channels for stage in range(stages)]
         outputs = [max(channels // 2, 1), *[channels] * (stages - 1)]
         self.out_channels = outputs[0]
-        self.norms = nn.ModuleList(LayerNorm2d(width) for width in in_channels)
+        self.norms = nn.ModuleList(LayerNorm2d(width, eps=1e-5) for width in in_channels)
         self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
         self.down = nn.ModuleList(
             nn.Sequential(_convolution(before, width, stride=2), _convolution(width, width))
@@ -287,7 +281,7 @@ class WindowedEncoderDecoder(EncoderDecoder):
         kwargs: arguments of mmseg's segmentor.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - mmengine calls it by the names in a configuration
         self,
         window_batch: int = 16,
         scales: Sequence[float] = (1.0,),

@@ -12,13 +12,14 @@ from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import SUFFIXES
-from mars_assets.lake import MMSEG_CONFIG
+from mars_assets.lake import MMSEG_CONFIG, SEGMENTER
 from mars_assets.progress import SILENT, Progress
-from mars_assets.segmentation.checkpoint import model_sha256, open_segmenter
+from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.prediction_file import _png, prediction_key
 from mars_assets.storage.files import sweep, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.tensors.geotiff import read_bands
+from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
     from mmseg.models import EncoderDecoder
@@ -52,13 +53,9 @@ def predict_masks(
         DamagedFileError: a chip or the model cannot be read.
         MarsError: the device's memory is too small.
     """
-    # The window is in the config.
-    model = [
-        SEGMENTER_PREDICTION,
-        model_sha256(model_folder),
-        sha256_file(model_folder / MMSEG_CONFIG),
-        compute.precision,
-    ]
+    require_finished(model_folder, "seg_model")
+    files = [sha256_file(model_folder / name) for name in (SEGMENTER, MMSEG_CONFIG)]  # the window is in the config
+    model = [SEGMENTER_PREDICTION, *files, compute.precision]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
     paths = {image_id: cache / f"{image_id}.png" for image_id in chips}

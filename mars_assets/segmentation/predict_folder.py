@@ -20,13 +20,7 @@ if TYPE_CHECKING:
 
 
 def outline_pictures(
-    model: ModelVersion,
-    folder: Path,
-    masks: Path,
-    compute: Compute,
-    *,
-    smallest_px: float = 0.0,
-    progress: Progress = SILENT,
+    model: ModelVersion, folder: Path, masks: Path, compute: Compute, progress: Progress = SILENT
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """List the craters in the image files of a folder.
 
@@ -35,7 +29,6 @@ def outline_pictures(
         folder: see :func:`mars_assets.images.pictures_below`.
         masks: folder where the predictions are cached: 8-bit PNG, crater from 128.
         compute: device and precision.
-        smallest_px: craters with a smaller diameter in pixels are left out.
         progress: reports the images.
 
     Returns:
@@ -62,6 +55,6 @@ def outline_pictures(
         raise MarsError(next(iter(problems.values()), f"there is no JPEG or PNG in {folder}"))
     images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)
     predictions = predict_masks(model.folder, images, masks, compute, progress)
-    table = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest_px)
+    table = crater_catalogue(images.assign(prediction=images["image_id"].map(predictions)), rim=rim_of(model))
     unknown = ["observation", "diameter_m", "longitude", "latitude"]
     return table.drop(columns=unknown).rename(columns={"image_id": "image"}), problems

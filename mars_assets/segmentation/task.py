@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
 from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSIONS
 from mars_assets.craters.size_frequency import size_frequency
-from mars_assets.datasets import Dataset, segmentation_dataset, unlabelled_crops
+from mars_assets.datasets import segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.labels.masks import RIM_WIDTHS
 from mars_assets.lake import COUNTS, CRATERS, CRATERS_OF_CROPS, HISTORY, MASKS, MASKS_OF_CROPS, SEGMENTER, Lake
-from mars_assets.models.starting_point import Start, start_from_weights
-from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task, TrainingJob
+from mars_assets.models.starting_point import start_from_weights
+from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
@@ -33,7 +32,6 @@ from mars_assets.storage.schema import columns_of, write_checked
 from mars_assets.training.compute import Compute
 
 if TYPE_CHECKING:
-    from mars_assets.plotting import Picture
     from mars_assets.prithvi.model import PrithviEncoder
 
 DESCRIPTIONS = Descriptions(
@@ -75,34 +73,6 @@ def smallest_evaluated(lake: Lake, model: ModelVersion) -> float:
     return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
 
 
-def _recipe_of(config: Mapping[str, Any]) -> SegRecipe:
-    return SegRecipe(**config["recipe"])
-
-
-def _dataset(lake: Lake, recipe: Mapping[str, Any], statistics: BandStatistics | None) -> Dataset:
-    return segmentation_dataset(lake, recipe["annotation"], statistics)
-
-
-def _start(lake: Lake, recipe: SegRecipe) -> Start:
-    return start_from_weights(lake, recipe.encoder)
-
-
-def _train(job: TrainingJob) -> dict[str, Any]:
-
-    return train_segmentation(
-        job.recipe, job.images, job.start.folder, job.folder, job.compute, job.provenance, job.progress
-    )
-
-
-def _best(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: report[name] for name in ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")}
-
-
-def _curves(folder: Path) -> Picture:
-
-    return training_figure(read_table(folder / HISTORY, SEGMENTATION.model))
-
-
 def _encoder(model: ModelVersion) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
 
@@ -112,27 +82,12 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
     return encoder
 
 
-def _predict(
-    lake: Lake, model: ModelVersion, images: pd.DataFrame, compute: Compute, progress: Progress
-) -> dict[str, Path]:
-
-    return predict_masks(model.folder, images, model.folder / MASKS, compute, progress)
-
-
 def _evaluate(
     model: ModelVersion, predictions: Mapping[str, Path], images: pd.DataFrame, splits: Sequence[str], resamples: int
 ) -> dict[str, Evaluation]:
-
-    rim = rim_of(model)
+    images, rim = images.assign(prediction=images["image_id"].map(predictions)), rim_of(model)
     with Cache(model.folder / COUNTS, COUNTING, keep_all=True) as counts:
-        return {
-            split: evaluate(predictions, images, split, rim=rim, resamples=resamples, cache=counts) for split in splits
-        }
-
-
-def _pool(evidence: pd.DataFrame, split: str) -> dict[str, Any]:
-
-    return evaluate_together(evidence, split)
+        return {split: evaluate(images, split, rim=rim, resamples=resamples, cache=counts) for split in splits}
 
 
 def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], evaluations: Mapping[str, Any]) -> Report:
@@ -143,18 +98,17 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
     smallest = min((diameter for diameter in labelled if diameter > 0), default=0.0)
     images = pd.concat([evaluation.images for evaluation in evaluations.values()]).sort_values("image_id")
     with Cache(model.folder / CRATERS, COUNTING) as cached:
-        craters = crater_catalogue(predictions, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
+        craters = crater_catalogue(images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     craters = craters.assign(model_version=model.version)
     path = lake.metrics("seg_craters")
     write_checked(path, craters, CraterCatalogue)
     write_csv(path.with_suffix(".csv"), craters)
-    statistics = BandStatistics.from_dict(model.config["statistics"])
     history = read_table(model.folder / HISTORY, SEGMENTATION.model)
     return Report(
         {
             "plots": evaluation_figure(shown, history),
-            "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), statistics),
-            "worst": overlay_sheet(worst(shown, 3), statistics),
+            "images": overlay_sheet(shown.images.sample(min(3, len(shown.images)), random_state=0), model.statistics),
+            "worst": overlay_sheet(worst(shown, 3), model.statistics),
         },
         {
             "by crater size": shown.sizes,
@@ -174,13 +128,13 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     images = unlabelled_crops(lake, "n_craters", ["crs", "transform"])
     folder = model.folder / MASKS_OF_CROPS
     masks = predict_masks(model.folder, images, folder, compute, progress)
+    images = images.assign(prediction=images["image_id"].map(masks))
     smallest = smallest_evaluated(lake, model)
     warning = (
         "" if smallest else "the model was not evaluated, so craters of every size are listed: make 'seg_evaluation'"
     )
     with Cache(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
-        craters = crater_catalogue(masks, images, rim=rim_of(model), smallest_px=smallest, cache=cached)
-    images = images.assign(prediction=[str(masks[image]) for image in images["image_id"]])
+        craters = crater_catalogue(images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     report = Report(
         {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)},
         {
@@ -201,9 +155,8 @@ SEGMENTATION = Task(
     name="seg",
     descriptions=DESCRIPTIONS,
     libraries=frozenset({"pytorch", "mmsegmentation"}),
-    label="n_craters",
     recipe=SegRecipe,
-    recipe_of=_recipe_of,
+    recipe_of=lambda config: SegRecipe(**config["recipe"]),
     score="iou_crater",
     lowest_score=0.3,
     scores=(
@@ -216,15 +169,19 @@ SEGMENTATION = Task(
     training_versions=SEGMENTATION_VERSIONS,
     evaluation_versions=(SEGMENTER_PREDICTION, COUNTING),
     predictions_read_evaluation=True,
-    dataset=_dataset,
-    start=_start,
-    train=_train,
-    best=_best,
-    curves=_curves,
+    dataset=lambda lake, recipe, statistics: segmentation_dataset(lake, recipe["annotation"], statistics),
+    start=lambda lake, recipe: start_from_weights(lake, recipe.encoder),
+    train=train_segmentation,
+    best=lambda report: {
+        name: report[name] for name in ("best_iteration", "miou", "iou_crater", "iou_background", "train_loss")
+    },
+    curves=lambda folder: training_figure(read_table(folder / HISTORY, "seg_model")),
     encoder=_encoder,
-    predict=_predict,
+    predict=lambda lake, model, images, compute, progress: predict_masks(
+        model.folder, images, model.folder / MASKS, compute, progress
+    ),
     evaluate=_evaluate,
-    pool=_pool,
+    pool=evaluate_together,
     report=_report,
     list_unlabelled=_list_unlabelled,
 )

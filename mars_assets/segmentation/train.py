@@ -17,14 +17,14 @@ import pandas as pd
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
 from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
+from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.weights import load_encoder, open_weights
-from mars_assets.progress import SILENT, Progress
+from mars_assets.prithvi.weights import open_weights
 from mars_assets.segmentation.checkpoint import load_checkpoint
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
-from mars_assets.training.run_folder import begin, finish, settings_of
+from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of, used_images
 
 if TYPE_CHECKING:
     from mmengine import Config
@@ -35,38 +35,27 @@ if TYPE_CHECKING:
     from mars_assets.training.compute import Compute
 
 
-def train_segmentation(
-    recipe: SegRecipe,
-    images: pd.DataFrame,
-    weights: Path,
-    folder: Path,
-    compute: Compute,
-    provenance: dict[str, Any],
-    progress: Progress = SILENT,
-    *,
-    workers: int | None = None,
-    save_every: float = 120.0,
-) -> dict[str, Any]:
+SAVE_EVERY = 120.0
+"""Seconds between two checkpoints, in addition to one at each validation."""
+_EMPTY = (
+    "no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, or some "
+    "observations into that split, and materialize 'labelled_crops' again"
+)
+
+
+def train_segmentation(job: TrainingJob[SegRecipe, pd.DataFrame]) -> dict[str, Any]:
     """Train a model in a folder, or resume a training there.
 
     A finished one is not trained again; its report is returned.
 
-    During training, ``folder/training`` holds the last and the best checkpoint. The result is ``model.pth`` (the state
-    with the highest validation mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and validations by
-    iteration) and ``config.json``, written last.
+    During training, ``training/`` in the folder holds the last and the best checkpoint. The result is ``model.pth``
+    (the state with the highest validation mIoU) and ``config.py`` for mmseg, ``history.parquet`` (losses and
+    validations by iteration) and ``config.json``, written last.
 
     Args:
-        recipe: settings of the training.
-        images: ``image_id, split (train, valid, ...), chip (path), mask (path, of the recipe's annotation),
-            observation``, and ``chip_sha`` if the chips have one; ``instances`` (path of the numbered craters) for
-            ``smallest_crater``. Their order does not matter.
-        weights: folder of the encoder's weights.
-        folder: where this one training goes.
-        compute: device, precision and seed.
-        provenance: is copied into ``config.json``.
-        progress: reports the iterations.
-        workers: processes that load images; None: up to four on CUDA, none on a CPU. Results do not depend on it.
-        save_every: seconds between two checkpoints, in addition to one at each validation.
+        job: the training. Its images have ``image_id, split (train, valid, ...), chip (path), mask (path, of the
+            recipe's annotation), observation``, and ``chip_sha`` if the chips have one; ``instances`` (path of the
+            numbered craters) for ``smallest_crater``. Their order does not matter. Its weights are those of an encoder.
 
     Returns:
         JSON-able: ``iterations``, ``best_iteration``, ``miou``, ``iou_background``, ``iou_crater`` (None where
@@ -78,49 +67,14 @@ def train_segmentation(
             small.
         ProvenanceError: the folder holds a training with other settings.
     """
-    images = _chosen(_checked(images), recipe)
-    settings = settings_of(recipe, images, open_weights(weights).sha256, compute.seed)
-    finished = begin(folder, settings, compute.precision, progress)
+    images = _chosen(used_images(job.images, _EMPTY), job.recipe)
+    finished = begin(job, open_weights(job.weights).sha256, identity_of(images))
     if finished is not None:
         return finished
-    scratch = folder / SCRATCH
-
-    encoder = _encoder(recipe, weights, compute)
-    if workers is None:
-        # When a CPU trains, loader processes would take the cores that the model needs.
-        workers = min(os.cpu_count() or 1, 8) // 2 if compute.device == "cuda" else 0
-    mmseg, state, parameters = _fit(recipe, encoder, images, scratch, compute, progress, workers, save_every)
-    report = _finish(mmseg, state, scratch, folder) | {
-        **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
-        **parameters,
-    }
-    finish(
-        folder,
-        recipe=recipe,
-        classes=CLASSES,
-        encoder=encoder.config,
-        settings=settings,
-        provenance=provenance,
-        compute=compute,
-        report=report,
-    )
+    encoder = initial_encoder(job.recipe, job.weights, job.compute)
+    report = _fit(job, encoder, images)
+    finish(job, CLASSES, encoder.config, report)
     return report
-
-
-def _checked(images: pd.DataFrame) -> pd.DataFrame:
-    """Select the images of the training and validation sets, ordered by id.
-
-    Raises:
-        MarsError: one of the two is empty.
-    """
-    images = images[images["split"].isin(["train", "valid"])].sort_values("image_id", ignore_index=True)
-    for split in ("train", "valid"):
-        if not (images["split"] == split).any():
-            raise MarsError(
-                f"no image with crater masks is in the split '{split}': put an export with one into the lake's inbox, "
-                "or some observations into that split, and materialize 'labelled_crops' again"
-            )
-    return images
 
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
@@ -134,32 +88,12 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
     return pd.concat([train[cratered], others], ignore_index=True)
 
 
-def _encoder(recipe: SegRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
-    from mars_assets.prithvi.model import PrithviEncoder
-
-    if recipe.encoder == "random":
-        compute.seed_everything()
-        return PrithviEncoder(open_weights(weights).config)
-    return load_encoder(weights)
-
-
-def _fit(
-    recipe: SegRecipe,
-    encoder: PrithviEncoder,
-    images: pd.DataFrame,
-    scratch: Path,
-    compute: Compute,
-    progress: Progress,
-    workers: int,
-    save_every: float,
-) -> tuple[Config, TrainingState, dict[str, int]]:
-    """Train to the end.
-
-    Returns the config, the state with its history, and the numbers of parameters.
-    """
+def _fit(job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, images: pd.DataFrame) -> dict[str, Any]:
+    """Train to the end, write the model, and report."""
     import torch
 
-    last = scratch / "last.pth"
+    recipe, compute, scratch = job.recipe, job.compute, job.folder / SCRATCH
+    last, workers = scratch / "last.pth", _workers(compute.device)
     # Also because mmengine, which reads it again, unpickles anything where this refuses.
     done = load_checkpoint(last)["meta"]["iter"] if last.exists() else 0
     with mmseg_ready():
@@ -177,19 +111,22 @@ def _fit(
         if recipe.architecture == PRITHVI:
             model.backbone.encoder.load_state_dict(encoder.state_dict())
         train, valid = (images[images["split"] == split] for split in ("train", "valid"))
+        load, *rest = config.test_pipeline
         batches = SeededBatches(len(train), recipe.batch_size, range(done, recipe.steps), compute.seed)
+        # The statistics of batch norms are averaged like the weights that they belong to.
+        averaging = {"type": "EMAHook", "momentum": 1 - recipe.average_weights, "update_buffers": True}
         runner = Runner(
             model=model,
             work_dir=str(scratch / "mmengine"),
             train_dataloader=_loader(train, config.train_pipeline, compute, workers, batches),
             # The batches start at the right iteration by themselves.
             train_cfg={**config.train_cfg, "fast_forward_on_resume": True},
-            val_dataloader=_loader(valid, _validation_pipeline(config), compute, workers),
+            val_dataloader=_loader(valid, [load, {"type": "LoadMask"}, *rest], compute, workers),
             val_cfg={"type": "ValLoop"},
             val_evaluator={"type": "CraterMetric"},
             optim_wrapper=config.optim_wrapper,
             param_scheduler=list(config.param_scheduler) or None,
-            custom_hooks=_averaging(recipe),
+            custom_hooks=[averaging] if recipe.average_weights else [],
             default_hooks=dict.fromkeys(["logger", "checkpoint", "timer", "sampler_seed"]),
             load_from=str(last) if done else None,
             resume=bool(done),
@@ -200,7 +137,7 @@ def _fit(
             experiment_name=f"segmentation-{time.time_ns()}",
         )
         runner.model.to(compute.device)  # mmengine takes CUDA wherever there is one
-        state = TrainingState(scratch, progress, compute.seed, max(recipe.steps // 100, 1), save_every)
+        state = TrainingState(scratch, job.progress, compute.seed, max(recipe.steps // 100, 1), SAVE_EVERY)
         runner.register_hook(state)
         try:
             runner.train()
@@ -209,24 +146,20 @@ def _fit(
                 f"the device's memory is too small for this training ({error}): lower the recipe's batch_size "
                 f"({recipe.batch_size}), neck_channels or crop_size, or use a smaller encoder"
             ) from error
-    parameters = {
+    return {
+        **_finish(job.folder, config, state),
+        **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
-    return config, state, parameters
 
 
-def _averaging(recipe: SegRecipe) -> list[dict[str, Any]]:
-    """Describe mmengine's hook that averages weights, if the recipe wants it."""
-    if not recipe.average_weights:
-        return []
-    # The statistics of batch norms are averaged like the weights that they belong to.
-    return [{"type": "EMAHook", "momentum": 1 - recipe.average_weights, "update_buffers": True}]
+def _workers(device: str) -> int:
+    """Choose the number of processes that load images, on which results do not depend.
 
-
-def _validation_pipeline(config: Config) -> list[dict[str, Any]]:
-    load, *rest = config.test_pipeline
-    return [load, {"type": "LoadMask"}, *rest]
+    When a CPU trains, they would take the cores that the model needs.
+    """
+    return min(os.cpu_count() or 1, 8) // 2 if device == "cuda" else 0
 
 
 def _loader(
@@ -255,21 +188,21 @@ def _loader(
     }
 
 
-def _finish(config: Config, state: TrainingState, scratch: Path, folder: Path) -> dict[str, Any]:
+def _finish(folder: Path, config: Config, state: TrainingState) -> dict[str, Any]:
     """Write the files of a training that has ended.
 
     Returns the first part of the report.
     """
     import torch
 
-    best = scratch / "best.pth"
+    best = folder / SCRATCH / "best.pth"
     if not best.exists():
         raise MarsError("no validation gave an mIoU: all pixels of the validation masks are ignored")
     checkpoint = load_checkpoint(best)
     meta = checkpoint["meta"]
     with atomic_path(folder / SEGMENTER) as temporary:
-        kept = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
-        torch.save({"meta": kept, "state_dict": checkpoint["state_dict"]}, temporary)
+        about = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
+        torch.save({"meta": about, "state_dict": checkpoint["state_dict"]}, temporary)
     write_bytes(folder / MMSEG_CONFIG, config.pretty_text.encode())
     history = pd.DataFrame(state.history).astype({"iteration": "int64"})
     write_table(folder / HISTORY, history)

@@ -112,12 +112,10 @@ def choose_compute(
         )
     chosen: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        resolved: Literal["fp32", "bf16"] = "bf16" if _has_bf16(chosen) else "fp32"
-    else:
-        resolved = precision
+        precision = "bf16" if _has_bf16(chosen) else "fp32"
     if threads:
         torch.set_num_threads(threads)
-    return Compute(chosen, resolved, torch.get_num_threads(), seed)
+    return Compute(chosen, precision, torch.get_num_threads(), seed)
 
 
 def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:

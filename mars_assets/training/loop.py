@@ -63,6 +63,9 @@ class Training(ABC, Generic[Model, Batch]):
     """Whether the weights of the lowest ``valid_loss`` are retained."""
     patience: int = 0
     """Stop after this many validations without a lower ``valid_loss``; 0: never."""
+    save_every: float = 0.0
+    """Seconds between two checkpoints, each left by a validation: a killed run loses no more than these and the stretch
+    to the next validation."""
 
     def __init__(self, recipe: TrainingRecipe, compute: Compute) -> None:
         self.recipe = recipe
@@ -217,13 +220,7 @@ class Loop(Generic[Model, Batch]):
 
 
 def train(
-    training: Training[Model, Batch],
-    model: Model,
-    folder: Path,
-    progress: Progress = SILENT,
-    *,
-    save_every: float = 0.0,
-    devices: int = 1,
+    training: Training[Model, Batch], model: Model, folder: Path, progress: Progress = SILENT, *, devices: int = 1
 ) -> Loop[Model, Batch]:
     """Train to the end, from the last checkpoint where there is one.
 
@@ -232,8 +229,6 @@ def train(
         model: trained in place.
         folder: where the checkpoint is.
         progress: of the steps.
-        save_every: seconds between two checkpoints, each left by a validation: a killed run loses no more than these
-            and the stretch to the next validation.
         devices: processes that share the steps, each on a device of its own.
 
     Raises:
@@ -241,7 +236,7 @@ def train(
     """
     fabric = training.compute.fabric(devices)
     if devices == 1:
-        return _train(fabric, training, model, folder, progress, save_every)
+        return _train(fabric, training, model, folder, progress)
     # The log of the process that asked does not travel to another one, which writes to its own terminal.
     fabric.launch(cast(Any, _train_in_process), training, model, folder, Progress(print))
     loop = Loop(training, model)
@@ -255,12 +250,7 @@ def _train_in_process(fabric: Fabric, *arguments: Any) -> None:
 
 
 def _train(
-    fabric: Fabric,
-    training: Training[Model, Batch],
-    model: Model,
-    folder: Path,
-    progress: Progress,
-    save_every: float = 0.0,
+    fabric: Fabric, training: Training[Model, Batch], model: Model, folder: Path, progress: Progress
 ) -> Loop[Model, Batch]:
     loop = Loop(training, model, fabric)
     progress = progress if fabric.is_global_zero else SILENT
@@ -274,7 +264,7 @@ def _train(
     while not training.is_over(loop.history):
         stretch = min(training.recipe.evaluate_every, steps - loop.step)
         progress.say(_described(loop.close_stretch(loop.train_steps(stretch, counter)), steps))
-        if time.monotonic() - saved >= save_every:
+        if time.monotonic() - saved >= training.save_every:
             loop.save(folder / CHECKPOINT)
             saved = time.monotonic()
     counter.close()

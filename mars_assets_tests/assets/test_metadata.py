@@ -5,14 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from mars_assets.assets.metadata import MAX_ROWS, kept, mendable, table
+from mars_assets.assets.metadata import MAX_ROWS, cached_metadata, mendable, table
 from mars_assets.assets.models import model_config
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
-from mars_assets.storage.files import write_bytes
 
 
 def test_what_people_can_mend_fails_once_with_its_message() -> None:
@@ -47,10 +46,8 @@ def test_a_configuration_is_its_recipe_and_bounds_are_listed() -> None:
         recipe_from(model_config(CLASSIFICATION).model_construct(**values), ClsRecipe)
 
 
-def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> None:
+def test_what_is_shown_is_cached_while_its_key_is_the_same(lake: Lake) -> None:
     made: list[str] = []
-    file = lake.metrics("scores")
-    write_bytes(file, b"")
 
     def make() -> dict[str, Any]:
         made.append("again")
@@ -63,28 +60,24 @@ def test_what_is_shown_is_kept_while_its_key_and_files_are_there(lake: Lake) -> 
             "yes": True,
         }
 
-    first = kept(lake, "scores", "key", make, [file])
-    assert kept(lake, "scores", "key", make, [file]) == first
+    first = cached_metadata(lake, "scores", "key", make)
+    assert cached_metadata(lake, "scores", "key", make) == first
     assert made == ["again"]
-    kept(lake, "scores", "another key", make, [file])
+    cached_metadata(lake, "scores", "another key", make)
     assert len(made) == 2
-    file.unlink()
-    kept(lake, "scores", "another key", make, [file])
-    assert len(made) == 3
     for damage in (b"{", b"[]", b'{"key": "another key"}'):
         lake.shown("scores").write_bytes(damage)
-        write_bytes(file, b"")
-        assert kept(lake, "scores", "another key", make, [file]) == first
-    assert len(made) == 6
+        assert cached_metadata(lake, "scores", "another key", make) == first
+    assert len(made) == 5
     with pytest.raises(TypeError, match="cannot be cached"):
-        kept(lake, "scores", "third", lambda: {"table": object()})
+        cached_metadata(lake, "scores", "third", lambda: {"table": object()})
 
 
 def test_what_fails_half_way_does_not_bring_back_what_was_shown_before(lake: Lake) -> None:
     def fails() -> dict[str, Any]:
         raise MarsError("after the table was written")
 
-    assert kept(lake, "scores", "a", lambda: {"of": "a"}) == {"of": "a"}
+    assert cached_metadata(lake, "scores", "a", lambda: {"of": "a"}) == {"of": "a"}
     with pytest.raises(MarsError):
-        kept(lake, "scores", "b", fails)
-    assert kept(lake, "scores", "a", lambda: {"of": "a again"}) == {"of": "a again"}
+        cached_metadata(lake, "scores", "b", fails)
+    assert cached_metadata(lake, "scores", "a", lambda: {"of": "a again"}) == {"of": "a again"}

@@ -1,6 +1,7 @@
 """A tiny encoder and a tiny set of chips: bright ones have a "crater", dark ones have none."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
-from mars_assets.classification.data import Chips
+from mars_assets.classification.data import load_chip
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import FineTuning
 from mars_assets.prithvi.config import PrithviConfig
@@ -17,6 +18,7 @@ from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import save_weights
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
+from mars_assets.training.memory import InMemory
 
 SIDE = 32
 CONFIG = PrithviConfig(
@@ -64,9 +66,10 @@ def fine_tuning(images: pd.DataFrame) -> Callable[..., FineTuning]:
     """Builds a training on the images; its inputs are their chips or, given as a tensor, features."""
 
     def build(recipe: ClsRecipe, precision: str = "fp32", inputs: torch.Tensor | None = None) -> FineTuning:
-        paths = [Path(chip) for chip in images["chip"]]
-        chips = Chips(paths, CONFIG, recipe.image_size, 1.0, recipe.normalize) if inputs is None else inputs
-        return FineTuning(recipe, Compute("cpu", precision, 1, 1), chips, images)
+        if inputs is None:
+            read = partial(load_chip, config=CONFIG, image_size=recipe.image_size, by=recipe.normalize)
+            inputs = InMemory(read, [Path(chip) for chip in images["chip"]])
+        return FineTuning(recipe, Compute("cpu", precision, 1, 1), inputs, images)
 
     return build
 

@@ -8,6 +8,7 @@ from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.errors import MarsError
+from mars_assets.training.run_folder import TrainingJob
 from mars_assets_tests.classification.conftest import CONFIG
 
 RECIPE = ClsRecipe(
@@ -18,7 +19,7 @@ RECIPE = ClsRecipe(
 
 @pytest.mark.slow
 def test_a_baseline_is_trained_kept_and_opened_like_any_other(images, weights, compute, tmp_path):
-    report = train_classifier(RECIPE, images, weights, tmp_path, compute, {})
+    report = train_classifier(TrainingJob(RECIPE, images, weights, tmp_path, compute, {}))
     assert report["parameters"] > 4e6
     classifier, config = open_classifier(tmp_path)
     assert config["recipe"]["architecture"] == "resnet10t"

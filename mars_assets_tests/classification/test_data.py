@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
-from mars_assets.classification.data import Chips, augment, flip, grain, light, load_chip, move, shares_of
+from mars_assets.classification.data import augment, flip, grain, light, load_chip, move, shares_of
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.tensors.geotiff import write_chip
@@ -47,19 +47,6 @@ def test_missing_chips_and_other_bands_are_told(tmp_path):
     three = PrithviConfig(variant="test", in_chans=3, bands=("BLUE", "GREEN", "RED"))
     with pytest.raises(MarsError, match="the weights take BLUE, GREEN, RED"):
         load_chip(tmp_path / "gone.tif", three, 32)
-
-
-def test_chips_are_kept_in_memory_up_to_the_bound_and_read_beyond_it(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [_write(tmp_path / f"{i}.tif", rng.integers(0, 256, (16, 16, 3), np.uint8)) for i in range(3)]
-    chips = Chips(paths, CONFIG, 16, memory_gb=2.5 * 6 * 16 * 16 * 4 / 1e9)
-    first = [chips[i] for i in range(3)]
-    for path in paths[:2]:
-        path.unlink()
-    assert all(torch.equal(chips[i], first[i]) for i in range(3))  # 0 and 1 from memory, 2 from its file
-    paths[2].unlink()
-    with pytest.raises(DamagedFileError):
-        chips[2]
 
 
 def test_flips_only_move_pixels_and_reach_all_eight_orientations():

@@ -27,6 +27,7 @@ from mars_assets.progress import SILENT
 from mars_assets.storage.files import read_json
 from mars_assets.training.augmentation import oriented
 from mars_assets.training.loop import Loop
+from mars_assets.training.run_folder import TrainingJob
 from mars_assets_tests.classification.conftest import CONFIG
 
 HEAD = ClsRecipe(
@@ -96,9 +97,11 @@ def test_a_head_on_features_is_the_head_on_chips(images, weights, compute, tmp_p
 
     monkeypatch.setattr(nn.Linear, "__init__", alike)
     recipe = HEAD.model_copy(update={"pooling": pooling})
-    on_features = train_classifier(recipe, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "features")
+    on_features = train_classifier(
+        TrainingJob(recipe, images, weights, tmp_path / "a", compute, {}, cache=tmp_path / "features")
+    )
     assert passes
-    on_chips = train_classifier(recipe, images, weights, tmp_path / "b", compute, {})
+    on_chips = train_classifier(TrainingJob(recipe, images, weights, tmp_path / "b", compute, {}))
     for key in ("parameters", "trained_parameters", "best_step", "n_train"):
         assert on_features[key] == on_chips[key]
     for name in ("train_loss", "valid_loss"):
@@ -115,18 +118,20 @@ def test_the_encoder_passes_over_an_image_once_for_many_heads(images, weights, c
     first = images[images["image_id"] != "tile-05"]
     for lr in (0.1, 0.01):
         recipe = HEAD.model_copy(update={"lr": lr, "pooling": "class_token" if lr == 0.1 else "mean"})
-        train_classifier(recipe, first, weights, tmp_path / str(lr), compute, {}, features=tmp_path / "features")
+        train_classifier(
+            TrainingJob(recipe, first, weights, tmp_path / str(lr), compute, {}, cache=tmp_path / "features")
+        )
     assert sum(passes) == len(first)
-    train_classifier(HEAD, images, weights, tmp_path / "all", compute, {}, features=tmp_path / "features")
+    train_classifier(TrainingJob(HEAD, images, weights, tmp_path / "all", compute, {}, cache=tmp_path / "features"))
     assert sum(passes) == len(images)
 
 
 def test_only_the_head_is_written_where_the_whole_is_not_wanted(images, weights, compute, tmp_path):
-    train_classifier(HEAD, images, weights, tmp_path / "a", compute, {}, features=tmp_path / "f", whole=False)
+    train_classifier(TrainingJob(HEAD, images, weights, tmp_path / "a", compute, {}, cache=tmp_path / "f", whole=False))
     assert set(load_weights(tmp_path / "a" / WEIGHTS)) == {"head.weight", "head.bias"}
     assert is_head_alone(tmp_path / "a")
     assert len(predict_from_features(tmp_path / "a", images, tmp_path / "f", lambda: None, compute)) == len(images)
-    train_classifier(HEAD, images, weights, tmp_path / "b", compute, {}, features=tmp_path / "f")
+    train_classifier(TrainingJob(HEAD, images, weights, tmp_path / "b", compute, {}, cache=tmp_path / "f"))
     assert not is_head_alone(tmp_path / "b")
 
 
@@ -138,14 +143,9 @@ def test_features_of_other_weights_are_not_taken_for_those_of_the_trained(images
     use("own", open_weights(weights).load())
     task, folder = CLASSIFICATION, lake.model("cls_experiments") / "v"
     train_classifier(
-        HEAD,
-        images.drop(index=[20]),
-        lake.foundation("own"),
-        folder,
-        compute,
-        {},
-        features=lake.features,
-        whole=False,
+        TrainingJob(
+            HEAD, images.drop(index=[20]), lake.foundation("own"), folder, compute, {}, cache=lake.features, whole=False
+        )
     )
     model = ModelVersion("cls_experiments", "v", folder, read_json(folder / "config.json"))
     use("other", PrithviMAE(CONFIG))

@@ -28,8 +28,7 @@ HISTORY = pd.DataFrame(
 def evaluation(images) -> Evaluation:
     valid = images[images["split"] == "valid"]
     probabilities = np.array([0.1, 0.9, 0.99, 0.8, 0.2, 0.3, 0.6, 0.7])  # labels alternate 0, 1
-    predictions = pd.DataFrame({"image_id": valid["image_id"], "probability": probabilities})
-    return evaluate(predictions, images, "valid", resamples=20)
+    return evaluate(valid.assign(probability=probabilities), "valid", resamples=20)
 
 
 def test_mistakes_come_most_confident_first(evaluation):
@@ -50,8 +49,7 @@ def test_the_figure_shows_scores_and_counts(evaluation, tmp_path):
 
 def test_a_split_of_one_class_is_drawn_too(images, tmp_path):
     craters = images[(images["split"] == "valid") & (images["label"] == 1)]
-    predictions = pd.DataFrame({"image_id": craters["image_id"], "probability": 0.9})
-    figure = evaluation_figure(evaluate(predictions, craters, "valid", resamples=5))
+    figure = evaluation_figure(evaluate(craters.assign(probability=0.9), "valid", resamples=5))
     assert figure.axes[0].get_title() == "AUROC undefined"
     to_png(figure, tmp_path / "figure.png", dpi=60)
 

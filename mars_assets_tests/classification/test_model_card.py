@@ -4,13 +4,14 @@ from mars_assets.classification.model_card import model_card
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.storage.files import read_json
+from mars_assets.training.run_folder import TrainingJob
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2)
 
 
 def test_a_card_states_data_training_and_limits(images, weights, compute, tmp_path):
     provenance = {"weights": "mars_weights 0123", "label_version": "f" * 64, "stage": "imputed_post_norm"}
-    report = train_classifier(RECIPE, images, weights, tmp_path, compute, provenance)
+    report = train_classifier(TrainingJob(RECIPE, images, weights, tmp_path, compute, provenance))
     card = model_card("0a1b", read_json(tmp_path / "config.json"), images)
     for stated in (
         "# Crater classifier 0a1b",

@@ -19,6 +19,7 @@ from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.train import train_segmentation
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 RECIPE = ClsRecipe(
     architecture="seg_model", image_size=32, batch_size=4, steps=4, warmup_steps=1, evaluate_every=2, lr=1e-3,
@@ -50,7 +51,7 @@ def segmenters(micro_weights, squares, tmp_path_factory):
                 } | NETWORKS[kind]
             )  # fmt: skip
             folder = tmp_path_factory.mktemp("segmenter")
-            train_segmentation(recipe, squares, micro_weights, folder, Compute("cpu", "fp32", 1, 5), {})
+            train_segmentation(TrainingJob(recipe, squares, micro_weights, folder, Compute("cpu", "fp32", 1, 5), {}))
             made[kind] = folder
         return made[kind]
 
@@ -81,7 +82,7 @@ def test_the_logit_is_of_the_networks_strongest_margins(segmenters, kind, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["half scale", "unet"])
 def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images, compute, tmp_path):
-    report = train_classifier(RECIPE, images, segmenters(kind), tmp_path / "model", compute, {})
+    report = train_classifier(TrainingJob(RECIPE, images, segmenters(kind), tmp_path / "model", compute, {}))
     assert report["trained_parameters"] == report["parameters"]
     classifier, config = open_classifier(tmp_path / "model")
     assert config["recipe"]["architecture"] == "seg_model"
@@ -98,7 +99,8 @@ def test_one_is_trained_kept_and_opened_like_any_other(segmenters, kind, images,
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_end(segmenters, images, compute, tmp_path, monkeypatch):
-    train_classifier(RECIPE, images, segmenters("half scale"), tmp_path / "whole", compute, {}, save_every=0)
+    monkeypatch.setattr(FineTuning, "save_every", 0.0)
+    train_classifier(TrainingJob(RECIPE, images, segmenters("half scale"), tmp_path / "whole", compute, {}))
     validate, calls = FineTuning.validate, []
 
     def dies(self, model):
@@ -107,13 +109,14 @@ def test_a_killed_training_goes_on_to_the_same_end(segmenters, images, compute, 
             raise KeyboardInterrupt
         return validate(self, model)
 
-    monkeypatch.setattr(FineTuning, "validate", dies)
-    with pytest.raises(KeyboardInterrupt):
-        train_classifier(RECIPE, images, segmenters("half scale"), tmp_path / "killed", compute, {}, save_every=0)
-    monkeypatch.undo()
-    train_classifier(RECIPE, images, segmenters("half scale"), tmp_path / "killed", compute, {}, save_every=0)
-    whole, killed = (open_classifier(tmp_path / name)[0].state_dict() for name in ("whole", "killed"))
-    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+    killed = TrainingJob(RECIPE, images, segmenters("half scale"), tmp_path / "killed", compute, {})
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "validate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_classifier(killed)
+    train_classifier(killed)
+    unbroken, continued = (open_classifier(tmp_path / name)[0].state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(value, continued[name]) for name, value in unbroken.items())
 
 
 @pytest.mark.slow
@@ -132,7 +135,7 @@ def test_it_learns_to_tell_tiles_with_squares_from_those_without(segmenters, com
         rows.append((path.stem, split, str(path), label, f"ESP_{number // 4}", f"sha-{number}"))
     images = pd.DataFrame(rows, columns=["image_id", "split", "chip", "label", "observation", "chip_sha"])
     recipe = RECIPE.model_copy(update={"steps": 40, "evaluate_every": 20, "lr": 1e-2, "batch_size": 16})
-    report = train_classifier(recipe, images, segmenters("detail"), tmp_path / "model", compute, {})
+    report = train_classifier(TrainingJob(recipe, images, segmenters("detail"), tmp_path / "model", compute, {}))
     assert report["last"]["valid_balanced_accuracy"] > 0.9
 
 
@@ -181,7 +184,7 @@ def test_a_model_of_an_earlier_version_is_told(segmenters, tmp_path):
 
 
 def test_a_classifier_without_its_networks_description_is_damaged(segmenters, images, compute, tmp_path):
-    train_classifier(RECIPE, images, segmenters("detail"), tmp_path, compute, {})
+    train_classifier(TrainingJob(RECIPE, images, segmenters("detail"), tmp_path, compute, {}))
     (tmp_path / NETWORK).unlink()
     with pytest.raises(DamagedFileError, match=r"network\.json is missing: materialize 'cls_model' again"):
         open_classifier(tmp_path)

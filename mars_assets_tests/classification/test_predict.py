@@ -15,6 +15,7 @@ from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.errors import DamagedFileError, MissingInputError
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 RECIPE = ClsRecipe(
     image_size=32,
@@ -32,7 +33,7 @@ def models(images, weights, tmp_path_factory):
     """Two models of different seeds."""
     root = tmp_path_factory.mktemp("models")
     for seed in (1, 2):
-        train_classifier(RECIPE, images, weights, root / str(seed), Compute("cpu", "fp32", 1, seed), {})
+        train_classifier(TrainingJob(RECIPE, images, weights, root / str(seed), Compute("cpu", "fp32", 1, seed), {}))
     return root / "1", root / "2"
 
 

@@ -20,6 +20,7 @@ from mars_assets.lake import Lake
 from mars_assets.models.versions import make_current
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance, write_table
+from mars_assets.training.run_folder import TrainingJob
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2, normalize="statistics")
 
@@ -29,7 +30,7 @@ def model(images, weights, tmp_path_factory):
     from mars_assets.training.compute import Compute
 
     folder = tmp_path_factory.mktemp("model")
-    train_classifier(RECIPE, images, weights, folder, Compute("cpu", "fp32", 1, 1), {})
+    train_classifier(TrainingJob(RECIPE, images, weights, folder, Compute("cpu", "fp32", 1, 1), {}))
     return folder
 
 

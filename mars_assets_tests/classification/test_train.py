@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.evaluate import scores
 from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import train_classifier
+from mars_assets.classification.train import FineTuning, train_classifier
 from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.prithvi.model import position_table
@@ -24,6 +25,8 @@ from mars_assets.prithvi.weights import load_encoder
 from mars_assets.progress import Progress
 from mars_assets.training.compute import Compute
 from mars_assets.training.loop import Loop
+from mars_assets.training.memory import InMemory
+from mars_assets.training.run_folder import TrainingJob
 
 MICRO = ClsRecipe(
     image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25,
@@ -142,7 +145,9 @@ def test_learning_rates_fall_from_the_linear_unit_down_and_biases_do_not_decay(w
 def trained(weights, images, tmp_path_factory):
     """An unbroken run of the micro recipe."""
     folder = tmp_path_factory.mktemp("trained")
-    report = train_classifier(MICRO, images, weights, folder, Compute("cpu", "fp32", 1, 1), {"label_version": "v1"})
+    report = train_classifier(
+        TrainingJob(MICRO, images, weights, folder, Compute("cpu", "fp32", 1, 1), {"label_version": "v1"})
+    )
     return folder, report
 
 
@@ -185,7 +190,7 @@ def test_the_kept_model_is_the_best_validated_one(trained, images):
 def test_a_finished_folder_returns_its_report_at_once(trained, images, weights, compute):
     folder, report = trained
     lines: list[str] = []
-    assert train_classifier(MICRO, images, weights, folder, compute, {}, Progress(lines.append)) == report
+    assert train_classifier(TrainingJob(MICRO, images, weights, folder, compute, {}, Progress(lines.append))) == report
     assert lines == []
 
 
@@ -193,10 +198,10 @@ def test_the_same_seed_gives_the_same_model_whatever_the_order_of_the_table_and_
     trained, images, weights, compute, tmp_path
 ):
     torch.rand(7)  # the state of the global generator does not matter
-    train_classifier(MICRO, images[::-1], weights, tmp_path / "same", compute, {})
+    train_classifier(TrainingJob(MICRO, images[::-1], weights, tmp_path / "same", compute, {}))
     _same(trained[0], tmp_path / "same")
     other = type(compute)("cpu", "fp32", 1, seed=2)
-    train_classifier(MICRO, images, weights, tmp_path / "other", other, {})
+    train_classifier(TrainingJob(MICRO, images, weights, tmp_path / "other", other, {}))
     assert not _history(tmp_path / "other").equals(_history(trained[0]))
 
 
@@ -207,7 +212,7 @@ def test_every_image_is_seen_once_before_any_is_seen_twice(images, weights, comp
     monkeypatch.setattr(
         train, "augment", lambda chips, _: seen.extend(chip.numpy().tobytes() for chip in chips) or chips
     )
-    train_classifier(MICRO, images, weights, tmp_path, compute, {})
+    train_classifier(TrainingJob(MICRO, images, weights, tmp_path, compute, {}))
     assert len(seen) == 24
     assert len(set(seen[:16])) == 16  # across the stretches between validations
 
@@ -216,7 +221,8 @@ class _PulledPlugError(RuntimeError):
     pass
 
 
-def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, weights, compute, tmp_path):
+def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, weights, compute, tmp_path, monkeypatch):
+    monkeypatch.setattr(FineTuning, "save_every", 0.0)
     lines: list[str] = []
 
     def sink(line: str) -> None:
@@ -226,9 +232,9 @@ def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, w
 
     with pytest.raises(_PulledPlugError):
         train_classifier(
-            MICRO, images, weights, tmp_path, Compute("cpu", "bf16", 1, 1), {}, Progress(sink), save_every=0
+            TrainingJob(MICRO, images, weights, tmp_path, Compute("cpu", "bf16", 1, 1), {}, Progress(sink))
         )
-    train_classifier(MICRO, images, weights, tmp_path, compute, {}, Progress(sink))
+    train_classifier(TrainingJob(MICRO, images, weights, tmp_path, compute, {}, Progress(sink)))
     assert "this run was started in bf16 and is now fp32: restarting from step 0" in lines
     _same(trained[0], tmp_path)
 
@@ -238,10 +244,12 @@ def test_a_run_killed_in_one_precision_begins_anew_in_another(trained, images, w
 def test_a_recipe_without_a_size_takes_that_of_the_images(make_images, weights, compute, tmp_path, side, shown):
     recipe = MICRO.model_copy(update={"image_size": 0, "steps": 2})
     images = make_images(train=4, valid=4, side=side)
-    report = train_classifier(recipe, images, weights, tmp_path / "0", compute, {})
+    report = train_classifier(TrainingJob(recipe, images, weights, tmp_path / "0", compute, {}))
     assert report["image_size"] == shown
-    assert train_classifier(recipe, images, weights, tmp_path / "0", compute, {}) == report
-    train_classifier(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
+    assert train_classifier(TrainingJob(recipe, images, weights, tmp_path / "0", compute, {})) == report
+    train_classifier(
+        TrainingJob(recipe.model_copy(update={"image_size": shown}), images, weights, tmp_path / "stated", compute, {})
+    )
     _same(tmp_path / "0", tmp_path / "stated")
     predicted = [predict(tmp_path / name, images, tmp_path / f"{name}.json", compute) for name in ("0", "stated")]
     pd.testing.assert_frame_equal(*predicted)
@@ -251,12 +259,14 @@ def test_a_folder_of_other_settings_is_refused_with_every_difference(trained, im
     relabelled = images.assign(label=1 - images["label"])
     with pytest.raises(ProvenanceError, match=r"images .* lr 0\.001 there, 0\.1 now; seed 1 there, 5 now"):
         train_classifier(
-            MICRO.model_copy(update={"lr": 0.1}),
-            relabelled,
-            weights,
-            trained[0],
-            type(compute)("cpu", "fp32", 1, 5),
-            {},
+            TrainingJob(
+                MICRO.model_copy(update={"lr": 0.1}),
+                relabelled,
+                weights,
+                trained[0],
+                type(compute)("cpu", "fp32", 1, 5),
+                {},
+            )
         )
 
 
@@ -267,21 +277,23 @@ def test_a_separable_set_is_learned_from_random_weights(images, weights, compute
         augment="flips",
         average_weights=0.9, normalize="statistics",
     )  # fmt: skip
-    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
+    report = train_classifier(TrainingJob(recipe, images, weights, tmp_path, compute, {}))
     assert report["best"]["valid_balanced_accuracy"] == 1
     assert report["best"]["valid_loss"] < 0.4
 
 
 def test_patience_stops_a_run_that_does_not_improve(images, weights, compute, tmp_path):
     recipe = MICRO.model_copy(update={"lr": 1e-12, "steps": 40, "patience": 2, "average_weights": 0.0})
-    report = train_classifier(recipe, images, weights, tmp_path, compute, {})
+    report = train_classifier(TrainingJob(recipe, images, weights, tmp_path, compute, {}))
     assert report["stopped_early"]
     assert report["steps"] < 40
     assert report["steps"] - report["best_step"] == 4
 
 
 def test_a_frozen_encoder_keeps_its_weights(images, weights, compute, tmp_path):
-    report = train_classifier(MICRO.model_copy(update={"frozen": True}), images, weights, tmp_path, compute, {})
+    report = train_classifier(
+        TrainingJob(MICRO.model_copy(update={"frozen": True}), images, weights, tmp_path, compute, {})
+    )
     assert report["trained_parameters"] == 49
     classifier, _ = open_classifier(tmp_path)
     for name, value in load_encoder(weights).state_dict().items():
@@ -289,12 +301,13 @@ def test_a_frozen_encoder_keeps_its_weights(images, weights, compute, tmp_path):
 
 
 def test_tiles_of_another_size_train_too(make_images, weights, compute, tmp_path):
-    report = train_classifier(MICRO, make_images(8, 4, side=37), weights, tmp_path, compute, {})
+    report = train_classifier(TrainingJob(MICRO, make_images(8, 4, side=37), weights, tmp_path, compute, {}))
     assert math.isfinite(report["best"]["valid_loss"])
 
 
-def test_images_beyond_the_memory_bound_are_read_anew(trained, images, weights, compute, tmp_path):
-    train_classifier(MICRO, images, weights, tmp_path, compute, {}, memory_gb=1e-4)
+def test_images_beyond_the_memory_bound_are_read_anew(trained, images, weights, compute, tmp_path, monkeypatch):
+    monkeypatch.setattr("mars_assets.classification.train.InMemory", partial(InMemory, gigabytes=1e-4))
+    train_classifier(TrainingJob(MICRO, images, weights, tmp_path, compute, {}))
     _same(trained[0], tmp_path)
 
 
@@ -308,19 +321,21 @@ def test_what_cannot_be_trained_on_is_told(images, weights, compute, tmp_path):
     ]
     for table, message in cases:
         with pytest.raises(MarsError, match=message):
-            train_classifier(MICRO, table, weights, tmp_path, compute, {})
+            train_classifier(TrainingJob(MICRO, table, weights, tmp_path, compute, {}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_masking_that_leaves_nothing_is_told(images, weights, compute, tmp_path):
     with pytest.raises(MarsError, match=r"mask_ratio 0\.95 removes all 16 patches of images of 32 pixels"):
-        train_classifier(MICRO.model_copy(update={"mask_ratio": 0.95}), images, weights, tmp_path, compute, {})
+        train_classifier(
+            TrainingJob(MICRO.model_copy(update={"mask_ratio": 0.95}), images, weights, tmp_path, compute, {})
+        )
 
 
 def test_a_diverging_run_is_told(images, weights, compute, tmp_path):
     recipe = MICRO.model_copy(update={"lr": 1e30, "warmup_steps": 0})
     with pytest.raises(MarsError, match="the training diverged"):
-        train_classifier(recipe, images, weights, tmp_path, compute, {})
+        train_classifier(TrainingJob(recipe, images, weights, tmp_path, compute, {}))
 
 
 def test_an_unfinished_folder_is_not_opened(tmp_path):

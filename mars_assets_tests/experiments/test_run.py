@@ -20,7 +20,7 @@ from mars_assets.experiments.run import SweepJob, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan
 from mars_assets.experiments.table import histories, pooled, ranked
 from mars_assets.lake import Lake
-from mars_assets.models.task import Task, TrainingJob
+from mars_assets.models.task import Task
 from mars_assets.models.versions import ModelVersion, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
@@ -28,6 +28,7 @@ from mars_assets.prithvi.weights import open_weights, save_weights
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import read_table, write_json, write_table
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 CONFIG = PrithviConfig(
     variant="test", img_size=32, embed_dim=48, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1,

@@ -21,14 +21,14 @@ from mars_assets.datasets import classification_dataset
 from mars_assets.errors import DivergedError, MarsError
 from mars_assets.lake import Lake
 from mars_assets.models.starting_point import start_from_weights
-from mars_assets.models.task import Descriptions, Listing, Report, Task, TrainingJob
+from mars_assets.models.task import Descriptions, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion
 from mars_assets.plotting import new_figure
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.training.recipe import Recipe
-from mars_assets.training.run_folder import begin, finish, settings_of
+from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of
 
 
 class BrightnessRecipe(Recipe):
@@ -43,8 +43,8 @@ def brightness(chip: str) -> float:
 
 def train(job: TrainingJob) -> dict[str, Any]:
     images = job.images[job.images["split"].isin(["train", "valid"])]
-    settings = settings_of(job.recipe, images, job.start.sha256, job.compute.seed)
-    if (report := begin(job.folder, settings)) is not None:
+    weights = open_weights(job.weights)
+    if (report := begin(job, weights.sha256, identity_of(images))) is not None:
         return report
     if job.recipe.quantile >= 2:
         raise DivergedError("there is no such quantile")
@@ -53,16 +53,7 @@ def train(job: TrainingJob) -> dict[str, Any]:
     write_json(job.folder / "threshold.json", dark + job.recipe.quantile * (bright - dark))
     write_table(job.folder / "history.parquet", pd.DataFrame({"step": [1], "valid_loss": [0.5]}))
     report = {"steps": 1, "best": {"threshold": dark}}
-    finish(
-        job.folder,
-        recipe=job.recipe,
-        classes=("dark", "bright"),
-        encoder=open_weights(job.start.folder).config,
-        settings=settings,
-        provenance=job.provenance,
-        compute=job.compute,
-        report=report,
-    )
+    finish(job, ("dark", "bright"), weights.config, report)
     return report
 
 
@@ -102,7 +93,6 @@ BRIGHTNESS = Task(
     name="bright",
     descriptions=Descriptions(model="m", evaluation="e", predictions="p", experiments="x"),
     libraries=frozenset({"numpy"}),
-    label="label",
     recipe=BrightnessRecipe,
     recipe_of=lambda config: BrightnessRecipe(**config["recipe"]),
     score="right",

@@ -39,7 +39,7 @@ def _compare(
     task = dataclasses.replace(
         CLASSIFICATION, dataset=lambda *_: Dataset(images, {}), predict=lambda *_: None, evaluate=evaluate
     )
-    return compare(lake, task, *models, images, Compute("cpu", "fp32", 1, 1))
+    return compare(lake, task, models, images, Compute("cpu", "fp32", 1, 1))
 
 
 NOW = _images([("A", "train"), ("B", "train"), ("C", "valid"), ("D", "test"), ("E", "test")])

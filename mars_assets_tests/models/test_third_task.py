@@ -23,7 +23,7 @@ from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets.models.evaluate import evaluate_current
 from mars_assets.models.predict import predict_unlabelled
-from mars_assets.models.train import recipe_in_use, train_version
+from mars_assets.models.train import VersionJob, recipe_in_use, train_version
 from mars_assets.models.versions import current_model, set_current_weights
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.resources import ComputeResource, LakeResource
@@ -50,7 +50,7 @@ def labelled(lake: Lake, micro_weights: Path) -> Lake:
 
 def _train(lake: Lake, quantile: float, **options: Any) -> Any:
     recipe = BrightnessRecipe(quantile=quantile)
-    return train_version(lake, BRIGHTNESS, recipe, compute=lambda: CPU, seed=1, **options)
+    return train_version(VersionJob(lake, BRIGHTNESS, recipe, compute=lambda: CPU, seed=1, **options))
 
 
 @pytest.mark.slow

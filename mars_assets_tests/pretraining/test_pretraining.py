@@ -19,7 +19,6 @@ from mars_assets.models.starting_point import start_from_weights
 from mars_assets.models.versions import ModelVersion, make_current, set_current_weights
 from mars_assets.pretraining.data import (
     RandomCrops,
-    StepBatches,
     Unlabelled,
     read_pixels,
     split_groups,
@@ -34,6 +33,7 @@ from mars_assets.prithvi.weights import load_encoder, open_weights, read_checkpo
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json, read_table, write_table
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(
@@ -228,12 +228,13 @@ def test_the_centre_is_the_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(centre.permute(1, 2, 0).numpy(), pixels[:, 9:41])
 
 
-def test_processes_share_a_batch() -> None:
-    whole = list(StepBatches(10, 6, range(4), 1, 0, 1))
-    parts = [list(StepBatches(10, 6, range(4), 1, rank, 2)) for rank in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        assert sorted([*first, *second]) == sorted(batch)
-        assert len(first) == len(second) == 3
+def test_processes_share_a_batch(unlabelled: Unlabelled) -> None:
+    crops = RandomCrops(unlabelled.images["path"].tolist()[:10], 32, 0.5, 5)
+    training = MaskedPretraining(RECIPE, CPU, crops, (torch.zeros(0), []))
+    parts = [training.batches(range(4), rank, 2) for rank in range(2)]
+    for batch, first, second in zip(training.batches(range(4), 0, 1), *parts, strict=True):
+        assert torch.equal(batch[::2], first)
+        assert torch.equal(batch[1::2], second)
 
 
 # training
@@ -243,7 +244,7 @@ def run(
     folder: Path, unlabelled: Unlabelled, weights: Path, recipe: PretrainRecipe = RECIPE, **options: Any
 ) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
-    return pretrain(recipe, unlabelled, weights, folder, CPU, {"why": "test"}, **options)
+    return pretrain(TrainingJob(recipe, unlabelled, weights, folder, CPU, {"why": "test"}, **options))
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -290,7 +291,7 @@ def test_steps_and_validations_compute_in_the_same_precision_and_masks_and_targe
     monkeypatch.setattr(PrithviMAE, "forward", watched)
     recipe = RECIPE.model_copy(update={"steps": 1, "warmup_steps": 1})
     (tmp_path / "a").mkdir()
-    pretrain(recipe, unlabelled, weights, tmp_path / "a", Compute("cpu", "bf16", 1, 5), {})
+    pretrain(TrainingJob(recipe, unlabelled, weights, tmp_path / "a", Compute("cpu", "bf16", 1, 5), {}))
     validation, step = ([torch.float32, noise, torch.bfloat16] for noise in (torch.float64, torch.float32))
     assert seen == [*validation, *step, *validation]
 

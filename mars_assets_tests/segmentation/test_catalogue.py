@@ -34,8 +34,8 @@ def _disc(shape: tuple[int, int], x: float, y: float, radius: float) -> np.ndarr
 
 
 def _catalogue(folder: Path, images: list[dict[str, object]], **options: float) -> pd.DataFrame:
-    paths = {str(image["image_id"]): folder / f"{image['image_id']}.png" for image in images}
-    return crater_catalogue(paths, pd.DataFrame(images), **options)
+    table = pd.DataFrame(images)
+    return crater_catalogue(table.assign(prediction=[folder / f"{name}.png" for name in table["image_id"]]), **options)
 
 
 def test_centres_diameters_and_probabilities_of_discs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, P
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.progress import Progress
 from mars_assets.segmentation import evaluate as evaluate_module
+from mars_assets.segmentation import train as module
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.evaluate import Evaluation, evaluate
@@ -24,6 +25,7 @@ from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
 from mars_assets.storage.cache import Cache
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
+from mars_assets.training.run_folder import TrainingJob
 
 Trained = tuple[Path, dict]
 
@@ -60,7 +62,13 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Trained:
     folder = tmp_path_factory.mktemp("models") / "whole"
-    return folder, train_segmentation(recipe, squares, micro_weights, folder, compute, {"label_version": "v7"})
+    return folder, train_segmentation(
+        TrainingJob(recipe, squares, micro_weights, folder, compute, {"label_version": "v7"})
+    )
+
+
+def predicted(images: pd.DataFrame, masks: dict[str, Path]) -> pd.DataFrame:
+    return images.assign(prediction=images["image_id"].map(masks))
 
 
 def _stop(at: str, line: str) -> None:
@@ -102,7 +110,9 @@ def test_a_finished_training_returns_its_report_at_once(
     before = (folder / "model.pth").stat().st_mtime_ns
     lines: list[str] = []
     shuffled = squares.sample(frac=1, random_state=1)
-    again = train_segmentation(recipe, shuffled, micro_weights, folder, compute, {}, Progress(lines.append))
+    again = train_segmentation(
+        TrainingJob(recipe, shuffled, micro_weights, folder, compute, {}, Progress(lines.append))
+    )
     assert again == report
     assert (folder / "model.pth").stat().st_mtime_ns == before
     assert not lines
@@ -122,25 +132,22 @@ def test_an_interrupted_training_ends_as_one_that_was_not(
     squares: pd.DataFrame,
     micro_weights: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """Bit for bit, and as one whose images were all loaded in the training's own process."""
     whole, report = trained
     if average:
         recipe = recipe.model_copy(update={"average_weights": average})
         whole = tmp_path / "whole"
-        report = train_segmentation(recipe, squares, micro_weights, whole, compute, {})
+        report = train_segmentation(TrainingJob(recipe, squares, micro_weights, whole, compute, {}))
+
+    monkeypatch.setattr(module, "_workers", lambda device: workers)
+    if between:
+        monkeypatch.setattr(module, "SAVE_EVERY", 0.0)
 
     def train(progress: Progress) -> dict:
         return train_segmentation(
-            recipe,
-            squares,
-            micro_weights,
-            tmp_path / "stopped",
-            compute,
-            {},
-            progress,
-            workers=workers,
-            save_every=0.0 if between else 120.0,
+            TrainingJob(recipe, squares, micro_weights, tmp_path / "stopped", compute, {}, progress)
         )
 
     stop = "training segmentation: 6/" if between else "training segmentation: 5/"
@@ -220,7 +227,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(
 
     monkeypatch.setattr(hooks.TrainingState, "after_train_iter", watched)
     once = recipe.model_copy(update={"average_weights": 0.75, "steps": 4, "evaluate_every": 4})
-    report = train_segmentation(once, squares, micro_weights, tmp_path, compute, {})
+    report = train_segmentation(TrainingJob(once, squares, micro_weights, tmp_path, compute, {}))
     kept = torch.load(tmp_path / "model.pth", weights_only=True)["state_dict"]
     for name, value in kept.items():
         if not value.is_floating_point():  # a batch norm's count of batches, which nothing reads
@@ -231,7 +238,7 @@ def test_averaged_weights_are_what_is_validated_and_kept(
         torch.testing.assert_close(value, average, msg=name, rtol=1e-4, atol=1e-5)
     valid = squares[squares["split"] == "valid"]
     masks = predict_masks(tmp_path, valid, tmp_path / "predictions", compute)
-    assert evaluate(masks, valid, "valid").row["miou"] == pytest.approx(report["miou"], abs=1e-6)
+    assert evaluate(predicted(valid, masks), "valid").row["miou"] == pytest.approx(report["miou"], abs=1e-6)
 
 
 def test_a_training_of_other_settings_is_not_continued(
@@ -240,9 +247,9 @@ def test_a_training_of_other_settings_is_not_continued(
     folder, _ = trained
     other = recipe.model_copy(update={"lr": 0.5, "batch_size": 3})
     with pytest.raises(ProvenanceError, match=r"batch_size 2 there, 3 now; lr 0\.01 there, 0\.5 now"):
-        train_segmentation(other, squares, micro_weights, folder, compute, {})
+        train_segmentation(TrainingJob(other, squares, micro_weights, folder, compute, {}))
     with pytest.raises(ProvenanceError, match="images"):
-        train_segmentation(recipe, squares.iloc[1:], micro_weights, folder, compute, {})
+        train_segmentation(TrainingJob(recipe, squares.iloc[1:], micro_weights, folder, compute, {}))
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -250,7 +257,9 @@ def test_an_empty_split_is_named(
     split: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
     with pytest.raises(MarsError, match=f"'{split}'"):
-        train_segmentation(recipe, squares[squares["split"] != split], micro_weights, tmp_path, compute, {})
+        train_segmentation(
+            TrainingJob(recipe, squares[squares["split"] != split], micro_weights, tmp_path, compute, {})
+        )
 
 
 def test_a_diverging_training_says_so(
@@ -258,7 +267,7 @@ def test_a_diverging_training_says_so(
 ):
     wild = recipe.model_copy(update={"lr": 1e30, "warmup_steps": 0, "clip_grad": 0.0})
     with pytest.raises(MarsError, match="lower the recipe's lr"):
-        train_segmentation(wild, squares, micro_weights, tmp_path / "wild", compute, {})
+        train_segmentation(TrainingJob(wild, squares, micro_weights, tmp_path / "wild", compute, {}))
 
 
 def test_the_pretrained_encoder_is_what_training_starts_from(
@@ -270,7 +279,9 @@ def test_the_pretrained_encoder_is_what_training_starts_from(
     still = recipe.model_copy(update={"frozen": True, "steps": 1})
     for encoder in ("prithvi_weights", "random"):
         folder = tmp_path / encoder
-        train_segmentation(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
+        train_segmentation(
+            TrainingJob(still.model_copy(update={"encoder": encoder}), squares, micro_weights, folder, compute, {})
+        )
         state = torch.load(folder / "model.pth", weights_only=True)["state_dict"]
         same = [
             torch.equal(published[f"encoder.{name}"], state[f"backbone.encoder.{name}"])
@@ -289,7 +300,7 @@ def test_the_papers_recipe_trains_on_the_same_images(
     fields |= {"loss": "weighted_cross_entropy", "class_weights": [0.2, 0.8]}
     small = {"neck_channels": 8, "head_channels": 8, "crop_size": 32, "window": 32, "stride": 16, "steps": 2}
     report = train_segmentation(
-        SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {}
+        TrainingJob(SegRecipe(**{**fields, **small}), squares, micro_weights, tmp_path / "paper", compute, {})
     )
     assert report["iterations"] == 2
 
@@ -429,9 +440,9 @@ def test_predictions_are_what_the_validation_saw(
     tmp_path: Path,
 ):
     recipe = recipe.model_copy(update={**changes, "unet_channels": 2, "unet_stages": 3, "light": True})
-    report = train_segmentation(recipe, squares, micro_weights, tmp_path / "model", compute, {})
+    report = train_segmentation(TrainingJob(recipe, squares, micro_weights, tmp_path / "model", compute, {}))
     masks = predict_masks(tmp_path / "model", squares, tmp_path / "cache", compute)
-    row = evaluate(masks, squares, "valid", resamples=2).row
+    row = evaluate(predicted(squares, masks), "valid", resamples=2).row
     # The prediction is kept in 8 bits: a pixel of probability 0.5 may fall to either side.
     assert row["iou_background"] == pytest.approx(report["iou_background"], abs=2e-3)
     assert row["miou"] == pytest.approx(report["miou"], abs=2e-3)
@@ -443,7 +454,7 @@ def test_a_picture_is_seen_as_the_chip_that_is_made_of_it(
     normalize: str, recipe: SegRecipe, compute: Compute, squares: pd.DataFrame, micro_weights: Path, tmp_path: Path
 ):
     wanted = recipe.model_copy(update={"normalize": normalize})
-    train_segmentation(wanted, squares, micro_weights, tmp_path / "model", compute, {})
+    train_segmentation(TrainingJob(wanted, squares, micro_weights, tmp_path / "model", compute, {}))
     grey = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     bgr = scale_to_reflectance(np.repeat(grey[..., None], 3, axis=2))
@@ -458,12 +469,12 @@ def test_images_that_were_counted_are_not_counted_again(
 ):
     images = squares.assign(labels_sha=[f"labels {number}" for number in range(len(squares))])
     images["chip_sha"] = images["image_id"]
-    masks = predict_masks(trained[0], images, tmp_path / "cache", compute)
+    images = predicted(images, predict_masks(trained[0], images, tmp_path / "cache", compute))
 
     def judged() -> tuple[Evaluation, pd.DataFrame]:
         with Cache(tmp_path / "counts.json", "1") as cache:
-            evaluation = evaluate_module.evaluate(masks, images, "valid", resamples=5, cache=cache)
-            return evaluation, crater_catalogue(masks, images, cache=cache)
+            evaluation = evaluate_module.evaluate(images, "valid", resamples=5, cache=cache)
+            return evaluation, crater_catalogue(images, cache=cache)
 
     counted: list[Path] = []
     monkeypatch.setattr(evaluate_module, "read_mask", lambda path: counted.append(path) or read_mask(path))
@@ -473,7 +484,7 @@ def test_images_that_were_counted_are_not_counted_again(
     assert first[0].row == again[0].row
     pd.testing.assert_frame_equal(first[0].images, again[0].images)
     pd.testing.assert_frame_equal(first[1], again[1])
-    plain = evaluate(masks, images.drop(columns="labels_sha"), "valid", resamples=5)
+    plain = evaluate(images.drop(columns="labels_sha"), "valid", resamples=5)
     assert plain.row == first[0].row
     counted.clear()
     images.loc[images["split"] == "valid", "labels_sha"] += " corrected"
@@ -488,7 +499,7 @@ def test_validations_take_one_orientation(
     reports, masks = {}, {}
     for name, orientations in {"one": False, "all": True}.items():
         wanted = recipe.model_copy(update={"all_orientations": orientations})
-        reports[name] = train_segmentation(wanted, squares, micro_weights, tmp_path / name, compute, {})
+        reports[name] = train_segmentation(TrainingJob(wanted, squares, micro_weights, tmp_path / name, compute, {}))
         masks[name] = predict_masks(tmp_path / name, squares, tmp_path / f"{name} masks", compute)
     assert reports["one"] | {"seconds": 0} == reports["all"] | {"seconds": 0}
     one, many = ([read_probability(path) for path in some.values()] for some in masks.values())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.classification.recipe import ClsRecipe
-from mars_assets.classification.train import train_classifier
+from mars_assets.classification.train import FineTuning, train_classifier
 from mars_assets.errors import DivergedError
 from mars_assets.pretraining.data import Unlabelled
 from mars_assets.pretraining.recipe import PretrainRecipe
@@ -30,6 +30,7 @@ from mars_assets.training import loop as module
 from mars_assets.training.compute import Compute
 from mars_assets.training.loop import Loop, Training, train
 from mars_assets.training.recipe import LayerDecay, TrainingRecipe
+from mars_assets.training.run_folder import TrainingJob
 
 CPU = Compute("cpu", "fp32", 1, seed=5)
 CONFIG = PrithviConfig(
@@ -70,7 +71,9 @@ def classifier(**settings: Any) -> Run:
         )
         features = inputs / "features" if recipe.frozen else None
         weights = inputs / "weights"
-        train_classifier(recipe, images, weights, folder, CPU, {}, progress, features=features, save_every=0)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(FineTuning, "save_every", 0.0)
+            train_classifier(TrainingJob(recipe, images, weights, folder, CPU, {}, progress, cache=features))
 
     return run
 
@@ -81,7 +84,7 @@ def pretraining(**settings: Any) -> Run:
     def run(inputs: Path, folder: Path, progress: Progress) -> None:
         table = [(f"{number}", f"group {number // 4}", inputs / f"{number}.png") for number in range(24)]
         images = pd.DataFrame(table, columns=["image_id", "group", "path"])
-        pretrain(recipe, Unlabelled(images, "sha", 0), inputs / "weights", folder, CPU, {}, progress)
+        pretrain(TrainingJob(recipe, Unlabelled(images, "sha", 0), inputs / "weights", folder, CPU, {}, progress))
 
     return run
 
@@ -330,8 +333,10 @@ def test_a_checkpoint_is_left_at_most_so_often(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, "Loop", Watched)
-        train(line(), start(), tmp_path, save_every=1000)
-        train(line(), start(), tmp_path)
+        for every in (1000, 0):
+            training = line()
+            training.save_every = every
+            train(training, start(), tmp_path)
     assert saved == [10, 10, 20, 30, 40]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mars_assets.training.sampler import BatchesOfSteps
+from mars_assets.training.sampler import batches_of_steps
 from mars_assets.training.schedule import learning_rate_factor, seed_step
 
 
@@ -26,21 +26,21 @@ def test_every_step_and_process_has_its_own_random_numbers() -> None:
 
 
 def test_batches_follow_from_seed_and_step_and_every_image_comes_once_in_a_turn() -> None:
-    whole = list(BatchesOfSteps(10, 4, range(15), seed=1))
-    resumed = list(BatchesOfSteps(10, 4, range(7, 15), seed=1))
+    whole = list(batches_of_steps(10, 4, range(15), seed=1))
+    resumed = list(batches_of_steps(10, 4, range(7, 15), seed=1))
     assert whole[7:] == resumed
     assert [len(batch) for batch in whole] == [4] * 15
     flat = [image for batch in whole for image in batch]
     turns = [flat[start : start + 10] for start in range(0, 60, 10)]
     assert all(sorted(turn) == list(range(10)) for turn in turns)
     assert turns[0] != turns[1]
-    assert whole != list(BatchesOfSteps(10, 4, range(15), seed=2))
+    assert whole != list(batches_of_steps(10, 4, range(15), seed=2))
 
 
 def test_shares_say_how_often_an_image_passes() -> None:
     shares = np.array([0.5, 0.25, 0.125, 0.125])
-    batches = list(BatchesOfSteps(4, 4, range(400), seed=3, shares=shares))
-    assert batches == list(BatchesOfSteps(4, 4, range(400), seed=3, shares=shares))
+    batches = list(batches_of_steps(4, 4, range(400), seed=3, shares=shares))
+    assert batches == list(batches_of_steps(4, 4, range(400), seed=3, shares=shares))
     counts = np.array([[batch.count(image) for image in range(4)] for batch in batches])
     # Each order has four times the share, rounded up or down.
     assert (counts[:, 0] == 2).all()
