@@ -131,7 +131,12 @@ def scale_to_reflectance(
 
     Returns:
         float32, shape (3, H, W), in B, G, R order.
+
+    Raises:
+        MarsError: the array is not 8-bit RGB.
     """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise MarsError(f"an 8-bit RGB image has dtype uint8 and shape (H, W, 3); this one is {rgb.dtype} {rgb.shape}")
     scaled = _scaled(rgb[..., ::-1].transpose(2, 0, 1).astype(np.float32), statistics)
     return np.floor(scaled) if truncate else scaled
 
@@ -184,8 +189,10 @@ def impute(bgr: Float32, method: ImputationMethod, statistics: BandStatistics = 
         resolution of the stored reflectance.
 
     Raises:
-        MarsError: an unknown method.
+        MarsError: an unknown method, or an array of the wrong shape or type.
     """
+    if bgr.dtype != np.float32 or bgr.ndim != 3 or bgr.shape[0] != 3:
+        raise MarsError(f"B, G, R reflectance must be float32 of shape (3, H, W), not {bgr.dtype} {bgr.shape}")
     if method == "pre_norm":
         return np.concatenate([bgr, bgr])
     # In double precision, so that only the stored value is rounded.
@@ -255,8 +262,10 @@ def calibrated_reflectance(
         float32, shape (3, H, W), bands as ``CALIBRATED_BANDS``, at least 0.
 
     Raises:
-        MarsError: the sun is so low that the cosine is meaningless.
+        MarsError: the shape is wrong, or the sun is so low that the cosine is meaningless.
     """
+    if dn.ndim != 3 or dn.shape[0] != 3:
+        raise MarsError(f"a COLOR product's DN must have shape (3, H, W), not {dn.shape}")
     if not 0 <= incidence_angle < 89:
         raise MarsError(f"an incidence angle of {incidence_angle} degrees is not between 0 and 89: check the label")
     reflectance = (dn[::-1] * scaling_factor + offset) / np.cos(np.radians(incidence_angle)) * _REFLECTANCE_UNITS
@@ -275,7 +284,14 @@ def impute_spectral(calibrated: Float32) -> Float32:
 
     Returns:
         float32, shape (6, H, W), bands as ``HLS_BANDS``, at least 0.
+
+    Raises:
+        MarsError: an array of the wrong shape or type.
     """
+    if calibrated.dtype != np.float32 or calibrated.ndim != 3 or calibrated.shape[0] != 3:
+        raise MarsError(
+            f"calibrated reflectance must be float32 of shape (3, H, W), not {calibrated.dtype} {calibrated.shape}"
+        )
     green, red, nir = calibrated
     step = (HIRISE_NM["BLUE-GREEN"] - _HLS_BLUE_NM) / (HIRISE_NM["RED"] - HIRISE_NM["BLUE-GREEN"])
     blue = np.maximum(green - np.float32(step) * (red - green), 0)

@@ -119,6 +119,15 @@ def test_denormalising_inverts_normalising(rgb: np.ndarray) -> None:
         np.testing.assert_allclose(np.asarray(again), chip, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((4, 4, 3), np.uint16), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)],
+)
+def test_only_8_bit_rgb_is_scaled(wrong: np.ndarray) -> None:
+    with pytest.raises(MarsError, match="8-bit RGB"):
+        scale_to_reflectance(wrong)
+
+
 def test_unknown_method_names_the_known() -> None:
     with pytest.raises(MarsError, match="means, pre_norm, post_norm"):
         impute(np.zeros((3, 2, 2), np.float32), "mean")  # type: ignore[arg-type]
@@ -164,3 +173,5 @@ def test_spectral_bands_by_hand() -> None:
     np.testing.assert_allclose(chip.ravel(), [910, 1000, 2000, 2400, 2400, 2400], rtol=1e-6)
     dark = impute_spectral(np.array([10, 2000, 2400], np.float32)[:, None, None])
     assert dark[0] == 0
+    with pytest.raises(MarsError, match="float32"):
+        impute_spectral(np.zeros((3, 2, 2)))
