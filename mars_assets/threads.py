@@ -1,4 +1,4 @@
-"""Prefetching: threads prepare the next inputs while the device computes."""
+"""Threads that read inputs while the device computes, or work on several files at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def read_ahead(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Generator[Result]:
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Generator[Result]:
     """Apply a function in threads, in order, at most ``ahead`` results before the consumer."""
     pool = ThreadPoolExecutor(4)
     try:

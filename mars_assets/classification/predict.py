@@ -24,7 +24,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
-from mars_assets.training.prefetch import read_ahead
+from mars_assets.threads import in_threads
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def probabilities_of(model_folder: Path, chips: Sequence[Path], compute: Compute
         except MarsError as error:
             return error
 
-    with contextlib.closing(read_ahead(read, chips, 2 * _BATCH)) as loaded:
+    with contextlib.closing(in_threads(read, chips, 2 * _BATCH)) as loaded:
         while batch := list(itertools.islice(loaded, _BATCH)):
             probabilities: Iterator[float] = iter(())
             if readable := [chip for chip in batch if isinstance(chip, torch.Tensor)]:

@@ -35,8 +35,8 @@ from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import as_rows
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tensors.geotiff import read_chip
+from mars_assets.threads import in_threads
 from mars_assets.training.compute import Compute
-from mars_assets.training.prefetch import read_ahead
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +143,7 @@ class _Batch(NamedTuple):
 
 def _batches(rows: Sequence[dict[str, Any]], config: PrithviConfig, batch_size: int) -> Iterator[_Batch]:
     """Load batches of windows of equal size, reading ahead in threads."""
-    windows = read_ahead(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
+    windows = in_threads(lambda row: centre_window(row["path"], config), rows, 2 * batch_size)
     for _, same in itertools.groupby(zip(rows, windows, strict=True), lambda pair: pair[1].shape):
         while pairs := list(itertools.islice(same, batch_size)):
             yield _Batch([row for row, _ in pairs], np.stack([window for _, window in pairs]))

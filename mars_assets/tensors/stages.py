@@ -41,6 +41,7 @@ from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, write_chip
+from mars_assets.threads import in_threads
 
 BGR = HLS_BANDS[:3]
 CALIBRATED = "calibrated"
@@ -252,9 +253,16 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
         left = old[~old["image_id"].isin(replaced)]
         before = read_provenance(manifest_path)
         write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
-    for row, path, chip_sha in progress.track(todo, f"{stage.name}: computing chips"):
+
+    def write(job: tuple[Any, Path, str]) -> None:
+        row, path, chip_sha = job
         values, place = stage.compute(row)
         write_chip(path, values, stage.bands, georeference=place, fingerprint=chip_sha)
+
+    counter = progress.counter(f"{stage.name}: computing chips", len(todo))
+    for _ in in_threads(write, todo, ahead=8):
+        counter.advance()
+    counter.close()
     progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
     manifest = images.assign(file=[lake.relative(path) for path in paths], chip_sha=chip_shas)

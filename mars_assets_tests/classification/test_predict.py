@@ -103,8 +103,7 @@ def test_predictions_that_were_computed_in_another_way_are_not_taken(
     assert len(read) == 2 * len(images)
 
 
-def test_what_is_predicted_before_a_failure_is_kept(models, images, compute, tmp_path, read, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 4)
+def test_what_is_predicted_before_a_failure_is_kept(models, images, compute, tmp_path, read):
     broken = images.assign(chip=images["chip"].where(images.index != 9, "gone.tif"))
     with pytest.raises(DamagedFileError, match=r"gone\.tif"):
         predict(models[0], broken, tmp_path / "cache.json", compute)
