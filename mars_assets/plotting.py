@@ -6,9 +6,8 @@ The figures themselves are drawn by the modules whose results they show.
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +97,9 @@ def as_image(picture: Picture, dpi: int = 150) -> Image.Image:
         return picture.convert("RGB")
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture).convert("RGB")
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", dpi=dpi)
-    return Image.fromarray(read_rgb(buffer.getvalue(), name="the figure"))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    picture.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(picture)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -66,7 +66,7 @@ def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
     monkeypatch.setattr(demo, "print_results", lambda _: None)
     run_demo(lake)
-    assert len(commands) == 4
+    assert len(commands) == 3
     for arguments in commands:
         command = [
             str(Path(sys.executable).with_name("dagster")),
