@@ -26,7 +26,7 @@ from mars_assets.checks import last_below_bound
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
-from mars_assets.labels.inbox import being_copied, exports_in_force, has_had, unsettled
+from mars_assets.labels.inbox import being_copied, current_exports, has_had, unsettled
 from mars_assets.labels.roboflow_api import Project
 from mars_assets.labels.table import current_label_version
 from mars_assets.models.versions import in_use
@@ -95,9 +95,9 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
         )
     here = lake.open()
     waiting = [path.name for path in being_copied(here.inbox)]
-    paths = exports_in_force(here.inbox)
+    paths = current_exports(here.inbox)
     if not paths:
-        return dg.SkipReason(f"no export in {here.inbox}{_waiting(waiting)}")
+        return dg.SkipReason(f"no usable export in {here.inbox}{_waiting(waiting)}")
     if fresh := [path.name for path in unsettled(paths)]:
         return dg.SkipReason(f"just arrived, to be read next time: {', '.join(fresh)}")
     version, metadata = observe_inbox(here)
@@ -211,7 +211,7 @@ def nightly_evaluation(lake: LakeResource) -> dg.RunRequest | dg.SkipReason:
     if not evaluations:
         return dg.SkipReason("there is no model to evaluate yet")
     names = ["reflectance", STAGE, *evaluations]
-    if exports_in_force(here.inbox):  # otherwise the present labels stay in force
+    if current_exports(here.inbox):  # otherwise the present labels remain
         names.append("labelled_crops")
     return dg.RunRequest(asset_selection=[dg.AssetKey(name) for name in names], tags=ONE_AT_A_TIME)
 

@@ -65,7 +65,7 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels stay in force."""
+    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels remain in use."""
     aside = rejections(lake.open().inbox)
     return _outcome(([f"{name}: {reason}" for name, reason in aside], len(aside)), WARN)
 

@@ -13,7 +13,7 @@ from mars_assets.code_versions import LABELS
 from mars_assets.labels.build import LabelReport, update_labelled_crops
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
-from mars_assets.labels.inbox import being_copied, digest, exports_in_force, rejections
+from mars_assets.labels.inbox import being_copied, current_exports, digest, rejections
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
@@ -41,7 +41,7 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
 
 def observe_inbox(lake: Lake) -> tuple[str, dict[str, Any]]:
     """Compute data version and metadata of the exports in use."""
-    shas = {path: digest(path) for path in exports_in_force(lake.inbox)}
+    shas = {path: digest(path) for path in current_exports(lake.inbox)}
     rows = pd.DataFrame(
         [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
         columns=["file", "project", "version", "sha256"],

@@ -32,7 +32,7 @@ from mars_assets.imagery.download import recorded_sha256
 from mars_assets.imagery.geolocation import approximate_positions, projected_positions
 from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.imagery.products import ProductType, parse_observation_id
-from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, judge
+from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SATURATED, Quality, QualityRules, assess
 from mars_assets.imagery.scene import Pixels, Scene, open_scene
 from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
@@ -321,7 +321,7 @@ class _Cutter:
         info, settings = self.scene.info, self.settings
         factor = info.overview_factor
         overview = self.scene.overview(factor)
-        quality = judge(overview, self.rules)
+        quality = assess(overview, self.rules)
         rgb, good = rgb_composite(self.product, overview), quality == GOOD
         if info.bits > 8 and good.any():
             low, high = np.percentile(rgb[good].astype(np.float64), _STRETCH, axis=0)
@@ -398,11 +398,11 @@ class _Cutter:
         if self.rules.lossy:  # the test of a JPEG includes the means of rows
             left, right = 0, self.scene.info.samples
         pixels = self.scene.read((top, last + size), (left, right))
-        quality = judge(pixels, self.rules) if self.rules.lossy else None
+        quality = assess(pixels, self.rules) if self.rules.lossy else None
         records = []
         for row, col in strip:
             window = np.s_[row - top : row - top + size, col - left : col - left + size]
-            known = judge(pixels[window], self.rules) if quality is None else quality[window]
+            known = assess(pixels[window], self.rules) if quality is None else quality[window]
             records.append(self._cut_cell(row, col, pixels[window], known))
         write_json(journal, records)
         return records

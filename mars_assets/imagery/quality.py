@@ -51,7 +51,7 @@ class QualityRules:
         return cls(info.bits, info.lossy, label.core_null, label.low_saturation + label.high_saturation)
 
 
-def judge(pixels: Pixels, rules: QualityRules) -> Quality:
+def assess(pixels: Pixels, rules: QualityRules) -> Quality:
     """Classify every pixel: ``GOOD``, ``NO_DATA``, ``BAND_MISSING`` or ``SATURATED``.
 
     Args:

@@ -22,7 +22,7 @@ from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
 from mars_assets.labels.formats.image import ExportedImage, Outline, listed
-from mars_assets.labels.inbox import being_copied, digest, exports_in_force, reject, rejections
+from mars_assets.labels.inbox import being_copied, current_exports, digest, reject, rejections
 from mars_assets.labels.masks import (
     ANNOTATIONS,
     MASK_KINDS,
@@ -158,7 +158,7 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
     """
     with suppress(MarsError):  # a missing or damaged table is built
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
-        exports = [(path.name, digest(path)) for path in exports_in_force(lake.inbox)]
+        exports = [(path.name, digest(path)) for path in current_exports(lake.inbox)]
         _, key = _inputs(lake, exports, _versions(lake, _own_crops(lake)))
         if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
             return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
@@ -245,7 +245,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     """
     lake = reading.lake
     read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
-    while unread := sorted(set(in_force := exports_in_force(lake.inbox)) - read.keys()):
+    while unread := sorted(set(in_force := current_exports(lake.inbox)) - read.keys()):
         try:
             read[unread[0]] = _read(reading, unread[0])
         except DamagedFileError as error:

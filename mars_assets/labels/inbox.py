@@ -52,7 +52,7 @@ def being_copied(inbox: Path) -> list[Path]:
     return [path for path in _zips(inbox) if _is_being_copied(path)]
 
 
-def exports_in_force(inbox: Path) -> list[Path]:
+def current_exports(inbox: Path) -> list[Path]:
     """List the zips in use: each project's newest version, without duplicates.
 
     Hidden and partial files are ignored. While a version is being copied, the project's previous version is used.

@@ -32,7 +32,7 @@ class CurrentEvaluation:
 
     Args:
         model: the model in use.
-        label_version: of the labels in force.
+        label_version: of the current labels.
         key: fingerprint of everything that the evaluation rests on.
         rows: a row for each split, the one to show last.
         history: all rows of the table, oldest first.

@@ -37,9 +37,9 @@ class Unlabelled:
     Args:
         images: ``image_id``, ``group`` (observation, or the image itself) and ``path``.
         sha: names the images: their ids and their content.
-        left_out: how many were left out since a model will be judged on their observation.
+        left_out: how many were left out since models are evaluated on their observation.
         unknown: how many of the images are of no known observation, so that nothing can tell whether a model will be
-            judged on theirs.
+            evaluated on theirs.
         broken: why, by id, of the further images that cannot be read and were left out.
     """
 
@@ -69,7 +69,7 @@ def group_of(relative: PurePath) -> tuple[str, bool]:
 def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress = SILENT) -> Unlabelled:
     """All images that may be pretrained on, in the order of their ids.
 
-    Observations that the labels have in valid or test are left out: a model that saw their pixels would be judged on
+    Observations that the labels have in valid or test are left out: a model that saw their pixels would be evaluated on
     them. An image of no known observation is left out where an image of its name is in valid or test. Further images
     that cannot be read are left out too.
 
@@ -103,9 +103,9 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
         )
     columns = ["image_id", "group", "name", "path", "stamp"]
     images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
-    judged = _judged_groups(lake)
-    is_judged = images["group"].isin(judged) | images["name"].isin(judged)
-    kept = images[~is_judged].sort_values("image_id", ignore_index=True)
+    evaluated = _evaluated_groups(lake)
+    is_evaluated = images["group"].isin(evaluated) | images["name"].isin(evaluated)
+    kept = images[~is_evaluated].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
             f"all {len(images)} images are of observations that the labels have in valid or test: add others"
@@ -115,7 +115,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     return Unlabelled(kept, sha, len(images) - len(kept), unknown, broken)
 
 
-def _judged_groups(lake: Lake) -> set[str]:
+def _evaluated_groups(lake: Lake) -> set[str]:
     if not lake.labelled_crops.exists():
         return set()
     labels = read_labelled_crops(lake, ["group", "split"])

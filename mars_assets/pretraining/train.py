@@ -189,7 +189,7 @@ def _say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
     if unlabelled.unknown:
         progress.say(
             f"{unlabelled.unknown} of {len(unlabelled.images)} images are of no known observation: "
-            "where one is in the labels' valid or test, models are judged on what their encoder has "
+            "where one is in the labels' valid or test, models are evaluated on what their encoder has "
             "seen. Name files or folders by observation"
         )
     if unlabelled.broken:

@@ -63,7 +63,7 @@ def coco_entries() -> dict[str, bytes | str]:
 
 @pytest.fixture
 def filled(lake: Lake, write_zip, coco_entries) -> Lake:
-    """A lake with the labels of ``coco_entries`` in force."""
+    """A lake with the labels of ``coco_entries``."""
     lake.inbox.mkdir(parents=True)
     shutil.move(write_zip("c.v1.coco-segmentation.zip", coco_entries), lake.inbox)
     build_labelled_crops(lake)

@@ -142,7 +142,7 @@ def test_masks_that_no_table_names_go_after_a_while(filled: Lake, write_zip, coc
     _correct(filled, write_zip, coco_entries, "c.v3.coco-segmentation.zip", "36.0")
     build_labelled_crops(filled)
     assert not old.exists()
-    assert len(list((filled.masks / "filled").iterdir())) == 4, "three in force, and that of version 2 for a while"
+    assert len(list((filled.masks / "filled").iterdir())) == 4, "three in use, and that of version 2 for a while"
 
 
 def test_a_run_killed_before_the_table_leaves_its_masks_as_they_were(

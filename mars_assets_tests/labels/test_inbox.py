@@ -9,7 +9,7 @@ import pytest
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.build import build_labelled_crops
-from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, exports_in_force, has_had, reject, rejections
+from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, current_exports, has_had, reject, rejections
 from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import image_bytes
@@ -20,7 +20,7 @@ def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_pa
         write_zip(f"inbox/{name}", coco_entries | {"note.txt": name})
     copy = tmp_path / "inbox/again.zip"
     copy.write_bytes((tmp_path / "inbox/other.zip").read_bytes())
-    names = [path.name for path in exports_in_force(tmp_path / "inbox")]
+    names = [path.name for path in current_exports(tmp_path / "inbox")]
     assert names == ["again.zip", "c.v10.coco-segmentation.zip"]
 
 
@@ -29,7 +29,7 @@ def test_of_the_names_that_the_website_gives_the_newest_counts(write_zip, coco_e
     for name in ("Mars Craters.v1i.coco.zip", "mars-craters.v2.coco-segmentation.zip", "Mars Craters.v3-raw.coco.zip"):
         write_zip(f"inbox/{name}", coco_entries | {"note.txt": name})
     inbox = tmp_path / "inbox"
-    assert [path.name for path in exports_in_force(inbox)] == ["Mars Craters.v3-raw.coco.zip"]
+    assert [path.name for path in current_exports(inbox)] == ["Mars Craters.v3-raw.coco.zip"]
     assert has_had(inbox, "mars-craters", 3)
     assert has_had(inbox, "Mars_Craters", 3)
     assert not has_had(inbox, "mars-craters", 4)
@@ -120,7 +120,7 @@ def test_nothing_outside_the_lake_is_touched(filled: Lake, write_zip, coco_entri
 
 def test_a_broken_inbox_that_empties_itself_says_so(lake: Lake, write_zip) -> None:
     lake.inbox.mkdir(parents=True)
-    assert exports_in_force(lake.inbox) == []
+    assert current_exports(lake.inbox) == []
     (lake.inbox / "x.zip").write_bytes(b"half")
     with pytest.raises(MarsError, match=r"Still being copied: x\.zip"):
         build_labelled_crops(lake)

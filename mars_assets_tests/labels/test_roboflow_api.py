@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.labels.inbox import exports_in_force
+from mars_assets.labels.inbox import current_exports
 from mars_assets.labels.roboflow_api import Project, Roboflow
 from mars_assets.progress import Progress
 
@@ -121,7 +121,7 @@ def test_an_export_that_is_being_made_is_waited_for_and_said(server: Server, api
     path = _fetch(api, tmp_path / "inbox", progress=Progress(lines.append))
     assert path.name == "craters.v3.coco-segmentation.zip"
     assert path.read_bytes() == ZIP
-    assert exports_in_force(tmp_path / "inbox") == [path]
+    assert current_exports(tmp_path / "inbox") == [path]
     assert [line for line in lines if "is exporting" in line] == [
         "Roboflow is exporting version 3 of mars/craters, 25 %",
         "Roboflow is exporting version 3 of mars/craters, 75 %",
