@@ -615,7 +615,7 @@ def settle(url: str) -> None:
 
 def arrival(work: Path, repeats: int) -> list[bool]:
     from mars_assets.labels.exports import label_version
-    from mars_assets.labels.inbox import exports_in_force
+    from mars_assets.labels.inbox import current_exports
     from mars_assets.storage.files import read_table
     from mars_assets.storage.hashing import sha256_file
 
@@ -629,7 +629,7 @@ def arrival(work: Path, repeats: int) -> list[bool]:
             export = home.folder / f"more-tiles-{turn}.v1.folder.zip"
             write_tiles(export, images[NEW_IMAGES * turn : NEW_IMAGES * (turn + 1)])
             shutil.copy(export, home.lake.inbox)
-            version = label_version([sha256_file(path) for path in exports_in_force(home.lake.inbox)])
+            version = label_version([sha256_file(path) for path in current_exports(home.lake.inbox)])
 
             def evaluated(version: str = version) -> bool:
                 table = read_table(home.lake.metrics("cls_evaluation"), "cls_evaluation", ["label_version"])
