@@ -1,10 +1,10 @@
 """Selection of the packets of a single-tile JPEG 2000 file that a window needs.
 
 For every strip, a decoder has to read the whole codestream of HiRISE's single tile. That costs as much memory as the
-file is large, and four seconds for each gigabyte: a strip of 1,024 rows took 1.88 s and 356 MB from a scene of 24,000 x
-4,000 pixels (146 MB), and 1.46 s and 237 MB with this module; from a scene a quarter as tall 1.31 s and 230 MB, and
-1.29 s and 211 MB. Scenes of a gigabyte have sixty such strips. GDAL with all threads takes 1.6 times as long to cut the
-smaller of the two (``benchmarks/cutting.py --readers``).
+file is large, and three to five seconds for each gigabyte: a strip of 1,024 rows took 1.88 s and 356 MB from a scene of
+24,000 x 4,000 pixels (146 MB), and 1.46 s and 237 MB with this module; from a scene a quarter as tall 1.31 s and
+230 MB, and 1.29 s and 211 MB. GDAL with all threads takes 1.6 times as long to cut the smaller of the two
+(``benchmarks/cutting.py --readers``).
 
 The files contain packet lengths (PLT markers), and any packet can be replaced by an empty one of a single byte. The
 result is a valid codestream of the whole image, as small as the window, which decodes to the same pixels there.

@@ -30,6 +30,8 @@ from mars_assets.lake import LEDGER
 from mars_assets.progress import Progress
 from mars_assets.storage.hashing import sha256_file
 
+pytestmark = pytest.mark.slow
+
 Fault = Callable[["Handler", bytes, int], None]
 
 

@@ -14,6 +14,8 @@ from rasterio.shutil import copy
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
 
+pytestmark = pytest.mark.slow
+
 LINES, SAMPLES = 700, 500
 
 

@@ -20,6 +20,8 @@ from mars_assets.labels.inbox import current_exports
 from mars_assets.labels.roboflow_api import Project, Roboflow
 from mars_assets.progress import Progress
 
+pytestmark = pytest.mark.slow
+
 KEY = "rf_SECRET_KEY_1234"
 PROJECT = Project("mars/craters")
 

@@ -27,6 +27,8 @@ from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
 
+pytestmark = pytest.mark.slow
+
 Trained = tuple[Path, dict]
 
 

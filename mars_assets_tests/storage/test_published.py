@@ -14,6 +14,8 @@ import pytest
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.storage.published import POINTER, RETAINED_SECONDS, publish, version_in_use
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "publishing.py"
 
 
