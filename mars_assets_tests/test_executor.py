@@ -3,9 +3,12 @@ import sys
 
 import dagster as dg
 import psutil
+import pytest
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
 from mars_assets.executor import DAGSTERS_INTERVAL, PROCESS_TAG, clear_up, is_gone, this_process
+
+pytestmark = pytest.mark.slow
 
 
 def ended_process() -> str:

@@ -13,6 +13,8 @@ from mars_assets.definitions import build_defs
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 
+pytestmark = pytest.mark.slow
+
 DATA_VERSION = "dagster/data_version"
 TABLE_TO_TENSORS = {"labelled_crops", "reflectance", "imputed_post_norm"}
 FOLLOWING = TABLE_TO_TENSORS | {"cls_evaluation", "seg_evaluation"}

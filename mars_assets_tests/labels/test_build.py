@@ -633,6 +633,7 @@ CHANGED: dict[str, Callable[[Lake], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGED)
 def test_a_changed_input_or_a_missing_file_is_built_again(filled: Lake, builds: list[LabelReport], change: str) -> None:
     _cut(filled, "a")
