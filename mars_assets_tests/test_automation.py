@@ -20,6 +20,8 @@ from mars_assets.storage.files import write_json, write_table
 from mars_assets.storage.hashing import sha256_file
 from mars_assets_tests.labels.test_roboflow_api import KEY, Answer, Server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def inbox_of_one(lake: Lake) -> Lake:

@@ -28,6 +28,8 @@ from mars_assets.training.loop import Loop
 from mars_assets.training.memory import InMemory
 from mars_assets.training.run_folder import TrainingJob
 
+pytestmark = pytest.mark.slow
+
 MICRO = ClsRecipe(
     image_size=32, batch_size=4, steps=6, warmup_steps=2, evaluate_every=2, lr=1e-3, mask_ratio=0.25,
     normalize="statistics",

@@ -30,6 +30,8 @@ from mars_assets.storage.files import read_table, write_json, write_table
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
 
+pytestmark = pytest.mark.slow
+
 CONFIG = PrithviConfig(
     variant="test", img_size=32, embed_dim=48, depth=1, num_heads=3, decoder_embed_dim=16, decoder_depth=1,
     decoder_num_heads=2,

@@ -22,6 +22,8 @@ from mars_assets.imagery.scene import SceneInfo, open_scene
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance
 
+pytestmark = pytest.mark.slow
+
 OBSERVATION = "ESP_013951_1955"
 SMALL = CropSettings(size=64, stride=64)
 

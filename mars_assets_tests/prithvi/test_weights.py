@@ -39,6 +39,8 @@ from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import version_in_use
 
+pytestmark = pytest.mark.slow
+
 SMALL = PrithviConfig(
     "small", img_size=64, embed_dim=96, depth=3, num_heads=3,
     decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4, layer_norm_eps=1e-5,
