@@ -31,14 +31,14 @@ from mars_assets.storage.files import read_json, read_table, write_json
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
 _MESSAGE = re.compile(r"^\S+ - [0-9a-f-]{36} - (?:\d+ - )?(?P<text>.*)$")
 
-# The job ``experiment`` and the predictions in one process, which imports torch once.
+# What the job ``experiment`` selects, and the predictions: one process, which imports torch once.
 _SELECTION = "key:labelled_crops or key:prithvi_weights or " + " or ".join(
     f"group:{group}" for group in ("tensors", "models", "evaluation", "predictions")
 )
 _SETTINGS = {
     "prithvi_weights": {"source": "sample"},  # or else the job would use any other weights chosen in this lake
-    # A small part of the default steps, chosen with the scores on the sample's test images seen. The craters are small
-    # in the images, so these keep their size.
+    # Fewer steps than by default, for both models: chosen with the scores on the sample's test images seen. The images
+    # keep their size, since their craters are small.
     "cls_model": {"steps": 280, "evaluate_every": 140, "image_size": 224, "lr": 2e-3, "draw": "observations"},
     "seg_model": {"steps": 240, "evaluate_every": 240},
 }

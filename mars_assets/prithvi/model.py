@@ -142,8 +142,8 @@ class TransformerBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # without timm's masks of attention
         """Attend and transform, each on normalised tokens and added to them."""
-        # On a CPU in bf16, the gradient of torch's fused attention takes four times as long as that of its steps in
-        # turn, unless the tokens are many: benchmarks/prithvi.py measures a training step.
+        # In bf16 on a CPU, the gradient of torch's fused attention takes up to four times as long as that of its steps
+        # one by one. From some 400 tokens on, the steps are no faster. benchmarks/prithvi.py measures a training step.
         slow = x.requires_grad and x.shape[1] <= 256 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
         self.attn.fused_attn = not slow  # type: ignore[assignment]
         tokens: Tensor = super().forward(x)
