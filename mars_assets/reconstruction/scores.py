@@ -34,7 +34,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import as_rows
 from mars_assets.storage.hashing import fingerprint
-from mars_assets.tensors.geotiff import read_chip
+from mars_assets.tensors.geotiff import Part, read_part
 from mars_assets.threads import in_threads
 from mars_assets.training.compute import Compute
 
@@ -159,15 +159,19 @@ def centre_window(path: Path, config: PrithviConfig) -> Float32:
         DamagedFileError: it cannot be read, or has other bands.
         MarsError: it is smaller than a patch.
     """
-    chip = read_chip(path, config.bands)
-    height, width = chip.shape[1:]
-    patch_rows, patch_columns = config.patch_size[1:]
-    rows = min(config.img_size, height // patch_rows * patch_rows)
-    columns = min(config.img_size, width // patch_columns * patch_columns)
-    if not rows or not columns:
-        raise MarsError(f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}")
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return normalize(chip[:, top : top + rows, left : left + columns], config.statistics)
+
+    def centre(height: int, width: int) -> Part:
+        patch_rows, patch_columns = config.patch_size[1:]
+        rows = min(config.img_size, height // patch_rows * patch_rows)
+        columns = min(config.img_size, width // patch_columns * patch_columns)
+        if not rows or not columns:
+            raise MarsError(
+                f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}"
+            )
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return (top, top + rows), (left, left + columns)
+
+    return normalize(read_part(path, config.bands, centre), config.statistics)
 
 
 class _Predicted(NamedTuple):

@@ -5,7 +5,7 @@ Chips are float32 GeoTIFFs with the band names as descriptions, which QGIS, Torc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ STRIP_ROWS = 64
 """Rows compressed together. Imputed bands are computed from the others, so zstd finds much repetition across the bands
 of a pixel if it sees more than the one row of GDAL's default: 512 x 512 x 6 values then take 0.4 MB for a grey image
 and 1.3 to 2.2 MB for a colour image."""
+
+Part = tuple[tuple[int, int], tuple[int, int]]
+"""First and last row of a part, and first and last column; the last ones are excluded."""
 
 _FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 
@@ -92,13 +95,30 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
     Raises:
         DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
     """
+    return read_part(path, bands, lambda height, width: ((0, height), (0, width)))
+
+
+def read_part(path: Path, bands: Sequence[str], part_of: Callable[[int, int], Part]) -> Float32:
+    """Read a part of a chip, without decompressing the rows above and below it.
+
+    Args:
+        path: the chip.
+        bands: names of its bands.
+        part_of: returns the part from the chip's height and width.
+
+    Returns:
+        float32, shape (bands, rows, columns).
+
+    Raises:
+        DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
+    """
     with opened(path) as file:
         if tuple(file.descriptions) != tuple(bands):
             raise DamagedFileError(
                 f"{path} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
                 "again"
             )
-        values: Float32 = file.read(out_dtype="float32")
+        values: Float32 = file.read(window=part_of(file.height, file.width), out_dtype="float32")
     return values
 
 
