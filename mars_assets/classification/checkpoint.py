@@ -26,7 +26,6 @@ from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.segmentation.checkpoint import open_segmenter
-from mars_assets.segmentation.mmseg_config import refuse_sizes
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.storage.files import atomic_path, read_json, write_json
@@ -68,7 +67,7 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
         raise MarsError(
             f"the recipe in {folder} is from an earlier version: materialize 'seg_model' again ({error})"
         ) from error
-    refuse_sizes(outlining, config, {"image_size": recipe.image_size})
+    outlining.refuse_sizes(config, {"image_size": recipe.image_size})
     if outlining.normalize != recipe.normalize:
         raise MarsError(
             f"normalize is {recipe.normalize!r}, but seg_model was trained with {outlining.normalize!r}: set it to that"

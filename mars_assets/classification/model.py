@@ -15,7 +15,7 @@ from mars_assets.classification.recipe import STRONGEST
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.segmentation.networks import channels_together
+from mars_assets.segmentation.fusion import channels_together
 from mars_assets.training.augmentation import oriented
 
 

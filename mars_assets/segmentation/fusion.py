@@ -61,3 +61,11 @@ def deconvolve_and_convolve(
     seen = torch.einsum("omij,m->oij", convolution, deconvolution_bias)
     constant = F.conv2d(x.new_ones(1, 1, 2 * height, 2 * width), seen[:, None].to(x.dtype), padding=1)
     return result + (constant if bias is None else constant + bias[:, None, None])
+
+
+def channels_together(x: Tensor) -> Tensor:
+    """Put each pixel's channels together in memory, on a CPU.
+
+    Convolutions of (B, C, H, W) are up to twice as fast then.
+    """
+    return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)

@@ -6,7 +6,6 @@ Training is built from it, and mmseg's own tools read it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from mmengine import Config, ConfigDict
@@ -34,7 +33,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     Raises:
         MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` names an unknown part.
     """
-    refuse_sizes(recipe, prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
+    recipe.refuse_sizes(prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
     if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
         raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has {prithvi.depth} blocks")
     config = Config(
@@ -93,28 +92,6 @@ def _is_the_papers(head: Any) -> bool:
     return (
         all(head.get(name, others.get(name)) == value for name, value in plain.items()) and head.get("num_convs", 2) > 0
     )
-
-
-def refuse_sizes(recipe: SegRecipe, prithvi: PrithviConfig, sides: Mapping[str, int]) -> None:
-    """Refuse sizes of images that the network cannot process.
-
-    Args:
-        recipe: of the network.
-        prithvi: its encoder.
-        sides: of the images, in pixels, by the name of the setting.
-
-    Raises:
-        MarsError: one of them does not fit.
-    """
-    unet = recipe.architecture == UNET
-    steps = (2 ** (recipe.unet_stages - 1),) if unet else prithvi.patch_size[1:]
-    why = f"the U-Net halves it {recipe.unet_stages - 1} times" if unet else f"{prithvi.variant} cuts it into patches"
-    magnify = 1 if unet else recipe.magnify
-    for name, side in sides.items():
-        if any(side * magnify % step for step in steps):
-            multiple = f"{max(steps) / magnify:g}"
-            magnified = f", magnified {magnify:g} times" if magnify != 1 else ""
-            raise MarsError(f"{name}={side} must be a multiple of {multiple} pixels, because {why}{magnified}")
 
 
 def _layers(recipe: SegRecipe) -> int:

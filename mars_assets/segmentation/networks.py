@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.segmentation.fusion import deconvolve_and_convolve
+from mars_assets.segmentation.fusion import channels_together, deconvolve_and_convolve
 from mars_assets.training.augmentation import FLAT, oriented, oriented_back
 
 
@@ -203,14 +203,6 @@ class DetailNeck(BaseModule):
             x = F.interpolate(x, size=detail.shape[2:], mode="bilinear", align_corners=False)
             x = up(torch.cat([x, detail], dim=1))
         return (x,)
-
-
-def channels_together(x: Tensor) -> Tensor:
-    """Put each pixel's channels together in memory, on a CPU.
-
-    Convolutions of (B, C, H, W) are up to twice as fast then.
-    """
-    return x if x.is_cuda else x.contiguous(memory_format=torch.channels_last)
 
 
 def contrast_to_surroundings(image: Tensor, side: int) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mars_assets.errors import MarsError
+from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.training.recipe import (
     AllOrientations,
     AverageWeights,
@@ -226,3 +229,23 @@ class SegRecipe(FineTuningRecipe):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def refuse_sizes(self, prithvi: PrithviConfig, sides: Mapping[str, int]) -> None:
+        """Refuse sizes of images that the network cannot process.
+
+        Args:
+            prithvi: the network's encoder.
+            sides: of the images, in pixels, by the name of the setting.
+
+        Raises:
+            MarsError: one of them does not fit.
+        """
+        unet = self.architecture == UNET
+        steps = (2 ** (self.unet_stages - 1),) if unet else prithvi.patch_size[1:]
+        why = f"the U-Net halves it {self.unet_stages - 1} times" if unet else f"{prithvi.variant} cuts it into patches"
+        magnify = 1 if unet else self.magnify
+        for name, side in sides.items():
+            if any(side * magnify % step for step in steps):
+                multiple = f"{max(steps) / magnify:g}"
+                magnified = f", magnified {magnify:g} times" if magnify != 1 else ""
+                raise MarsError(f"{name}={side} must be a multiple of {multiple} pixels, because {why}{magnified}")

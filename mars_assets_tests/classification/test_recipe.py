@@ -84,12 +84,19 @@ def test_the_recipes_that_come_along_are_accepted(file):
     )
 
 
-def test_recipe_evaluation_and_figures_import_without_the_heavy_libraries():
-    code = (
-        "import sys, mars_assets.classification.recipe, mars_assets.classification.evaluate, "
-        "mars_assets.classification.figures; "
-        "heavy = ('torch', 'timm', 'rasterio', 'lightning_fabric', 'matplotlib', 'sklearn'); "
-        "print([name for name in heavy if name in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "not_loaded"),
+    [
+        (
+            ("classification.recipe", "classification.evaluate", "classification.figures"),
+            ("torch", "timm", "rasterio", "lightning_fabric", "matplotlib", "sklearn"),
+        ),
+        # A second and 100 MB, which only segmentation needs.
+        (("classification.train", "classification.predict", "pretraining.train", "reconstruction.table"), ("mmseg",)),
+    ],
+)
+def test_modules_import_no_libraries_that_only_others_need(modules, not_loaded):
+    imports = ", ".join(f"mars_assets.{name}" for name in modules)
+    code = f"import sys, {imports}; print([name for name in {not_loaded!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
