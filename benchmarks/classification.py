@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from measure import compute, measure, parser, report, surroundings, verdict
+from measure import compute, import_first, measure, parser, report, surroundings, verdict
 
 THREADS = 2
 BATCH = 4
@@ -172,6 +172,7 @@ def sweep_of_heads(work: Path, count: int = IMAGES) -> None:
     from mars_assets.experiments.sweep import Sweep, plan
     from mars_assets.lake import Lake
 
+    import_first("lightning_fabric", "sklearn.metrics", "mars_assets.classification.train")
     lake, chips = Lake(work / "lake"), pd.read_parquet(work / "images.parquet")
     turns = [chips.assign(image_id=chips["image_id"] + f" {turn}") for turn in range(-(-count // IMAGES))]
     images = pd.concat(turns, ignore_index=True).head(count)

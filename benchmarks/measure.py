@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -86,6 +87,12 @@ def compute(threads: int, precision: PrecisionChoice | None = None) -> Compute:
     from mars_assets.training.compute import choose_compute
 
     return choose_compute("cpu", precision or cast("PrecisionChoice", os.environ[_PRECISION]), threads, 1)
+
+
+def import_first(*modules: str) -> None:
+    """Imports what a long run has imported once, so that a side's seconds do not include it."""
+    for name in modules:
+        importlib.import_module(name)
 
 
 def report(work: Callable[[], object], times: int = 1) -> None:

@@ -15,7 +15,6 @@ TerraTorch needs an environment of its own, since it holds other versions of wha
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import shutil
 import subprocess
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from measure import compute, measure, parser, report, surroundings, verdict
+from measure import compute, import_first, measure, parser, report, surroundings, verdict
 
 if TYPE_CHECKING:
     from mars_assets.training.compute import PrecisionChoice
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 THREADS = 2
 BATCH = 4
 MASK_RATIO = 0.5
+IMPORTED = ("rasterio", "scipy.stats", "mars_assets.prithvi.model")
 WEIGHTS, ENCODER, CHIPS, PEERS_LOSSES, PEERS_FEATURES, SUMMARY, SUMMARY_FP32 = (
     "mae.pt",
     "encoder.pt",
@@ -153,19 +153,13 @@ def peers_step(work: Path) -> None:
     step(mae, torch.optim.AdamW(mae.parameters(), lr=1e-5), work, nullcontext())
 
 
-def warm_up() -> None:
-    """Imports what a long run has imported once."""
-    for name in ("rasterio", "scipy.stats", "mars_assets.prithvi.model"):
-        importlib.import_module(name)
-
-
 def our_stage(work: Path, summary: str, precision: PrecisionChoice | None = None) -> None:
     """The stage as its asset runs it, weights loaded anew and nothing known beforehand."""
     from mars_assets.reconstruction.scores import ReconstructionSettings, reconstruct
     from mars_assets.reconstruction.summary import summarise
     from mars_assets.storage.files import write_table
 
-    warm_up()
+    import_first(*IMPORTED)
     paths = sorted(work.glob("chips/*/*.tif"))
     chips = pd.DataFrame(
         {
@@ -222,7 +216,7 @@ def install_weights(work: Path) -> None:
     from mars_assets.lake import Lake
     from mars_assets.prithvi.weights import Origin, install
 
-    warm_up()
+    import_first(*IMPORTED)
     with tempfile.TemporaryDirectory(dir=work) as lake:
         report(lambda: install(Lake(Path(lake)), Origin("v1_100", "file", path=work / WEIGHTS)))
 
