@@ -1,4 +1,6 @@
-"""What is an Earth-trained geospatial foundation model worth on Mars? A Dagster lineage that answers it.
+"""A lineage from HiRISE images to crater catalogues.
+
+It answers what an Earth-trained geospatial foundation model is worth on Mars.
 
 Importing the package sets, once for the process, which warnings are not shown: images and chips are read by threads,
 for which ``warnings.catch_warnings`` is not made. What else changes state of the process does so where it is used, and

@@ -47,7 +47,10 @@ DATA_VERSION = "dagster/data_version"
 
 
 def _sensor(**options: Any) -> Callable[[Callable[..., Any]], dg.SensorDefinition]:
-    """Decorate as Dagster's sensor does; the UI shows the docstring as the description, as it does for assets."""
+    """Decorate as Dagster's sensor does.
+
+    The UI shows the docstring as the description, as it does for assets.
+    """
     return lambda function: dg.sensor(description=inspect.getdoc(function), **options)(function)
 
 
@@ -135,7 +138,10 @@ class FetchConfig(dg.Config):
 def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:
-    """Have Roboflow export a version, and download it into the inbox, whole or not at all."""
+    """Have Roboflow export a version, and download it into the inbox.
+
+    A download that fails leaves nothing there.
+    """
     with mendable():
         project = Project(config.project)
         export_format = config.format or roboflow.format_of(project)
@@ -154,7 +160,9 @@ def fetch_labels() -> None:
 def new_roboflow_versions(
     context: dg.SensorEvaluationContext, lake: LakeResource, roboflow: RoboflowResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Download the newest version of each watched Roboflow project that the inbox has not had yet.
+    """Download new versions of the watched Roboflow projects.
+
+    That is each project's newest version, unless the inbox has had it.
 
     ROBOFLOW_PROJECTS lists the projects, separated by commas: `WORKSPACE/PROJECT` for outlines and
     `WORKSPACE/PROJECT=folder` for classes, or any other format that the resource accepts. ROBOFLOW_API_KEY holds the
@@ -227,7 +235,9 @@ weekly_retraining = dg.ScheduleDefinition(
 
 @_sensor(job=retrain_job, minimum_interval_seconds=300, default_status=dg.DefaultSensorStatus.STOPPED)
 def scores_below_bound(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Retrain the models when a score falls below the bound of its check, once for each label version.
+    """Retrain the models when a score falls below the bound of its check.
+
+    This happens once for each label version.
 
     Off until it is switched on.
     """

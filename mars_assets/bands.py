@@ -1,4 +1,6 @@
-"""The six HLS bands that Prithvi takes, computed from 8-bit RGB or from calibrated colour.
+"""The six HLS bands that Prithvi takes.
+
+They are computed from 8-bit RGB or from calibrated colour.
 
 The formulas for RGB are those of Patel et al. 2024 (and, for ``means``, Blumenstiel et al. 2024). They work on NumPy
 arrays and torch tensors alike. All arithmetic is float32 unless ``truncate`` selects the integer truncation of the
@@ -45,7 +47,9 @@ Pixels = TypeVar("Pixels", Float32, "Tensor")
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Per-band normalisation statistics in HLS reflectance units (reflectance x 10000).
+    """Normalisation statistics of bands, in reflectance units.
+
+    These are HLS's: reflectance x 10000.
 
     Args:
         name: name in provenance, e.g. ``v1``.
@@ -81,7 +85,10 @@ class BandStatistics:
 
     @property
     def white(self) -> Float32:
-        """The reflectance of 8-bit 255, ``mean + 2 * std`` for B, G, R: float32, shape (3, 1, 1)."""
+        """The reflectance of 8-bit 255, for B, G, R.
+
+        It is ``mean + 2 * std``, float32 of shape (3, 1, 1).
+        """
         values = [mean + 2 * std for mean, std in zip(self.means[:3], self.stds[:3], strict=True)]
         return np.asarray(values, np.float32)[:, None, None]
 
@@ -227,7 +234,10 @@ def _scaled(bgr: Pixels, statistics: BandStatistics) -> Pixels:
 
 
 def _normalized_rest(bgr: Pixels, method: ImputationMethod, statistics: BandStatistics) -> Pixels:
-    """Compute the normalised NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R in reflectance units."""
+    """Compute the normalised NIR_NARROW, SWIR_1 and SWIR_2 from B, G, R.
+
+    These are in reflectance units.
+    """
     match method:
         case "means":
             return bgr * 0
@@ -239,7 +249,10 @@ def _normalized_rest(bgr: Pixels, method: ImputationMethod, statistics: BandStat
 
 
 def _like(pixels: Pixels, constants: Float32) -> Pixels:
-    """Convert constants to match the pixels: an array, or a tensor of the same type and device."""
+    """Convert constants to match the pixels.
+
+    The result is an array, or a tensor of the same type and device.
+    """
     return constants if isinstance(pixels, np.ndarray) else pixels.new_tensor(constants)
 
 

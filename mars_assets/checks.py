@@ -1,4 +1,7 @@
-"""Asset checks: blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look."""
+"""Asset checks.
+
+Blocking ones stop downstream assets when data is wrong, warnings point to numbers worth a look.
+"""
 
 import dagster as dg
 
@@ -39,7 +42,9 @@ def _outcome(found: tuple[list[str], int], severity: dg.AssetCheckSeverity) -> d
 
 @dg.asset_check(asset=crops, blocking=True)
 def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    """Every crop exists, decodes, and is 8-bit RGB of the size in the manifest, and so do the DN of calibrated crops.
+    """Every crop exists, decodes, and has the size in the manifest.
+
+    It is 8-bit RGB. The same holds for the DN of calibrated crops.
 
     Checks the observations of the run, or all if the check runs alone. Of crops that have passed before, a sample is
     decoded.
@@ -50,13 +55,18 @@ def crops_are_whole(context: dg.AssetCheckExecutionContext, lake: LakeResource) 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def label_schema(lake: LakeResource) -> dg.AssetCheckResult:
-    """Ids are unique, splits and classes known, files present; every task has training and validation images."""
+    """Ids are unique, splits and classes known, and files present.
+
+    Every task has training and validation images.
+    """
     return _outcome(schema_problems(lake.open()), ERROR)
 
 
 @dg.asset_check(asset=labelled_crops, blocking=True)
 def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
-    """Every mask exists, has its image's size, and shows craters if and only if some are labelled.
+    """Every mask exists and has its image's size.
+
+    It shows craters if and only if some are labelled.
 
     The most recent masks are read, and a sample of the others.
     """
@@ -65,7 +75,10 @@ def masks_hold_their_craters(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
-    """No zip lies in `inbox/rejected`. One that does could not be read, and the previous labels remain in use."""
+    """No zip lies in `inbox/rejected`.
+
+    One that does could not be read, and the previous labels remain in use.
+    """
     aside = rejections(lake.open().inbox)
     return _outcome(([f"{name}: {reason}" for name, reason in aside], len(aside)), WARN)
 
@@ -78,7 +91,10 @@ def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def splits_do_not_leak(lake: LakeResource) -> dg.AssetCheckResult:
-    """No export has an observation, or an original image, in more than one split. The table never does."""
+    """No export has an observation, or an original image, in two splits.
+
+    The table never does.
+    """
     return _outcome(leaking_groups(lake.open()), WARN)
 
 
@@ -93,7 +109,10 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=reflectance, blocking=True)
 def reflectance_in_range(lake: LakeResource) -> dg.AssetCheckResult:
-    """Chips are finite, in B, G, R order, of their image's size, and between 0 and the reflectance of 8-bit white."""
+    """Chips are finite and between 0 and the reflectance of 8-bit white.
+
+    They are in B, G, R order and have their image's size.
+    """
     return _outcome(chip_problems(lake.open(), "reflectance"), ERROR)
 
 
@@ -117,7 +136,10 @@ imputed_checks = [
 
 @dg.asset_check(asset=reconstruction_metrics)
 def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
-    """The paper's finding holds: among the methods for RGB images, post_norm has the lowest RGB loss."""
+    """The paper's finding holds: post_norm has the lowest RGB loss.
+
+    This is among the methods for RGB images.
+    """
     every = read_json(lake.open().metrics("reconstruction", ".json"))
     setting = ("weights", "mask_ratio", "masks", "seed", "label_version")
     last = [row for row in every if all(row.get(name) == every[-1].get(name) for name in setting)]
@@ -128,7 +150,7 @@ def post_norm_reconstructs_best(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 def _below(lake: Lake, task: Task) -> list[str]:
-    """What is low about the last row of a task's evaluation."""
+    """List what is low about the last row of a task's evaluation."""
     last = read_json(lake.metrics(task.evaluation, ".json"))[-1]
     value = last[task.score]
     low = value is None or value < task.lowest_score

@@ -1,4 +1,6 @@
-"""Versions of the ways of computing, which fingerprints, names of model versions and Dagster's code versions contain.
+"""Versions of the ways of computing.
+
+Fingerprints, names of model versions and Dagster's code versions contain them.
 
 Raise a number in the commit after which the same inputs and settings give another result: another table, mask, chip,
 weight, score or picture. What the old code computed is then computed again, and a model that it trained no longer
@@ -43,5 +45,8 @@ DISPLAY = "display 2"
 
 
 def code_version(*computations: str) -> str:
-    """Join versions into the ``code_version`` of a Dagster asset, or into one for several computations."""
+    """Join versions into the ``code_version`` of a Dagster asset.
+
+    Several computations may have one, too.
+    """
     return ", ".join(computations)

@@ -1,4 +1,6 @@
-"""What models read: labelled crops joined with their six-band chips, and crops without labels.
+"""What models read.
+
+Labelled crops joined with their six-band chips, and crops without labels.
 
 Labels and chips that do not belong together are refused.
 """
@@ -59,7 +61,10 @@ def classification_dataset(lake: Lake, statistics: BandStatistics | None = None)
 
 
 def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics | None = None) -> Dataset:
-    """Join all outlined images with their chips and the masks of one annotation; see :func:`classification_dataset`."""
+    """Join all outlined images with their chips and masks.
+
+    The masks are those of one annotation; see :func:`classification_dataset`.
+    """
     lacking = "no labelled image has crater outlines: put a COCO segmentation export"
     images, provenance = _joined(lake, statistics, "n_craters", lacking)
     images = images.assign(mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()])
@@ -69,7 +74,10 @@ def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics
 def _joined(
     lake: Lake, statistics: BandStatistics | None, wanted: str, lacking: str
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Join the images that have a value in the column ``wanted``, with an error message if there are none."""
+    """Join the images that have a value in the column ``wanted``.
+
+    If there are none, ``error`` says so.
+    """
     labels = read_labelled_crops(lake)
     version = current_label_version(lake)
     manifest, settings = read_manifest(lake, STAGE)
@@ -112,7 +120,9 @@ _SEPARATOR = re.compile(r"[^0-9A-Za-z]")
 
 
 def unlabelled_crops(lake: Lake, lacking: Literal["label", "n_craters"], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """List the lake's kept crops without a label of one kind; a label of a crop's tile counts as the crop's.
+    """List the lake's kept crops without a label of one kind.
+
+    A label of a crop's tile counts as the crop's.
 
     Args:
         lake: has the crops.
@@ -140,5 +150,8 @@ def unlabelled_crops(lake: Lake, lacking: Literal["label", "n_craters"], columns
 
 
 def _and_beginnings(names: set[str]) -> set[str]:
-    """Add what precedes any separator in a name: a tile's name begins with its crop's."""
+    """Add what precedes any separator in a name.
+
+    A tile's name begins with its crop's.
+    """
     return names | {name[: separator.start()] for name in names for separator in _SEPARATOR.finditer(name)}

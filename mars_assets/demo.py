@@ -103,7 +103,10 @@ def dagster(arguments: Sequence[str], surroundings: dict[str, str], log: Path) -
 
 
 def print_results(lake: Lake) -> None:
-    """Print the reconstruction table, the scores of both models and the folders of all files."""
+    """Print the reconstruction table, the scores and the folders of files.
+
+    The scores are those of both models.
+    """
 
     def rows(name: str) -> Any:
         return pd.DataFrame(read_json(lake.metrics(name, ".json")))

@@ -1,4 +1,7 @@
-"""Errors that a user can fix: the message says what is wrong, in which file, and what to do."""
+"""Errors that a user can fix.
+
+The message says what is wrong, in which file, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,17 @@ class ArchiveError(MarsError):
 
 
 class DivergedError(MarsError):
-    """A training whose loss is no longer finite: the recipe is at fault, and a retry ends the same way."""
+    """A training whose loss is no longer finite.
+
+    The recipe is at fault, and a retry ends the same way.
+    """
 
 
 class ProvenanceError(MarsError):
-    """Inputs computed with settings that contradict this step's; lists every mismatch at once."""
+    """Inputs computed with settings that contradict this step's.
+
+    It lists every mismatch at once.
+    """
 
 
 def all_problems(error: ValidationError) -> str:

@@ -1,4 +1,6 @@
-"""The executor: all steps of a run in one process, with a cleanup after killed runs.
+"""The executor: all steps of a run in one process.
+
+It cleans up after killed runs.
 
 A killed run keeps its slots in concurrency pools. Dagster's daemon frees them after a while, but at the command line
 there is no daemon, and the next run would wait for the pool ``gpu`` forever. So every run records its process, and
@@ -32,7 +34,10 @@ class ClearingExecutor(InProcessExecutor):
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
 def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
-    """Run all steps in one process, so that torch is imported once instead of in every step."""
+    """Run all steps in one process.
+
+    Torch is then imported once instead of in every step.
+    """
     create = dg.in_process_executor.executor_creation_fn
     assert create is not None
     executor = create(init_context)
@@ -40,7 +45,10 @@ def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:
-    """Compute the seconds until a step may request a slot in a pool again: 1 at first, later up to 15."""
+    """Compute the seconds until a step may request a slot in a pool again.
+
+    They are 1 at first, later up to 15.
+    """
     next_requests = claims._pending_timeouts.values()
     return max(min(next_requests, default=0.0) - time.time(), 0.0)
 
@@ -75,7 +83,10 @@ def _start(number: int) -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Test whether a process on this host has ended; processes on other hosts count as running."""
+    """Test whether a process on this host has ended.
+
+    Processes on other hosts count as running.
+    """
     host, number, started = process.rsplit(" ", 2)
     if host != platform.node():
         return False

@@ -110,21 +110,21 @@ class Lake:
     all_products = LakePath("imagery/hirise", "The folder of all downloaded products.")
 
     def products(self, observation: str) -> Path:
-        """The folder of an observation's downloaded files and their ledger."""
+        """Locate an observation's downloaded files and their ledger."""
         return self.all_products / observation
 
     all_crops = LakePath("imagery/crops", "The folder of the crops of all observations.")
 
     def crops(self, observation: str) -> Path:
-        """The folder of an observation's crops and their manifest, ``crops.parquet``."""
+        """Locate an observation's crops and their manifest, ``crops.parquet``."""
         return self.all_crops / observation
 
     def crops_manifest(self, observation: str) -> Path:
-        """The table of an observation's crops."""
+        """Locate the table of an observation's crops."""
         return self.crops(observation) / CROPS
 
     def unlabelled(self, sha256: str) -> Path:
-        """The folder of additional pretraining images from a zip with this sha256."""
+        """Locate additional pretraining images from a zip with this sha256."""
         return self.imagery / "unlabelled" / sha256[:16]
 
     # labels
@@ -139,16 +139,22 @@ class Lake:
     all_tensors = LakePath("tensors", "The folder of all chips.")
 
     def tensors(self, stage: str) -> Path:
-        """The folder of a tensor stage, such as ``reflectance``, and its manifest, ``manifest.parquet``."""
+        """Locate a tensor stage, such as ``reflectance``.
+
+        Its manifest is ``manifest.parquet``.
+        """
         return self.all_tensors / stage
 
     def chips(self, stage: str) -> Path:
-        """The table of a stage's chips."""
+        """Locate the table of a stage's chips."""
         return self.tensors(stage) / CHIPS
 
     # weights and models
     def foundation(self, variant: str) -> Path:
-        """The folder of a variant's published weights, see :mod:`mars_assets.storage.published`."""
+        """Locate a variant's published weights.
+
+        See :mod:`mars_assets.storage.published`.
+        """
         return self.root / "foundation" / variant
 
     current_foundation = LakePath(
@@ -157,11 +163,11 @@ class Lake:
     models = LakePath("models", "The folder of all trained models.")
 
     def model(self, name: str) -> Path:
-        """The folder of a model's versions."""
+        """Locate a model's versions."""
         return self.models / name
 
     def version(self, name: str, version: str) -> Path:
-        """The folder of a version of a model."""
+        """Locate a version of a model."""
         return self.model(name) / version
 
     def current_model(self, name: str) -> Path:
@@ -171,25 +177,34 @@ class Lake:
     features = LakePath("features", "The folder of cached features from frozen encoders; may be deleted at any time.")
 
     def cache(self, name: str) -> Path:
-        """A file of cached results, see :mod:`mars_assets.storage.cache`; may be deleted at any time."""
+        """Locate a file of cached results; it may be deleted at any time.
+
+        See :mod:`mars_assets.storage.cache`.
+        """
         return self.root / "cache" / f"{name}.json"
 
     def shown(self, asset: str) -> Path:
-        """The cached metadata that an asset displays for unchanged inputs; may be deleted at any time."""
+        """Locate the cached metadata that an asset displays for unchanged inputs.
+
+        It may be deleted at any time.
+        """
         return self.root / "shown" / f"{asset}.json"
 
     all_metrics = LakePath("metrics", "The folder of all tables of scores and their figures.")
 
     def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
-        """A metrics table as Parquet, or its copy in another format."""
+        """Locate a metrics table as Parquet, or its copy in another format."""
         return self.all_metrics / f"{table}{suffix}"
 
     def figure(self, table: str, title: str) -> Path:
-        """A figure that belongs to a metrics table."""
+        """Locate a figure that belongs to a metrics table."""
         return self.all_metrics / f"{table}_{title}.png"
 
     def report(self, table: str) -> Path:
-        """The report of a metrics table: small tables, facts and the names of its figures."""
+        """Locate the report of a metrics table.
+
+        It has small tables, facts and the names of its figures.
+        """
         return self.all_metrics / f"{table}_report.json"
 
     # the demonstration
@@ -211,7 +226,9 @@ class Lake:
             raise MissingInputError(",".join(missing), *missing.values())
 
     def relative(self, path: Path) -> str:
-        """Convert a path for tables and metadata: relative to the lake, with forward slashes.
+        """Convert a path for tables and metadata.
+
+        It is relative to the lake, with forward slashes.
 
         Links below the root are not followed, so that a folder of the lake may be on another disk.
         """

@@ -30,7 +30,9 @@ _QUALITIES = (80, 60)
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """Create a figure without a window or global state, so that any thread may draw it.
+    """Create a figure without a window or global state.
+
+    Any thread may draw it.
 
     Args:
         width: width in inches.

@@ -57,7 +57,10 @@ class Progress:
 
 
 class Counter:
-    """The progress of one task: call ``advance`` after every step and ``close`` at the end."""
+    """The progress of one task.
+
+    Call ``advance`` after every step and ``close`` at the end.
+    """
 
     def __init__(self, progress: Progress, what: str, total: int | None, unit: str, every: float) -> None:
         self._progress = progress
@@ -69,7 +72,10 @@ class Counter:
         self.done = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count steps, and write a line with ``note`` appended unless the last is too recent."""
+        """Count steps, and write a line unless the last is too recent.
+
+        ``note`` is appended to it.
+        """
         self.done += steps
         now = time.monotonic()
         if now - self._last >= self._every:

@@ -23,7 +23,10 @@ PACKAGES = (
 
 @cache  # reading a version opens and parses a file
 def software() -> dict[str, str]:
-    """Collect the versions of this package, Python and the packages that affect results."""
+    """Collect the versions of packages that affect results.
+
+    This package and Python are among them.
+    """
     found = {"mars_assets": mars_assets.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

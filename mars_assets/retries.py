@@ -29,7 +29,9 @@ class AttemptError(Exception):
 
 
 def attempts(most: int, wait: Callable[[State], float], **callbacks: Any) -> Retrying:
-    """Build a caller that retries a function on :class:`AttemptError` and raises the last one.
+    """Build a caller that retries a function on :class:`AttemptError`.
+
+    The last error is raised.
 
     Args:
         most: maximum number of attempts.

@@ -1,4 +1,7 @@
-"""The tasks of this project: a new one is a package with a ``task.py``, and a line here."""
+"""The tasks of this project.
+
+A new one is a package with a ``task.py``, and a line here.
+"""
 
 from mars_assets.classification.task import CLASSIFICATION
 from mars_assets.models.task import Task

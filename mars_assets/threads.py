@@ -1,4 +1,7 @@
-"""Threads that read inputs while the device computes, or work on several files at once."""
+"""Threads that read ahead or work on several files at once.
+
+Inputs are read while the device computes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Generator[Result]:
-    """Apply a function in threads, in order, at most ``ahead`` results before the consumer."""
+    """Apply a function in threads, in order.
+
+    At most ``ahead`` results precede the consumer.
+    """
     pool = ThreadPoolExecutor(4)
     try:
         pending: deque[Any] = deque()

@@ -1,10 +1,13 @@
 """What importing the package does to the process."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import mars_assets
 
 
 @pytest.mark.process
@@ -33,3 +36,14 @@ warnings.warn("something else")
     assert [line for line in run.stderr.splitlines() if "Warning" in line] == [
         "<string>:19: UserWarning: something else"
     ]
+
+
+def test_docstrings_begin_with_a_short_summary() -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    too_long = []
+    for path in Path(mars_assets.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            summary = (ast.get_docstring(node) or "").split("\n")[0] if isinstance(node, documented) else ""
+            if len(summary) >= 80:
+                too_long.append(f"{path}: {summary}")
+    assert not too_long

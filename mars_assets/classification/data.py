@@ -1,4 +1,6 @@
-"""Chips as the tensors that the classifier takes: read, normalised and brought to one size.
+"""Chips as the tensors that the classifier takes.
+
+They are read, normalised and brought to one size.
 
 They are cached in memory within a bound.
 """
@@ -34,7 +36,7 @@ SHIFT = 0.1
 
 
 def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
-    """Reads a chip, normalises it and resamples it to a square of ``image_size``.
+    """Read a chip, normalise it and resample it to a square.
 
     Args:
         path: a six-band chip, or a JPEG or PNG, see :func:`mars_assets.tensors.geotiff.read_bands`.
@@ -63,7 +65,9 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
 
 
 def median_side(paths: Sequence[Path]) -> float | None:
-    """Compute the median side of images in pixels; that of an image that is not square is the root of its area.
+    """Compute the median side of images in pixels.
+
+    The side of an image that is not square is the root of its area.
 
     Args:
         paths: their files, of which up to 200, evenly spaced, are opened. Those that cannot be read do not count.
@@ -83,7 +87,10 @@ def median_side(paths: Sequence[Path]) -> float | None:
 
 @functools.lru_cache(maxsize=4096)
 def _size_of(path: Path, _changed: int) -> tuple[int, int]:
-    """Remembered: a sweep asks of the same chips in each run, and opening them takes longer than training a head."""
+    """Read the size of a chip, height and width, once.
+
+    A sweep asks of the same chips in each run, and opening them takes longer than training a head.
+    """
     return image_size(path, "repair it") if path.suffix.lower() in SUFFIXES else chip_size(path)
 
 
@@ -92,7 +99,9 @@ Inputs = InMemory[Tensor] | Tensor
 
 
 def shares_of(images: pd.DataFrame, draw: str) -> npt.NDArray[np.float64] | None:
-    """How often each training image is drawn against the others, as a recipe's ``draw`` says; None: all as often.
+    """Compute how often each training image is drawn against the others.
+
+    None: all as often.
 
     Args:
         images: ``label, observation`` of each.
@@ -107,7 +116,10 @@ def shares_of(images: pd.DataFrame, draw: str) -> npt.NDArray[np.float64] | None
 
 
 def flip(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) in one of the eight orientations of a square, at random."""
+    """Turn and mirror each chip of (B, C, H, H) at random.
+
+    A chip gets one of the eight orientations of a square.
+    """
     orientations = torch.randint(ORIENTATIONS, (len(chips),)).tolist()
     return torch.stack([oriented(chip, orientation) for chip, orientation in zip(chips, orientations, strict=True)])
 
@@ -130,7 +142,10 @@ def move(chips: Tensor) -> Tensor:
 
 
 def light(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) in other brightness and contrast, at random, the same for all its bands."""
+    """Change the light of each chip of (B, C, H, H) at random.
+
+    Brightness and contrast change, the same for all bands.
+    """
     shape = (len(chips), 1, 1, 1)
     contrast = (CONTRAST ** (2 * torch.rand(shape) - 1)).to(chips.device)
     brightness = (BRIGHTNESS * (2 * torch.rand(shape) - 1)).to(chips.device)
@@ -139,14 +154,19 @@ def light(chips: Tensor) -> Tensor:
 
 
 def grain(chips: Tensor) -> Tensor:
-    """Each chip of (B, C, H, H) with grain of another strength, the same in all its bands."""
+    """Add grain of random strength to each chip of (B, C, H, H).
+
+    It is the same in all bands.
+    """
     b, _, height, width = chips.shape
     strength = NOISE * torch.rand(b, 1, 1, 1).to(chips.device) * chips.std(dim=(1, 2, 3), keepdim=True)
     return chips + strength * torch.randn(b, 1, height, width).to(chips.device)
 
 
 def augment(chips: Tensor, how: str) -> Tensor:
-    """Normalised chips (B, C, H, H), augmented as a recipe's ``augment`` says. Draws from torch's CPU generator.
+    """Augment normalised chips (B, C, H, H) as a recipe's ``augment`` says.
+
+    Random numbers are those of torch's CPU generator.
 
     A crater seen from above is one in every orientation; the sun's azimuth is not fixed, so the light may turn with it.
     """

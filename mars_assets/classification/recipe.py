@@ -97,7 +97,10 @@ class ClsRecipe(FineTuningRecipe):
     @field_validator("encoder", "pooling", "dropout", "mask_ratio")
     @classmethod
     def _suits_the_architecture(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse settings of Prithvi's encoder that have no effect with another architecture."""
+        """Refuse settings that have no effect with an architecture.
+
+        These are settings of Prithvi's encoder.
+        """
         architecture = info.data.get("architecture", PRITHVI)
         no_effect = (cls.model_fields[str(info.field_name)].default, 0.0)
         if info.field_name in without_effect(architecture) and value not in no_effect and not _of_finished(info):
@@ -127,7 +130,9 @@ class ClsRecipe(FineTuningRecipe):
 
 
 def stated_recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
-    """Read the recipe in a finished classifier's ``config.json``, whichever version of this project wrote it.
+    """Read the recipe in a finished classifier's ``config.json``.
+
+    Any version of this project may have written it.
 
     Contradictory settings are accepted, since earlier versions accepted them; they have the effect they had. Settings
     that did not exist yet get the value that describes what was done then, which is not today's default.
@@ -140,7 +145,10 @@ def stated_recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
 
 
 def recipe_of(config: Mapping[str, Any]) -> ClsRecipe:
-    """As :func:`stated_recipe_of`, with the image size of the training where the recipe states none."""
+    """Read the recipe of a finished classifier, with its image size.
+
+    Where :func:`stated_recipe_of` has none, it is that of the training.
+    """
     recipe = stated_recipe_of(config)
     return recipe if recipe.image_size else recipe.model_copy(update={"image_size": config["report"]["image_size"]})
 

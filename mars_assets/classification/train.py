@@ -1,4 +1,7 @@
-"""Fine-tuning of the classifier: validated as it goes, resumed where it stopped, the best state kept."""
+"""Fine-tuning of the classifier.
+
+It is validated as it goes, resumed where it stopped, and the best state is saved.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,9 @@ _EMPTY = (
 
 
 class FineTuning(Training[ClassifierOrHead, Batch]):
-    """Fine-tuning of a classifier of chips, or of a head on the features of a frozen encoder.
+    """Fine-tuning of a classifier, or of a head on cached features.
+
+    The features are those of a frozen encoder.
 
     Args:
         recipe: how to train.
@@ -86,7 +91,10 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
         self._shares = shares_of(images[images["split"] == "train"], recipe.draw)
 
     def optimizer(self, model: ClassifierOrHead) -> torch.optim.Optimizer:
-        """Build Adam or AdamW, with a learning rate per layer and without weight decay of biases and norms."""
+        """Build Adam or AdamW, with a learning rate per layer.
+
+        Biases and norms have no weight decay.
+        """
         recipe = self._recipe
         if isinstance(model, Classifier):
             groups = param_groups_layer_decay(
@@ -108,7 +116,10 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
         return (self._batch(self._train[places]) for places in drawn)
 
     def losses(self, model: ClassifierOrHead, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the loss of a batch, augmented, masked, dropped out: cross entropy against smoothed labels."""
+        """Compute the loss of a batch, augmented, masked, dropped out.
+
+        It is the cross entropy against smoothed labels.
+        """
         inputs, labels = batch
         smoothing = self._recipe.label_smoothing
         # Not under autocast, which would round coordinates by up to most of a pixel.
@@ -119,7 +130,10 @@ class FineTuning(Training[ClassifierOrHead, Batch]):
         return loss, {"train_loss": loss}
 
     def validate(self, model: ClassifierOrHead) -> Row:
-        """Compute the scores of the validation set; without finite logits ``valid_loss`` alone, which is NaN then."""
+        """Compute the scores of the validation set.
+
+        Without finite logits there is ``valid_loss`` alone, which is NaN then.
+        """
         size = max(32, self._recipe.batch_size)
         logits = []
         with torch.inference_mode(), self.compute.autocast():
@@ -207,7 +221,7 @@ def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe
 
 
 def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
-    """The recipe with the size that it leaves to the images."""
+    """Complete a recipe by the size that it leaves to the images."""
     if recipe.image_size:
         return recipe
     half = (_median_side(images) or 0) / 2
@@ -219,7 +233,7 @@ def _median_side(images: pd.DataFrame) -> float | None:
 
 
 def _checked(images: pd.DataFrame) -> pd.DataFrame:
-    """The images of train and valid, ordered by id.
+    """Select the images of train and valid, ordered by id.
 
     Raises:
         MarsError: see :func:`train_classifier`.

@@ -1,1 +1,4 @@
-"""Craters from masks: geometry, sizes, catalogues and size-frequency distributions."""
+"""Craters from masks.
+
+Geometry, sizes, catalogues and size-frequency distributions.
+"""

@@ -63,7 +63,9 @@ def _centre(crater: Crater) -> tuple[float, float]:
 def _places(
     image: Mapping[Any, Any], centres: list[tuple[float, float]], diameters: list[float]
 ) -> Iterator[dict[str, float | None]]:
-    """Convert pixels of an image to positions and metres on Mars, if it is map projected.
+    """Convert pixels of an image to positions and metres on Mars.
+
+    The image must be map projected.
 
     All craters are converted at once, since each call of PROJ is slow.
     """

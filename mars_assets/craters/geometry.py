@@ -48,7 +48,9 @@ class Matching(NamedTuple):
 
 
 def craters_of_mask(mask: Mask, rim: int = 0) -> list[Crater]:
-    """Find the craters of a mask: its 4-connected components, or the areas that rims enclose.
+    """Find the craters of a mask.
+
+    They are its 4-connected components, or the areas that rims enclose.
 
     Args:
         mask: the pixels of all craters, shape (H, W).
@@ -143,7 +145,10 @@ def iou(a: Crater, b: Crater) -> float:
 
 
 def match(true: Sequence[Crater], predicted: Sequence[Crater]) -> Matching:
-    """Match craters one to one, in order of decreasing overlap down to ``IOU_THRESHOLD``."""
+    """Match craters one to one, in order of decreasing overlap.
+
+    The smallest overlap is ``IOU_THRESHOLD``.
+    """
     found, false = np.zeros(len(true), bool), np.ones(len(predicted), bool)
     pairs = [(iou(true[row], predicted[column]), row, column) for row, column in _boxes_that_meet(true, predicted)]
     for overlap, row, column in sorted(pairs, key=lambda pair: -pair[0]):

@@ -66,7 +66,9 @@ def with_change(path: Path, row: dict[str, Any], score: str, asset: str) -> dict
 
 
 def _independent(row: Mapping[Any, Any]) -> float:
-    """Count the independent units of an evaluation: observations, or images if none is known.
+    """Count the independent units of an evaluation.
+
+    They are observations, or images if none is known.
 
     Infinite if the row contains neither.
     """
@@ -88,7 +90,10 @@ def in_words(row: dict[str, Any], score: str) -> str:
 
 
 def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Convert rows to plain values with every digit; missing values and non-numbers become None."""
+    """Convert rows to plain values with every digit.
+
+    Missing values and non-numbers become None.
+    """
     table = table.replace([math.inf, -math.inf], math.nan)
     return as_rows(table.astype(object).where(table.notna(), None))
 

@@ -84,7 +84,10 @@ def bootstrap_intervals(
 
 
 def _tail(units: int) -> float:
-    """Compute the share of resamples beyond each end of an expanded 95 % percentile interval."""
+    """Compute the share of resamples beyond each end of an interval.
+
+    The interval is an expanded 95 % percentile interval.
+    """
     from scipy.special import ndtr, stdtrit
 
     if units < 2:
@@ -93,7 +96,9 @@ def _tail(units: int) -> float:
 
 
 def independent_units(observations: pd.Series, image_ids: pd.Series) -> tuple[npt.NDArray[np.generic], str]:
-    """Choose the units to resample: observations, or images if fewer than two are known.
+    """Choose the units to resample.
+
+    They are observations, or images if fewer than two are known.
 
     Returns:
         ``groups`` for :func:`bootstrap_intervals`, in which an image without a known observation is its own group, and

@@ -1,4 +1,7 @@
-"""Tables and figures of a sweep: runs, learning curves and the effects of settings."""
+"""Tables and figures of a sweep.
+
+They show runs, learning curves and the effects of settings.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ _MOST_VALUES = 6
 
 
 def readable(table: pd.DataFrame, settings: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
-    """Format the rows of a sweep: best first, failed runs last, scores with intervals.
+    """Format the rows of a sweep, with intervals of the scores.
+
+    The best is first, failed runs are last.
 
     Args:
         table: rows of :func:`mars_assets.experiments.run.run_sweep`.
@@ -130,7 +135,9 @@ def _levels(table: pd.DataFrame, setting: str) -> tuple[np.ndarray[Any, np.dtype
 
 
 def draw_effects(table: pd.DataFrame, settings: Sequence[str], score: str) -> Figure:
-    """Draw the score of every run by the value of each setting, with bars at the means.
+    """Draw the score of every run by the value of each setting.
+
+    Bars are at the means.
 
     Args:
         table: rows of a sweep.

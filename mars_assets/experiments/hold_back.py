@@ -1,4 +1,7 @@
-"""Held-out training observations, for scores unaffected by the choice between recipes."""
+"""Held-out training observations.
+
+Their scores are unaffected by the choice between recipes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def hold_back(images: pd.DataFrame, share: float) -> pd.DataFrame:
 
 
 def hold_back_part(images: pd.DataFrame, folds: int, fold: int) -> pd.DataFrame:
-    """Move one of ``folds`` parts of the training observations into the split ``held_back``.
+    """Move a part of the training observations into ``held_back``.
+
+    It is one of ``folds`` parts.
 
     Observations are selected by the same hashes as in :func:`hold_back`: an observation is always in the same part, and
     the first of five parts is the share of a fifth. With few observations a part may be empty.

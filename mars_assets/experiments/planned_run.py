@@ -53,12 +53,18 @@ class PlannedRun:
 
     @functools.cached_property
     def images_evaluated(self) -> str:
-        """Fingerprint the evaluation: its code and images, since a version depends on train and valid alone."""
+        """Fingerprint the evaluation by its code and images.
+
+        A version depends on train and valid alone.
+        """
         return fingerprint(EVALUATION, self.evaluation_version, self._identity(EVALUATED))[:16]
 
     @functools.cached_property
     def images_held_back(self) -> str:
-        """Fingerprint the held-out images and the code that predicts them; scores are computed from the evidence."""
+        """Fingerprint the held-out images and the code that predicts them.
+
+        Scores are computed from the evidence.
+        """
         return fingerprint(self.evaluation_version, self._identity((HELD_BACK,)))[:16]
 
     def _identity(self, splits: Sequence[str]) -> dict[str, list[str]]:

@@ -175,6 +175,9 @@ def _train_and_evaluate(job: SweepJob, planned: PlannedRun, before: dict[str, An
 
 
 def _of_split(split: str, row: dict[str, Any], observations: pd.Series, planned: PlannedRun) -> dict[str, Any]:
-    """Prefix a split's scores with its name, and count its observations seen in pretraining."""
+    """Prefix a split's scores with its name.
+
+    Its observations seen in pretraining are counted.
+    """
     scores = {f"{split}_{name}": value for name, value in row.items() if name != "split"}
     return scores | {f"{split}_pretrained_on": int(observations.isin(planned.start.seen).sum())}

@@ -16,7 +16,10 @@ R = TypeVar("R", bound=BaseModel)
 
 
 class Sweep(BaseModel):
-    """A product of variants, a grid, random draws and seeds; omitted factors count once."""
+    """A product of variants, a grid, random draws and seeds.
+
+    Omitted factors count once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -97,7 +97,9 @@ def ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def pooled(lake: Lake, task: Task, rows: pd.DataFrame) -> pd.DataFrame:
-    """Compute the scores of each recipe and seed on all held-out parts, the best first.
+    """Compute the scores of each recipe and seed on all held-out parts.
+
+    The best is first.
 
     Args:
         lake: contains the runs.

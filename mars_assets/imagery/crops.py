@@ -118,7 +118,9 @@ def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def to_8bit(rgb: npt.NDArray[Any], low: list[float], high: list[float]) -> npt.NDArray[np.uint8]:
-    """Stretch to 8 bits: ``round((rgb - low) / (high - low) * 255)`` per band, clipped.
+    """Stretch to 8 bits per band.
+
+    This is ``round((rgb - low) / (high - low) * 255)``, clipped.
 
     8-bit input with limits 0 and 255 is unchanged.
     """
@@ -272,7 +274,10 @@ def _cut_of(manifest: Path) -> str:
 
 
 class _Cutter:
-    """One pass over a scene: a survey of its overview, then the cells, strip by strip."""
+    """One pass over a scene.
+
+    A survey of its overview comes first, then the cells, strip by strip.
+    """
 
     def __init__(
         self, scene: Scene, label: ProductLabel | None, source: Source, settings: CropSettings, work: Path
@@ -353,7 +358,9 @@ class _Cutter:
         return cells
 
     def _first_usable(self, valid: npt.NDArray[np.int_], factor: int, length: int) -> int:
-        """Find the first row (or column) where at least a crop's width of pixels is valid in all bands.
+        """Find the first row (or column) that a crop can begin with.
+
+        At least a crop's width of pixels is valid in all bands there.
 
         The grid starts there, so that a damaged margin costs no crops. 0 if there is no such row, or none that leaves
         room for a crop.
@@ -378,7 +385,10 @@ class _Cutter:
         return records
 
     def _strips(self, cells: list[_Cell]) -> list[list[_Cell]]:
-        """Group the cells by rows of the grid, as many rows per strip as ``_STRIP_SAMPLES`` allows."""
+        """Group the cells by rows of the grid.
+
+        A strip has as many rows as ``_STRIP_SAMPLES`` allows.
+        """
         info, settings = self.scene.info, self.settings
         lines = max(settings.size, _STRIP_SAMPLES // (info.samples * info.bands))
         if self.rules.lossy:  # the tests of a JPEG look beyond a cell, and it is in memory anyway

@@ -1,4 +1,6 @@
-"""Downloads of HiRISE products: polite, resumable, and so that a file with its final name is whole.
+"""Downloads of HiRISE products.
+
+They are polite and resumable, and a file with its final name is whole.
 
 A file grows as ``NAME.part`` next to ``NAME.part.json``, which names the file that the part belongs to. A resumed
 transfer asks for the part's last bytes again and compares them, because a server may answer a range request with other
@@ -171,7 +173,10 @@ def fetch_product(
 
 
 def recorded_sha256(path: Path) -> str:
-    """Look up a file's sha256 in the ledger next to it, or compute it where size or time differ."""
+    """Look up a file's sha256 in the ledger next to it.
+
+    It is computed where size or time differ.
+    """
     entry = _ledger(path.parent).get(path.name)
     if entry is not None and _unchanged(path, entry):
         return str(entry["sha256"])
@@ -194,7 +199,9 @@ def source_state(archive: Archive, files: ProductFiles, folder: Path) -> dict[st
 
 
 def changed_at_source(archive: Archive, files: ProductFiles, folder: Path) -> list[str]:
-    """Name the fetched files whose size or validators at the archive differ from those in the ledger.
+    """Name the fetched files that have changed at the archive.
+
+    Their size or validators differ from those in the ledger.
 
     To get the new version, delete the named file and fetch the product again.
 
@@ -269,7 +276,10 @@ class _Transfer:
         return self._named(sha256)
 
     def _failed(self, attempt: State) -> None:
-        """Decide what the next attempt starts from; a megabyte of progress earns the attempts anew."""
+        """Decide what the next attempt starts from.
+
+        A megabyte of progress earns the attempts anew.
+        """
         failure = error_of(attempt)
         if isinstance(failure, _UselessError):
             self._part.unlink(missing_ok=True)
@@ -300,7 +310,10 @@ class _Transfer:
         return sha256
 
     def _transfer(self) -> str:
-        """Ask for the file, or for the rest of it, and write what comes. Returns the whole part's sha256."""
+        """Ask for the file, or for the rest of it, and write what comes.
+
+        Returns the whole part's sha256.
+        """
         part = self._part
         state = read_json(self._state_path) if self._state_path.exists() and part.exists() else {}
         have = part.stat().st_size if state.get("address") == self._address else 0
@@ -437,7 +450,10 @@ def _refuse_errors(response: requests.Response, address: str, start: int) -> Non
 
 
 def _check_range(response: requests.Response, start: int, state: dict[str, Any]) -> int:
-    """Read the file's whole length from a 206 answer, which must continue the very file that the part is of."""
+    """Read the file's whole length from a 206 answer.
+
+    It must continue the very file that the part is of.
+    """
     text = response.headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes ([0-9]+)-([0-9]+)/([0-9]+)", text.strip())
     if match is None or int(match[1]) != start or int(match[2]) != int(match[3]) - 1:
@@ -450,7 +466,9 @@ def _check_range(response: requests.Response, start: int, state: dict[str, Any])
 
 
 def _receive(response: requests.Response, part: Path, start: int, have: int, counter: Counter) -> str:
-    """Append the body to the part from byte ``start``; what overlaps the part (up to ``have``) must equal it.
+    """Append the body to the part from byte ``start``.
+
+    What overlaps the part (up to ``have``) must equal it.
 
     Returns:
         The whole part's sha256.
@@ -488,7 +506,10 @@ def _receive(response: requests.Response, part: Path, start: int, have: int, cou
 
 
 def _validators(response: requests.Response) -> dict[str, Any]:
-    """Read what tells versions of a file apart; None for what the archive does not say."""
+    """Read what tells versions of a file apart.
+
+    It is None for what the archive does not say.
+    """
     length = response.headers.get("Content-Length", "")
     return {
         "bytes": int(length) if length.isascii() and length.isdigit() else None,
@@ -498,7 +519,10 @@ def _validators(response: requests.Response) -> dict[str, Any]:
 
 
 def _cause(error: Exception, archive: Archive) -> str:
-    """Say what went wrong without the headers and proxy's passwords that the libraries' own words may have."""
+    """Say what went wrong without secrets.
+
+    The libraries' own words may have headers and a proxy's password.
+    """
     connect, read = archive.timeouts
     causes: list[tuple[type[Exception], str]] = [  # subclasses first
         (requests.ConnectTimeout, f"no connection was made within {connect:g} s"),

@@ -60,7 +60,9 @@ def contact_sheet(
 
 
 def map_of_observations(index: pd.DataFrame) -> Figure:
-    """Draw a map of the number of observations in the index, in simple cylindrical projection.
+    """Draw a map of the number of observations in the index.
+
+    The projection is simple cylindrical.
 
     Args:
         index: HiRISE's cumulative index.

@@ -217,7 +217,10 @@ def _indexed_product(product: ProductType) -> str:
 
 
 def _arc(start: float, end: float) -> float:
-    """Compute the eastward angle from one longitude to another in degrees; 360 for a full turn."""
+    """Compute the eastward angle from one longitude to another.
+
+    It is in degrees, 360 for a full turn.
+    """
     return 360.0 if abs(end - start) >= 360 else (end - start) % 360
 
 

@@ -64,7 +64,9 @@ class Codestream:
 
     @classmethod
     def of(cls, path: Path) -> Codestream | None:
-        """Read a file's codestream; None if its packets cannot be separated or span the image.
+        """Read a file's codestream.
+
+        It is None if its packets cannot be separated or span the image.
 
         That is the case with several tiles, without packet lengths, with precincts as tall as the image, or with
         features not handled here.
@@ -199,7 +201,10 @@ class Codestream:
             raise _UnsuitableError
 
     def _packet_lengths(self, file: BinaryIO) -> npt.NDArray[np.int64]:
-        """Read the lengths in a tile-part's PLT segments, up to and including its SOD marker."""
+        """Read the lengths in a tile-part's PLT segments.
+
+        The SOD marker is the last that is read.
+        """
         segments: list[bytes] = []
         while (marker := _u16(file)) != _SOD:
             segment = _segment(file)
@@ -218,7 +223,10 @@ class Codestream:
         return lengths
 
     def _order_packets(self) -> None:
-        """Assign resolution and precinct to every packet, in the order of the progression (B.12)."""
+        """Assign resolution and precinct to every packet.
+
+        The order is that of the progression (B.12).
+        """
         per_precinct = self._components * self._layers
         count = 0
         for resolution, (width, height) in enumerate(self._precincts):

@@ -41,7 +41,9 @@ def write_observations(lake: Lake, rows: pd.DataFrame, query: IndexQuery | None)
 
 
 def read_observations(lake: Lake) -> pd.DataFrame:
-    """Read the selected observations, see :class:`mars_assets.imagery.schema.Observations`.
+    """Read the selected observations.
+
+    See :class:`mars_assets.imagery.schema.Observations`.
 
     Raises:
         MissingInputError: none have been selected.

@@ -1,4 +1,7 @@
-"""Detached PDS3 labels of HiRISE products: size, bands, special values, I/F scaling."""
+"""Detached PDS3 labels of HiRISE products.
+
+They state size, bands, special values and I/F scaling.
+"""
 
 from __future__ import annotations
 

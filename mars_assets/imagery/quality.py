@@ -88,7 +88,10 @@ def _by_special_values(pixels: Pixels, rules: QualityRules) -> Quality:
 
 
 def _areas(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Keep the parts of a mask that are at least a JPEG block wide; a single dark pixel is a shadow."""
+    """Keep the parts of a mask that are at least a JPEG block wide.
+
+    A single dark pixel is a shadow.
+    """
     from scipy.ndimage import binary_opening
 
     return np.asarray(binary_opening(mask, np.ones((_BLOCK, _BLOCK), bool)))

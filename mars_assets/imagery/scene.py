@@ -77,7 +77,10 @@ class Scene(ABC):
 
     @abstractmethod
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
-        """Read the pixels with ``rows[0] <= row < rows[1]`` and ``cols[0] <= col < cols[1]``."""
+        """Read the pixels of some rows and columns.
+
+        These are ``rows[0] <= row < rows[1]`` and ``cols[0] <= col < cols[1]``.
+        """
 
     @abstractmethod
     def overview(self, factor: int) -> Pixels:
@@ -277,7 +280,10 @@ def _has_several_tiles(glymur: ModuleType, image: Path) -> bool:
 
 
 def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float, ...] | None]:
-    """Read CRS and transform from the label by GDAL's PDS driver, or else from the image's header."""
+    """Read CRS and transform of a scene.
+
+    They come from the label by GDAL's PDS driver, or else from the image's header.
+    """
     import rasterio
     from rasterio.errors import RasterioIOError
 

@@ -6,7 +6,10 @@ from mars_assets.imagery.products import PRODUCT_TYPES
 
 
 class Observations(pa.DataFrameModel):
-    """A row for each selected observation, with its product's addresses and facts from the index."""
+    """A row for each selected observation.
+
+    It has its product's addresses and facts from the index.
+    """
 
     observation: str = pa.Field(unique=True, description="HiRISE observation id")
     product: str = pa.Field(isin=PRODUCT_TYPES, description="the product used")

@@ -147,7 +147,10 @@ def rim(instance: Mask, width: int) -> Mask:
 
 
 def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """Number craters from 1 in a uint16 image, smaller ones on top of larger."""
+    """Number craters from 1 in a uint16 image.
+
+    Smaller ones are on top of larger.
+    """
     labels = np.zeros(instances.shape[1:], np.uint16)
     order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
     for number, index in enumerate(order, start=1):

@@ -40,7 +40,9 @@ _CHUNK = 1 << 20
 
 
 class Project(str):
-    """A Roboflow project: ``WORKSPACE/NAME`` as in its address, ``app.roboflow.com/WORKSPACE/NAME``.
+    """A Roboflow project, named as in its address.
+
+    ``WORKSPACE/NAME`` stands for ``app.roboflow.com/WORKSPACE/NAME``.
 
     Raises:
         MarsError: the text has another form.

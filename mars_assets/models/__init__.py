@@ -1,1 +1,4 @@
-"""Trained models in the lake: their versions, what they have seen, what they start from, and which one is in use."""
+"""Trained models in the lake.
+
+Their versions, what they have seen, what they start from, and which one is in use.
+"""

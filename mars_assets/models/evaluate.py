@@ -59,7 +59,9 @@ def evaluate_current(
     asked_for: tuple[str, str],
     progress: Progress = SILENT,
 ) -> CurrentEvaluation:
-    """Evaluate the model in use on the validation and test images that it has not seen, unless that has been done.
+    """Evaluate the model in use, unless that has been done.
+
+    Validation and test images are those that it has not seen.
 
     Writes ``metrics/NAME_evaluation.parquet`` with its JSON twin, a row for each model, label version and split, and
     the report next to it. Nothing is computed, and torch is not imported, where the last evaluation was of the same

@@ -33,7 +33,9 @@ class CurrentPredictions:
 def predict_unlabelled(
     lake: Lake, task: Task, compute: Callable[[], Compute], progress: Progress = SILENT
 ) -> CurrentPredictions:
-    """List what the model in use says about every crop that has no label of this task.
+    """List what the model in use says about unlabelled crops.
+
+    These are the crops that have no label of this task.
 
     Writes ``metrics/NAME_predictions.parquet``, the same as ``.csv``, and the report next to them. Crops are predicted
     once for each model.

@@ -55,7 +55,9 @@ class Comparison:
 def compare(
     lake: Lake, task: Task, models: tuple[ModelVersion, ModelVersion], images: pd.DataFrame, compute: Compute
 ) -> Comparison:
-    """Evaluate two models on the test images that neither was trained on, or on validation images if these say nothing.
+    """Evaluate two models on test images that neither was trained on.
+
+    If these say nothing, it is on validation images.
 
     The validation images have selected the new model's best state, so that a comparison on them favours it. Each model
     is evaluated against labels in the form that it was trained on.

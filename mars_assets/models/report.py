@@ -1,4 +1,7 @@
-"""Reports on disk, so that a result can be shown again without being computed again."""
+"""Reports on disk.
+
+A result can be shown again without being computed again.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from mars_assets.storage.files import read_json, write_json
 
 
 def write_report(lake: Lake, table: str, key: str, report: Report) -> Report:
-    """Write a report next to its table: each figure as a PNG, and last the JSON file that names what the report is of.
+    """Write a report next to its table.
+
+    Each figure is a PNG; last comes the JSON file that names what the report is of.
 
     Args:
         lake: has the table.

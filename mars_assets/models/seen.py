@@ -1,4 +1,7 @@
-"""Which observations a model has seen, directly or through its starting point, and what it may be evaluated on."""
+"""Which observations a model has seen.
+
+It saw them directly or through its starting point, and may be evaluated on the others.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def held_out(lake: Lake, model: ModelVersion, images: pd.DataFrame) -> tuple[pd.
 
 
 def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]:
-    """Collect the observations that have shaped a model: its own, and those of what it was initialised from.
+    """Collect the observations that have shaped a model.
+
+    They are its own, and those of what it was initialised from.
 
     Of a pretraining, which knows images without labels, also the names of its images without folders: labels know an
     image of no known observation by its name alone.

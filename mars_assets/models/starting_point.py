@@ -91,7 +91,10 @@ def start_from_model(lake: Lake, model: ModelVersion, folder: Path, sha256: str,
 
 
 def initial_encoder(recipe: FineTuningRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
-    """Build the encoder that a training starts from; random weights are those of the seed."""
+    """Build the encoder that a training starts from.
+
+    Random weights are those of the seed.
+    """
     from mars_assets.prithvi.model import PrithviEncoder
 
     if recipe.encoder != "random":

@@ -33,11 +33,17 @@ class Evaluation(Protocol):
 
     @property
     def row(self) -> dict[str, Any]:
-        """The scores, with ``split``, and ``NAME_low`` and ``NAME_high`` of those that have an interval."""
+        """The scores, with ``split``.
+
+        Those that have an interval have ``NAME_low`` and ``NAME_high``.
+        """
 
     @property
     def evidence(self) -> pd.DataFrame:
-        """What the scores are computed from, a row an image: ``image_id, observation``, and the task's own columns."""
+        """What the scores are computed from, a row an image.
+
+        The columns are ``image_id, observation`` and the task's own.
+        """
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ class VersionJob:
 
 
 def train_version(job: VersionJob) -> TrainedVersion:
-    """Train a recipe on the current labels, unless that version exists, and put it into use.
+    """Train a recipe on the current labels, and put it into use.
+
+    A version that exists is not trained.
 
     A version is identified by its recipe, training and validation images, initial weights and seed.
 

@@ -1,4 +1,6 @@
-"""Versions of models in the lake, each named by everything that it was computed from.
+"""Versions of models in the lake.
+
+Each is named by everything that it was computed from.
 
 ``models/NAME/VERSION/`` holds a version; ``models/NAME/current.json`` names the one in use. Training happens in the
 version's own folder, so that a killed run continues when it is started again, and a finished one is found.
@@ -79,7 +81,10 @@ def find_version(lake: Lake, name: str, computations: Sequence[str], name_of: Ca
 
 
 def start_version(lake: Lake, name: str, version: str, images: pd.DataFrame) -> Path:
-    """Create a version's folder, with the list of all labelled images at the time and their splits."""
+    """Create a version's folder.
+
+    It has the list of all labelled images at the time and their splits.
+    """
     folder = lake.version(name, version)
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / IMAGES, images[["image_id", "split", "observation"]])
@@ -113,7 +118,10 @@ def current_model(lake: Lake, name: str) -> ModelVersion:
 
 
 def set_current_weights(lake: Lake, folder: Path, sha256: str) -> None:
-    """Put foundation weights into use, named by the folder of their variant or of a version in it."""
+    """Put foundation weights into use.
+
+    They are named by the folder of their variant or of a version in it.
+    """
     variant = folder.relative_to(lake.current_foundation.parent).parts[0]
     write_json(lake.current_foundation, {"variant": variant, "sha256": sha256})
 

@@ -1,1 +1,4 @@
-"""Masked pretraining continued on unlabelled Mars: Prithvi's own task, on this lake's crops."""
+"""Masked pretraining continued on unlabelled Mars.
+
+This is Prithvi's own task, on this lake's crops.
+"""

@@ -1,4 +1,7 @@
-"""Unlabelled images of Mars: the lake's crops and whatever else a person names, as random crops of the model's size."""
+"""Unlabelled images of Mars.
+
+They are the lake's crops and whatever else a person names, as random crops of the model's size.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,9 @@ class Unlabelled:
 
 
 def group_of(relative: PurePath) -> tuple[str, bool]:
-    """What must not straddle the splits of an image, and whether that is its observation.
+    """Name what must not straddle the splits of an image.
+
+    It is its observation if that is known, which the second value says.
 
     Args:
         relative: its path in the folder or zip.
@@ -67,7 +72,7 @@ def group_of(relative: PurePath) -> tuple[str, bool]:
 
 
 def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress = SILENT) -> Unlabelled:
-    """All images that may be pretrained on, in the order of their ids.
+    """List all images that may be pretrained on, in the order of their ids.
 
     Observations that the labels have in valid or test are left out: a model that saw their pixels would be evaluated on
     them. An image of no known observation is left out where an image of its name is in valid or test. Further images
@@ -123,7 +128,9 @@ def _evaluated_groups(lake: Lake) -> set[str]:
 
 
 def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
-    """The sha256 of each picture, and why it cannot be read, which is empty where it can.
+    """Compute the sha256 of each picture, and why it cannot be read.
+
+    The reason is empty where it can.
 
     That a picture cannot be read is better known before a training than in the middle of it. Files that have been
     looked at are known by path, size and time of change, and not read again.
@@ -148,7 +155,7 @@ def _stamp(path: Path) -> str:
 
 
 def _opened(lake: Lake, extra: Path) -> Path:
-    """The folder of the further images."""
+    """Find the folder of the further images."""
     if extra.is_dir():
         return extra
     if not extra.is_file():
@@ -165,7 +172,9 @@ def _opened(lake: Lake, extra: Path) -> Path:
 
 
 def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Positions of the images to train on and of those held out, by group, so that no observation is in both.
+    """Split images by group into those to train on and those held out.
+
+    No observation is in both. The results are positions.
 
     A group's own name decides, so that further images move none. Where chance holds out none or all, one group changes
     side.
@@ -184,7 +193,9 @@ def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.
 
 
 class RandomCrops:
-    """Square crops of images, turned and mirrored, each a function of the seed, the step and the image.
+    """Square crops of images, turned and mirrored.
+
+    Each is a function of the seed, the step and the image.
 
     Args:
         paths: image files.
@@ -202,7 +213,10 @@ class RandomCrops:
         return len(self._paths)
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
-        """Cut the crop of an image, by its position and the step that wants it: uint8 (3, size, size), R, G, B."""
+        """Cut the crop of an image: uint8 (3, size, size), R, G, B.
+
+        The key is the image's position and the step that wants it.
+        """
         index, step = place
         pixels = self._pixels[index]
         rng = np.random.default_rng([self._seed, step, index])
@@ -213,7 +227,10 @@ class RandomCrops:
         return resample(crop[:, ::-1] if rng.integers(2) else crop, self._size)
 
     def centre(self, index: int) -> Tensor:
-        """The largest square in the middle of an image, unturned: uint8 (3, size, size)."""
+        """Cut the largest square in the middle of an image, unturned.
+
+        Returns uint8 (3, size, size).
+        """
         pixels = self._pixels[index]
         side = min(pixels.shape[:2])
         top, left = ((edge - side) // 2 for edge in pixels.shape[:2])
@@ -221,7 +238,9 @@ class RandomCrops:
 
 
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """Read an image to pretrain on, uint8 (H, W, 1 or 3); grey of 16 bits is reduced to its upper 8.
+    """Read an image to pretrain on, uint8 (H, W, 1 or 3).
+
+    Grey of 16 bits is reduced to its upper 8.
 
     Raises:
         DamagedFileError: it cannot be decoded.

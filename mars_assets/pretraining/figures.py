@@ -1,4 +1,7 @@
-"""How a pretraining went: its losses, and what the model makes of held-out images before and after."""
+"""Figures of a pretraining.
+
+They show its losses, and what the model makes of held-out images before and after.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def curve_figure(history: pd.DataFrame) -> Figure:
 def reconstructions_figure(
     unlabelled: Unlabelled, weights: Mapping[str, Path], recipe: PretrainRecipe, compute: Compute
 ) -> Figure:
-    """Held-out images: original, masked, and what each of several weights makes of them.
+    """Draw held-out images and their reconstructions.
+
+    A row has the original, the masked image, and what each of several weights makes of it.
 
     Args:
         unlabelled: the images.

@@ -60,7 +60,10 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
         self._centres, self._ids = held_out
 
     def optimizer(self, model: PrithviMAE) -> torch.optim.Optimizer:
-        """Build AdamW, with a learning rate per encoder block and without weight decay of biases, norms and tokens."""
+        """Build AdamW, with a learning rate per encoder block.
+
+        Biases, norms and tokens have no weight decay.
+        """
         recipe = self._recipe
         encoder = param_groups_layer_decay(
             model.encoder,
@@ -84,7 +87,10 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
             yield torch.stack([self._crops[image, number] for image in images[rank::world_size]])
 
     def losses(self, model: PrithviMAE, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the reconstruction loss of the removed patches, and with a weight that of the visible ones."""
+        """Compute the reconstruction loss of the removed patches.
+
+        With a weight, that of the visible ones is added.
+        """
         recipe, shape = self._recipe, (len(batch), 1, 1, 1)
         gain = 1 + recipe.brightness * (2 * torch.rand(shape) - 1).to(batch.device)
         offset = 255 * recipe.brightness * (torch.rand(shape) - 0.5).to(batch.device)
@@ -100,7 +106,10 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
 
     @torch.no_grad()
     def validate(self, model: PrithviMAE) -> Row:
-        """Compute the mean loss of the removed patches of the held-out images; an image's mask is always the same."""
+        """Compute the mean loss of the removed patches of held-out images.
+
+        An image's mask is always the same.
+        """
         losses = []
         device = next(model.parameters()).device
         for start in range(0, len(self._centres), _VALIDATED_AT_A_TIME):
@@ -120,7 +129,9 @@ class MaskedPretraining(Training[PrithviMAE, Tensor]):
 
 
 def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
-    """Pretrain into a folder, or go on where a pretraining into it stopped, or return a finished one's report.
+    """Pretrain into a folder.
+
+    A pretraining that stopped there continues, and a finished one's report is returned.
 
     While it runs, ``training/`` in the folder holds the last checkpoint. The result is ``weights/`` (the last state, in
     the published layout), ``history.parquet`` (one row a validation) and ``config.json``, written last.

@@ -1,4 +1,6 @@
-"""Prithvi's configuration: architecture, bands, statistics and published variants.
+"""Prithvi's configuration.
+
+It has architecture, bands, statistics and published variants.
 
 This module does not import torch, so that definitions and recipes may import it.
 """

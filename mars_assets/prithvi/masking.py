@@ -33,7 +33,9 @@ def random_masking(noise: Tensor, mask_ratio: float) -> Masking:
 
 
 def mask_noise(image_id: str, seed: int, patches: int) -> npt.NDArray[np.float64]:
-    """Draw the noise that orders an image's patches, a function of its id and the seed alone.
+    """Draw the noise that orders an image's patches.
+
+    It is a function of its id and the seed alone.
 
     The noise is in double precision. In single precision one image in a thousand would likely have a tie, which devices
     break differently.

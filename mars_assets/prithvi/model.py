@@ -1,4 +1,6 @@
-"""Prithvi's masked autoencoder, in reading order: patchify, mask, encode, decode, loss.
+"""Prithvi's masked autoencoder.
+
+In reading order: patchify, mask, encode, decode, loss.
 
 The architecture is that of Jakubik et al. 2023 (arXiv:2310.18660), after He et al. 2022 (arXiv:2111.06377): a ViT over
 space-time patches with fixed 3-D sine-cosine positions. Parameters have the names used in the published files, so that
@@ -54,7 +56,10 @@ class Reconstruction(NamedTuple):
 
 
 def patchify(x: Tensor, patch_size: Grid) -> Tensor:
-    """Cut images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C), channel fastest within a patch."""
+    """Cut images into patches: (B, C, T, H, W) -> (B, L, s*p*q*C).
+
+    The channel is fastest within a patch.
+    """
     b, c, frames, height, width = x.shape
     s, p, q = patch_size
     x = x.reshape(b, c, frames // s, s, height // p, p, width // q, q)
@@ -70,7 +75,10 @@ def unpatchify(patches: Tensor, patch_size: Grid, grid: Grid) -> Tensor:
 
 
 def sincos(positions: Tensor, dim: int) -> Tensor:
-    """Encode (L,) positions as float64 (L, dim): [sin | cos] of position * 10000^(-i / (dim / 2))."""
+    """Encode (L,) positions as float64 (L, dim).
+
+    A row is [sin | cos] of position * 10000^(-i / (dim / 2)).
+    """
     omega = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2))
     angles = positions.double()[:, None] * omega
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -123,7 +131,10 @@ class Positions:
 
 
 class PatchEmbed(nn.Module):
-    """A linear embedding of patches, with weights stored as those of a 3-D convolution."""
+    """A linear embedding of patches.
+
+    Its weights are stored as those of a 3-D convolution.
+    """
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()
@@ -349,7 +360,9 @@ class PrithviMAE(nn.Module):
         return unpatchify(patches, self.config.patch_size, grid)
 
     def loss(self, x: Tensor, pred: Tensor, mask: Tensor) -> Tensor:
-        """Compute the mean squared error over the pixels and channels of the removed patches.
+        """Compute the mean squared error of the removed patches.
+
+        The mean is over their pixels and channels.
 
         It is NaN if no patch was removed.
 
@@ -383,7 +396,10 @@ class PrithviMAE(nn.Module):
 
 
 def with_frames(x: Tensor) -> Tensor:
-    """Insert the frame dimension, (B, C, H, W) -> (B, C, 1, H, W); other shapes are unchanged."""
+    """Insert the frame dimension, (B, C, H, W) -> (B, C, 1, H, W).
+
+    Other shapes are unchanged.
+    """
     return x.unsqueeze(2) if x.ndim == 4 else x
 
 

@@ -154,7 +154,9 @@ def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[Prithv
 
 
 def load_encoder_state(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviEncoder, LoadReport]:
-    """Build the encoder alone, float32, in eval mode; the state may contain a decoder.
+    """Build the encoder alone, float32, in eval mode.
+
+    The state may contain a decoder.
 
     Raises as :func:`load_mae`.
     """
@@ -211,7 +213,10 @@ def _is_scale(key: str) -> bool:
 
 
 def _position_note(key: str, stored: Tensor, table: Tensor) -> str | None:
-    """Compose a note if the file's positions differ from the fixed table that replaces them."""
+    """Compose a note if a file's positions differ from the fixed table.
+
+    The table replaces them.
+    """
     rows = min(stored.shape[1], table.shape[1]) if stored.ndim == 3 and stored.shape[2] == table.shape[2] else 0
     # The frame varies slowest, so tables for different numbers of frames agree in their common rows.
     difference = float((stored[:, :rows].float() - table[:, :rows]).abs().max()) if rows else float("inf")
@@ -372,7 +377,9 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
 
 
 def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> Path:
-    """Find the lake's weights of a variant, restoring missing files from their origin.
+    """Find the lake's weights of a variant.
+
+    Missing files are restored from their origin.
 
     Returns:
         The folder of the version in use.
@@ -396,7 +403,10 @@ def install_as_before(lake: Lake, variant: str, progress: Progress = SILENT) -> 
 
 
 def _installed(folder: Path, config: PrithviConfig) -> dict[str, Any] | None:
-    """Read the load report of a folder if it contains weights of exactly this configuration."""
+    """Read the load report of a folder.
+
+    There is none unless it contains weights of exactly this configuration.
+    """
     if not all((folder / name).exists() for name in (WEIGHTS, CONFIG, LOAD_REPORT)):
         return None
     same = read_json(folder / CONFIG) == json.loads(json.dumps(config.to_dict()))
@@ -422,7 +432,9 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any]) -> No
 
 
 def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
-    """Write an encoder in the published prefixed layout, for TerraTorch and other tools.
+    """Write an encoder in the published prefixed layout.
+
+    TerraTorch and other tools read it.
 
     Args:
         encoder: a pretrained or fine-tuned encoder.
@@ -451,7 +463,10 @@ def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _storable(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Copy a state dict to the CPU, each tensor contiguous in its own memory, as safetensors requires."""
+    """Copy a state dict to the CPU.
+
+    Each tensor is contiguous in its own memory, as safetensors requires.
+    """
     return {prefix + key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
 
 

@@ -1,1 +1,4 @@
-"""Masked reconstruction of Mars by a pretrained model: the paper's table and figures."""
+"""Masked reconstruction of Mars by a pretrained model.
+
+It yields the paper's table and figures.
+"""

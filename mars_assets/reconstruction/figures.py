@@ -44,7 +44,9 @@ def draw_losses(summary: pd.DataFrame, paper: Mapping[str, tuple[float, float]] 
 
 
 def draw_examples(examples: Sequence[Example], variant: str, mask_ratio: float) -> Figure:
-    """Draw the original, the masked image and all reconstructions: the paper's Figure 3.
+    """Draw originals, masked images and all reconstructions.
+
+    This is the paper's Figure 3.
 
     Args:
         examples: one example per row.

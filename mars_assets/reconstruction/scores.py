@@ -1,4 +1,4 @@
-"""Masked reconstruction of Mars by a pretrained Prithvi, for each imputation method.
+"""Masked reconstruction of Mars, for each imputation method.
 
 The protocol is that of Patel et al. 2024, section on imputation: half of the patches are removed, the model predicts
 them from the rest, and two losses are computed over the removed patches in normalised units: one over all six channels
@@ -226,7 +226,9 @@ def _scores(mae: PrithviMAE, predicted: _Predicted) -> Tensor:
 
 
 def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    """Compute the mean structural similarity of two images over the pixels of a mask, with a data range of 1.
+    """Compute the mean structural similarity over the pixels of a mask.
+
+    The data range is 1.
 
     Windows have 7 x 7 pixels with equal weights and sample covariance; windows that leave the image are excluded. Wang
     et al. 2004, Image quality assessment: from error visibility to structural similarity, equation 13. NumPy takes a
@@ -274,7 +276,9 @@ class Example:
 def reconstruct_examples(
     chips: pd.DataFrame, weights: Path, *, mask_ratio: float = 0.5, compute: Compute
 ) -> list[Example]:
-    """Reconstruct a few images as pictures, with the same masks as :func:`reconstruct`.
+    """Reconstruct a few images as pictures.
+
+    They have the same masks as in :func:`reconstruct`.
 
     Args:
         chips: as for :func:`reconstruct`.

@@ -21,7 +21,9 @@ _UNPAIRED = (SPECTRAL, ANCHOR)
 def summarise(
     per_image: pd.DataFrame, label_version: str, observations: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Compute means with 95 % intervals over the images, for every mask ratio and method.
+    """Compute means with 95 % intervals over the images.
+
+    There is a row for every mask ratio and method.
 
     The intervals are paired bootstraps over observations. An image with several masks counts once, with the means of
     its values. All methods share their images, except for ``spectral`` and the anchor on Earth, which are summarised
@@ -56,7 +58,10 @@ def summarise(
 
 
 def _summary_rows(means: Any, observations: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Summarise one mask ratio from ``means``, with one row per image and columns (score, method)."""
+    """Summarise one mask ratio.
+
+    ``means`` has one row per image and columns (score, method).
+    """
     rgb_loss = means["rgb_loss"]
     ranked = list(rgb_loss.drop(columns=list(_UNPAIRED), errors="ignore").mean().sort_values().index)
     rows = []
@@ -111,7 +116,10 @@ def statement(summary: pd.DataFrame) -> list[str]:
 
 
 def typical_images(per_image: pd.DataFrame) -> list[str]:
-    """Choose three images to show, from easy to hard by their mean RGB loss, without the extremes."""
+    """Choose three images to show, from easy to hard.
+
+    The measure is their mean RGB loss; the extremes are left out.
+    """
     ranked = per_image[~per_image["method"].isin(_UNPAIRED)].groupby("image_id")["rgb_loss"].mean().sort_values()
     places = np.linspace(0, len(ranked) - 1, min(3, len(ranked)) + 2)[1:-1]
     return list(dict.fromkeys(ranked.index[np.rint(places).astype(int)]))

@@ -169,7 +169,10 @@ def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
 
 
 def _chips(lake: Lake, methods: Sequence[str], config: PrithviConfig, n_images: int) -> tuple[pd.DataFrame, str]:
-    """Draw images, and look up their chips for :func:`reconstruct` and their label version."""
+    """Draw images, and look up their chips and label version.
+
+    The chips are for :func:`reconstruct`.
+    """
     stages = {method: read_manifest(lake, f"imputed_{method}") for method in methods}
     images = {method: set(table["image_id"]) for method, (table, _) in stages.items()}
     first, (manifest, provenance) = next(iter(stages.items()))

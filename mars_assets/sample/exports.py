@@ -1,4 +1,6 @@
-"""The sample's labels in Roboflow's formats: outlines (COCO) and classes of tiles (folders).
+"""The sample's labels in Roboflow's formats.
+
+They are outlines (COCO) and classes of tiles (folders).
 
 These labels were not drawn by hand but computed from the list of craters in the terrain. The layout is Roboflow's,
 including its oddities: a root category without annotations, ids that restart in every split, and recompressed images.
@@ -86,7 +88,10 @@ def share_inside(crater: Crater, height: int, width: int) -> float:
 
 
 def write_segmentation_export(path: Path, crops: Sequence[LabelledCrop]) -> None:
-    """Write a COCO segmentation export of crops, with those without a crater as negatives."""
+    """Write a COCO segmentation export of crops.
+
+    Those without a crater are negatives.
+    """
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _write_readmes(archive, "sample-craters", len(crops), "Craters are annotated in COCO Segmentation format.")
         for split in SPLITS:
@@ -139,7 +144,10 @@ def write_tiles_export(path: Path, crops: Sequence[LabelledCrop], seed: int) -> 
 
 
 def _outlines(crop: LabelledCrop) -> Iterator[npt.NDArray[np.float64]]:
-    """Outline the craters that a person would: large enough, and enough of them visible."""
+    """Outline the craters that a person would.
+
+    They are large enough, and enough of them is visible.
+    """
     height, width = crop.pixels.shape[:2]
     for crater in crop.craters:
         if crater.diameter < SMALLEST_LABELLED:

@@ -1,4 +1,7 @@
-"""The synthetic archive's cumulative index, in HiRISE's format: a table and its label."""
+"""The synthetic archive's cumulative index.
+
+It has HiRISE's format: a table and its label.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ _COLUMNS = (
 
 
 def write_index(archive: Path, scenes: Iterable[tuple[SceneSpec, float]]) -> None:
-    """Write ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``, with a row for each COLOR product.
+    """Write ``INDEX/RDRCUMINDEX.TAB`` and ``.LBL``.
+
+    There is a row for each COLOR product.
 
     Args:
         archive: root of the tree.

@@ -1,4 +1,6 @@
-"""The embedded sample: an archive tree, label exports in an inbox, a list of observations.
+"""The embedded sample.
+
+It is an archive tree, label exports in an inbox, and a list of observations.
 
 The labels are those of crops that the project's own code cuts from the archive's files, so that a lake recognises them
 as its own crops.

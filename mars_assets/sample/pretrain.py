@@ -1,4 +1,6 @@
-"""Pretraining of the sample's encoder on synthetic terrain: masked reconstruction, and relief from shading.
+"""Pretraining of the sample's encoder on synthetic terrain.
+
+It learns masked reconstruction, and relief from shading.
 
 Masked reconstruction alone learns slowly at first (He et al. 2022 trained for hundreds of epochs). So the encoder also
 learns to predict the relief of each visible patch, which the generator of the terrain knows: height above the
@@ -63,7 +65,10 @@ RELIEF_CELL = 4
 
 
 def draw_tiles(settings: Settings, progress: Progress) -> Tensor:
-    """Draw terrain, uint8 (tiles, 4, size, size): B, G, R and relief, see :func:`relief`."""
+    """Draw terrain, uint8 (tiles, 4, size, size).
+
+    The channels are B, G, R and relief, see :func:`relief`.
+    """
     rng = np.random.default_rng(settings.seed)
     tiles = np.empty((settings.tiles, 4, settings.tile_size, settings.tile_size), np.uint8)
     for index in progress.track(range(settings.tiles), "drawing terrain"):
@@ -108,7 +113,10 @@ def augment(tiles: Tensor, size: int, generator: torch.Generator) -> tuple[Tenso
 
 
 class ReliefMAE(torch.nn.Module):
-    """The autoencoder, and the linear layer that predicts relief from the encoder's tokens."""
+    """The autoencoder, with a linear layer that predicts relief.
+
+    The layer's input is the encoder's tokens.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -119,7 +127,9 @@ class ReliefMAE(torch.nn.Module):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Initialise the weights close to an autoencoder of single patches, so that an hour on two cores is enough.
+        """Initialise the weights close to an autoencoder of single patches.
+
+        An hour on two cores is then enough.
 
         With random weights the brightness of the patches drowns everything else in the embedding, and twelve blocks of
         noise drown the embedding. So the embedding starts as the whitened principal components of patches, the
@@ -151,7 +161,10 @@ class ReliefMAE(torch.nn.Module):
         pred.bias.copy_(mean)
 
     def forward(self, x: Tensor, heights: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Compute the three losses: of removed patches, of visible patches, and of the relief of the visible ones."""
+        """Compute the three losses.
+
+        They are of removed patches, of visible patches, and of the relief of the visible ones.
+        """
         tokens, mask, ids_restore = self.mae.encoder(x, self.settings.mask_ratio, noise)
         pred = self.mae.decoder(tokens, ids_restore, self.mae.config.grid)
         seen = ids_restore.argsort(dim=1)[:, : tokens.shape[1] - 1, None].expand(-1, -1, self.cells**2)
@@ -204,7 +217,10 @@ class ReliefPretraining(Training[ReliefMAE, tuple[Tensor, Tensor, Tensor]]):
 
 
 def pretrain(settings: Settings, output: Path, work: Path, compute: Compute, progress: Progress) -> None:
-    """Train, and write ``model.safetensors`` (half precision) with ``config.json`` and ``provenance.json``."""
+    """Train, and write ``model.safetensors`` (half precision).
+
+    ``config.json`` and ``provenance.json`` are written next to it.
+    """
     compute.seed_everything()
     model = ReliefMAE(settings)
     tiles = draw_tiles(settings, progress)

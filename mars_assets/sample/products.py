@@ -1,4 +1,6 @@
-"""Synthetic scenes as HiRISE files: COLOR JP2 with PDS3 label, and RGB browse JPEG.
+"""Synthetic scenes as HiRISE files.
+
+These are a COLOR JP2 with PDS3 label, and an RGB browse JPEG.
 
 The formats are those of the archive, including the single tile, the ten bits and the slanted swath. The observations
 are not: their orbits, 990000 and up, were never flown, and label, JP2 and JPEG each state that they are synthetic.
@@ -77,7 +79,9 @@ class MapPosition:
 
     @classmethod
     def of_observation(cls, observation: str, longitude: float) -> MapPosition:
-        """Position a synthetic observation, with the latitude that follows from its target code.
+        """Position a synthetic observation.
+
+        The latitude follows from its target code.
 
         On the day side, the orbit angle from the descending node is the latitude plus 180 degrees.
         """
@@ -120,7 +124,9 @@ def swath(height: int, width: int) -> npt.NDArray[np.bool_]:
 
 
 def write_products(archive: Path, scene: Scene, longitude: float) -> None:
-    """Write an observation's COLOR product, label and RGB browse product into an archive tree.
+    """Write an observation's products into an archive tree.
+
+    They are the COLOR product, its label and the RGB browse product.
 
     Args:
         archive: root of the tree, which contains ``RDR`` and ``EXTRAS``.
@@ -143,7 +149,9 @@ def write_products(archive: Path, scene: Scene, longitude: float) -> None:
 
 
 def _write_jp2(path: Path, dn: npt.NDArray[np.uint16], position: MapPosition) -> None:
-    """Write a lossless ten-bit JP2 in a single tile, with precincts and packet lengths.
+    """Write a lossless ten-bit JP2 in a single tile.
+
+    It has precincts and packet lengths.
 
     HiRISE's own files have the same layout.
     """
@@ -197,7 +205,10 @@ def _write_browse(path: Path, scene: Scene) -> None:
 
 
 def _label(scene: Scene, position: MapPosition, scale: float, offset: float) -> str:
-    """Compose a PDS3 label from those statements of a real COLOR label that apply to a synthetic scene."""
+    """Compose a PDS3 label of a synthetic scene.
+
+    Its statements are those of a real COLOR label that apply.
+    """
     spec = scene.spec
     observation, product = spec.observation, f"{spec.observation}_COLOR"
     bands, lines, samples = scene.iof.shape

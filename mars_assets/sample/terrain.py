@@ -1,4 +1,6 @@
-"""Synthetic Mars: fractal terrain with impact craters, sunlit, in HiRISE's three colour bands.
+"""Synthetic Mars in HiRISE's three colour bands.
+
+It is fractal terrain with impact craters, sunlit.
 
 Lengths, including heights, are in pixels, so slopes have no unit and craters look alike at every scale. Nothing here is
 an image of Mars, but the list of craters is exact rather than estimated by eye.
@@ -172,7 +174,10 @@ def tile_image(rng: np.random.Generator, iof: Float32) -> npt.NDArray[np.uint8]:
 
 
 def stretch_limits(rgb: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Compute the 0.5 and 99.5 percentiles of each band of an image (height, width, 3)."""
+    """Compute the 0.5 and 99.5 percentiles of each band.
+
+    The image is (height, width, 3).
+    """
     low, high = np.percentile(rgb[::3, ::3], (0.5, 99.5), axis=(0, 1))
     return low, high
 
@@ -347,7 +352,9 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouche
 
 
 def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
-    """Compute the height of the shadow's edge above the ground in pixels, 0 in sunlight.
+    """Compute the height of the shadow's edge above the ground.
+
+    It is in pixels, 0 in sunlight.
 
     The ground must be larger than the longest shift towards the sun, 110 pixels.
     """
@@ -383,7 +390,10 @@ def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
 
 
 def _colour(rng: np.random.Generator, light: Float32, dust: Float32) -> Float32:
-    """Compute the I/F of the three bands, with blur by the optics and noise of the detectors."""
+    """Compute the I/F of the three bands.
+
+    They have blur by the optics and noise of the detectors.
+    """
     from scipy.ndimage import gaussian_filter
 
     share = np.clip(dust, 0, 1)

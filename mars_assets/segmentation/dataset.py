@@ -28,7 +28,9 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class SeededBatches:
-    """Batches that follow from the seed and the step alone, as torch's data loader takes them.
+    """Batches that follow from the seed and the step alone.
+
+    Torch's data loader takes them.
 
     They do not depend on the number of loader processes, and a resumed training draws the same batches as an
     uninterrupted one.

@@ -192,7 +192,10 @@ def confusion(truth: npt.NDArray[np.uint8], predicted: Mask) -> Counts:
 
 
 def _counted(row: Mapping[Any, Any], rim: int, cache: Cache) -> list[Any]:
-    """Count an image, or read its counts from the cache; the values of :class:`_Counted` as JSON can hold them."""
+    """Count an image, or read its counts from the cache.
+
+    They are the values of :class:`_Counted` as JSON can hold them.
+    """
     prediction = Path(row["prediction"])
     key = prediction_key(prediction) if "labels_sha" in row else None
     # A column that lacks some has NaN there.

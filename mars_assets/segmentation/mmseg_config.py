@@ -79,7 +79,10 @@ def _defer(model: Any) -> None:
 
 
 def _is_the_papers(head: Any) -> bool:
-    """Whether a head starts with a plain 3 x 3 convolution of the neck's map."""
+    """Test whether a head starts with a plain 3 x 3 convolution.
+
+    Its input is the neck's map.
+    """
     plain = {
         "type": "FCNHead",
         "concat_input": False,

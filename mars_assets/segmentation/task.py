@@ -61,12 +61,18 @@ As `cls_experiments`, ranked by the crater IoU on the validation set.""",
 
 
 def rim_of(model: ModelVersion) -> int:
-    """Width in pixels of the rims that a model predicts; 0 if it predicts filled craters."""
+    """Look up the width in pixels of the rims that a model predicts.
+
+    It is 0 if the model predicts filled craters.
+    """
     return RIM_WIDTHS[model.config["recipe"]["annotation"]]
 
 
 def smallest_evaluated(lake: Lake, model: ModelVersion) -> float:
-    """Diameter in pixels below which the labels do not say whether a model is right; 0 if it was not evaluated."""
+    """Look up the diameter in pixels from which craters are evaluated.
+
+    Below it the labels do not say whether a model is right; it is 0 if the model was not evaluated.
+    """
     path = lake.metrics(SEGMENTATION.evaluation, ".json")
     rows = [row for row in read_json(path) if row["model_version"] == model.version] if path.exists() else []
     newest = [row for row in rows if row["label_version"] == rows[-1]["label_version"]]

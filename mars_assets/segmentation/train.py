@@ -155,7 +155,9 @@ def _fit(job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, ima
 
 
 def _workers(device: str) -> int:
-    """Choose the number of processes that load images, on which results do not depend.
+    """Choose the number of processes that load images.
+
+    Results do not depend on it.
 
     When a CPU trains, they would take the cores that the model needs.
     """

@@ -94,7 +94,10 @@ def _sweep_old(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove killed runs' temporary files from a folder with one writer, if it exists."""
+    """Remove killed runs' temporary files from a folder, if it exists.
+
+    The folder must have one writer.
+    """
     for path in folder.glob(f".*{_TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 

@@ -83,7 +83,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage's name, bands, settings, and computation of a row's chip: values, and the CRS and transform or None."""
+    """A stage's name, bands, settings, and computation of a row's chip.
+
+    The computation returns values, and the CRS and transform or None.
+    """
 
     name: str
     bands: tuple[str, ...]
@@ -92,7 +95,10 @@ class _Stage:
 
 
 def settings_before(lake: Lake) -> dict[str, Any]:
-    """Read the settings of the existing chips in reflectance; empty if there are none."""
+    """Read the settings of the existing chips in reflectance.
+
+    They are empty if there are none.
+    """
     manifest = lake.chips("reflectance")
     return read_provenance(manifest) if manifest.exists() else {}
 
@@ -191,7 +197,10 @@ def make_imputed(
 def _impute_chips(
     lake: Lake, source: str, settings: dict[str, Any], function: Callable[[Float32], Float32], progress: Progress
 ) -> StageResult:
-    """Compute the chips of a method, in ``settings``, by a function of those of the stage ``source``."""
+    """Compute the chips of a method, in ``settings``.
+
+    The function is applied to the chips of the stage ``source``.
+    """
     chips, provenance = read_manifest(lake, source)
 
     def compute(row: Any) -> tuple[Float32, tuple[Any, Any]]:

@@ -1,1 +1,4 @@
-"""What trainings share: recipe, device, loop, schedule, sampling, augmentation and folder."""
+"""What trainings share.
+
+Recipe, device, loop, schedule, sampling, augmentation and folder.
+"""

@@ -1,4 +1,6 @@
-"""Changes after which an image of Mars shows the same: orientation, light, grain, and normalisation by its own values.
+"""Changes after which an image of Mars shows the same.
+
+They are orientation, light, grain, and normalisation by its own values.
 
 Training and inference of all networks share them. The caller draws the random numbers.
 """
@@ -28,7 +30,9 @@ FLAT = 0.05
 
 
 def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, centre: Pixels | float) -> Pixels:
-    """Return an image in other light: ``(image - centre) * contrast + centre + brightness``.
+    """Return an image in other light.
+
+    This is ``(image - centre) * contrast + centre + brightness``.
 
     Args:
         image: an array or a tensor of any shape.
@@ -40,7 +44,10 @@ def relit(image: Pixels, contrast: Pixels | float, brightness: Pixels | float, c
 
 
 def oriented(images: Tensor, orientation: int) -> Tensor:
-    """Turn or mirror images (..., H, W) to one of the eight orientations of a square; 0 leaves them as they are."""
+    """Turn or mirror images (..., H, W).
+
+    There are the eight orientations of a square; 0 leaves them as they are.
+    """
     turned = torch.rot90(images, orientation % 4, (-2, -1))
     return turned.flip(-1) if orientation >= 4 else turned
 
@@ -52,13 +59,19 @@ def oriented_back(images: Tensor, orientation: int) -> Tensor:
 
 
 def by_itself(chip: Tensor) -> Tensor:
-    """Normalise a normalised chip (C, H, W) also by its own mean and deviation in each band."""
+    """Normalise a normalised chip (C, H, W) also by itself.
+
+    This is by its own mean and deviation in each band.
+    """
     deviation, mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)
     return (chip - mean) / (deviation + FLAT)
 
 
 def bands_by_themselves(bands: Float32, means: Sequence[float], stds: Sequence[float]) -> Float32:
-    """Compute the bands (C, H, W) that, normalised with these statistics, are the result of :func:`by_itself`."""
+    """Compute the bands (C, H, W) of a chip normalised by itself.
+
+    Normalised with these statistics, they are the result of :func:`by_itself`.
+    """
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (means, stds))
     chip = torch.from_numpy(bands)
     own_deviation, own_mean = torch.std_mean(chip, dim=(1, 2), keepdim=True)

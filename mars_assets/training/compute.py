@@ -1,4 +1,7 @@
-"""Device, precision, threads and seed of torch's computations: one choice for everything that computes."""
+"""Device, precision, threads and seed of torch's computations.
+
+There is one choice for everything that computes.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,10 @@ def choose_compute(
 
 
 def _has_bf16(device: Literal["cpu", "cuda"]) -> bool:
-    """Return whether the hardware multiplies matrices in bf16; elsewhere bf16 is emulated, and slower than fp32."""
+    """Test whether the hardware multiplies matrices in bf16.
+
+    Elsewhere bf16 is emulated, and slower than fp32.
+    """
     import torch
 
     if device == "cuda":

@@ -1,4 +1,6 @@
-"""The training loop: steps, validations and checkpoints, each a function of the seed and the step's number.
+"""The training loop: steps, validations and checkpoints.
+
+Each is a function of the seed and the step's number.
 
 It knows no model and no data. A :class:`Training` says what is learnt; a :class:`Loop` is its state and takes its
 steps; :func:`train` runs it to the end, from the last checkpoint where there is one.
@@ -73,11 +75,17 @@ class Training(ABC, Generic[Model, Batch]):
 
     @abstractmethod
     def optimizer(self, model: Model) -> torch.optim.Optimizer:
-        """Build the optimizer; each of its groups has its peak learning rate as ``initial_lr``."""
+        """Build the optimizer.
+
+        Each of its groups has its peak learning rate as ``initial_lr``.
+        """
 
     @abstractmethod
     def batches(self, numbers: range, rank: int, world_size: int) -> Iterable[Batch]:
-        """Yield one process's share of the batches of these numbers; a step takes ``accumulate`` of them."""
+        """Yield one process's share of the batches of these numbers.
+
+        A step takes ``accumulate`` of them.
+        """
 
     @abstractmethod
     def losses(self, model: Model, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,11 +97,14 @@ class Training(ABC, Generic[Model, Batch]):
         """
 
     def validate(self, model: Model) -> Row:
-        """Measure the model, in evaluation mode, on the held-out images; ``valid_loss`` is among the values."""
+        """Measure the model, in evaluation mode, on the held-out images.
+
+        ``valid_loss`` is among the values.
+        """
         return {}
 
     def is_over(self, history: History) -> bool:
-        """Whether a training with this history takes no further step."""
+        """Test whether a training with this history takes no further step."""
         if not history:
             return False
         if history[-1]["step"] >= self.recipe.steps:
@@ -137,7 +148,10 @@ class Loop(Generic[Model, Batch]):
 
     @property
     def validated(self) -> Model:
-        """The model that is validated and saved: the averaged one, where weights are averaged."""
+        """The model that is validated and saved.
+
+        It is the averaged one, where weights are averaged.
+        """
         return cast("Model", self.averaged.module) if self.averaged is not None else self.model
 
     def train_steps(self, steps: int, counter: Counter | None = None) -> Row:
@@ -245,7 +259,10 @@ def train(
 
 
 def _train_in_process(fabric: Fabric, *arguments: Any) -> None:
-    """Train without a result, which processes would have to copy: the checkpoint has it."""
+    """Train without a result, which processes would have to copy.
+
+    The checkpoint has it.
+    """
     _train(fabric, *arguments)
 
 

@@ -1,4 +1,6 @@
-"""Settings that trainings have in common: bases for all recipes, for networks, and for fine-tuning.
+"""Settings that trainings have in common.
+
+There are bases for all recipes, for networks, and for fine-tuning.
 
 A subclass gives a default by stating the type again: ``steps: Steps = 3200`` keeps bounds and description.
 """

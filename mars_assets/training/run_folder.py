@@ -1,4 +1,6 @@
-"""The folder of one training: started, continued after a kill, finished, and never mixed with another training.
+"""The folder of one training.
+
+It is started, continued after a kill, finished, and never mixed with another training.
 
 ``training/`` in it holds what the training continues from; ``config.json``, written last, marks it as finished.
 """
@@ -75,7 +77,10 @@ def used_images(images: pd.DataFrame, empty: str) -> pd.DataFrame:
 
 
 def identity_of(images: pd.DataFrame) -> str:
-    """Fingerprint the images of a training by ``image_id`` and those of ``split, label, ..._sha`` that exist."""
+    """Fingerprint the images of a training.
+
+    Columns are ``image_id`` and those of ``split, label, ..._sha`` that exist.
+    """
     return fingerprint(images[[name for name in _IDENTITY if name in images]].to_numpy().tolist())
 
 
@@ -123,7 +128,10 @@ def begin(job: TrainingJob[Any, Any], weights_sha256: str, images: str) -> dict[
 def finish(
     job: TrainingJob[Any, Any], classes: tuple[str, ...], encoder: PrithviConfig, report: dict[str, Any]
 ) -> None:
-    """Write ``config.json``, with everything needed to open the model, and remove what only training needed."""
+    """Write ``config.json``, and remove what only training needed.
+
+    It has everything needed to open the model.
+    """
     settings = read_json(job.folder / SCRATCH / SETTINGS)
     del settings["precision"]
     write_json(

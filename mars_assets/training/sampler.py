@@ -1,4 +1,7 @@
-"""Images of each training step: a function of the seed and the step's number alone."""
+"""Images of each training step.
+
+They are a function of the seed and the step's number alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import numpy.typing as npt
 def batches_of_steps(
     n: int, batch_size: int, steps: range, seed: int, shares: npt.NDArray[np.float64] | None = None
 ) -> Iterator[list[int]]:
-    """Yield the batches of a stretch of steps, each a function of the seed and the step's number alone.
+    """Yield the batches of a stretch of steps.
+
+    Each is a function of the seed and the step's number alone.
 
     The images pass in one random order after another; a batch may take the end of one and the beginning of the next.
 

@@ -1,4 +1,7 @@
-"""Learning rate and random numbers of each step: functions of the seed and the step's number alone."""
+"""Learning rate and random numbers of each step.
+
+They are functions of the seed and the step's number alone.
+"""
 
 from __future__ import annotations
 
