@@ -248,12 +248,13 @@ def fill(home: Home) -> None:
 
 
 def lengthen(lake: Lake, name: str) -> None:
-    """Gives an evaluation's table the rows of a year, copies of its own; what is shown of the short one goes."""
+    """Gives an evaluation's table the rows of a year, copies before its own; what is shown of the short one goes."""
     from mars_assets.storage.files import read_table, write_json, write_table
 
     path = lake.metrics(name)
     rows = read_table(path, name)
-    table = pd.concat([rows.assign(label_version=f"{number:064x}") for number in range(VERSIONS)], ignore_index=True)
+    copies = [rows.assign(label_version=f"{number:064x}") for number in range(VERSIONS - 1)]
+    table = pd.concat([*copies, rows], ignore_index=True)
     write_table(path, table)
     write_json(path.with_suffix(".json"), json.loads(table.to_json(orient="records")))
     lake.shown(name).unlink(missing_ok=True)

@@ -94,32 +94,43 @@ def evaluate_current(
     key = fingerprint(
         versions, model.version, model.config, label_version, identity.to_dict("list"), left_out, *asked_for
     )
-    report = read_report(lake, task.evaluation, key) if lake.metrics(task.evaluation).exists() else None
+    about, splits = (
+        (model.version, label_version),
+        [name for name in ("valid", "test") if (images["split"] == name).any()],
+    )
+    complete = len(_rows(lake, task, about, splits)) == len(splits)
+    report = read_report(lake, task.evaluation, key) if complete else None
     computed = report is None
     if report is None:
         # What fails halfway must not leave old pictures with new rows.
         lake.report(task.evaluation).unlink(missing_ok=True)
         device = compute()
         predictions = task.predict(lake, model, images, device, progress)
-        splits = [split for split in ("valid", "test") if (images["split"] == split).any()]
         evaluations = task.evaluate(model, predictions, images, splits, RESAMPLES)
         _record(lake, task, model, label_version, [evaluations[split].row for split in splits])
         report = task.report(lake, model, predictions, evaluations)
         report = replace(report, facts={**report.facts, "device": str(device)})
         report = write_report(lake, task.evaluation, key, report)
-    history = read_table(lake.metrics(task.evaluation), task.evaluation)
-    same = (history["model_version"] == model.version) & (history["label_version"] == label_version)
-    same &= history["split"].isin(images["split"])
     return CurrentEvaluation(
         model=model,
         label_version=label_version,
         key=key,
-        rows=as_records(history[same]),
-        history=history,
+        rows=_rows(lake, task, about, splits),
+        history=read_table(lake.metrics(task.evaluation), task.evaluation),
         report=report,
         left_out=left_out,
         computed=computed,
     )
+
+
+def _rows(lake: Lake, task: Task, about: tuple[str, str], splits: list[str]) -> list[dict[str, Any]]:
+    """Read the rows of a model and label version, if the table has them."""
+    path = lake.metrics(task.evaluation)
+    if not path.exists():
+        return []
+    history = read_table(path, task.evaluation)
+    same = (history[["model_version", "label_version"]] == about).all(axis=1) & history["split"].isin(splits)
+    return as_records(history[same])
 
 
 def _record(lake: Lake, task: Task, model: ModelVersion, label_version: str, scores: list[dict[str, Any]]) -> None:

@@ -27,7 +27,7 @@ from mars_assets.models.train import VersionJob, recipe_in_use, train_version
 from mars_assets.models.versions import current_model, set_current_weights
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.resources import ComputeResource, LakeResource
-from mars_assets.storage.files import read_table
+from mars_assets.storage.files import read_table, write_table
 from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets.training.compute import Compute
 from mars_assets_tests.models.brightness import BRIGHTNESS, BrightnessRecipe, bright_and_dark
@@ -78,6 +78,12 @@ def test_it_is_trained_found_promoted_and_evaluated(labelled: Lake) -> None:
     pd.testing.assert_frame_equal(
         again.report.tables["predicted"], second.report.tables["predicted"], check_dtype=False
     )
+    # Rows that someone took out of the table are computed again.
+    others = second.history[second.history["model_version"] != good.model.version]
+    write_table(labelled.metrics("bright_evaluation"), others)
+    restored = evaluate_current(labelled, BRIGHTNESS, **ASKED)
+    assert restored.computed
+    assert [row["right"] for row in restored.rows] == [row["right"] for row in second.rows]
 
 
 @pytest.mark.slow
