@@ -17,6 +17,8 @@ from mars_assets.labels.checks import (
     mask_problems,
     schema_problems,
     straddling_duplicates,
+    unknown_classes,
+    unusable_images,
 )
 from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
@@ -81,6 +83,21 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
     """
     aside = rejections(lake.open().inbox)
     return _outcome(([f"{name}: {reason}" for name, reason in aside], len(aside)), WARN)
+
+
+@dg.asset_check(asset=labelled_crops, blocking=True)
+def classes_are_known(lake: LakeResource) -> dg.AssetCheckResult:
+    """The meaning of every class in the exports is known.
+
+    Images with another class are left out, since what is not known to be a crater would be learnt as background.
+    """
+    return _outcome(unknown_classes(lake.open()), ERROR)
+
+
+@dg.asset_check(asset=labelled_crops)
+def annotations_are_usable(lake: LakeResource) -> dg.AssetCheckResult:
+    """No image is left out of the table because one of its annotations cannot be used."""
+    return _outcome(unusable_images(lake.open()), WARN)
 
 
 @dg.asset_check(asset=labelled_crops)

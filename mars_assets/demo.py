@@ -66,7 +66,7 @@ def run_demo(lake: Lake) -> None:
         }
         dagster(["asset", "materialize", "--select", "hirise_index,observations"], surroundings, log)
         keys = read_table(lake.observations, "observations", ["observation"])["observation"].tolist()
-        scope = ["--partition-range", f"{keys[0]}...{keys[-1]}"]
+        scope = ["--partition-range", f"{min(keys)}...{max(keys)}"]
         dagster(["asset", "materialize", "--select", "hirise_images,crops", *scope], surroundings, log)
         config = lake.demo_config
         write_json(config, {"ops": {name: {"config": settings} for name, settings in _SETTINGS.items()}})

@@ -95,6 +95,7 @@ class Lake:
 
     # user input
     observations_csv = LakePath("observations.csv", "The user's list of observations.")
+    class_names_csv = LakePath("class_names.csv", "The user's meanings of class names in exports.")
     inbox = LakePath("inbox", "The folder into which users put label exports, as zips.")
     rejected = LakePath(
         f"inbox/{REJECTED}", "The folder of rejected exports, each with a text file that gives the reason."

@@ -20,9 +20,9 @@ from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
 from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
-from mars_assets.partitions import observation_partitions
+from mars_assets.partitions import observation_partitions, observations_of, register_observations
 from mars_assets.resources import ArchiveResource, LakeResource
-from mars_assets.storage.files import read_provenance, read_table, write_table
+from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
 
@@ -146,17 +146,13 @@ def observations(
         query = config.chosen(here)
         rows = choose_observations(here, query)
         write_observations(here, rows, query)
-    keys = rows["observation"].tolist()
-    registered = set(context.instance.get_dynamic_partitions("observation"))
-    context.instance.add_dynamic_partitions("observation", keys)
-    for key in sorted(registered - set(keys)):
-        context.instance.delete_dynamic_partition("observation", key)
+    gone = register_observations(context.instance, rows["observation"])
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),
             "observations": table(rows[["observation", "product", "incidence_angle", "solar_longitude", "note"]]),
             "dagster/column_schema": columns(columns_of(Observations), rows),
-            "no longer selected": len(registered - set(keys)),
+            "no longer selected": len(gone),
             "query": "none" if query is None else dg.MetadataValue.json(asdict(query)),
             "file": where(here.observations),
         },
@@ -277,20 +273,22 @@ def _each_observation(
         The metadata of all observations.
 
     Raises:
-        MarsError: some observations failed. The others are recorded as materialized.
+        MarsError: some observations failed, and the others are recorded as materialized; or the run's range is no range
+            of observations.
     """
-    selected = read_observations(lake).astype(object)
-    selected = selected.where(selected.notna(), None).set_index("observation", drop=False)
+    chosen = read_observations(lake).astype(object)
+    selected = {row["observation"]: row for row in as_rows(chosen.where(chosen.notna(), None))}
+    keys = observations_of(context, selected)
     done: dict[str, list[_Row]] = {}
     failures: dict[str, str] = {}
-    for key in context.partition_keys:
+    for key in keys:
         try:
-            if key not in selected.index:
+            if key not in selected:
                 raise MarsError(
                     f"{key} is not among the selected observations: add it to observations.csv or widen the query, and "
                     "materialize 'observations'"
                 )
-            done[key] = work(selected.loc[key].to_dict())
+            done[key] = work(selected[key])
         except MarsError as error:
             failures[key] = str(error)
             context.log.error(f"{key}: {error}")
@@ -298,7 +296,7 @@ def _each_observation(
                 break
     if not failures:
         return _described([row for rows in done.values() for row in rows])
-    if len(failures) == len(context.partition_keys) == 1:
+    if len(failures) == len(keys) == 1:
         raise MarsError(*failures.values())
     for key, rows in done.items():
         # A step that fails returns no result, so finished partitions are recorded here.
@@ -311,7 +309,6 @@ def _each_observation(
             )
         )
     listed = "\n".join(f"{key}: {message}" for key, message in failures.items())
-    keys = context.partition_keys
     if untried := len(keys) - len(done) - len(failures):
         listed += f"\n{untried} more: not tried"
     raise MarsError(

@@ -11,6 +11,7 @@ from mars_assets.assets.imagery import crops
 from mars_assets.assets.metadata import cached_metadata, columns, mendable, picture, progress_of, table, where
 from mars_assets.code_versions import LABELS
 from mars_assets.labels.build import LabelReport, update_labelled_crops
+from mars_assets.labels.class_names import read_class_names
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
 from mars_assets.labels.inbox import being_copied, current_exports, digest, rejections
@@ -42,12 +43,13 @@ def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
 def observe_inbox(lake: Lake) -> tuple[str, dict[str, Any]]:
     """Compute data version and metadata of the exports in use."""
     shas = {path: digest(path) for path in current_exports(lake.inbox)}
+    class_names = read_class_names(lake.class_names_csv)
     rows = pd.DataFrame(
         [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
         columns=["file", "project", "version", "sha256"],
     )
     aside = rejections(lake.inbox)
-    return label_version(list(shas.values()))[:16], {
+    return label_version(shas.values(), class_names.key)[:16], {
         "exports": table(rows),
         "count": len(rows),
         "still being copied": ", ".join(path.name for path in being_copied(lake.inbox)) or "none",
@@ -71,8 +73,9 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
     If an image's original name is that of a crop in the lake and it still shows the same, its pixels come from the
     lake's lossless crop; otherwise from the export. Images that projects label differently are left out. Masks are
     written filled and as rims of 5 and 15 pixels. Splits never divide an observation: one that the exports divide is
-    assigned to a single split. A damaged or hostile export is moved to `inbox/rejected` with a text that says why, and
-    the previous labels remain in use.
+    assigned to a single split. Images with a class whose meaning is not known are left out and fail a check, until the
+    lake's `class_names.csv` states it; images with an annotation that cannot be used are left out. A damaged or hostile
+    export is moved to `inbox/rejected` with a text that says why, and the previous labels remain in use.
     """
     from mars_assets.labels.schema import LabelledCrops
 
@@ -104,5 +107,7 @@ def _describe(lake: Lake, rows: pd.DataFrame, report: LabelReport) -> dict[str, 
         "outlines that extend beyond their image": "; ".join(report.outside[:20]) or "none",
         "rejected": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
         "still being copied": ", ".join(report.left_alone) or "none",
+        "classes of unknown meaning": table(pd.DataFrame(report.unknown_classes)) if report.unknown_classes else "none",
+        "images left out": "; ".join(report.left_out[:20]) or "none",
         "conflicts": "; ".join(report.conflicts) or "none",
     }

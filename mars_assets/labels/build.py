@@ -19,8 +19,9 @@ from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
 from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
+from mars_assets.labels.class_names import ClassNames, how_to_state, project_slug, read_class_names
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
 from mars_assets.labels.formats.image import ExportedImage, Outline, listed
 from mars_assets.labels.inbox import being_copied, current_exports, digest, reject, rejections
 from mars_assets.labels.masks import (
@@ -61,6 +62,8 @@ class LabelReport:
         conflicts: images that projects label differently, which are left out of the table.
         duplicates: pairs of images of different groups that look the same; those in different splits first.
         outside: images with outlines that extend beyond the image.
+        left_out: images that cannot be used, each with the reason.
+        unknown_classes: a row per class whose meaning is not known: project, class, images.
         rejected: zips that were rejected, now or earlier, and why.
         left_alone: zips that are still being copied.
     """
@@ -76,6 +79,8 @@ class LabelReport:
     conflicts: list[str]
     duplicates: list[dict[str, Any]]
     outside: list[str]
+    left_out: list[str]
+    unknown_classes: list[dict[str, Any]]
     rejected: list[dict[str, str]]
     left_alone: list[str]
 
@@ -115,12 +120,13 @@ def _previous(lake: Lake, progress: Progress) -> _Previous:
 
 
 def _inputs(
-    lake: Lake, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]
+    lake: Lake, class_names: ClassNames, exports: list[tuple[str, str]], crops: list[tuple[str, str, int]]
 ) -> tuple[dict[str, list[Any]], str]:
     """Collect everything that determines the table and the report.
 
     Args:
         lake: has the inbox.
+        class_names: what the user stated about class names.
         exports: name, which gives the project, and sha256 of each export in use.
         crops: see :func:`_versions`.
 
@@ -131,6 +137,7 @@ def _inputs(
     from mars_assets.labels.schema import LabelledCrops
 
     inputs: dict[str, list[Any]] = {"exports": exports, "crops": crops, "rejected": rejections(lake.inbox)}
+    inputs["class_names"] = class_names.key
     inputs["left_alone"] = [path.name for path in being_copied(lake.inbox)]
     form = list(columns_of(LabelledCrops)), [part.name for part in fields(LabelReport)]
     return inputs, fingerprint(LABELS, *form, inputs)
@@ -159,7 +166,8 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
     with suppress(MarsError):  # a missing or damaged table is built
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
         exports = [(path.name, digest(path)) for path in current_exports(lake.inbox)]
-        _, key = _inputs(lake, exports, _versions(lake, _own_crops(lake)))
+        class_names = read_class_names(lake.class_names_csv)
+        _, key = _inputs(lake, class_names, exports, _versions(lake, _own_crops(lake)))
         if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
             return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
     return build_labelled_crops(lake, progress)
@@ -178,10 +186,12 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     from mars_assets.labels.schema import LabelledCrops
 
     previous, own = _previous(lake, progress), _own_crops(lake)
+    class_names = read_class_names(lake.class_names_csv)
     crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
     with Cache(lake.cache("appearance"), LABELS, progress=progress) as cache:
-        exports, images = _read_all(_Reading(lake, own, previous, cache, progress))
-    inputs, key = _inputs(lake, [(export.path.name, export.sha256) for export in exports], crops)
+        exports, images = _read_all(_Reading(lake, own, class_names, previous, cache, progress))
+    inputs, key = _inputs(lake, class_names, [(export.path.name, export.sha256) for export in exports], crops)
+    _refuse_unknown_alone(lake, exports)
     _refuse_losses(lake, exports, previous.exports)
     # Not before all exports were read: masks of a rejected one would replace those in use.
     for path, content in (mask for _, masks in images for mask in masks.items()):
@@ -221,6 +231,7 @@ class _Reading:
     Args:
         lake: where images are written.
         own: the lake's crops, see :func:`_own_crops`.
+        class_names: what the user stated about class names.
         previous: the previous table.
         cache: cached appearances of images.
         progress: shows progress and rejections.
@@ -228,6 +239,7 @@ class _Reading:
 
     lake: Lake
     own: Mapping[str, tuple[Path, int, int]]
+    class_names: ClassNames
     previous: _Previous
     cache: Cache
     progress: Progress
@@ -292,8 +304,19 @@ def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, i
         )
 
 
+def _refuse_unknown_alone(lake: Lake, exports: Sequence[Export]) -> None:
+    """Check that there is a labelled image.
+
+    Raises:
+        MarsError: there is none, since the meanings of all classes are unknown.
+    """
+    if not any(export.images for export in exports):
+        unknown = [(export.project, name, count) for export in exports for name, count in export.unknown.items()]
+        raise MarsError("; ".join(how_to_state(lake.class_names_csv, *one) for one in unknown))
+
+
 def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
-    export = read_export(path)
+    export = read_export(path, reading.class_names)
     copies = _Copies()
     with open_splits(path) as archive:
         images = reading.progress.track(export.images, f"reading {path.name}")
@@ -464,7 +487,7 @@ def _report(
         .reset_index()
     )
     return LabelReport(
-        version=label_version([export.sha256 for export in exports]),
+        version=label_version([export.sha256 for export in exports], inputs["class_names"]),
         exports=[
             {
                 "file": e.path.name,
@@ -490,6 +513,12 @@ def _report(
             for export in exports
             for image in export.images
             if _reaches_outside(image)
+        ],
+        left_out=[f"{export.project}: {image}" for export in exports for image in export.left_out],
+        unknown_classes=[
+            {"project": export.project, "class": name, "images": images}
+            for export in exports
+            for name, images in export.unknown.items()
         ],
         rejected=[{"zip": name, "why": reason} for name, reason in inputs["rejected"]],
         left_alone=inputs["left_alone"],

@@ -8,6 +8,7 @@ import numpy as np
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import read_label_image
+from mars_assets.labels.class_names import how_to_state
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.masks import MASK_KINDS
 from mars_assets.labels.splits import divided_groups
@@ -88,6 +89,21 @@ def contradicted_images(lake: Lake) -> tuple[list[str], int]:
     """List images left out because of contradictions, and count all images."""
     conflicts = list(read_provenance(lake.labelled_crops).get("conflicts", ()))
     return [f"left out, {conflict}" for conflict in conflicts], len(read_labelled_crops(lake)) + len(conflicts)
+
+
+def unknown_classes(lake: Lake) -> tuple[list[str], int]:
+    """List classes whose meaning is not known, and count the images of the table."""
+    unknown = read_provenance(lake.labelled_crops).get("report", {}).get("unknown_classes", ())
+    path = lake.class_names_csv
+    problems = [how_to_state(path, row["project"], row["class"], row["images"]) for row in unknown]
+    return problems, len(read_labelled_crops(lake))
+
+
+def unusable_images(lake: Lake) -> tuple[list[str], int]:
+    """List images left out because an annotation cannot be used, and count all images."""
+    report = read_provenance(lake.labelled_crops).get("report", {})
+    left_out = list(report.get("left_out", ()))
+    return [f"left out, {image}" for image in left_out], len(read_labelled_crops(lake)) + len(left_out)
 
 
 def leaking_groups(lake: Lake) -> tuple[list[str], int]:

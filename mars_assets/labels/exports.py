@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.labels.class_names import NOTHING_STATED, ClassNames, project_slug
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
-from mars_assets.labels.formats.image import ExportedImage
+from mars_assets.labels.formats.image import ExportedImage, Notes, listed
 from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
@@ -37,7 +39,7 @@ class _Format(NamedTuple):
 
     layout: str
     fits: Callable[[ExportArchive], bool]
-    read: Callable[[ExportArchive, list[str]], Iterator[ExportedImage]]
+    read: Callable[[ExportArchive, Notes], Iterator[ExportedImage]]
 
 
 # In this order, since YOLO and mask exports may contain folders that look like classes.
@@ -61,6 +63,8 @@ class Export:
         format: recognised by content.
         images: all images.
         warnings: problems that a person should know of but that do not prevent training.
+        left_out: images that cannot be used, each with the reason.
+        unknown: number of images with a class whose meaning is not known, by the class's name.
     """
 
     path: Path
@@ -70,6 +74,8 @@ class Export:
     format: ExportFormat
     images: tuple[ExportedImage, ...]
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    unknown: Mapping[str, int] = field(default_factory=dict)
 
 
 def export_identity(path: Path) -> tuple[str, int]:
@@ -80,11 +86,6 @@ def export_identity(path: Path) -> tuple[str, int]:
     """
     match = _EXPORT_NAME.match(path.stem)
     return (project_slug(match["project"]), int(match["version"])) if match else (project_slug(path.stem), 0)
-
-
-def project_slug(name: str) -> str:
-    """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
 @contextmanager
@@ -99,32 +100,58 @@ def open_splits(path: Path) -> Iterator[ExportArchive]:
         yield archive
 
 
-def read_export(path: Path) -> Export:
+def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     """Read and check an export's labels, but no pixels.
 
+    Args:
+        path: the zip.
+        class_names: what the user stated about class names.
+
     Raises:
-        DamagedFileError: the zip or its content is damaged, hostile, or of no known format.
+        DamagedFileError: the zip or its content is damaged, hostile, or of no known format; or none of its labels can
+            be used.
     """
     project, version = export_identity(path)
-    warnings: list[str] = []
+    notes = Notes(class_names.of(project))
     try:
         with open_splits(path) as archive:
             export_format = _format_of(archive)
-            images = tuple(_FORMATS[export_format].read(archive, warnings))
+            images = tuple(_FORMATS[export_format].read(archive, notes))
             archive.account_for(*(image.entry for image in images))
-            warnings += leftover_warnings(archive) + _alteration_warnings(archive)
+            archive.account_for(*notes.left_out, *notes.unknown)
+            others = dict(notes.ignored)
+            ignored = [f"annotations of classes other than crater were left out: {others}"] if others else []
+            warnings = (*ignored, *notes.warnings, *leftover_warnings(archive), *_alteration_warnings(archive))
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
-    if not images:
+    left_out = [f"{entry}: {reason}" for entry, reason in notes.left_out.items()]
+    if left_out and not any(image.label or image.outlines for image in images):
+        raise DamagedFileError(f"{path.name}: {listed(left_out)}. Export it again")
+    if not images and not notes.unknown:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
-    return Export(path, sha256_file(path), project, version, export_format, images, tuple(warnings))
+    return Export(
+        path,
+        sha256_file(path),
+        project,
+        version,
+        export_format,
+        images,
+        warnings,
+        tuple(left_out),
+        Counter(name for names in notes.unknown.values() for name in sorted(names)),
+    )
 
 
-def label_version(sha256s: list[str]) -> str:
-    """Compute the label version: a sha256 of the set of exports in use."""
-    return hashlib.sha256("\n".join(sorted(set(sha256s))).encode()).hexdigest()
+def label_version(sha256s: Iterable[str], stated: Sequence[str] = ()) -> str:
+    """Compute the label version: a sha256 of the set of exports in use.
+
+    Args:
+        sha256s: of the exports.
+        stated: :attr:`ClassNames.key` of what the user stated about class names.
+    """
+    return hashlib.sha256("\n".join([*sorted(set(sha256s)), *stated]).encode()).hexdigest()
 
 
 def _format_of(archive: ExportArchive) -> ExportFormat:

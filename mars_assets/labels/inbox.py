@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.labels.exports import export_identity, project_slug
+from mars_assets.labels.class_names import project_slug
+from mars_assets.labels.exports import export_identity
 from mars_assets.lake import REJECTED
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import sha256_file

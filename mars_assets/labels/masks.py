@@ -149,13 +149,14 @@ def rim(instance: Mask, width: int) -> Mask:
 def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
     """Number craters from 1 in a uint16 image.
 
-    Smaller ones are on top of larger.
+    Smaller ones are on top of larger. A crater of which nothing can be seen then has no number.
     """
     labels = np.zeros(instances.shape[1:], np.uint16)
     order = np.argsort([-int(instance.sum()) for instance in instances], kind="stable")
     for number, index in enumerate(order, start=1):
         labels[instances[index] > 0] = number
-    return labels
+    seen = np.union1d(0, labels)
+    return np.searchsorted(seen, labels).astype(np.uint16)
 
 
 def retire_masks(folder: Path, names: Set[str]) -> None:

@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from mars_assets.errors import MarsError
-from mars_assets.labels.exports import project_slug
+from mars_assets.labels.class_names import project_slug
 from mars_assets.labels.roboflow_api import API, Project, Roboflow, known_format
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from mars_assets.definitions import build_defs
 from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
+from mars_assets.partitions import register_observations
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.sample.index import write_index
 from mars_assets.sample.server import serve
@@ -183,3 +184,64 @@ def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     assert f"{cut} cannot be decoded" in message(damaged, "crops")
     cut.unlink()
     assert check(IDS[0]).passed
+
+
+def _listed(runs: Runs, *ids: str) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(ids))
+    assert runs.choose().success
+
+
+def _range(runs: Runs, first: str, last: str) -> Any:
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    return runs.run("hirise_images", tags=tags)
+
+
+@pytest.mark.parametrize("before", [(1, 2), (0, 2), (2,), (2, 0), ()])
+def test_a_range_has_every_observation_between_its_ends(runs: Runs, before: tuple[int, ...]) -> None:
+    for number, name in enumerate(IDS):
+        runs.put(name, jpeg(number))
+    if before:
+        _listed(runs, *(IDS[place] for place in before))
+    _listed(runs, *reversed(IDS))
+    assert runs.partitions() == sorted(IDS)
+    assert _range(runs, IDS[0], IDS[2]).success
+    assert runs.made("hirise_images") == set(IDS)
+    # To register them anew changes nothing about what has been made of them.
+    _listed(runs, IDS[1], IDS[2])
+    _listed(runs, *IDS)
+    assert runs.partitions() == sorted(IDS)
+    assert runs.made("hirise_images") == set(IDS)
+
+
+def test_a_range_that_leaves_out_or_adds_observations_is_refused(runs: Runs) -> None:
+    _listed(runs, *IDS)
+    reversed_range = _range(runs, IDS[2], IDS[0])
+    assert f"is reversed: choose {IDS[0]}...{IDS[2]}" in message(reversed_range, "hirise_images")
+    # As an earlier version registered them.
+    for order, first, last, wrong in (
+        ((0, 2, 1), IDS[0], IDS[2], f"leave out {IDS[1]}"),
+        ((0, 2, 1), IDS[0], IDS[1], f"add {IDS[2]}"),
+    ):
+        for key in IDS:
+            runs.instance.delete_dynamic_partition("observation", key)
+        runs.instance.add_dynamic_partitions("observation", [IDS[place] for place in order])
+        refused = _range(runs, first, last)
+        assert wrong in message(refused, "hirise_images")
+        assert "materialize 'observations'" in message(refused, "hirise_images")
+    assert runs.choose().success
+    assert runs.partitions() == sorted(IDS)
+
+
+def test_thousands_of_partitions_are_ordered_with_few_changes(runs: Runs) -> None:
+    late = [f"ESP_{orbit:06d}_1755" for orbit in range(20_000, 22_000)]
+    assert register_observations(runs.instance, late) == []
+    deleted: list[str] = []
+    delete = runs.instance.delete_dynamic_partition
+    runs.instance.delete_dynamic_partition = lambda name, key: (deleted.append(key), delete(name, key))  # type: ignore
+    later = [f"ESP_{orbit:06d}_1755" for orbit in range(22_000, 24_000)]
+    assert register_observations(runs.instance, [*later, *late]) == []
+    assert deleted == []
+    assert runs.partitions() == [*late, *later]
+    assert register_observations(runs.instance, [*late[1:], *later[:-1]]) == [late[0], later[-1]]
+    assert deleted == [late[0], later[-1]]
+    assert runs.partitions() == [*late[1:], *later[:-1]]

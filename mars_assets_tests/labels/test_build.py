@@ -512,7 +512,10 @@ def test_augmented_copies_do_not_make_their_original_vanish(lake: Lake, write_zi
 
 def test_projects_that_say_the_same_do_not_contradict_each_other(lake: Lake, write_zip) -> None:
     """Whatever a third one adds, and in whatever order they are read."""
-    one, two = {"x_png.rf.1.jpg": (_scene(1), [SQUARE])}, {"x_png.rf.1.jpg": (_scene(1), [SQUARE, SQUARE])}
+    one, two = (
+        {"x_png.rf.1.jpg": (_scene(1), [SQUARE])},
+        {"x_png.rf.1.jpg": (_scene(1), [SQUARE, [value + 20 for value in SQUARE]])},
+    )
     classes = {"train/Crater/x_png.rf.1.jpg": _jpeg(_scene(1))}
     for name, entries in (
         ("a.v1.folder", classes),

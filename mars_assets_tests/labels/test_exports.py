@@ -9,6 +9,7 @@ from PIL import Image
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels import zip_archive as archives
+from mars_assets.labels.class_names import ClassNames
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
 from mars_assets.labels.formats.image import original_name
 from mars_assets.labels.zip_archive import open_export
@@ -94,14 +95,7 @@ def changed(entries: dict, **changes: object) -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"annotations__category_id": 7}, "unknown category 7"),
         ({"annotations__image_id": 99}, "unknown image 99"),
-        ({"annotations__segmentation": []}, "no outline"),
-        ({"annotations__segmentation": [[1.0, 2.0]]}, "outline of 2 numbers"),
-        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]]}, "coordinates"),
-        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 1e300]]}, "coordinates"),
-        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, "6"]]}, "coordinates"),
-        ({"annotations__segmentation": {"counts": "x"}}, "run-length"),
         ({"images__file_name": "absent.jpg"}, "'absent.jpg' is not in the archive"),
         ({"images__file_name": "../../etc/passwd"}, "is not in the archive"),
         ({"images__file_name": None}, "not in the archive"),
@@ -113,6 +107,32 @@ def changed(entries: dict, **changes: object) -> dict:
 def test_contradictions_are_named(write_zip, coco_entries, change: dict, message: str) -> None:
     with pytest.raises(DamagedFileError, match=message):
         read_export(write_zip("c.zip", changed(coco_entries, **change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations__category_id": 7}, "unknown category 7"),
+        ({"annotations__segmentation": []}, "no outline"),
+        ({"annotations__segmentation": [[1.0, 2.0]]}, "outline of 2 numbers"),
+        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]]}, "coordinates"),
+        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 1e300]]}, "coordinates"),
+        ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, "6"]]}, "coordinates"),
+        ({"annotations__segmentation": {"counts": "x"}}, "run-length"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_leaves_out_its_image(
+    write_zip, coco_entries, change: dict, message: str
+) -> None:
+    export = read_export(write_zip("c.zip", changed(coco_entries, **change)))
+    (said,) = export.left_out
+    assert said.startswith("train/train0_png.rf.")
+    assert message in said
+    assert len(export.images) == 2
+    # Where no outline can be used, it is no accident.
+    entries = {name: content for name, content in coco_entries.items() if name.startswith("train/")}
+    with pytest.raises(DamagedFileError, match=message):
+        read_export(write_zip("d.zip", changed(entries, **change)))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +193,7 @@ def _is_noticed(path: Path, whole: Export) -> bool:
                 archive.read(image.entry)
     except DamagedFileError:
         return True
-    if set(export.warnings) > set(whole.warnings):
+    if set(export.warnings) > set(whole.warnings) or export.unknown or export.left_out:
         return True
     assert export.images == whole.images
     return False
@@ -293,3 +313,5 @@ def test_damaged_entries_are_said_whatever_they_are_packed_with(tmp_path: Path, 
 
 def test_label_version_knows_no_order_and_no_names() -> None:
     assert label_version(["b", "a"]) == label_version(["a", "b", "a"]) != label_version(["a"])
+    stated = ClassNames({("", "object"): "crater"}).key
+    assert label_version(["a"], stated) != label_version(["a"])

@@ -13,11 +13,11 @@ from mars_assets.images import MAX_SIDE
 from mars_assets.labels.formats.image import (
     SPLITS,
     ExportedImage,
+    Findings,
+    Notes,
     Outline,
     Split,
-    class_of,
     listed,
-    original_name,
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
@@ -30,10 +30,10 @@ def is_coco(archive: ExportArchive) -> bool:
     return any(PurePosixPath(name).name == COCO_FILE for name in archive.names)
 
 
-def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+def read_coco(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     """Read the images of all splits.
 
-    Classes other than crater are left out and reported.
+    An image with an annotation that cannot be used is left out.
 
     Raises:
         DamagedFileError: a split has no annotation file, or one is not valid COCO, is inconsistent, or does not match
@@ -42,10 +42,10 @@ def read_coco(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
     require_labels(archive, COCO_FILE)
     for split in SPLITS:
         if f"{split}/{COCO_FILE}" in archive:
-            yield from _read_coco_split(archive, split, warnings)
+            yield from _read_coco_split(archive, split, notes)
 
 
-def _read_coco_split(archive: ExportArchive, split: Split, warnings: list[str]) -> Iterator[ExportedImage]:
+def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iterator[ExportedImage]:
     where = f"{archive.path.name}: {split}/{COCO_FILE}"
     try:
         content = json.loads(archive.text(f"{split}/{COCO_FILE}"))
@@ -54,44 +54,49 @@ def _read_coco_split(archive: ExportArchive, split: Split, warnings: list[str]) 
     images, annotations, categories = _coco_lists(content, where)
 
     # By id: Roboflow adds a root category without annotations, which may have the class's name.
-    names = {category.get("id"): str(category.get("name")) for category in categories}
-    outlines: dict[Any, list[Outline]] = {}
-    known = {image.get("id") for image in images}
+    names = {_plain(category.get("id")): str(category.get("name")) for category in categories}
+    above = {category.get("supercategory") for category in categories}
+    used = {names.get(_plain(annotation.get("category_id"))) for annotation in annotations}
+    doubtful = notes.doubtful(name for name in names.values() if name in used or name not in above)
     problems: list[str] = []
-    ignored: dict[str, int] = {}
-    for annotation in annotations:
-        identity = f"annotation {annotation.get('id')}"
-        name = names.get(annotation.get("category_id"))
-        if name is None:
-            problems.append(f"{identity} has the unknown category {annotation.get('category_id')}")
-        elif annotation.get("image_id") not in known:
-            problems.append(f"{identity} belongs to the unknown image {annotation.get('image_id')}")
-        elif class_of(name) != "crater":
-            ignored[name] = ignored.get(name, 0) + 1
-        else:
-            try:
-                outlines.setdefault(annotation["image_id"], []).append(_outline(annotation.get("segmentation")))
-            except ValueError as error:
-                problems.append(f"{identity} {error}")
-    if ignored:
-        warnings.append(f"{split}: annotations of classes other than crater were left out: {ignored}")
-
-    seen: set[Any] = set()
+    findings: dict[Any, Findings] = {}
+    sizes: dict[Any, tuple[int, int]] = {}
     for image in images:
-        name, height, width = image.get("file_name"), image.get("height"), image.get("width")
+        identity, name = _plain(image.get("id")), image.get("file_name")
+        height, width = _plain(image.get("height")), _plain(image.get("width"))
         if not isinstance(name, str) or f"{split}/{name}" not in archive:
             problems.append(f"the image {name!r} is not in the archive")
         elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
             problems.append(f"the image {name!r} has the impossible size {width} x {height}")
-        if image.get("id") in seen:
-            problems.append(f"image id {image.get('id')} occurs twice")
-        seen.add(image.get("id"))
+        if identity in findings:
+            problems.append(f"image id {identity} occurs twice")
+        findings[identity], sizes[identity] = Findings(unknown=set(doubtful)), (height, width)
+
+    for annotation in annotations:
+        identity = f"annotation {annotation.get('id')}"
+        name = names.get(_plain(annotation.get("category_id")))
+        found = findings.get(_plain(annotation.get("image_id")))
+        if found is None:
+            problems.append(f"{identity} belongs to the unknown image {annotation.get('image_id')}")
+        elif name is None:
+            found.problems.append(f"{identity} has the unknown category {annotation.get('category_id')}")
+        elif notes.means_crater(name, found):
+            try:
+                found.outlines.append(_outline(annotation.get("segmentation")))
+            except ValueError as error:
+                found.problems.append(f"{identity} {error}")
     if problems:
         raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
     for image in images:
-        entry, shapes = f"{split}/{image['file_name']}", tuple(outlines.get(image.get("id"), ()))
-        size = image["height"], image["width"]
-        yield ExportedImage(entry, split, original_name(entry), outlines=shapes, size=size)
+        identity = _plain(image.get("id"))
+        yield from notes.outlined(f"{split}/{image['file_name']}", split, sizes[identity], findings[identity])
+
+
+def _plain(value: Any) -> Any:
+    """Convert a whole number that is written as text or with a fraction; return other values as they are."""
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _coco_lists(content: Any, where: str) -> tuple[list[dict[str, Any]], ...]:
@@ -114,11 +119,15 @@ def _outline(segmentation: Any) -> Outline:
     """
     if isinstance(segmentation, dict):
         size, counts = segmentation.get("size"), segmentation.get("counts")
+        size = [_plain(side) for side in size] if isinstance(size, list) else size
+        counts = [_plain(count) for count in counts] if isinstance(counts, list) else counts
         if isinstance(size, list) and len(size) == 2 and isinstance(counts, str | list):
             return {"rle": {"size": size, "counts": counts}}
         raise ValueError("has a run-length mask without size or counts")
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError("has no outline")
+    if not isinstance(segmentation[0], list):  # a single ring may be written without its list
+        segmentation = [segmentation]
     for ring in segmentation:
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
             raise ValueError(f"has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from mars_assets.labels.formats.image import ExportedImage, class_of, is_image, original_name, split_of
+from mars_assets.labels.formats.image import ExportedImage, Notes, is_image, original_name, split_of
 from mars_assets.labels.zip_archive import ExportArchive
 
 
@@ -14,25 +15,28 @@ def is_folders(archive: ExportArchive) -> bool:
     return any(_is_labelled(PurePosixPath(name)) for name in archive.names)
 
 
-def read_folders(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+def read_folders(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     """Read the images of all splits.
 
     Classes other than crater and no crater are left out and reported.
     """
-    unknown: dict[str, int] = {}
+    others: Counter[str] = Counter()
     for entry in archive.names:
         name = PurePosixPath(entry)
         split = split_of(name)
         if split is None or not _is_labelled(name):
             continue
-        label = class_of(name.parts[1])
-        if label is None:
-            unknown[name.parts[1]] = unknown.get(name.parts[1], 0) + 1
-            archive.account_for(entry)
+        meaning = notes.class_names.meaning(name.parts[1])
+        if meaning is None or meaning == "other":
+            if meaning is None:
+                notes.unknown[entry] = {name.parts[1]}
+            else:
+                others[name.parts[1]] += 1
+                archive.account_for(entry)
             continue
-        yield ExportedImage(entry, split, original_name(entry), label=label)
-    if unknown:
-        warnings.append(f"images of classes other than crater and no crater were left out: {unknown}")
+        yield ExportedImage(entry, split, original_name(entry), label=meaning)
+    if others:
+        notes.warnings.append(f"images of classes other than crater and no crater were left out: {dict(others)}")
 
 
 def _is_labelled(name: PurePosixPath) -> bool:

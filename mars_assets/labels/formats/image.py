@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from mars_assets.images import SUFFIXES
+from mars_assets.labels.class_names import ClassNames
 
 Split = Literal["train", "valid", "test"]
 Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-_NO_CRATER = re.compile(r"^(no|non|not)[ _-]?(a[ _-]?)?craters?$", re.IGNORECASE)
-_CRATER = re.compile(r"^craters?$", re.IGNORECASE)
 EXPORT_AGAIN = "export it again"
 """The remedy for a faulty export, in error messages."""
 _ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
@@ -39,9 +40,86 @@ class ExportedImage:
     entry: str
     split: Split
     original: str
-    label: Literal["crater", "no_crater"] | None = None
+    label: Label | None = None
     outlines: tuple[Outline, ...] | None = None
     size: tuple[int, int] | None = None
+
+
+@dataclass
+class Findings:
+    """What an image's annotations say.
+
+    Args:
+        outlines: of its craters.
+        problems: annotations that cannot be used, and why.
+        unknown: names of classes whose meaning is not known.
+    """
+
+    outlines: list[Outline] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Notes:
+    """What a reader finds in an export beside its images.
+
+    Args:
+        class_names: the meanings of the project's class names.
+        warnings: what a person should know of.
+        left_out: images that cannot be used, by entry, with the reason.
+        unknown: images with a class whose meaning is not known, by entry, with the names of these classes.
+        ignored: number of annotations of classes that are no craters, by the class's name.
+    """
+
+    class_names: ClassNames = field(default_factory=ClassNames)
+    warnings: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    unknown: dict[str, set[str]] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def doubtful(self, names: Iterable[str]) -> set[str]:
+        """Select the classes of unknown meaning, if none of the names means crater.
+
+        Whether images without outlines show no crater is then not known either.
+        """
+        meanings = {name: self.class_names.meaning(name) for name in names}
+        return set() if "crater" in meanings.values() else {name for name in meanings if meanings[name] is None}
+
+    def means_crater(self, name: str, findings: Findings) -> bool:
+        """Test whether an annotation is of a crater; note it if it is not."""
+        meaning = self.class_names.meaning(name)
+        if meaning is None:
+            findings.unknown.add(name)
+        elif meaning != "crater":
+            self.ignored[name] += 1
+        return meaning == "crater"
+
+    def outlined(self, entry: str, split: Split, size: tuple[int, int], findings: Findings) -> Iterator[ExportedImage]:
+        """Yield an outlined image, unless its outlines are not all known.
+
+        Training takes what is not outlined as background: an outline too few would teach the opposite of what it says.
+        An outline that occurs twice counts once.
+        """
+        if findings.problems:
+            self.left_out[entry] = listed(findings.problems)
+        if findings.unknown:
+            self.unknown[entry] = findings.unknown
+        if findings.unknown or findings.problems:
+            return
+        outlines = {_vertices(outline): outline for outline in reversed(findings.outlines)}
+        if twice := len(findings.outlines) - len(outlines):
+            self.warnings.append(f"{entry}: {twice} outlines occur twice and count once")
+        shapes = tuple(reversed(outlines.values()))
+        yield ExportedImage(entry, split, original_name(entry), outlines=shapes, size=size)
+
+
+def _vertices(outline: Outline) -> str:
+    """Name an outline by its vertices, whichever of them is the first."""
+    if "polygons" not in outline:
+        return repr(outline)
+    rings = [[round(value, 2) for value in ring] for ring in outline["polygons"]]
+    return repr(sorted(sorted(set(zip(ring[::2], ring[1::2], strict=True))) for ring in rings))
 
 
 def original_name(file_name: str) -> str:
@@ -52,13 +130,6 @@ def original_name(file_name: str) -> str:
     stem = PurePosixPath(file_name).stem
     match = _ROBOFLOW_NAME.match(stem)
     return match["original"] if match else stem
-
-
-def class_of(name: str) -> Label | None:
-    """Return the class that a name denotes, or None."""
-    if _NO_CRATER.match(name):
-        return "no_crater"
-    return "crater" if _CRATER.match(name) else None
 
 
 def is_image(name: PurePosixPath) -> bool:

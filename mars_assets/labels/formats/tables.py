@@ -7,7 +7,6 @@ masks have ``Pixel Value, Class``, and an ``X_mask.png`` with those values next 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -16,13 +15,15 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import image_size, read_stored
+from mars_assets.labels.class_names import table_rows
 from mars_assets.labels.formats.image import (
     EXPORT_AGAIN,
     SPLITS,
     ExportedImage,
+    Findings,
+    Notes,
     Outline,
     Split,
-    class_of,
     is_image,
     listed,
     original_name,
@@ -47,60 +48,61 @@ def is_masks(archive: ExportArchive) -> bool:
     return _first_column(archive) == _PIXEL_VALUE
 
 
-def read_multilabel(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
-    """Read the images that have exactly one class.
+def read_multilabel(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
+    """Read the images that are of exactly one class, crater or no crater.
 
-    If there is only a column for craters, 0 means no crater. With two columns, images with both or neither set are left
-    out and reported.
+    If no column says no crater, an image with no class at all has none. Images with both or neither are left out and
+    reported.
 
     Raises:
-        DamagedFileError: no column is a known class, values are not 0 and 1, or images are missing or named twice.
+        DamagedFileError: no column is a class, or images are missing or named twice.
     """
     require_labels(archive, CLASSES_FILE)
     for split, header, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/{CLASSES_FILE}"
-        known = [(label, number) for number, name in enumerate(header[1:], start=1) if (label := class_of(name))]
-        columns = dict(known)
-        if len(columns) < len(known):
-            raise DamagedFileError(
-                f"{where} has two columns for the same class: {', '.join(header[1:])}. Export it again"
-            )
-        if "crater" not in columns:
+        meanings = {number: notes.class_names.meaning(name) for number, name in enumerate(header) if number}
+        if "crater" not in meanings.values() and None not in meanings.values():
             raise DamagedFileError(
                 f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
             )
         problems, unclear, seen = [], 0, set()
         for row in rows:
             entry = f"{split}/{row[0]}"
-            values = [row[number] for number in columns.values() if number < len(row)]
             if entry not in archive:
                 problems.append(f"the image {row[0]!r} is not in the archive")
-            elif entry in seen:
+                continue
+            if entry in seen:
                 problems.append(f"the image {row[0]!r} occurs twice")
-            elif len(values) != len(columns) or not set(values) <= {"0", "1"}:
-                problems.append(f"the image {row[0]!r} has {', '.join(row[1:])} where 0 and 1 are expected")
-            else:
-                chosen = [label for label, value in zip(columns, values, strict=True) if value == "1"]
-                if len(columns) == 1 and not chosen:
-                    chosen = ["no_crater"]
-                if len(chosen) == 1:
-                    yield ExportedImage(entry, split, original_name(entry), label=chosen[0])
-                else:
-                    unclear += 1
-                    archive.account_for(entry)
             seen.add(entry)
+            values = {number: row[number] if number < len(row) else "" for number in meanings}
+            if wrong := [value for number, value in values.items() if meanings[number] and value not in ("0", "1")]:
+                notes.left_out[entry] = f"it has {', '.join(wrong)} where 0 and 1 are expected in {CLASSES_FILE}"
+                continue
+            chosen = {meanings[number] for number, value in values.items() if value == "1"} - {"other"}
+            if not chosen and "crater" in meanings.values() and "no_crater" not in meanings.values():
+                chosen = {"no_crater"}
+            label = next(iter(chosen)) if len(chosen) == 1 else None
+            if label == "crater" or label == "no_crater":
+                yield ExportedImage(entry, split, original_name(entry), label=label)
+                continue
+            if None in chosen:
+                notes.unknown[entry] = {header[n] for n, value in values.items() if value == "1" and not meanings[n]}
+            else:
+                archive.account_for(entry)
+                unclear += 1
         if problems:
             raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
         if unclear:
-            warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
+            notes.warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
 
 
-def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     """Read the images that have a mask; each 4-connected component is a crater.
 
+    An image is left out if its mask cannot be read, has another size than the image, or has undeclared values.
+
     Raises:
-        DamagedFileError: no class is crater, or a mask cannot be read, has another size than its image, or has
-            undeclared values.
+        DamagedFileError: no class is crater.
     """
     from scipy import ndimage
 
@@ -108,13 +110,14 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
     touching = False
     for split, _, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/"
-        values = {_value(row[0], where): row[1] for row in rows if len(row) > 1}
-        craters = [value for value, name in values.items() if class_of(name) == "crater"]
-        if not craters:
+        names = {_value(row[0], where): row[1] for row in rows if len(row) > 1}
+        meanings = {value: notes.class_names.meaning(name) for value, name in names.items()}
+        craters = [value for value, meaning in meanings.items() if meaning == "crater"]
+        if not craters and None not in meanings.values():
             raise DamagedFileError(
-                f"{where}{CLASSES_FILE} has no class crater, only {', '.join(values.values())}: export that class too"
+                f"{where}{CLASSES_FILE} has no class crater, only {', '.join(names.values())}: export that class too"
             )
-        bare = 0
+        bare, doubtful = 0, notes.doubtful(names.values())
         for entry in archive.names:
             name = PurePosixPath(entry)
             if name.parts[:1] != (split,) or not is_image(name) or entry.endswith(_MASK):
@@ -125,23 +128,29 @@ def read_masks(archive: ExportArchive, warnings: list[str]) -> Iterator[Exported
                 archive.account_for(entry)
                 continue
             size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
-            mask = _mask(archive, mask_entry, size, set(values))
-            numbers, count = ndimage.label(np.isin(mask, craters))
-            if count > _MOST_CRATERS:
-                raise DamagedFileError(
-                    f"{archive.path.name}: {mask_entry} has {count} separate craters, more than the limit of "
-                    f"{_MOST_CRATERS}: remove the speckles and export it again"
-                )
-            touching |= count > 0
-            outlines = tuple(
-                _run_lengths(numbers[box] == number, box, size)
-                for number, box in enumerate(ndimage.find_objects(numbers), start=1)
-            )
-            yield ExportedImage(entry, split, original_name(entry), outlines=outlines, size=size)
+            content, findings = archive.read(mask_entry), Findings(unknown=set(doubtful))
+            try:
+                mask = _mask(content, mask_entry, size, set(names))
+            except DamagedFileError as error:
+                findings.problems.append(str(error))
+            else:
+                findings.unknown |= {names[value] for value in np.unique(mask).tolist() if meanings[value] is None}
+                numbers, count = ndimage.label(np.isin(mask, craters))
+                if count > _MOST_CRATERS:
+                    findings.problems.append(
+                        f"{mask_entry} has {count} separate craters, more than the limit of {_MOST_CRATERS}: remove "
+                        "the speckles"
+                    )
+                touching |= count > 0
+                findings.outlines += [
+                    _run_lengths(numbers[box] == number, box, size)
+                    for number, box in enumerate(ndimage.find_objects(numbers), start=1)
+                ]
+            yield from notes.outlined(entry, split, size, findings)
         if bare:
-            warnings.append(f"{split}: {bare} images without a mask were left out")
+            notes.warnings.append(f"{split}: {bare} images without a mask were left out")
     if touching:
-        warnings.append("semantic masks do not separate adjacent craters: craters that touch count as one")
+        notes.warnings.append("semantic masks do not separate adjacent craters: craters that touch count as one")
 
 
 def _first_column(archive: ExportArchive) -> str | None:
@@ -154,7 +163,7 @@ def _tables(archive: ExportArchive) -> Iterator[tuple[Split, list[str], list[lis
         entry = f"{split}/{CLASSES_FILE}"
         if entry in archive:
             try:
-                rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(archive.text(entry))) if row]
+                rows = [row for _, row in table_rows(archive.text(entry))]
             except csv.Error as error:
                 raise DamagedFileError(
                     f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
@@ -170,9 +179,8 @@ def _value(text: str, where: str) -> int:
     return int(text)
 
 
-def _mask(archive: ExportArchive, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
-    where = f"{archive.path.name}: {entry}"
-    content = archive.read(entry)
+def _mask(content: bytes, entry: str, size: tuple[int, int], known: set[int]) -> npt.NDArray[np.uint8]:
+    where = f"the mask {entry}"
     found = image_size(content, EXPORT_AGAIN, where)  # refuses a huge image before it is decoded
     if found != size:
         raise DamagedFileError(

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import cast
 
+import numpy as np
 import yaml
 
 from mars_assets.errors import DamagedFileError
@@ -16,17 +18,19 @@ from mars_assets.images import image_size
 from mars_assets.labels.formats.image import (
     EXPORT_AGAIN,
     ExportedImage,
+    Findings,
+    Notes,
     Outline,
-    class_of,
+    Split,
     is_image,
-    listed,
-    original_name,
     split_of,
 )
 from mars_assets.labels.zip_archive import ExportArchive
 
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20
+_RIGHT = 0.02
+"""Largest cosine of a right angle, whose corners are rounded."""
 _FAR = 4.0
 """Largest accepted normalised coordinate, of which 0 to 1 lie in the image; parts outside it are clipped later."""
 
@@ -36,16 +40,16 @@ def is_yolo(archive: ExportArchive) -> bool:
     return DATA_FILE in archive and any(PurePosixPath(name).parts[1:2] == ("labels",) for name in archive.names)
 
 
-def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedImage]:
+def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     """Read the images that have a label file, which is empty if there is no crater.
 
-    Classes other than crater are left out and reported.
+    An image with a line that cannot be used is left out.
 
     Raises:
-        DamagedFileError: the class names or a line cannot be read, or a line is a box.
+        DamagedFileError: the class names cannot be read, two images share a label file, or all outlines are boxes.
     """
-    names = _class_names(archive)
-    ignored: dict[str, int] = {}
+    names = _class_names(archive, notes)
+    images: dict[str, str] = {}
     bare = 0
     for entry in archive.names:
         name = PurePosixPath(entry)
@@ -56,54 +60,68 @@ def read_yolo(archive: ExportArchive, warnings: list[str]) -> Iterator[ExportedI
         if labels not in archive:
             bare += 1
             archive.account_for(entry)
-            continue
+        elif labels in images:
+            raise DamagedFileError(
+                f"{archive.path.name}: {images[labels]} and {entry} share the label file {labels}: rename one of the "
+                "images and export again"
+            )
+        else:
+            images[labels] = entry
+    read, doubtful = [], notes.doubtful(names.values())
+    for labels, entry in images.items():
         size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
-        outlines = _outlines(archive, labels, names, size, ignored)
-        yield ExportedImage(entry, split, original_name(entry), outlines=outlines, size=size)
-    if ignored:
-        warnings.append(f"annotations of classes other than crater were left out: {ignored}")
+        read.append((entry, size, _findings(archive, labels, names, size, notes)))
+        read[-1][-1].unknown.update(doubtful)
+    outlines = [outline for _, _, findings in read for outline in findings.outlines]
+    if outlines and all(_is_box(outline) for outline in outlines):
+        raise DamagedFileError(
+            f"{archive.path.name}: all {len(outlines)} outlines are rectangles, as of oriented boxes: export outlines"
+        )
+    for entry, size, findings in read:
+        yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
     if bare:
-        warnings.append(f"{bare} images without a label file were left out")
+        notes.warnings.append(f"{bare} images without a label file were left out")
 
 
-def _class_names(archive: ExportArchive) -> dict[int, str]:
+def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
     where = f"{archive.path.name}: {DATA_FILE}"
     text = archive.text(DATA_FILE)
     if len(text) > _MAX_YAML:
         raise DamagedFileError(f"{where} is {len(text)} characters long: this is not a YOLO export")
     try:
-        content = yaml.safe_load(text)
+        # All values as text, since YAML takes a class called "no" for a truth value and one called "0" for a number.
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it builds nothing but text
     except (yaml.YAMLError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid YAML ({error}): export it again") from error
     if isinstance(content, dict) and "kpt_shape" in content:
         raise DamagedFileError(f"{where} declares key points: export outlines")
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not all(isinstance(key, int) and isinstance(v, str) for key, v in names.items()):
+        names = dict(zip(map(str, range(len(names))), names, strict=True))
+    if not isinstance(names, dict) or not all(_is_index(key) and isinstance(v, str) for key, v in names.items()):
         raise DamagedFileError(f"{where} has no list of class names: export it again")
-    if not any(class_of(name) == "crater" for name in names.values()):
+    meanings = [notes.class_names.meaning(name) for name in names.values()]
+    if "crater" not in meanings and None not in meanings:
         raise DamagedFileError(f"{where} has no class crater, only {', '.join(names.values())}: export that class too")
-    return names
+    return {int(key): name for key, name in names.items()}
 
 
-def _outlines(
-    archive: ExportArchive, entry: str, names: dict[int, str], size: tuple[int, int], ignored: dict[str, int]
-) -> tuple[Outline, ...]:
+def _findings(
+    archive: ExportArchive, entry: str, names: dict[int, str], size: tuple[int, int], notes: Notes
+) -> Findings:
     height, width = size
-    problems: list[str] = []
-    outlines = []
+    findings = Findings()
+    problems = findings.problems
     for number, line in enumerate(archive.text(entry).splitlines(), start=1):
         words = line.split()
         if not words:
             continue
-        known = words[0].isascii() and words[0].isdigit() and len(words[0]) < 10
-        name = names.get(int(words[0])) if known else None
+        name = names.get(int(words[0])) if _is_index(words[0]) else None
         values = _numbers(words[1:])
         if name is None:
             problems.append(f"line {number} has the unknown class {words[0][:40]!r}")
-        elif class_of(name) != "crater":
-            ignored[name] = ignored.get(name, 0) + 1
+        elif not notes.means_crater(name, findings):
+            continue
         elif values is None:
             problems.append(f"line {number} has coordinates that are not numbers or are far outside the image")
         elif len(values) == 4:
@@ -111,10 +129,25 @@ def _outlines(
         elif len(values) < 6 or len(values) % 2:
             problems.append(f"line {number} has an outline of {len(values)} numbers")
         else:
-            outlines.append({"polygons": [[v * (height if k % 2 else width) for k, v in enumerate(values)]]})
-    if problems:
-        raise DamagedFileError(f"{archive.path.name}: {entry}: {listed(problems)}. Export it again")
-    return tuple(outlines)
+            findings.outlines.append({"polygons": [[v * (height if k % 2 else width) for k, v in enumerate(values)]]})
+    return findings
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _is_box(outline: Outline) -> bool:
+    """Test whether an outline has four corners with right angles."""
+    corners = np.array(outline["polygons"][0]).reshape(-1, 2)
+    if len(corners) == 5 and (corners[0] == corners[-1]).all():
+        corners = corners[:-1]
+    if len(corners) != 4:
+        return False
+    sides = np.roll(corners, -1, axis=0) - corners
+    lengths = np.linalg.norm(sides, axis=1)
+    cosines = (sides * np.roll(sides, -1, axis=0)).sum(axis=1) / np.maximum(lengths * np.roll(lengths, -1), 1e-9)
+    return bool((np.abs(cosines) < _RIGHT).all())
 
 
 def _numbers(words: list[str]) -> list[float] | None:
