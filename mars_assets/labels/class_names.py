@@ -143,7 +143,7 @@ def project_slug(name: str) -> str:
 
 
 def table_rows(text: str) -> list[tuple[int, list[str]]]:
-    """Read the rows of a CSV with their line numbers, without blanks around cells and without blank rows.
+    """Read the rows of a CSV with their line numbers, without blank rows.
 
     Spreadsheets also write semicolons or tabs between cells, and end lines in other ways.
 

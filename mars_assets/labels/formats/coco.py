@@ -93,7 +93,10 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
 
 
 def _plain(value: Any) -> Any:
-    """Convert a whole number that is written as text or with a fraction; return other values as they are."""
+    """Convert a whole number that is written as text or with a fraction.
+
+    Other values are returned as they are.
+    """
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 20:
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
