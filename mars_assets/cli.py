@@ -13,6 +13,7 @@ from typing import get_args
 from mars_assets.classification.predict_folder import predict_pictures, scale_note
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
+from mars_assets.labels.preview import preview_export
 from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
 from mars_assets.prithvi.weights import export_encoder, load_encoder
@@ -85,6 +86,14 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
         print(f"{name} was skipped: {problem}")
 
 
+def _check(lake: Lake, options: argparse.Namespace) -> None:
+    progress = Progress(lambda line: print(line, file=sys.stderr))
+    previews = {path: preview_export(lake, path, progress) for path in options.exports}
+    print("\n\n".join(preview.text for preview in previews.values()))
+    if doubtful := [path.name for path, preview in previews.items() if not preview.is_complete]:
+        raise MarsError(f"not all labels of {', '.join(doubtful)} would be used: see above")
+
+
 def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
     if options.out.is_dir():
         raise MarsError(f"{options.out} is a folder: name a file for the table")
@@ -128,6 +137,15 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
     _computing(predict)
     predict.set_defaults(run=_predict)
+    check = commands.add_parser(
+        "check",
+        help="say what labelled_crops would make of an export",
+        description="Read exports as labelled_crops would, each by itself and without touching the lake, and say what "
+        "they give: images, classes, craters, splits, groups, and what is left out and why. The exit status is 1 if "
+        "not all labels would be used.",
+    )
+    check.add_argument("exports", type=Path, nargs="+", metavar="ZIP", help="zip of an export")
+    check.set_defaults(run=_check)
     outline = commands.add_parser(
         "outline",
         help="list the craters in a folder of images",

@@ -15,6 +15,7 @@ from mars_assets.labels.class_names import read_class_names
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
 from mars_assets.labels.inbox import being_copied, current_exports, digest, rejections
+from mars_assets.labels.preview import describe
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
@@ -97,6 +98,7 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 def _describe(lake: Lake, rows: pd.DataFrame, report: LabelReport) -> dict[str, Any]:
     return {
         "dagster/row_count": len(rows),
+        "in words": dg.MetadataValue.md("```text\n" + "\n".join(describe(lake, report)) + "\n```"),
         "labelled": picture(label_sheet(lake, rows), "labelled crops with their outlines"),
         "counts": table(pd.DataFrame(report.counts)),
         "exports": table(pd.DataFrame(report.exports)),
