@@ -17,6 +17,7 @@ from mars_assets.labels.checks import (
     mask_problems,
     schema_problems,
     straddling_duplicates,
+    unused_observation_ids,
 )
 from mars_assets.labels.inbox import rejections
 from mars_assets.lake import Lake
@@ -105,6 +106,16 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
     A model would recognise one from the other.
     """
     return _outcome(straddling_duplicates(lake.open()), WARN)
+
+
+@dg.asset_check(asset=labelled_crops)
+def names_give_observations(lake: LakeResource) -> dg.AssetCheckResult:
+    """No image's name holds an observation id that is not used.
+
+    Ids are recognised in any case, after a prefix, with dashes or blanks. A second id, or one with a digit too few, may
+    hide images of one observation in two splits.
+    """
+    return _outcome(unused_observation_ids(lake.open()), WARN)
 
 
 @dg.asset_check(asset=reflectance, blocking=True)

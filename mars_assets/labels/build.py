@@ -21,7 +21,7 @@ from mars_assets.images import encode_png, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, project_slug, read_export
-from mars_assets.labels.formats.image import ExportedImage, Outline, listed
+from mars_assets.labels.formats.image import ExportedImage, Outline, listed, picture_of
 from mars_assets.labels.inbox import being_copied, current_exports, digest, reject, rejections
 from mars_assets.labels.masks import (
     ANNOTATIONS,
@@ -388,7 +388,7 @@ def _labelled(
         "split": image.split,
         "exported_split": image.split,
         "observation": observation,
-        "group": observation or image.original,
+        "group": observation or picture_of(image.original),
         "original": image.original,
         "origin": origin,
         "file": lake.relative(file),

@@ -41,6 +41,15 @@ def test_real_classification_export(shared: Path) -> None:
         ("ESP_011425_1775_RED_r00512_c00000_png.rf.0a.jpg", "ESP_011425_1775_RED_r00512_c00000"),
         ("plain.png", "plain"),
         ("a_jpg.rf.b_jpg.rf.c0.jpg", "a_jpg.rf.b"),
+        ("a_JPEG.rf.0a.jpg", "a"),
+        ("tile_alpha_heif.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha_Avif.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha_JP2.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha.rf.0a.jpg", "tile_alpha"),
+        ("tile_7.rf.0a.jpg", "tile_7"),
+        ("train\\a_PNG.rf.0a.jpg", "a"),
+        ("Su\u0308d_png.rf.0a.jpg", "S\u00fcd"),
+        ("_png.rf.0a.jpg", "_png.rf.0a"),
     ],
 )
 def test_original_names(name: str, original: str) -> None:
