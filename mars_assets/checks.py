@@ -19,7 +19,7 @@ from mars_assets.labels.checks import (
     straddling_duplicates,
     unused_observation_ids,
 )
-from mars_assets.labels.inbox import rejections
+from mars_assets.labels.inbox import passed_over, rejections
 from mars_assets.lake import Lake
 from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
@@ -82,6 +82,16 @@ def no_export_was_put_aside(lake: LakeResource) -> dg.AssetCheckResult:
     """
     aside = rejections(lake.open().inbox)
     return _outcome(([f"{name}: {reason}" for name, reason in aside], len(aside)), WARN)
+
+
+@dg.asset_check(asset=labelled_crops)
+def inbox_holds_exports_alone(lake: LakeResource) -> dg.AssetCheckResult:
+    """Nothing lies in the inbox but zips.
+
+    A folder, an archive of another kind or an unfinished download is not read.
+    """
+    others = passed_over(lake.open().inbox)
+    return _outcome((others, len(others)), WARN)
 
 
 @dg.asset_check(asset=labelled_crops)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mars_assets.labels.zip_archive import ExportArchive, open_export
 from mars_assets.storage.hashing import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
-_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
+_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])", re.IGNORECASE)
 """Downloads from the website are called ``Mars Craters.v2i.coco.zip`` or, if the version has a name,
 ``Mars Craters.v3-raw.coco.zip``; those fetched through the API ``mars-craters.v2.coco-segmentation.zip``."""
 
@@ -84,7 +85,7 @@ def export_identity(path: Path) -> tuple[str, int]:
 
 def project_slug(name: str) -> str:
     """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or name
 
 
 @contextmanager

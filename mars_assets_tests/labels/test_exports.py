@@ -69,6 +69,8 @@ def test_original_names(name: str, original: str) -> None:
         ("Hard Hat Sample.v4-416x416_aug.folder.zip", "hard-hat-sample", 4),
         ("my.craters.v12.coco-segmentation.zip", "my-craters", 12),
         ("c.v3.zip", "c", 3),
+        ("CRATERS.V12I.COCO.ZIP", "craters", 12),
+        ("Kra\u0308ter.v2i.coco.zip", "kr\u00e4ter", 2),  # as macOS writes it
         ("download.zip", "download", 0),
         ("a.v2x.zip", "a-v2x", 0),
         ("...zip", "..", 0),
