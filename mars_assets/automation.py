@@ -26,7 +26,7 @@ from mars_assets.checks import last_below_bound
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
-from mars_assets.labels.inbox import being_copied, current_exports, has_had, unsettled
+from mars_assets.labels.inbox import being_copied, current_exports, has_had, passed_over, unsettled
 from mars_assets.labels.roboflow_api import Project
 from mars_assets.labels.table import current_label_version
 from mars_assets.models.versions import in_use
@@ -100,12 +100,12 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     waiting = [path.name for path in being_copied(here.inbox)]
     paths = current_exports(here.inbox)
     if not paths:
-        return dg.SkipReason(f"no usable export in {here.inbox}{_waiting(waiting)}")
+        return dg.SkipReason(f"no usable export in {here.inbox}{_waiting(waiting)}{_not_read(passed_over(here.inbox))}")
     if fresh := [path.name for path in unsettled(paths)]:
         return dg.SkipReason(f"just arrived, to be read next time: {', '.join(fresh)}")
     version, metadata = observe_inbox(here)
     if version == context.cursor:
-        return dg.SkipReason(f"the exports have not changed{_waiting(waiting)}")
+        return dg.SkipReason(f"the exports have not changed{_waiting(waiting)}{_not_read(passed_over(here.inbox))}")
     observation = dg.AssetObservation(roboflow_exports.key, metadata=metadata, tags={DATA_VERSION: version})
     return dg.SensorResult(asset_events=[observation], cursor=version)
 
@@ -201,6 +201,10 @@ def new_roboflow_versions(
 
 def _waiting(names: list[str]) -> str:
     return f"; still being copied: {', '.join(names)}" if names else ""
+
+
+def _not_read(others: list[str]) -> str:
+    return f"; not read: {'; '.join(others)}" if others else ""
 
 
 @dg.schedule(

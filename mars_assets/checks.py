@@ -19,8 +19,9 @@ from mars_assets.labels.checks import (
     straddling_duplicates,
     unknown_classes,
     unusable_images,
+    unused_observation_ids,
 )
-from mars_assets.labels.inbox import rejections
+from mars_assets.labels.inbox import passed_over, rejections
 from mars_assets.lake import Lake
 from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
@@ -101,6 +102,16 @@ def annotations_are_usable(lake: LakeResource) -> dg.AssetCheckResult:
 
 
 @dg.asset_check(asset=labelled_crops)
+def inbox_holds_exports_alone(lake: LakeResource) -> dg.AssetCheckResult:
+    """Nothing lies in the inbox but zips.
+
+    A folder, an archive of another kind or an unfinished download is not read.
+    """
+    others = passed_over(lake.open().inbox)
+    return _outcome((others, len(others)), WARN)
+
+
+@dg.asset_check(asset=labelled_crops)
 def projects_agree(lake: LakeResource) -> dg.AssetCheckResult:
     """No image is left out of the table because projects label it differently."""
     return _outcome(contradicted_images(lake.open()), WARN)
@@ -122,6 +133,16 @@ def no_twins_in_two_splits(lake: LakeResource) -> dg.AssetCheckResult:
     A model would recognise one from the other.
     """
     return _outcome(straddling_duplicates(lake.open()), WARN)
+
+
+@dg.asset_check(asset=labelled_crops)
+def names_give_observations(lake: LakeResource) -> dg.AssetCheckResult:
+    """No image's name holds an observation id that is not used.
+
+    Ids are recognised in any case, after a prefix, with dashes or blanks. A second id, or one with a digit too few, may
+    hide images of one observation in two splits.
+    """
+    return _outcome(unused_observation_ids(lake.open()), WARN)
 
 
 @dg.asset_check(asset=reflectance, blocking=True)

@@ -161,7 +161,7 @@ def mars_weights(
             "validation loss": float(last["valid_loss"]),
             "validation loss before": float(first["valid_loss"]),
             "images": table(pd.DataFrame([counts])),
-            **({"unreadable images": table(broken)} if images.broken else {}),
+            **({"unusable images": table(broken)} if images.broken else {}),
             "recipe": dg.MetadataValue.json(recipe.model_dump()),
             "initialised from": "random weights" if recipe.from_random else variant,
             "device": str(chosen),

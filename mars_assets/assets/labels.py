@@ -14,7 +14,7 @@ from mars_assets.labels.build import LabelReport, update_labelled_crops
 from mars_assets.labels.class_names import read_class_names
 from mars_assets.labels.exports import export_identity, label_version
 from mars_assets.labels.figures import label_sheet
-from mars_assets.labels.inbox import being_copied, current_exports, digest, rejections
+from mars_assets.labels.inbox import being_copied, current_exports, digest, passed_over, rejections, unused
 from mars_assets.labels.preview import describe
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
@@ -31,8 +31,8 @@ _DECIDES = ["image_id", "split", "labels_sha", "pixels_sha"]
     tags={"dagster/kind/roboflow": "", "dagster/kind/zip": ""},
     description="Roboflow exports, as zips in the lake's `inbox/`: COCO segmentation, YOLO polygons, semantic masks, "
     "folder or multi-label classification, recognised by content.\n\n"
-    "The newest version of each project is used. The data version is a sha256 of the set of zips in use, so that "
-    "renaming a zip changes nothing.",
+    "The newest version of each project is used, and whatever is no zip is named as not read. The data version is a "
+    "sha256 of the set of zips in use, so that renaming a zip changes nothing.",
 )
 def roboflow_exports(lake: LakeResource) -> dg.ObserveResult:
     """Observe the inbox."""
@@ -54,6 +54,8 @@ def observe_inbox(lake: Lake) -> tuple[str, dict[str, Any]]:
         "exports": table(rows),
         "count": len(rows),
         "still being copied": ", ".join(path.name for path in being_copied(lake.inbox)) or "none",
+        "older versions and copies, not read": ", ".join(path.name for path in unused(lake.inbox)) or "none",
+        "not read": "; ".join(passed_over(lake.inbox)) or "none",
         "rejected": table(pd.DataFrame(aside, columns=["zip", "why"])) if aside else "none",
         "inbox": where(lake.inbox),
     }
@@ -111,5 +113,7 @@ def _describe(lake: Lake, rows: pd.DataFrame, report: LabelReport) -> dict[str, 
         "still being copied": ", ".join(report.left_alone) or "none",
         "classes of unknown meaning": table(pd.DataFrame(report.unknown_classes)) if report.unknown_classes else "none",
         "images left out": "; ".join(report.left_out[:20]) or "none",
+        "older versions and copies, not read": ", ".join(report.unused) or "none",
+        "not read": "; ".join(report.passed_over) or "none",
         "conflicts": "; ".join(report.conflicts) or "none",
     }

@@ -21,6 +21,13 @@ PHASES = ("INT", "CAL", "ATL", "KSC", "LAU", "CRU", "APR", "AEB", "TRA", "PSP", 
 """Mission phases at the start of an observation id, from integration and test (INT) to the extended science phase."""
 
 _OBSERVATION = re.compile(rf"(?P<phase>{'|'.join(PHASES)})_(?P<orbit>[0-9]{{6}})_(?P<target>[0-9]{{4}})")
+_IN_A_NAME = re.compile(
+    r"(?<![^\W_])(?P<phase>TRA|AEB|PSP|ESP)[\W_]{1,3}(?P<orbit>[0-9]{6})[\W_]{1,3}(?P<target>[0-9]{4})(?![0-9])",
+    re.IGNORECASE,
+)
+"""An id as people write it: in any case, after a prefix, with dashes or blanks. The phases are those that show Mars's
+surface: others, such as CAL and APR, are also words and months."""
+_RESEMBLES_ID = re.compile(r"(PSP|ESP)[\W_]*([0-9]{5,7}[\W_]+[0-9]{3,5}|[0-9]{10})(?![0-9])", re.IGNORECASE)
 _COLUMNS = ("id", "product", "note")
 _EXAMPLE = "id,product,note\nESP_011472_1225,RGB.NOMAP.browse,crater field\nESP_013951_1955,COLOR,\n"
 
@@ -88,14 +95,39 @@ def parse_observation_id(text: str) -> ObservationId:
 
 
 def observation_of(name: str) -> str | None:
-    """Parse the observation id at the start of an image file's name.
+    """Find the observation id in an image file's name.
 
-    For example ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg``; None if the name does not start with one.
+    For example ``ESP_011425_1775_RED-0029_jpg.rf.0a1b.jpg`` or ``mars esp-011425-1775.png``. An id that is part of a
+    longer word or number does not count.
+
+    Returns:
+        The id as the archive writes it, the first one if there are several; None if there is none.
     """
-    match = _OBSERVATION.match(name)
-    if match is None or name[match.end() :][:1].isdigit() or int(match["target"]) >= 3600:
+    written = (_OBSERVATION.match(name), *_IN_A_NAME.finditer(name))
+    return next((str(found) for match in written if match and (found := _observation_at(match))), None)
+
+
+def _observation_at(match: re.Match[str]) -> ObservationId | None:
+    """Return the id that was matched in a name.
+
+    None if a digit follows, or if the target is not on Mars's surface.
+    """
+    if match.string[match.end() :][:1].isdigit() or int(match["target"]) >= 3600:
         return None
-    return match.group()
+    return ObservationId(match["phase"].upper(), int(match["orbit"]), int(match["target"]))
+
+
+def unused_ids(name: str) -> list[str]:
+    """List what resembles an observation id in a name but is not used.
+
+    For example the second id in the name of a mosaic, or ``ESP_11425_1775``, which lacks a digit.
+    """
+    used = _digits(observation_of(name) or "")
+    return [match.group() for match in _RESEMBLES_ID.finditer(name) if _digits(match.group()) != used]
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"[^0-9]", "", text)
 
 
 def parse_product(text: str) -> ProductType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,8 +23,17 @@ from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.class_names import ClassNames, how_to_state, project_slug, read_class_names
 from mars_assets.labels.duplicates import near_duplicates
 from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
-from mars_assets.labels.formats.image import ExportedImage, Outline, listed
-from mars_assets.labels.inbox import being_copied, current_exports, digest, reject, rejections
+from mars_assets.labels.formats.image import ExportedImage, Outline, listed, picture_of
+from mars_assets.labels.inbox import (
+    being_copied,
+    current_exports,
+    digest,
+    passed_over,
+    reject,
+    rejections,
+    unused,
+    zips,
+)
 from mars_assets.labels.masks import (
     ANNOTATIONS,
     MASK_KINDS,
@@ -66,6 +76,8 @@ class LabelReport:
         unknown_classes: a row per class whose meaning is not known: project, class, images.
         rejected: zips that were rejected, now or earlier, and why.
         left_alone: zips that are still being copied.
+        unused: zips that are not read: older versions, and copies of others.
+        passed_over: what else is in the inbox, and why it is not read.
     """
 
     version: str
@@ -83,19 +95,21 @@ class LabelReport:
     unknown_classes: list[dict[str, Any]]
     rejected: list[dict[str, str]]
     left_alone: list[str]
+    unused: list[str]
+    passed_over: list[str]
 
 
 class _Previous(NamedTuple):
     """Content of the previous table, whose unchanged masks are not redrawn.
 
     Args:
-        exports: the projects and their versions.
+        exports: project and version of each export.
         labels: fingerprint of the labels of each image.
         rows: the table's rows by image id; empty if another version of the code drew the masks.
         masks: the names of its masks.
     """
 
-    exports: Mapping[str, int]
+    exports: Sequence[tuple[str, int]]
     labels: Mapping[str, str]
     rows: Mapping[str, Mapping[Any, Any]]
     masks: Set[str]
@@ -107,7 +121,7 @@ def _previous(lake: Lake, progress: Progress) -> _Previous:
         table, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
         rows = {row["image_id"]: row for row in table.to_dict("records")}
         return _Previous(
-            {project_slug(e["project"]): int(e["version"]) for e in provenance.get("exports", ())},
+            [(project_slug(e["project"]), int(e["version"])) for e in provenance.get("exports", ())],
             {image_id: str(row["labels_sha"]) for image_id, row in rows.items()},
             rows if provenance.get("computation") == LABELS else {},
             mask_names(table),
@@ -116,7 +130,7 @@ def _previous(lake: Lake, progress: Progress) -> _Previous:
         pass
     except (MarsError, KeyError) as error:
         progress.say(f"the previous table cannot be used ({error}): all masks are redrawn")
-    return _Previous({}, {}, {}, {path.name for path in lake.masks.glob("*/*.png")})
+    return _Previous([], {}, {}, {path.name for path in lake.masks.glob("*/*.png")})
 
 
 def _inputs(
@@ -131,14 +145,16 @@ def _inputs(
         crops: see :func:`_versions`.
 
     Returns:
-        These, with ``left_alone``, the zips that are still being copied, and ``rejected``, see
-        :func:`mars_assets.labels.inbox.rejections`; and a fingerprint of them and of the form of the results.
+        These, with ``left_alone``, the zips that are still being copied, and ``rejected``, ``unused`` and
+        ``passed_over``, see :mod:`mars_assets.labels.inbox`; and a fingerprint of them and of the form of the results.
     """
     from mars_assets.labels.schema import LabelledCrops
 
     inputs: dict[str, list[Any]] = {"exports": exports, "crops": crops, "rejected": rejections(lake.inbox)}
     inputs["class_names"] = class_names.key
     inputs["left_alone"] = [path.name for path in being_copied(lake.inbox)]
+    inputs["unused"] = [path.name for path in unused(lake.inbox)]
+    inputs["passed_over"] = passed_over(lake.inbox)
     form = list(columns_of(LabelledCrops)), [part.name for part in fields(LabelReport)]
     return inputs, fingerprint(LABELS, *form, inputs)
 
@@ -169,6 +185,7 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
         class_names = read_class_names(lake.class_names_csv)
         _, key = _inputs(lake, class_names, exports, _versions(lake, _own_crops(lake)))
         if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
+            _say_what_is_passed_over(lake, progress)
             return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
     return build_labelled_crops(lake, progress)
 
@@ -185,6 +202,7 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     """
     from mars_assets.labels.schema import LabelledCrops
 
+    _say_what_is_passed_over(lake, progress)
     previous, own = _previous(lake, progress), _own_crops(lake)
     class_names = read_class_names(lake.class_names_csv)
     crops = _versions(lake, own)  # before the crops are read, so that a later change counts as a new version
@@ -199,7 +217,8 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     merged, conflicts = merge_projects([row for row, _ in images])
     if not merged:
         raise MarsError(
-            f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow"
+            f"projects contradict each other on every image: {listed(conflicts)}. Correct the labels in Roboflow, or "
+            "take one of the exports out of the inbox"
         )
     table = pd.DataFrame(merged, columns=list(columns_of(LabelledCrops))).sort_values("image_id", ignore_index=True)
     table["n_craters"] = table["n_craters"].astype("Int32")
@@ -263,7 +282,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
         except DamagedFileError as error:
             target = reject(unread[0], error)
             reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
-    found = [read[path] for path in in_force]
+    found = _told_apart([read[path] for path in in_force])
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
         aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
@@ -272,30 +291,77 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
             "(PROJECT.vN.FORMAT.zip)"
             + (f". Still being copied: {', '.join(waiting)}" if waiting else "")
             + (f". Rejected: {'; '.join(aside)}" if aside else "")
+            + (f". Not read: {'; '.join(others)}" if (others := passed_over(lake.inbox)) else "")
         )
     return [export for export, _ in found], [image for _, images in found for image in images]
 
 
-def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Mapping[str, int]) -> None:
-    """Check that no project is lost only because its export is unusable.
+def _told_apart(found: Sequence[tuple[Export, list[_LabelledImage]]]) -> list[tuple[Export, list[_LabelledImage]]]:
+    """Tell exports of the same project and version apart by their files.
+
+    Two people may have given their projects one title: both exports are read. A person may have downloaded a version in
+    two formats: the last of these exports is read.
+    """
+    instead = {
+        export.path: other.path.name
+        for place, (export, _) in enumerate(found)
+        for other, _ in found[place + 1 :]
+        if _is_the_same_version(export, other)
+    }
+    apart = []
+    for export, images in found:
+        namesakes = [e.path.name for e, _ in found if e.project == export.project and e.path not in instead]
+        if export.path in instead:
+            warning = f"it has the same images as {instead[export.path]}, which is read instead: remove one of them"
+            export, images = replace(export, warnings=(*export.warnings, warning)), []
+        elif len(namesakes) > 1:
+            warning = (
+                f"{' and '.join(namesakes)} have the same project and version and other content, and all are read: "
+                "remove one if it is the same version, or rename the file if it is another project"
+            )
+            export = replace(export, warnings=(*export.warnings, warning))
+            for row, _ in images:
+                row["project"] = f"{export.project} ({export.path.name})"
+        apart.append((export, images))
+    return apart
+
+
+def _is_the_same_version(one: Export, other: Export) -> bool:
+    """Test whether two exports are a project's version in two formats."""
+    sides = [
+        {(export.project, image.split, image.original, image.outlines is None) for image in export.images}
+        for export in (one, other)
+    ]
+    return one.format != other.format and sides[0] == sides[1]
+
+
+def _say_what_is_passed_over(lake: Lake, progress: Progress) -> None:
+    for line in passed_over(lake.inbox):
+        progress.say(f"not read: {lake.relative(lake.inbox)}/{line}")
+
+
+def _refuse_losses(lake: Lake, exports: Sequence[Export], before: Sequence[tuple[str, int]]) -> None:
+    """Check that no export of a project is lost only because it is unusable.
 
     Args:
         lake: the lake.
         exports: the usable exports.
-        before: projects of the previous table and their versions.
+        before: project and version of each export of the previous table.
 
     Raises:
         MarsError: a project would vanish because its newer export is damaged or still being copied.
     """
-    there = {export.project for export in exports}
-    unusable = [*being_copied(lake.inbox), *lake.rejected.glob("*.zip")]
+    versions, had = dict(before), Counter(project for project, _ in before)
+    there = Counter(export.project for export in exports)
+    renewed = {export.project for export in exports if export.version > versions.get(export.project, export.version)}
     newer = {
         project: path.name
-        for path in unusable
+        for path in (*being_copied(lake.inbox), *zips(lake.rejected))
         for project, version in [export_identity(path)]
-        if version >= before.get(project, version + 1)
+        if version >= versions.get(project, version + 1)
     }
-    lost = [f"{project} ({newer[project]})" for project in before if project not in there and project in newer]
+    missing = [project for project in had if there[project] < had[project] and project not in renewed]
+    lost = [f"{project} ({newer[project]})" for project in missing if project in newer]
     if lost:
         raise MarsError(
             f"the inbox no longer has a usable export of {', '.join(lost)}: the file named is still being copied or "
@@ -411,7 +477,7 @@ def _labelled(
         "split": image.split,
         "exported_split": image.split,
         "observation": observation,
-        "group": observation or image.original,
+        "group": observation or picture_of(image.original),
         "original": image.original,
         "origin": origin,
         "file": lake.relative(file),
@@ -522,4 +588,6 @@ def _report(
         ],
         rejected=[{"zip": name, "why": reason} for name, reason in inputs["rejected"]],
         left_alone=inputs["left_alone"],
+        unused=inputs["unused"],
+        passed_over=inputs["passed_over"],
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.imagery.products import unused_ids
 from mars_assets.images import read_label_image
 from mars_assets.labels.class_names import how_to_state
 from mars_assets.labels.duplicates import near_duplicates
@@ -125,3 +126,11 @@ def straddling_duplicates(lake: Lake) -> tuple[list[str], int]:
     return [
         f"{row.image_a} ({row.split_a}) looks like {row.image_b} ({row.split_b})" for row in pairs.itertuples()
     ], len(labels)
+
+
+def unused_observation_ids(lake: Lake) -> tuple[list[str], int]:
+    """List names with an observation id that is not used, and count all images."""
+    names = read_labelled_crops(lake, ["original"])["original"]
+    found = {name: ids for name in names if (ids := unused_ids(name))}
+    problems = [f"{name}: {', '.join(ids)} is not used as its observation" for name, ids in sorted(found.items())]
+    return problems, len(names)

@@ -139,7 +139,7 @@ def how_to_state(path: Path, project: str, name: str, images: int) -> str:
 
 def project_slug(name: str) -> str:
     """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or name
 
 
 def table_rows(text: str) -> list[tuple[int, list[str]]]:

@@ -23,7 +23,7 @@ from mars_assets.labels.zip_archive import ExportArchive, open_export
 from mars_assets.storage.hashing import sha256_file
 
 ExportFormat = Literal["coco-segmentation", "png-mask-semantic", "yolo", "multi-label", "folder"]
-_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])")
+_EXPORT_NAME = re.compile(r"^(?P<project>.+?)\.v(?P<version>\d+)i?(?![^\W_])", re.IGNORECASE)
 """Downloads from the website are called ``Mars Craters.v2i.coco.zip`` or, if the version has a name,
 ``Mars Craters.v3-raw.coco.zip``; those fetched through the API ``mars-craters.v2.coco-segmentation.zip``."""
 

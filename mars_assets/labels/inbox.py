@@ -1,4 +1,4 @@
-"""Zips in the lake's ``inbox/``: in use, still being copied, or rejected."""
+"""Zips in the lake's ``inbox/``: in use, being copied or rejected; and the rest."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ SETTLED_SECONDS = 10
 """Automation ignores a zip that changed more recently."""
 UNFINISHED_SECONDS = 600
 """An incomplete zip counts as still being copied until it has not changed for this long."""
+_DOWNLOADS = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart", ".tmp")
+"""Endings that browsers and file transfers give to unfinished downloads."""
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
+_LITTER = ("desktop.ini", "thumbs.db")
+"""Files that Windows adds to folders."""
 
 
 def _is_being_copied(path: Path) -> bool:
@@ -50,26 +55,63 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 def being_copied(inbox: Path) -> list[Path]:
     """List the zips that are still being copied."""
-    return [path for path in _zips(inbox) if _is_being_copied(path)]
+    return [path for path in zips(inbox) if _is_being_copied(path)]
 
 
 def current_exports(inbox: Path) -> list[Path]:
     """List the zips in use: each project's newest version, without duplicates.
 
-    Hidden and partial files are ignored. While a version is being copied, the project's previous version is used.
+    If several zips with different content are of a project's newest version, all of them are in use. While a version is
+    being copied, the project's previous version is used.
     """
-    versions = [(*export_identity(path), path) for path in _zips(inbox) if not _is_being_copied(path)]
-    newest = {project: path for project, _, path in sorted(versions)}
+    versions = [(*export_identity(path), path) for path in zips(inbox) if not _is_being_copied(path)]
+    newest = {project: version for project, version, _ in sorted(versions)}
     by_content: dict[str, Path] = {}
-    for path in sorted(newest.values()):
+    for path in sorted(path for project, version, path in versions if version == newest[project]):
         by_content.setdefault(digest(path), path)
     return list(by_content.values())
+
+
+def unused(inbox: Path) -> list[Path]:
+    """List the whole zips that are not in use: older versions, and copies of others."""
+    in_use = current_exports(inbox)
+    return [path for path in zips(inbox) if path not in in_use and not _is_being_copied(path)]
+
+
+def passed_over(inbox: Path) -> list[str]:
+    """Say of everything in the inbox that is no zip why it is not read.
+
+    Hidden files and those that systems add to folders are not listed.
+    """
+    if not inbox.is_dir():
+        return []
+    reasons = ((path.name, _why_not_read(path)) for path in sorted(inbox.iterdir()) if path.name != REJECTED)
+    return [f"{name} {why}" for name, why in reasons if why]
+
+
+def _why_not_read(path: Path) -> str:
+    """Say why something in the inbox is not read, and what to do.
+
+    Empty if it is a zip, hidden, or of the system.
+    """
+    name = path.name.lower()
+    if _is_zip(path) or name.startswith(".") or name in _LITTER:
+        return ""
+    if name.endswith(_DOWNLOADS):
+        return "is an unfinished download: wait until it is complete, or download it again"
+    if path.is_dir():
+        return "is a folder: pack it as a zip, or move the zips in it here"
+    if zipfile.is_zipfile(path):
+        return "is a zip under another name: rename it so that it ends in .zip"
+    if name.endswith(_ARCHIVES):
+        return "is not packed as a zip: unpack it and pack it again as a zip"
+    return "is not a zip: put the zip of an export here, and other files elsewhere"
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
     """Test whether the inbox has, or has rejected, a version or a later one."""
     folders = (inbox, inbox / REJECTED)
-    identities = [export_identity(path) for folder in folders for path in folder.glob("*.zip")]
+    identities = [export_identity(path) for folder in folders for path in zips(folder)]
     return any(name == project_slug(project) and number >= version for name, number in identities)
 
 
@@ -99,7 +141,8 @@ def reject(path: Path, error: DamagedFileError) -> Path:
 def rejections(inbox: Path) -> list[tuple[str, str]]:
     """List the names of rejected zips with the reasons, the latest first."""
     folder = inbox / REJECTED
-    reasons = sorted(folder.glob("*.zip.txt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    reasons = [path for path in folder.glob("*.txt") if path.stem.lower().endswith(".zip")]
+    reasons.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
 
 
@@ -118,5 +161,10 @@ def _reason(target: Path) -> Path:
     return target.with_name(f"{target.name}.txt")
 
 
-def _zips(inbox: Path) -> list[Path]:
-    return [path for path in sorted(inbox.glob("*.zip")) if path.is_file() and not path.name.startswith(".")]
+def zips(folder: Path) -> list[Path]:
+    """List a folder's zips, except hidden ones, sorted by name."""
+    return [path for path in sorted(folder.glob("*")) if _is_zip(path)]
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file() and not path.name.startswith(".")

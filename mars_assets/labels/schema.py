@@ -16,7 +16,7 @@ class LabelledCrops(pa.DataFrameModel):
     split: str = pa.Field(isin=SPLITS, description="train, valid or test: as exported, but one split for each group")
     exported_split: str | None = pa.Field(isin=SPLITS, description="train, valid or test, as exported")
     observation: str = pa.Field(
-        nullable=True, description="the HiRISE observation that the image's name starts with, if any"
+        nullable=True, description="the HiRISE observation whose id the image's name contains, if any"
     )
     group: str = pa.Field(description="images that must share a split: the observation, otherwise the original name")
     original: str = pa.Field(description="the name under which the image was uploaded")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import lzma
 import stat
+import struct
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +22,15 @@ MAX_ENTRY_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 16 * 2**30
 MAX_RATIO = 200
 """Uncompressed to compressed size. JPEG and PNG hardly compress; JSON and text do by a factor of ten to twenty."""
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
+"""Names of methods that zipfile cannot unpack. Windows Explorer chooses Deflate64 above 2 GB."""
+_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+_UTF8 = 0x800
+"""Flag of an entry whose name is declared as UTF-8."""
+_UNICODE_NAME = 0x7075
+_EXTRA = struct.Struct("<HHBI")
+"""Kind and length of an extra field; version, and CRC of the name that a Unicode name replaces."""
 _DAMAGE = (
     zipfile.BadZipFile,
     EOFError,
@@ -34,7 +45,11 @@ _DAMAGE = (
 
 
 class ExportArchive:
-    """An open zip whose entries have harmless names and plausible sizes."""
+    """An open zip whose entries have harmless names and plausible sizes.
+
+    Names are compared as on the person's computer: with slashes, and composed as in NFC. Zips made on Windows may have
+    backslashes, and names made on macOS are decomposed.
+    """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
@@ -47,12 +62,15 @@ class ExportArchive:
             )
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in entries:
-            if entry.is_dir():
+            name = _decoded(entry)
+            known = _comparable(name)
+            if known == "." or name.endswith(("/", "\\")):
                 continue
-            self._refuse_hostile(entry)
-            if entry.filename in self._entries:
-                raise DamagedFileError(f"{path.name} has the entry {entry.filename!r} twice: export it again")
-            self._entries[entry.filename] = entry
+            self._refuse_hostile(entry, name)
+            if known in self._entries:
+                raise DamagedFileError(f"{path.name} has the entry {known!r} twice: export it again")
+            self._entries[known] = entry
+        self._folded = _by_folded_name(self._entries)
         total = sum(entry.file_size for entry in self._entries.values())
         if total > MAX_TOTAL_BYTES:
             raise DamagedFileError(
@@ -60,8 +78,8 @@ class ExportArchive:
                 "split the project"
             )
 
-    def _refuse_hostile(self, entry: zipfile.ZipInfo) -> None:
-        name, where = entry.filename, f"{self.path.name}: the entry {entry.filename!r}"
+    def _refuse_hostile(self, entry: zipfile.ZipInfo, name: str) -> None:
+        where = f"{self.path.name}: the entry {name!r}"
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if name.startswith(("/", "\\")) or ".." in parts or (parts and parts[0].endswith(":")) or "\x00" in name:
             raise DamagedFileError(f"{where} points outside the archive: this is not a Roboflow export")
@@ -69,6 +87,13 @@ class ExportArchive:
             raise DamagedFileError(f"{where} is a link: this is not a Roboflow export")
         if entry.flag_bits & 0x1:
             raise DamagedFileError(f"{where} is encrypted: export it without a password")
+        if entry.compress_type not in _METHODS:
+            method = _OTHER_METHODS.get(entry.compress_type, "a method that is not supported")
+            raise DamagedFileError(
+                f"{where} is packed with {method} (method {entry.compress_type}), which cannot be read: unpack the zip "
+                "and pack it again with Deflate, for example with 7-Zip (format zip, method Deflate), or in parts of "
+                "less than 2 GB"
+            )
         if entry.file_size > MAX_ENTRY_BYTES:
             raise DamagedFileError(
                 f"{where} unpacks to {entry.file_size >> 20} MiB, more than the limit of {MAX_ENTRY_BYTES >> 20} MiB: "
@@ -92,10 +117,11 @@ class ExportArchive:
             entries: maps new names to names in the zip.
         """
         self._entries = {new: self._entries[name] for new, name in entries.items()}
+        self._folded = _by_folded_name(self._entries)
 
     def account_for(self, *names: str) -> None:
         """Mark files as known although they are not read."""
-        self._accounted.update(names)
+        self._accounted.update(map(_comparable, names))
 
     @property
     def unaccounted(self) -> list[str]:
@@ -103,7 +129,28 @@ class ExportArchive:
         return [name for name in self._entries if name not in self._accounted]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return _comparable(name) in self._entries
+
+    def entry(self, split: str, name: str) -> str | None:
+        """Find the entry that a label file of a split names.
+
+        Names are relative to the split's folder. They may begin with './' or with a path to that folder, and have
+        backslashes or other capitals.
+
+        Args:
+            split: the folder, named as by :func:`split_named`.
+            name: of the file, as it stands in the label file.
+
+        Returns:
+            The entry's name as in :attr:`names`; None if there is none, or several that differ by capitals alone.
+        """
+        parts = PurePosixPath(_comparable(name)).parts
+        inside = [parts, *(parts[n + 1 :] for n, part in enumerate(parts[:-1]) if split_named(part) == split)]
+        for known in ("/".join((split, *rest)) for rest in inside):
+            alike = [known] if known in self._entries else self._folded.get(known.casefold(), [])
+            if len(alike) == 1:
+                return alike[0]
+        return None
 
     def read(self, name: str) -> bytes:
         """Read an entry and check its CRC.
@@ -111,8 +158,9 @@ class ExportArchive:
         Raises:
             DamagedFileError: the entry is damaged or its size differs from the stated one.
         """
-        entry = self._entries[name]
-        self._accounted.add(name)
+        known = _comparable(name)
+        entry = self._entries[known]
+        self._accounted.add(known)
         try:
             with self._archive.open(entry) as file:
                 content = file.read(entry.file_size + 1)
@@ -140,6 +188,47 @@ class ExportArchive:
             ) from error
 
 
+def split_named(folder: str) -> str:
+    """Return train, valid or test for the name of a split's folder.
+
+    Any other name is returned as it is.
+    """
+    return _SPLITS.get(folder.casefold(), folder)
+
+
+def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), []).append(name)
+    return folded
+
+
+def _decoded(entry: zipfile.ZipInfo) -> str:
+    """Decode an entry's name, which may be UTF-8 without being declared as such.
+
+    The name may also be given a second time, in UTF-8, in the extra field of Info-ZIP.
+    """
+    if entry.flag_bits & _UTF8:
+        return entry.filename
+    stored = entry.orig_filename.encode("cp437")  # zipfile decodes an undeclared name as CP437
+    extra = entry.extra
+    while len(extra) >= _EXTRA.size:
+        kind, length, _, checksum = _EXTRA.unpack_from(extra)
+        if kind == _UNICODE_NAME and checksum == zlib.crc32(stored):
+            stored = extra[_EXTRA.size : 4 + length]
+            break
+        extra = extra[4 + length :]
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return entry.filename
+
+
+def _comparable(name: str) -> str:
+    """Write a path with slashes, composed, and without './'."""
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
+
+
 @contextmanager
 def open_export(path: Path) -> Iterator[ExportArchive]:
     """Open a zip and check its entries.
@@ -149,7 +238,7 @@ def open_export(path: Path) -> Iterator[ExportArchive]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except _DAMAGE as error:
         raise DamagedFileError(
             f"{path} cannot be opened as a zip ({error}) and may be half-copied: copy it again under another name and "
             "then rename it"

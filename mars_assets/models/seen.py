@@ -6,12 +6,13 @@ It saw them directly or through its starting point, and may be evaluated on the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mars_assets.labels.formats.image import original_name
+from mars_assets.imagery.products import observation_of
+from mars_assets.labels.formats.image import original_name, picture_of
 from mars_assets.lake import CONFIG, IMAGES, Lake
 from mars_assets.models.versions import ModelVersion
 from mars_assets.storage.files import read_json, read_table
@@ -56,10 +57,11 @@ def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]
     """
     images = read_table(folder / IMAGES, folder.parent.name)
     if "split" in images:
-        own = set(images.loc[images["split"] == "train", "observation"])
+        own = set(images.loc[images["split"] == "train", "observation"].astype(str))
     else:
-        own = {*images["group"], *(original_name(PurePosixPath(image_id).name) for image_id in images["image_id"])}
-    return own | seen_through(lake, provenance)
+        own = {*images["group"], *(original_name(image_id) for image_id in images["image_id"])}
+    # Earlier versions of the code recognised fewer names, and stored what they made of the others.
+    return own | {observation_of(name) or picture_of(name) for name in own} | seen_through(lake, provenance)
 
 
 def seen_through(lake: Lake, provenance: Mapping[str, Any]) -> set[str]:

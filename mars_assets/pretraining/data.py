@@ -5,6 +5,7 @@ They are the lake's crops and whatever else a person names, as random crops of t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -21,8 +22,8 @@ from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb
-from mars_assets.labels.formats.image import original_name
+from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb, read_stored
+from mars_assets.labels.formats.image import original_name, picture_of
 from mars_assets.labels.table import read_labelled_crops
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
@@ -31,6 +32,12 @@ from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
+
+_MASK = re.compile(r"[\W_](mask|label|instance|annotation)s?$", re.IGNORECASE)
+"""Ending of the name of a mask."""
+_MASK_FOLDER = re.compile(r"masks?|labels?|annotations?|instances?|segmentation(class|object|s)?", re.IGNORECASE)
+_MOST_LABELS = 64
+"""Most values in an image that is taken for a label image."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Unlabelled:
         left_out: how many were left out since models are evaluated on their observation.
         unknown: how many of the images are of no known observation, so that nothing can tell whether a model will be
             evaluated on theirs.
-        broken: why, by id, of the further images that cannot be read and were left out.
+        broken: why, by id, of the further images that cannot be read or are masks, and were left out.
     """
 
     images: pd.DataFrame
@@ -62,13 +69,18 @@ def group_of(relative: PurePath) -> tuple[str, bool]:
         relative: its path in the folder or zip.
 
     Returns:
-        The observation that its name begins with, or the name of the nearest folder that has one. Else the whole path,
+        The observation in its name, or in that of the nearest folder that has one. Else the whole path,
         with the uploaded name in the place of Roboflow's: images of the same name in two folders are two images.
     """
     for part in reversed(relative.parts):
         if observation := observation_of(part):
             return observation, True
-    return relative.with_name(original_name(relative.name)).as_posix(), False
+    return relative.with_name(_picture(relative)).as_posix(), False
+
+
+def _picture(relative: PurePath) -> str:
+    """Name the picture as labels do, which know no folders."""
+    return picture_of(original_name(relative.name))
 
 
 def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress = SILENT) -> Unlabelled:
@@ -76,7 +88,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
 
     Observations that the labels have in valid or test are left out: a model that saw their pixels would be evaluated on
     them. An image of no known observation is left out where an image of its name is in valid or test. Further images
-    that cannot be read are left out too.
+    that are masks or cannot be read are left out too.
 
     Args:
         lake: its kept crops are taken.
@@ -92,15 +104,17 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     )
     broken: dict[str, str] = {}
     if extra is not None:
-        folder = _opened(lake, extra)
-        for path, (sha, problem) in _looked_at(lake, pictures_below(folder), progress).items():
-            relative = path.relative_to(folder)
+        further = _further(lake, extra)
+        broken = {name.as_posix(): f"{name} is a mask by its name" for name in further if _is_mask(name)}
+        pictures = {path: name for name, path in further.items() if name.as_posix() not in broken}
+        for path, (sha, problem) in _looked_at(lake, list(pictures), progress).items():
+            relative = pictures[path]
             image_id = relative.as_posix()
             if problem:
                 broken[image_id] = problem
                 continue
             group, known = group_of(relative)
-            rows.append((image_id, group, "" if known else original_name(path.name), path, sha))
+            rows.append((image_id, group, "" if known else _picture(relative), path, sha))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
@@ -128,11 +142,11 @@ def _evaluated_groups(lake: Lake) -> set[str]:
 
 
 def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, list[str]]:
-    """Compute the sha256 of each picture, and why it cannot be read.
+    """Compute the sha256 of each picture, and why it cannot be used.
 
     The reason is empty where it can.
 
-    That a picture cannot be read is better known before a training than in the middle of it. Files that have been
+    That a picture cannot be used is better known before a training than in the middle of it. Files that have been
     looked at are known by path, size and time of change, and not read again.
     """
 
@@ -141,6 +155,8 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
             problem = ""
             try:
                 read_pixels(paths[place])
+                if _shows_labels(paths[place]):
+                    problem = f"{paths[place]} has few values in large patches: it is a mask or label image"
             except DamagedFileError as error:
                 problem = str(error)
             yield [sha256_file(paths[place]), problem]
@@ -154,21 +170,40 @@ def _stamp(path: Path) -> str:
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
-def _opened(lake: Lake, extra: Path) -> Path:
-    """Find the folder of the further images."""
+def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
+    """Map the path of each further image, in the folder or zip, to its file."""
     if extra.is_dir():
-        return extra
+        return {path.relative_to(extra): path for path in pictures_below(extra)}
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
     folder = lake.unlabelled(sha256_file(extra))
-    done = folder / ".complete"
-    if not done.exists():
-        with open_export(extra) as archive:
-            for name in archive.names:
-                if is_picture(Path(name)):
-                    write_bytes(folder / name, archive.read(name))
-        write_bytes(done, b"")
-    return folder
+    with open_export(extra) as archive:
+        further = {PurePath(name): folder / name for name in sorted(archive.names) if is_picture(PurePath(name))}
+        for relative, path in further.items():
+            if not path.exists():
+                write_bytes(path, archive.read(relative.as_posix()))
+    return further
+
+
+def _is_mask(relative: PurePath) -> bool:
+    """Test whether a name or a folder's says that an image is a mask."""
+    return bool(_MASK.search(_picture(relative))) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
+
+
+def _shows_labels(path: Path) -> bool:
+    """Test whether an image's stored values form patches of few values.
+
+    Those of a label image do, and of no photograph. A JPEG is none: its compression blurs the patches. An image of a
+    single value counts as a photograph.
+    """
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return False
+    values = read_stored(path, "remove or repair it")
+    values = values.reshape(*values.shape[:2], -1)
+    same = (values[:, 1:] == values[:, :-1]).all(axis=2)
+    if np.count_nonzero(same) < 0.9 * same.size:
+        return False
+    return 1 < len(np.unique(values.reshape(-1, values.shape[2]), axis=0)) <= _MOST_LABELS
 
 
 def split_groups(images: pd.DataFrame, hold_out: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mars_assets.bands import model_input
 from mars_assets.errors import MarsError
+from mars_assets.labels.formats.image import listed
 from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
 from mars_assets.pretraining.data import RandomCrops, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
@@ -161,7 +162,7 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
     if finished is not None:
         return finished
     images = unlabelled.images
-    _say_what_is_missing(unlabelled, job.progress)
+    say_what_is_missing(unlabelled, job.progress)
     trained, valid = split_groups(images, recipe.hold_out)
     paths = images["path"].tolist()
     size = published.config.img_size
@@ -196,7 +197,8 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
     return report
 
 
-def _say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
+def say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
+    """Say how many images are of no known observation, and which ones are left out."""
     if unlabelled.unknown:
         progress.say(
             f"{unlabelled.unknown} of {len(unlabelled.images)} images are of no known observation: "
@@ -205,5 +207,6 @@ def _say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:
         )
     if unlabelled.broken:
         progress.say(
-            f"{len(unlabelled.broken)} images cannot be read and are left out: {'; '.join(unlabelled.broken.values())}"
+            f"{len(unlabelled.broken)} images cannot be read or are masks, and are left out: "
+            f"{listed(list(unlabelled.broken.values()))}"
         )

@@ -15,6 +15,7 @@ from mars_assets.imagery.products import (
     parse_observation_id,
     product_files,
     read_observations_csv,
+    unused_ids,
 )
 
 
@@ -71,8 +72,48 @@ def test_what_is_no_id_is_refused(hostile: str) -> None:
 
 
 def test_names_of_other_images_have_no_observation() -> None:
-    for name in ("ctx_0001.jpg", "ESP_011472.jpg", "ESP_011472_12250.jpg", "x_ESP_011472_1225.jpg"):
+    for name in (
+        "ctx_0001.jpg",
+        "ESP_011472.jpg",
+        "ESP_011472_12250.jpg",
+        "XESP_011472_1225.jpg",
+        "\u00e9esp_011472_1225.jpg",
+        "3ESP_011472_1225.jpg",
+        "ESP_11472_1225.jpg",
+        "ESP_0011472_1225.jpg",
+        "esp_011472_122.jpg",
+        "mars_ESP_011472_9010.jpg",
+        "apr_202304_1200.jpg",
+        "scan cal-123456-0001.png",
+        "ESP_\u0660\u0661\u0661\u0664\u0667\u0662_1225.jpg",
+    ):
+        assert observation_of(name) is None, name
+
+
+@given(
+    st.sampled_from(["PSP", "ESP", "TRA", "AEB"]),
+    st.integers(0, 999_999),
+    st.integers(0, 3599),
+    st.sampled_from(["", "mars_", "Mars tile 7 ", "hirise-", "(1) ", "0_"]),
+    st.sampled_from(["_", "-", " ", "__", " - ", "."]),
+    st.sampled_from([str.upper, str.lower, str.title]),
+)
+def test_ids_are_found_as_people_write_them(phase, orbit, target, prefix, separator, case) -> None:
+    observation = str(ObservationId(phase, orbit, target))
+    name = f"{prefix}{case(observation.replace('_', separator))}"
+    for rest in ("", ".png", "_red-0000_jpg.rf.0a1b.jpg", " copy.jpg"):
+        assert observation_of(name + rest) == observation
+        assert unused_ids(name + rest) == []
+
+
+def test_ids_that_are_not_used_are_named() -> None:
+    assert observation_of("ESP_011472_1225_PSP_001333_2485.png") == "ESP_011472_1225"
+    assert unused_ids("ESP_011472_1225_PSP_001333_2485.png") == ["PSP_001333_2485"]
+    for name in ("ESP_11472_1225", "marsESP_011472_1225", "esp0114721225", "ESP_011472_12250", "ESP-011472_122"):
         assert observation_of(name) is None
+        assert len(unused_ids(f"{name}.png")) == 1, name
+    for name in ("tile_7.png", "crater_20230412_1530.png", "extra_012345_678.png", "espresso.png"):
+        assert unused_ids(name) == []
 
 
 def test_observations_csv(tmp_path: Path) -> None:

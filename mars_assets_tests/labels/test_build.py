@@ -25,6 +25,7 @@ from mars_assets.labels.checks import (
     mask_problems,
     schema_problems,
     straddling_duplicates,
+    unused_observation_ids,
 )
 from mars_assets.labels.inbox import reject
 from mars_assets.labels.masks import KEPT_SECONDS
@@ -33,7 +34,7 @@ from mars_assets.labels.table import current_label_version, files_of, mask_path,
 from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import read_provenance, write_table
 from mars_assets.tensors.stages import make_imputed, make_reflectance
-from mars_assets_tests.labels.conftest import SQUARE, coco
+from mars_assets_tests.labels.conftest import SQUARE, coco, image_bytes
 
 
 @pytest.mark.slow
@@ -648,3 +649,75 @@ def test_a_changed_input_or_a_missing_file_is_built_again(filled: Lake, builds: 
     assert len(builds) == 1
     assert set(again["image_id"]) == set(table["image_id"])
     assert mask_problems(filled) == ([], 3)
+
+
+def _copies(lake: Lake, write_zip, names: dict[str, list[str]]) -> tuple[pd.DataFrame, LabelReport]:
+    """Build the table of a classification export with these names, by split."""
+    entries = {
+        f"{split}/{('Crater', 'NoCrater')[n % 2]}/{name}": image_bytes(seed)
+        for seed, (split, n, name) in enumerate(
+            (split, n, name) for split, of_split in names.items() for n, name in enumerate(of_split)
+        )
+    }
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.folder.zip", entries), lake.inbox)
+    return build_labelled_crops(lake)
+
+
+@pytest.mark.parametrize("suffix", ["_JPEG", "_Png", "_heif", "_AVIF", "_gif", "_xyz", ""])
+def test_copies_of_one_upload_are_one_group_whatever_its_suffix(lake: Lake, write_zip, suffix: str) -> None:
+    uploads = [f"{upload}{suffix}.rf" for upload in ("north_rim", "south_rim", "floor_1", "floor_2")]
+    names = {
+        "train": [f"{upload}.{copy}a.jpg" for upload in uploads for copy in range(2)],
+        "valid": [f"{upload}.{copy}b.jpg" for upload in uploads[:2] for copy in range(2)],
+    }
+    table, report = _copies(lake, write_zip, names)
+    assert table.groupby("group").size().tolist() == [2, 2, 4, 4]
+    assert table.groupby("group")["split"].nunique().tolist() == [1] * 4
+    assert report.leaked == 4
+    assert len(leaking_groups(lake)[0]) == 2
+
+
+def test_a_copy_that_was_uploaded_again_belongs_to_its_picture(lake: Lake, write_zip) -> None:
+    names = {
+        "train": ["a_jpg.rf.1.jpg", "a_jpg.rf.2_jpg.rf.3.jpg", "b_png.rf.4.jpg"],
+        "valid": ["a_PNG.rf.5_JPG.rf.6.jpg"],
+    }
+    table, report = _copies(lake, write_zip, names)
+    assert table.groupby("group").size().to_dict() == {"a": 3, "b": 1}
+    assert sorted(table["original"]) == ["a", "a_PNG.rf.5", "a_jpg.rf.2", "b"]
+    assert report.leaked == 1
+
+
+def test_observations_are_recognised_as_people_write_them(lake: Lake, write_zip) -> None:
+    names = {
+        "train": ["esp_011472_1225_red-0.jpg", "mars PSP-001333-2485 a.jpg", "marsESP_011472_1225.jpg"],
+        "valid": ["Tile_ESP 011472 1225_1_JPG.rf.0a.jpg", "psp_001333_2485.jpg", "XPSP_001334_2485.jpg"],
+    }
+    table, report = _copies(lake, write_zip, names)
+    assert table["observation"].value_counts().to_dict() == {"ESP_011472_1225": 2, "PSP_001333_2485": 2}
+    assert report.leaked == 2
+    problems, count = unused_observation_ids(lake)
+    assert problems == [
+        "XPSP_001334_2485: PSP_001334_2485 is not used as its observation",
+        "marsESP_011472_1225: ESP_011472_1225 is not used as its observation",
+    ]
+    assert count == 6
+
+
+@pytest.mark.parametrize("kind", ["D1_copies_HEIC", "D1_copies_JPG"])
+def test_reported_copies_are_one_group(lake: Lake, shared: Path, kind: str) -> None:
+    shutil.copytree(shared / "data/reported" / kind, lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert table.groupby("group").size().to_dict() == {"tile_alpha": 3, "tile_beta": 3}
+    assert table.groupby("group")["split"].nunique().tolist() == [1, 1]
+    assert report.leaked == 2
+
+
+@pytest.mark.parametrize("kind", ["D2_obs_lower", "D2_obs_prefix"])
+def test_reported_observations_are_recognised(lake: Lake, shared: Path, kind: str) -> None:
+    shutil.copytree(shared / "data/reported" / kind, lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert set(table["observation"]) == set(table["group"]) == {"ESP_011425_1775"}
+    assert table["split"].nunique() == 1
+    assert report.leaked == 2

@@ -42,6 +42,15 @@ def test_real_classification_export(shared: Path) -> None:
         ("ESP_011425_1775_RED_r00512_c00000_png.rf.0a.jpg", "ESP_011425_1775_RED_r00512_c00000"),
         ("plain.png", "plain"),
         ("a_jpg.rf.b_jpg.rf.c0.jpg", "a_jpg.rf.b"),
+        ("a_JPEG.rf.0a.jpg", "a"),
+        ("tile_alpha_heif.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha_Avif.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha_JP2.rf.0a.jpg", "tile_alpha"),
+        ("tile_alpha.rf.0a.jpg", "tile_alpha"),
+        ("tile_7.rf.0a.jpg", "tile_7"),
+        ("train\\a_PNG.rf.0a.jpg", "a"),
+        ("Su\u0308d_png.rf.0a.jpg", "S\u00fcd"),
+        ("_png.rf.0a.jpg", "_png.rf.0a"),
     ],
 )
 def test_original_names(name: str, original: str) -> None:
@@ -61,6 +70,8 @@ def test_original_names(name: str, original: str) -> None:
         ("Hard Hat Sample.v4-416x416_aug.folder.zip", "hard-hat-sample", 4),
         ("my.craters.v12.coco-segmentation.zip", "my-craters", 12),
         ("c.v3.zip", "c", 3),
+        ("CRATERS.V12I.COCO.ZIP", "craters", 12),
+        ("Kra\u0308ter.v2i.coco.zip", "kr\u00e4ter", 2),  # as macOS writes it
         ("download.zip", "download", 0),
         ("a.v2x.zip", "a-v2x", 0),
         ("...zip", "..", 0),

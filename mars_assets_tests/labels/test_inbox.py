@@ -7,12 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from mars_assets.checks import inbox_holds_exports_alone
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.labels.build import build_labelled_crops
-from mars_assets.labels.inbox import UNFINISHED_SECONDS, being_copied, current_exports, has_had, reject, rejections
+from mars_assets.labels.build import build_labelled_crops, update_labelled_crops
+from mars_assets.labels.inbox import (
+    UNFINISHED_SECONDS,
+    being_copied,
+    current_exports,
+    has_had,
+    passed_over,
+    reject,
+    rejections,
+    unused,
+)
 from mars_assets.labels.table import current_label_version, read_labelled_crops
 from mars_assets.lake import Lake
+from mars_assets.progress import Progress
+from mars_assets.resources import LakeResource
 from mars_assets_tests.labels.conftest import image_bytes
+from mars_assets_tests.labels.test_exports import SMALL
 
 
 def test_newest_version_of_a_project_counts_once(write_zip, coco_entries, tmp_path: Path) -> None:
@@ -169,3 +182,133 @@ def test_texts_of_others_in_rejected_are_shown_whole(tmp_path: Path) -> None:
     reject(tmp_path / "c.zip", DamagedFileError("one\n\ntwo: Krater \u00fc"))
     (tmp_path / "rejected" / "d.zip.txt").write_bytes(b"by hand \xff")
     assert dict(rejections(tmp_path)) == {"c.zip": "one\n\ntwo: Krater \u00fc", "d.zip": "by hand \ufffd"}
+
+
+def test_capital_zips_are_zips(lake: Lake, write_zip, coco_entries) -> None:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("c.v1.zip", coco_entries), lake.inbox / "Mars Craters.V2I.COCO.ZIP")
+    table, report = build_labelled_crops(lake)
+    assert (len(table), report.exports[0]["project"], report.exports[0]["version"]) == (3, "mars-craters", 2)
+    assert has_had(lake.inbox, "mars-craters", 2)
+    shutil.move(write_zip("c.v3.zip", _broken(coco_entries)), lake.inbox / "MARS CRATERS.V3I.COCO.Zip")
+    _, report = build_labelled_crops(lake)
+    assert [entry["zip"] for entry in report.rejected] == ["MARS CRATERS.V3I.COCO.Zip"]
+    assert has_had(lake.inbox, "mars-craters", 3)
+    (lake.inbox / "Mars Craters.V2I.COCO.ZIP").unlink()
+    shutil.move(write_zip("o.v1.zip", SMALL["folder"]), lake.inbox)
+    with pytest.raises(MarsError, match=r"no longer has a usable export of mars-craters \(MARS CRATERS"):
+        build_labelled_crops(lake)
+
+
+OTHERS = {
+    "craters.v2i.coco": "is a folder",
+    "craters.v3i.coco.tar.gz": "is not packed as a zip",
+    "craters.v4i.coco.7z": "is not packed as a zip",
+    "CRATERS.V5I.COCO.RAR": "is not packed as a zip",
+    "craters.v6i.coco.zip.crdownload": "is an unfinished download",
+    "craters.v7i.coco.zip.part": "is an unfinished download",
+    "Unconfirmed 12345.CRDOWNLOAD": "is an unfinished download",
+    "craters.v8i.coco": "is a zip under another name",
+    "_annotations.coco.json": "is not a zip",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_else_lies_in_the_inbox_is_named(filled: Lake, write_zip, coco_entries, name: str) -> None:
+    for litter in (".DS_Store", "desktop.ini"):
+        (filled.inbox / litter).write_bytes(b"x")
+    said: list[str] = []
+    assert build_labelled_crops(filled, Progress(said.append))[1].passed_over == passed_over(filled.inbox) == []
+    if OTHERS[name] == "is a folder":
+        (filled.inbox / name / "train").mkdir(parents=True)
+    elif OTHERS[name].startswith("is a zip"):
+        shutil.move(write_zip("x.zip", coco_entries), filled.inbox / name)
+    else:
+        (filled.inbox / name).write_bytes(b"x")
+    for _ in range(2):  # the second time the table is up to date
+        said.clear()
+        _, report = update_labelled_crops(filled, Progress(said.append))
+        (line,) = report.passed_over
+        assert line.startswith(f"{name} {OTHERS[name]}")
+        assert f"not read: inbox/{line}" in said
+    result = inbox_holds_exports_alone(LakeResource(root=str(filled.root)))
+    assert not result.passed
+    assert name in (result.description or "")
+
+
+def test_an_inbox_without_a_zip_says_what_lies_there(lake: Lake) -> None:
+    (lake.inbox / "craters.v1i.coco").mkdir(parents=True)
+    with pytest.raises(MarsError, match=r"no usable export .* Not read: craters\.v1i\.coco is a folder: pack it"):
+        build_labelled_crops(lake)
+
+
+def _of_others(coco_entries: dict) -> dict:
+    """The same layout with other images."""
+    others = {}
+    for number, (name, content) in enumerate(coco_entries.items()):
+        other = content.replace("_png.rf", "b_png.rf") if isinstance(content, str) else image_bytes(900 + number)
+        others[name.replace("_png.rf", "b_png.rf")] = other
+    return others
+
+
+def test_two_exports_of_one_title_are_both_read(filled: Lake, write_zip, coco_entries) -> None:
+    shutil.move(write_zip("C.v1i.coco (1).zip", _of_others(coco_entries)), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert len(table) == 6
+    names = ("C.v1i.coco (1).zip", "c.v1.coco-segmentation.zip")
+    assert set(table["project"]) == {f"c ({name})" for name in names}
+    assert [export["file"] for export in report.exports] == list(names)
+    for export in report.exports:
+        assert all(name in export["warnings"] for name in names)
+    assert build_labelled_crops(filled)[0].equals(table)
+    shutil.move(write_zip("c.v2.coco-segmentation.zip", coco_entries), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert (len(table), set(table["project"])) == (3, {"c"})
+    assert report.unused == [path.name for path in unused(filled.inbox)] == list(names)
+
+
+def test_two_exports_of_one_title_that_contradict_each_other_are_named(filled: Lake, write_zip, coco_entries) -> None:
+    key = "train/_annotations.coco.json"
+    other = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0")}
+    shutil.move(write_zip("C.v1.zip", other), filled.inbox)
+    table, report = build_labelled_crops(filled)
+    assert len(table) == 2
+    assert report.conflicts == [
+        "train0: n_craters 1 (c (C.v1.zip)) or 1 (c (c.v1.coco-segmentation.zip)), outlined differently"
+    ]
+
+
+def test_one_version_in_two_formats_is_read_once(lake: Lake, write_zip) -> None:
+    for name, layout in (("c.v1i.coco.zip", "coco"), ("c.v1i.yolov8.zip", "yolo"), ("c.v1i.folder.zip", "folder")):
+        write_zip(name, SMALL[layout])
+    lake.inbox.mkdir(parents=True)
+    for name in ("c.v1i.coco.zip", "c.v1i.yolov8.zip"):
+        shutil.move(lake.root.parent / name, lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert set(table["project"]) == {"c"}
+    assert [("read instead" in export["warnings"], export["file"]) for export in report.exports] == [
+        (True, "c.v1i.coco.zip"),
+        (False, "c.v1i.yolov8.zip"),
+    ]
+    assert "c.v1i.yolov8.zip" in report.exports[0]["warnings"]
+
+
+def test_one_of_two_exports_of_one_title_is_not_lost_unnoticed(filled: Lake, write_zip, coco_entries) -> None:
+    shutil.move(write_zip("C.v1.zip", _of_others(coco_entries)), filled.inbox)
+    build_labelled_crops(filled)
+    shutil.move(write_zip("C.v1.zip", _broken(coco_entries)), filled.inbox / "C.v1.zip")
+    with pytest.raises(MarsError, match=r"no longer has a usable export of c \(C\.v1\.zip\)"):
+        build_labelled_crops(filled)
+    assert len(read_labelled_crops(filled)) == 6
+
+
+def test_reported_exports_of_two_people_are_both_read(lake: Lake, shared: Path) -> None:
+    shutil.copytree(shared / "data/reported/E3_same_title_two_people", lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert table["observation"].str[:3].value_counts().to_dict() == {"ESP": 6, "PSP": 6}
+    assert len(report.exports) == 2
+
+
+def test_a_reported_capital_zip_is_read(lake: Lake, shared: Path) -> None:
+    shutil.copytree(shared / "data/reported/A3_capital_ZIP", lake.inbox)
+    assert len(build_labelled_crops(lake)[0]) == 6

@@ -1,6 +1,7 @@
 """Masked pretraining on random textures, in seconds."""
 
 import os
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -26,12 +27,13 @@ from mars_assets.pretraining.data import (
 )
 from mars_assets.pretraining.figures import curve_figure, reconstructions_figure
 from mars_assets.pretraining.recipe import PretrainRecipe
-from mars_assets.pretraining.train import MaskedPretraining, pretrain
+from mars_assets.pretraining.train import MaskedPretraining, pretrain, say_what_is_missing
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import load_encoder, open_weights, read_checkpoint, save_weights
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json, read_table, write_table
+from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
 
@@ -184,6 +186,104 @@ def test_hostile_zips_write_nothing_outside(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match="points outside"):
         unlabelled_images(lake, tmp_path / "x.zip")
     assert not list(tmp_path.rglob("out.png"))
+
+
+def _labels(lake: Lake, **splits: str) -> None:
+    write_table(lake.labelled_crops, pd.DataFrame({"group": list(splits), "split": list(splits.values())}))
+
+
+def test_zips_of_other_computers_hold_back_what_models_are_judged_on(lake: Lake, tmp_path: Path) -> None:
+    names = [
+        "more\\ESP_000001_1800_RED\\t.png",
+        "more\\esp_000001_1800-7.png",
+        "more\\Mars ESP-000001-1800.png",
+        "more\\tile_JPG.rf.1a.png",
+        "more\\tile_HEIC.rf.2b.png",
+        "more\\a_png.rf.1_jpg.rf.2.png",
+        "more\\Kra\u0308ter.png",
+        "more\\PSP_000002_1800.png",
+        "more\\other.png",
+    ]
+    content = picture(tmp_path / "p.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        for name in [*names, "more\\"]:
+            archive.writestr(name, content if name.endswith(".png") else b"")
+    _labels(lake, ESP_000001_1800="test", tile="valid", a="valid", Kräter="test", PSP_000002_1800="train")
+    for again in range(2):
+        found = unlabelled_images(lake, tmp_path / "more.zip")
+        assert dict(zip(found.images["image_id"], found.images["group"], strict=True)) == {
+            "more/PSP_000002_1800.png": "PSP_000002_1800",
+            "more/other.png": "more/other",
+        }, again
+        assert found.left_out == 7
+        found.images["path"].iloc[0].unlink()  # is taken out of the zip again
+
+
+def test_what_an_earlier_version_took_apart_otherwise_is_not_read(lake: Lake, tmp_path: Path) -> None:
+    content = picture(tmp_path / "p.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("train\\a.png", content)
+    folder = lake.unlabelled(sha256_file(tmp_path / "more.zip"))
+    picture(folder / "train\\a.png")
+    (folder / ".complete").write_bytes(b"")
+    assert list(unlabelled_images(lake, tmp_path / "more.zip").images["image_id"]) == ["train/a.png"]
+
+
+def _label_image(path: Path, values: list[int], mode: str = "L") -> Path:
+    pixels = np.zeros((40, 40), np.uint8)
+    for n, value in enumerate(values):
+        pixels[4 * n : 4 * n + 3, 4:12] = value
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image.putpalette([n * 7 % 256 for n in range(768)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image.convert(mode) if mode != "P" else image).save(path)
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_masks_are_no_pictures(lake: Lake, textures: Path, tmp_path: Path, packed: bool) -> None:
+    folder = tmp_path / "more"
+    (folder / "train").mkdir(parents=True)
+    for path in sorted(textures.glob("*.png"))[:2]:
+        shutil.copy(path, folder / "train")
+    name = "tile_png.rf.0a"
+    for place in (f"train/{name}.png", "train/flat.png"):
+        picture(folder / place)  # of one value
+    for place in (f"train/{name}_mask.png", f"train/{name}_MASK.PNG", "train/x_label.png", "train/x-masks.png",
+                  "train/x_mask_png.rf.1b.png", "masks/x.png", "Labels/train/x.png",
+                  "SegmentationObject/x.png"):  # fmt: skip
+        picture(folder / place)
+    _label_image(folder / "train/binary.png", [255])
+    _label_image(folder / "train/numbered.png", [1, 2, 3, 4, 5])
+    _label_image(folder / "train/palette.png", [1, 2], "P")
+    _label_image(folder / "train/deep.png", [1, 2, 3], "I;16")
+    _label_image(folder / "train/bits.png", [255], "1")
+    _label_image(folder / "train/colours.png", [200, 90], "RGB")
+    extra = folder
+    if packed:
+        extra = tmp_path / "more.zip"
+        with zipfile.ZipFile(extra, "w") as archive:
+            for path in folder.rglob("*.*"):
+                archive.writestr(str(path.relative_to(folder)).replace("/", "\\"), path.read_bytes())
+    found = unlabelled_images(lake, extra)
+    assert len(found.images) == 4
+    assert sum("is a mask by its name" in reason for reason in found.broken.values()) == 8
+    assert sum("it is a mask or label image" in reason for reason in found.broken.values()) == 6
+    said: list[str] = []
+    say_what_is_missing(found, Progress(said.append))
+    assert "14 images cannot be read or are masks, and are left out" in said[-1]
+    assert "and 4 more" in said[-1]
+
+
+def test_methods_that_cannot_be_unpacked_are_named(lake: Lake, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 10] = 9
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(DamagedFileError, match="Deflate64"):
+        unlabelled_images(lake, tmp_path / "x.zip")
 
 
 def test_groups_stay_together_and_further_images_move_none(unlabelled: Unlabelled) -> None:
@@ -372,6 +472,12 @@ def test_a_model_is_not_judged_on_what_its_encoder_saw(lake: Lake, unlabelled: U
     table = pd.read_parquet(own)
     write_table(own, pd.concat([table, pd.DataFrame({"image_id": ["deep/crop_png.rf.1.png"], "group": ["deep/crop"]})]))
     assert "crop" in seen_by(lake, version, {})  # as labels, which know no folder, name its group
+    # Earlier versions of the code stored these as groups of their own.
+    old = pd.DataFrame(
+        {"image_id": ["x\\esp_77.png", "b_HEIC.rf.2.png"], "group": ["x/esp_000077_1800", "b_HEIC.rf.2"]}
+    )
+    write_table(own, pd.concat([table, old]))
+    assert {"ESP_000077_1800", "b"} <= seen_by(lake, version, {})
     for provenance, left in (({"mars_weights_version": "v1"}, ["c"]), ({}, ["b", "c"])):
         judged, left_out = held_out(lake, ModelVersion("cls_model", "m", folder, {"provenance": provenance}), images)
         assert list(judged["image_id"]) == left

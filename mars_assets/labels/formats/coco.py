@@ -60,17 +60,18 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
     doubtful = notes.doubtful(name for name in names.values() if name in used or name not in above)
     problems: list[str] = []
     findings: dict[Any, Findings] = {}
-    sizes: dict[Any, tuple[int, int]] = {}
+    read: dict[Any, tuple[str, tuple[int, int]]] = {}
     for image in images:
         identity, name = _plain(image.get("id")), image.get("file_name")
         height, width = _plain(image.get("height")), _plain(image.get("width"))
-        if not isinstance(name, str) or f"{split}/{name}" not in archive:
+        entry = archive.entry(split, name) if isinstance(name, str) else None
+        if entry is None:
             problems.append(f"the image {name!r} is not in the archive")
         elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
             problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         if identity in findings:
             problems.append(f"image id {identity} occurs twice")
-        findings[identity], sizes[identity] = Findings(unknown=set(doubtful)), (height, width)
+        findings[identity], read[identity] = Findings(unknown=set(doubtful)), (entry or "", (height, width))
 
     for annotation in annotations:
         identity = f"annotation {annotation.get('id')}"
@@ -87,9 +88,8 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
                 found.problems.append(f"{identity} {error}")
     if problems:
         raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
-    for image in images:
-        identity = _plain(image.get("id"))
-        yield from notes.outlined(f"{split}/{image['file_name']}", split, sizes[identity], findings[identity])
+    for identity, (entry, size) in read.items():
+        yield from notes.outlined(entry, split, size, findings[identity])
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,12 @@ Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 EXPORT_AGAIN = "export it again"
 """The remedy for a faulty export, in error messages."""
-_ROBOFLOW_NAME = re.compile(r"^(?P<original>.+)_(?P<suffix>jpe?g|png|tiff?|bmp|webp)\.rf\.[0-9A-Za-z]+$")
+_ROBOFLOW_NAME = re.compile(r"^(?P<uploaded>.+)\.rf\.[0-9A-Za-z]+$")
+_UPLOADED_SUFFIX = re.compile(
+    r"_(jpe?g|jpe|jfif|pjpeg|a?png|tiff?|bmp|dib|gif|webp|hei[cf]s?|avif|jp2|j2k|jxl|p[bgnp]m|tga|psd|dng|cr[23]|nef|arw)$",
+    re.IGNORECASE,
+)
+"""Ending of an uploaded file's name, whose dot Roboflow replaces by '_'."""
 
 Outline = dict[str, Any]
 """A crater's outline in pixels: ``{"polygons": [[x, y, …], …]}`` or ``{"rle": {"size": […], "counts": …}}``."""
@@ -123,13 +129,27 @@ def _vertices(outline: Outline) -> str:
 
 
 def original_name(file_name: str) -> str:
-    """Parse the uploaded name from ``ORIGINAL_jpg.rf.HASH.jpg``.
+    """Parse the uploaded name from ``ORIGINAL_jpg.rf.HASH.jpg``, composed as in NFC.
 
-    For a name of another form, return its stem.
+    The suffix before ``.rf.`` is in any case or missing. For a name of another form, return its stem.
     """
-    stem = PurePosixPath(file_name).stem
-    match = _ROBOFLOW_NAME.match(stem)
-    return match["original"] if match else stem
+    return _uploaded(PurePosixPath(unicodedata.normalize("NFC", file_name).replace("\\", "/")).stem)
+
+
+def picture_of(original: str) -> str:
+    """Name the picture that an upload shows.
+
+    The upload may itself be a copy that Roboflow exported.
+    """
+    while (uploaded := _uploaded(original)) != original:
+        original = uploaded
+    return original
+
+
+def _uploaded(name: str) -> str:
+    """Remove what Roboflow adds to an uploaded name, once."""
+    match = _ROBOFLOW_NAME.match(name)
+    return (_UPLOADED_SUFFIX.sub("", match["uploaded"]) or name) if match else name
 
 
 def is_image(name: PurePosixPath) -> bool:

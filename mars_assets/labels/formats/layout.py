@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.formats.image import SPLITS, is_image, listed
-from mars_assets.labels.zip_archive import ExportArchive
+from mars_assets.labels.zip_archive import ExportArchive, split_named
 
-_ALSO = {"val": "valid", "validation": "valid"}
-"""Other common names of splits."""
+_DATA_FILES = ("data.yaml", "data.yml")
+_LABELS = re.compile(r"^_annotations\.coco\.json$|^_classes\.csv$|_mask\.png$", re.IGNORECASE)
+"""Names, or their endings, of the files that hold labels."""
+_ASIDE = "outside the export"
+"""Folder that stands for the place of a file that has the name of one in the export."""
 
 
 def name_as_roboflow(archive: ExportArchive) -> None:
     """Normalise the names of an archive's entries to Roboflow's.
 
-    An enclosing folder is removed, ``val`` becomes ``valid``, and files that macOS adds are ignored.
+    An enclosing folder is removed, also if files lie next to it. ``Train`` becomes ``train``, ``val`` ``valid``,
+    ``data.yml`` ``data.yaml``, and other names by which readers find labels lose their capitals. Files that macOS adds
+    are ignored.
 
     Raises:
         DamagedFileError: two entries get the same name.
     """
     paths = {name: PurePosixPath(name).parts for name in archive.names}
     paths = {name: parts for name, parts in paths.items() if not _is_of_a_mac(parts)}
-    while len(tops := {parts[0] for parts in paths.values()}) == 1 and not tops <= {*SPLITS, *_ALSO}:
-        if any(len(parts) == 1 for parts in paths.values()):
+    while len(tops := {parts[0] for parts in paths.values() if len(parts) > 1}) == 1:
+        inner = {split_named(parts[1]) for parts in paths.values() if len(parts) > 2}
+        if split_named(min(tops)) in SPLITS and inner.isdisjoint(SPLITS):  # a project may be called "Test"
             break
-        paths = {name: parts[1:] for name, parts in paths.items()}
+        paths = {name: parts[1:] if len(parts) > 1 else parts for name, parts in paths.items()}
     entries: dict[str, str] = {}
-    for name, parts in paths.items():
-        top = _ALSO.get(parts[0], parts[0]) if len(parts) > 1 else parts[0]
-        known = "/".join((top, *parts[1:]))
+    for name in sorted(paths, key=lambda name: name.count("/"), reverse=True):
+        known = "/".join(_as_roboflow(paths[name]))
+        if known in entries and name.count("/") < entries[known].count("/"):
+            known = f"{_ASIDE}/{name}"
         if known in entries:
             raise DamagedFileError(
                 f"{archive.path.name} has both {entries[known]!r} and {name!r}, which mean the same file: remove one "
                 "of them from the zip"
             )
         entries[known] = name
-    archive.rename(entries)
+    places = {name: place for place, name in enumerate(archive.names)}
+    archive.rename(dict(sorted(entries.items(), key=lambda entry: places[entry[1]])))
+
+
+def _as_roboflow(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Name the parts of a path as Roboflow does, as far as readers look for them."""
+    *folders, file = parts
+    if not folders:
+        return (_DATA_FILES[0],) if file.lower() in _DATA_FILES else parts
+    folders[0] = split_named(folders[0])
+    if len(folders) > 1 and folders[1].lower() in ("images", "labels"):
+        folders[1] = folders[1].lower()
+    if folders[1:] == ["labels"]:
+        file = str(PurePosixPath(file).with_suffix(PurePosixPath(file).suffix.lower()))
+    return (*folders, _LABELS.sub(lambda match: match[0].lower(), file))
 
 
 def _is_of_a_mac(parts: Sequence[str]) -> bool:

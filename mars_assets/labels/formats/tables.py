@@ -67,8 +67,8 @@ def read_multilabel(archive: ExportArchive, notes: Notes) -> Iterator[ExportedIm
             )
         problems, unclear, seen = [], 0, set()
         for row in rows:
-            entry = f"{split}/{row[0]}"
-            if entry not in archive:
+            entry = archive.entry(split, row[0])
+            if entry is None:
                 problems.append(f"the image {row[0]!r} is not in the archive")
                 continue
             if entry in seen:
