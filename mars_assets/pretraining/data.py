@@ -28,7 +28,7 @@ from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import short_name, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
 
@@ -95,12 +95,12 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
         folder = _opened(lake, extra)
         for path, (sha, problem) in _looked_at(lake, pictures_below(folder), progress).items():
             relative = path.relative_to(folder)
-            image_id = relative.as_posix()
+            image_id = shown(relative.as_posix())
             if problem:
                 broken[image_id] = problem
                 continue
             group, known = group_of(relative)
-            rows.append((image_id, group, "" if known else original_name(path.name), path, sha))
+            rows.append((image_id, shown(group), "" if known else shown(original_name(path.name)), path, sha))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
@@ -142,7 +142,7 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
             try:
                 read_pixels(paths[place])
             except DamagedFileError as error:
-                problem = str(error)
+                problem = shown(str(error))
             yield [sha256_file(paths[place]), problem]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
@@ -161,12 +161,13 @@ def _opened(lake: Lake, extra: Path) -> Path:
     if not extra.is_file():
         raise MarsError(f"there is no folder and no zip {extra}")
     folder = lake.unlabelled(sha256_file(extra))
-    done = folder / ".complete"
+    done = folder / ".unpacked"  # earlier versions left ".complete", after JPEG and PNG files alone
     if not done.exists():
         with open_export(extra) as archive:
             for name in archive.names:
                 if is_picture(Path(name)):
-                    write_bytes(folder / name, archive.read(name))
+                    path = folder / name
+                    write_bytes(path.with_name(short_name(path.name)), archive.read(name))
         write_bytes(done, b"")
     return folder
 
@@ -240,7 +241,7 @@ class RandomCrops:
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
     """Read an image to pretrain on, uint8 (H, W, 1 or 3).
 
-    Grey of 16 bits is reduced to its upper 8.
+    16 bits are reduced to the upper 8, see :func:`mars_assets.images.read_grey_or_rgb`.
 
     Raises:
         DamagedFileError: it cannot be decoded.
