@@ -215,9 +215,17 @@ def picture_size(source: Path | bytes, remedy: str, name: str | None = None) -> 
     """Read the size of an image of any size, as :func:`image_size` does."""
     with _opened(source, remedy, name) as image:
         width, height = image.size
-        if image.format == "PNG" and b"eXIf" in _content(source):
-            image.load()  # its orientation may follow its pixels
-        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+        return (width, height) if _orientation_of(image, source) in (5, 6, 7, 8) else (height, width)
+
+
+def is_turned(source: Path | bytes, name: str | None = None) -> bool:
+    """Test whether EXIF turns a JPEG, PNG or WebP, so that it is not read as stored.
+
+    Raises:
+        DamagedFileError: it is of no readable format.
+    """
+    with _opened(source, "repair it", name) as image:
+        return _orientation_of(image, source) in _TURNS
 
 
 def encode_png(pixels: npt.NDArray[Any], key: str, text: str) -> bytes:
@@ -344,6 +352,13 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # a PNG's orientation may follow its pixels
     turn = _TURNS.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def _orientation_of(image: Image.Image, source: Path | bytes) -> int:
+    """Read the orientation of an image that is not decoded yet."""
+    if image.format == "PNG" and b"eXIf" in _content(source):
+        image.load()  # its orientation may follow its pixels
+    return _orientation(image)
 
 
 def _orientation(image: Image.Image) -> int:

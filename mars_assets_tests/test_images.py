@@ -16,6 +16,7 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.images import (
     encode_png,
     image_size,
+    is_turned,
     pictures_below,
     png_text,
     read_grey_or_rgb,
@@ -388,3 +389,11 @@ def test_all_files_are_pictures_but_hidden_ones_and_notes(tmp_path: Path) -> Non
     assert [path.relative_to(tmp_path).as_posix() for path in pictures_below(tmp_path)] == [
         *("a/c.jpeg", "b.PNG", "e.tif", "f.png/g.jpg", "h", "i.heic")
     ]
+
+
+def test_only_what_is_not_read_as_stored_is_turned() -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        for orientation in (0, 1, 2, 6):
+            content = _encoded(Image.fromarray(RGB), kind, exif=_exif(orientation))
+            assert is_turned(content) == (orientation > 1)
+    assert not is_turned(_encoded(Image.fromarray(RGB)))

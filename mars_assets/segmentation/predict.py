@@ -11,6 +11,7 @@ import pandas as pd
 from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.images import is_turned
 from mars_assets.lake import MMSEG_CONFIG, SEGMENTER
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import open_segmenter
@@ -82,7 +83,8 @@ def _chip_identity(row: dict[Any, Any]) -> list[Any]:
         status = Path(row["chip"]).stat()
     except FileNotFoundError as error:
         raise DamagedFileError(f"the chip {row['chip']} is missing: materialize its asset again") from error
-    return [status.st_size, status.st_mtime_ns]
+    turned = not is_chip(Path(row["chip"])) and is_turned(Path(row["chip"]))
+    return [status.st_size, status.st_mtime_ns, *(["upright"] if turned else [])]  # predicted as stored before
 
 
 def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, compute: Compute) -> Float32:

@@ -166,6 +166,16 @@ def test_the_table_has_the_format_that_its_suffix_names(model, lake: Lake, tmp_p
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("kind", ["P1_kinds", "P2_exif", "P3_formats"])
+def test_reported_pictures_have_one_probability_or_a_problem(model, compute, shared, kind):
+    folder = shared / "data" / "reported" / "pictures" / kind
+    table = predict_pictures(model, folder, compute)
+    assert set(table["image"]) == {path.name for path in folder.iterdir()}
+    assert (table["probability"].isna() == (table["problem"] != "")).all()
+    assert (table["problem"] != "").sum() == {"P1_kinds": 5}.get(kind, 0)
+    assert np.ptp(table["probability"].dropna()) < 0.01
+
+
 def test_a_folder_without_pictures(model, compute, tmp_path):
     with pytest.raises(MarsError, match="no JPEG or PNG"):
         predict_pictures(model, tmp_path, compute)

@@ -1,5 +1,6 @@
 """Kinds of image files in exports: turned, of other formats, of more than 8 bits, transparent."""
 
+import hashlib
 import io
 import shutil
 from collections.abc import Callable
@@ -135,3 +136,18 @@ def test_a_reported_export_of_16_bits_is_refused(lake: Lake, shared: Path) -> No
     with pytest.raises(MarsError, match="more than 8 bits per channel"):
         _build(lake, next((shared / "data" / "reported" / "B4_rgb16").glob("*.zip")))
     assert "train/" in rejections(lake.inbox)[0][1]
+
+
+def test_only_a_turned_image_gets_another_identity(lake: Lake, write_zip: Write) -> None:
+    exif = Image.Exif()
+    entries: dict[str, bytes | str] = {}
+    for orientation in (1, 3):
+        exif[0x0112] = orientation
+        image = _scene().rotate(90 * orientation)
+        entries[f"train/Crater/{orientation}.jpg"] = _encoded(image, "JPEG", exif=exif)
+    table = _build(lake, write_zip("a.v1.zip", entries)).set_index("original")
+    for name in ("1", "3"):
+        content = entries[f"train/Crater/{name}.jpg"]
+        assert isinstance(content, bytes)
+        assert (table.at[name, "pixels_sha"] == hashlib.sha256(content).hexdigest()) == (name == "1")
+        assert table.at[name, "image_id"] == f"{name}-{table.at[name, 'pixels_sha'][:8]}"
