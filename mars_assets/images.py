@@ -25,7 +25,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mars_assets.errors import DamagedFileError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".jpx"),
+    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".tga", ".pgm", ".ppm"),
+)
+"""Of images in an export, also of formats that are not read, so that these are refused and not passed over."""
 READABLE = "JPEG or PNG file, nor TIFF, BMP, WebP, GIF or JPEG 2000"
 """The formats that are read, for an error message that begins with "no" or "not"."""
 MAX_SIDE = 16384
@@ -52,8 +56,9 @@ _TURNS = {
 """What makes an image upright, by EXIF's orientation."""
 _NEARLY_BLACK = 16
 """An image that is darker everywhere after the reduction to 8 bits had 12 bits or fewer, stored in 16."""
-_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL = 254, 258, 262, 277
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES_PER_PIXEL, _SAMPLE_FORMAT = 254, 258, 262, 277, 339
 """Tags of TIFF."""
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AssertionError, MemoryError),
     *(struct.error, zlib.error),
@@ -262,10 +267,10 @@ def _called(source: Path | bytes, name: str | None) -> str:
     return name or (str(source) if isinstance(source, Path) else "an image in memory")
 
 
-def _content(source: Path | bytes, length: int = -1) -> bytes:
+def _content(source: Path | bytes, length: int | None = None) -> bytes:
     """Read a file's first bytes, or all of them."""
     if isinstance(source, bytes):
-        return source
+        return source[:length]
     with open(source, "rb") as file:
         return file.read(length)
 
@@ -282,6 +287,8 @@ def _refuse_layers(image: Image.Image, where: str) -> None:
             raise DamagedFileError(
                 f"{where} has {channels} channels, more than grey or red, green and blue: save it with 1 or 3 channels"
             )
+        if 2 in image.tag_v2.get(_SAMPLE_FORMAT, (1,)) and image.mode == "L":
+            raise DamagedFileError(f"{where} has signed numbers, some of which may be negative: stretch it to 8 bits")
         pages = _pages(image) if pages > 1 else 1
     if pages > 1 and image.format != "MPO":
         raise DamagedFileError(f"{where} has {pages} pages or frames: save each as an image of its own")
@@ -386,6 +393,11 @@ def _opened(
             image.info.pop("xmp", None)  # from which Pillow would turn a TIFF
             yield image
     except UnidentifiedImageError as error:
+        if "TIFF" in formats and _content(source, 4) in _TIFF_STARTS:
+            raise DamagedFileError(
+                f"{where} is a TIFF, but neither grey nor red, green and blue of 8 bits per channel: save it as one of "
+                "these"
+            ) from error
         expected = READABLE if formats == _FORMATS else f"{' or '.join(formats)} file"
         raise DamagedFileError(f"{where} is not a {expected}: {remedy}") from error
     except Image.DecompressionBombError as error:

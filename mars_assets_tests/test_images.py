@@ -397,3 +397,17 @@ def test_only_what_is_not_read_as_stored_is_turned() -> None:
             content = _encoded(Image.fromarray(RGB), kind, exif=_exif(orientation))
             assert is_turned(content) == (orientation > 1)
     assert not is_turned(_encoded(Image.fromarray(RGB)))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "said"),
+    [
+        (PLANES[:1].astype(np.int8), {}, "has signed numbers"),
+        (PLANES[:3].astype(np.float32), {"photometric": "RGB"}, "is a TIFF, but neither grey nor red, green and blue"),
+        (PLANES[:3].astype(np.uint8), {"photometric": "MINISBLACK"}, "is a TIFF, but neither grey"),
+    ],
+    ids=["signed", "float", "three of grey"],
+)
+def test_channels_that_are_no_colours_are_refused(pixels: np.ndarray, options: dict[str, str], said: str) -> None:
+    with pytest.raises(DamagedFileError, match=f"^a {said}"):
+        read_rgb(_tiff(pixels, **options), name="a")

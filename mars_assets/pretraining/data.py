@@ -138,12 +138,11 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
 
     def look(places: list[int]) -> Iterator[list[str]]:
         for place in progress.track(places, "looking at further images"):
-            problem = ""
             try:
                 read_pixels(paths[place])
-            except DamagedFileError as error:
-                problem = shown(str(error))
-            yield [sha256_file(paths[place]), problem]
+                yield [sha256_file(paths[place]), ""]
+            except DamagedFileError as error:  # a file that may not be read has no sha256 either
+                yield ["", shown(str(error))]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
         return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
