@@ -42,6 +42,10 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
     from mars_assets.training.augmentation import FLAT
 
     name, target = options.model, options.target
+    about = target.with_name(target.name + ".json")
+    _require_writable(target.parent, may_be_new=True)
+    _refuse_name(target)
+    _refuse_name(about)
     normalized = "by band: (x - mean) / std of the statistics"
     if task := next((task for task in TASKS if task.model == name), None):
         model = current_model(lake, name)
@@ -54,7 +58,6 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
         encoder = load_encoder(current_weights(lake).folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_encoder(encoder, target)
-    about = target.with_name(target.name + ".json")
     write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
     print(f"{target}: the encoder of {name}, in the published layout")
     print(f"{about}: its architecture, bands and normalisation")
@@ -75,8 +78,7 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
     model, compute, progress = _started(lake, "seg_model", options)
     if options.masks:
-        with explained_errors(options.masks):
-            _require_writable(next(path for path in (options.masks, *options.masks.parents) if path.exists()))
+        _require_writable(options.masks, may_be_new=True)
     smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
     with TemporaryDirectory() as temporary:
         masks = options.masks or Path(temporary)
@@ -98,18 +100,24 @@ def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelV
     if out.suffix.lower() not in TABLES:
         raise MarsError(f"{out} has the suffix {out.suffix!r}: name a file that ends in {', '.join(TABLES)}")
     _require_writable(out.parent)
-    with explained_errors(out), suppress(FileNotFoundError):
-        out.stat()  # fails where the name is too long
-    if out.is_dir():
-        raise MarsError(f"{out} is a folder: name a file for the table")
+    _refuse_name(out)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     return current_model(lake, name), choose_compute(options.device, options.precision), progress
 
 
-def _require_writable(folder: Path) -> None:
-    """Write a file into a folder, which is removed at once."""
+def _refuse_name(file: Path) -> None:
+    """Refuse a name that a file cannot have."""
+    with explained_errors(file), suppress(FileNotFoundError):
+        file.stat()  # fails where the name is too long
+    if file.is_dir():
+        raise MarsError(f"{file} is a folder: name a file")
+
+
+def _require_writable(folder: Path, *, may_be_new: bool = False) -> None:
+    """Write a file into a folder, or where that would be created, and remove it."""
     try:
-        with TemporaryFile(dir=folder):
+        existing = (path for path in (folder, *folder.parents) if not may_be_new or path.exists())
+        with TemporaryFile(dir=next(existing)):
             pass
     except OSError as error:
         raise MarsError(

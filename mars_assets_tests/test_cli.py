@@ -207,3 +207,20 @@ def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     rows = [dict(zip(names, row, strict=True)) for row in values]
     write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
     assert smallest_evaluated(lake, model) == 6.5
+
+
+def test_an_export_that_cannot_be_written_is_refused_before_any_work(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mars_assets.cli.current_weights", lambda _: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.pt").mkdir()
+    wrong = {
+        "file/encoder.pt": "Not a directory",
+        "file/deeper/encoder.pt": "Not a directory",
+        "folder.pt": "is a folder: name a file",
+        "n" * 249 + ".pt": "its name is too long",  # with .json after it
+    }
+    for target, said in wrong.items():
+        assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / target)]) == 1
+        assert said in capsys.readouterr().err
