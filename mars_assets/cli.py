@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import get_args
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import TYPE_CHECKING, Any, get_args
 
 from mars_assets.classification.predict_folder import predict_pictures, scale_note
 from mars_assets.errors import MarsError
@@ -20,11 +22,16 @@ from mars_assets.prithvi.weights import export_encoder, load_encoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.predict_folder import outline_pictures
 from mars_assets.segmentation.task import smallest_evaluated
-from mars_assets.storage.files import write_csv, write_json, write_table
+from mars_assets.storage.files import as_rows, explained_errors, write_csv, write_json, write_table
 from mars_assets.tasks import TASKS
 from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
+TABLES = (".csv", ".parquet", ".json")
+"""Suffixes of the tables that the commands write."""
 
 
 def _export(lake: Lake, options: argparse.Namespace) -> None:
@@ -36,6 +43,10 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
     from mars_assets.training.augmentation import FLAT
 
     name, target = options.model, options.target
+    about = target.with_name(target.name + ".json")
+    _require_writable(target.parent, may_be_new=True)
+    _refuse_name(target)
+    _refuse_name(about)
     normalized = "by band: (x - mean) / std of the statistics"
     if task := next((task for task in TASKS if task.model == name), None):
         model = current_model(lake, name)
@@ -48,7 +59,6 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
         encoder = load_encoder(current_weights(lake).folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     export_encoder(encoder, target)
-    about = target.with_name(target.name + ".json")
     write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
     print(f"{target}: the encoder of {name}, in the published layout")
     print(f"{about}: its architecture, bands and normalisation")
@@ -59,7 +69,7 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
     table = predict_pictures(model.folder, options.folder, compute, progress)
     about = {"model_version": model.version, "recipe": model.config["recipe"]}
     note = scale_note(model.folder, pictures_below(options.folder))
-    write_table(options.out, table, about | ({"scale": note} if note else {}))
+    _write(options.out, table, about | ({"scale": note} if note else {}))
     print(f"{options.out}: {len(table)} images by cls_model {model.version}, the least certain first")
     print(f"{(table['probability'] >= 0.5).sum()} of them are predicted to contain a crater")
     if unread := (table["problem"] != "").sum():
@@ -68,15 +78,14 @@ def _predict(lake: Lake, options: argparse.Namespace) -> None:
 
 def _outline(lake: Lake, options: argparse.Namespace) -> None:
     model, compute, progress = _started(lake, "seg_model", options)
+    if options.masks:
+        _require_writable(options.masks, may_be_new=True)
     smallest = smallest_evaluated(lake, model) if options.smallest is None else options.smallest
     with TemporaryDirectory() as temporary:
         masks = options.masks or Path(temporary)
         table, problems = outline_pictures(model, options.folder, masks, compute, progress)
     table = table[table["diameter_px"] >= smallest]
-    if options.out.suffix == ".parquet":
-        write_table(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
-    else:
-        write_csv(options.out, table)
+    _write(options.out, table, {"model_version": model.version, "recipe": model.config["recipe"]})
     print(f"{options.out}: {len(table)} craters in {table['image'].nunique()} images by seg_model {model.version}")
     if smallest:
         print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
@@ -95,10 +104,45 @@ def _check(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
-    if options.out.is_dir():
-        raise MarsError(f"{options.out} is a folder: name a file for the table")
+    """Refuse a table that could not be written, before any work."""
+    out: Path = options.out
+    if out.suffix.lower() not in TABLES:
+        raise MarsError(f"{out} has the suffix {out.suffix!r}: name a file that ends in {', '.join(TABLES)}")
+    _require_writable(out.parent)
+    _refuse_name(out)
     progress = Progress(lambda line: print(line, file=sys.stderr))
     return current_model(lake, name), choose_compute(options.device, options.precision), progress
+
+
+def _refuse_name(file: Path) -> None:
+    """Refuse a name that a file cannot have."""
+    with explained_errors(file), suppress(FileNotFoundError):
+        file.stat()  # fails where the name is too long
+    if file.is_dir():
+        raise MarsError(f"{file} is a folder: name a file")
+
+
+def _require_writable(folder: Path, *, may_be_new: bool = False) -> None:
+    """Write a file into a folder, or where that would be created, and remove it."""
+    try:
+        existing = (path for path in (folder, *folder.parents) if not may_be_new or path.exists())
+        with TemporaryFile(dir=next(existing)):
+            pass
+    except OSError as error:
+        raise MarsError(
+            f"nothing can be written into {folder} ({error.strerror}): name a folder that exists and may be written to"
+        ) from error
+
+
+def _write(out: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
+    """Write a table in the format that its file's suffix names."""
+    match out.suffix.lower():
+        case ".parquet":
+            write_table(out, table, about)
+        case ".json":
+            write_json(out, as_rows(table.astype(object).where(table.notna(), None)))
+        case _:
+            write_csv(out, table)
 
 
 def _computing(command: argparse.ArgumentParser) -> None:
@@ -119,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of the lake; by default the variable MARS_LAKE or data_lake",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    table = f"table to write, {', '.join(TABLES)} (%(default)s)"
     export = commands.add_parser(
         "export",
         help="write an encoder in Prithvi's published layout",
@@ -131,10 +176,10 @@ def parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="predict the probability of a crater for each image in a folder",
-        description="Write a Parquet table of the current cls_model's probabilities for all JPEG and PNG images below "
+        description="Write a table of the current cls_model's probabilities for all images below "
         "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
-    predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help="table to write (%(default)s)")
+    predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help=table)
     _computing(predict)
     predict.set_defaults(run=_predict)
     check = commands.add_parser(
@@ -149,10 +194,10 @@ def parser() -> argparse.ArgumentParser:
     outline = commands.add_parser(
         "outline",
         help="list the craters in a folder of images",
-        description="Write a table of the craters that the current seg_model finds in all JPEG and PNG images below a "
+        description="Write a table of the craters that the current seg_model finds in all images below a "
         "folder: centre and diameter in pixels, mean probability, and whether the border cuts the crater.",
     )
-    outline.add_argument("--out", type=Path, default=Path("craters.csv"), help="table, .csv or .parquet (%(default)s)")
+    outline.add_argument("--out", type=Path, default=Path("craters.csv"), help=table)
     outline.add_argument("--masks", type=Path, help="folder for the predicted masks: 8-bit PNG, crater from 128 up")
     outline.add_argument(
         "--smallest",
@@ -172,6 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 1 after an error that the user can correct.
     """
     options = parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed, too
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         options.run(Lake.at(options.lake), options)
     except MarsError as error:

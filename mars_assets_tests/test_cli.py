@@ -1,5 +1,6 @@
 """The command `mars-assets`."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,74 @@ def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pyt
     assert len(pd.read_csv(out)) == 0
 
 
+def test_outlines_of_pictures_of_any_name_and_format(lake: Lake, tmp_path: Path) -> None:
+    from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
+    from mars_assets.tensors.geotiff import write_chip
+
+    _segmenter(lake, crop_size=32, window=32, stride=16)
+    pictures, masks, out = tmp_path / "pictures", tmp_path / "deep" / "masks", tmp_path / "craters.JSON"
+    pictures.mkdir()
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb)
+    same = ["a.tif", "b.bmp", os.fsdecode(b"caf\xe9.png"), "n" * 251 + ".png", "c"]
+    for name in same:
+        image.save(pictures / name, {"a.tif": "TIFF", "b.bmp": "BMP"}.get(name, "PNG"))
+    write_chip(pictures / "chip.tif", impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
+    image.crop((0, 0, 1, 1)).save(pictures / "one.png")
+    arguments = ["--lake", str(lake.root), "outline", str(pictures), "--masks", str(masks), "--out", str(out)]
+    assert main([*arguments, "--smallest", "0"]) == 0
+    predicted = {path.name: read_mask(path) for path in masks.iterdir()}
+    assert len(predicted) == 6
+    assert predicted.keys() > {"a.tif.png", "b.bmp.png", "caf\\xe9.png.png", "c.png", "chip.tif.png"}
+    for mask in predicted.values():
+        np.testing.assert_array_equal(mask, predicted["a.tif.png"])
+    craters = craters_of_mask(predicted["a.tif.png"])
+    expected = {*("a.tif", "b.bmp", "caf\\xe9.png", "n" * 251 + ".png", "c", "chip.tif")} if craters else set()
+    assert {row["image"] for row in read_json(out)} == expected
+
+
+def test_what_cannot_be_written_is_said_before_any_work(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _segmenter(lake)
+    monkeypatch.setattr("mars_assets.cli.outline_pictures", lambda *_: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    wrong = {
+        ("--out", "x.geojson"): "has the suffix '.geojson'",
+        ("--out", "none/x.csv"): "name a folder that exists",
+        ("--out", "x.csv", "--masks", "file"): "nothing can be written into",
+        ("--out", "x.csv", "--masks", "file/deeper"): "nothing can be written into",
+    }
+    monkeypatch.chdir(tmp_path)
+    for options, said in wrong.items():
+        assert main(["--lake", str(lake.root), "outline", str(tmp_path), *options]) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["P1_kinds", "P2_exif", "P3_formats"])
+def test_reported_pictures_are_outlined_or_named(
+    lake: Lake, shared: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _segmenter(lake, crop_size=32, window=32, stride=16)
+    folder = shared / "data" / "reported" / "pictures" / kind
+    out = tmp_path / "craters.csv"
+    arguments = [
+        "--lake",
+        str(lake.root),
+        "outline",
+        str(folder),
+        "--out",
+        str(out),
+        "--masks",
+        str(tmp_path / "masks"),
+    ]
+    assert main(arguments) == 0
+    found = {path.stem for path in (tmp_path / "masks").iterdir()}
+    skipped = {line.split(" was skipped")[0] for line in capsys.readouterr().out.splitlines() if "skipped" in line}
+    assert found | skipped == {path.name for path in folder.iterdir()}
+    assert not found & skipped
+
+
 def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _segmenter(lake)
     (tmp_path / "empty").mkdir()
@@ -138,3 +207,20 @@ def test_what_was_judged_is_the_smallest_that_is_listed(lake: Lake) -> None:
     rows = [dict(zip(names, row, strict=True)) for row in values]
     write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
     assert smallest_evaluated(lake, model) == 6.5
+
+
+def test_an_export_that_cannot_be_written_is_refused_before_any_work(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mars_assets.cli.current_weights", lambda _: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.pt").mkdir()
+    wrong = {
+        "file/encoder.pt": "Not a directory",
+        "file/deeper/encoder.pt": "Not a directory",
+        "folder.pt": "is a folder: name a file",
+        "n" * 249 + ".pt": "its name is too long",  # with .json after it
+    }
+    for target, said in wrong.items():
+        assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / target)]) == 1
+        assert said in capsys.readouterr().err

@@ -102,9 +102,7 @@ def _installed(lake: Lake, config: PrithviWeightsConfig, progress: Progress) -> 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):
     """Settings for continued masked pretraining."""
 
-    images: str = Field(
-        "", description="Folder or zip of unlabelled JPEG or PNG images, in addition to the lake's crops."
-    )
+    images: str = Field("", description="Folder or zip of unlabelled images, in addition to the lake's crops.")
 
 
 @dg.asset(

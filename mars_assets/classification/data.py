@@ -21,10 +21,8 @@ from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.images import SUFFIXES, image_size
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.storage.geotiff import chip_size
-from mars_assets.tensors.geotiff import read_bands
+from mars_assets.tensors.geotiff import read_bands, size_of
 from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
 from mars_assets.training.memory import InMemory
 
@@ -39,7 +37,7 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     """Read a chip, normalise it and resample it to a square.
 
     Args:
-        path: a six-band chip, or a JPEG or PNG, see :func:`mars_assets.tensors.geotiff.read_bands`.
+        path: a six-band chip, or a picture, see :func:`mars_assets.tensors.geotiff.read_bands`.
         config: of the weights: bands and statistics.
         image_size: side of the result.
         by: with the weights' statistics alone, or then also by the image's own mean and deviation in each band, since
@@ -57,6 +55,8 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
     bands = read_bands(path, config.statistics)
     chip = torch.from_numpy(normalize(bands, config.statistics))
     if by == "image":
+        if bands[0].size == 1:
+            raise DamagedFileError(f"{path} is a single pixel, which has no contrast to normalise by: remove it")
         chip = by_itself(chip)
     size = (image_size, image_size)
     if chip.shape[1:] == size:
@@ -91,7 +91,7 @@ def _size_of(path: Path, _changed: int) -> tuple[int, int]:
 
     A sweep asks of the same chips in each run, and opening them takes longer than training a head.
     """
-    return image_size(path, "repair it") if path.suffix.lower() in SUFFIXES else chip_size(path)
+    return size_of(path)
 
 
 Inputs = InMemory[Tensor] | Tensor

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mars_assets.errors import MarsError
-from mars_assets.images import pictures_below
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.images import READABLE, pictures_below, refuse_tiny
 from mars_assets.lake import CONFIG
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_json
+from mars_assets.storage.files import read_json, shown
+from mars_assets.tensors.geotiff import size_of
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
@@ -75,20 +76,31 @@ def predict_pictures(model_folder: Path, folder: Path, compute: Compute, progres
     from mars_assets.classification.predict import probabilities_of
 
     if not folder.is_dir():
-        raise MarsError(f"{folder} is not a folder: give one with JPEG or PNG images")
+        raise MarsError(f"{folder} is not a folder: give one with images")
     pictures = pictures_below(folder)
     if not pictures:
-        raise MarsError(f"{folder} contains no JPEG or PNG image: give another folder")
+        raise MarsError(f"{folder} contains no {READABLE}: give another folder")
     require_finished(model_folder, "cls_model")
     if note := scale_note(model_folder, pictures):
         progress.say(note)
     results = progress.track(probabilities_of(model_folder, pictures, compute), "predicting images", len(pictures))
     rows = [
-        (picture.relative_to(folder).as_posix(), np.nan, str(result))
-        if isinstance(result, MarsError)
-        else (picture.relative_to(folder).as_posix(), result, "")
+        (shown(picture.relative_to(folder).as_posix()), *_probability_or_problem(picture, result))
         for picture, result in zip(pictures, results, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["image", "probability", "problem"])
     table.insert(2, "uncertainty", uncertainty(table["probability"].to_numpy()))
     return table.sort_values("uncertainty", ascending=False, kind="stable", ignore_index=True)
+
+
+def _probability_or_problem(picture: Path, result: float | MarsError) -> tuple[float, str]:
+    """Return a probability without a problem, or NaN and the image's problem."""
+    try:
+        if isinstance(result, MarsError):
+            raise result
+        refuse_tiny(picture, *size_of(picture))
+        if not np.isfinite(result):
+            raise DamagedFileError(f"{picture} has no probability, as the model computes {result}: check its values")
+    except MarsError as error:
+        return np.nan, shown(str(error))
+    return result, ""

@@ -18,7 +18,7 @@ from mars_assets.code_versions import LABELS
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.imagery.crops import kept_crops
 from mars_assets.imagery.products import observation_of
-from mars_assets.images import encode_png, png_text
+from mars_assets.images import encode_png, is_turned, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.class_names import ClassNames, how_to_state, project_slug, read_class_names
 from mars_assets.labels.duplicates import near_duplicates
@@ -449,7 +449,8 @@ def _labelled(
             f"{image.size[1]} x {image.size[0]}: export it again"
         )
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
-    file, pixels_sha = None, content_sha
+    # Masks and chips of a turned image are others than before orientations were applied.
+    file, pixels_sha = None, fingerprint("upright", content_sha) if is_turned(content) else content_sha
     crop = reading.own.get(image.original)
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])

@@ -34,7 +34,7 @@ class Preview:
 
 
 def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Preview:
-    """Read an export as ``labelled_crops`` would, by itself, without touching the lake.
+    """Read an export as ``labelled_crops`` would, without touching the lake.
 
     Args:
         lake: has the user's meanings of class names.

@@ -42,5 +42,5 @@ class LabelledCrops(pa.DataFrameModel):
     outlines_sha: str | None = pa.Field(
         nullable=True, description="fingerprint of the outlines that the masks show; None without outlines"
     )
-    pixels_sha: str = pa.Field(description="sha256 of the image file")
+    pixels_sha: str = pa.Field(description="sha256 of the image file; of that and a mark if EXIF turns it")
     phash: str | None = pa.Field(description="perceptual hash: images that look the same differ in few of its 64 bits")

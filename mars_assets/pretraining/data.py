@@ -29,7 +29,7 @@ from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import short_name, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
 
@@ -105,16 +105,20 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     broken: dict[str, str] = {}
     if extra is not None:
         further = _further(lake, extra)
-        broken = {name.as_posix(): f"{name} is a mask by its name" for name in further if _is_mask(name)}
-        pictures = {path: name for name, path in further.items() if name.as_posix() not in broken}
+        broken = {
+            shown(name.as_posix()): f"{shown(name.as_posix())} is a mask by its name"
+            for name in further
+            if _is_mask(name)
+        }
+        pictures = {path: name for name, path in further.items() if shown(name.as_posix()) not in broken}
         for path, (sha, problem) in _looked_at(lake, list(pictures), progress).items():
             relative = pictures[path]
-            image_id = relative.as_posix()
+            image_id = shown(relative.as_posix())
             if problem:
                 broken[image_id] = problem
                 continue
             group, known = group_of(relative)
-            rows.append((image_id, group, "" if known else _picture(relative), path, sha))
+            rows.append((image_id, shown(group), "" if known else shown(_picture(relative)), path, sha))
     if not rows:
         raise MarsError(
             "there is no image to pretrain on: make 'crops', or name a folder or zip of images in the configuration"
@@ -152,14 +156,15 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
 
     def look(places: list[int]) -> Iterator[list[str]]:
         for place in progress.track(places, "looking at further images"):
-            problem = ""
             try:
                 read_pixels(paths[place])
                 if _shows_labels(paths[place]):
-                    problem = f"{paths[place]} has few values in large patches: it is a mask or label image"
-            except DamagedFileError as error:
-                problem = str(error)
-            yield [sha256_file(paths[place]), problem]
+                    raise DamagedFileError(
+                        f"{paths[place]} has few values in large patches: it is a mask or label image"
+                    )
+                yield [sha256_file(paths[place]), ""]
+            except DamagedFileError as error:  # a file that may not be read has no sha256 either
+                yield ["", shown(str(error))]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
         return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
@@ -178,11 +183,15 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
         raise MarsError(f"there is no folder and no zip {extra}")
     folder = lake.unlabelled(sha256_file(extra))
     with open_export(extra) as archive:
-        further = {PurePath(name): folder / name for name in sorted(archive.names) if is_picture(PurePath(name))}
+        further = {name: _unpacked(folder, name) for name in map(PurePath, sorted(archive.names)) if is_picture(name)}
         for relative, path in further.items():
             if not path.exists():
                 write_bytes(path, archive.read(relative.as_posix()))
     return further
+
+
+def _unpacked(folder: Path, name: PurePath) -> Path:
+    return folder / name.with_name(short_name(name.name))
 
 
 def _is_mask(relative: PurePath) -> bool:
@@ -275,7 +284,7 @@ class RandomCrops:
 def read_pixels(path: Path) -> npt.NDArray[np.uint8]:
     """Read an image to pretrain on, uint8 (H, W, 1 or 3).
 
-    Grey of 16 bits is reduced to its upper 8.
+    16 bits are reduced to the upper 8, see :func:`mars_assets.images.read_grey_or_rgb`.
 
     Raises:
         DamagedFileError: it cannot be decoded.

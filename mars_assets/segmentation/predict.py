@@ -11,14 +11,14 @@ import pandas as pd
 from mars_assets.bands import BandStatistics
 from mars_assets.code_versions import SEGMENTER_PREDICTION
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.images import SUFFIXES
+from mars_assets.images import is_turned
 from mars_assets.lake import MMSEG_CONFIG, SEGMENTER
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.prediction_file import _png, prediction_key
-from mars_assets.storage.files import sweep, write_bytes
+from mars_assets.storage.files import short_name, sweep, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
-from mars_assets.tensors.geotiff import read_bands
+from mars_assets.tensors.geotiff import is_chip, read_bands
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def predict_masks(
 
     Args:
         model_folder: of a finished model.
-        images: ``image_id, chip`` (path of a chip, or of a JPEG or PNG, see
+        images: ``image_id, chip`` (path of a chip, or of a picture, see
             :func:`mars_assets.tensors.geotiff.read_bands`), and optionally ``chip_sha``; without it, size and time of
             the file identify a chip.
-        cache: folder of the predictions, ``ID.png``, used for nothing else.
+        cache: folder of the predictions, ``ID.png`` (with a shortened name if that is too long), used for nothing else.
         compute: device and precision.
         progress: reports the new images.
 
@@ -58,7 +58,7 @@ def predict_masks(
     model = [SEGMENTER_PREDICTION, *files, compute.precision]
     sweep(cache)
     chips = {str(row["image_id"]): row for row in images.to_dict("records")}
-    paths = {image_id: cache / f"{image_id}.png" for image_id in chips}
+    paths = {image_id: _prediction_path(cache, image_id) for image_id in chips}
     keys = {image_id: fingerprint(model, _chip_identity(chip)) for image_id, chip in chips.items()}
     new = [image_id for image_id in chips if prediction_key(paths[image_id]) != keys[image_id]]
     if new:
@@ -71,6 +71,11 @@ def predict_masks(
     return paths
 
 
+def _prediction_path(cache: Path, image_id: str) -> Path:
+    path = cache / f"{image_id}.png"
+    return path.with_name(short_name(path.name))
+
+
 def _chip_identity(row: dict[Any, Any]) -> list[Any]:
     if "chip_sha" in row:
         return [row["chip_sha"]]
@@ -78,7 +83,8 @@ def _chip_identity(row: dict[Any, Any]) -> list[Any]:
         status = Path(row["chip"]).stat()
     except FileNotFoundError as error:
         raise DamagedFileError(f"the chip {row['chip']} is missing: materialize its asset again") from error
-    return [status.st_size, status.st_mtime_ns]
+    turned = not is_chip(Path(row["chip"])) and is_turned(Path(row["chip"]))
+    return [status.st_size, status.st_mtime_ns, *(["upright"] if turned else [])]  # predicted as stored before
 
 
 def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, compute: Compute) -> Float32:
@@ -88,7 +94,7 @@ def _predict(segmenter: EncoderDecoder, chip: Path, statistics: BandStatistics, 
 
     load = TRANSFORMS.build(segmenter.cfg.test_pipeline[0])
     results: dict[str, Any] = {"img_path": chip}
-    if chip.suffix.lower() in SUFFIXES:
+    if not is_chip(chip):
         results["chip"] = read_bands(chip, statistics)
     image = torch.from_numpy(load(results)["img"].transpose(2, 0, 1))
     with torch.inference_mode(), compute.autocast():

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mars_assets.bands import HLS_BANDS
 from mars_assets.errors import MarsError
-from mars_assets.images import pictures_below, read_rgb
+from mars_assets.images import READABLE, pictures_below, read_rgb, refuse_tiny
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.task import rim_of
+from mars_assets.storage.files import shown
+from mars_assets.tensors.geotiff import is_chip, read_chip
 
 if TYPE_CHECKING:
     from mars_assets.models.versions import ModelVersion
@@ -40,21 +43,31 @@ def outline_pictures(
         MissingInputError: the model's folder holds no finished segmenter.
     """
     if not folder.is_dir():
-        raise MarsError(f"{folder} is not a folder: name one with JPEG or PNG images")
+        raise MarsError(f"{folder} is not a folder: name one with images")
     if masks.resolve().is_relative_to(folder.resolve()):
         raise MarsError(f"{masks} lies in {folder}, where masks would be taken for images: name a folder elsewhere")
     readable, problems = [], {}
     for picture in progress.track(pictures_below(folder), "checking images"):
-        name = picture.relative_to(folder).as_posix()
+        name = shown(picture.relative_to(folder).as_posix())
         try:
-            read_rgb(picture)
-            readable.append((name, str(picture)))
+            _check(picture)
+            readable.append((name, picture))
         except MarsError as error:
-            problems[name] = str(error)
+            problems[name] = shown(str(error))
     if not readable:
-        raise MarsError(next(iter(problems.values()), f"there is no JPEG or PNG in {folder}"))
+        raise MarsError(next(iter(problems.values()), f"there is no {READABLE} in {folder}"))
     images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)
     predictions = predict_masks(model.folder, images, masks, compute, progress)
     table = crater_catalogue(images.assign(prediction=images["image_id"].map(predictions)), rim=rim_of(model))
     unknown = ["observation", "diameter_m", "longitude", "latitude"]
     return table.drop(columns=unknown).rename(columns={"image_id": "image"}), problems
+
+
+def _check(picture: Path) -> None:
+    """Decode an image, since a failure later would cost the other images' results.
+
+    Raises:
+        DamagedFileError: it cannot be read, or is smaller than a patch.
+    """
+    height, width = read_chip(picture, HLS_BANDS).shape[1:] if is_chip(picture) else read_rgb(picture).shape[:2]
+    refuse_tiny(picture, height, width)

@@ -45,6 +45,10 @@ class LoadChip(BaseTransform):
         # A transposed view: crops are cut from it and turned back, so that the whole chip is never rearranged.
         bands = results["chip"] if "chip" in results else read_chip(Path(results["img_path"]), self.bands)
         if self.statistics is not None:
+            if bands[0].size == 1:
+                raise DamagedFileError(
+                    f"{results['img_path']} is a single pixel, which has no contrast to normalise by: remove it"
+                )
             bands = bands_by_themselves(bands, *self.statistics)
         image = bands.transpose(1, 2, 0)
         return {**results, "img": image, "img_shape": image.shape[:2], "ori_shape": image.shape[:2]}

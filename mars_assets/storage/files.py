@@ -8,6 +8,7 @@ into the folder at least a day later.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -26,7 +27,11 @@ import pyarrow.parquet as pq
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 
 _TEMPORARY = ".tmp-"
-_LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\.\w+)?")
+_LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\..*)?")
+_LONGEST_NAME = 255
+"""Of a file, in bytes, on all common file systems."""
+_LONGEST_STEM, _LONGEST_SUFFIX = 40, 16
+"""What a shorter name retains, in characters of up to four bytes."""
 _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
@@ -36,7 +41,7 @@ def explained_errors(target: Path) -> Iterator[None]:
     """Translate file-system errors into errors that say what to do.
 
     Raises:
-        MarsError: the disk is full, the file exceeds the size limit, or the folder is not writable.
+        MarsError: the disk is full, the file exceeds the size limit, the folder is not writable, or a name is too long.
     """
     try:
         yield
@@ -52,6 +57,8 @@ def explained_errors(target: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
             raise MarsError(f"{target} cannot be written ({error.strerror}): check the lake's permissions") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise MarsError(f"{target} cannot be written, since its name is too long: shorten it") from error
         raise
 
 
@@ -59,15 +66,17 @@ def explained_errors(target: Path) -> Iterator[None]:
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces ``target`` unless the block fails.
 
-    It has the target's suffix, from which writers (GDAL, Pillow) infer the format.
+    It has the target's suffix, from which writers (GDAL, Pillow) infer the format, and a short name even if the target
+    has the longest that the file system allows.
 
     Raises:
-        MarsError: the disk is full or the folder is not writable.
+        MarsError: the disk is full, the folder is not writable, or the target's name is too long.
     """
     with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(target.parent)
-        temporary = target.with_name(f".{target.stem}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix}")
+        name = f".{target.stem[:_LONGEST_STEM]}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix[:_LONGEST_SUFFIX]}"
+        temporary = target.with_name(name)
         try:
             yield temporary
             with open(temporary, "rb+") as file:
@@ -75,6 +84,23 @@ def atomic_path(target: Path) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def shown(text: str | PurePath) -> str:
+    r"""Make a file's name, or a message that contains one, writable as text.
+
+    Bytes that are not UTF-8 are escaped (``\xe9``); any other text stays as it is.
+    """
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def short_name(name: str) -> str:
+    """Shorten a file name that is too long to its beginning, a hash and its suffix."""
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    path = PurePath(name)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}"
 
 
 def _sweep_old(folder: Path) -> None:

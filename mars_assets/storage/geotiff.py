@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import shown, write_bytes
 
 
 @contextmanager
@@ -65,5 +65,9 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         with rasterio.open(path) as file:
             yield file
+    except UnicodeEncodeError as error:
+        raise DamagedFileError(f"{shown(path)} cannot be read, since its name is not UTF-8: rename it") from error
     except RasterioError as error:
-        raise DamagedFileError(f"{path} cannot be read ({error}): delete it and materialize its asset again") from error
+        raise DamagedFileError(
+            f"{path} cannot be read ({error}): delete it and materialize its asset again, or replace it if it is yours"
+        ) from error

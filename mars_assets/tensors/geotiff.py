@@ -13,8 +13,8 @@ import numpy as np
 
 from mars_assets.bands import EVALUATED, HLS_BANDS, BandStatistics, Float32, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.images import SUFFIXES, read_rgb
-from mars_assets.storage.geotiff import new_geotiff, opened
+from mars_assets.images import picture_size, read_rgb
+from mars_assets.storage.geotiff import chip_size, new_geotiff, opened
 
 STRIP_ROWS = 64
 """Rows compressed together. Imputed bands are computed from the others, so zstd finds much repetition across the bands
@@ -25,14 +25,16 @@ Part = tuple[tuple[int, int], tuple[int, int]]
 """First and last row of a part, and first and last column; the last ones are excluded."""
 
 _FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
+_TIFF = (".tif", ".tiff")
+_WHOLE_NUMBERS = {"uint8", "int8", "uint16", "int16", "uint32", "int32"}
 
 
 def read_bands(path: Path, statistics: BandStatistics) -> Float32:
     """Read an image's six bands, the input of models.
 
     Args:
-        path: a six-band chip; or a JPEG or PNG, grey or RGB, which is converted like the labelled images.
-        statistics: used to scale a JPEG or PNG.
+        path: a six-band chip; or a picture, grey or RGB, which is converted like the labelled images.
+        statistics: used to scale a picture.
 
     Returns:
         float32 (6, H, W) in HLS reflectance units.
@@ -40,9 +42,37 @@ def read_bands(path: Path, statistics: BandStatistics) -> Float32:
     Raises:
         DamagedFileError: the file is missing, unreadable, or has other bands or more than 8 bits per channel.
     """
-    if path.suffix.lower() in SUFFIXES:
-        return impute(scale_to_reflectance(read_rgb(path), statistics), EVALUATED, statistics)
-    return read_chip(path, HLS_BANDS)
+    if path.suffix.lower() in _TIFF:
+        with opened(path) as file:
+            if not _is_picture(file):
+                return _part(file, path, HLS_BANDS, _whole)
+    return impute(scale_to_reflectance(read_rgb(path), statistics), EVALUATED, statistics)
+
+
+def is_chip(path: Path) -> bool:
+    """Test whether a file is a TIFF of data, as chips are, and not a picture.
+
+    Raises:
+        DamagedFileError: it is named like a TIFF, and missing or unreadable.
+    """
+    if path.suffix.lower() not in _TIFF:
+        return False
+    with opened(path) as file:
+        return not _is_picture(file)
+
+
+def _is_picture(file: Any) -> bool:
+    """Test whether an open TIFF has the channels of a picture, of any depth."""
+    return file.count <= 4 and {*file.dtypes} <= _WHOLE_NUMBERS
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Read the height and width in pixels of a chip or a picture from its header.
+
+    Raises:
+        DamagedFileError: it is missing or unreadable.
+    """
+    return chip_size(path) if path.suffix.lower() in _TIFF else picture_size(path, "repair it")
 
 
 def write_chip(
@@ -95,7 +125,11 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
     Raises:
         DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
     """
-    return read_part(path, bands, lambda height, width: ((0, height), (0, width)))
+    return read_part(path, bands, _whole)
+
+
+def _whole(height: int, width: int) -> Part:
+    return (0, height), (0, width)
 
 
 def read_part(path: Path, bands: Sequence[str], part_of: Callable[[int, int], Part]) -> Float32:
@@ -113,12 +147,17 @@ def read_part(path: Path, bands: Sequence[str], part_of: Callable[[int, int], Pa
         DamagedFileError: it is missing or unreadable, or its bands differ in name or order.
     """
     with opened(path) as file:
-        if tuple(file.descriptions) != tuple(bands):
-            raise DamagedFileError(
-                f"{path} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset "
-                "again"
-            )
-        values: Float32 = file.read(window=part_of(file.height, file.width), out_dtype="float32")
+        return _part(file, path, bands, part_of)
+
+
+def _part(file: Any, path: Path, bands: Sequence[str], part_of: Callable[[int, int], Part]) -> Float32:
+    """Read a part of an open chip, see :func:`read_part`."""
+    if tuple(file.descriptions) != tuple(bands):
+        raise DamagedFileError(
+            f"{path} has the bands {file.descriptions}, not {tuple(bands)}: delete it and materialize its asset again, "
+            "or, if it is a picture of yours, save it with 1 or 3 channels of 8 bits"
+        )
+    values: Float32 = file.read(window=part_of(file.height, file.width), out_dtype="float32")
     return values
 
 

@@ -1,6 +1,8 @@
 """What is said of images without a label."""
 
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +17,12 @@ from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.cli import main
 from mars_assets.datasets import unlabelled_crops
-from mars_assets.errors import MarsError
+from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.lake import Lake
 from mars_assets.models.versions import make_current
 from mars_assets.progress import Progress
-from mars_assets.storage.files import read_provenance, write_table
+from mars_assets.storage.files import read_json, read_provenance, write_table
+from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
 
 RECIPE = ClsRecipe(image_size=32, batch_size=4, steps=2, warmup_steps=1, evaluate_every=2, normalize="statistics")
@@ -77,6 +80,100 @@ def test_a_folder_of_pictures_the_least_certain_first_and_broken_ones_say_so(mod
     assert "exceeds limit" in problems["huge.png"]
     assert table["problem"].iloc[-1].startswith(str(tmp_path))
     assert table["probability"].isna().tolist() == [False] * 3 + [True] * 4
+
+
+def test_every_file_of_a_folder_has_a_probability_or_a_problem(model, compute, tmp_path):
+    from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
+    from mars_assets.tensors.geotiff import write_chip
+
+    rgb = np.random.default_rng(3).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(rgb)
+    same = ["a.png", "b.tif", "c.TIFF", "d.bmp", "noextension", os.fsdecode(b"caf\xe9.png"), "n" * 251 + ".png"]
+    for name in same:
+        kind = {".tif": "TIFF", ".TIFF": "TIFF", ".bmp": "BMP"}.get(Path(name).suffix, "PNG")
+        image.save(tmp_path / name, kind)
+    chip = impute(scale_to_reflectance(rgb), "post_norm")
+    write_chip(tmp_path / "chip.tif", chip, HLS_BANDS)
+    write_chip(tmp_path / "bgr.tif", chip[:3], HLS_BANDS[:3])
+    image.crop((0, 0, 1, 1)).save(tmp_path / "one.png")
+    image.crop((0, 0, 15, 40)).save(tmp_path / "narrow.png")
+    image.save(tmp_path / os.fsdecode(b"caf\xe9.tif"))
+    image.save(tmp_path / "animated.gif", save_all=True, append_images=[image.rotate(90)])
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    table = predict_pictures(model, tmp_path, compute).set_index("image")
+    probabilities = table.loc[[*same[:5], "caf\\xe9.png", same[6], "chip.tif"], "probability"]
+    assert probabilities.notna().all()
+    assert np.ptp(probabilities) < 1e-6
+    problems = table.loc[table["problem"] != "", "problem"].to_dict()
+    assert table.loc[list(problems), "probability"].isna().all()
+    said = {
+        "bgr.tif": "has the bands",
+        "one.png": "1 x 1 pixels, smaller than a model's patch",
+        "narrow.png": "15 x 40 pixels, smaller than a model's patch",
+        "caf\\xe9.tif": "caf\\xe9.tif cannot be read, since its name is not UTF-8",
+        "animated.gif": "2 pages or frames",
+        "photo.heic": "is not a JPEG or PNG file, nor TIFF",
+    }
+    assert problems.keys() == said.keys()
+    for name, part in said.items():
+        assert part in problems[name]
+
+
+@pytest.mark.parametrize("by", ["image", "statistics"])
+def test_a_single_pixel_has_no_contrast(micro, by, tmp_path):
+    from mars_assets.classification.data import load_chip
+
+    Image.new("L", (1, 1)).save(tmp_path / "one.png")
+    if by == "statistics":
+        assert load_chip(tmp_path / "one.png", micro, 32, by).isfinite().all()
+    else:
+        with pytest.raises(DamagedFileError, match=r"one\.png is a single pixel"):
+            load_chip(tmp_path / "one.png", micro, 32, by)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.PARQUET", "t.json"])
+def test_the_table_has_the_format_that_its_suffix_names(model, lake: Lake, tmp_path, name, capsys):
+    shutil.copytree(model, lake.model("cls_model") / "v")
+    make_current(lake, "cls_model", "v", {})
+    folder, out = tmp_path / "pictures", tmp_path / name
+    folder.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)).save(folder / "a.png")
+    (folder / os.fsdecode(b"\xe9.png")).write_bytes(b"no picture")
+    command = ["--lake", str(lake.root), "predict", str(folder), "--precision", "fp32", "--out"]
+    assert main([*command, str(out)]) == 0
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_json}[out.suffix.lower()]
+    table = read(out)
+    assert table["image"].tolist() == ["a.png", "\\xe9.png"]
+    assert table["probability"].notna().tolist() == [True, False]
+    if name == "t.json":
+        rows = read_json(out)
+        assert rows[1]["probability"] is None
+        assert rows[0]["probability"] == predict_pictures(model, folder, Compute("cpu", "fp32", 1, 0))["probability"][0]
+    capsys.readouterr()
+    before = sorted(tmp_path.iterdir())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mars_assets.cli.predict_pictures", lambda *_: pytest.fail("work was done"))
+        for wrong, said in (
+            (tmp_path / "t.xlsx", "has the suffix '.xlsx': name a file that ends in .csv, .parquet, .json"),
+            (tmp_path / "t", "has the suffix ''"),
+            (tmp_path / "none" / "t.csv", "none (No such file or directory)"),
+            (out / "t.csv", f"{name} (Not a directory)"),
+            (tmp_path / ("t" * 252 + ".csv"), "its name is too long"),
+            ("/proc/t.csv", "nothing can be written into /proc"),
+        ):
+            assert main([*command, str(wrong)]) == 1
+            assert said in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["P1_kinds", "P2_exif", "P3_formats"])
+def test_reported_pictures_have_one_probability_or_a_problem(model, compute, shared, kind):
+    folder = shared / "data" / "reported" / "pictures" / kind
+    table = predict_pictures(model, folder, compute)
+    assert set(table["image"]) == {path.name for path in folder.iterdir()}
+    assert (table["probability"].isna() == (table["problem"] != "")).all()
+    assert (table["problem"] != "").sum() == {"P1_kinds": 5}.get(kind, 0)
+    assert np.ptp(table["probability"].dropna()) < 0.01
 
 
 def test_a_folder_without_pictures(model, compute, tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mars_assets.bands import HLS_BANDS
 from mars_assets.errors import DamagedFileError
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 
@@ -128,3 +129,10 @@ def test_a_pixel_that_is_half_ignored_is_ignored_at_half_the_scale():
     mask = np.repeat(np.array([[0, 0, 1, 1, 255, 255, 1, 255]], np.uint8), 8, axis=0)
     out = pipeline._resized(mask, (4, 4), smaller=True)
     assert out[0].tolist() == [0, 1, 255, 255]
+
+
+def test_a_single_pixel_cannot_be_normalised_by_itself(tmp_path: Path) -> None:
+    loaded = {"chip": np.ones((6, 1, 1), np.float32), "img_path": tmp_path / "one.png"}
+    with pytest.raises(DamagedFileError, match=r"one\.png is a single pixel"):
+        pipeline.LoadChip(HLS_BANDS, [[0.0] * 6, [1.0] * 6]).transform(loaded)
+    assert pipeline.LoadChip(HLS_BANDS).transform(loaded)["img"].shape == (1, 1, 6)

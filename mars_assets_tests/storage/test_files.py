@@ -14,7 +14,10 @@ from mars_assets.storage.files import (
     read_json,
     read_provenance,
     read_table,
+    short_name,
+    shown,
     sweep,
+    write_bytes,
     write_json,
     write_table,
 )
@@ -130,3 +133,29 @@ def test_json_without_nan(tmp_path: Path) -> None:
 
 def test_fingerprints_know_no_order_of_keys() -> None:
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["n" * 250 + ".json", "n." + "s" * 250, "é" * 125 + ".json", os.fsdecode(b"\xe9" * 250)],
+    ids=["stem", "suffix", "two bytes", "not UTF-8"],
+)
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path, name: str) -> None:
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("whole")
+        assert "." not in name or temporary.suffix == Path(name).suffix[:16]
+    assert (tmp_path / name).read_text() == "whole"
+
+
+def test_a_name_that_is_too_long_is_said_to_be_and_can_be_shortened(tmp_path: Path) -> None:
+    names = ["n" * 252 + ".png", "n" * 253 + ".png", "é" * 127 + ".png"]
+    with pytest.raises(MarsError, match="its name is too long: shorten it"):
+        write_bytes(tmp_path / names[0], b"")
+    for name in names:
+        write_bytes(tmp_path / short_name(name), b"")
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    assert short_name("a" * 251 + ".png") == "a" * 251 + ".png"
+
+
+def test_what_is_not_utf8_is_shown_escaped() -> None:
+    assert shown(os.fsdecode(b"a/caf\xe9 \xc3\xa9.png")) == "a/caf\\xe9 é.png"

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, impute, normalize, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.tensors.geotiff import read_chip, read_fingerprint, write_chip
+from mars_assets.tensors.geotiff import is_chip, read_bands, read_chip, read_fingerprint, size_of, write_chip
 
 
 @pytest.fixture
@@ -89,3 +91,31 @@ except MarsError as error:
     )
     assert "chips/a.tif exceeds the file size limit" in done.stdout
     assert not list((tmp_path / "chips").iterdir())
+
+
+def test_a_tiff_is_a_picture_or_a_chip_by_its_channels(chip: np.ndarray, tmp_path: Path) -> None:
+    rgb = np.random.default_rng(4).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    write_chip(tmp_path / "chip.TIF", chip, HLS_BANDS)
+    np.testing.assert_array_equal(read_bands(tmp_path / "chip.TIF", PRITHVI_V1), chip)
+    for pixels, name in ((rgb, "rgb.tif"), (rgb[..., 0], "grey.TIFF")):
+        Image.fromarray(pixels).save(tmp_path / name)
+        Image.fromarray(pixels).save(tmp_path / "same.png")
+        expected = read_bands(tmp_path / "same.png", PRITHVI_V1)
+        np.testing.assert_array_equal(read_bands(tmp_path / name, PRITHVI_V1), expected)
+        assert not is_chip(tmp_path / name)
+        assert size_of(tmp_path / name) == size_of(tmp_path / "same.png") == (40, 56)
+    assert is_chip(tmp_path / "chip.TIF")
+    assert size_of(tmp_path / "chip.TIF") == (40, 56)
+    write_chip(tmp_path / "three.tif", chip[:3], HLS_BANDS[:3])
+    with rasterio.open(tmp_path / "six.tif", "w", driver="GTiff", count=6, height=8, width=8, dtype="uint8") as file:
+        file.write(np.zeros((6, 8, 8), np.uint8))
+    for name in ("three.tif", "six.tif"):
+        with pytest.raises(DamagedFileError, match=rf"{name} has the bands .*save it with 1 or 3 channels"):
+            read_bands(tmp_path / name, PRITHVI_V1)
+
+
+def test_a_tiff_whose_name_is_not_utf8_says_so(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.tif")
+    Image.new("L", (8, 8)).save(path)
+    with pytest.raises(DamagedFileError, match=r"caf\\xe9\.tif cannot be read, since its name is not UTF-8: rename it"):
+        read_bands(path, PRITHVI_V1)
