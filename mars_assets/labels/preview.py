@@ -1,4 +1,4 @@
-"""What ``labelled_crops`` would make of an export, before it is put into the inbox."""
+"""What ``labelled_crops`` would make of an export, not yet in the inbox."""
 
 from __future__ import annotations
 
