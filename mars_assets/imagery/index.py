@@ -157,6 +157,8 @@ def _values(text: pa.ChunkedArray, name: str, column: _Column, table: Path) -> p
     numbers = pc.if_else(pc.is_in(numbers, value_set=pa.array(constants)), None, numbers)
     if column.factor != 1:
         numbers = pc.multiply(numbers, column.factor)
+    if _UNITS.get(name) == "degrees":  # other numbers for a missing value, such as -9999
+        numbers = pc.if_else(pc.greater(pc.abs(numbers), 360), None, numbers)
     whole = numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py()
     if column.kind == "ASCII_INTEGER" and whole:
         return numbers.cast(pa.int64())

@@ -78,7 +78,7 @@ def check_units(path: Path, chip: Float32, dtype: str, scalings: Collection[tupl
     bright = float(np.percentile(chip.max(axis=0), 99))
     if bright <= VALID[1] / 10_000:
         raise MarsError(f"{found}, as reflectance of 0 to 1 has: multiply it by 10000, since {WANTED} is needed")
-    if dtype in ("uint8", "int8") or (bright <= _HIGHEST_8_BIT and not _is_water(chip)):
+    if dtype in ("uint8", "int8") or (bright <= _HIGHEST_8_BIT and not _is_dark(chip)):
         raise MarsError(f"{found}, as 8-bit pictures or percentages have: give {WANTED}")
     if high > VALID[1]:
         share = float((chip > VALID[1]).any(axis=0).mean())
@@ -92,7 +92,7 @@ def check_units(path: Path, chip: Float32, dtype: str, scalings: Collection[tupl
             raise MarsError(f"{gaps}. Choose a chip without gaps")
         yield f"{gaps}; they count as black"
     if bright <= _HIGHEST_8_BIT:
-        yield f"{found}: if it does not show dark water alone, its units are wrong: {WANTED} is needed"
+        yield f"{found}: if it does not show water or shadow alone, its units are wrong: {WANTED} is needed"
 
 
 def check_order(path: Path, chip: Float32, names: Sequence[str | None], bands: Sequence[int]) -> Iterator[str]:
@@ -155,11 +155,15 @@ def _identified(names: Sequence[str | None]) -> list[str | None]:
     return [next((known[word] for word in ("".join(parts), *parts) if word in known), None) for parts in words]
 
 
-def _is_water(chip: Float32) -> bool:
-    """Test for dark water, the only surface that reflects less than 2.55 % everywhere.
+def _is_dark(chip: Float32) -> bool:
+    """Test for water or shadow, which alone reflect less than 2.55 % nearly everywhere.
 
-    It absorbs more and more towards longer wavelengths, which 8-bit pictures of land do not show.
+    Water absorbs more and more towards longer wavelengths, which 8-bit pictures of land do not show. In shadows the
+    correction for the atmosphere leaves negative values, which 8-bit pictures do not have, in whole numbers, which
+    percentages are not.
     """
+    if chip.min() < 0 and (chip == chip.round()).all():
+        return True
     blue, green, _, nir, swir_1, swir_2 = np.median(chip, axis=(1, 2))
     return bool(max(blue, green) >= 50 and nir < max(blue, green) and 2 * max(swir_1, swir_2) < max(blue, green))
 

@@ -172,6 +172,13 @@ def test_a_row_without_an_id_is_left_out(written: tuple[Path, Path], column: str
     assert select(index, IndexQuery(product="COLOR")) == ["ESP_990000_1700", "ESP_990002_2300"]
 
 
+@pytest.mark.parametrize("number", ["-9999", "-32768", "1E32"])
+def test_what_is_no_angle_is_missing(written: tuple[Path, Path], number: str) -> None:
+    index = read_index(*with_cell(written, "CORNER2_LONGITUDE", number))
+    assert index["CORNER2_LONGITUDE"].isna().tolist() == [False, True, False]
+    assert observation_facts(index, ["ESP_990001_1905"], ["COLOR"])["corners"].iloc[0] is None
+
+
 def restated(label: Path, column: str, lines: str) -> None:
     text = label.read_text()
     assert f"NAME = {column}\n" in text
@@ -194,7 +201,6 @@ def test_constants_of_a_column_are_its_own(written: tuple[Path, Path]) -> None:
         ("MAP_SCALE", '"KILOMETERS/PIXEL"', 1000),
         ("MAP_SCALE", '"<METERS/PIXEL>"', 1),
         ("MAP_SCALE", '"N/A"', 1),
-        ("INCIDENCE_ANGLE", "RADIAN", 180 / np.pi),
         ("INCIDENCE_ANGLE", "DEGREE", 1),
         ("MINIMUM_LONGITUDE", '"DEGREES EAST"', 1),
     ],
@@ -205,6 +211,12 @@ def test_units_of_columns(written: tuple[Path, Path], column: str, unit: str, fa
     after = read_index(*written)
     np.testing.assert_allclose(after[column], before[column] * factor)
     pd.testing.assert_frame_equal(after.drop(columns=column), before.drop(columns=column))
+
+
+def test_a_column_in_radians(written: tuple[Path, Path]) -> None:
+    tab, label = with_cell(written, "INCIDENCE_ANGLE", "0.872665")
+    restated(label, "INCIDENCE_ANGLE", "UNIT = RADIANS")
+    assert read_index(tab, label)["INCIDENCE_ANGLE"].iloc[1] == pytest.approx(50, abs=1e-4)
 
 
 @pytest.mark.parametrize(("column", "unit"), [("MAP_SCALE", "DEG/PIXEL"), ("SOLAR_LONGITUDE", "HOURS")])
