@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: a new lake, and use of finished models outside Dagster."""
+"""The command ``mars-assets``: new lakes, and finished models outside Dagster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of a Dagster instance of one's own: the file ``dagster.yaml`` in the folder ``DAGSTER_HOME``."""
+"""Settings of a Dagster instance, ``dagster.yaml`` in ``DAGSTER_HOME``."""
 
 from __future__ import annotations
 

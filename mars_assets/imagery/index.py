@@ -166,7 +166,7 @@ def _values(text: pa.ChunkedArray, name: str, column: _Column, table: Path) -> p
 
 
 def missing_values(index: pd.DataFrame) -> dict[str, int]:
-    """Count the rows that lack a value, for each column that this project uses and that lacks any."""
+    """Count the rows without a value, for each needed column that has such rows."""
     counts = {}
     for name in NEEDED:
         column = index[name]

@@ -90,13 +90,20 @@ def parsed_label(path: Path, what: str) -> Iterator[Any]:
         if "\0" in text:
             number = text.count("\n", 0, text.index("\0")) + 1
             raise ValueError(f"line {number} contains NUL bytes, as an interrupted download leaves them")
-        yield pvl.loads(text)
+        yield _parsed(text)
     except UnitError as error:
         raise DamagedFileError(f"{path}: {error}. Correct the unit in the label, or fetch the label again") from error
     except (AttributeError, LookupError, TypeError, ValueError, StopIteration, ParseError, QuantityError) as error:
-        line = f"line {error.lineno}: " if isinstance(error, LexerError) else ""
-        reason = textwrap.shorten(f"{line}{type(error).__name__}: {error.args[-1] if error.args else ''}", 200)
+        reason = textwrap.shorten(f"{type(error).__name__}: {error.args[-1] if error.args else ''}", 200)
         raise DamagedFileError(f"{path} is not {what} ({reason}). Fetch it again") from error
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return pvl.loads(text)
+    except LexerError as error:
+        reason = "a quotation mark has no partner" if text.count('"') % 2 else error.args[-1]
+        raise ValueError(f"near line {error.lineno}: {reason}") from error
 
 
 def read_label(path: Path) -> ProductLabel:
@@ -172,7 +179,7 @@ def _wavelengths(image: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def _check_unit(block: Mapping[str, Any], key: str, wanted: Wanted) -> None:
-    """Raise a UnitError unless a value is stated in the wanted unit itself, which GDAL takes for granted."""
+    """Raise a UnitError unless a value is in the wanted unit itself, as GDAL assumes."""
     unit = getattr(block.get(key), "units", None)
     if factor_of(key, unit, wanted) != 1:
         raise UnitError(f"{key} is stated in {unit!r}, but is read in {wanted} only")

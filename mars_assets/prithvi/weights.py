@@ -255,9 +255,10 @@ def _load(
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Remove what a model's wrappers put in front of its keys: ``module.``, ``_orig_mod.``, ``model.``, ``backbone.``.
+    """Remove what a model's wrappers put in front of its keys.
 
-    Any prefix of all keys is removed if keys of the architecture remain, since the file then contains nothing else.
+    Such are ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.``. Any prefix of all keys is removed if keys of the
+    architecture remain, since the file then contains nothing else.
 
     Args:
         state: the tensors of a file.

@@ -156,13 +156,13 @@ def _identified(names: Sequence[str | None]) -> list[str | None]:
 
 
 def _is_dark(chip: Float32) -> bool:
-    """Test for water or shadow, which alone reflect less than 2.55 % nearly everywhere.
+    """Test for water or shadow.
 
-    Water absorbs more and more towards longer wavelengths, which 8-bit pictures of land do not show. In shadows the
-    correction for the atmosphere leaves negative values, which 8-bit pictures do not have, in whole numbers, which
-    percentages are not.
+    They alone reflect less than 2.55 % nearly everywhere. Water absorbs more and more towards longer wavelengths, which
+    8-bit pictures of land do not show. In shadows the correction for the atmosphere leaves various negative values,
+    which 8-bit pictures do not have, in whole numbers, which percentages are not.
     """
-    if chip.min() < 0 and (chip == chip.round()).all():
+    if np.unique(chip[chip < 0]).size > 1 and (chip == chip.round()).all():
         return True
     blue, green, _, nir, swir_1, swir_2 = np.median(chip, axis=(1, 2))
     return bool(max(blue, green) >= 50 and nir < max(blue, green) and 2 * max(swir_1, swir_2) < max(blue, green))
