@@ -94,9 +94,11 @@ class Home:
 
     def write_settings(self) -> None:
         """The project's own, with everything below this folder."""
+        from mars_assets.instance import SETTINGS_FILE, write_instance_settings
+
         self.instance.mkdir(parents=True, exist_ok=True)
-        text = (PROJECT / "dagster.yaml").read_text()
-        (self.instance / "dagster.yaml").write_text(text.replace("base_dir: .dagster", f"base_dir: {self.instance}", 1))
+        (self.instance / SETTINGS_FILE).unlink(missing_ok=True)  # a copied one names another folder
+        write_instance_settings(self.instance)
 
     def copy(self, folder: Path) -> Home:
         shutil.copytree(self.folder, folder)

@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: use of finished models outside Dagster."""
+"""The command ``mars-assets``: new lakes, and finished models outside Dagster."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from mars_assets.classification.predict_folder import predict_pictures, scale_note
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
+from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
 from mars_assets.labels.preview import preview_export
 from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
@@ -22,7 +23,7 @@ from mars_assets.prithvi.weights import export_encoder, load_encoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.predict_folder import outline_pictures
 from mars_assets.segmentation.task import smallest_evaluated
-from mars_assets.storage.files import as_rows, explained_errors, write_csv, write_json, write_table
+from mars_assets.storage.files import as_rows, explained_errors, user_path, write_csv, write_json, write_table
 from mars_assets.tasks import TASKS
 from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 TABLES = (".csv", ".parquet", ".json")
 """Suffixes of the tables that the commands write."""
+
+
+def _init(lake: Lake, options: argparse.Namespace) -> None:
+    """Create the lake's inbox and the settings of its Dagster instance."""
+    home = instance_home()
+    written = write_instance_settings(home)
+    with explained_errors(lake.inbox):
+        lake.inbox.mkdir(parents=True, exist_ok=True)
+    print(f"{lake.inbox}: the folder for label exports")
+    print(f"{home / SETTINGS_FILE}: Dagster's settings" + ("" if written else ", which existed"))
 
 
 def _export(lake: Lake, options: argparse.Namespace) -> None:
@@ -146,7 +157,7 @@ def _write(out: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
 
 
 def _computing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("folder", type=Path, help="folder of images, grey or RGB")
+    command.add_argument("folder", type=user_path, help="folder of images, grey or RGB")
     command.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help="device (%(default)s)")
     command.add_argument(
         "--precision", choices=get_args(PrecisionChoice), default="auto", help="numerical precision (%(default)s)"
@@ -158,11 +169,17 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mars-assets", description=__doc__)
     parser.add_argument(
         "--lake",
-        type=Path,
-        default=Path(os.environ.get("MARS_LAKE") or DEFAULT_LAKE),
+        default=os.environ.get("MARS_LAKE") or DEFAULT_LAKE,
         help="folder of the lake; by default the variable MARS_LAKE or data_lake",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    init = commands.add_parser(
+        "init",
+        help="create a lake and its Dagster instance",
+        description="Create the lake's inbox, and write Dagster's settings into the folder that the variable "
+        "DAGSTER_HOME names. Settings that exist there are never replaced.",
+    )
+    init.set_defaults(run=_init)
     table = f"table to write, {', '.join(TABLES)} (%(default)s)"
     export = commands.add_parser(
         "export",
@@ -171,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
         "TerraTorch accepts as ckpt_path.",
     )
     export.add_argument("model", choices=ENCODERS, help="model whose encoder to export")
-    export.add_argument("target", type=Path, help="file to write, .pt or .safetensors")
+    export.add_argument("target", type=user_path, help="file to write, .pt or .safetensors")
     export.set_defaults(run=_export)
     predict = commands.add_parser(
         "predict",
@@ -179,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
         description="Write a table of the current cls_model's probabilities for all images below "
         "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
-    predict.add_argument("--out", type=Path, default=Path("predictions.parquet"), help=table)
+    predict.add_argument("--out", type=user_path, default=Path("predictions.parquet"), help=table)
     _computing(predict)
     predict.set_defaults(run=_predict)
     check = commands.add_parser(
@@ -189,7 +206,7 @@ def parser() -> argparse.ArgumentParser:
         "they give: images, classes, craters, splits, groups, and what is left out and why. The exit status is 1 if "
         "not all labels would be used.",
     )
-    check.add_argument("exports", type=Path, nargs="+", metavar="ZIP", help="zip of an export")
+    check.add_argument("exports", type=user_path, nargs="+", metavar="ZIP", help="zip of an export")
     check.set_defaults(run=_check)
     outline = commands.add_parser(
         "outline",
@@ -197,8 +214,10 @@ def parser() -> argparse.ArgumentParser:
         description="Write a table of the craters that the current seg_model finds in all images below a "
         "folder: centre and diameter in pixels, mean probability, and whether the border cuts the crater.",
     )
-    outline.add_argument("--out", type=Path, default=Path("craters.csv"), help=table)
-    outline.add_argument("--masks", type=Path, help="folder for the predicted masks: 8-bit PNG, crater from 128 up")
+    outline.add_argument("--out", type=user_path, default=Path("craters.csv"), help=table)
+    outline.add_argument(
+        "--masks", type=user_path, help="folder for the predicted masks: 8-bit PNG, crater from 128 up"
+    )
     outline.add_argument(
         "--smallest",
         type=float,
@@ -216,11 +235,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 after an error that the user can correct.
     """
-    options = parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed, too
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        options = parser().parse_args(arguments)
         options.run(Lake.at(options.lake), options)
     except MarsError as error:
         print(f"mars-assets: {error}", file=sys.stderr)

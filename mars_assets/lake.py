@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from mars_assets.errors import MarsError, MissingInputError
+from mars_assets.storage.files import user_path
 from mars_assets.storage.published import POINTER
 
 DEFAULT_LAKE = "data_lake"
@@ -88,7 +89,7 @@ class Lake:
                 f"MARS_LAKE={address}: the lake must be a local folder. Mount or copy the bucket, and set MARS_LAKE to "
                 "that folder"
             )
-        path = Path(address).expanduser().resolve()
+        path = user_path(address).resolve()
         if path.exists() and not path.is_dir():
             raise MarsError(f"MARS_LAKE={address} is a file: set it to a folder")
         return cls(path)

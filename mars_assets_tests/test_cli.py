@@ -224,3 +224,20 @@ def test_an_export_that_cannot_be_written_is_refused_before_any_work(
     for target, said in wrong.items():
         assert main(["--lake", str(lake.root), "export", "prithvi_weights", str(tmp_path / target)]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_paths_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MARS_LAKE", "~/lake")
+    _segmenter(Lake.at(tmp_path / "lake"), crop_size=32, window=32, stride=16)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.full((32, 32), 90, np.uint8)).save(tmp_path / "pictures" / "a.png")
+    assert main(["outline", "~/pictures", "--out", "~/craters.csv", "--masks", "~/masks"]) == 0
+    assert (tmp_path / "craters.csv").exists()
+    assert (tmp_path / "masks" / "a.png.png").exists()
+    assert main(["outline", "~nobody_at_all/pictures"]) == 1
+    assert "~nobody_at_all/pictures" in capsys.readouterr().err
+    assert main(["--lake", "s3://bucket/lake", "outline", "~/pictures"]) == 1
+    assert "must be a local folder" in capsys.readouterr().err

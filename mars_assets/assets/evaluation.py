@@ -89,7 +89,9 @@ def reconstruction_metrics(
         here, chosen = lake.open(), compute.choose()
         if not config.mask_ratios:
             raise MarsError("mask_ratios is empty: give at least one ratio, such as [0.5]")
-        anchor = anchor_chip(here, Path(config.anchor), config.anchor_bands) if config.anchor else None
+        anchor = (
+            anchor_chip(here, Path(config.anchor), config.anchor_bands, context.log.warning) if config.anchor else None
+        )
         plan = ReconstructionPlan(
             [*IMPUTATION_METHODS, SPECTRAL],
             n_images=config.n_images,

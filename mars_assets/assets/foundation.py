@@ -21,7 +21,7 @@ from mars_assets.progress import Progress
 from mars_assets.provenance import software
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
-from mars_assets.storage.files import read_json, read_table
+from mars_assets.storage.files import read_json, read_table, user_path
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.run_folder import TrainingJob
 
@@ -88,7 +88,7 @@ def _installed(lake: Lake, config: PrithviWeightsConfig, progress: Progress) -> 
     """Install the configured weights and return their folder."""
     if config.source != AS_BEFORE:
         variant = config.variant or ("sample" if config.source == "sample" else "")
-        path = Path(config.path) if config.path else None
+        path = user_path(config.path) if config.path else None
         return install(lake, Origin(variant, config.source, path, config.revision or None), progress)
     if config.variant or config.path or config.revision:
         raise MarsError(
@@ -131,7 +131,7 @@ def mars_weights(
     with mendable():
         here, recipe, chosen = lake.open(), recipe_from(config, PretrainRecipe), compute.choose()
         weights, sha256, variant = current_weights(here)
-        images = unlabelled_images(here, Path(config.images).expanduser() if config.images else None, progress)
+        images = unlabelled_images(here, user_path(config.images) if config.images else None, progress)
         version = fingerprint(recipe.identity(), images.sha, sha256, chosen.seed)[:12]
         folder = here.version("mars_weights", version)
         found = (folder / CONFIG).exists()

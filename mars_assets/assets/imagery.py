@@ -16,7 +16,7 @@ from mars_assets.errors import ArchiveError, MarsError, MissingInputError
 from mars_assets.imagery.crops import CropSettings, Source, cut_crops
 from mars_assets.imagery.download import changed_at_source, fetch_product, source_state
 from mars_assets.imagery.figures import contact_sheet, map_of_observations, overview_with_grid
-from mars_assets.imagery.index import INDEX_FILES, IndexQuery, read_index
+from mars_assets.imagery.index import INDEX_FILES, IndexQuery, missing_values, read_index
 from mars_assets.imagery.observations import choose_observations, query_before, read_observations, write_observations
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
@@ -69,6 +69,7 @@ def hirise_index(
             "dagster/row_count": len(index),
             "observations": int(index["OBSERVATION_ID"].nunique()),
             "products": table(kinds.rename_axis("product").reset_index(name="rows")),
+            "rows without a value": dg.MetadataValue.json(missing_values(index)),
             "map": picture(map_of_observations(index), "positions of the observations"),
             "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE"]].head(10)),
             "file": where(here.index),
@@ -144,7 +145,7 @@ def observations(
     with mendable():
         here = lake.open()
         query = config.chosen(here)
-        rows = choose_observations(here, query)
+        rows = choose_observations(here, query, progress_of(context))
         write_observations(here, rows, query)
     gone = register_observations(context.instance, rows["observation"])
     return dg.MaterializeResult(

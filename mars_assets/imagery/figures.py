@@ -70,6 +70,7 @@ def map_of_observations(index: pd.DataFrame) -> Figure:
     from matplotlib.colors import LogNorm
 
     rows = index.drop_duplicates("OBSERVATION_ID")
+    rows = rows.dropna(subset=["MINIMUM_LATITUDE", "MAXIMUM_LATITUDE", "MINIMUM_LONGITUDE"])
     latitude = (rows["MINIMUM_LATITUDE"] + rows["MAXIMUM_LATITUDE"]) / 2
     figure, axes = new_figure(7.5, 3.8)
     plot = axes[0, 0]

@@ -22,15 +22,20 @@ from pyarrow import csv
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.pds_label import parsed_label
 from mars_assets.imagery.products import DEFAULT_PRODUCT, ProductFiles, ProductType, observation_of
+from mars_assets.imagery.units import MISSING, Wanted, factor_of, is_missing
+from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.hashing import lot
 
 INDEX_FILES = ProductFiles("INDEX/RDRCUMINDEX.TAB", "INDEX/RDRCUMINDEX.LBL")
 
 _TABLE = "RDR_INDEX_TABLE"
-_NUMBERS = {"ASCII_INTEGER": "int64", "ASCII_REAL": "float64"}
-_NOT_APPLICABLE = -9998
+_NUMBERS = ("ASCII_INTEGER", "ASCII_REAL")
+_NOT_APPLICABLE = -9998.0
+_CONSTANTS = tuple(f"{name}_CONSTANT" for name in ("MISSING", "NOT_APPLICABLE", "UNKNOWN", "NULL", "INVALID"))
+"""Keywords by which a column states its own numbers for missing values."""
 _MANY = 5000  # above as many observations a query needs a limit, since nobody wants to download them by accident
 _POLAR = 85.0  # latitude above which an observation may span more than 180 degrees of longitude
+_ALL_LATITUDES, _ALL_INCIDENCES = (-90.0, 90.0), (0.0, 180.0)
 CORNERS = tuple(f"CORNER{i}_{axis}" for i in (1, 2, 3, 4) for axis in ("LATITUDE", "LONGITUDE"))
 NEEDED = (
     "OBSERVATION_ID",
@@ -44,6 +49,24 @@ NEEDED = (
     "MAXIMUM_LONGITUDE",
     *CORNERS,
 )
+_ANGLES = [name for name in NEEDED if name.endswith(("_ANGLE", "_LATITUDE", "_LONGITUDE"))]
+_UNITS: Mapping[str, Wanted] = {**dict.fromkeys(_ANGLES, "degrees"), "MAP_SCALE": "metres per pixel"}
+"""Columns that are converted from the unit that the label states; others keep theirs."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the index.
+
+    Args:
+        kind: its PDS data type.
+        factor: what its numbers are multiplied by.
+        missing: its numbers and words for missing values, words in capitals.
+    """
+
+    kind: str
+    factor: float
+    missing: tuple[float | str, ...]
 
 
 def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
@@ -55,14 +78,28 @@ def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
     Raises:
         DamagedFileError: the file is not the label of HiRISE's index.
     """
+    rows, columns = _read_columns(path)
+    return rows, {name: column.kind for name, column in columns.items()}
+
+
+def _read_columns(path: Path) -> tuple[int, dict[str, _Column]]:
     with parsed_label(path, "the label of HiRISE's cumulative index") as label:
         table = label[_TABLE]
-        columns = {str(column["NAME"]): str(column["DATA_TYPE"]) for column in table.getall("COLUMN")}
+        columns = {str(column["NAME"]): _column(column) for column in table.getall("COLUMN")}
         if len(columns) != int(table["COLUMNS"]):
             raise ValueError(f"it describes {len(columns)} of {table['COLUMNS']} columns")
         if missing := [name for name in NEEDED if name not in columns]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
         return int(table["ROWS"]), columns
+
+
+def _column(described: Mapping[str, Any]) -> _Column:
+    name, unit = str(described["NAME"]), described.get("UNIT")
+    wanted = _UNITS.get(name)
+    factor = 1.0 if wanted is None or is_missing(unit) else factor_of(f"the column {name}", str(unit), wanted)
+    constants = (getattr(described[key], "value", described[key]) for key in _CONSTANTS if key in described)
+    own = (value.strip().upper() if isinstance(value, str) else value for value in constants)
+    return _Column(str(described["DATA_TYPE"]), factor, (_NOT_APPLICABLE, *MISSING, *own))
 
 
 def read_index(table: Path, label: Path) -> pd.DataFrame:
@@ -73,17 +110,19 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
         label: ``RDRCUMINDEX.LBL``, which names the columns.
 
     Returns:
-        All rows and columns under the label's names: int64, float64 (NaN where not applicable) or str.
+        All rows and columns under the label's names: int64, float64 (NaN where missing or not applicable) or str.
+        Angles are in degrees and ``MAP_SCALE`` is in metres per pixel, whatever units the label states.
 
     Raises:
         DamagedFileError: the files do not match, or a number cannot be parsed.
     """
-    rows, columns = read_index_label(label)
+    rows, columns = _read_columns(label)
     names = list(columns)
     try:
         read = csv.read_csv(
             table,
             read_options=csv.ReadOptions(column_names=names, encoding="latin-1"),
+            parse_options=csv.ParseOptions(invalid_row_handler=_padding),
             convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
         )
     except (pa.ArrowInvalid, OSError) as error:
@@ -92,24 +131,48 @@ def read_index(table: Path, label: Path) -> pd.DataFrame:
         raise DamagedFileError(
             f"{table} has {read.num_rows} rows, but its label {label.name} says {rows}. Fetch both again"
         )
-    values = {name: _values(read[name], name, kind, table) for name, kind in columns.items()}
+    values = {name: _values(read[name], name, column, table) for name, column in columns.items()}
     frame: pd.DataFrame = pa.table(values).to_pandas()
     return frame
 
 
-def _values(column: pa.ChunkedArray, name: str, kind: str, table: Path) -> pa.ChunkedArray:
-    text = pc.utf8_trim_whitespace(column)
-    if kind not in _NUMBERS:
+def _padding(row: csv.InvalidRow) -> str:
+    """Skip what old systems write after the last row: NUL bytes and Ctrl-Z."""
+    return "error" if row.text.strip("\0\x1a \r\n") else "skip"
+
+
+def _values(text: pa.ChunkedArray, name: str, column: _Column, table: Path) -> pa.ChunkedArray:
+    text = pc.utf8_trim_whitespace(text)
+    if column.kind not in _NUMBERS:
         return text
+    words = [value for value in column.missing if isinstance(value, str)]
+    bare = pc.utf8_upper(pc.utf8_trim(text, characters="' \""))
+    text = pc.if_else(pc.is_in(bare, value_set=pa.array(words)), None, text)
     try:
         # The archive's indexes write some whole numbers with an exponent or a decimal point.
         numbers = text.cast(pa.float64())
     except pa.ArrowInvalid as error:
         raise DamagedFileError(f"{table}: the column {name} is not numeric ({error}). Fetch it again") from error
-    numbers = pc.if_else(pc.equal(numbers, _NOT_APPLICABLE), None, numbers)
-    if _NUMBERS[kind] == "int64" and numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py():
+    constants = [float(value) for value in column.missing if isinstance(value, int | float)]
+    numbers = pc.if_else(pc.is_in(numbers, value_set=pa.array(constants)), None, numbers)
+    if column.factor != 1:
+        numbers = pc.multiply(numbers, column.factor)
+    if _UNITS.get(name) == "degrees":  # other numbers for a missing value, such as -9999
+        numbers = pc.if_else(pc.greater(pc.abs(numbers), 360), None, numbers)
+    whole = numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py()
+    if column.kind == "ASCII_INTEGER" and whole:
         return numbers.cast(pa.int64())
     return numbers
+
+
+def missing_values(index: pd.DataFrame) -> dict[str, int]:
+    """Count the rows without a value, for each needed column that has such rows."""
+    counts = {}
+    for name in NEEDED:
+        column = index[name]
+        words = column.str.upper().isin(MISSING) if pd.api.types.is_string_dtype(column) else False
+        counts[name] = int((column.isna() | words).sum())
+    return {name: count for name, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -131,10 +194,10 @@ class IndexQuery:
     """
 
     product: ProductType = DEFAULT_PRODUCT
-    latitude: tuple[float, float] = (-90.0, 90.0)
+    latitude: tuple[float, float] = _ALL_LATITUDES
     longitude: tuple[float, float] = (0.0, 360.0)
     solar_longitude: tuple[float, float] = (0.0, 360.0)
-    incidence: tuple[float, float] = (0.0, 180.0)
+    incidence: tuple[float, float] = _ALL_INCIDENCES
     limit: int | None = None
     seed: int = 0
     exclude: tuple[str, ...] = ()
@@ -162,20 +225,37 @@ class IndexQuery:
             raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
 
 
-def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
+def select(index: pd.DataFrame, query: IndexQuery, progress: Progress = SILENT) -> list[str]:
     """Select the observations that match a query and have its product, ordered by id.
 
-    An observation matches if its bounding box overlaps that of the query.
+    An observation matches if its bounding box overlaps that of the query. One that lacks a value which the query
+    restricts is left out.
+
+    Args:
+        index: from :func:`read_index`.
+        query: what to select.
+        progress: reports how many observations were left out because the index lacks a value of theirs.
 
     Raises:
         MarsError: none matches, or thousands do and the query has no limit.
     """
     rows = index[index["PRODUCT_ID"].str.endswith(f"_{_indexed_product(query.product)}")]
+    lacking = rows[_restricted(query)].isna()
+    fits = ~lacking.any(axis=1)
+    left_out = ""
+    if not fits.all():
+        names = ", ".join(lacking.columns[lacking.any()])
+        left_out = f"{(~fits).sum()} observations are left out, since the index has no value of {names} for them"
+        progress.say(left_out)
+    rows = rows[fits]
     south, north = query.latitude
-    fits = (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
-    fits &= _overlaps(rows, query.longitude)
+    fits = pd.Series(True, rows.index)
     # Unrestricted bounds keep rows whose value is missing from the index.
-    if query.incidence != (0, 180):
+    if query.latitude != _ALL_LATITUDES:
+        fits &= (rows["MAXIMUM_LATITUDE"] >= south) & (rows["MINIMUM_LATITUDE"] <= north)
+    if _arc(*query.longitude) < 360:
+        fits &= _overlaps(rows, query.longitude)
+    if query.incidence != _ALL_INCIDENCES:
         fits &= rows["INCIDENCE_ANGLE"].between(*query.incidence)
     first, last = query.solar_longitude
     if _arc(first, last) < 360:
@@ -183,7 +263,10 @@ def select(index: pd.DataFrame, query: IndexQuery) -> list[str]:
     matches = set(rows.loc[fits, "OBSERVATION_ID"]).difference(query.exclude)
     found = sorted(name for name in matches if observation_of(name) == name)
     if not found:
-        raise MarsError(f"no observation in the index matches {query}: widen the query, or choose another product")
+        raise MarsError(
+            f"no observation in the index matches {query}: widen the query, or choose another product"
+            + (f" ({left_out})" if left_out else "")
+        )
     if query.limit is None and len(found) > _MANY:
         raise MarsError(
             f"{len(found)} observations in the index match {query}: narrow the query, or set its limit to draw a sample"
@@ -210,6 +293,20 @@ def observation_facts(index: pd.DataFrame, observations: list[str], products: li
         corners = [float(row[name]) for name in CORNERS]
         facts.append((row["INCIDENCE_ANGLE"], row["SOLAR_LONGITUDE"], corners if np.isfinite(corners).all() else None))
     return pd.DataFrame(facts, columns=["incidence_angle", "solar_longitude", "corners"])
+
+
+def _restricted(query: IndexQuery) -> list[str]:
+    """List the columns that a query restricts."""
+    columns: list[str] = []
+    if query.latitude != _ALL_LATITUDES:
+        columns += ["MINIMUM_LATITUDE", "MAXIMUM_LATITUDE"]
+    if _arc(*query.longitude) < 360:  # the latitudes tell what is polar
+        columns += ["MINIMUM_LONGITUDE", "MAXIMUM_LONGITUDE", "MINIMUM_LATITUDE", "MAXIMUM_LATITUDE"]
+    if query.incidence != _ALL_INCIDENCES:
+        columns += ["INCIDENCE_ANGLE"]
+    if _arc(*query.solar_longitude) < 360:
+        columns += ["SOLAR_LONGITUDE"]
+    return list(dict.fromkeys(columns))
 
 
 def _indexed_product(product: ProductType) -> str:

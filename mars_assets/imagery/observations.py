@@ -11,6 +11,7 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.index import NEEDED, IndexQuery, observation_facts, select
 from mars_assets.imagery.products import product_files, read_observations_csv
 from mars_assets.lake import Lake
+from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, read_table
 from mars_assets.storage.schema import read_checked, write_checked
 
@@ -54,7 +55,7 @@ def read_observations(lake: Lake) -> pd.DataFrame:
     return read_checked(lake.observations, "observations", Observations)
 
 
-def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataFrame:
+def choose_observations(lake: Lake, query: IndexQuery | None = None, progress: Progress = SILENT) -> pd.DataFrame:
     """Combine the observations in ``observations.csv`` with those of a query.
 
     The file is optional if there is a query, and the index if there is none. An observation in both keeps the file's
@@ -77,7 +78,7 @@ def choose_observations(lake: Lake, query: IndexQuery | None = None) -> pd.DataF
         rows = pd.DataFrame(columns=["observation", "product", "note"], dtype="str")
     if query is not None:
         listed = set(rows["observation"])
-        found = [name for name in select(index, query) if name not in listed]
+        found = [name for name in select(index, query, progress) if name not in listed]
         rows = pd.concat(
             [rows, pd.DataFrame({"observation": found, "product": query.product, "note": "from the index"})],
             ignore_index=True,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.jpeg2000 import Codestream, Window
-from mars_assets.imagery.pds_label import read_label
+from mars_assets.imagery.pds_label import ProductLabel, read_label
 from mars_assets.images import read_grey_or_rgb
 from mars_assets.progress import SILENT, Progress
 
@@ -141,7 +141,11 @@ class _GdalScene(Scene):
             raise DamagedFileError(
                 f"{path} contains {dataset.dtypes[0]}, but HiRISE products are uint8 or uint16: fetch it again"
             )
-        crs, transform = _position(dataset, label)
+        try:
+            crs, transform = _position(dataset, label)
+        except DamagedFileError:
+            dataset.close()
+            raise
         super().__init__(path, SceneInfo(dataset.height, dataset.width, dataset.count, bits, False, crs, transform))
 
     def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Pixels:
@@ -291,10 +295,33 @@ def _position(dataset: Any, label: Path | None) -> tuple[str | None, tuple[float
         # The driver looks for the image under the name in the label, which fails for a renamed product.
         with contextlib.suppress(RasterioIOError), rasterio.open(label, driver="PDS") as labelled:
             if labelled.crs is not None and labelled.shape == dataset.shape:
-                return labelled.crs.to_wkt(), tuple(labelled.transform[:6])
+                described = read_label(label)
+                if described.map_scale is not None:
+                    return _in_units_of(described, labelled.crs, labelled.transform)
     if dataset.crs is not None and not dataset.transform.is_identity:
         return dataset.crs.to_wkt(), tuple(dataset.transform[:6])
     return None, None
+
+
+def _in_units_of(label: ProductLabel, crs: Any, transform: Any) -> tuple[str, tuple[float, ...]]:
+    """Correct a CRS and transform by GDAL for the units that the label states.
+
+    GDAL takes a map scale for kilometres unless its unit is M, METER, METERS or CM, and a radius always.
+    """
+    import rasterio
+
+    assert label.map_scale is not None
+    position = tuple(transform[:6])
+    if not math.isclose(stretch := label.map_scale / transform.a, 1, rel_tol=1e-6):
+        position = tuple(stretch * value for value in position)
+    if label.radius_km is not None:
+        stated = crs.to_dict()
+        radius = float(stated.get("R", stated.get("a", 1000 * label.radius_km)))
+        # Some projections use the polar radius, which differs by less than a hundredth.
+        if not math.isclose(stretch := 1000 * label.radius_km / radius, 1, rel_tol=0.02):
+            scaled = {key: stated[key] * stretch for key in ("R", "a", "b") if key in stated}
+            crs = rasterio.CRS.from_dict(stated | scaled)
+    return crs.to_wkt(), position
 
 
 def load_glymur() -> ModuleType | None:

@@ -35,7 +35,7 @@ def verify_file(path: Path, name: str) -> None:
         case ".lbl":
             read_index_label(path) if name == _INDEX_LABEL else read_label(path)
         case ".tab":
-            if _ends(path, 0, 1)[1] != b"\n":
+            if _ends(path, 0, 1)[1] not in (b"\n", b"\x1a"):
                 raise DamagedFileError("the table does not end with a newline: it is truncated")
         case suffix:
             raise DamagedFileError(f"{name}: the archive's files end in .jpg, .JP2, .LBL or .TAB, not {suffix!r}")

@@ -10,7 +10,8 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
@@ -31,7 +32,7 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, read_json, write_json
+from mars_assets.storage.files import atomic_path, read_json, user_path, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
@@ -47,7 +48,12 @@ Layout = Literal["prefixed", "flat"]
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
 
-_WRAPPERS = ("model", "state_dict")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module")
+"""Keys of the model's state in a checkpoint, in the order in which they are looked for."""
+_COMPILED = "_orig_mod."
+"""What torch.compile adds to keys, in front or after the name of a compiled part."""
+_LISTED = 4
+"""Number of keys of a kind that an error names."""
 _PREFIXES = ("encoder.", "decoder.")
 _TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
@@ -81,7 +87,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Code in the file is never run.
 
     Args:
-        path: ``.safetensors``, or a file by ``torch.save``: a state dict, bare or under ``model`` or ``state_dict``.
+        path: safetensors, or a file by ``torch.save``, whatever its suffix: a state dict, bare or under a key such as
+            ``model`` or ``state_dict``.
 
     Raises:
         MarsError: the file does not exist, or contains something other than tensors.
@@ -93,48 +100,81 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MarsError(f"the checkpoint {path} does not exist")
     content: Any
-    _refuse_other_formats(path)
+    is_safetensors = _is_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors:
             content = load_file(path)
+        elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise MarsError(
             f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
             "preferably as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
 
 
-def _refuse_other_formats(path: Path) -> None:
-    """Raise a DamagedFileError if a file's first bytes are not those of a checkpoint."""
+def _is_safetensors(path: Path) -> bool:
+    """Tell safetensors from a file by torch.save by its first bytes.
+
+    Raises:
+        DamagedFileError: it is neither.
+    """
     with path.open("rb") as file:
         start = file.read(256)
+    # A header in JSON follows its own length.
+    is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
     what = ""
     if start.startswith(b"version https://git-lfs"):
         what = "is a Git LFS pointer instead of a checkpoint"
     elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         what = "is a web page instead of a checkpoint"
-    elif path.suffix != ".safetensors" and not start.startswith((b"PK", b"\x80")):
-        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save"
+    elif not is_safetensors and not start.startswith((b"PK", b"\x80")):
+        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors"
     if what:
         raise DamagedFileError(f"{path} {what}. Download it again")
+    return is_safetensors
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the state dict of the model in a checkpoint's content."""
     import torch
 
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            return _unwrap(content[wrapper], path)
     if not isinstance(content, Mapping):
         raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict")
-    if others := [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]:
-        raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {', '.join(others)}")
-    return dict(content)
+    for wrapper in _WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            return _unwrap(content[wrapper], path)
+    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
+    if not others:
+        return dict(content)
+    states = [key for key in others if _holds_tensors(content[key])]
+    if len(states) == 1:
+        return _unwrap(content[states[0]], path)
+    if states:
+        raise MarsError(f"{path} contains several states, {_few(states)}: save only that of the model")
+    raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {_few(others)}")
+
+
+def _holds_tensors(value: Any) -> bool:
+    import torch
+
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(each, torch.Tensor) for each in value.values()) or any(
+        isinstance(value.get(wrapper), Mapping) for wrapper in _WRAPPERS
+    )
+
+
+def _few(names: Sequence[Any]) -> str:
+    """Join the first names, and say how many more there are."""
+    more = len(names) - _LISTED
+    return ", ".join(map(str, names[:_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
@@ -173,35 +213,76 @@ def _load(
 
     with torch.device("meta"):
         model = network(config)
+    own = {prefix + key: value for key, value in model.state_dict().items()}
+    state, notes = _without_prefix(state, own)
     # Both layouts were published, under the same file name.
     layout: Layout = "prefixed" if any(key.startswith(_PREFIXES) for key in state) else "flat"
     given = dict(state)
     if layout == "flat":
         given = {f"{'decoder' if key.startswith(_FLAT_DECODER) else 'encoder'}.{key}": state[key] for key in state}
-    own = {prefix + key: value for key, value in model.state_dict().items()}
     tables = {key: table for key, table in own.items() if key in _TABLES}
     loaded = [key for key in own if key in given and key not in tables]
     unused = [key for key in given if key not in own and (_is_scale(key) or (prefix and key.startswith("decoder.")))]
 
-    problems = [f"{key} is missing" for key in own if key not in given and key not in tables]
-    problems += [f"{key} is not a key of this architecture" for key in given if key not in own and key not in unused]
+    missing = [f"{key} is missing" for key in own if key not in given and key not in tables]
+    unknown = [f"{key} is not a key of this architecture" for key in given if key not in own and key not in unused]
+    wrong = []
     for key in loaded:
         value, shape = given[key], tuple(own[key].shape)
         if tuple(value.shape) != shape:
-            problems.append(f"{key} has shape {tuple(value.shape)}, but the architecture needs {shape}")
+            wrong.append(f"{key} has shape {tuple(value.shape)}, but the architecture needs {shape}")
         elif not value.is_floating_point():
-            problems.append(f"{key} is {value.dtype}, not floating point")
+            wrong.append(f"{key} is {value.dtype}, not floating point")
         elif not all(bound.isfinite() for bound in torch.aminmax(value)):  # aminmax passes NaN on
-            problems.append(f"{key} has values that are not finite")
-    if problems:
-        listed = "\n  ".join(problems)
-        raise MarsError(f"the weights do not match {config.variant!r}: {len(problems)} problems\n  {listed}")
-
+            wrong.append(f"{key} has values that are not finite")
+    if count := len(missing) + len(unknown) + len(wrong):
+        lines = [f"the weights do not match {config.variant!r}: {count} problems"]
+        for problems, what in ((missing, "are missing"), (unknown, "are unknown"), (wrong, "are wrong")):
+            lines += problems[:_LISTED]
+            lines += [f"and {len(problems) - _LISTED} more {what}"] if len(problems) > _LISTED else []
+        if not loaded:
+            begin = Counter(key.partition(".")[0] for key in state).most_common(_LISTED)
+            names = ", ".join(f"{name!r} ({times})" for name, times in begin)
+            lines.append(f"none of its {len(state)} keys is one of the architecture's; most begin with {names}")
+        raise MarsError("\n  ".join(lines))
     # Copied, since tensors in a mapped file may be unaligned, which slows down matrix products by a tenth.
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
-    notes = [note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))]
+    notes += [
+        note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))
+    ]
     return model.eval(), LoadReport(layout, tuple(loaded), tuple(tables), tuple(unused), notes=tuple(notes))
+
+
+def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """Remove what a model's wrappers put in front of its keys.
+
+    Such are ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.``. Any prefix of all keys is removed if keys of the
+    architecture remain, since the file then contains nothing else.
+
+    Args:
+        state: the tensors of a file.
+        own: keys of the architecture in the prefixed layout.
+
+    Returns:
+        The state, and a note on each prefix that was removed.
+    """
+    notes = []
+    uncompiled = {key.replace(_COMPILED, ""): value for key, value in state.items()}
+    if len(uncompiled) == len(state) and uncompiled.keys() != state.keys():
+        notes.append(f"{_COMPILED!r}, which torch.compile adds, was removed from the keys")
+        state = uncompiled
+    known = {*own, *(key.partition(".")[2] for key in own)}
+    keys, removed = list(state), ""
+    while keys and known.isdisjoint(keys):
+        first = keys[0].partition(".")[0] + "."
+        if not all(key.startswith(first) for key in keys):
+            return state, notes
+        keys, removed = [key.removeprefix(first) for key in keys], removed + first
+    if removed:
+        notes.append(f"the prefix {removed!r} was removed from all keys")
+        state = dict(zip(keys, state.values(), strict=True))
+    return state, notes
 
 
 def _is_scale(key: str) -> bool:
@@ -284,7 +365,7 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     Raises:
         MarsError: the network cannot be reached, or the file does not exist.
     """
-    variant, path = origin.variant, origin.path
+    variant, path = origin.variant, None if origin.path is None else user_path(origin.path)
     if origin.source == "huggingface":
         file = _download(variant, origin.revision, progress)
         return Fetched(file, VARIANTS[variant].config, file.parent.name)  # the cache has snapshots/COMMIT/NAME
@@ -366,7 +447,13 @@ def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
     if report and report["sha256"] == sha256:
         progress.say(f"weights {variant} are already in {folder}")
         return folder
-    mae, load_report = load_mae(config, read_checkpoint(file))
+    state = read_checkpoint(file)
+    try:
+        mae, load_report = load_mae(config, state)
+    except MarsError as error:
+        raise MarsError(f"{file}: {error}") from error
+    for note in load_report.notes:
+        progress.say(f"{file.name}: {note}")
     found = {"source": source, "file": file.name, "bytes": file.stat().st_size, "sha256": sha256}
     if commit:
         found |= {"revision": origin.revision, "commit": commit}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mars_assets.plotting import to_png
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.weights import open_weights
 from mars_assets.progress import SILENT, Progress
+from mars_assets.reconstruction.anchor import check_order, check_units
 from mars_assets.reconstruction.figures import draw_examples, draw_losses
 from mars_assets.reconstruction.scores import (
     ANCHOR,
@@ -32,7 +33,7 @@ from mars_assets.reconstruction.scores import (
 )
 from mars_assets.reconstruction.summary import _UNPAIRED, summarise, typical_images
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import as_rows, read_table, write_table
+from mars_assets.storage.files import as_rows, read_table, user_path, write_table
 from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import lot, sha256_file
 from mars_assets.tensors.geotiff import write_chip
@@ -139,32 +140,45 @@ def reconstruction_table(
     return ReconstructionResult(summary, bars, examples, computed)
 
 
-def anchor_chip(lake: Lake, path: Path, bands: Sequence[int]) -> Path:
+def anchor_chip(
+    lake: Lake, path: Path, bands: Sequence[int], warn: Callable[[str], object] = lambda text: None
+) -> Path:
     """Copy a chip of Earth into the lake, for :func:`reconstruction_table`.
 
     Args:
         lake: gets the chip as ``tensors/anchor/NAME.tif``.
         path: a GeoTIFF in HLS reflectance units (reflectance x 10000).
         bands: numbers of its blue, green, red, near-infrared and two short-wave infrared bands, from 1.
+        warn: receives a sentence about what could not be checked.
 
     Raises:
-        MarsError: it cannot be read, lacks a band, or has pixels without data.
+        MarsError: it cannot be read, lacks a band, has pixels without data, or contains other units or another order of
+            the bands.
     """
-    if len(bands) != len(HLS_BANDS):
+    if len(set(bands)) != len(HLS_BANDS) or len(bands) != len(HLS_BANDS):
         raise MarsError(
             f"anchor_bands={list(bands)}: give the numbers of {len(HLS_BANDS)} bands, {', '.join(HLS_BANDS)}"
         )
+    path = user_path(path)
     try:
         with rasterio.open(path) as file:
             if not all(1 <= band <= file.count for band in bands):
                 raise MarsError(f"{path} has {file.count} bands, which do not include all of {list(bands)}")
+            scalings = {(file.scales[band - 1], file.offsets[band - 1]) for band in bands}
+            dtype, names = file.dtypes[bands[0] - 1], file.descriptions
             chip = file.read(list(bands), masked=True, out_dtype="float32")
     except RasterioError as error:
         raise MarsError(f"the anchor {path} cannot be read ({error})") from error
     if np.ma.is_masked(chip) or not np.isfinite(chip).all():
         raise MarsError(f"the anchor {path} has pixels without data: choose a chip without gaps")
+    values = chip.filled()
+    for warning in (
+        *check_units(path, values, dtype, scalings),
+        *check_order(path, values, names, bands),
+    ):
+        warn(warning)
     target = lake.tensors("anchor") / f"{path.stem}.tif"
-    write_chip(target, chip.filled(), HLS_BANDS, georeference=georeference(path))
+    write_chip(target, values, HLS_BANDS, georeference=georeference(path))
     return target
 
 

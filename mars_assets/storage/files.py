@@ -36,6 +36,18 @@ _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
 
+def user_path(address: str | Path) -> Path:
+    """Resolve the ``~`` of a path that a user stated.
+
+    Raises:
+        MarsError: it names an unknown user.
+    """
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:
+        raise MarsError(f"{address}: {error} Write the path in full") from error
+
+
 @contextmanager
 def explained_errors(target: Path) -> Iterator[None]:
     """Translate file-system errors into errors that say what to do.

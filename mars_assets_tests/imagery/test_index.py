@@ -14,6 +14,7 @@ from mars_assets.imagery.index import (
     CORNERS,
     INDEX_FILES,
     IndexQuery,
+    missing_values,
     observation_facts,
     read_index,
     read_index_label,
@@ -22,6 +23,7 @@ from mars_assets.imagery.index import (
 from mars_assets.imagery.observations import choose_observations, query_before, write_observations
 from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
+from mars_assets.progress import Progress
 from mars_assets.sample.index import write_index
 from mars_assets.sample.terrain import SceneSpec
 from mars_assets.storage.files import write_table
@@ -115,6 +117,113 @@ def test_the_label_says_what_the_table_holds(written: tuple[Path, Path]) -> None
     rows, columns = read_index_label(written[1])
     assert rows == 3
     assert list(columns.items())[1] == ("FILE_NAME_SPECIFICATION", "CHARACTER")
+
+
+def with_cell(written: tuple[Path, Path], column: str, cell: str, row: int = 1) -> tuple[Path, Path]:
+    """Replace a cell of the table."""
+    tab, label = written
+    place = list(read_index_label(label)[1]).index(column)
+    lines = [line.split(",") for line in tab.read_text().splitlines()]
+    lines[row][place] = cell
+    tab.write_text("".join(",".join(line) + "\r\n" for line in lines))
+    return tab, label
+
+
+@pytest.mark.parametrize("word", ["NULL", "N/A", '"N/A"', "UNK", "unk", "'UNK'", " " * 14, "", "NA", "nan", "-9998.0"])
+@pytest.mark.parametrize("column", ["INCIDENCE_ANGLE", "MINIMUM_LATITUDE", "CORNER2_LONGITUDE", "ORBIT_NUMBER"])
+def test_a_missing_value_is_missing(written: tuple[Path, Path], column: str, word: str) -> None:
+    index = read_index(*with_cell(written, column, word))
+    assert index[column].isna().tolist() == [False, True, False]
+    assert missing_values(index).get(column) == (1 if column != "ORBIT_NUMBER" else None)
+    assert len(select(index, IndexQuery(product="COLOR"))) == 3, "nothing is asked of it"
+    facts = observation_facts(index, ["ESP_990001_1905"], ["COLOR"])
+    assert (facts["corners"].iloc[0] is None) == (column == "CORNER2_LONGITUDE")
+
+
+def test_rows_without_a_value_are_counted_where_it_is_needed(written: tuple[Path, Path]) -> None:
+    index = read_index(*with_cell(written, "INCIDENCE_ANGLE", "NULL"))
+    said: list[str] = []
+    found = select(index, IndexQuery(product="COLOR", incidence=(1, 89)), Progress(said.append))
+    assert found == ["ESP_990000_1700", "ESP_990002_2300"]
+    assert said == ["1 observations are left out, since the index has no value of INCIDENCE_ANGLE for them"]
+    with pytest.raises(MarsError, match="no value of SOLAR_LONGITUDE"):
+        select(index, IndexQuery(product="COLOR", solar_longitude=(0, 90)))
+    index = read_index(*with_cell(written, "MAXIMUM_LATITUDE", "UNK"))
+    assert len(select(index, IndexQuery(product="COLOR", longitude=(99, 300)), Progress(said.append))) == 1
+    assert "MAXIMUM_LATITUDE" in said[-1]
+
+
+@pytest.mark.parametrize("tail", ["\x1a", "\0" * 300, "\r\n"])
+def test_what_old_systems_write_after_the_last_row(written: tuple[Path, Path], tail: str) -> None:
+    tab, _ = written
+    tab.write_text(tab.read_text() + tail)
+    assert len(read_index(*written)) == 3
+
+
+def test_a_stray_quote_makes_no_number(written: tuple[Path, Path]) -> None:
+    with pytest.raises(DamagedFileError, match="INCIDENCE_ANGLE is not numeric"):
+        read_index(*with_cell(written, "INCIDENCE_ANGLE", '5"'))
+
+
+@pytest.mark.parametrize("column", ["OBSERVATION_ID", "PRODUCT_ID"])
+def test_a_row_without_an_id_is_left_out(written: tuple[Path, Path], column: str) -> None:
+    index = read_index(*with_cell(written, column, '"NULL"'))
+    assert missing_values(index)[column] == 1
+    assert select(index, IndexQuery(product="COLOR")) == ["ESP_990000_1700", "ESP_990002_2300"]
+
+
+@pytest.mark.parametrize("number", ["-9999", "-32768", "1E32"])
+def test_what_is_no_angle_is_missing(written: tuple[Path, Path], number: str) -> None:
+    index = read_index(*with_cell(written, "CORNER2_LONGITUDE", number))
+    assert index["CORNER2_LONGITUDE"].isna().tolist() == [False, True, False]
+    assert observation_facts(index, ["ESP_990001_1905"], ["COLOR"])["corners"].iloc[0] is None
+
+
+def restated(label: Path, column: str, lines: str) -> None:
+    text = label.read_text()
+    assert f"NAME = {column}\n" in text
+    label.write_text(text.replace(f"NAME = {column}\n", f"NAME = {column}\n    {lines}\n"))
+
+
+def test_constants_of_a_column_are_its_own(written: tuple[Path, Path]) -> None:
+    tab, label = with_cell(written, "INCIDENCE_ANGLE", "  -1.000000")
+    assert read_index(tab, label)["INCIDENCE_ANGLE"].iloc[1] == -1
+    restated(label, "INCIDENCE_ANGLE", 'MISSING_CONSTANT = -1\n    UNKNOWN_CONSTANT = "no idea"')
+    assert np.isnan(read_index(tab, label)["INCIDENCE_ANGLE"].iloc[1])
+    tab, label = with_cell((tab, label), "INCIDENCE_ANGLE", "No idea")
+    assert np.isnan(read_index(tab, label)["INCIDENCE_ANGLE"].iloc[1])
+
+
+@pytest.mark.parametrize(
+    ("column", "unit", "factor"),
+    [
+        ("MAP_SCALE", "KM/PIXEL", 1000),
+        ("MAP_SCALE", '"KILOMETERS/PIXEL"', 1000),
+        ("MAP_SCALE", '"<METERS/PIXEL>"', 1),
+        ("MAP_SCALE", '"N/A"', 1),
+        ("INCIDENCE_ANGLE", "DEGREE", 1),
+        ("MINIMUM_LONGITUDE", '"DEGREES EAST"', 1),
+    ],
+)
+def test_units_of_columns(written: tuple[Path, Path], column: str, unit: str, factor: float) -> None:
+    before = read_index(*written)
+    restated(written[1], column, f"UNIT = {unit}")
+    after = read_index(*written)
+    np.testing.assert_allclose(after[column], before[column] * factor)
+    pd.testing.assert_frame_equal(after.drop(columns=column), before.drop(columns=column))
+
+
+def test_a_column_in_radians(written: tuple[Path, Path]) -> None:
+    tab, label = with_cell(written, "INCIDENCE_ANGLE", "0.872665")
+    restated(label, "INCIDENCE_ANGLE", "UNIT = RADIANS")
+    assert read_index(tab, label)["INCIDENCE_ANGLE"].iloc[1] == pytest.approx(50, abs=1e-4)
+
+
+@pytest.mark.parametrize(("column", "unit"), [("MAP_SCALE", "DEG/PIXEL"), ("SOLAR_LONGITUDE", "HOURS")])
+def test_unknown_units_of_columns(written: tuple[Path, Path], column: str, unit: str) -> None:
+    restated(written[1], column, f"UNIT = {unit}")
+    with pytest.raises(DamagedFileError, match=f"the column {column} is stated in '{unit}'"):
+        read_index(*written)
 
 
 # querying

@@ -239,6 +239,91 @@ class TestEncoderAlone:
             export_encoder(encoder, tmp_path / "encoder.bin")
 
 
+class TestWrappersOfModels:
+    """What training tools add to keys and files."""
+
+    PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "model._orig_mod.module.", "net.prithvi.")
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("prefix", PREFIXES)
+    def test_a_prefix_of_all_keys_is_removed_and_noted(self, shared: Path, layout: str, prefix: str) -> None:
+        state = read_checkpoint(shared / "parity" / f"mae_{layout}_3frames.pt")
+        expected, plain = load_mae(SMALL, state)
+        model, report = load_mae(SMALL, {prefix + key: value for key, value in state.items()})
+        assert all(torch.equal(value, expected.state_dict()[key]) for key, value in model.state_dict().items())
+        assert (report.layout, report.loaded, plain.notes) == (layout, plain.loaded, ())
+        assert all(name in " ".join(report.notes) for name in prefix.rstrip(".").split("."))
+        encoder, _ = load_encoder_state(SMALL, {prefix + key: value for key, value in state.items()})
+        assert torch.equal(encoder.cls_token, expected.encoder.cls_token)
+
+    def test_a_compiled_part(self, state: dict[str, Tensor]) -> None:
+        renamed = {key.replace("encoder.", "encoder._orig_mod."): value for key, value in state.items()}
+        assert "_orig_mod." in load_mae(SMALL, renamed)[1].notes[0]
+
+    def test_a_prefix_of_some_keys_is_named_in_few_words(self, state: dict[str, Tensor]) -> None:
+        mixed = {f"backbone.{key}": value for key, value in state.items()} | {"head.weight": torch.zeros(2)}
+        with pytest.raises(MarsError, match=r"most begin with 'backbone' \(\d+\), 'head' \(1\)") as error:
+            load_mae(SMALL, mixed)
+        assert len(str(error.value)) < 1500
+        assert "more are missing" in str(error.value)
+
+    def test_nothing_of_the_architecture(self) -> None:
+        other = {f"layer{i}.conv.weight": torch.zeros(1) for i in range(300)}
+        with pytest.raises(MarsError, match="and 296 more are unknown") as error:
+            load_mae(SMALL, other)
+        assert len(str(error.value)) < 1500
+
+    @pytest.mark.parametrize("wrapper", ["model_state", "model_state_dict", "module", "net", "ema_weights"])
+    def test_other_wrappers(self, tmp_path: Path, state: dict[str, Tensor], wrapper: str) -> None:
+        optimizer = {"state": {0: {"step": torch.zeros(1)}}, "param_groups": [{"lr": 0.1}]}
+        torch.save({wrapper: state, "optimizer": optimizer, "epoch": 3}, tmp_path / "x.pt")
+        assert read_checkpoint(tmp_path / "x.pt").keys() == state.keys()
+        torch.save({"checkpoint": {"state_dict": state}, "epoch": 3}, tmp_path / "y.pt")
+        assert read_checkpoint(tmp_path / "y.pt").keys() == state.keys()
+
+    def test_several_states_and_none(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        torch.save({"student": state, "teacher": state}, tmp_path / "two.pt")
+        with pytest.raises(MarsError, match="several states, student, teacher"):
+            read_checkpoint(tmp_path / "two.pt")
+        torch.save({f"setting{i}": 0.5 for i in range(500)}, tmp_path / "none.pt")
+        with pytest.raises(MarsError, match="setting3 and 496 more"):
+            read_checkpoint(tmp_path / "none.pt")
+        torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
+        with pytest.raises(MarsError, match="not a plain state dict"):
+            read_checkpoint(tmp_path / "numbers.pt")
+
+    def test_content_decides_and_not_the_suffix(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
+        save_file(state, tmp_path / "tensors.pt")
+        torch.save(state, tmp_path / "zip.safetensors")
+        torch.save(state, tmp_path / "old.safetensors", _use_new_zipfile_serialization=False)
+        torch.save(state, tmp_path / "no_suffix")
+        for path in tmp_path.iterdir():
+            read = read_checkpoint(path)
+            assert all(torch.equal(read[key], state[key]) for key in state), path
+
+    def test_code_under_another_name_is_refused_and_not_run(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> tuple:
+                return (Path.touch, (tmp_path / "ran",))
+
+        torch.save({"weight": Evil()}, tmp_path / "x.safetensors")
+        with pytest.raises(MarsError, match="could run code"):
+            read_checkpoint(tmp_path / "x.safetensors")
+        assert not (tmp_path / "ran").exists()
+
+    def test_installed_with_a_note_from_the_home_folder(
+        self, lake: Lake, variant: str, tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        torch.save({"model_state": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "x.pt")
+        said: list[str] = []
+        folder = install(lake, Origin(variant, "file", Path("~/x.pt")), Progress(said.append))
+        assert any("'module.' was removed" in line for line in said)
+        assert "'module.' was removed" in read_json(folder / "load_report.json")["notes"][0]
+        with pytest.raises(MarsError, match=r"~nobody_at_all/x\.pt"):
+            install(lake, Origin(variant, "file", Path("~nobody_at_all/x.pt")))
+
+
 class TestInstalling:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_from_a_file(self, shared: Path, lake: Lake, variant: str, layout: str) -> None:
