@@ -48,8 +48,8 @@ class ReconstructionConfig(dg.Config):
     masks: int = Field(1, ge=1, description="Number of random masks per image, whose losses are averaged.")
     anchor: str = Field(
         "",
-        description="A GeoTIFF of Earth in HLS units, reported as a row of its own: the model's performance on its own "
-        "domain, for reference.",
+        description="A GeoTIFF of Earth, HLS surface reflectance x 10000, reported as a row of its own: the model's "
+        "performance on its own domain, for reference.",
     )
     anchor_bands: list[int] = Field(
         [2, 3, 4, 5, 6, 7],

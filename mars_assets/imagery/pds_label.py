@@ -149,6 +149,8 @@ def read_label(path: Path) -> ProductLabel:
         )
     if read.map_scale is not None and not read.map_scale > 0:
         raise DamagedFileError(f"{path}: the map scale is {read.map_scale} metres per pixel. Fetch it again")
+    if read.radius_km is not None and not read.radius_km > 0:
+        raise DamagedFileError(f"{path}: the radius of the planet is {read.radius_km} km. Fetch it again")
     return read
 
 

@@ -317,9 +317,10 @@ def _in_units_of(label: ProductLabel, crs: Any, transform: Any) -> tuple[str, tu
     if label.radius_km is not None:
         stated = crs.to_dict()
         radius = float(stated.get("R", stated.get("a", 1000 * label.radius_km)))
-        # Some projections use the polar radius, which differs by less than a hundredth.
-        if not math.isclose(stretch := 1000 * label.radius_km / radius, 1, rel_tol=0.02):
-            scaled = {key: stated[key] * stretch for key in ("R", "a", "b") if key in stated}
+        # Only the power of ten, since some projections use the polar radius instead.
+        power = round(math.log10(1000 * label.radius_km / radius))
+        if power != 0:
+            scaled = {key: stated[key] * 10.0**power for key in ("R", "a", "b") if key in stated}
             crs = rasterio.CRS.from_dict(stated | scaled)
     return crs.to_wkt(), position
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.geolocation import projected_positions
@@ -60,6 +61,18 @@ def test_the_radius_is_that_of_the_label(products: tuple[Path, Path], tmp_path: 
     x = np.array([right.transform[2], right.transform[2] + 100])
     y = np.array([right.transform[5], right.transform[5] - 100])
     np.testing.assert_allclose(projected_positions(read.crs, x, y), projected_positions(right.crs, x, y), atol=1e-9)
+
+
+def test_the_polar_radius_stays_polar(products: tuple[Path, Path], tmp_path: Path) -> None:
+    polar = {"MAP_PROJECTION_TYPE": '"POLAR STEREOGRAPHIC"', "CENTER_LATITUDE": "90.0 <DEG>"}
+    radii = {"A_AXIS_RADIUS": 3396.19, "B_AXIS_RADIUS": 3396.19, "C_AXIS_RADIUS": 3376.2}
+    right = info(products, tmp_path, **polar, **{key: f"{value} <KM>" for key, value in radii.items()})
+    read = info(products, tmp_path, **polar, **{key: f"{1000 * value:.1f} <M>" for key, value in radii.items()})
+    assert right.crs is not None
+    assert read.crs is not None
+    stated = rasterio.CRS.from_wkt(right.crs).to_dict()
+    assert rasterio.CRS.from_wkt(read.crs).to_dict() == pytest.approx(stated)
+    assert 3376200.0 in (stated.get("R"), stated.get("a"))
 
 
 def test_a_scale_that_is_missing_leaves_the_position_of_the_image(products: tuple[Path, Path], tmp_path: Path) -> None:
