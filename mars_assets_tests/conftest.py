@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.lake import Lake
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.tensors.geotiff import write_chip
+
+settings.register_profile("long", max_examples=30_000)  # --hypothesis-profile=long
 
 
 @pytest.fixture(scope="session")
