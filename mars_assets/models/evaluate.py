@@ -129,7 +129,7 @@ def _rows(lake: Lake, task: Task, about: tuple[str, str], splits: list[str]) -> 
     if not path.exists():
         return []
     history = read_table(path, task.evaluation)
-    same = (history[["model_version", "label_version"]] == about).all(axis=1) & history["split"].isin(splits)
+    same = (history[["model_version", "label_version"]] == list(about)).all(axis=1) & history["split"].isin(splits)
     return as_records(history[same])
 
 
