@@ -87,7 +87,7 @@ retrain_job = dg.define_asset_job(
 
 @_sensor(minimum_interval_seconds=LOOK_EVERY, default_status=dg.DefaultSensorStatus.RUNNING)
 def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.SensorResult | dg.SkipReason:
-    """Observe `roboflow_exports` when the exports in the inbox have changed.
+    """Observe `roboflow_exports` when exports or meanings of classes have changed.
 
     A zip that is still being copied is ignored until it is complete. The same file under another name is not a change.
     """
