@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: new lakes, and finished models outside Dagster."""
+"""The command ``mars-assets``: new lakes, exports, and finished models."""
 
 from __future__ import annotations
 

@@ -276,13 +276,13 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     """
     lake = reading.lake
     read: dict[Path, tuple[Export, list[_LabelledImage]]] = {}
-    while unread := sorted(set(in_force := current_exports(lake.inbox)) - read.keys()):
+    while unread := sorted(set(in_use := current_exports(lake.inbox)) - read.keys()):
         try:
             read[unread[0]] = _read(reading, unread[0])
         except DamagedFileError as error:
             target = reject(unread[0], error)
             reading.progress.say(f"rejected, moved to {lake.relative(target)}: {error}")
-    found = _told_apart([read[path] for path in in_force])
+    found = _told_apart([read[path] for path in in_use])
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
         aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mars_assets.errors import MarsError
+from mars_assets.storage.files import table_rows
 from mars_assets.storage.hashing import fingerprint
 
 Meaning = Literal["crater", "no_crater", "other"]
@@ -140,19 +141,3 @@ def how_to_state(path: Path, project: str, name: str, images: int) -> str:
 def project_slug(name: str) -> str:
     """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
     return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or name
-
-
-def table_rows(text: str) -> list[tuple[int, list[str]]]:
-    """Read the rows of a CSV with their line numbers, without blank rows.
-
-    Spreadsheets also write semicolons or tabs between cells, and end lines in other ways.
-
-    Raises:
-        csv.Error: it is not a valid CSV.
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    first = text.lstrip().partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
-    rows = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
-    return [(line, row) for line, row in rows if any(row)]

@@ -54,13 +54,13 @@ def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Previ
         if lake.class_names_csv.exists():
             write_bytes(empty.class_names_csv, lake.class_names_csv.read_bytes())
         try:
-            unknown = read_export(path, class_names).unknown
+            read_export(path, class_names)  # whose error names the cause alone
             _, report = build_labelled_crops(empty, progress)
         except MarsError as error:
             # What names the temporary lake is said of the user's.
             return Preview(f"{path.name} cannot be used: {error}".replace(str(empty.root), str(lake.root)), False)
     lines = describe(lake, report)
-    return Preview("\n".join(lines), not (unknown or report.left_out or report.conflicts))
+    return Preview("\n".join(lines), not (report.unknown_classes or report.left_out or report.conflicts))
 
 
 def describe(lake: Lake, report: LabelReport) -> list[str]:

@@ -7,8 +7,10 @@ into the folder at least a day later.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -207,3 +209,19 @@ def read_provenance(path: Path) -> dict[str, Any]:
     metadata = pq.read_schema(path).metadata or {}
     provenance: dict[str, Any] = json.loads(metadata.get(b"mars_assets", b"{}"))
     return provenance
+
+
+def table_rows(text: str) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV with their line numbers, without blank rows.
+
+    Spreadsheets also write semicolons or tabs between cells, and end lines in other ways.
+
+    Raises:
+        csv.Error: it is not a valid CSV.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    first = text.lstrip().partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    rows = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
+    return [(line, row) for line, row in rows if any(row)]

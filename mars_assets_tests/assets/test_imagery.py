@@ -232,12 +232,17 @@ def test_a_range_that_leaves_out_or_adds_observations_is_refused(runs: Runs) -> 
     assert runs.partitions() == sorted(IDS)
 
 
-def test_thousands_of_partitions_are_ordered_with_few_changes(runs: Runs) -> None:
+def test_thousands_of_partitions_are_ordered_with_few_changes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     late = [f"ESP_{orbit:06d}_1755" for orbit in range(20_000, 22_000)]
     assert register_observations(runs.instance, late) == []
     deleted: list[str] = []
     delete = runs.instance.delete_dynamic_partition
-    runs.instance.delete_dynamic_partition = lambda name, key: (deleted.append(key), delete(name, key))  # type: ignore
+
+    def noted(name: str, key: str) -> None:
+        deleted.append(key)
+        delete(name, key)
+
+    monkeypatch.setattr(runs.instance, "delete_dynamic_partition", noted)
     later = [f"ESP_{orbit:06d}_1755" for orbit in range(22_000, 24_000)]
     assert register_observations(runs.instance, [*later, *late]) == []
     assert deleted == []

@@ -168,7 +168,7 @@ def test_a_table_of_classes_leaves_out_what_is_unknown(write_zip: Write, name: s
         ("no_crater", {"crater": "crater", "other": "no_crater"}),
         ("other", {"crater": "crater", "other": "no_crater", "both": "crater", "nothing": "no_crater"}),
     ):
-        images = read_export(path, ClassNames({("", plain): meaning})).images  # type: ignore[dict-item]
+        images = read_export(path, ClassNames({("", plain): meaning})).images
         assert {image.original: image.label for image in images} == labels
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.images import image_size, read_stored
-from mars_assets.labels.class_names import table_rows
 from mars_assets.labels.formats.image import (
     EXPORT_AGAIN,
     SPLITS,
@@ -30,6 +29,7 @@ from mars_assets.labels.formats.image import (
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
+from mars_assets.storage.files import table_rows
 
 CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
