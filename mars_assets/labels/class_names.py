@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mars_assets.errors import MarsError
-from mars_assets.storage.files import table_rows
+from mars_assets.storage.files import shown, table_rows
 from mars_assets.storage.hashing import fingerprint
 
 Meaning = Literal["crater", "no_crater", "other"]
@@ -140,4 +140,4 @@ def how_to_state(path: Path, project: str, name: str, images: int) -> str:
 
 def project_slug(name: str) -> str:
     """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
-    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or name
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or shown(name)

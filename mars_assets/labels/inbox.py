@@ -14,7 +14,7 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.labels.class_names import project_slug
 from mars_assets.labels.exports import export_identity
 from mars_assets.lake import REJECTED
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import printable, short_name, shown, write_bytes
 from mars_assets.storage.hashing import sha256_file
 
 SETTLED_SECONDS = 10
@@ -86,7 +86,7 @@ def passed_over(inbox: Path) -> list[str]:
     if not inbox.is_dir():
         return []
     reasons = ((path.name, _why_not_read(path)) for path in sorted(inbox.iterdir()) if path.name != REJECTED)
-    return [f"{name} {why}" for name, why in reasons if why]
+    return [f"{shown(name)} {why}" for name, why in reasons if why]
 
 
 def _why_not_read(path: Path) -> str:
@@ -126,14 +126,14 @@ def reject(path: Path, error: DamagedFileError) -> Path:
     target, number = folder / path.name, 1
     while target.exists() or _reason(target).exists():
         number += 1
-        target = folder / f"{path.stem}.{number}{path.suffix}"
+        target = folder / short_name(path.stem, f".{number}{path.suffix}")
     text = (
         f"{path.name} was rejected on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be used.\n\n{error}\n\n"
         f"sha256 {sha256_file(path)}, {path.stat().st_size} bytes.\n"
         "The previous labels remain in use. Put a corrected export into the inbox; this file and its zip can be "
         "deleted.\n"
     )
-    write_bytes(_reason(target), text.encode())
+    write_bytes(_reason(target), printable(text).encode())
     shutil.move(path, target)  # rejected/ may be on another file system
     return target
 
@@ -143,7 +143,7 @@ def rejections(inbox: Path) -> list[tuple[str, str]]:
     folder = inbox / REJECTED
     reasons = [path for path in folder.glob("*.txt") if path.stem.lower().endswith(".zip")]
     reasons.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
+    return [(shown(path.name.removesuffix(".txt")), _reason_in(path)) for path in reasons]
 
 
 def _reason_in(path: Path) -> str:
@@ -158,7 +158,7 @@ def _reason_in(path: Path) -> str:
 
 
 def _reason(target: Path) -> Path:
-    return target.with_name(f"{target.name}.txt")
+    return target.with_name(short_name(target.name, ".txt"))
 
 
 def zips(folder: Path) -> list[Path]:

@@ -34,6 +34,9 @@ _LONGEST_NAME = 255
 """Of a file, in bytes, on all common file systems."""
 _LONGEST_STEM, _LONGEST_SUFFIX = 40, 16
 """What a shorter name retains, in characters of up to four bytes."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Characters that are no text: the bytes of a file's name that are not UTF-8, and halves of characters in JSON."""
+_ESCAPE = re.compile(r"\\x[89a-f][0-9a-f]|\\ud[89a-f][0-9a-f]{2}")
 _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
@@ -100,21 +103,41 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def shown(text: str | PurePath) -> str:
-    r"""Make a file's name, or a message that contains one, writable as text.
+def shown(name: str | PurePath) -> str:
+    r"""Make a file's name writable as text.
 
-    Bytes that are not UTF-8 are escaped (``\xe9``); any other text stays as it is.
+    Bytes that are not UTF-8 are escaped (``\xe9``); any other name stays as it is. Where a name has such an escape,
+    written here or its own, its backslashes are doubled, so that no two names look the same.
     """
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = str(name)
+    if _SURROGATES.search(name) or _ESCAPE.search(name):
+        name = name.replace("\\", "\\\\")
+    return printable(name)
 
 
-def short_name(name: str) -> str:
-    """Shorten a file name that is too long to its beginning, a hash and its suffix."""
-    if len(os.fsencode(name)) <= _LONGEST_NAME:
-        return name
+def printable(text: str) -> str:
+    r"""Make a message that may contain names of files writable as text.
+
+    Bytes that are not UTF-8 are escaped (``\xe9``).
+    """
+    return _SURROGATES.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
+
+
+def short_name(name: str, ending: str = "") -> str:
+    """Join a file name and its ending.
+
+    A name that is too long is shortened to its beginning, a hash and its suffix.
+    """
+    if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
+        return name + ending
     path = PurePath(name)
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-    return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}"
+    return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}{ending}"
 
 
 def _sweep_old(folder: Path) -> None:
@@ -151,6 +174,7 @@ def write_bytes(target: Path, content: bytes) -> None:
 def write_json(target: Path, content: Any) -> None:
     """Write indented JSON atomically; NaN and infinity raise ValueError."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    text = _SURROGATES.sub(lambda match: rf"\u{ord(match[0]):04x}", text)  # which UTF-8 cannot encode, but JSON can
     write_bytes(target, (text + "\n").encode())
 
 
