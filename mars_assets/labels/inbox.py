@@ -13,6 +13,7 @@ from pathlib import Path
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.class_names import project_slug
 from mars_assets.labels.exports import export_identity
+from mars_assets.labels.zip_archive import why_no_zip
 from mars_assets.lake import REJECTED
 from mars_assets.storage.files import printable, short_name, shown, write_bytes
 from mars_assets.storage.hashing import sha256_file
@@ -21,9 +22,6 @@ SETTLED_SECONDS = 10
 """Automation ignores a zip that changed more recently."""
 UNFINISHED_SECONDS = 600
 """An incomplete zip counts as still being copied until it has not changed for this long."""
-_DOWNLOADS = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart", ".tmp")
-"""Endings that browsers and file transfers give to unfinished downloads."""
-_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 _LITTER = ("desktop.ini", "thumbs.db")
 """Files that Windows adds to folders."""
 
@@ -97,15 +95,11 @@ def _why_not_read(path: Path) -> str:
     name = path.name.lower()
     if _is_zip(path) or name.startswith(".") or name in _LITTER:
         return ""
-    if name.endswith(_DOWNLOADS):
-        return "is an unfinished download: wait until it is complete, or download it again"
-    if path.is_dir():
-        return "is a folder: pack it as a zip, or move the zips in it here"
+    if why := why_no_zip(path):
+        return why
     if zipfile.is_zipfile(path):
         return "is a zip under another name: rename it so that it ends in .zip"
-    if name.endswith(_ARCHIVES):
-        return "is not packed as a zip: unpack it and pack it again as a zip"
-    return "is not a zip: put the zip of an export here, and other files elsewhere"
+    return "is an incomplete zip: copy it again"
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:

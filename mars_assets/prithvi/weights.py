@@ -32,7 +32,7 @@ from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, read_json, user_path, write_json
+from mars_assets.storage.files import atomic_path, downloaded_instead, first_bytes, read_json, user_path, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
@@ -125,19 +125,16 @@ def _is_safetensors(path: Path) -> bool:
     Raises:
         DamagedFileError: it is neither.
     """
-    with path.open("rb") as file:
-        start = file.read(256)
+    start = first_bytes(path)
+    if what := downloaded_instead(start):
+        raise DamagedFileError(f"{path} is {what} instead of a checkpoint. Download it again")
     # A header in JSON follows its own length.
     is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
-    what = ""
-    if start.startswith(b"version https://git-lfs"):
-        what = "is a Git LFS pointer instead of a checkpoint"
-    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "is a web page instead of a checkpoint"
-    elif not is_safetensors and not start.startswith((b"PK", b"\x80")):
-        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors"
-    if what:
-        raise DamagedFileError(f"{path} {what}. Download it again")
+    if not is_safetensors and not start.startswith((b"PK", b"\x80")):
+        raise DamagedFileError(
+            f"{path} is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors. "
+            "Download it again"
+        )
     return is_safetensors
 
 

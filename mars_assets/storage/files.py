@@ -7,6 +7,7 @@ into the folder at least a day later.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -138,6 +139,21 @@ def short_name(name: str, ending: str = "") -> str:
     path = PurePath(name)
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
     return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}{ending}"
+
+
+def first_bytes(path: Path, count: int = 512) -> bytes:
+    """Read the beginning of a file."""
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def downloaded_instead(start: bytes) -> str:
+    """Name what a download may have left in a file's place, by its first bytes; empty if it is neither."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    if start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page"
+    return ""
 
 
 def _sweep_old(folder: Path) -> None:
