@@ -262,6 +262,26 @@ def table_rows(text: str) -> list[tuple[int, list[str]]]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
     rows = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
     return [(line, row) for line, row in rows if any(row)]
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV that a user wrote, as :func:`table_rows` does.
+
+    Raises:
+        MarsError: it is not UTF-8 text, or not a valid CSV.
+    """
+    try:
+        # Excel writes a byte-order mark.
+        return table_rows(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
+    except csv.Error as error:
+        raise MarsError(
+            f"{path} is not a valid CSV ({error}): check that each quotation mark has its partner, and double those "
+            "within a cell"
+        ) from error
+    except OSError as error:
+        raise MarsError(f"{path} cannot be read ({error.strerror}): check the file") from error
