@@ -128,6 +128,15 @@ class TestReading:
         with pytest.raises(MarsError, match=r"checkpoint .* does not exist"):
             read_checkpoint(tmp_path / "absent.pt")
 
+    def test_pickles_cut_anywhere(self, tmp_path: Path) -> None:
+        """Within a number, torch raises another exception than at the end of one."""
+        torch.save({"a": torch.zeros(2)}, tmp_path / "whole.pt", _use_new_zipfile_serialization=False)
+        whole = (tmp_path / "whole.pt").read_bytes()
+        for length in range(1, len(whole) - 8):
+            (tmp_path / "x.pt").write_bytes(whole[:length])
+            with pytest.raises(MarsError, match=r"x\.pt"):
+                read_checkpoint(tmp_path / "x.pt")
+
     def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
         torch.save([1, 2], tmp_path / "list.pt")
         torch.save({"weight": torch.zeros(1), "lr": 0.1}, tmp_path / "mixed.pt")
