@@ -99,15 +99,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MarsError(f"the checkpoint {path} does not exist")
     content: Any
-    is_safetensors = _is_safetensors(path)
     try:
-        if is_safetensors:
+        if _is_safetensors(path):
             content = load_file(path)
         elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
             with path.open("rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
+    except MarsError:
+        raise
     except pickle.UnpicklingError as error:
         raise MarsError(
             f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
