@@ -18,6 +18,7 @@ from typing import Any
 import pvl
 from pvl.collections import Quantity
 from pvl.exceptions import LexerError, ParseError, QuantityError
+from pvl.parser import OmniParser
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.units import UnitError, Wanted, factor_of, is_missing, number_of
@@ -99,10 +100,34 @@ def parsed_label(path: Path, what: str) -> Iterator[Any]:
         raise DamagedFileError(f"{path} is not {what} ({reason}). Fetch it again") from error
 
 
+class _Parser(OmniParser):  # type: ignore[misc]
+    """pvl's parser, which tries for ever to read an equals sign that follows a number."""
+
+    def parse_module_post_hook(self, module: Any, tokens: Any) -> tuple[Any, bool]:
+        """Repair an empty assignment, as pvl does.
+
+        Raises:
+            ValueError: nothing of the label was read.
+        """
+        before = self._place(tokens)
+        read, goes_on = super().parse_module_post_hook(module, tokens)
+        if goes_on and self._place(tokens) == before:
+            raise ValueError("an equals sign follows a value")
+        return read, goes_on
+
+    @staticmethod
+    def _place(tokens: Any) -> int | None:
+        token = next(tokens, None)
+        if token is None:
+            return None
+        tokens.send(token)
+        return int(token.pos)
+
+
 @functools.lru_cache(maxsize=4)  # a label is read when its product is verified, and again when it is used
 def _parsed(text: str) -> Any:
     try:
-        return pvl.loads(text)
+        return pvl.loads(text, parser=_Parser())
     except LexerError as error:
         reason = "a quotation mark has no partner" if text.count('"') % 2 else error.args[-1]
         raise ValueError(f"near line {error.lineno}: {reason}") from error

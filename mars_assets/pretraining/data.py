@@ -96,7 +96,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
         progress: of the further images, each of which is read once.
 
     Raises:
-        MarsError: there is no image at all, or ``extra`` is neither folder nor zip.
+        MarsError: there is no image at all, or ``extra`` is neither folder nor zip, or a zip that cannot be used.
     """
     crops = kept_crops(lake).assign(original="")
     rows: list[tuple[Any, ...]] = list(
@@ -184,6 +184,9 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
     folder = lake.unlabelled(sha256_file(extra))
     with open_export(extra) as archive:
         further = {name: _unpacked(folder, name) for name in map(PurePath, sorted(archive.names)) if is_picture(name)}
+        folders = {parent for name in archive.names for parent in PurePath(name).parents}
+        if both := sorted(map(str, folders & further.keys())):
+            raise DamagedFileError(f"{extra} has {both[0]!r} as a file and as a folder: rename one, and pack it again")
         for relative, path in further.items():
             if not path.exists():
                 write_bytes(path, archive.read(relative.as_posix()))

@@ -59,7 +59,8 @@ def explained_errors(target: Path) -> Iterator[None]:
     """Translate file-system errors into errors that say what to do.
 
     Raises:
-        MarsError: the disk is full, the file exceeds the size limit, the folder is not writable, or a name is too long.
+        MarsError: the disk is full, the file exceeds the size limit, the folder is not writable, or a name is too long
+            or that of a file and a folder.
     """
     try:
         yield
@@ -75,6 +76,10 @@ def explained_errors(target: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename is not None:
             raise MarsError(f"{target} cannot be written ({error.strerror}): check the lake's permissions") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise MarsError(
+                f"{target} cannot be written, since a file and a folder have the same name: rename one"
+            ) from error
         if error.errno == errno.ENAMETOOLONG:
             raise MarsError(f"{target} cannot be written, since its name is too long: shorten it") from error
         raise

@@ -170,3 +170,18 @@ def test_the_line_of_a_bare_quote_is_named(real: str, tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match=rf"near line {line}: a quotation mark has no partner") as error:
         read_label(path)
     assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("after", ["LINES ", "BANDS ", "END_OBJECT = IMAGE_MAP_PROJECTION", "A_AXIS_RADIUS "])
+def test_a_second_equals_sign_ends_in_a_refusal(real: str, tmp_path: Path, after: str) -> None:
+    """The parser would try for ever to read it."""
+    end = real.index("\n", real.index(after))
+    path = tmp_path / "x.LBL"
+    path.write_text(f"{real[:end]}\n= NEXT{real[end:]}")
+    with pytest.raises(DamagedFileError, match=r"x\.LBL.*near line \d+"):
+        read_label(path)
+
+
+def test_an_empty_assignment_is_still_repaired(real: str, tmp_path: Path) -> None:
+    path = changed(tmp_path / "x.LBL", real, 'RATIONALE_DESC            = "', 'NOTHING = \nRATIONALE_DESC = "')
+    assert read_label(path).observation == "ESP_013951_1955"

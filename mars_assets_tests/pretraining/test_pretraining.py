@@ -217,6 +217,16 @@ def test_without_images(lake: Lake, tmp_path: Path) -> None:
         unlabelled_images(lake, tmp_path / "bad.zip")
 
 
+@pytest.mark.parametrize("names", [("a", "a/b.png"), ("deep/a.png/c.tif", "deep/a.png"), ("x/y", "x\\y\\z\\b.png")])
+def test_a_name_of_a_file_and_of_a_folder(lake: Lake, tmp_path: Path, names: tuple[str, str]) -> None:
+    content = picture(tmp_path / "p.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    with pytest.raises(DamagedFileError, match=r"x\.zip has .* as a file and as a folder"):
+        unlabelled_images(lake, tmp_path / "x.zip")
+
+
 def test_hostile_zips_write_nothing_outside(lake: Lake, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("../../out.png", b"x")

@@ -160,6 +160,13 @@ def test_a_name_that_is_too_long_is_said_to_be_and_can_be_shortened(tmp_path: Pa
     assert short_name("a" * 251 + ".png") == "a" * 251 + ".png"
 
 
+@pytest.mark.parametrize(("first", "second"), [("a", "a/b.json"), ("a/b.json", "a"), ("a/b", "a/b/c/d.json")])
+def test_a_file_where_a_folder_should_be(tmp_path: Path, first: str, second: str) -> None:
+    write_json(tmp_path / first, {})
+    with pytest.raises(MarsError, match="a file and a folder have the same name: rename one"):
+        write_json(tmp_path / second, {})
+
+
 def test_an_ending_counts_as_part_of_a_name() -> None:
     for length in range(240, 256):
         name = short_name("a" * (length - 4) + ".zip", ".txt")
