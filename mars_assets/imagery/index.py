@@ -110,15 +110,15 @@ def _column(described: Mapping[str, Any]) -> _Column:
     wanted = _UNITS.get(name)
     factor = 1.0 if wanted is None or is_missing(unit) else factor_of(f"the column {name}", str(unit), wanted)
     constants = (getattr(described[key], "value", described[key]) for key in _CONSTANTS if key in described)
-    own = (value.strip().upper() if isinstance(value, str) else value for value in constants)
+    own = (value.strip().upper() if isinstance(value, str) else float(value) for value in constants)
     return _Column(str(described["DATA_TYPE"]), factor, (_NOT_APPLICABLE, *MISSING, *own), _place(described))
 
 
 def _place(described: Mapping[str, Any]) -> slice:
-    if "START_BYTE" not in described or "BYTES" not in described:
+    start, count = described.get("START_BYTE"), described.get("BYTES")
+    if not (isinstance(start, int) and isinstance(count, int) and start > 0):
         return slice(0, 0)
-    start = int(described["START_BYTE"]) - 1  # PDS counts from 1
-    return slice(start, start + int(described["BYTES"]))
+    return slice(start - 1, start - 1 + count)  # PDS counts from 1
 
 
 def read_index(table: Path, label: Path, progress: Progress = SILENT) -> pd.DataFrame:
@@ -218,7 +218,7 @@ def _numbers(text: pa.ChunkedArray, name: str, column: _Column) -> pa.ChunkedArr
     # The archive's indexes write some whole numbers with an exponent or a decimal point.
     numbers = text.cast(pa.float64())
     numbers = pc.if_else(pc.is_finite(numbers), numbers, None)
-    constants = [float(value) for value in column.missing if isinstance(value, int | float)]
+    constants = [value for value in column.missing if isinstance(value, float)]
     numbers = pc.if_else(pc.is_in(numbers, value_set=pa.array(constants)), None, numbers)
     if column.factor != 1:
         numbers = pc.multiply(numbers, column.factor)

@@ -24,6 +24,11 @@ from mars_assets.errors import DamagedFileError
 from mars_assets.imagery.units import UnitError, Wanted, factor_of, is_missing, number_of
 
 _PADDING = string.whitespace + "\0\x1a"
+_NONSENSE = (
+    *(AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError, StopIteration),
+    *(ParseError, QuantityError),
+)
+"""Exceptions of pvl and Python on what is no label."""
 _READ_BY_GDAL: Mapping[str, Wanted] = {
     "CENTER_LATITUDE": "degrees",
     "CENTER_LONGITUDE": "degrees",
@@ -95,7 +100,7 @@ def parsed_label(path: Path, what: str) -> Iterator[Any]:
         yield _parsed(text)
     except UnitError as error:
         raise DamagedFileError(f"{path}: {error}. Correct the unit in the label, or fetch the label again") from error
-    except (AttributeError, LookupError, TypeError, ValueError, StopIteration, ParseError, QuantityError) as error:
+    except _NONSENSE as error:
         reason = textwrap.shorten(f"{type(error).__name__}: {error.args[-1] if error.args else ''}", 200)
         raise DamagedFileError(f"{path} is not {what} ({reason}). Fetch it again") from error
 

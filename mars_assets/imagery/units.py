@@ -68,15 +68,18 @@ def number_of(name: str, value: Any, wanted: Wanted) -> float:
         wanted: the unit to convert to.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is no finite number.
         UnitError: its unit is unknown.
     """
     number = getattr(value, "value", value)
     factor = factor_of(name, getattr(value, "units", None), wanted)
     try:
-        return float(number) * factor
-    except (TypeError, ValueError) as error:
+        converted = float(number) * factor
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} is {number!r}, not a number") from error
+    if not math.isfinite(converted):
+        raise ValueError(f"{name} is {number!r}, not a finite number")
+    return converted
 
 
 def is_missing(value: Any) -> bool:

@@ -218,6 +218,17 @@ def test_a_lost_quotation_mark_costs_no_other_row(written: tuple[Path, Path], co
     pd.testing.assert_frame_equal(after, before)
 
 
+def test_statements_of_the_label_that_are_no_numbers(written: tuple[Path, Path]) -> None:
+    before = read_index(*written)
+    restated(written[1], "INCIDENCE_ANGLE", f"MISSING_CONSTANT = {'9' * 400}")
+    with pytest.raises(DamagedFileError, match="is not the label"):
+        read_index(*written)
+    text = written[1].read_text().replace("9" * 400, "-1")
+    for value in ("N/A", "(1, 2)", "-5", "1e400", '""', "0"):
+        written[1].write_text(re.sub("START_BYTE = 100", f"START_BYTE = {value}", text))
+        pd.testing.assert_frame_equal(read_index(*written), before)
+
+
 def test_whole_numbers_without_end(written: tuple[Path, Path]) -> None:
     index = read_index(*with_cell(written, "ORBIT_NUMBER", "1e30"))
     assert index["ORBIT_NUMBER"].iloc[1] == 1e30

@@ -185,3 +185,17 @@ def test_a_second_equals_sign_ends_in_a_refusal(real: str, tmp_path: Path, after
 def test_an_empty_assignment_is_still_repaired(real: str, tmp_path: Path) -> None:
     path = changed(tmp_path / "x.LBL", real, 'RATIONALE_DESC            = "', 'NOTHING = \nRATIONALE_DESC = "')
     assert read_label(path).observation == "ESP_013951_1955"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("CORE_NULL = 1e400", "SCALING_FACTOR = 1e400", "OFFSET = -1e400", "LINES = 1e400", "LINES = " + "9" * 400),
+        *("SAMPLE_BIT_MASK = 1e400", "OFFSET = 1e308 <KM>", "BANDS = " + "(" * 5000),
+    ],
+)
+def test_numbers_without_end_are_refused(real: str, tmp_path: Path, line: str) -> None:
+    old = next(part for part in real.splitlines() if part.split("=")[0].strip() == line.split(" = ")[0])
+    with pytest.raises(DamagedFileError, match=r"x\.LBL") as error:
+        read_label(changed(tmp_path / "x.LBL", real, old, line))
+    assert len(str(error.value)) < 600
