@@ -22,8 +22,8 @@ from mars_assets.images import encode_png, is_turned, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.class_names import ClassNames, how_to_state, project_slug, read_class_names
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
-from mars_assets.labels.formats.image import ExportedImage, Outline, listed, picture_of
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export, without
+from mars_assets.labels.formats.image import EXPORT_AGAIN, ExportedImage, Outline, listed, picture_of
 from mars_assets.labels.inbox import (
     being_copied,
     current_exports,
@@ -46,7 +46,6 @@ from mars_assets.labels.masks import (
 from mars_assets.labels.merge import merge_projects
 from mars_assets.labels.splits import divided_groups, whole_groups
 from mars_assets.labels.table import files_of, mask_name, mask_names, read_labelled_crops
-from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
@@ -384,10 +383,45 @@ def _refuse_unknown_alone(lake: Lake, exports: Sequence[Export]) -> None:
 def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     export = read_export(path, reading.class_names)
     copies = _Copies()
+    labelled: list[_LabelledImage] = []
+    left_out: dict[str, str] = {}
     with open_splits(path) as archive:
-        images = reading.progress.track(export.images, f"reading {path.name}")
-        labelled = [_labelled(reading, export, archive, image, copies) for image in images]
+        for image in reading.progress.track(export.images, f"reading {path.name}"):
+            content = archive.read(image.entry)
+            try:
+                picture = _picture(reading, image, content)
+            except DamagedFileError as error:
+                left_out[image.entry] = str(error)
+            else:
+                labelled.append(_labelled(reading, export, image, picture, copies))
+    export = without(export, left_out)
     return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
+
+
+class _Picture(NamedTuple):
+    """An image file that can be used: its bytes, their sha256, its size in pixels, and its perceptual hash."""
+
+    content: bytes
+    sha256: str
+    height: int
+    width: int
+    phash: str
+
+
+def _picture(reading: _Reading, image: ExportedImage, content: bytes) -> _Picture:
+    """Decode an image.
+
+    Raises:
+        DamagedFileError: it cannot be used, or has another size than its annotations; the message begins with "it".
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    height, width, phash = look_of(content, sha256, "it", reading.cache)
+    if image.size is not None and image.size != (height, width):
+        raise DamagedFileError(
+            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: "
+            f"{EXPORT_AGAIN}"
+        )
+    return _Picture(content, sha256, height, width, phash)
 
 
 @dataclass(frozen=True)
@@ -437,17 +471,10 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
 
 
 def _labelled(
-    reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
+    reading: _Reading, export: Export, image: ExportedImage, picture: _Picture, copies: _Copies
 ) -> _LabelledImage:
     lake = reading.lake
-    content = archive.read(image.entry)
-    content_sha = hashlib.sha256(content).hexdigest()
-    height, width, phash = look_of(content, content_sha, f"{export.path.name}: {image.entry}", reading.cache)
-    if image.size is not None and image.size != (height, width):
-        raise DamagedFileError(
-            f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
-            f"{image.size[1]} x {image.size[0]}: export it again"
-        )
+    content, content_sha, height, width, phash = picture
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
     # Masks and chips of a turned image are others than before orientations were applied.
     file, pixels_sha = None, fingerprint("upright", content_sha) if is_turned(content) else content_sha

@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.class_names import NOTHING_STATED, ClassNames, project_slug
+from mars_assets.labels.formats.boxes import leave_out_boxes
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage, Notes, listed
@@ -116,7 +117,7 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     try:
         with open_splits(path) as archive:
             export_format = _format_of(archive)
-            images = tuple(_FORMATS[export_format].read(archive, notes))
+            images = tuple(leave_out_boxes(path.name, _FORMATS[export_format].read(archive, notes), notes))
             archive.account_for(*(image.entry for image in images))
             archive.account_for(*notes.left_out, *notes.unknown)
             others = dict(notes.ignored)
@@ -126,22 +127,28 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
-    left_out = [f"{entry}: {reason}" for entry, reason in notes.left_out.items()]
-    if left_out and not any(image.label or image.outlines for image in images):
-        raise DamagedFileError(f"{path.name}: {listed(left_out)}. Export it again")
-    if not images and not notes.unknown:
+    if not images and not notes.left_out and not notes.unknown:
         raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
-    return Export(
-        path,
-        sha256_file(path),
-        project,
-        version,
-        export_format,
-        images,
-        warnings,
-        tuple(left_out),
-        Counter(name for names in notes.unknown.values() for name in sorted(names)),
-    )
+    unknown = Counter(name for names in notes.unknown.values() for name in sorted(names))
+    export = Export(path, sha256_file(path), project, version, export_format, images, warnings, unknown=unknown)
+    return without(export, notes.left_out)
+
+
+def without(export: Export, left_out: Mapping[str, str]) -> Export:
+    """Leave out images that cannot be used.
+
+    Args:
+        export: the export.
+        left_out: reasons by entry.
+
+    Raises:
+        DamagedFileError: what is left has no class and no outline.
+    """
+    images = tuple(image for image in export.images if image.entry not in left_out)
+    reasons = [f"{entry}: {reason}" for entry, reason in left_out.items()]
+    if reasons and not any(image.label or image.outlines for image in images):
+        raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Export it again")
+    return replace(export, images=images, left_out=(*export.left_out, *reasons))
 
 
 def label_version(sha256s: Iterable[str], stated: Sequence[str] = ()) -> str:

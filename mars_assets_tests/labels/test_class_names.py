@@ -244,10 +244,30 @@ def test_rectangles_of_oriented_boxes_are_no_outlines(write_zip: Write) -> None:
     box = np.array([[-8, -5], [8, -5], [8, 5], [-8, 5]]) @ turn + [24, 24]
     # The picture is square, and coordinates are relative to its sides.
     words = entries(box * [2, 1])
-    with pytest.raises(DamagedFileError, match="all 1 outlines are rectangles, as of oriented boxes: export outlines"):
+    with pytest.raises(DamagedFileError, match="all 1 outlines are rectangles, as of boxes or oriented boxes: export"):
         read_export(write_zip("obb.zip", words))
     kite = np.array([[16, 24], [24, 19], [34, 24], [24, 29]])
     assert read_export(write_zip("kite.zip", entries(kite * [2, 1]))).images[0].outlines
+
+
+def test_a_box_among_outlines_costs_its_image(write_zip: Write) -> None:
+    """A rectangle of few pixels may be traced around a mask."""
+    ring = [5.0, 5.0, 9.0, 4.0, 12.0, 8.0, 7.0, 11.0]
+    shapes = {"a": [ring], "b": [ring, [4, 4, 20, 4, 20, 20, 4, 20, 4, 4]], "c": [[4, 4, 8, 4, 8, 8, 4, 8]], "d": []}
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 48, "width": 48} for n in shapes]
+    annotations = [
+        {"id": k, "image_id": name, "category_id": 1, "segmentation": [shape]}
+        for name, drawn in shapes.items()
+        for k, shape in enumerate(drawn)
+    ]
+    entries: dict[str, bytes | str] = {f"train/{name}.jpg": image_bytes(k) for k, name in enumerate(shapes)}
+    export = read_export(write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, annotations)}))
+    assert [image.original for image in export.images] == ["a", "c", "d"]
+    assert export.left_out == ("train/b.jpg: 1 of its 2 outlines are rectangles, as of boxes: outline these craters",)
+    boxes = [{**annotation, "segmentation": [shapes["c"][0]]} for annotation in annotations]
+    entries |= {"train/_annotations.coco.json": coco(images, boxes)}
+    with pytest.raises(DamagedFileError, match="all 3 outlines are rectangles"):
+        read_export(write_zip("c.zip", entries))
 
 
 def test_images_that_share_a_label_file_are_named(write_zip: Write) -> None:

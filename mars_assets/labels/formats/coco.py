@@ -67,11 +67,11 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
         entry = archive.entry(split, name) if isinstance(name, str) else None
         if entry is None:
             problems.append(f"the image {name!r} is not in the archive")
-        elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
-            problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         if identity in findings:
             problems.append(f"image id {identity} occurs twice")
         findings[identity], read[identity] = Findings(unknown=set(doubtful)), (entry or "", (height, width))
+        if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
+            findings[identity].problems.append(f"it has the impossible size {width} x {height}")
 
     for annotation in annotations:
         identity = f"annotation {annotation.get('id')}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from mars_assets.images import SUFFIXES
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import SUFFIXES, image_size
 from mars_assets.labels.class_names import ClassNames
 
 Split = Literal["train", "valid", "test"]
@@ -91,6 +92,14 @@ class Notes:
         """
         meanings = {name: self.class_names.meaning(name) for name in names}
         return set() if "crater" in meanings.values() else {name for name in meanings if meanings[name] is None}
+
+    def size_of(self, entry: str, content: bytes) -> tuple[int, int] | None:
+        """Read an image's height and width; leave it out if it is no readable image."""
+        try:
+            return image_size(content, EXPORT_AGAIN, "it")
+        except DamagedFileError as error:
+            self.left_out[entry] = str(error)
+            return None
 
     def means_crater(self, name: str, findings: Findings) -> bool:
         """Test whether an annotation is of a crater; note it if it is not."""

@@ -127,7 +127,10 @@ def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
                 bare += 1
                 archive.account_for(entry)
                 continue
-            size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
+            archive.account_for(mask_entry)
+            size = notes.size_of(entry, archive.read(entry))
+            if size is None:
+                continue
             content, findings = archive.read(mask_entry), Findings(unknown=set(doubtful))
             try:
                 mask = _mask(content, mask_entry, size, set(names))

@@ -10,17 +10,13 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import cast
 
-import numpy as np
 import yaml
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.images import image_size
 from mars_assets.labels.formats.image import (
-    EXPORT_AGAIN,
     ExportedImage,
     Findings,
     Notes,
-    Outline,
     Split,
     is_image,
     split_of,
@@ -29,8 +25,6 @@ from mars_assets.labels.zip_archive import ExportArchive
 
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20
-_RIGHT = 0.02
-"""Largest cosine of a right angle, whose corners are rounded."""
 _FAR = 4.0
 """Largest accepted normalised coordinate, of which 0 to 1 lie in the image; parts outside it are clipped later."""
 
@@ -46,7 +40,7 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     An image with a line that cannot be used is left out.
 
     Raises:
-        DamagedFileError: the class names cannot be read, two images share a label file, or all outlines are boxes.
+        DamagedFileError: the class names cannot be read, or two images share a label file.
     """
     names = _class_names(archive, notes)
     images: dict[str, str] = {}
@@ -67,18 +61,14 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             )
         else:
             images[labels] = entry
-    read, doubtful = [], notes.doubtful(names.values())
+    doubtful = notes.doubtful(names.values())
     for labels, entry in images.items():
-        size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
-        read.append((entry, size, _findings(archive, labels, names, size, notes)))
-        read[-1][-1].unknown.update(doubtful)
-    outlines = [outline for _, _, findings in read for outline in findings.outlines]
-    if outlines and all(_is_box(outline) for outline in outlines):
-        raise DamagedFileError(
-            f"{archive.path.name}: all {len(outlines)} outlines are rectangles, as of oriented boxes: export outlines"
-        )
-    for entry, size, findings in read:
-        yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
+        size = notes.size_of(entry, archive.read(entry))
+        archive.account_for(labels)
+        if size is not None:
+            findings = _findings(archive, labels, names, size, notes)
+            findings.unknown.update(doubtful)
+            yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
     if bare:
         notes.warnings.append(f"{bare} images without a label file were left out")
 
@@ -135,19 +125,6 @@ def _findings(
 
 def _is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
-
-
-def _is_box(outline: Outline) -> bool:
-    """Test whether an outline has four corners with right angles."""
-    corners = np.array(outline["polygons"][0]).reshape(-1, 2)
-    if len(corners) == 5 and (corners[0] == corners[-1]).all():
-        corners = corners[:-1]
-    if len(corners) != 4:
-        return False
-    sides = np.roll(corners, -1, axis=0) - corners
-    lengths = np.linalg.norm(sides, axis=1)
-    cosines = (sides * np.roll(sides, -1, axis=0)).sum(axis=1) / np.maximum(lengths * np.roll(lengths, -1), 1e-9)
-    return bool((np.abs(cosines) < _RIGHT).all())
 
 
 def _numbers(words: list[str]) -> list[float] | None:
