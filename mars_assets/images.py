@@ -27,7 +27,8 @@ from mars_assets.errors import DamagedFileError
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".jpx"),
-    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".tga", ".pgm", ".ppm"),
+    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".tga", ".pgm", ".ppm", ".svg", ".ico", ".nef", ".cr2"),
+    *(".exr", ".npy", ".fits", ".fit", ".img", ".cub"),
 )
 """Of images in an export, also of formats that are not read, so that these are refused and not passed over."""
 READABLE = "JPEG or PNG file, nor TIFF, BMP, WebP, GIF or JPEG 2000"

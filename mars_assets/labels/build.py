@@ -385,43 +385,22 @@ def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     copies = _Copies()
     labelled: list[_LabelledImage] = []
     left_out: dict[str, str] = {}
+    unseen: list[str] = []
     with open_splits(path) as archive:
         for image in reading.progress.track(export.images, f"reading {path.name}"):
             content = archive.read(image.entry)
             try:
-                picture = _picture(reading, image, content)
+                row, masks = _labelled(reading, export, image, content, copies)
             except DamagedFileError as error:
                 left_out[image.entry] = str(error)
-            else:
-                labelled.append(_labelled(reading, export, image, picture, copies))
-    export = without(export, left_out)
-    return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
-
-
-class _Picture(NamedTuple):
-    """An image file that can be used: its bytes, their sha256, its size in pixels, and its perceptual hash."""
-
-    content: bytes
-    sha256: str
-    height: int
-    width: int
-    phash: str
-
-
-def _picture(reading: _Reading, image: ExportedImage, content: bytes) -> _Picture:
-    """Decode an image.
-
-    Raises:
-        DamagedFileError: it cannot be used, or has another size than its annotations; the message begins with "it".
-    """
-    sha256 = hashlib.sha256(content).hexdigest()
-    height, width, phash = look_of(content, sha256, "it", reading.cache)
-    if image.size is not None and image.size != (height, width):
-        raise DamagedFileError(
-            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: "
-            f"{EXPORT_AGAIN}"
-        )
-    return _Picture(content, sha256, height, width, phash)
+                continue
+            labelled.append((row, masks))
+            if image.outlines and row["n_craters"] < len(image.outlines):
+                unseen.append(f"{image.entry} ({len(image.outlines) - row['n_craters']})")
+    warnings = [*export.warnings, *copies.warnings()]
+    if unseen:
+        warnings.append(f"outlines that cover no pixel or lie wholly under smaller ones do not count: {listed(unseen)}")
+    return replace(without(export, left_out), warnings=tuple(warnings)), labelled
 
 
 @dataclass(frozen=True)
@@ -471,10 +450,21 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
 
 
 def _labelled(
-    reading: _Reading, export: Export, image: ExportedImage, picture: _Picture, copies: _Copies
+    reading: _Reading, export: Export, image: ExportedImage, content: bytes, copies: _Copies
 ) -> _LabelledImage:
+    """Decode an image, write it into the lake unless it shows a crop, and draw its masks.
+
+    Raises:
+        DamagedFileError: it or one of its outlines cannot be used.
+    """
     lake = reading.lake
-    content, content_sha, height, width, phash = picture
+    content_sha = hashlib.sha256(content).hexdigest()
+    height, width, phash = look_of(content, content_sha, "it", reading.cache)
+    if image.size is not None and image.size != (height, width):
+        raise DamagedFileError(
+            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: "
+            f"{EXPORT_AGAIN}"
+        )
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
     # Masks and chips of a turned image are others than before orientations were applied.
     file, pixels_sha = None, fingerprint("upright", content_sha) if is_turned(content) else content_sha
@@ -489,16 +479,18 @@ def _labelled(
     # Letters, digits, '.', '_' and '-' alone, as in the names of crops.
     name = re.sub(r"[^A-Za-z0-9._-]", "_", image.original).lstrip(".")[:120] or "image"
     image_id = f"{name}-{pixels_sha[:8]}"
+    n_craters, crater_fraction = None, None
+    masks: dict[Path, bytes] = {}
+    if image.outlines is not None and outlines_sha is not None:
+        size = height, width
+        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines, outlines_sha, size)
+        if image.outlines and not n_craters:
+            raise DamagedFileError(f"none of its {len(image.outlines)} outlines covers a pixel: outline the craters")
     if file is None:
         file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    n_craters, crater_fraction = None, None
-    masks: dict[Path, bytes] = {}
-    if outlines_sha is not None:
-        size = height, width
-        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines or (), outlines_sha, size)
     row = {
         "image_id": image_id,
         "project": export.project,

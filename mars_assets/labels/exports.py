@@ -17,7 +17,7 @@ from mars_assets.labels.formats.boxes import leave_out_boxes
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage, Notes, listed
-from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
+from mars_assets.labels.formats.layout import name_as_roboflow, note_leftovers
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
 from mars_assets.labels.zip_archive import ExportArchive, open_export
@@ -119,19 +119,24 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
             export_format = _format_of(archive)
             images = tuple(leave_out_boxes(path.name, _FORMATS[export_format].read(archive, notes), notes))
             archive.account_for(*(image.entry for image in images))
-            archive.account_for(*notes.left_out, *notes.unknown)
+            archive.account_for(*notes.left_out, *notes.unlabelled, *notes.unknown)
+            note_leftovers(archive, notes)
             others = dict(notes.ignored)
             ignored = [f"annotations of classes other than crater were left out: {others}"] if others else []
-            warnings = (*ignored, *notes.warnings, *leftover_warnings(archive), *_alteration_warnings(archive))
+            warnings = (*ignored, *notes.warnings, *_alteration_warnings(archive))
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
+    unlabelled = [f"{entry}: {reason}" for entry, reason in notes.unlabelled.items()]
     if not images and not notes.left_out and not notes.unknown:
-        raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
+        raise DamagedFileError(
+            f"{path.name} has no labelled image: label some in Roboflow and export again"
+            + (f" ({listed(unlabelled)})" if unlabelled else "")
+        )
     unknown = Counter(name for names in notes.unknown.values() for name in sorted(names))
-    export = Export(path, sha256_file(path), project, version, export_format, images, warnings, unknown=unknown)
-    return without(export, notes.left_out)
+    identity = path, sha256_file(path), project, version
+    return without(Export(*identity, export_format, images, warnings, tuple(unlabelled), unknown), notes.left_out)
 
 
 def without(export: Export, left_out: Mapping[str, str]) -> Export:
@@ -147,7 +152,7 @@ def without(export: Export, left_out: Mapping[str, str]) -> Export:
     images = tuple(image for image in export.images if image.entry not in left_out)
     reasons = [f"{entry}: {reason}" for entry, reason in left_out.items()]
     if reasons and not any(image.label or image.outlines for image in images):
-        raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Export it again")
+        raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Correct these images and export again")
     return replace(export, images=images, left_out=(*export.left_out, *reasons))
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import shutil
 import time
@@ -284,6 +285,41 @@ def test_an_image_of_another_size_than_its_annotation_is_left_out(lake: Lake, wr
     assert "c: train/train0_png" in report.left_out[0]
     assert "it is 48 x 48 pixels and its annotations are for 48 x 47" in report.left_out[0]
     assert unusable_images(lake) == ([f"left out, {report.left_out[0]}"], 3)
+
+
+@pytest.mark.parametrize(
+    ("outlines", "reason"),
+    [
+        ([[5, 5, 5, 5, 5, 5]], "none of its 1 outlines covers a pixel"),
+        ([[60, 60, 70, 60, 65, 70]], "none of its 1 outlines covers a pixel"),
+        ({"size": [48, 40], "counts": [1920]}, "a run-length mask"),
+        ({"size": [48, 48], "counts": "\u00e9"}, "a run-length mask has invalid characters"),
+    ],
+)
+def test_an_outline_that_cannot_be_drawn_costs_its_image(
+    lake: Lake, write_zip, coco_entries, outlines: Any, reason: str
+) -> None:
+    """Without it, its image would be a negative."""
+    lake.inbox.mkdir(parents=True)
+    key = "train/_annotations.coco.json"
+    entries = coco_entries | {key: str(coco_entries[key]).replace(str([SQUARE]), json.dumps(outlines))}
+    shutil.move(write_zip("c.zip", entries), lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert sorted(table["original"]) == ["train1", "valid0"]
+    (said,) = report.left_out
+    assert said.startswith("c: train/train0_png")
+    assert reason in said
+    assert not list(lake.label_images.glob("train0*"))
+
+
+def test_outlines_that_do_not_count_are_said(lake: Lake, write_zip) -> None:
+    """Also if nothing is drawn again."""
+    small = [[10, 10, 16, 10, 24, 10, 24, 24, 10, 24], [5, 5, 5, 5, 5, 5], [10, 10, 24, 10, 24, 20, 24, 24, 10, 24]]
+    _put(lake, write_zip, "c.v1.coco.zip", _outlined({"a.jpg": (_scene(1), [SQUARE, *small])}))
+    for _ in range(2):
+        table, report = build_labelled_crops(lake)
+        assert table["n_craters"].tolist() == [2]
+        assert "do not count: train/a.jpg (2)" in report.exports[0]["warnings"]
 
 
 def test_two_projects_may_add_to_each_other_but_not_contradict(lake: Lake, write_zip, coco_entries) -> None:

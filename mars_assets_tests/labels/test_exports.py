@@ -51,6 +51,9 @@ def test_real_classification_export(shared: Path) -> None:
         ("train\\a_PNG.rf.0a.jpg", "a"),
         ("Su\u0308d_png.rf.0a.jpg", "S\u00fcd"),
         ("_png.rf.0a.jpg", "_png.rf.0a"),
+        ("a_jpg.rf.0a (1).jpg", "a"),
+        ("a_jpg.RF.0A-copy.jpg", "a"),
+        ("a_jpg.rf.0a - Kopie (2).jpg", "a"),
     ],
 )
 def test_original_names(name: str, original: str) -> None:
@@ -111,6 +114,7 @@ def changed(entries: dict, **changes: object) -> dict:
         ({"images__file_name": "../../etc/passwd"}, "is not in the archive"),
         ({"images__file_name": None}, "not in the archive"),
         ({"images__id": 1}, "occurs twice"),
+        ({"categories__name": "dune", "categories__id": 1}, "category id 1 is both 'dune' and 'crater'"),
     ],
 )
 def test_contradictions_are_named(write_zip, coco_entries, change: dict, message: str) -> None:
@@ -125,6 +129,8 @@ def test_contradictions_are_named(write_zip, coco_entries, change: dict, message
         ({"images__height": 10**9}, "impossible size"),
         ({"images__width": None}, "impossible size"),
         ({"annotations__category_id": 7}, "unknown category 7"),
+        ({"categories__name": None, "categories__id": 2, "annotations__category_id": 2}, "unknown category 2"),
+        ({"annotations__segmentation": [[0.1, 0.1, 0.9, 0.1, 0.5, 0.8]]}, "from 0 to 1, which are no pixels"),
         ({"annotations__segmentation": []}, "no outline"),
         ({"annotations__segmentation": [[1.0, 2.0]]}, "outline of 2 numbers"),
         ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]]}, "coordinates"),
@@ -281,10 +287,8 @@ def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
     assert [image.original for image in export.images] == [
         image.original for image in read_export(write_zip("d.zip", SMALL[layout])).images
     ]
-    assert export.warnings[-2:] == (
-        "1 images outside train, valid, test or without a label were left out: more/b.png",
-        "1 unexpected files were ignored: train/c.png.part",
-    )
+    assert export.left_out[-1] == "more/b.png: it is outside train, valid, test"
+    assert export.warnings[-1] == "1 unexpected files were ignored: train/c.png.part"
 
 
 @pytest.mark.parametrize(("layout", "file"), [("coco", "_annotations.coco.json"), ("multi-label", "_classes.csv")])

@@ -19,7 +19,8 @@ Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 EXPORT_AGAIN = "export it again"
 """The remedy for a faulty export, in error messages."""
-_ROBOFLOW_NAME = re.compile(r"^(?P<uploaded>.+)\.rf\.[0-9A-Za-z]+$")
+_ROBOFLOW_NAME = re.compile(r"^(?P<uploaded>.+)\.rf\.[0-9A-Za-z]+(?:[^0-9A-Za-z].*)?$", re.IGNORECASE)
+"""What follows the hash is added by browsers and people, such as " (1)" and "-copy"."""
 _UPLOADED_SUFFIX = re.compile(
     r"_(jpe?g|jpe|jfif|pjpeg|a?png|tiff?|bmp|dib|gif|webp|hei[cf]s?|avif|jp2|j2k|jxl|p[bgnp]m|tga|psd|dng|cr[23]|nef|arw)$",
     re.IGNORECASE,
@@ -75,6 +76,7 @@ class Notes:
         class_names: the meanings of the project's class names.
         warnings: what a person should know of.
         left_out: images that cannot be used, by entry, with the reason.
+        unlabelled: images without a label, by entry, with the reason.
         unknown: images with a class whose meaning is not known, by entry, with the names of these classes.
         ignored: number of annotations of classes that are no craters, by the class's name.
     """
@@ -82,6 +84,7 @@ class Notes:
     class_names: ClassNames = field(default_factory=ClassNames)
     warnings: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, set[str]] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
 

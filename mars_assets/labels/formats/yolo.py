@@ -30,8 +30,17 @@ _FAR = 4.0
 
 
 def is_yolo(archive: ExportArchive) -> bool:
-    """Test whether an archive has a ``data.yaml`` and label files."""
-    return DATA_FILE in archive and any(PurePosixPath(name).parts[1:2] == ("labels",) for name in archive.names)
+    """Test whether an archive has label files.
+
+    Raises:
+        DamagedFileError: it has no ``data.yaml`` beside them.
+    """
+    places = [PurePosixPath(name) for name in archive.names]
+    if not any(split_of(place) and place.parts[1:-1] == ("labels",) and place.suffix == ".txt" for place in places):
+        return False
+    if DATA_FILE not in archive:
+        raise DamagedFileError(f"{archive.path.name} has label files, but no {DATA_FILE} that names classes: add it")
+    return True
 
 
 def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
@@ -44,7 +53,6 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     """
     names = _class_names(archive, notes)
     images: dict[str, str] = {}
-    bare = 0
     for entry in archive.names:
         name = PurePosixPath(entry)
         split = split_of(name)
@@ -52,8 +60,7 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             continue
         labels = f"{split}/labels/{name.stem}.txt"
         if labels not in archive:
-            bare += 1
-            archive.account_for(entry)
+            notes.unlabelled[entry] = f"there is no {labels}"
         elif labels in images:
             raise DamagedFileError(
                 f"{archive.path.name}: {images[labels]} and {entry} share the label file {labels}: rename one of the "
@@ -69,8 +76,6 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             findings = _findings(archive, labels, names, size, notes)
             findings.unknown.update(doubtful)
             yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
-    if bare:
-        notes.warnings.append(f"{bare} images without a label file were left out")
 
 
 def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
@@ -93,7 +98,10 @@ def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
     meanings = [notes.class_names.meaning(name) for name in names.values()]
     if "crater" not in meanings and None not in meanings:
         raise DamagedFileError(f"{where} has no class crater, only {', '.join(names.values())}: export that class too")
-    return {int(key): name for key, name in names.items()}
+    numbered = {int(key): name for key, name in names.items()}
+    if len(numbered) < len(names):
+        raise DamagedFileError(f"{where} gives several names to one class: export it again")
+    return numbered
 
 
 def _findings(
@@ -106,7 +114,8 @@ def _findings(
         words = line.split()
         if not words:
             continue
-        name = names.get(int(words[0])) if _is_index(words[0]) else None
+        index = words[0].removesuffix(".0")
+        name = names.get(int(index)) if _is_index(index) else None
         values = _numbers(words[1:])
         if name is None:
             problems.append(f"line {number} has the unknown class {words[0][:40]!r}")
