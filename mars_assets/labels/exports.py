@@ -147,11 +147,12 @@ def without(export: Export, left_out: Mapping[str, str]) -> Export:
         left_out: reasons by entry.
 
     Raises:
-        DamagedFileError: what is left has no class and no outline.
+        DamagedFileError: what is left has no class and no outline, of known or unknown meaning.
     """
     images = tuple(image for image in export.images if image.entry not in left_out)
     reasons = [f"{entry}: {reason}" for entry, reason in left_out.items()]
-    if reasons and not any(image.label or image.outlines for image in images):
+    is_unknown = not images and export.unknown  # which the user is told first
+    if reasons and not is_unknown and not any(image.label or image.outlines for image in images):
         raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Correct these images and export again")
     return replace(export, images=images, left_out=(*export.left_out, *reasons))
 

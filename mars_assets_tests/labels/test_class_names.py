@@ -270,6 +270,15 @@ def test_a_box_among_outlines_costs_its_image(write_zip: Write) -> None:
         read_export(write_zip("c.zip", entries))
 
 
+def test_a_bad_picture_does_not_hide_that_classes_are_unknown(lake: Lake, write_zip: Write) -> None:
+    entries: dict[str, bytes | str] = {"train/bump/a.jpg": image_bytes(0), "train/bump/b.heic": b"x"}
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("a.v1.zip", entries | {"more/c.jpg": image_bytes(1)}), lake.inbox)
+    with pytest.raises(MarsError, match="2 images with the class 'bump' are left out"):
+        build_labelled_crops(lake)
+    assert [path.name for path in lake.inbox.iterdir()] == ["a.v1.zip"]
+
+
 def test_images_that_share_a_label_file_are_named(write_zip: Write) -> None:
     entries = _yolo("crater")
     entries["train/images/both.png"] = image_bytes(9, suffix="png")
