@@ -284,7 +284,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     found = _told_apart([read[path] for path in in_use])
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
-        aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
+        aside = [f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in rejections(lake.inbox)]
         raise MarsError(
             f"no usable export in {lake.inbox}: put the zip of a Roboflow export there, named as by Roboflow "
             "(PROJECT.vN.FORMAT.zip)"
