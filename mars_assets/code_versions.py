@@ -36,7 +36,7 @@ CLASSIFIER_PREDICTION = "prediction 2"
 SEGMENTATION = ("segmentation 4", "segmentation 3")
 """Training a segmentation model; part of its version's name. 3 drew other random numbers from the same seed."""
 SEGMENTER_PREDICTION = "prediction 1"
-COUNTING = "counting 1"
+COUNTING = "counting 2"
 """Pixel counts and craters of a mask."""
 EVALUATION = "evaluation 3"
 """Scores of a model from its predictions."""
