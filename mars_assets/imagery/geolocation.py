@@ -38,7 +38,7 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
 
 
 def ground_diameters(crs: str, x: Float64, y: Float64, areas: Float64) -> Float64:
-    """Convert areas on a map to the diameters of circles of the same area on the ground.
+    """Convert areas on a map to the diameters of such circles on the ground.
 
     The map's scale is that at the position, since no projection has the same everywhere: a square metre of an
     equirectangular map that is true at the equator is half a square metre at 60 degrees. A circle on a sphere of radius
@@ -67,7 +67,7 @@ def ground_diameters(crs: str, x: Float64, y: Float64, areas: Float64) -> Float6
 
 
 def _geographic(system: CRS, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Convert map coordinates to longitudes and latitudes of the CRS's own body, in degrees.
+    """Convert map coordinates to degrees on the CRS's own body.
 
     Latitudes are planetographic if it is an ellipsoid.
     """

@@ -452,7 +452,7 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
 def _labelled(
     reading: _Reading, export: Export, image: ExportedImage, content: bytes, copies: _Copies
 ) -> _LabelledImage:
-    """Decode an image, write it into the lake unless it shows a crop, and draw its masks.
+    """Decode an image, write it unless it shows a crop, and draw its masks.
 
     Raises:
         DamagedFileError: it or one of its outlines cannot be used.
