@@ -460,14 +460,15 @@ def _labelled(
     lake = reading.lake
     content_sha = hashlib.sha256(content).hexdigest()
     height, width, phash = look_of(content, content_sha, "it", reading.cache)
+    turned = is_turned(content)
     if image.size is not None and image.size != (height, width):
+        remedy = "its orientation in EXIF turns it: save it upright and label that" if turned else EXPORT_AGAIN
         raise DamagedFileError(
-            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: "
-            f"{EXPORT_AGAIN}"
+            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: {remedy}"
         )
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
     # Masks and chips of a turned image are others than before orientations were applied.
-    file, pixels_sha = None, fingerprint("upright", content_sha) if is_turned(content) else content_sha
+    file, pixels_sha = None, fingerprint("upright", content_sha) if turned else content_sha
     crop = reading.own.get(image.original)
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])

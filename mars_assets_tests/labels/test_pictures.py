@@ -90,6 +90,17 @@ def test_an_outline_lies_where_its_crater_is_shown(lake: Lake, write_zip: Write,
     assert pixels[instances == 0].mean() < 60
 
 
+def test_annotations_of_the_picture_as_stored_are_told_from_damage(lake: Lake, write_zip: Write) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = _scene().transpose(Image.Transpose.ROTATE_90)
+    images = [{"id": 0, "file_name": "a.jpg", "height": WIDTH, "width": HEIGHT}]
+    ring = [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [[8, 8, 20, 9, 15, 30]]}]
+    entries: dict[str, bytes | str] = {"train/a.jpg": _encoded(stored, "JPEG", exif=exif)}
+    with pytest.raises(MarsError, match=r"a\.jpg: it is 96 x 64 .* for 64 x 96: its orientation in EXIF turns it"):
+        _build(lake, write_zip("a.v1.zip", entries | {"train/_annotations.coco.json": coco(images, ring)}))
+
+
 @pytest.mark.parametrize("suffix", ["tif", "TIFF", "bmp", "webp", "gif", "jp2", "jfif"])
 @pytest.mark.parametrize("layout", [_as_coco, _as_yolo, _as_masks])
 def test_images_of_other_formats_are_labelled(lake: Lake, write_zip: Write, suffix: str, layout: Any) -> None:

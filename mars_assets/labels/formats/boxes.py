@@ -1,4 +1,4 @@
-"""Boxes in the place of outlines, as tools write them that have drawn nothing else."""
+"""Boxes in the place of outlines."""
 
 from __future__ import annotations
 

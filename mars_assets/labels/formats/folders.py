@@ -1,4 +1,7 @@
-"""Reader of folder classification: ``SPLIT/CLASS/IMAGE``, also in folders below the class's."""
+"""Reader of folder classification: ``SPLIT/CLASS/IMAGE``.
+
+Images may lie in further folders below their class's.
+"""
 
 from __future__ import annotations
 
