@@ -244,8 +244,13 @@ def test_rectangles_of_oriented_boxes_are_no_outlines(write_zip: Write) -> None:
     box = np.array([[-8, -5], [8, -5], [8, 5], [-8, 5]]) @ turn + [24, 24]
     # The picture is square, and coordinates are relative to its sides.
     words = entries(box * [2, 1])
-    with pytest.raises(DamagedFileError, match="all 1 outlines are rectangles, as of boxes or oriented boxes: export"):
+    with pytest.raises(
+        DamagedFileError, match="its 1 outlines have four corners, as boxes and oriented boxes have: export"
+    ):
         read_export(write_zip("obb.zip", words))
+    stretched = entries(box * [2, 0.6])
+    with pytest.raises(DamagedFileError, match="its 1 outlines have four corners"):
+        read_export(write_zip("stretched.zip", stretched))
     kite = np.array([[16, 24], [24, 19], [34, 24], [24, 29]])
     assert read_export(write_zip("kite.zip", entries(kite * [2, 1]))).images[0].outlines
 
@@ -266,8 +271,44 @@ def test_a_box_among_outlines_costs_its_image(write_zip: Write) -> None:
     assert export.left_out == ("train/b.jpg: 1 of its 2 outlines are rectangles, as of boxes: outline these craters",)
     boxes = [{**annotation, "segmentation": [shapes["c"][0]]} for annotation in annotations]
     entries |= {"train/_annotations.coco.json": coco(images, boxes)}
-    with pytest.raises(DamagedFileError, match="all 3 outlines are rectangles"):
+    with pytest.raises(DamagedFileError, match="its 3 outlines have four corners"):
         read_export(write_zip("c.zip", entries))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "others", "is_refused"), [(95, 5, True), (15, 5, False), (0, 20, True), (0, 19, False)]
+)
+def test_boxes_are_told_from_outlines_by_their_number(
+    write_zip: Write, boxes: int, others: int, is_refused: bool
+) -> None:
+    """Some boxes are cut by the border; of quadrilaterals, many are no accident. Triangles are those that are cut."""
+    rng = np.random.default_rng(0)
+    shapes = [
+        (rng.uniform(0, 20, 2) + rng.uniform(3, 7) * np.array([[0, 0], [1, 0.2], [0.8, 1], [0, 0.9]]))
+        for _ in range(others)
+    ]
+    shapes = [shape[:3] if boxes else shape for shape in shapes]
+    shapes += [
+        (rng.uniform(0, 20, 2) + rng.uniform(4, 9) * np.array([[0, 0], [1, 0.2], [1.1, 1], [0.1, 0.8]]))
+        for _ in range(boxes)
+    ]
+    images = [{"id": 0, "file_name": "a.jpg", "height": 48, "width": 48}]
+    drawn = [
+        {"id": n, "image_id": 0, "category_id": 1, "segmentation": [s.ravel().tolist()]} for n, s in enumerate(shapes)
+    ]
+    entries: dict[str, bytes | str] = {
+        "train/a.jpg": image_bytes(0),
+        "train/_annotations.coco.json": coco(images, drawn),
+    }
+    path = write_zip("c.zip", entries)
+    if is_refused:
+        with pytest.raises(DamagedFileError, match=f"its {boxes + others} outlines have four corners"):
+            read_export(path)
+    elif boxes:
+        with pytest.raises(DamagedFileError, match="of its 20 outlines are rectangles"):
+            read_export(path)
+    else:
+        assert len(read_export(path).images[0].outlines or ()) == others
 
 
 def test_a_bad_picture_does_not_hide_that_classes_are_unknown(lake: Lake, write_zip: Write) -> None:

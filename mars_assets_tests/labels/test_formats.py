@@ -135,8 +135,8 @@ def _table(text: str) -> dict[str, bytes | str]:
     [
         (_as_yolo([], more="7 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '7'"),
         (_as_yolo([], more=f"{'9' * 5000} 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '9999"),
-        (_as_yolo([], more="0 0.5 0.5 0.2 0.2"), "is a box: export outlines"),
-        (_as_yolo([], more="0 0.1 0.1 0.2 0.1 0.2"), "outline of 5 numbers"),
+        (_as_yolo([], more="0 0.5 0.5 0.2 0.2"), "is a box: outline the crater"),
+        (_as_yolo([], more="0 0.1 0.1 0.2 0.1 0.2"), "has 5 numbers, which are no outline"),
         (_as_yolo([], more="0 0.1 nan 0.2 0.1 0.2 0.2"), "not numbers or are far outside"),
         (_as_yolo([], more="0 0.1 1e300 0.2 0.1 0.2 0.2"), "not numbers or are far outside"),
         (_as_yolo([], more="0 a b c d e f"), "not numbers or are far outside"),

@@ -10,14 +10,21 @@ import numpy.typing as npt
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.formats.image import ExportedImage, Notes, Outline
 
-_RIGHT = 0.02
-"""Largest cosine of a right angle, whose corners are rounded."""
+Float64 = npt.NDArray[np.float64]
+_ROUNDED = 0.02
+"""Largest deviation from a parallelogram, whose corners are rounded, as a share of its longest side."""
 _TRACED = 8.0
-"""Longest side in pixels of a rectangle that may be traced around a mask of few pixels."""
+"""Longest side in pixels of a parallelogram that may be traced around a mask of few pixels."""
+_MOSTLY = 0.9
+"""Share of boxes, the others of which an image's border cuts, in an export that has nothing else."""
+_SEVERAL = 20
+"""Number of outlines of four corners that are no accident: who outlines craters clicks more often."""
 
 
 def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -> list[ExportedImage]:
     """Leave out the images with a box in the place of an outline.
+
+    Boxes may be oriented, and are parallelograms where images were stretched.
 
     Args:
         where: the export's name.
@@ -25,37 +32,41 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
         notes: takes the images that are left out.
 
     Raises:
-        DamagedFileError: all outlines are boxes.
+        DamagedFileError: the outlines are boxes.
     """
     all_images = list(images)
-    sides = [[_longest_side(outline) for outline in image.outlines or ()] for image in all_images]
-    everywhere = [side for of_image in sides for side in of_image]
-    if everywhere and None not in everywhere:
+    corners = [[_four_corners(outline) for outline in image.outlines or ()] for image in all_images]
+    count = sum(map(len, corners))
+    quadrilaterals = [four for of_image in corners for four in of_image if four is not None]
+    boxes = sum(map(_is_box, quadrilaterals))
+    if (count and boxes > _MOSTLY * count) or len(quadrilaterals) == count >= _SEVERAL:
         raise DamagedFileError(
-            f"{where}: all {len(everywhere)} outlines are rectangles, as of boxes or oriented boxes: export outlines"
+            f"{where}: its {count} outlines have four corners, as boxes and oriented boxes have: export outlines"
         )
     outlined = []
-    for image, of_image in zip(all_images, sides, strict=True):
-        if boxes := sum(side is not None and side > _TRACED for side in of_image):
+    for image, of_image in zip(all_images, corners, strict=True):
+        if large := sum(four is not None and _is_box(four, _TRACED) for four in of_image):
             notes.left_out[image.entry] = (
-                f"{boxes} of its {len(of_image)} outlines are rectangles, as of boxes: outline these craters"
+                f"{large} of its {len(of_image)} outlines are rectangles, as of boxes: outline these craters"
             )
         else:
             outlined.append(image)
     return outlined
 
 
-def _longest_side(outline: Outline) -> float | None:
-    """Measure a rectangle's longest side in pixels; None if it is of another shape."""
+def _four_corners(outline: Outline) -> Float64 | None:
+    """Return the corners of a quadrilateral, shape (4, 2); None if an outline is of another shape."""
     rings = outline.get("polygons", ())
-    if len(rings) != 1:
+    if len(rings) != 1 or len(rings[0]) not in (8, 10):
         return None
-    corners: npt.NDArray[np.float64] = np.array(rings[0]).reshape(-1, 2)
-    if len(corners) == 5 and (corners[0] == corners[-1]).all():
-        corners = corners[:-1]
-    if len(corners) != 4:
+    corners: Float64 = np.array(rings[0]).reshape(-1, 2)
+    if len(corners) == 5 and (corners[0] != corners[-1]).any():
         return None
-    sides = np.roll(corners, -1, axis=0) - corners
-    lengths = np.linalg.norm(sides, axis=1)
-    cosines = (sides * np.roll(sides, -1, axis=0)).sum(axis=1) / np.maximum(lengths * np.roll(lengths, -1), 1e-9)
-    return float(lengths.max()) if (np.abs(cosines) < _RIGHT).all() else None
+    return corners[:4]
+
+
+def _is_box(corners: Float64, traced: float = 0.0) -> bool:
+    """Test whether a quadrilateral with a side longer than ``traced`` is a parallelogram."""
+    longest = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1).max()
+    skew = np.linalg.norm(corners[0] - corners[1] + corners[2] - corners[3])
+    return bool(longest > traced and skew <= _ROUNDED * longest)

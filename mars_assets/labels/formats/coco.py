@@ -146,7 +146,7 @@ def _outline(segmentation: Any) -> Outline:
             return {"rle": {"size": size, "counts": counts}}
         raise ValueError("has a run-length mask without size or counts")
     if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError("has no outline, at most a box")
+        raise ValueError("has no outline, at most a box: outline the crater")
     if not isinstance(segmentation[0], list):  # a single ring may be written without its list
         segmentation = [segmentation]
     rings = [_flat(ring) for ring in segmentation]

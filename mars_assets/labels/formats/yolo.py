@@ -124,9 +124,9 @@ def _findings(
         elif values is None:
             problems.append(f"line {number} has coordinates that are not numbers or are far outside the image")
         elif len(values) == 4:
-            problems.append(f"line {number} is a box: export outlines")
+            problems.append(f"line {number} is a box: outline the crater")
         elif len(values) < 6 or len(values) % 2:
-            problems.append(f"line {number} has an outline of {len(values)} numbers")
+            problems.append(f"line {number} has {len(values)} numbers, which are no outline: outline the crater")
         else:
             findings.outlines.append({"polygons": [[v * (height if k % 2 else width) for k, v in enumerate(values)]]})
     return findings
