@@ -399,7 +399,7 @@ def _opened(
                 "these"
             ) from error
         expected = READABLE if formats == _FORMATS else f"{' or '.join(formats)} file"
-        raise DamagedFileError(f"{where} is not a {expected}: {remedy}") from error
+        raise DamagedFileError(f"{where} cannot be read, since it is not a {expected}: {remedy}") from error
     except Image.DecompressionBombError as error:
         size = str(error).split(", could")[0]  # without the guess that this is an attack
         raise DamagedFileError(f"{where} is too large ({size}): {_CUT}") from error

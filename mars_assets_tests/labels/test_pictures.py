@@ -157,11 +157,11 @@ def test_only_a_turned_image_gets_another_identity(lake: Lake, write_zip: Write)
 
 @pytest.mark.parametrize("layout", [_as_coco, _as_yolo, _as_masks])
 def test_a_format_that_is_not_read_is_refused_with_its_name(lake: Lake, write_zip: Write, layout: Any) -> None:
-    with pytest.raises(MarsError, match=r"a\.HEIC is not a JPEG or PNG file, nor TIFF"):
+    with pytest.raises(MarsError, match=r"a\.HEIC cannot be read, since it is not a JPEG or PNG file, nor TIFF"):
         _build(lake, write_zip("a.v1.zip", layout("a.HEIC", b"\0\0\0\x18ftypheic")))
 
 
 def test_a_folder_with_a_format_that_is_not_read_is_refused(lake: Lake, write_zip: Write) -> None:
     entries = {"train/Crater/a.png": _encoded(_scene(), "PNG"), "train/NoCrater/b.heic": b"\0\0\0\x18ftypheic"}
-    with pytest.raises(MarsError, match=r"train/NoCrater/b\.heic is not a JPEG or PNG file, nor TIFF"):
+    with pytest.raises(MarsError, match=r"train/NoCrater/b\.heic cannot be read, since it is not a JPEG or PNG file"):
         _build(lake, write_zip("a.v1.zip", entries))
