@@ -56,16 +56,16 @@ def texts(node: ast.expr) -> list[str]:
 
 
 def made_by(node: ast.AST) -> list[str]:
-    """The messages that a call or statement makes: those of exceptions, and of lists of problems."""
+    """The messages that a call or statement makes: those of exceptions, and of lists of problems or warnings."""
     match node:
         case ast.Call(func=ast.Name("MissingInputError")):  # takes names of assets, and makes its message of them
             return []
         case ast.Call(func=function, args=[first, *_]):
             name = ast.unparse(function)
-            is_message = re.search(r"(Error|Failure|super\(\)\.__init__|(problems|mismatches)\.append)$", name)
+            is_message = re.search(r"(Error|Failure|super\(\)\.__init__|(problems|mismatches|warnings)\.append)$", name)
             return texts(first) if is_message else []
         case ast.AugAssign(target=target, value=value) | ast.Assign(targets=[target], value=value):
-            return texts(value) if ast.unparse(target) in ("problems", "mismatches") else []
+            return texts(value) if ast.unparse(target) in ("problems", "mismatches", "warnings") else []
     return []
 
 
