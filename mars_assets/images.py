@@ -399,8 +399,10 @@ def _opened(
                 f"{where} is a TIFF, but neither grey nor red, green and blue of 8 bits per channel: save it as one of "
                 "these"
             ) from error
-        expected = READABLE if formats == _FORMATS else f"{' or '.join(formats)} file"
-        raise DamagedFileError(f"{where} is not a {expected}: {remedy}") from error
+        expected, wanted = READABLE, "save it as one of these, or "
+        if formats != _FORMATS:
+            expected, wanted = f"{' or '.join(formats)} file", ""
+        raise DamagedFileError(f"{where} cannot be read, since it is not a {expected}: {wanted}{remedy}") from error
     except Image.DecompressionBombError as error:
         size = str(error).split(", could")[0]  # without the guess that this is an attack
         raise DamagedFileError(f"{where} is too large ({size}): {_CUT}") from error

@@ -357,7 +357,7 @@ def test_what_is_damaged_is_named_with_its_remedy(tmp_path: Path, monkeypatch: p
     content = _encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)))
     path = tmp_path / "a.png"
     half = content[: len(content) // 2]
-    for damaged, said in ((b"GIF89a", "is not a JPEG or PNG file"), (half, "cannot be decoded")):
+    for damaged, said in ((b"GIF89a", "cannot be read, since it is not a JPEG"), (half, "cannot be decoded")):
         path.write_bytes(damaged)
         with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: fetch it again"):
             read_rgb(path, "fetch it again")

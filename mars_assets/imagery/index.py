@@ -222,7 +222,7 @@ class IndexQuery:
             if not all(lowest <= value <= 360 for value in getattr(self, name)):
                 raise MarsError(f"a query's {name} must be between {lowest} and 360 degrees, not {getattr(self, name)}")
         if unknown := [name for name in self.exclude if observation_of(name) != name]:
-            raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
+            raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id: correct it")
 
 
 def select(index: pd.DataFrame, query: IndexQuery, progress: Progress = SILENT) -> list[str]:

@@ -180,7 +180,7 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
     if extra.is_dir():
         return {path.relative_to(extra): path for path in pictures_below(extra)}
     if not extra.is_file():
-        raise MarsError(f"there is no folder and no zip {extra}")
+        raise MarsError(f"there is no folder and no zip {extra}: correct the path")
     folder = lake.unlabelled(sha256_file(extra))
     with open_export(extra) as archive:
         further = {name: _unpacked(folder, name) for name in map(PurePath, sorted(archive.names)) if is_picture(name)}

@@ -54,6 +54,7 @@ _COMPILED = "_orig_mod."
 """What torch.compile adds to keys, in front or after the name of a compiled part."""
 _LISTED = 4
 """Number of keys of a kind that an error names."""
+_SAVE = "save only the model's state dict"
 _PREFIXES = ("encoder.", "decoder.")
 _TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise MarsError(f"the checkpoint {path} does not exist")
+        raise MarsError(f"the checkpoint {path} does not exist: correct its path")
     content: Any
     is_safetensors = _is_safetensors(path)
     try:
@@ -146,7 +147,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
     if not isinstance(content, Mapping):
-        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict")
+        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict: {_SAVE}")
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             return _unwrap(content[wrapper], path)
@@ -158,7 +159,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         return _unwrap(content[states[0]], path)
     if states:
         raise MarsError(f"{path} contains several states, {_few(states)}: save only that of the model")
-    raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {_few(others)}")
+    raise MarsError(f"{path} is not a plain state dict, since {_few(others)} are no tensors: {_SAVE}")
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -376,11 +377,21 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     assert path is not None
     if path.is_dir():
         path = version_in_use(path)
-        config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
+        config = _read_config(_present(path / CONFIG))
         if config.variant != variant:
-            raise MarsError(f"{path} contains weights of variant {config.variant!r}, not {variant!r}")
+            raise MarsError(
+                f"{path} contains weights of variant {config.variant!r}, not {variant!r}: choose that variant"
+            )
         return Fetched(_present(path / WEIGHTS), config)
     return Fetched(_present(path), VARIANTS[variant].config)
+
+
+def _read_config(path: Path) -> PrithviConfig:
+    values = read_json(path)
+    try:
+        return PrithviConfig.from_dict(values)
+    except MarsError as error:
+        raise MarsError(f"{path}: {error}. Restore the file, or materialize its asset again") from error
 
 
 def _present(path: Path) -> Path:
@@ -586,7 +597,7 @@ def open_weights(folder: Path) -> OpenedWeights:
     for name in (WEIGHTS, CONFIG, LOAD_REPORT):
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
-    config = PrithviConfig.from_dict(read_json(folder / CONFIG))
+    config = _read_config(folder / CONFIG)
     sha256 = read_json(folder / LOAD_REPORT)["sha256"]
     return OpenedWeights(config, sha256, lambda: load_mae(config, read_checkpoint(folder / WEIGHTS))[0])
 

@@ -119,10 +119,10 @@ def test_other_classes_and_unlabelled_images_are_said(write_zip: Write) -> None:
     export = read_export(write_zip("y.zip", entries), ClassNames({("", "dune"): "other"}))
     assert len(export.images[0].outlines or ()) == 2
     assert export.warnings == ("annotations of classes other than crater were left out: {'dune': 1}",)
-    assert export.left_out == ("train/images/b_png.rf.2.jpg: there is no train/labels/b_png.rf.2.txt",)
+    assert export.left_out == ("train/images/b_png.rf.2.jpg: there is no label file train/labels/b_png.rf.2.txt",)
     masks = _as_masks(np.zeros((SIDE, SIDE)))
     del masks["train/b_png.rf.2_mask.png"]
-    without = ("train/b_png.rf.2.jpg: there is no train/b_png.rf.2_mask.png",)
+    without = ("train/b_png.rf.2.jpg: there is no mask train/b_png.rf.2_mask.png",)
     assert read_export(write_zip("m.zip", masks)).left_out == without
 
 

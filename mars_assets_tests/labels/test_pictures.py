@@ -166,7 +166,7 @@ def test_only_a_turned_image_gets_another_identity(lake: Lake, write_zip: Write)
 
 @pytest.mark.parametrize("layout", [_as_coco, _as_yolo, _as_masks])
 def test_a_format_that_is_not_read_is_refused_with_its_name(lake: Lake, write_zip: Write, layout: Any) -> None:
-    with pytest.raises(MarsError, match=r"a\.HEIC: it is not a JPEG or PNG file, nor TIFF"):
+    with pytest.raises(MarsError, match=r"a\.HEIC: it cannot be read, since it is not a JPEG or PNG file, nor TIFF"):
         _build(lake, write_zip("a.v1.zip", layout("a.HEIC", b"\0\0\0\x18ftypheic")))
 
 
@@ -183,7 +183,7 @@ def _transparent() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("b.heic", b"\0\0\0\x18ftypheic", "is not a JPEG or PNG file, nor TIFF"),
+        ("b.heic", b"\0\0\0\x18ftypheic", "cannot be read, since it is not a JPEG or PNG file, nor TIFF"),
         ("b.png", _deep(), "has more than 8 bits per channel"),
         ("b.png", _transparent(), "has transparent pixels"),
         ("b.png", _encoded(Image.new("1", (16385, 8)), "PNG"), "is too large"),

@@ -124,7 +124,7 @@ def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
                 continue
             mask_entry = entry.removesuffix(name.suffix) + _MASK
             if mask_entry not in archive:
-                notes.unlabelled[entry] = f"there is no {mask_entry}"
+                notes.unlabelled[entry] = f"there is no mask {mask_entry}"
                 continue
             archive.account_for(mask_entry)
             size = notes.size_of(entry, archive.read(entry))

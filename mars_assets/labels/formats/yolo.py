@@ -60,7 +60,7 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             continue
         labels = f"{split}/labels/{name.stem}.txt"
         if labels not in archive:
-            notes.unlabelled[entry] = f"there is no {labels}"
+            notes.unlabelled[entry] = f"there is no label file {labels}"
         elif labels in images:
             raise DamagedFileError(
                 f"{archive.path.name}: {images[labels]} and {entry} share the label file {labels}: rename one of the "
