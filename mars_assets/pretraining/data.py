@@ -21,7 +21,7 @@ from torch import Tensor
 from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
-from mars_assets.imagery.products import observation_of
+from mars_assets.imagery.products import further_observations, observation_of
 from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb, read_stored
 from mars_assets.labels.formats.image import original_name, picture_of
 from mars_assets.labels.table import read_labelled_crops
@@ -87,8 +87,9 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     """List all images that may be pretrained on, in the order of their ids.
 
     Observations that the labels have in valid or test are left out: a model that saw their pixels would be evaluated on
-    them. An image of no known observation is left out where an image of its name is in valid or test. Further images
-    that are masks or cannot be read are left out too.
+    them. An image whose name holds such an observation's id in another place or form is left out as well, and an image
+    of no known observation where an image of its name is in valid or test. Further images that are masks or cannot be
+    read are left out too.
 
     Args:
         lake: its kept crops are taken.
@@ -128,6 +129,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
     evaluated = _evaluated_groups(lake)
     is_evaluated = images["group"].isin(evaluated) | images["name"].isin(evaluated)
+    is_evaluated |= images["image_id"].map(lambda name: bool(evaluated & further_observations(PurePath(name))))
     kept = images[~is_evaluated].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(

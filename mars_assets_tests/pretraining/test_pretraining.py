@@ -256,6 +256,26 @@ def test_zips_of_other_computers_hold_back_what_models_are_judged_on(lake: Lake,
         found.images["path"].iloc[0].unlink()  # is taken out of the zip again
 
 
+def test_an_id_in_another_place_or_form_holds_an_image_back(lake: Lake, tmp_path: Path) -> None:
+    held = [
+        "ESP_000002_1800_ESP_000001_1800.png",  # a mosaic
+        "psp-000002-1800 and esp-000001-1800.png",
+        "ESP0000011800.png",
+        "x/esp000001_1800/t.png",
+    ]
+    others = ["ESP_000002_1800_ESP_000003_1800.png", "ESP0000031800.png", "ESP_000001_1800/ESP_000004_1800_0.png"]
+    for name in [*held, *others]:
+        picture(tmp_path / "more" / name)
+    _labels(lake, ESP_000001_1800="valid", ESP_000002_1800="train", ESP_000003_1800="train")
+    found = unlabelled_images(lake, tmp_path / "more")
+    assert sorted(found.images["image_id"]) == sorted(others)
+    assert found.left_out == len(held)
+    write_table(tmp_path / "run" / "images.parquet", found.images[["image_id", "group"]])
+    seen = seen_by(lake, tmp_path / "run", {})
+    assert {"ESP_000002_1800", "ESP_000003_1800", "ESP_000004_1800"} <= seen
+    assert "ESP_000001_1800" not in seen
+
+
 def test_what_an_earlier_version_took_apart_otherwise_is_not_read(lake: Lake, tmp_path: Path) -> None:
     content = picture(tmp_path / "p.png").read_bytes()
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
