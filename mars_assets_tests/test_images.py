@@ -383,12 +383,30 @@ def test_all_files_are_pictures_but_hidden_ones_and_notes(tmp_path: Path) -> Non
         "i.heic",
         "j.txt",
         "Thumbs.db",
+        "Icon\r",
+        "e.tif.ovr",
+        "e.tif.msk",
+        "e.tifw",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in pictures_below(tmp_path)] == [
         *("a/c.jpeg", "b.PNG", "e.tif", "f.png/g.jpg", "h", "i.heic")
     ]
+
+
+def test_links_are_pictures_wherever_they_lead(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, target in {"whole.png": tmp_path / "a.png", "lost.png": "nothing", "folder": tmp_path}.items():
+        (folder / name).symlink_to(target)
+    (folder / "round.png").symlink_to("round.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    assert [path.name for path in pictures_below(folder)] == ["folder", "lost.png", "round.png", "whole.png"]
+    assert read_rgb(folder / "whole.png").shape == (20, 20, 3)
+    for name in ("folder", "lost.png", "round.png"):
+        with pytest.raises(DamagedFileError, match=rf"{name} cannot be decoded"):
+            read_rgb(folder / name)
 
 
 def test_only_what_is_not_read_as_stored_is_turned() -> None:

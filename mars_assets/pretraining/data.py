@@ -5,6 +5,7 @@ They are the lake's crops and whatever else a person names, as random crops of t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -169,11 +170,16 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
                 yield ["", shown(str(error))]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
-        return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
+        keys = [[os.path.realpath(path), _stamp(path)] for path in paths]
+        return dict(zip(paths, cache.get_all(keys, look), strict=True))
 
 
 def _stamp(path: Path) -> str:
-    stat = path.stat()
+    """Name a file's size and time of change; empty for a link to nothing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 

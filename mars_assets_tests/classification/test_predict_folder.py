@@ -100,6 +100,8 @@ def test_every_file_of_a_folder_has_a_probability_or_a_problem(model, compute, t
     image.save(tmp_path / os.fsdecode(b"caf\xe9.tif"))
     image.save(tmp_path / "animated.gif", save_all=True, append_images=[image.rotate(90)])
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "lost.jpg").symlink_to("nothing")
+    (tmp_path / "lost.tif").symlink_to("nothing")
     table = predict_pictures(model, tmp_path, compute).set_index("image")
     probabilities = table.loc[[*same[:5], "caf\\xe9.png", same[6], "chip.tif"], "probability"]
     assert probabilities.notna().all()
@@ -113,6 +115,8 @@ def test_every_file_of_a_folder_has_a_probability_or_a_problem(model, compute, t
         "caf\\xe9.tif": "caf\\xe9.tif cannot be read, since its name is not UTF-8",
         "animated.gif": "2 pages or frames",
         "photo.heic": "is not a JPEG or PNG file, nor TIFF",
+        "lost.jpg": "No such file",
+        "lost.tif": "lost.tif cannot be read",
     }
     assert problems.keys() == said.keys()
     for name, part in said.items():

@@ -185,11 +185,13 @@ def test_names_and_kinds_of_files_are_read_or_named(lake: Lake, tmp_path: Path) 
     Image.new("RGB", (8, 12)).save(folder / "turned.png", exif=turned)
     (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "notes.txt").write_text("no image")
+    for name in ("lost.png", "round.png"):
+        (folder / name).symlink_to("round.png")
     found = unlabelled_images(lake, folder)
     assert set(found.images["image_id"]) == {
         *("a.tif", "caf\\xe9.bmp", "n" * 251 + ".gif", "c.webp", "deep.tif", "turned.png")
     }
-    assert found.broken.keys() == {"ten_bits.png", "transparent.png", "photo.heic"}
+    assert found.broken.keys() == {"ten_bits.png", "transparent.png", "photo.heic", "lost.png", "round.png"}
     by_id = dict(zip(found.images["image_id"], found.images["path"], strict=True))
     assert read_pixels(by_id["turned.png"]).shape == (8, 12, 3)
     np.testing.assert_array_equal(read_pixels(by_id["deep.tif"])[..., 0], deep >> 8)
