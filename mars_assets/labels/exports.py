@@ -114,7 +114,7 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     project, version = export_identity(path)
     notes = Notes(class_names.of(project))
     try:
-        with open_splits(path) as archive:
+        with open_splits(path) as archive, _explained_names(archive):
             export_format = _format_of(archive)
             images = tuple(_FORMATS[export_format].read(archive, notes))
             archive.account_for(*(image.entry for image in images))
@@ -122,6 +122,7 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
             others = dict(notes.ignored)
             ignored = [f"annotations of classes other than crater were left out: {others}"] if others else []
             warnings = (*ignored, *notes.warnings, *leftover_warnings(archive), *_alteration_warnings(archive))
+            warnings += tuple(_undecoded_warnings(archive))
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
@@ -144,6 +145,26 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     )
 
 
+@contextmanager
+def _explained_names(archive: ExportArchive) -> Iterator[None]:
+    """Add to an error that names in the zip may be wrong, by which files are then not found."""
+    try:
+        yield
+    except DamagedFileError as error:
+        if not (more := _undecoded_warnings(archive)):
+            raise
+        raise DamagedFileError(f"{error}. {more[0]}") from error
+
+
+def _undecoded_warnings(archive: ExportArchive) -> list[str]:
+    if not archive.undecoded:
+        return []
+    return [
+        f"{len(archive.undecoded)} names in the zip are not in UTF-8, and are read as CP437, such as "
+        f"{archive.undecoded[0]!r}: if they are wrong, pack it again with names in UTF-8 (7-Zip's parameter cu=on)"
+    ]
+
+
 def label_version(sha256s: Iterable[str], stated: Sequence[str] = ()) -> str:
     """Compute the label version: a sha256 of the set of exports in use.
 
@@ -158,6 +179,11 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
     for name, known in _FORMATS.items():
         if known.fits(archive):
             return name
+    if inner := [name for name in archive.names if name.lower().endswith(".zip")]:
+        raise DamagedFileError(
+            f"{archive.path.name} is no export but contains zips: {listed(inner)}. Unpack it, and put these into the "
+            "inbox"
+        )
     layouts = ", or ".join(known.layout for known in _FORMATS.values())
     raise DamagedFileError(
         f"{archive.path.name} has no known export format: expected {layouts}, where SPLIT is train, valid or test. "
