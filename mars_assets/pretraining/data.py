@@ -30,13 +30,21 @@ from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import short_name, shown, write_bytes
+from mars_assets.storage.files import explained_errors, short_name, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
 
-_MASK = re.compile(r"[\W_](mask|label|instance|annotation)s?$", re.IGNORECASE)
-"""Ending of the name of a mask."""
-_MASK_FOLDER = re.compile(r"masks?|labels?|annotations?|instances?|segmentation(class|object|s)?", re.IGNORECASE)
+_MASK = re.compile(
+    r"[\W_](label|instance|annotation|segmentation|gt|ground[\W_]?truth)s?$"
+    r"|(^|[\W_])masks?[\W_]*[0-9]*[\W_]*$|^masks?[\W_0-9]",
+    re.IGNORECASE,
+)
+"""Ending of the name of a mask, or its beginning."""
+_MASK_FOLDER = re.compile(
+    r"masks?|labels?|annotations?|instances?|segmentation(class|object|s)?|gt|ground[\W_]?truth", re.IGNORECASE
+)
+_OF_MASKS = re.compile(r"(^|[\W_])masks?($|[\W_])", re.IGNORECASE)
+"""In the name of the folder that an image lies in."""
 _MOST_LABELS = 64
 """Most values in an image that is taken for a label image."""
 
@@ -108,7 +116,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     if extra is not None:
         further = _further(lake, extra)
         broken = {
-            shown(name.as_posix()): f"{shown(name.as_posix())} is a mask by its name"
+            shown(name.as_posix()): f"{shown(name.as_posix())} is a mask by its name: rename it if it is a picture"
             for name in further
             if _is_mask(name)
         }
@@ -193,8 +201,9 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
     with open_export(extra) as archive:
         further = {name: _unpacked(folder, name) for name in map(PurePath, sorted(archive.names)) if is_picture(name)}
         for relative, path in further.items():
-            if not path.exists():
-                write_bytes(path, archive.read(relative.as_posix()))
+            with explained_errors(path):
+                if not path.exists():
+                    write_bytes(path, archive.read(relative.as_posix()))
     return further
 
 
@@ -204,7 +213,8 @@ def _unpacked(folder: Path, name: PurePath) -> Path:
 
 def _is_mask(relative: PurePath) -> bool:
     """Test whether a name or a folder's says that an image is a mask."""
-    return bool(_MASK.search(_picture(relative))) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
+    named = _MASK.search(_picture(relative)) or _OF_MASKS.search(relative.parent.name)
+    return bool(named) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
 
 
 def _shows_labels(path: Path) -> bool:

@@ -209,6 +209,14 @@ def test_a_zip_may_have_names_of_any_length_and_other_formats(lake: Lake, tmp_pa
     assert len(unlabelled_images(lake, tmp_path / "more.zip").images) == 4
 
 
+def test_a_path_that_is_too_long_is_said(lake: Lake, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        archive.write(image, "/".join(["d" * 50] * 100) + "/a.png")
+    with pytest.raises(MarsError, match="name is too long: shorten it"):
+        unlabelled_images(lake, tmp_path / "deep.zip")
+
+
 def test_without_images(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(MarsError, match="no image to pretrain on"):
         unlabelled_images(lake)
@@ -298,6 +306,26 @@ def _label_image(path: Path, values: list[int], mode: str = "L") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     (image.convert(mode) if mode != "P" else image).save(path)
     return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mask_a.jpg", "Mask.jpg", "mask0001.jpg", "a_mask_1.jpg", "a-mask-02.jpg", "a (mask).jpg", "masks.jpg"),
+        *("a_GT.jpg", "a_groundtruth.jpg", "a_segmentation.jpg", "gt/a.jpg", "ground_truth/a.jpg", "train_masks/a.jpg"),
+        *("images-mask/a.jpg", "x/masks png/a.jpg", "mask_jpg.rf.1.jpg"),
+    ],
+)
+def test_masks_are_known_by_name(lake: Lake, tmp_path: Path, name: str) -> None:
+    (tmp_path / "more" / name).parent.mkdir(parents=True)
+    Image.new("L", (16, 16)).save(tmp_path / "more" / name)
+    pictures = ["unmasked/a.png", "maskelyne_crater.png", "with masks/images/a.png", "a_masked.png", "bight.png"]
+    for other in pictures:
+        picture(tmp_path / "more" / other)
+    found = unlabelled_images(lake, tmp_path / "more")
+    assert list(found.broken) == [name]
+    assert "rename it if it is a picture" in found.broken[name]
+    assert sorted(found.images["image_id"]) == sorted(pictures)
 
 
 @pytest.mark.parametrize("packed", [False, True])
