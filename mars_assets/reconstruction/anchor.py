@@ -14,13 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.bands import HLS_BANDS, Float32
+from mars_assets.bands import HLS_BANDS, VALID, WANTED, Float32
 from mars_assets.errors import MarsError
-
-VALID = (-2000.0, 16_000.0)
-"""The valid range of HLS's reflectance, -0.2 to 1.6, in its units. Its fill value is -9999."""
-
-WANTED = "HLS surface reflectance x 10000 (land about 100 to 6000, snow and clouds up to 16000)"
 
 _HIGHEST_8_BIT = 255.0
 _LIT = 500.0  # reflectance 0.05, which only water and shadows stay below
