@@ -284,7 +284,13 @@ def _refuse_layers(image: Image.Image, where: str) -> None:
 
     A JPEG may contain previews of itself (MPO), a TIFF smaller copies; they are no pages.
     """
-    pages = getattr(image, "n_frames", 1)
+    try:
+        pages = getattr(image, "n_frames", 1)
+    except SyntaxError as error:  # GDAL writes masks as pages that Pillow cannot open
+        raise DamagedFileError(
+            f"{where} has a page that is no picture, such as a mask, under which anything may be hidden: fill or cut "
+            "off what is masked, and save it as one page"
+        ) from error
     if isinstance(image, TiffImageFile):
         channels = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
         if channels > len(image.getbands()):

@@ -318,6 +318,20 @@ def test_a_tiffs_overviews_are_no_pages_and_a_fourth_channel_is_not_dropped() ->
         read_rgb(near_infrared, name="a")
 
 
+def test_a_tiffs_mask_is_not_passed_over(tmp_path: Path) -> None:
+    import rasterio
+
+    shape = {"count": 3, "height": 40, "width": 50, "dtype": "uint8", "photometric": "RGB"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **shape) as file,
+    ):
+        file.write(PLANES[:3].astype(np.uint8))
+        file.write_mask(np.where(np.arange(50) < 9, 0, 255).astype(np.uint8) * np.ones((40, 1), np.uint8))
+    with pytest.raises(DamagedFileError, match=r"a\.tif has a page that is no picture, such as a mask"):
+        read_rgb(tmp_path / "a.tif")
+
+
 def test_the_previews_in_a_jpeg_are_no_pages() -> None:
     image = Image.fromarray(np.repeat(np.repeat(RGB, 16, 0), 16, 1))
     content = _encoded(image, "MPO", save_all=True, append_images=[image.resize((40, 30))])
