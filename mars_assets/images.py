@@ -39,11 +39,11 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 16
 """Shortest side of an image that a model can be asked about, in pixels: that of Prithvi's patches."""
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
-_ADDED = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-"""Files that Windows adds to folders of images."""
+_ADDED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+"""Files that Windows and macOS add to folders of images."""
 _NOTES = (".txt", ".md", ".html", ".json", ".geojson", ".xml", ".yaml", ".yml", ".csv", ".tsv", ".tab", ".parquet")
-_GEOREFERENCES = (".lbl", ".prj", ".wld", ".tfw", ".jgw", ".pgw")
-"""With the notes and tables, what lies next to images."""
+_GEOREFERENCES = (".lbl", ".prj", ".wld", ".tfw", ".tifw", ".jgw", ".jpgw", ".pgw", ".pngw", ".j2w", ".ovr", ".msk")
+"""With the notes and tables, what lies next to images; the last two are GDAL's smaller copies and masks of images."""
 _CUT = "cut it into smaller ones"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,8 +79,12 @@ def is_picture(relative: PurePath) -> bool:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """List the files meant to be images in a folder and below, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_picture(path.relative_to(folder)) and path.is_file())
+    """List the files meant to be images in a folder and below, sorted by path.
+
+    Links to folders are not followed. They and links to nothing are listed, so that they are reported.
+    """
+    paths = (path for path in folder.rglob("*") if is_picture(path.relative_to(folder)))
+    return sorted(path for path in paths if path.is_file() or path.is_symlink())
 
 
 def refuse_tiny(where: object, height: int, width: int) -> None:
@@ -281,7 +285,13 @@ def _refuse_layers(image: Image.Image, where: str) -> None:
 
     A JPEG may contain previews of itself (MPO), a TIFF smaller copies; they are no pages.
     """
-    pages = getattr(image, "n_frames", 1)
+    try:
+        pages = getattr(image, "n_frames", 1)
+    except SyntaxError as error:  # GDAL writes masks as pages that Pillow cannot open
+        raise DamagedFileError(
+            f"{where} has a page that is no picture, such as a mask, under which anything may be hidden: fill or cut "
+            "off what is masked, and save it as one page"
+        ) from error
     if isinstance(image, TiffImageFile):
         channels = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
         if channels > len(image.getbands()):

@@ -115,7 +115,7 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     project, version = export_identity(path)
     notes = Notes(class_names.of(project))
     try:
-        with open_splits(path) as archive:
+        with open_splits(path) as archive, _explained_names(archive):
             export_format = _format_of(archive)
             images = tuple(leave_out_boxes(path.name, _FORMATS[export_format].read(archive, notes), notes))
             archive.account_for(*(image.entry for image in images))
@@ -123,7 +123,8 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
             note_leftovers(archive, notes)
             others = dict(notes.ignored)
             ignored = [f"annotations of classes other than crater were left out: {others}"] if others else []
-            warnings = (*ignored, *notes.warnings, *_alteration_warnings(archive))
+            altered = _alteration_warnings(archive)
+            warnings = (*ignored, *notes.warnings, *altered, *_undecoded_warnings(archive))
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
@@ -157,6 +158,26 @@ def without(export: Export, left_out: Mapping[str, str]) -> Export:
     return replace(export, images=images, left_out=(*export.left_out, *reasons))
 
 
+@contextmanager
+def _explained_names(archive: ExportArchive) -> Iterator[None]:
+    """Add to an error that names in the zip may be wrong, by which files are then not found."""
+    try:
+        yield
+    except DamagedFileError as error:
+        if not (more := _undecoded_warnings(archive)):
+            raise
+        raise DamagedFileError(f"{error}. {more[0]}") from error
+
+
+def _undecoded_warnings(archive: ExportArchive) -> list[str]:
+    if not archive.undecoded:
+        return []
+    return [
+        f"{len(archive.undecoded)} names in the zip are not in UTF-8, and are read as CP437, such as "
+        f"{archive.undecoded[0]!r}: if they are wrong, pack it again with names in UTF-8 (7-Zip's parameter cu=on)"
+    ]
+
+
 def label_version(sha256s: Iterable[str], stated: Sequence[str] = ()) -> str:
     """Compute the label version: a sha256 of the set of exports in use.
 
@@ -171,6 +192,11 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
     for name, known in _FORMATS.items():
         if known.fits(archive):
             return name
+    if inner := [name for name in archive.names if name.lower().endswith(".zip")]:
+        raise DamagedFileError(
+            f"{archive.path.name} is no export but contains zips: {listed(inner)}. Unpack it, and put these into the "
+            "inbox"
+        )
     layouts = ", or ".join(known.layout for known in _FORMATS.values())
     raise DamagedFileError(
         f"{archive.path.name} has no known export format: expected {layouts}, where SPLIT is train, valid or test. "

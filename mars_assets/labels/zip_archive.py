@@ -25,7 +25,11 @@ MAX_RATIO = 200
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 """Names of methods that zipfile cannot unpack. Windows Explorer chooses Deflate64 above 2 GB."""
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _UTF8 = 0x800
 """Flag of an entry whose name is declared as UTF-8."""
 _UNICODE_NAME = 0x7075
@@ -61,8 +65,12 @@ class ExportArchive:
                 f"{path.name} has {len(entries)} entries, more than the limit of {MAX_ENTRIES}: split the project"
             )
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        self.undecoded: list[str] = []
+        """Names that are read as CP437, since they are not UTF-8."""
         for entry in entries:
-            name = _decoded(entry)
+            name, is_utf8 = _decoded(entry)
+            if not is_utf8:
+                self.undecoded.append(name)
             known = _comparable(name)
             if known == "." or name.endswith(("/", "\\")):
                 continue
@@ -193,7 +201,7 @@ def split_named(folder: str) -> str:
 
     Any other name is returned as it is.
     """
-    return _SPLITS.get(folder.casefold(), folder)
+    return _SPLITS.get(folder.strip().casefold(), folder)
 
 
 def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
@@ -203,13 +211,16 @@ def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
     return folded
 
 
-def _decoded(entry: zipfile.ZipInfo) -> str:
+def _decoded(entry: zipfile.ZipInfo) -> tuple[str, bool]:
     """Decode an entry's name, which may be UTF-8 without being declared as such.
 
     The name may also be given a second time, in UTF-8, in the extra field of Info-ZIP.
+
+    Returns:
+        The name, and whether it is UTF-8; if not, it is read as CP437.
     """
     if entry.flag_bits & _UTF8:
-        return entry.filename
+        return entry.filename, True
     stored = entry.orig_filename.encode("cp437")  # zipfile decodes an undeclared name as CP437
     extra = entry.extra
     while len(extra) >= _EXTRA.size:
@@ -219,9 +230,9 @@ def _decoded(entry: zipfile.ZipInfo) -> str:
             break
         extra = extra[4 + length :]
     try:
-        return stored.decode()
+        return stored.decode(), True
     except UnicodeDecodeError:
-        return entry.filename
+        return entry.filename, False
 
 
 def _comparable(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.build import build_labelled_crops, update_labelled_crops
 from mars_assets.labels.checks import unknown_classes, unusable_images
-from mars_assets.labels.class_names import ClassNames, read_class_names
+from mars_assets.labels.class_names import ClassNames, how_to_state, read_class_names
 from mars_assets.labels.exports import read_export
 from mars_assets.labels.table import current_label_version
 from mars_assets.lake import Lake
@@ -28,6 +28,9 @@ Write = Callable[[str, dict[str, bytes | str]], Path]
         *((name, "no_crater") for name in ("NoCrater", "no crater", "not-a-crater", "Non_Craters", "without crater")),
         *((name, "no_crater") for name in ("no impact crater", "Background ", "none", "No")),
         *((name, None) for name in ("crater-rim", "0", "object", "", " ", "craterlet", "no rock", "secondary crater")),
+        *((name, "crater") for name in ("[Crater]", "'crater'", "crater.", "impact--crater", "__crater__")),
+        *((name, None) for name in ("crater?", "!crater", "Crater+", "crater-", "-crater", "~ crater", "no crater？")),
+        *((name, None) for name in ("\N{NOT SIGN}crater", "≠crater", "?", "-", "\N{NEW MOON SYMBOL}")),
     ],
 )
 def test_names_are_compared_by_what_they_say(name: str, meaning: str | None) -> None:
@@ -45,6 +48,17 @@ def test_what_the_user_states_comes_first(tmp_path: Path) -> None:
     assert names.of("another").meaning("0") == "no_crater"
     path.write_text("project,class,meaning\n,crater,other\n")
     assert read_class_names(path).meaning("crater") == "other"
+
+
+@pytest.mark.parametrize("name", ["-", "?", "", " ", "\N{NEW MOON SYMBOL}", "crater?", "cra\u200bter", "a;b, c"])
+def test_what_is_said_to_be_stated_can_be(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "class_names.csv"
+    line = how_to_state(path, "mars-craters", name, 3).rpartition("for example ")[2]
+    path.write_text(f"project,class,meaning\n{line}\n", encoding="utf-8")
+    names = read_class_names(path)
+    assert names.of("mars-craters").meaning(name) == "crater"
+    assert names.of("another").meaning(name) is None
+    assert names.of("mars-craters").meaning("boulder") is None
 
 
 @pytest.mark.parametrize(
