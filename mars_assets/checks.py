@@ -25,7 +25,7 @@ from mars_assets.labels.inbox import passed_over, rejections
 from mars_assets.lake import Lake
 from mars_assets.models.task import Task
 from mars_assets.resources import LakeResource
-from mars_assets.storage.files import read_json
+from mars_assets.storage.files import printable, read_json
 from mars_assets.tasks import TASKS
 from mars_assets.tensors.stages import chip_problems
 
@@ -38,7 +38,7 @@ def _outcome(found: tuple[list[str], int], severity: dg.AssetCheckSeverity) -> d
     return dg.AssetCheckResult(
         passed=not problems,
         severity=severity,
-        description="; ".join(problems[:20]) or f"{looked_at} checked, no problem found",
+        description=printable("; ".join(problems[:20])) or f"{looked_at} checked, no problem found",
         metadata={"checked": looked_at, "problems": len(problems)},
     )
 

@@ -23,7 +23,15 @@ from mars_assets.prithvi.weights import export_encoder, load_encoder
 from mars_assets.progress import Progress
 from mars_assets.segmentation.predict_folder import outline_pictures
 from mars_assets.segmentation.task import smallest_evaluated
-from mars_assets.storage.files import as_rows, explained_errors, user_path, write_csv, write_json, write_table
+from mars_assets.storage.files import (
+    as_rows,
+    explained_errors,
+    printable,
+    user_path,
+    write_csv,
+    write_json,
+    write_table,
+)
 from mars_assets.tasks import TASKS
 from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
 
@@ -107,9 +115,9 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
 
 
 def _check(lake: Lake, options: argparse.Namespace) -> None:
-    progress = Progress(lambda line: print(line, file=sys.stderr))
+    progress = Progress(lambda line: print(printable(line), file=sys.stderr))
     previews = {path: preview_export(lake, path, progress) for path in options.exports}
-    print("\n\n".join(preview.text for preview in previews.values()))
+    print(printable("\n\n".join(preview.text for preview in previews.values())))
     if doubtful := [path.name for path, preview in previews.items() if not preview.is_complete]:
         raise MarsError(f"not all labels of {', '.join(doubtful)} would be used: see above")
 
@@ -121,7 +129,7 @@ def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelV
         raise MarsError(f"{out} has the suffix {out.suffix!r}: name a file that ends in {', '.join(TABLES)}")
     _require_writable(out.parent)
     _refuse_name(out)
-    progress = Progress(lambda line: print(line, file=sys.stderr))
+    progress = Progress(lambda line: print(printable(line), file=sys.stderr))
     return current_model(lake, name), choose_compute(options.device, options.precision), progress
 
 
@@ -242,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         options.run(Lake.at(options.lake), options)
     except MarsError as error:
-        print(f"mars-assets: {error}", file=sys.stderr)
+        print(printable(f"mars-assets: {error}"), file=sys.stderr)
         return 1
     return 0
 

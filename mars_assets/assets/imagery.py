@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field
 
-from mars_assets.assets.metadata import columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import MAX_ROWS, columns, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import recipe_from
 from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
 from mars_assets.errors import ArchiveError, MarsError, MissingInputError
@@ -21,6 +21,7 @@ from mars_assets.imagery.observations import choose_observations, query_before, 
 from mars_assets.imagery.products import ProductFiles
 from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions, observations_of, register_observations
+from mars_assets.progress import Progress
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
@@ -61,14 +62,19 @@ def hirise_index(
             index = read_table(here.index, "hirise_index")
         else:
             progress.say(f"reading {table_file.path.name}")
-            index = read_index(table_file.path, label_file.path)
-            write_table(here.index, index, {"version": version})
+            unread: list[str] = []
+            index = read_index(table_file.path, label_file.path, Progress(unread.append))
+            for line in unread[:MAX_ROWS]:
+                progress.say(line)
+            write_table(here.index, index, {"version": version, "unread": unread})
+        unread = read_provenance(here.index).get("unread", [])
         kinds = index["PRODUCT_ID"].str.rsplit("_", n=1).str[-1].value_counts()
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(index),
             "observations": int(index["OBSERVATION_ID"].nunique()),
             "products": table(kinds.rename_axis("product").reset_index(name="rows")),
+            "rows that cannot be read": "; ".join(unread[:MAX_ROWS]) or "none",
             "rows without a value": dg.MetadataValue.json(missing_values(index)),
             "map": picture(map_of_observations(index), "positions of the observations"),
             "first rows": table(index[["PRODUCT_ID", "INCIDENCE_ANGLE", "SOLAR_LONGITUDE"]].head(10)),

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mars_assets.assets.automation_conditions import follows
 from mars_assets.assets.imagery import crops
-from mars_assets.assets.metadata import cached_metadata, columns, mendable, picture, progress_of, table, where
+from mars_assets.assets.metadata import cached_metadata, columns, listing, mendable, picture, progress_of, where
 from mars_assets.code_versions import LABELS
 from mars_assets.labels.build import LabelReport, update_labelled_crops
 from mars_assets.labels.class_names import read_class_names
@@ -19,6 +19,7 @@ from mars_assets.labels.preview import describe
 from mars_assets.lake import Lake
 from mars_assets.resources import LakeResource
 from mars_assets.resources.lake import LAKE_POOL
+from mars_assets.storage.files import printable
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import columns_of
 
@@ -45,18 +46,15 @@ def observe_inbox(lake: Lake) -> tuple[str, dict[str, Any]]:
     """Compute data version and metadata of the exports in use."""
     shas = {path: digest(path) for path in current_exports(lake.inbox)}
     class_names = read_class_names(lake.class_names_csv)
-    rows = pd.DataFrame(
-        [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()],
-        columns=["file", "project", "version", "sha256"],
-    )
+    rows = [(path.name, *export_identity(path), sha[:16]) for path, sha in shas.items()]
     aside = rejections(lake.inbox)
     return label_version(shas.values(), class_names.key)[:16], {
-        "exports": table(rows),
+        "exports": listing(rows, ["file", "project", "version", "sha256"]),
         "count": len(rows),
-        "still being copied": ", ".join(path.name for path in being_copied(lake.inbox)) or "none",
-        "older versions and copies, not read": ", ".join(path.name for path in unused(lake.inbox)) or "none",
+        "still being copied": printable(", ".join(path.name for path in being_copied(lake.inbox))) or "none",
+        "older versions and copies, not read": printable(", ".join(path.name for path in unused(lake.inbox))) or "none",
         "not read": "; ".join(passed_over(lake.inbox)) or "none",
-        "rejected": table(pd.DataFrame(aside, columns=["zip", "why"])) if aside else "none",
+        "rejected": listing(aside, ["zip", "why"]) if aside else "none",
         "inbox": where(lake.inbox),
     }
 
@@ -100,18 +98,18 @@ def labelled_crops(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.
 def _describe(lake: Lake, rows: pd.DataFrame, report: LabelReport) -> dict[str, Any]:
     return {
         "dagster/row_count": len(rows),
-        "in words": dg.MetadataValue.md("```text\n" + "\n".join(describe(lake, report)) + "\n```"),
+        "in words": dg.MetadataValue.md(printable("```text\n" + "\n".join(describe(lake, report)) + "\n```")),
         "labelled": picture(label_sheet(lake, rows), "labelled crops with their outlines"),
-        "counts": table(pd.DataFrame(report.counts)),
-        "exports": table(pd.DataFrame(report.exports)),
+        "counts": listing(report.counts),
+        "exports": listing(report.exports),
         "label version": report.version,
-        "groups divided by the exported splits": table(pd.DataFrame(report.leaks)) if report.leaks else "none",
+        "groups divided by the exported splits": listing(report.leaks) if report.leaks else "none",
         "images leaked by the exported splits": report.leaked,
-        "pairs that look the same": table(pd.DataFrame(report.duplicates)) if report.duplicates else "none",
+        "pairs that look the same": listing(report.duplicates) if report.duplicates else "none",
         "outlines that extend beyond their image": "; ".join(report.outside[:20]) or "none",
-        "rejected": table(pd.DataFrame(report.rejected)) if report.rejected else "none",
+        "rejected": listing(report.rejected) if report.rejected else "none",
         "still being copied": ", ".join(report.left_alone) or "none",
-        "classes of unknown meaning": table(pd.DataFrame(report.unknown_classes)) if report.unknown_classes else "none",
+        "classes of unknown meaning": listing(report.unknown_classes) if report.unknown_classes else "none",
         "images left out": "; ".join(report.left_out[:20]) or "none",
         "older versions and copies, not read": ", ".join(report.unused) or "none",
         "not read": "; ".join(report.passed_over) or "none",

@@ -1,6 +1,6 @@
 """Error handling, progress and metadata shared by all assets."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from mars_assets.models.task import Report
 from mars_assets.plotting import thumbnail_data_uri
 from mars_assets.progress import Progress
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.files import printable
 
 if TYPE_CHECKING:
     from mars_assets.lake import Lake
@@ -23,7 +24,7 @@ MAX_ROWS = 50
 
 def progress_of(context: dg.AssetExecutionContext) -> Progress:
     """Build the progress that reports to the terminal and the event log."""
-    return Progress(context.log.info)
+    return Progress(lambda line: context.log.info(printable(line)))
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def mendable() -> Iterator[None]:
     try:
         yield
     except MarsError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise dg.Failure(printable(str(error)), allow_retries=False) from error
     except RuntimeError as error:
         # By name, since importing torch would slow down loading the definitions.
         if type(error).__name__ != "OutOfMemoryError":
@@ -54,7 +55,12 @@ def table(rows: pd.DataFrame, limit: int = MAX_ROWS) -> dg.MetadataValue:
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in shown.itertuples(index=False)]
     if len(rows) > limit:
         lines.append(f"\n{len(rows) - limit} more rows.")
-    return dg.MetadataValue.md("\n".join(lines))
+    return dg.MetadataValue.md(printable("\n".join(lines)))
+
+
+def listing(rows: Sequence[Any], columns: list[str] | None = None) -> dg.MetadataValue:
+    """Format rows as Markdown, whose texts may contain names of files that are not UTF-8."""
+    return table(pd.DataFrame(rows, columns=columns, dtype=object))
 
 
 def _cell(value: Any) -> str:
@@ -95,7 +101,9 @@ def _storable(value: Any) -> Any:
             return {"md": value.md_str}
         case dg.PathMetadataValue():
             return {"path": value.path}
-        case str() | int() | float():
+        case str():
+            return printable(value)
+        case int() | float():
             return value
     raise TypeError(f"{type(value).__name__} cannot be cached")
 
@@ -123,7 +131,7 @@ def columns(descriptions: Mapping[str, str], rows: pd.DataFrame) -> dg.MetadataV
 
 def where(path: Path) -> dg.MetadataValue:
     """Build metadata that shows a path."""
-    return dg.MetadataValue.path(str(path))
+    return dg.MetadataValue.path(printable(str(path)))
 
 
 def reported(name: str, report: Report) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,15 @@ _NUMBERS = ("ASCII_INTEGER", "ASCII_REAL")
 _NOT_APPLICABLE = -9998.0
 _CONSTANTS = tuple(f"{name}_CONSTANT" for name in ("MISSING", "NOT_APPLICABLE", "UNKNOWN", "NULL", "INVALID"))
 """Keywords by which a column states its own numbers for missing values."""
+_CELL = rb'(?:"[^"]*+(?:""[^"]*+)*+"|[^",]*+)'
+_QUOTED = re.compile(rb'"(.*)"')
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+_EXACT = 2.0**53
+"""Below this, all whole numbers are exact as floating point."""
+_PADDING = b"\0\x1a \t\r\n"
+"""What old systems write after the last row."""
+_SHOWN = 80
+"""Characters of a row or value that a message shows."""
 _MANY = 5000  # above as many observations a query needs a limit, since nobody wants to download them by accident
 _POLAR = 85.0  # latitude above which an observation may span more than 180 degrees of longitude
 _ALL_LATITUDES, _ALL_INCIDENCES = (-90.0, 90.0), (0.0, 180.0)
@@ -62,11 +72,13 @@ class _Column:
         kind: its PDS data type.
         factor: what its numbers are multiplied by.
         missing: its numbers and words for missing values, words in capitals.
+        place: the bytes of a row in which it is; empty if the label does not say.
     """
 
     kind: str
     factor: float
     missing: tuple[float | str, ...]
+    place: slice
 
 
 def read_index_label(path: Path) -> tuple[int, dict[str, str]]:
@@ -99,60 +111,113 @@ def _column(described: Mapping[str, Any]) -> _Column:
     factor = 1.0 if wanted is None or is_missing(unit) else factor_of(f"the column {name}", str(unit), wanted)
     constants = (getattr(described[key], "value", described[key]) for key in _CONSTANTS if key in described)
     own = (value.strip().upper() if isinstance(value, str) else value for value in constants)
-    return _Column(str(described["DATA_TYPE"]), factor, (_NOT_APPLICABLE, *MISSING, *own))
+    return _Column(str(described["DATA_TYPE"]), factor, (_NOT_APPLICABLE, *MISSING, *own), _place(described))
 
 
-def read_index(table: Path, label: Path) -> pd.DataFrame:
+def _place(described: Mapping[str, Any]) -> slice:
+    if "START_BYTE" not in described or "BYTES" not in described:
+        return slice(0, 0)
+    start = int(described["START_BYTE"]) - 1  # PDS counts from 1
+    return slice(start, start + int(described["BYTES"]))
+
+
+def read_index(table: Path, label: Path, progress: Progress = SILENT) -> pd.DataFrame:
     """Read the index.
+
+    A row whose quotation marks are not those of a valid CSV is cut at the bytes that the label states, if each
+    separator is where it should be, or else at its commas, if none is too many. Where that fails, and where a number
+    cannot be parsed, the row is left out.
 
     Args:
         table: ``RDRCUMINDEX.TAB``: comma-separated, text quoted and padded with blanks.
         label: ``RDRCUMINDEX.LBL``, which names the columns.
+        progress: reports each row that was left out, and why.
 
     Returns:
-        All rows and columns under the label's names: int64, float64 (NaN where missing or not applicable) or str.
-        Angles are in degrees and ``MAP_SCALE`` is in metres per pixel, whatever units the label states.
+        All other rows and all columns under the label's names: int64, float64 (NaN where missing or not applicable) or
+        str. Angles are in degrees and ``MAP_SCALE`` is in metres per pixel, whatever units the label states.
 
     Raises:
-        DamagedFileError: the files do not match, or a number cannot be parsed.
+        DamagedFileError: the files do not match, or most rows cannot be read.
     """
     rows, columns = _read_columns(label)
-    names = list(columns)
     try:
-        read = csv.read_csv(
-            table,
-            read_options=csv.ReadOptions(column_names=names, encoding="latin-1"),
-            parse_options=csv.ParseOptions(invalid_row_handler=_padding),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        lines = [line for line in table.read_bytes().splitlines() if line.strip(_PADDING)]
+    except OSError as error:
+        raise DamagedFileError(f"{table} cannot be read ({error.strerror}). Fetch it again") from error
+    unreadable: dict[int, str] = {}
+    valid = re.compile(rb"%b(?:,%b){%d}" % (_CELL, _CELL, len(columns) - 1))
+    for number, line in enumerate(lines):
+        if not valid.fullmatch(line):
+            cells = _cells_by_place(line, columns) or _cells_by_commas(line, len(columns))
+            lines[number] = b",".join(b'"%b"' % cell.replace(b'"', b'""') for cell in cells or [b""] * len(columns))
+            if not cells:
+                unreadable[number] = f"its cells cannot be told apart: {line[:_SHOWN].decode('latin-1')}"
+    try:
+        text = csv.read_csv(
+            pa.py_buffer(b"\n".join(lines)),
+            read_options=csv.ReadOptions(column_names=list(columns), encoding="latin-1"),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string())),
         )
-    except (pa.ArrowInvalid, OSError) as error:
+    except pa.ArrowInvalid as error:
         raise DamagedFileError(f"{table} does not match its label {label.name} ({error}). Fetch both again") from error
-    if read.num_rows != rows:
+    texts = {name: _text(text[name], column) for name, column in columns.items()}
+    for name, column in columns.items():
+        if column.kind in _NUMBERS:
+            wrong = pc.invert(pc.match_substring_regex(texts[name], _NUMBER)).fill_null(False)
+            for number in map(int, np.flatnonzero(wrong)):
+                value = texts[name][number].as_py()[:_SHOWN]
+                unreadable.setdefault(number, f"its {name} is not numeric: {value!r}")
+    if 2 * len(unreadable) > len(lines):
         raise DamagedFileError(
-            f"{table} has {read.num_rows} rows, but its label {label.name} says {rows}. Fetch both again"
+            f"{table} does not match its label {label.name}: {len(unreadable)} of {len(lines)} rows cannot be read. "
+            f"Row {min(unreadable) + 1}: {unreadable[min(unreadable)]}. Fetch both again"
         )
-    values = {name: _values(read[name], name, column, table) for name, column in columns.items()}
+    if len(lines) != rows:
+        raise DamagedFileError(
+            f"{table} has {len(lines)} rows, but its label {label.name} says {rows}. Fetch both again"
+        )
+    for number in sorted(unreadable):
+        progress.say(f"row {number + 1} of {table.name} is left out: {unreadable[number]}")
+    whole = pa.table(texts).filter(pa.array([number not in unreadable for number in range(len(lines))]))
+    values = {
+        name: _numbers(whole[name], name, column) if column.kind in _NUMBERS else whole[name]
+        for name, column in columns.items()
+    }
     frame: pd.DataFrame = pa.table(values).to_pandas()
     return frame
 
 
-def _padding(row: csv.InvalidRow) -> str:
-    """Skip what old systems write after the last row: NUL bytes and Ctrl-Z."""
-    return "error" if row.text.strip("\0\x1a \r\n") else "skip"
+def _cells_by_place(line: bytes, columns: Mapping[str, _Column]) -> list[bytes]:
+    """Cut a row at the bytes that its label states, if exactly the separators are between them; else none."""
+    places = [column.place for column in columns.values()]
+    starts, stops = [place.start for place in places], [place.stop for place in places]
+    first, *between, last = (line[a:b] for a, b in zip([0, *stops], [*starts, len(line)], strict=True))
+    ends = not first.strip(b' "') and not last.strip(b' "') and len(line) >= stops[-1]
+    fits = ends and all(gap.strip(b' "') == b"," for gap in between)  # a quotation mark may be lost, too
+    return [line[place] for place in places] if fits else []
 
 
-def _values(text: pa.ChunkedArray, name: str, column: _Column, table: Path) -> pa.ChunkedArray:
+def _cells_by_commas(line: bytes, count: int) -> list[bytes]:
+    """Cut a row at its commas if there are just as many as separators; else none."""
+    cells = [cell.strip() for cell in line.split(b",")]
+    return [_QUOTED.sub(rb"\1", cell) for cell in cells] if len(cells) == count else []
+
+
+def _text(text: pa.ChunkedArray, column: _Column) -> pa.ChunkedArray:
+    """Take blanks off a column's texts, and in one of numbers the words for missing values."""
     text = pc.utf8_trim_whitespace(text)
     if column.kind not in _NUMBERS:
         return text
     words = [value for value in column.missing if isinstance(value, str)]
     bare = pc.utf8_upper(pc.utf8_trim(text, characters="' \""))
-    text = pc.if_else(pc.is_in(bare, value_set=pa.array(words)), None, text)
-    try:
-        # The archive's indexes write some whole numbers with an exponent or a decimal point.
-        numbers = text.cast(pa.float64())
-    except pa.ArrowInvalid as error:
-        raise DamagedFileError(f"{table}: the column {name} is not numeric ({error}). Fetch it again") from error
+    return pc.if_else(pc.is_in(bare, value_set=pa.array(words)), None, text)
+
+
+def _numbers(text: pa.ChunkedArray, name: str, column: _Column) -> pa.ChunkedArray:
+    # The archive's indexes write some whole numbers with an exponent or a decimal point.
+    numbers = text.cast(pa.float64())
+    numbers = pc.if_else(pc.is_finite(numbers), numbers, None)
     constants = [float(value) for value in column.missing if isinstance(value, int | float)]
     numbers = pc.if_else(pc.is_in(numbers, value_set=pa.array(constants)), None, numbers)
     if column.factor != 1:
@@ -160,7 +225,7 @@ def _values(text: pa.ChunkedArray, name: str, column: _Column, table: Path) -> p
     if _UNITS.get(name) == "degrees":  # other numbers for a missing value, such as -9999
         numbers = pc.if_else(pc.greater(pc.abs(numbers), 360), None, numbers)
     whole = numbers.null_count == 0 and pc.all(pc.equal(pc.trunc(numbers), numbers)).as_py()
-    if column.kind == "ASCII_INTEGER" and whole:
+    if column.kind == "ASCII_INTEGER" and whole and pc.max(pc.abs(numbers)).as_py() < _EXACT:
         return numbers.cast(pa.int64())
     return numbers
 

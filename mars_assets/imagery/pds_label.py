@@ -6,6 +6,7 @@ They state size, bands, special values and I/F scaling.
 from __future__ import annotations
 
 import codecs
+import functools
 import string
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -100,6 +101,7 @@ def parsed_label(path: Path, what: str) -> Iterator[Any]:
         raise DamagedFileError(f"{path} is not {what} ({reason}). Fetch it again") from error
 
 
+@functools.lru_cache(maxsize=4)  # a label is read when its product is verified, and again when it is used
 def _parsed(text: str) -> Any:
     try:
         return pvl.loads(text)

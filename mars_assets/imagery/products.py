@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,6 +10,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from mars_assets.errors import MarsError
+from mars_assets.storage.files import read_rows
 
 ProductType = Literal["RGB.NOMAP.browse", "RGB.NOMAP", "COLOR", "RED"]
 PRODUCT_TYPES: tuple[ProductType, ...] = get_args(ProductType)
@@ -175,7 +174,8 @@ def product_files(observation: str, product: ProductType) -> ProductFiles:
 def read_observations_csv(path: Path) -> pd.DataFrame:
     """Read the user's list of observations.
 
-    The file is a CSV with the column ``id`` and optionally ``product`` and ``note``.
+    The file is a CSV with the column ``id`` and optionally ``product`` and ``note``; see
+    :func:`mars_assets.storage.files.read_rows`.
 
     Returns:
         Columns ``observation``, ``product`` (``RGB.NOMAP.browse`` if none is given) and ``note`` (may be empty), all
@@ -186,44 +186,30 @@ def read_observations_csv(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise MarsError(f"{path} does not exist. List the observations in it, one per line, for example:\n{_EXAMPLE}")
-    try:
-        # Excel writes a byte-order mark.
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
-
-    reader = csv.DictReader(io.StringIO(text), strict=True, skipinitialspace=True)
-    columns = [(name or "").strip() for name in reader.fieldnames or ()]
+    header, *lines = read_rows(path) or [(1, [])]
+    columns = [name.casefold() for name in header[1]]
     if "id" not in columns or len(set(columns)) != len(columns) or not set(columns) <= set(_COLUMNS):
         raise MarsError(
             f"{path}: the first line must name the columns id and optionally product and note, separated by commas, "
-            f"but it is {','.join(columns)!r}. For example:\n{_EXAMPLE}"
+            f"but it is {','.join(header[1])!r}. For example:\n{_EXAMPLE}"
         )
-    reader.fieldnames = columns
-
     rows: list[dict[str, str]] = []
     first_line: dict[str, int] = {}
     problems: list[str] = []
-    try:
-        for record in reader:
-            line = reader.line_num
-            try:
-                if None in record:
-                    raise MarsError("more cells than columns (quote a note that contains a comma)")
-                cells = {name: (value or "").strip() for name, value in record.items()}
-                if not any(cells.values()):
-                    continue
-                observation = str(parse_observation_id(cells["id"]))
-                product = parse_product(cells.get("product") or DEFAULT_PRODUCT)
-                if observation in first_line:
-                    raise MarsError(f"{observation} is already in line {first_line[observation]}")
-            except MarsError as error:
-                problems.append(f"line {line}: {error}")
-            else:
-                first_line[observation] = line
-                rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
-    except csv.Error as error:
-        problems.append(f"line {reader.line_num}: {error}")
+    for line, row in lines:
+        try:
+            if len(row) > len(columns):
+                raise MarsError("more cells than columns (quote a note that contains a comma)")
+            cells = dict(zip(columns, row, strict=False))
+            observation = str(parse_observation_id(cells.get("id", "")))
+            product = parse_product(cells.get("product") or DEFAULT_PRODUCT)
+            if observation in first_line:
+                raise MarsError(f"{observation} is already in line {first_line[observation]}")
+        except MarsError as error:
+            problems.append(f"line {line}: {error}")
+        else:
+            first_line[observation] = line
+            rows.append({"observation": observation, "product": product, "note": cells.get("note", "")})
     if problems:
         raise MarsError(f"{path} has {len(problems)} bad rows. Correct them:\n" + "\n".join(problems))
     if not rows:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mars_assets.errors import MarsError
-from mars_assets.storage.files import table_rows
+from mars_assets.storage.files import read_rows, shown
 from mars_assets.storage.hashing import fingerprint
 
 Meaning = Literal["crater", "no_crater", "other"]
@@ -96,13 +96,9 @@ def read_class_names(path: Path) -> ClassNames:
     """
     if not path.exists():
         return NOTHING_STATED
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
     stated: dict[tuple[str, str], Meaning] = {}
     problems = []
-    rows = table_rows(text)
+    rows = read_rows(path)
     if not rows or [cell.casefold() for cell in rows[0][1]] != list(_COLUMNS):
         raise MarsError(f"{path}: the first line must be {','.join(_COLUMNS)}. For example:\n{_EXAMPLE}")
     for line, row in rows[1:]:
@@ -143,4 +139,4 @@ def how_to_state(path: Path, project: str, name: str, images: int) -> str:
 
 def project_slug(name: str) -> str:
     """Convert a project's title to its address: "Mars Craters" to "mars-craters"."""
-    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or name
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFC", name).casefold()).strip("-") or shown(name)

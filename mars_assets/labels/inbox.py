@@ -13,17 +13,15 @@ from pathlib import Path
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.class_names import project_slug
 from mars_assets.labels.exports import export_identity
+from mars_assets.labels.zip_archive import why_no_zip
 from mars_assets.lake import REJECTED
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import printable, short_name, shown, write_bytes
 from mars_assets.storage.hashing import sha256_file
 
 SETTLED_SECONDS = 10
 """Automation ignores a zip that changed more recently."""
 UNFINISHED_SECONDS = 600
 """An incomplete zip counts as still being copied until it has not changed for this long."""
-_DOWNLOADS = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart", ".tmp")
-"""Endings that browsers and file transfers give to unfinished downloads."""
-_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 _LITTER = ("desktop.ini", "thumbs.db")
 """Files that Windows adds to folders."""
 
@@ -86,7 +84,7 @@ def passed_over(inbox: Path) -> list[str]:
     if not inbox.is_dir():
         return []
     reasons = ((path.name, _why_not_read(path)) for path in sorted(inbox.iterdir()) if path.name != REJECTED)
-    return [f"{name} {why}" for name, why in reasons if why]
+    return [f"{shown(name)} {why}" for name, why in reasons if why]
 
 
 def _why_not_read(path: Path) -> str:
@@ -97,15 +95,11 @@ def _why_not_read(path: Path) -> str:
     name = path.name.lower()
     if _is_zip(path) or name.startswith(".") or name in _LITTER:
         return ""
-    if name.endswith(_DOWNLOADS):
-        return "is an unfinished download: wait until it is complete, or download it again"
-    if path.is_dir():
-        return "is a folder: pack it as a zip, or move the zips in it here"
+    if why := why_no_zip(path):
+        return why
     if zipfile.is_zipfile(path):
         return "is a zip under another name: rename it so that it ends in .zip"
-    if name.endswith(_ARCHIVES):
-        return "is not packed as a zip: unpack it and pack it again as a zip"
-    return "is not a zip: put the zip of an export here, and other files elsewhere"
+    return "is an incomplete zip: copy it again"
 
 
 def has_had(inbox: Path, project: str, version: int) -> bool:
@@ -126,14 +120,14 @@ def reject(path: Path, error: DamagedFileError) -> Path:
     target, number = folder / path.name, 1
     while target.exists() or _reason(target).exists():
         number += 1
-        target = folder / f"{path.stem}.{number}{path.suffix}"
+        target = folder / short_name(path.stem, f".{number}{path.suffix}")
     text = (
         f"{path.name} was rejected on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC: it could not be used.\n\n{error}\n\n"
         f"sha256 {sha256_file(path)}, {path.stat().st_size} bytes.\n"
         "The previous labels remain in use. Put a corrected export into the inbox; this file and its zip can be "
         "deleted.\n"
     )
-    write_bytes(_reason(target), text.encode())
+    write_bytes(_reason(target), printable(text).encode())
     shutil.move(path, target)  # rejected/ may be on another file system
     return target
 
@@ -143,7 +137,7 @@ def rejections(inbox: Path) -> list[tuple[str, str]]:
     folder = inbox / REJECTED
     reasons = [path for path in folder.glob("*.txt") if path.stem.lower().endswith(".zip")]
     reasons.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [(path.name.removesuffix(".txt"), _reason_in(path)) for path in reasons]
+    return [(shown(path.name.removesuffix(".txt")), _reason_in(path)) for path in reasons]
 
 
 def _reason_in(path: Path) -> str:
@@ -158,7 +152,7 @@ def _reason_in(path: Path) -> str:
 
 
 def _reason(target: Path) -> Path:
-    return target.with_name(f"{target.name}.txt")
+    return target.with_name(short_name(target.name, ".txt"))
 
 
 def zips(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from mars_assets.errors import MarsError
 from mars_assets.labels.build import LabelReport, build_labelled_crops
 from mars_assets.labels.class_names import how_to_state, read_class_names
 from mars_assets.labels.inbox import rejections
+from mars_assets.labels.zip_archive import why_no_zip
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_bytes
@@ -44,8 +45,10 @@ def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Previ
     Raises:
         MarsError: there is no such file, or the lake's ``class_names.csv`` has bad rows.
     """
-    if not path.is_file():
+    if not path.exists():
         raise MarsError(f"there is no file {path}: name the zip of an export")
+    if why := why_no_zip(path):
+        return Preview(f"{path.name} cannot be used: it {why}", False)
     read_class_names(lake.class_names_csv)  # bad rows are no fault of the zip
     with TemporaryDirectory() as folder:
         empty = Lake(Path(folder))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from mars_assets.errors import DamagedFileError
+from mars_assets.storage.files import downloaded_instead, first_bytes
 
 MAX_ENTRIES = 50_000
 MAX_ENTRY_BYTES = 256 * 2**20
@@ -35,6 +36,13 @@ _UTF8 = 0x800
 _UNICODE_NAME = 0x7075
 _EXTRA = struct.Struct("<HHBI")
 """Kind and length of an extra field; version, and CRC of the name that a Unicode name replaces."""
+_DOWNLOADS = (".crdownload", ".part", ".partial", ".download", ".opdownload", ".filepart", ".tmp")
+"""Endings that browsers and file transfers give to unfinished downloads."""
+_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
+_ARCHIVE_STARTS = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""First bytes of 7z, RAR, gzip, bzip2, XZ and Zstandard."""
+_TAR = slice(257, 262)
+"""Where ``ustar`` stands in a tar."""
 _DAMAGE = (
     zipfile.BadZipFile,
     EOFError,
@@ -240,6 +248,31 @@ def _comparable(name: str) -> str:
     return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).as_posix()
 
 
+def why_no_zip(path: Path) -> str:
+    """Say what a file or folder is that is no zip, and what to do.
+
+    Empty if it is a zip or the beginning of one.
+    """
+    name = path.name.lower()
+    if name.endswith(_DOWNLOADS):
+        return "is an unfinished download: wait until it is complete, or download it again"
+    if path.is_dir():
+        return "is a folder: pack it as a zip, or take the zips out of it"
+    if zipfile.is_zipfile(path):
+        return ""
+    try:
+        start = first_bytes(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror}): check its permissions"
+    if name.endswith(_ARCHIVES) or start.startswith(_ARCHIVE_STARTS) or start[_TAR] == b"ustar":
+        return "is not packed as a zip: unpack it and pack it again as a zip"
+    if what := downloaded_instead(start):
+        return f"is {what} instead of a zip: download it again"
+    if start.startswith(b"PK") or not start.strip(b"\0"):  # some downloads begin as zeros
+        return ""
+    return "is not a zip: put a zip in its place, and this file elsewhere"
+
+
 @contextmanager
 def open_export(path: Path) -> Iterator[ExportArchive]:
     """Open a zip and check its entries.
@@ -250,6 +283,8 @@ def open_export(path: Path) -> Iterator[ExportArchive]:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
+        if why := why_no_zip(path):
+            raise DamagedFileError(f"{path} {why}") from error
         raise DamagedFileError(
             f"{path} cannot be opened as a zip ({error}) and may be half-copied: copy it again under another name and "
             "then rename it"

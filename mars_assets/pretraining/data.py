@@ -30,7 +30,7 @@ from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import explained_errors, short_name, shown, write_bytes
+from mars_assets.storage.files import explained_errors, printable, short_name, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
 
@@ -175,7 +175,7 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
                     )
                 yield [sha256_file(paths[place]), ""]
             except DamagedFileError as error:  # a file that may not be read has no sha256 either
-                yield ["", shown(str(error))]
+                yield ["", printable(str(error))]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
         keys = [[os.path.realpath(path), _stamp(path)] for path in paths]

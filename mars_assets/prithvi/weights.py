@@ -26,13 +26,12 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, read_json, user_path, write_json
+from mars_assets.storage.files import atomic_path, downloaded_instead, first_bytes, read_json, user_path, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
@@ -68,8 +67,8 @@ class LoadReport:
         layout: layout of the file's keys.
         loaded: keys loaded from the file.
         recomputed: keys of fixed position tables, which are computed instead of loaded.
-        unused: keys in the file that are not needed: coordinate scales of TL variants, and the decoder if only the
-            encoder is loaded.
+        unused: keys in the file that are not needed: coordinate scales of TL variants, the decoder if only the encoder
+            is loaded, and those that a model's wrapper adds, as they stand in the file.
         missing: keys that are needed but not in the file. Loading fails unless this is empty.
         notes: remarks about the file, one sentence each.
     """
@@ -101,21 +100,22 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MarsError(f"the checkpoint {path} does not exist: correct its path")
     content: Any
-    is_safetensors = _is_safetensors(path)
     try:
-        if is_safetensors:
+        if _is_safetensors(path):
             content = load_file(path)
         elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
             with path.open("rb") as file:
                 content = torch.load(file, map_location="cpu", weights_only=True)
+    except MarsError:
+        raise
     except pickle.UnpicklingError as error:
         raise MarsError(
             f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
             "preferably as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
 
@@ -126,19 +126,16 @@ def _is_safetensors(path: Path) -> bool:
     Raises:
         DamagedFileError: it is neither.
     """
-    with path.open("rb") as file:
-        start = file.read(256)
+    start = first_bytes(path)
+    if what := downloaded_instead(start):
+        raise DamagedFileError(f"{path} is {what} instead of a checkpoint. Download it again")
     # A header in JSON follows its own length.
     is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
-    what = ""
-    if start.startswith(b"version https://git-lfs"):
-        what = "is a Git LFS pointer instead of a checkpoint"
-    elif start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        what = "is a web page instead of a checkpoint"
-    elif not is_safetensors and not start.startswith((b"PK", b"\x80")):
-        what = "is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors"
-    if what:
-        raise DamagedFileError(f"{path} {what}. Download it again")
+    if not is_safetensors and not start.startswith((b"PK", b"\x80")):
+        raise DamagedFileError(
+            f"{path} is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors. "
+            "Download it again"
+        )
     return is_safetensors
 
 
@@ -215,7 +212,7 @@ def _load(
     with torch.device("meta"):
         model = network(config)
     own = {prefix + key: value for key, value in model.state_dict().items()}
-    state, notes = _without_prefix(state, own)
+    state, ignored, notes = _without_prefix(state, own)
     # Both layouts were published, under the same file name.
     layout: Layout = "prefixed" if any(key.startswith(_PREFIXES) for key in state) else "flat"
     given = dict(state)
@@ -252,38 +249,84 @@ def _load(
     notes += [
         note for key, table in tables.items() if key in given and (note := _position_note(key, given[key], table))
     ]
-    return model.eval(), LoadReport(layout, tuple(loaded), tuple(tables), tuple(unused), notes=tuple(notes))
+    return model.eval(), LoadReport(layout, tuple(loaded), tuple(tables), (*unused, *ignored), notes=tuple(notes))
 
 
-def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Remove what a model's wrappers put in front of its keys.
+class _Own(NamedTuple):
+    """The part of a file that is the model's.
 
-    Such are ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.``. Any prefix of all keys is removed if keys of the
-    architecture remain, since the file then contains nothing else.
+    Args:
+        state: its tensors, without what wrappers add to keys.
+        ignored: the file's other keys.
+        notes: a sentence on each change.
+    """
+
+    state: Mapping[str, Tensor]
+    ignored: tuple[str, ...]
+    notes: list[str]
+
+
+def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> _Own:
+    """Remove what a model's wrappers put in front of its keys, and keys of their own.
+
+    Such are ``module.``, ``_orig_mod.``, ``model.`` and ``backbone.``. Where all needed keys have one prefix, any other
+    keys are those of a wrapper, such as a count of averaged models or another part. Otherwise a prefix of all keys is
+    removed, so that an error can name what is missing.
 
     Args:
         state: the tensors of a file.
         own: keys of the architecture in the prefixed layout.
 
-    Returns:
-        The state, and a note on each prefix that was removed.
+    Raises:
+        MarsError: all needed keys have several prefixes, as in a file with a model and its average.
     """
     notes = []
     uncompiled = {key.replace(_COMPILED, ""): value for key, value in state.items()}
     if len(uncompiled) == len(state) and uncompiled.keys() != state.keys():
         notes.append(f"{_COMPILED!r}, which torch.compile adds, was removed from the keys")
         state = uncompiled
+    prefixes = _complete_prefixes(state, own) or _common_prefix(state, own)
+    if len(prefixes) > 1:
+        raise MarsError(
+            f"the file contains the model {len(prefixes)} times, under {_few([repr(name) for name in prefixes])}: save "
+            "only that of one"
+        )
+    if prefixes in ([], [""]):
+        return _Own(state, (), notes)
+    ignored = tuple(key for key in state if not key.startswith(prefixes[0]))
+    notes.append(f"the prefix {prefixes[0]!r} was removed from {'the' if ignored else 'all'} keys")
+    if ignored:
+        notes.append(f"{len(ignored)} keys without this prefix were ignored: {_few(ignored)}")
+    found = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
+    return _Own(found, ignored, notes)
+
+
+def _complete_prefixes(state: Mapping[str, Tensor], own: Collection[str]) -> list[str]:
+    """List the prefixes, possibly empty, with which all needed keys are in a file."""
+    prefixed = [key for key in own if key not in _TABLES]
+    found = []
+    for needed in (prefixed, [key.partition(".")[2] for key in prefixed]):
+        begin = [key.removesuffix(needed[0]) for key in state if key.endswith(needed[0])]
+        found += [
+            prefix
+            for prefix in begin
+            if prefix == "" or prefix.endswith(".")
+            if all(prefix + key in state for key in needed)
+        ]
+    # With the decoder left out, the encoder's own prefix looks like one that was added.
+    return [prefix for prefix in found if not (prefix.endswith("encoder.") and prefix[: -len("encoder.")] in found)]
+
+
+def _common_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> list[str]:
+    """Find the prefix of all keys of a file behind which keys of the architecture are."""
     known = {*own, *(key.partition(".")[2] for key in own)}
-    keys, removed = list(state), ""
+    keys, prefix = list(state), ""
     while keys and known.isdisjoint(keys):
         first = keys[0].partition(".")[0] + "."
         if not all(key.startswith(first) for key in keys):
-            return state, notes
-        keys, removed = [key.removeprefix(first) for key in keys], removed + first
-    if removed:
-        notes.append(f"the prefix {removed!r} was removed from all keys")
-        state = dict(zip(keys, state.values(), strict=True))
-    return state, notes
+            return []
+        keys, prefix = [key.removeprefix(first) for key in keys], prefix + first
+    return [prefix]
 
 
 def _is_scale(key: str) -> bool:

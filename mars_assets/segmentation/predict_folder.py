@@ -13,7 +13,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.task import rim_of
-from mars_assets.storage.files import shown
+from mars_assets.storage.files import printable, shown
 from mars_assets.tensors.geotiff import is_chip, read_reflectance
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def outline_pictures(
             _check(picture)
             readable.append((name, picture))
         except MarsError as error:
-            problems[name] = shown(str(error))
+            problems[name] = printable(str(error))
     if not readable:
         raise MarsError(next(iter(problems.values()), f"there is no {READABLE} in {folder}"))
     images = pd.DataFrame(readable, columns=["image_id", "chip"]).assign(observation=None, crs=None, transform=None)

@@ -7,6 +7,7 @@ into the folder at least a day later.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -34,6 +35,9 @@ _LONGEST_NAME = 255
 """Of a file, in bytes, on all common file systems."""
 _LONGEST_STEM, _LONGEST_SUFFIX = 40, 16
 """What a shorter name retains, in characters of up to four bytes."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""Characters that are no text: the bytes of a file's name that are not UTF-8, and halves of characters in JSON."""
+_ESCAPE = re.compile(r"\\x[89a-f][0-9a-f]|\\ud[89a-f][0-9a-f]{2}")
 _A_DAY = 24 * 3600
 _swept: set[Path] = set()
 
@@ -100,21 +104,56 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def shown(text: str | PurePath) -> str:
-    r"""Make a file's name, or a message that contains one, writable as text.
+def shown(name: str | PurePath) -> str:
+    r"""Make a file's name writable as text.
 
-    Bytes that are not UTF-8 are escaped (``\xe9``); any other text stays as it is.
+    Bytes that are not UTF-8 are escaped (``\xe9``); any other name stays as it is. Where a name has such an escape,
+    written here or its own, its backslashes are doubled, so that no two names look the same.
     """
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = str(name)
+    if _SURROGATES.search(name) or _ESCAPE.search(name):
+        name = name.replace("\\", "\\\\")
+    return printable(name)
 
 
-def short_name(name: str) -> str:
-    """Shorten a file name that is too long to its beginning, a hash and its suffix."""
-    if len(os.fsencode(name)) <= _LONGEST_NAME:
-        return name
+def printable(text: str) -> str:
+    r"""Make a message that may contain names of files writable as text.
+
+    Bytes that are not UTF-8 are escaped (``\xe9``).
+    """
+    return _SURROGATES.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
+
+
+def short_name(name: str, ending: str = "") -> str:
+    """Join a file name and its ending.
+
+    A name that is too long is shortened to its beginning, a hash and its suffix.
+    """
+    if len(os.fsencode(name + ending)) <= _LONGEST_NAME:
+        return name + ending
     path = PurePath(name)
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
-    return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}"
+    return f"{path.stem[:_LONGEST_STEM]}-{digest}{path.suffix[:_LONGEST_SUFFIX]}{ending}"
+
+
+def first_bytes(path: Path, count: int = 512) -> bytes:
+    """Read the beginning of a file."""
+    with path.open("rb") as file:
+        return file.read(count)
+
+
+def downloaded_instead(start: bytes) -> str:
+    """Name what a download may have left in a file's place, by its first bytes; empty if it is neither."""
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    if start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page"
+    return ""
 
 
 def _sweep_old(folder: Path) -> None:
@@ -151,6 +190,7 @@ def write_bytes(target: Path, content: bytes) -> None:
 def write_json(target: Path, content: Any) -> None:
     """Write indented JSON atomically; NaN and infinity raise ValueError."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    text = _SURROGATES.sub(lambda match: rf"\u{ord(match[0]):04x}", text)  # which UTF-8 cannot encode, but JSON can
     write_bytes(target, (text + "\n").encode())
 
 
@@ -222,6 +262,26 @@ def table_rows(text: str) -> list[tuple[int, list[str]]]:
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True, skipinitialspace=True)
     rows = ((reader.line_num, [cell.strip() for cell in row]) for row in reader)
     return [(line, row) for line, row in rows if any(row)]
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV that a user wrote, as :func:`table_rows` does.
+
+    Raises:
+        MarsError: it is not UTF-8 text, or not a valid CSV.
+    """
+    try:
+        # Excel writes a byte-order mark.
+        return table_rows(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
+    except csv.Error as error:
+        raise MarsError(
+            f"{path} is not a valid CSV ({error}): check that each quotation mark has its partner, and double those "
+            "within a cell"
+        ) from error
+    except OSError as error:
+        raise MarsError(f"{path} cannot be read ({error.strerror}): check the file") from error

@@ -1,5 +1,6 @@
 """The cumulative index: read, queried, and what follows for observations and positions."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mars_assets.imagery.observations import choose_observations, query_before, 
 from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
 from mars_assets.progress import Progress
-from mars_assets.sample.index import write_index
+from mars_assets.sample.index import _COLUMNS, write_index
 from mars_assets.sample.terrain import SceneSpec
 from mars_assets.storage.files import write_table
 
@@ -42,6 +43,9 @@ def written(tmp_path: Path) -> tuple[Path, Path]:
     write_index(tmp_path, [(spec, 100.0 * n + 0.001) for n, spec in enumerate(specs)])
     assert INDEX_FILES.label is not None
     return tmp_path / INDEX_FILES.image, tmp_path / INDEX_FILES.label
+
+
+WIDTHS = {name: width for name, _, width in _COLUMNS}
 
 
 def table(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -160,9 +164,65 @@ def test_what_old_systems_write_after_the_last_row(written: tuple[Path, Path], t
     assert len(read_index(*written)) == 3
 
 
-def test_a_stray_quote_makes_no_number(written: tuple[Path, Path]) -> None:
-    with pytest.raises(DamagedFileError, match="INCIDENCE_ANGLE is not numeric"):
-        read_index(*with_cell(written, "INCIDENCE_ANGLE", '5"'))
+@pytest.mark.parametrize("cell", ['5"', "5O.0", "50.0.0", "1_000", "-", "50 N"])
+def test_what_is_no_number_costs_its_row(written: tuple[Path, Path], cell: str) -> None:
+    said: list[str] = []
+    index = read_index(*with_cell(written, "INCIDENCE_ANGLE", cell), Progress(said.append))
+    assert list(index["OBSERVATION_ID"]) == ["ESP_990000_1700", "ESP_990002_2300"]
+    assert said == [f"row 2 of RDRCUMINDEX.TAB is left out: its INCIDENCE_ANGLE is not numeric: {cell!r}"]
+
+
+TEXTS = (
+    *('Rim 5", wide', 'a ", "b", c', '"quoted", and more', 'ends with "', '",', '""",', 'say "hill", "dune" and "rim"'),
+    *('two "dunes"', "Arsia, Olympus", 'x","y', 'x,"y",z'),
+)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_quotation_marks_and_commas_in_a_text(written: tuple[Path, Path], text: str) -> None:
+    """The text has the width that the label states."""
+    before, said = read_index(*written), []
+    after = read_index(*with_cell(written, "RATIONALE_DESC", f'"{text:75}"'), Progress(said.append))
+    assert after["RATIONALE_DESC"].iloc[1] == text
+    pd.testing.assert_frame_equal(after.drop(columns="RATIONALE_DESC"), before.drop(columns="RATIONALE_DESC"))
+    assert not said
+
+
+@pytest.mark.parametrize("text", [text for text in TEXTS if "," in text and '"' in text])
+@pytest.mark.parametrize("stated", [True, False], ids=["another width", "no widths"])
+def test_a_row_that_can_be_read_in_two_ways_costs_itself(written: tuple[Path, Path], text: str, stated: bool) -> None:
+    before, said = read_index(*written), []
+    tab, label = with_cell(written, "RATIONALE_DESC", f'"{text:{70 if stated else 75}}"')
+    if not stated:
+        label.write_text(re.sub(r"\n *(START_BYTE|BYTES) = .*", "", label.read_text()))
+    after = read_index(tab, label, Progress(said.append))
+    pd.testing.assert_frame_equal(after, before.drop(index=1).reset_index(drop=True))
+    (line,) = said
+    assert line.startswith('row 2 of RDRCUMINDEX.TAB is left out: its cells cannot be told apart: "SYNTHETIC')
+
+
+def test_marks_without_a_comma_are_part_of_their_text(written: tuple[Path, Path]) -> None:
+    for text in ('Rim 5" wide', 'the "hill', '"dune"'):
+        index = read_index(*with_cell(written, "RATIONALE_DESC", f'"{text}"'))
+        assert index["RATIONALE_DESC"].iloc[1] == text
+        assert index["PRODUCT_ID"].iloc[1] == "ESP_990001_1905_COLOR"
+
+
+@pytest.mark.parametrize("column", ["VOLUME_ID", "RATIONALE_DESC", "MAP_PROJECTION_TYPE"])
+@pytest.mark.parametrize("side", [0, -1], ids=["opening", "closing"])
+def test_a_lost_quotation_mark_costs_no_other_row(written: tuple[Path, Path], column: str, side: int) -> None:
+    before = read_index(*written)
+    cell = bytearray(f'"{before[column].iloc[1]:{WIDTHS[column]}}"'.encode())
+    cell[side] = ord(" ")
+    after = read_index(*with_cell(written, column, cell.decode()))
+    pd.testing.assert_frame_equal(after, before)
+
+
+def test_whole_numbers_without_end(written: tuple[Path, Path]) -> None:
+    index = read_index(*with_cell(written, "ORBIT_NUMBER", "1e30"))
+    assert index["ORBIT_NUMBER"].iloc[1] == 1e30
+    index = read_index(*with_cell(written, "ORBIT_NUMBER", "1e400"))
+    assert np.isnan(index["ORBIT_NUMBER"].iloc[1])
 
 
 @pytest.mark.parametrize("column", ["OBSERVATION_ID", "PRODUCT_ID"])

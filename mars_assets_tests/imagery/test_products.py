@@ -17,6 +17,7 @@ from mars_assets.imagery.products import (
     read_observations_csv,
     unused_ids,
 )
+from mars_assets.labels.class_names import read_class_names
 
 
 def test_addresses_are_those_of_the_archive(shared: Path) -> None:
@@ -126,6 +127,37 @@ def test_observations_csv(tmp_path: Path) -> None:
     ]
     path.write_text("id\nESP_011472_1225\n")
     assert read_observations_csv(path)["product"].tolist() == ["RGB.NOMAP.browse"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_spreadsheets_write_other_separators(tmp_path: Path, separator: str, end: str) -> None:
+    lines = [
+        ["ID", "product ", "Note"],
+        ["ESP_011472_1225", "RED", f'"a{separator} ""b"""'],
+        ["", "", ""],
+        ["PSP_001333_2485", "", "c, d" if separator != "," else '"c, d"'],
+        ["PSP_001334_2485"],
+    ]
+    path = tmp_path / "observations.csv"
+    path.write_bytes(end.join(map(separator.join, lines)).encode("utf-8-sig"))
+    table = read_observations_csv(path)
+    assert table["observation"].tolist() == ["ESP_011472_1225", "PSP_001333_2485", "PSP_001334_2485"]
+    assert table["product"].tolist() == ["RED", "RGB.NOMAP.browse", "RGB.NOMAP.browse"]
+    assert table["note"].tolist() == [f'a{separator} "b"', "c, d", ""]
+    path.write_bytes(path.read_bytes().replace(b"PSP_001333", b"PSP_1333"))
+    with pytest.raises(MarsError, match=r"line 4: 'PSP_1333_2485'"):
+        read_observations_csv(path)
+
+
+@pytest.mark.parametrize("text", ['id,note\nESP_011472_1225,"a\nESP_011473_1225,b\n', 'id\n"ESP_011472_1225"x\n'])
+def test_a_quotation_mark_without_a_partner_is_no_note(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "observations.csv"
+    path.write_text(text)
+    with pytest.raises(MarsError, match=r"observations\.csv is not a valid CSV .*quotation mark"):
+        read_observations_csv(path)
+    with pytest.raises(MarsError, match=r"observations\.csv is not a valid CSV .*quotation mark"):
+        read_class_names(path)
 
 
 def test_every_bad_row_is_named_at_once(tmp_path: Path) -> None:

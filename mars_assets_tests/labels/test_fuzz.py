@@ -23,6 +23,7 @@ from mars_assets.labels.build import build_labelled_crops, update_labelled_crops
 from mars_assets.labels.checks import mask_problems, unknown_classes
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
+from mars_assets_tests.changes import changed_bytes, changed_json, changed_text
 from mars_assets_tests.labels.conftest import image_bytes
 from mars_assets_tests.labels.test_class_names import _masks, _table, _yolo, two_classes
 
@@ -45,51 +46,6 @@ def _folders(name: str) -> Entries:
 
 
 SEEDS: tuple[Callable[[str], Entries], ...] = (two_classes, _yolo, _masks, _table, _folders)
-PIECES = st.one_of(
-    st.sampled_from(["", " ", "0", "1", "-1", "1e400", "nan", "9" * 40, "true", "null", "crater", "Crater ", "ridge"]),
-    st.sampled_from(
-        ["../", "\\", "\x00", "\ufeff", "é", "e\u0301", "\u00a0", ";", ",", "\t", "\r", "\n", '"', "[", "{"]
-    ),
-    st.text(max_size=6),
-)
-VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
-    max_leaves=6,
-)
-
-
-def _changed_json(draw: st.DrawFn, content: Any) -> Any:
-    """Replace, remove or repeat something at a random place."""
-    place, way = content, []
-    while isinstance(place, dict | list) and place and (not way or draw(st.integers(0, 3))):
-        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
-        way.append((place, key))
-        place = place[key]
-    holder, key = way[-1]
-    match draw(st.sampled_from(["replace", "remove", "repeat"])):
-        case "replace":
-            holder[key] = draw(VALUES)
-        case "remove":
-            del holder[key]
-        case _ if isinstance(holder, list):
-            holder.append(holder[key])
-    return content
-
-
-def _changed_text(draw: st.DrawFn, text: str) -> str:
-    start = draw(st.integers(0, len(text)))
-    stop = min(len(text), start + draw(st.integers(0, 8)))
-    return text[:start] + draw(PIECES) + text[stop:]
-
-
-def _changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    if not content or draw(st.booleans()):
-        return content[: draw(st.integers(0, len(content)))]
-    changed = bytearray(content)
-    for _ in range(draw(st.integers(1, 4))):
-        changed[draw(st.integers(0, len(changed) - 1))] ^= 1 << draw(st.integers(0, 7))
-    return bytes(changed)
 
 
 @st.composite
@@ -103,18 +59,18 @@ def exports(draw: st.DrawFn) -> Entries:
             case "remove":
                 del entries[name]
             case "copy":
-                entries[_changed_text(draw, name)] = content
+                entries[changed_text(draw, name)] = content
             case "name":
-                entries[_changed_text(draw, name)] = entries.pop(name)
+                entries[changed_text(draw, name)] = entries.pop(name)
             case _ if isinstance(content, bytes):
-                entries[name] = _changed_bytes(draw, content)
+                entries[name] = changed_bytes(draw, content)
             case _ if name.endswith(".json") and draw(st.integers(0, 4)):
                 try:
-                    entries[name] = json.dumps(_changed_json(draw, json.loads(content)))
+                    entries[name] = json.dumps(changed_json(draw, json.loads(content)))
                 except (json.JSONDecodeError, IndexError):
-                    entries[name] = _changed_text(draw, content)
+                    entries[name] = changed_text(draw, content)
             case _:
-                entries[name] = _changed_text(draw, content)
+                entries[name] = changed_text(draw, content)
         if not entries:
             break
     return _Shown(entries)

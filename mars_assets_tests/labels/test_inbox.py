@@ -5,9 +5,12 @@ import shutil
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from mars_assets.assets.labels import observe_inbox
 from mars_assets.checks import inbox_holds_exports_alone
+from mars_assets.definitions import build_defs
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.build import build_labelled_crops, update_labelled_crops
 from mars_assets.labels.inbox import (
@@ -312,3 +315,52 @@ def test_reported_exports_of_two_people_are_both_read(lake: Lake, shared: Path) 
 def test_a_reported_capital_zip_is_read(lake: Lake, shared: Path) -> None:
     shutil.copytree(shared / "data/reported/A3_capital_ZIP", lake.inbox)
     assert len(build_labelled_crops(lake)[0]) == 6
+
+
+@pytest.mark.parametrize("name", ["c.v2." + "n" * (length - 9) + ".zip" for length in range(248, 256)])
+def test_an_export_with_the_longest_name_is_put_aside(filled: Lake, write_zip, name: str) -> None:
+    for content in ("one", "two"):
+        write_zip(name, {"x.txt": content}).rename(filled.inbox / name)
+        _, report = build_labelled_crops(filled)
+    assert len(report.rejected) == 2
+    assert all("no known export format" in entry["why"] for entry in report.rejected)
+    aside = filled.inbox / "rejected"
+    assert len(list(aside.glob("*.zip"))) == len(list(aside.glob("*.zip.txt"))) == 2
+    assert (aside / name).exists()
+    assert has_had(filled.inbox, "c", 2)
+    assert all(f"{name} was rejected" in path.read_text() for path in aside.glob("*.txt"))
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xe9.zip", b"c.v2.\xe9\xff.zip", b"c.v2." + b"\xe9" * 246 + b".zip", "c.v2.é".encode() * 31 + b".zip"]
+)
+def test_an_export_whose_name_is_not_utf8_or_long_in_bytes(filled: Lake, write_zip, coco_entries, name: bytes) -> None:
+    said: list[str] = []
+    for content in (_broken(coco_entries), {"x.txt": "x"}, coco_entries):
+        write_zip("new.zip", content).rename(filled.inbox / os.fsdecode(name))
+        build_labelled_crops(filled, Progress(said.append))
+    assert len(rejections(filled.inbox)) == 2
+    for text in (line for entry in rejections(filled.inbox) for line in entry):
+        text.encode()
+    _, metadata = observe_inbox(filled)
+    metadata["exports"].value.encode()
+    (filled.inbox / os.fsdecode(name)).unlink()
+    (filled.inbox / os.fsdecode(name[:-4] + b".rar")).write_bytes(b"x")
+    (line,) = passed_over(filled.inbox)
+    assert line.encode().endswith(b"pack it again as a zip")
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf8_are_shown(filled: Lake, write_zip, coco_entries) -> None:
+    for name, content in ((b"caf\xe9.v2.zip", _of_others(coco_entries)), (b"caf\xe9.v3.zip", {"x.txt": "x"})):
+        write_zip("new.zip", content).rename(filled.inbox / os.fsdecode(name))
+    (filled.inbox / os.fsdecode(b"b\xe9.v1.zip")).write_bytes(b"PK")
+    (filled.inbox / os.fsdecode(b"a\xe9.zip")).write_bytes((filled.inbox / "c.v1.coco-segmentation.zip").read_bytes())
+    job = build_defs({"lake": LakeResource(root=str(filled.root))}).resolve_implicit_global_asset_job_def()
+    run = job.execute_in_process(asset_selection=[dg.AssetKey("labelled_crops")])
+    (event,) = run.get_asset_materialization_events()
+    metadata = {name: value.value for name, value in event.materialization.metadata.items()}
+    str(metadata).encode()
+    assert metadata["still being copied"] == "b\\xe9.v1.zip"
+    assert "caf\\xe9.v3.zip" in metadata["rejected"]
+    assert "caf\\xe9.v2.zip" in metadata["exports"]

@@ -1,5 +1,6 @@
 """What an export would give, said before it is in the inbox."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +49,14 @@ def test_what_would_be_rejected_is_said(lake: Lake, write_zip: Write, damage: st
     assert preview.text.startswith("tiles.v1.folder.zip cannot be used: ")
     assert path.exists()
     assert not lake.root.exists()
+
+
+def test_a_name_that_is_not_utf8_is_said(
+    lake: Lake, write_zip: Write, coco_entries: dict[str, bytes | str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_zip(os.fsdecode(b"caf\xe9.v1.zip"), coco_entries)
+    assert main(["--lake", str(lake.root), "check", str(path)]) == 0
+    assert "caf\\xe9.v1.zip: project caf, version 1" in capsys.readouterr().out
+    path.write_bytes(b"Rar!\x1a\x07")
+    assert main(["--lake", str(lake.root), "check", str(path)]) == 1
+    assert "not all labels of caf\\xe9.v1.zip would be used" in capsys.readouterr().err

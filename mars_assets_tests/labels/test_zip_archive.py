@@ -1,6 +1,9 @@
 """Zips as people's computers write them: separators, names, capitals and methods."""
 
+import io
+import re
 import struct
+import tarfile
 import unicodedata
 import zipfile
 import zlib
@@ -11,7 +14,11 @@ import pytest
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import open_splits, read_export
+from mars_assets.labels.inbox import passed_over
+from mars_assets.labels.preview import preview_export
 from mars_assets.labels.zip_archive import open_export
+from mars_assets.lake import Lake
+from mars_assets.pretraining.data import unlabelled_images
 from mars_assets_tests.labels.conftest import coco, image_bytes
 from mars_assets_tests.labels.test_exports import SMALL
 
@@ -202,6 +209,56 @@ def test_an_undecodable_directory_is_said(write_zip: Write) -> None:
     path.write_bytes(path.read_bytes().replace("ü".encode(), b"\xff\xff"))
     with pytest.raises(DamagedFileError, match=r"c\.zip cannot be opened as a zip"), open_export(path):
         pass
+
+
+def _tar(kind: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as archive:  # type: ignore[call-overload]
+        archive.addfile(tarfile.TarInfo("train/a.jpg"))
+    content: bytes = buffer.getvalue()
+    return content
+
+
+OTHER_KINDS = {
+    "c.v1i.coco.7z": (b"7z\xbc\xaf\x27\x1c\0\4" + b"x" * 90, "is not packed as a zip: unpack it"),
+    "7z under the name.zip": (b"7z\xbc\xaf\x27\x1c\0\4" + b"x" * 90, "is not packed as a zip: unpack it"),
+    "rar.zip": (b"Rar!\x1a\x07\x01\0" + b"x" * 90, "is not packed as a zip: unpack it"),
+    "c.RAR": (b"unknown to us", "is not packed as a zip: unpack it"),
+    "tar.zip": (_tar(""), "is not packed as a zip: unpack it"),
+    "c.tar.gz": (_tar("gz"), "is not packed as a zip: unpack it"),
+    "gz.zip": (_tar("gz"), "is not packed as a zip: unpack it"),
+    "bz2.zip": (_tar("bz2"), "is not packed as a zip: unpack it"),
+    "xz.zip": (_tar("xz"), "is not packed as a zip: unpack it"),
+    "login.zip": (b"\xef\xbb\xbf\n<!DOCTYPE html><html>Sign in", "is a web page instead of a zip: download it again"),
+    "lfs.zip": (b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer instead of a zip"),
+    "c.zip.crdownload": (b"PK\x03\x04", "is an unfinished download: wait"),
+    "text.zip": (b"no archive", "is not a zip"),
+    "begun.zip": (b"PK\x03\x04" + b"x" * 90, "cannot be opened as a zip"),
+    "zeros.zip": (b"\0" * 99, "cannot be opened as a zip"),
+    "empty.zip": (b"", "cannot be opened as a zip"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_what_is_no_zip_is_said_to_be_what_it_is(lake: Lake, tmp_path: Path, name: str) -> None:
+    content, said = OTHER_KINDS[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=f"{re.escape(name)} {said}"), open_export(path):
+        pass
+    with pytest.raises(DamagedFileError, match=f"{re.escape(name)} {said}"):
+        unlabelled_images(lake, path)
+    preview = preview_export(lake, path)
+    assert not preview.is_complete
+    assert said in preview.text
+    if not name.endswith(".zip"):
+        lake.inbox.mkdir(parents=True)
+        path.rename(lake.inbox / name)
+        assert passed_over(lake.inbox)[0].startswith(f"{name} {said}")
+
+
+def test_a_folder_is_no_zip(lake: Lake, tmp_path: Path) -> None:
+    assert "is a folder: pack it as a zip" in preview_export(lake, tmp_path).text
 
 
 REPORTED = {

@@ -128,6 +128,15 @@ class TestReading:
         with pytest.raises(MarsError, match=r"checkpoint .* does not exist: correct its path"):
             read_checkpoint(tmp_path / "absent.pt")
 
+    def test_pickles_cut_anywhere(self, tmp_path: Path) -> None:
+        """Within a number, torch raises another exception than at the end of one."""
+        torch.save({"a": torch.zeros(2)}, tmp_path / "whole.pt", _use_new_zipfile_serialization=False)
+        whole = (tmp_path / "whole.pt").read_bytes()
+        for length in range(1, len(whole) - 8):
+            (tmp_path / "x.pt").write_bytes(whole[:length])
+            with pytest.raises(MarsError, match=r"x\.pt"):
+                read_checkpoint(tmp_path / "x.pt")
+
     def test_what_is_no_state_dict(self, tmp_path: Path) -> None:
         torch.save([1, 2], tmp_path / "list.pt")
         torch.save({"weight": torch.zeros(1), "lr": 0.1}, tmp_path / "mixed.pt")
@@ -260,12 +269,51 @@ class TestWrappersOfModels:
         renamed = {key.replace("encoder.", "encoder._orig_mod."): value for key, value in state.items()}
         assert "_orig_mod." in load_mae(SMALL, renamed)[1].notes[0]
 
-    def test_a_prefix_of_some_keys_is_named_in_few_words(self, state: dict[str, Tensor]) -> None:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize(
+        ("prefix", "others"),
+        [
+            ("module.", ["n_averaged"]),
+            ("model.", ["criterion.weight", "metric.cls_token", "n_averaged"]),
+            ("backbone.", ["head.weight", "head.norm.weight"]),
+            ("_orig_mod.module.", ["_orig_mod.n_averaged"]),
+            ("ema.module.model.", ["ema.n_averaged", "ema.module.loss.weight"]),
+        ],
+    )
+    def test_keys_of_a_wrapper_are_ignored_and_noted(
+        self, shared: Path, layout: str, prefix: str, others: list[str]
+    ) -> None:
+        state = read_checkpoint(shared / "parity" / f"mae_{layout}_3frames.pt")
+        expected, plain = load_mae(SMALL, state)
+        wrapped = {prefix + key: value for key, value in state.items()} | {key: torch.ones(1) for key in others}
+        for load, whole in ((load_mae, expected), (load_encoder_state, expected.encoder)):
+            model, report = load(SMALL, wrapped)
+            assert all(torch.equal(value, whole.state_dict()[key]) for key, value in model.state_dict().items())
+            assert len(report.loaded) + len(report.recomputed) + len(report.unused) == len(wrapped)
+            assert f"{len(others)} keys without this prefix were ignored" in report.notes[-1]
+            assert all(name.replace("_orig_mod.", "") in report.notes[-1] for name in others)
+        assert load_mae(SMALL, wrapped)[1].loaded == plain.loaded
+
+    @pytest.mark.parametrize("second", ["model_ema.", "averaged.module.", ""])
+    def test_a_file_with_two_models_is_refused(self, state: dict[str, Tensor], second: str) -> None:
+        both = {prefix + key: value for prefix in ("model.", second) for key, value in state.items()}
+        for load in (load_mae, load_encoder_state):
+            with pytest.raises(MarsError, match=f"contains the model 2 times, under .*'{second}'.*: save only that"):
+                load(SMALL, both)
+
+    def test_a_prefix_of_an_incomplete_model_is_named_in_few_words(self, state: dict[str, Tensor]) -> None:
         mixed = {f"backbone.{key}": value for key, value in state.items()} | {"head.weight": torch.zeros(2)}
+        del mixed["backbone.encoder.norm.weight"]
         with pytest.raises(MarsError, match=r"most begin with 'backbone' \(\d+\), 'head' \(1\)") as error:
             load_mae(SMALL, mixed)
         assert len(str(error.value)) < 1500
         assert "more are missing" in str(error.value)
+
+    def test_keys_of_a_part_are_never_taken_for_the_whole(self, state: dict[str, Tensor]) -> None:
+        """The head's keys are some of the encoder's in the other layout."""
+        head = {f"head.{name}": torch.zeros(96) for name in ("norm.weight", "norm.bias", "cls_token")}
+        _, report = load_mae(SMALL, {f"model.{key}": value for key, value in state.items()} | head)
+        assert set(head) <= set(report.unused)
 
     def test_nothing_of_the_architecture(self) -> None:
         other = {f"layer{i}.conv.weight": torch.zeros(1) for i in range(300)}

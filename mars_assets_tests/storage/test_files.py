@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.storage.files import (
     atomic_path,
+    printable,
     read_json,
     read_provenance,
     read_table,
@@ -157,5 +160,30 @@ def test_a_name_that_is_too_long_is_said_to_be_and_can_be_shortened(tmp_path: Pa
     assert short_name("a" * 251 + ".png") == "a" * 251 + ".png"
 
 
+def test_an_ending_counts_as_part_of_a_name() -> None:
+    for length in range(240, 256):
+        name = short_name("a" * (length - 4) + ".zip", ".txt")
+        assert len(name) <= 255
+        assert name.endswith(".zip.txt")
+    assert short_name("a.zip", ".txt") == "a.zip.txt"
+    assert short_name("a" * 250 + ".zip", ".txt") != short_name("a" * 251 + ".zip", ".txt")
+
+
 def test_what_is_not_utf8_is_shown_escaped() -> None:
     assert shown(os.fsdecode(b"a/caf\xe9 \xc3\xa9.png")) == "a/caf\\xe9 é.png"
+    assert shown("a\\b é \\x41.png") == "a\\b é \\x41.png"
+    assert shown("\ud800.png") == "\\ud800.png"
+    name = os.fsdecode(b"caf\xe9")
+    assert printable(f"{shown(name)} {name}") == "caf\\xe9 caf\\xe9"
+
+
+@given(st.lists(st.lists(st.sampled_from([b"\xe9", b"\\", b"\\xe9", b"xe9", b"a", b"\xc3\xa9"])), min_size=2))
+def test_no_two_names_look_the_same(names: list[list[bytes]]) -> None:
+    different = {b"".join(parts) for parts in names}
+    assert len({shown(os.fsdecode(name)) for name in different}) == len(different)
+
+
+def test_json_of_names_that_are_not_utf8(tmp_path: Path) -> None:
+    content = {"file": os.fsdecode(b"caf\xe9"), "name": "café"}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
