@@ -213,7 +213,8 @@ def _unpacked(folder: Path, name: PurePath) -> Path:
 
 def _is_mask(relative: PurePath) -> bool:
     """Test whether a name or a folder's says that an image is a mask."""
-    named = _MASK.search(_picture(relative)) or _OF_MASKS.search(relative.parent.name)
+    names = relative.stem, _picture(relative)  # Roboflow puts "_mask" after its hash
+    named = any(map(_MASK.search, names)) or _OF_MASKS.search(relative.parent.name)
     return bool(named) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
 
 
