@@ -12,7 +12,7 @@ from mars_assets.errors import MarsError
 from mars_assets.labels.build import LabelReport, build_labelled_crops
 from mars_assets.labels.class_names import how_to_state, read_class_names
 from mars_assets.labels.inbox import rejections
-from mars_assets.labels.zip_archive import why_no_zip
+from mars_assets.labels.zip_archive import open_export, why_no_zip
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_bytes
@@ -57,7 +57,8 @@ def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Previ
         if lake.class_names_csv.exists():
             write_bytes(empty.class_names_csv, lake.class_names_csv.read_bytes())
         try:
-            _, report = build_labelled_crops(empty, progress)
+            with open_export(path):  # an incomplete zip would count as still being copied
+                _, report = build_labelled_crops(empty, progress)
         except MarsError as error:
             causes = [reason for _, reason in rejections(empty.inbox)] or [str(error)]
             # What names the temporary lake is said of the user's.

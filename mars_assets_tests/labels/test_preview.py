@@ -47,6 +47,7 @@ def test_what_would_be_rejected_is_said(lake: Lake, write_zip: Write, damage: st
     preview = preview_export(lake, path)
     assert not preview.is_complete
     assert preview.text.startswith("tiles.v1.folder.zip cannot be used: ")
+    assert ("may be half-copied: copy it again" in preview.text) == (damage == "half")
     assert path.exists()
     assert not lake.root.exists()
 
