@@ -270,12 +270,14 @@ def table_rows(text: str) -> list[tuple[int, list[str]]]:
 def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     """Read the rows of a CSV that a user wrote, as :func:`table_rows` does.
 
+    Blank cells at the end of a row, where spreadsheets write blank columns, are left out.
+
     Raises:
         MarsError: it is not UTF-8 text, or not a valid CSV.
     """
     try:
         # Excel writes a byte-order mark.
-        return table_rows(path.read_text(encoding="utf-8-sig"))
+        rows = table_rows(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MarsError(f"{path} is not UTF-8 text ({error}). Save it as CSV with UTF-8 encoding") from error
     except csv.Error as error:
@@ -285,3 +287,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
         ) from error
     except OSError as error:
         raise MarsError(f"{path} cannot be read ({error.strerror}): check the file") from error
+    for _, row in rows:
+        while not row[-1]:
+            row.pop()
+    return rows

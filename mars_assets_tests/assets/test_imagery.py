@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mars_assets.definitions import build_defs
+from mars_assets.imagery.index import INDEX_FILES
 from mars_assets.imagery.products import product_files
 from mars_assets.lake import Lake
 from mars_assets.partitions import register_observations
@@ -101,6 +102,20 @@ def test_a_run_without_configuration_goes_on_with_the_query(runs: Runs) -> None:
     for config in ({"listed_only": True}, {}):
         assert runs.choose(**config).success
         assert runs.partitions() == ["ESP_011472_1225"]
+
+
+@pytest.mark.slow
+def test_rows_of_the_index_that_cannot_be_read_are_named(runs: Runs) -> None:
+    table = runs.archive / INDEX_FILES.image
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].replace('"SYNTHETIC: ', '"Rim 5", wide')
+    table.write_text("\r\n".join([*lines, ""]))
+    for _ in range(2):  # the second time from the lake
+        run = runs.run("hirise_index")
+        (event,) = run.get_asset_materialization_events()
+        metadata = {name: value.value for name, value in event.materialization.metadata.items()}
+        assert metadata["dagster/row_count"] == len(IDS) - 1
+        assert metadata["rows that cannot be read"].startswith("row 2 of RDRCUMINDEX.TAB is left out: its cells cannot")
 
 
 @pytest.mark.slow

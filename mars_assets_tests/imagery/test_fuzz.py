@@ -42,12 +42,22 @@ def _read_label(content: bytes) -> ProductLabel:
         return read_label(path)
 
 
+READ = {
+    *("OBSERVATION_ID", "LINES", "LINE_SAMPLES", "BANDS", "FILTER_NAME", "CENTER_FILTER_WAVELENGTH", "SAMPLE_BITS"),
+    *("SAMPLE_BIT_MASK", "SCALING_FACTOR", "OFFSET", "CORE_NULL", "CORE_LOW_REPR_SATURATION", "MAP_SCALE", "OBJECT"),
+    *("CORE_HIGH_INSTR_SATURATION", "INCIDENCE_ANGLE", "A_AXIS_RADIUS", "CENTER_LONGITUDE", "END_OBJECT", "END"),
+}
+
+
 @st.composite
 def labels(draw: st.DrawFn) -> bytes:
-    """A label with up to four changes."""
-    text = _product_label()
+    """A label with up to four changes, most of them in lines that are read."""
+    lines = _product_label().splitlines(keepends=True)
+    read = [number for number, line in enumerate(lines) if line.split("=")[0].strip() in READ]
     for _ in range(draw(st.integers(1, 4))):
-        text = changed_text(draw, text)
+        number = draw(st.sampled_from([*read, *read, *range(len(lines))]))
+        lines[number] = changed_text(draw, lines[number])
+    text = "".join(lines)
     content = text.encode("utf-8", "surrogatepass")
     return content if draw(st.integers(0, 3)) else changed_bytes(draw, content)
 

@@ -150,6 +150,17 @@ def test_spreadsheets_write_other_separators(tmp_path: Path, separator: str, end
         read_observations_csv(path)
 
 
+def test_blank_columns_of_a_spreadsheet(tmp_path: Path) -> None:
+    path = tmp_path / "observations.csv"
+    path.write_text("id;product;;\nESP_011472_1225;RED;;\nESP_011473_1225;;;\n;;;\n")
+    assert read_observations_csv(path)["product"].tolist() == ["RED", "RGB.NOMAP.browse"]
+    path.write_text("project;class;meaning;;\n;x;crater;;\n")
+    assert read_class_names(path).meaning("x") == "crater"
+    path.write_text("id;product;;\nESP_011472_1225;RED;;x\n")
+    with pytest.raises(MarsError, match="line 2: more cells than columns"):
+        read_observations_csv(path)
+
+
 @pytest.mark.parametrize("text", ['id,note\nESP_011472_1225,"a\nESP_011473_1225,b\n', 'id\n"ESP_011472_1225"x\n'])
 def test_a_quotation_mark_without_a_partner_is_no_note(tmp_path: Path, text: str) -> None:
     path = tmp_path / "observations.csv"

@@ -92,7 +92,7 @@ def checkpoints(draw: st.DrawFn) -> bytes:
         elif draw(st.booleans()) and zipfile.is_zipfile(io.BytesIO(content)):
             try:
                 content = _repacked(draw, content)
-            except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+            except Exception:  # an earlier change has damaged the zip
                 content = changed_bytes(draw, content)
         else:
             start = draw(st.sampled_from([0, 0, max(len(content) - 3000, 0)]))  # the pickle, or the zip's directory
