@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
@@ -29,6 +29,7 @@ from mars_assets.labels.build import LabelReport, build_labelled_crops, update_l
 from mars_assets.labels.checks import mask_problems, schema_problems
 from mars_assets.labels.formats.image import is_image, original_name
 from mars_assets.labels.formats.layout import _is_of_a_mac
+from mars_assets.labels.preview import describe
 from mars_assets.labels.table import mask_path
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
@@ -353,7 +354,7 @@ def check_ingest(inbox: Inbox) -> bool:
         else:
             _rows_agree(lake, table)
             _nothing_is_passed_over(lake, table, report, inbox)
-            assert json.dumps(asdict(report), ensure_ascii=False).encode()
+            assert "\n".join(describe(lake, report)).encode()
             again, _ = update_labelled_crops(lake)
             assert again["labels_sha"].tolist() == table["labels_sha"].tolist()
         assert refused is None or (refused and "does not match its schema" not in refused)
