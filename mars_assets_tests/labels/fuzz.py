@@ -30,7 +30,7 @@ from mars_assets.labels.checks import mask_problems, schema_problems
 from mars_assets.labels.formats.image import is_image, original_name
 from mars_assets.labels.formats.layout import _is_of_a_mac
 from mars_assets.labels.preview import describe
-from mars_assets.labels.table import mask_path
+from mars_assets.labels.table import mask_path, read_labelled_crops
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import image_bytes
@@ -333,34 +333,46 @@ def _of_16_bits(pixels: np.ndarray, random: Random) -> bytes:
     return cv2.imencode(".png", pixels.astype(np.uint16) * random.choice([1, 257]))[1].tobytes()
 
 
-def check_ingest(inbox: Inbox) -> bool:
-    """Check that an inbox is read, or refused with a message, whatever is in it.
+def check_ingest(*inboxes: Inbox) -> bool:
+    """Check that inboxes, one after the other in a lake, are read, or refused with a message.
 
     Returns:
-        Whether it was read.
+        Whether the last one was read.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        lake = Lake(folder / "lake")
+        lake = Lake(Path(name) / "lake")
         lake.inbox.mkdir(parents=True)
-        for file, content in inbox.items():
-            (lake.inbox / file).write_bytes(content)
-            os.utime(lake.inbox / file, (0, 0))  # it is not being copied
-        refused = None
-        try:
-            table, report = build_labelled_crops(lake)
-        except MarsError as error:
-            refused = str(error)
-        else:
-            _rows_agree(lake, table)
-            _nothing_is_passed_over(lake, table, report, inbox)
-            assert "\n".join(describe(lake, report)).encode()
-            again, _ = update_labelled_crops(lake)
-            assert again["labels_sha"].tolist() == table["labels_sha"].tolist()
-        assert refused is None or (refused and "does not match its schema" not in refused)
-        assert [path.name for path in folder.iterdir()] == ["lake"]
-        left = [path for path in (*lake.inbox.iterdir(), *lake.rejected.glob("*")) if path.is_file()]
-        assert set(inbox.values()) <= {path.read_bytes() for path in left}
+        read = [_is_read(lake, inbox, number) for number, inbox in enumerate(inboxes)]
+        assert os.listdir(name) == ["lake"]
+    return read[-1]
+
+
+def _is_read(lake: Lake, inbox: Inbox, time: int) -> bool:
+    for path in lake.inbox.glob("*.*"):
+        path.unlink()
+    for file, content in inbox.items():
+        (lake.inbox / file).write_bytes(content)
+        os.utime(lake.inbox / file, (time, time))  # long ago: it is not being copied
+    before = lake.labelled_crops.read_bytes() if lake.labelled_crops.exists() else None
+    refused = None
+    try:
+        table, report = build_labelled_crops(lake)
+    except MarsError as error:
+        refused = str(error)
+    if refused is None:
+        _rows_agree(lake, table)
+        _nothing_is_passed_over(lake, table, report, inbox)
+        assert "\n".join(describe(lake, report)).encode()
+        again, _ = update_labelled_crops(lake)
+        assert again["labels_sha"].tolist() == table["labels_sha"].tolist()
+    else:
+        assert refused.encode()
+        assert "does not match its schema" not in refused
+        if before is not None:
+            assert lake.labelled_crops.read_bytes() == before
+            _rows_agree(lake, read_labelled_crops(lake))
+    left = [path.read_bytes() for path in (*lake.inbox.glob("*.*"), *lake.rejected.glob("*"))]
+    assert set(inbox.values()) <= set(left)
     return refused is None
 
 
