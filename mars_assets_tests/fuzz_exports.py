@@ -7,35 +7,15 @@ example ``-max_total_time=3600 -rss_limit_mb=4000 -timeout=60``. An input is an 
 file instead of the folder.
 """
 
-import io
 import sys
 import time
-import zipfile
 from pathlib import Path
 from random import Random
-
-Inbox = dict[str, bytes]
-
-
-def packed(inbox: Inbox) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in inbox.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return buffer.getvalue()
-
-
-def unpacked(content: bytes) -> Inbox:
-    """Unpack an inbox; bytes that are no zip, with which libFuzzer begins, are an empty one."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return {}
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def check(content: bytes) -> bool:
     """Check an input, and tell whether its exports were read."""
-    from mars_assets_tests.labels.fuzz import check_ingest
+    from mars_assets_tests.labels.fuzz import check_ingest, unpacked
 
     return check_ingest(unpacked(content))
 
@@ -44,7 +24,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["mars_assets"]):
-        from mars_assets_tests.labels.fuzz import changed_inbox, seeds
+        from mars_assets_tests.labels.fuzz import changed_inbox, packed, seeds, unpacked
 
         seeds()  # which imports the rest
     begun = last = time.monotonic()

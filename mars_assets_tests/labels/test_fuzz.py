@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from mars_assets_tests import fuzz_exports
-from mars_assets_tests.labels.fuzz import changed_inbox, check_ingest, seeds, shown
+from mars_assets_tests.labels.fuzz import changed_inbox, check_ingest, packed, seeds, shown
 
 
 @pytest.mark.slow
@@ -24,5 +24,5 @@ def test_a_changed_export_is_read_or_refused(random: Random) -> None:
 
 
 def test_the_guided_fuzz_runs_on_a_seed() -> None:
-    assert fuzz_exports.check(fuzz_exports.packed(seeds()[0]))
+    assert fuzz_exports.check(packed(seeds()[0]))
     assert not fuzz_exports.check(b"")
