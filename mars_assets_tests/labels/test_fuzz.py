@@ -6,16 +6,17 @@
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from mars_assets_tests import fuzz_exports
+from mars_assets_tests.changes import fuzz
 from mars_assets_tests.labels.fuzz import changed_inbox, check_ingest, packed, seeds, shown
 
 
 @pytest.mark.slow
 @given(random=st.randoms(use_true_random=False))
-@settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@fuzz
 def test_a_changed_export_is_read_or_refused(random: Random) -> None:
     seed = random.choice(seeds())
     inbox = changed_inbox(seed, random)
