@@ -400,7 +400,11 @@ def _opened(
     """Open an image; errors while it is read or decoded name the file and the remedy."""
     where = _called(source, name)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        # As a stream: Pillow maps a TIFF's file into memory, and then misreads one that is to be turned.
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+            Image.open(file, formats=formats) as image,
+        ):
             image.info.pop("xmp", None)  # from which Pillow would turn a TIFF
             yield image
     except UnidentifiedImageError as error:

@@ -49,7 +49,7 @@ from mars_assets.labels.table import files_of, mask_name, mask_names, read_label
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import as_rows, read_provenance, write_bytes
+from mars_assets.storage.files import as_rows, read_provenance, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of, write_checked
 
@@ -320,7 +320,7 @@ def _told_apart(found: Sequence[tuple[Export, list[_LabelledImage]]]) -> list[tu
             )
             export = replace(export, warnings=(*export.warnings, warning))
             for row, _ in images:
-                row["project"] = f"{export.project} ({export.path.name})"
+                row["project"] = f"{export.project} ({shown(export.path.name)})"
         apart.append((export, images))
     return apart
 

@@ -283,12 +283,14 @@ def test_val_is_valid_and_a_folder_around_everything_does_not_matter(write_zip, 
 
 @pytest.mark.parametrize("layout", SMALL)
 def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
-    export = read_export(write_zip("c.zip", SMALL[layout] | {"more/b.png": PNG, "train/c.png.part": "x"}))
+    more = {"more/b.png": PNG, "README.png": PNG, "README.txt": "x", "README/c.json": "x", "train/c.png.part": "x"}
+    export = read_export(write_zip("c.zip", SMALL[layout] | more))
     assert [image.original for image in export.images] == [
         image.original for image in read_export(write_zip("d.zip", SMALL[layout])).images
     ]
-    assert export.left_out[-1] == "more/b.png: it is outside train, valid, test"
-    assert export.warnings[-1] == "1 unexpected files were ignored: train/c.png.part"
+    where = "it is outside train, valid, test"
+    assert export.left_out[-2:] == (f"more/b.png: {where}", f"README.png: {where}")
+    assert export.warnings[-1] == "2 unexpected files were ignored: README/c.json; train/c.png.part"
 
 
 @pytest.mark.parametrize(("layout", "file"), [("coco", "_annotations.coco.json"), ("multi-label", "_classes.csv")])

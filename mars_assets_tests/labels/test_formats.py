@@ -1,6 +1,7 @@
 """The formats beside COCO and folders: what they read is what COCO says of the same craters."""
 
 import io
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars_assets.errors import DamagedFileError
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.build import build_labelled_crops
 from mars_assets.labels.class_names import ClassNames
 from mars_assets.labels.exports import read_export
 from mars_assets.labels.masks import annotation_mask, instance_masks
+from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import coco, image_bytes
 
 Write = Callable[[str, dict[str, bytes | str]], Path]
@@ -309,3 +312,24 @@ def test_folders_below_a_class_are_of_the_class(write_zip: Write) -> None:
 def test_the_column_of_file_names_has_several_names(write_zip: Write, column: str) -> None:
     text = str(MULTI["train/_classes.csv"]).replace("filename", column)
     assert read_export(write_zip("k.zip", _table(text))).images == read_export(write_zip("l.zip", MULTI)).images
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        _strange_coco('"image_id": 0', r'"image_id": "\uDC00"'),
+        _strange_coco('"width": 48', r'"width": "\ud83d"'),
+        _strange_coco('"name": "crater"', r'"name": "crater \uD800"'),
+        _as_yolo([], names=r'["crater", "\uD800"]'),
+    ],
+)
+def test_half_a_character_is_refused(lake: Lake, write_zip: Write, entries: dict[str, bytes | str]) -> None:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("a.v1.zip", entries), lake.inbox)
+    with pytest.raises(MarsError, match=r"half of a character \('\\u[\w]+'\) in a name"):
+        build_labelled_crops(lake)
+
+
+def test_a_character_of_two_halves_is_one(write_zip: Write) -> None:
+    entries = _strange_coco('"name": "crater", "supercategory": "c', r'"name": "\ud83d\ude00", "supercategory": "c')
+    assert read_export(write_zip("a.zip", entries)).unknown == {"😀": 2}

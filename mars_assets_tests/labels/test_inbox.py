@@ -270,6 +270,13 @@ def test_two_exports_of_one_title_are_both_read(filled: Lake, write_zip, coco_en
     assert report.unused == [path.name for path in unused(filled.inbox)] == list(names)
 
 
+def test_two_exports_of_one_title_one_of_which_is_not_named_in_utf8(filled: Lake, write_zip, coco_entries) -> None:
+    name = os.fsdecode(b"c.v1-\xe9.zip")
+    shutil.move(write_zip("o.zip", _of_others(coco_entries)), filled.inbox / name)
+    table, _ = build_labelled_crops(filled)
+    assert set(table["project"]) == {"c (c.v1.coco-segmentation.zip)", r"c (c.v1-\xe9.zip)"}
+
+
 def test_two_exports_of_one_title_that_contradict_each_other_are_named(filled: Lake, write_zip, coco_entries) -> None:
     key = "train/_annotations.coco.json"
     other = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0")}

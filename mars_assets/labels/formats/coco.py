@@ -18,6 +18,7 @@ from mars_assets.labels.formats.image import (
     Outline,
     Split,
     listed,
+    refuse_half_characters,
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
@@ -48,9 +49,12 @@ def read_coco(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
 def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iterator[ExportedImage]:
     where = f"{archive.path.name}: {split}/{COCO_FILE}"
     try:
-        content = json.loads(archive.text(f"{split}/{COCO_FILE}"))
+        text = archive.text(f"{split}/{COCO_FILE}")
+        content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
+    if "\\ud" in text.lower():
+        refuse_half_characters(content, where)
     images, annotations, categories = _coco_lists(content, where)
 
     # By id: Roboflow adds a root category without annotations, which may have the class's name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -172,6 +173,23 @@ def is_image(name: PurePosixPath) -> bool:
 def split_of(name: PurePosixPath) -> Split | None:
     """Return the split named by an entry's first folder, or None."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
+
+
+def refuse_half_characters(content: Any, where: str) -> None:
+    """Refuse names that can be neither written nor shown.
+
+    JSON and YAML may escape a code point that is half of a character.
+
+    Raises:
+        DamagedFileError: the content has such an escape.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DamagedFileError(
+            f"{where} has half of a character ({half!r}) in a name: rename the class or image, and export it again"
+        ) from error
 
 
 def listed(problems: list[str]) -> str:

@@ -103,8 +103,12 @@ def require_labels(archive: ExportArchive, file: str) -> None:
 
 def note_leftovers(archive: ExportArchive, notes: Notes) -> None:
     """Note the files that were neither read nor accounted for."""
-    rest = [PurePosixPath(name) for name in archive.unaccounted if not name.startswith("README")]
+    rest = [PurePosixPath(name) for name in archive.unaccounted]
     for name in filter(is_image, rest):
         notes.unlabelled[str(name)] = "it has no label" if split_of(name) else f"it is outside {', '.join(SPLITS)}"
-    if others := [str(name) for name in rest if not is_image(name)]:
+    if others := [str(name) for name in rest if not (is_image(name) or _is_readme(name))]:
         notes.warnings.append(f"{len(others)} unexpected files were ignored: {listed(others)}")
+
+
+def _is_readme(name: PurePosixPath) -> bool:
+    return len(name.parts) == 1 and name.name.startswith("README")

@@ -19,6 +19,7 @@ from mars_assets.labels.formats.image import (
     Notes,
     Split,
     is_image,
+    refuse_half_characters,
     split_of,
 )
 from mars_assets.labels.zip_archive import ExportArchive
@@ -95,6 +96,7 @@ def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
         names = dict(zip(map(str, range(len(names))), names, strict=True))
     if not isinstance(names, dict) or not all(_is_index(key) and isinstance(v, str) for key, v in names.items()):
         raise DamagedFileError(f"{where} has no list of class names: export it again")
+    refuse_half_characters(names, where)
     meanings = [notes.class_names.meaning(name) for name in names.values()]
     if "crater" not in meanings and None not in meanings:
         raise DamagedFileError(f"{where} has no class crater, only {', '.join(names.values())}: export that class too")
