@@ -126,7 +126,9 @@ def unused_ids(name: str) -> list[str]:
 
 
 def further_observations(path: PurePath) -> set[str]:
-    """Collect the observations that an image may also show, by the ids in its path that are not used.
+    """Collect the observations that an image may also show.
+
+    They are those of the ids in its path that are not used.
 
     They stand in the same part of the path as the one that is used, or, if none is, in the nearest part that has any.
     """

@@ -160,7 +160,7 @@ def without(export: Export, left_out: Mapping[str, str]) -> Export:
 
 @contextmanager
 def _explained_names(archive: ExportArchive) -> Iterator[None]:
-    """Add to an error that names in the zip may be wrong, by which files are then not found."""
+    """Add to an error that names in the zip may be read wrongly."""
     try:
         yield
     except DamagedFileError as error:

@@ -318,7 +318,7 @@ def _complete_prefixes(state: Mapping[str, Tensor], own: Collection[str]) -> lis
 
 
 def _common_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> list[str]:
-    """Find the prefix of all keys of a file behind which keys of the architecture are."""
+    """Find the prefix of all keys behind which the architecture's keys are."""
     known = {*own, *(key.partition(".")[2] for key in own)}
     keys, prefix = list(state), ""
     while keys and known.isdisjoint(keys):

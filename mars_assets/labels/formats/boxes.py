@@ -55,7 +55,7 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
 
 
 def _four_corners(outline: Outline) -> Float64 | None:
-    """Return the corners of a quadrilateral, shape (4, 2); None if an outline is of another shape."""
+    """Return a quadrilateral's corners, shape (4, 2); None for other shapes."""
     rings = outline.get("polygons", ())
     if len(rings) != 1 or len(rings[0]) not in (8, 10):
         return None
@@ -66,7 +66,7 @@ def _four_corners(outline: Outline) -> Float64 | None:
 
 
 def _is_box(corners: Float64, traced: float = 0.0) -> bool:
-    """Test whether a quadrilateral with a side longer than ``traced`` is a parallelogram."""
+    """Test for a parallelogram with a side longer than ``traced``."""
     longest = np.linalg.norm(np.roll(corners, -1, axis=0) - corners, axis=1).max()
     skew = np.linalg.norm(corners[0] - corners[1] + corners[2] - corners[3])
     return bool(longest > traced and skew <= _ROUNDED * longest)
