@@ -373,7 +373,7 @@ def test_what_is_damaged_is_named_with_its_remedy(tmp_path: Path, monkeypatch: p
     half = content[: len(content) // 2]
     for damaged, said in ((b"GIF89a", "cannot be read, since it is not a JPEG"), (half, "cannot be decoded")):
         path.write_bytes(damaged)
-        with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: fetch it again"):
+        with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: (save it as one of these, or )?fetch it again"):
             read_rgb(path, "fetch it again")
         with pytest.raises(DamagedFileError, match=rf"^entry b {said}"):
             read_stored(damaged, "export it again", "entry b")
