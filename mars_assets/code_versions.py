@@ -17,7 +17,7 @@ DOWNLOAD = "download 1"
 CROP_CUT = 2
 """An integer, as fingerprints of existing crops contain it."""
 CROPS = f"crops {CROP_CUT}"
-LABELS = "labels 3"
+LABELS = "labels 4"
 """Table of labelled crops, masks, and what images look like."""
 REFLECTANCE = "hls-reflectance 1"
 CALIBRATION = "calibrated-reflectance 1"

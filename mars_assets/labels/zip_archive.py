@@ -23,6 +23,8 @@ MAX_ENTRY_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 16 * 2**30
 MAX_RATIO = 200
 """Uncompressed to compressed size. JPEG and PNG hardly compress; JSON and text do by a factor of ten to twenty."""
+_UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".pgm", ".ppm", ".tga")
+"""Images that may be stored as they are, and compress a thousandfold where they show nothing."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 """Names of methods that zipfile cannot unpack. Windows Explorer chooses Deflate64 above 2 GB."""
@@ -115,7 +117,8 @@ class ExportArchive:
                 f"{where} unpacks to {entry.file_size >> 20} MiB, more than the limit of {MAX_ENTRY_BYTES >> 20} MiB: "
                 "this is not a Roboflow export"
             )
-        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
+        dense = entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20
+        if dense and not name.lower().endswith(_UNCOMPRESSED):
             raise DamagedFileError(
                 f"{where} unpacks to {entry.file_size // max(entry.compress_size, 1)} times its size: "
                 "this is not a Roboflow export"

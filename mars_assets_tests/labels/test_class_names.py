@@ -325,6 +325,16 @@ def test_boxes_are_told_from_outlines_by_their_number(
         assert len(read_export(path).images[0].outlines or ()) == others
 
 
+def test_the_outline_of_an_image_within_a_crater_is_no_box(write_zip: Write) -> None:
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 48} for n in range(3)]
+    shapes = [[0, 0, 48, 0, 48, 40, 0, 40], [0, 0, 47, 0, 47, 39, 0, 39, 0, 0], [0, 0, 48, 0, 48, 20, 0, 20]]
+    drawn = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [shape]} for n, shape in enumerate(shapes)]
+    entries: dict[str, bytes | str] = {f"train/{n}.jpg": image_bytes(n) for n in range(3)}
+    export = read_export(write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, drawn)}))
+    assert [image.original for image in export.images] == ["0", "1"]
+    assert export.left_out == ("train/2.jpg: 1 of its 1 outlines are rectangles, as of boxes: outline these craters",)
+
+
 def test_a_bad_picture_does_not_hide_that_classes_are_unknown(lake: Lake, write_zip: Write) -> None:
     entries: dict[str, bytes | str] = {"train/bump/a.jpg": image_bytes(0), "train/bump/b.heic": b"x"}
     lake.inbox.mkdir(parents=True)

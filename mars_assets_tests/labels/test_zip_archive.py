@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import open_splits, read_export
@@ -141,6 +142,17 @@ def test_names_in_another_code_page_are_the_reason_that_is_given(write_zip: Writ
     folder = write_zip("d.zip", {f"train/crater/{place.decode()}.png": image_bytes(1, 8, "png")})
     folder.write_bytes(folder.read_bytes().replace(place, stored))
     assert "1 names in the zip are not in UTF-8" in read_export(folder).warnings[-1]
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_black_image_is_no_bomb(write_zip: Write, kind: str) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (700, 700)).save(content, kind)
+    whole = read_export(write_zip("c.zip", SMALL["folder"]))
+    export = read_export(write_zip("d.zip", SMALL["folder"] | {f"train/Crater/black.{kind}": content.getvalue()}))
+    assert len(export.images) == len(whole.images) + 1
+    with pytest.raises(DamagedFileError, match="times its size"):
+        read_export(write_zip("e.zip", SMALL["folder"] | {"train/Crater/black.png": content.getvalue()}))
 
 
 def test_a_zip_of_zips_is_said(write_zip: Write) -> None:

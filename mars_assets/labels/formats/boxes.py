@@ -35,7 +35,7 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
         DamagedFileError: the outlines are boxes.
     """
     all_images = list(images)
-    corners = [[_four_corners(outline) for outline in image.outlines or ()] for image in all_images]
+    corners = [[_four_corners(outline, image.size) for outline in image.outlines or ()] for image in all_images]
     count = sum(map(len, corners))
     quadrilaterals = [four for of_image in corners for four in of_image if four is not None]
     boxes = sum(map(_is_box, quadrilaterals))
@@ -54,15 +54,26 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
     return outlined
 
 
-def _four_corners(outline: Outline) -> Float64 | None:
-    """Return a quadrilateral's corners, shape (4, 2); None for other shapes."""
+def _four_corners(outline: Outline, size: tuple[int, int] | None) -> Float64 | None:
+    """Return a quadrilateral's corners, shape (4, 2); None for other shapes.
+
+    Also None if they are the image's own: an image within a crater has that outline.
+    """
     rings = outline.get("polygons", ())
     if len(rings) != 1 or len(rings[0]) not in (8, 10):
         return None
     corners: Float64 = np.array(rings[0]).reshape(-1, 2)
     if len(corners) == 5 and (corners[0] != corners[-1]).any():
         return None
+    if size is not None and _spans(corners, size):
+        return None
     return corners[:4]
+
+
+def _spans(corners: Float64, size: tuple[int, int]) -> bool:
+    """Test whether a shape reaches all borders of an image, to a pixel."""
+    height, width = size
+    return bool((corners.min(axis=0) <= 1).all() and (corners.max(axis=0) >= (width - 1, height - 1)).all())
 
 
 def _is_box(corners: Float64, traced: float = 0.0) -> bool:
