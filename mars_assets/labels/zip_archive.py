@@ -153,8 +153,8 @@ class ExportArchive:
     def entry(self, split: str, name: str) -> str | None:
         """Find the entry that a label file of a split names.
 
-        Names are relative to the split's folder. They may begin with './' or with a path to that folder, and have
-        backslashes or other capitals.
+        Names are relative to the split's folder or its folder ``images``. They may begin with './' or with a path to
+        that folder, and have backslashes or other capitals.
 
         Args:
             split: the folder, named as by :func:`split_named`.
@@ -165,6 +165,7 @@ class ExportArchive:
         """
         parts = PurePosixPath(_comparable(name)).parts
         inside = [parts, *(parts[n + 1 :] for n, part in enumerate(parts[:-1]) if split_named(part) == split)]
+        inside.append(("images", *parts))
         for known in ("/".join((split, *rest)) for rest in inside):
             alike = [known] if known in self._entries else self._folded.get(known.casefold(), [])
             if len(alike) == 1:

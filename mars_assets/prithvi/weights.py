@@ -104,6 +104,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if _is_safetensors(path):
             content = load_file(path)
         elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
+            _refuse_program(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
             with path.open("rb") as file:
@@ -118,6 +119,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
+
+
+def _refuse_program(path: Path) -> None:
+    """Refuse TorchScript, which is a program with weights.
+
+    Raises:
+        MarsError: it is that.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise MarsError(f"{path} is TorchScript, a program: save the state dict of its model instead")
 
 
 def _is_safetensors(path: Path) -> bool:

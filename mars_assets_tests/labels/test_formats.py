@@ -333,3 +333,15 @@ def test_half_a_character_is_refused(lake: Lake, write_zip: Write, entries: dict
 def test_a_character_of_two_halves_is_one(write_zip: Write) -> None:
     entries = _strange_coco('"name": "crater", "supercategory": "c', r'"name": "\ud83d\ude00", "supercategory": "c')
     assert read_export(write_zip("a.zip", entries)).unknown == {"😀": 2}
+
+
+def test_images_of_coco_may_lie_in_a_folder_of_their_own(write_zip: Write) -> None:
+    images = [{"id": 0, "file_name": "a.jpg", "height": 48, "width": 48}]
+    ring = [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [[5, 5, 20, 6, 12, 22]]}]
+    entries: dict[str, bytes | str] = {
+        "train/images/a.jpg": image_bytes(0),
+        "train/_annotations.coco.json": coco(images, ring),
+    }
+    export = read_export(write_zip("c.zip", entries))
+    assert [image.entry for image in export.images] == ["train/images/a.jpg"]
+    assert not export.left_out

@@ -128,6 +128,11 @@ class TestReading:
         with pytest.raises(MarsError, match=r"checkpoint .* does not exist: correct its path"):
             read_checkpoint(tmp_path / "absent.pt")
 
+    def test_a_program_is_no_checkpoint(self, tmp_path: Path) -> None:
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+        with pytest.raises(MarsError, match=r"a\.pt is TorchScript, a program: save the state dict"):
+            read_checkpoint(tmp_path / "a.pt")
+
     def test_pickles_cut_anywhere(self, tmp_path: Path) -> None:
         """Within a number, torch raises another exception than at the end of one."""
         torch.save({"a": torch.zeros(2)}, tmp_path / "whole.pt", _use_new_zipfile_serialization=False)

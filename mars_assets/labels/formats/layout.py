@@ -96,8 +96,8 @@ def require_labels(archive: ExportArchive, file: str) -> None:
     homes = {f"{split}/{file}" for split in SPLITS}
     if astray := [str(path) for path in paths if path.name == file and str(path) not in homes]:
         raise DamagedFileError(
-            f"{archive.path.name} has label files outside the folders {', '.join(SPLITS)}: {listed(astray)}. Export it "
-            "again"
+            f"{archive.path.name} has label files outside the folders {', '.join(SPLITS)}: {listed(astray)}. Put "
+            "them and their images into one of these folders, or export it again"
         )
 
 
