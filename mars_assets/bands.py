@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 HLS_BANDS = ("BLUE", "GREEN", "RED", "NIR_NARROW", "SWIR_1", "SWIR_2")
 """Prithvi's bands in order: HLS B02, B03, B04, B05 (Landsat) or B8A (Sentinel-2), B06 / B11, B07 / B12."""
 
+VALID = (-2000.0, 16_000.0)
+"""The valid range of HLS's reflectance, -0.2 to 1.6, in its units. Its fill value is -9999."""
+WANTED = "HLS surface reflectance x 10000 (land about 100 to 6000, snow and clouds up to 16000)"
+
 ImputationMethod = Literal["means", "pre_norm", "post_norm"]
 IMPUTATION_METHODS: tuple[ImputationMethod, ...] = get_args(ImputationMethod)
 EVALUATED: ImputationMethod = "post_norm"

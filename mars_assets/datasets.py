@@ -54,7 +54,7 @@ def classification_dataset(lake: Lake, statistics: BandStatistics | None = None)
         ProvenanceError: they contradict each other or the weights.
         MarsError: no image has a class.
     """
-    lacking = "no labelled image has a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater)"
+    lacking = "a class: put a folder-classification export (SPLIT/Crater, SPLIT/NoCrater)"
     images, provenance = _joined(lake, statistics, "label", lacking)
     images = images.assign(label=(images["label"] == "crater").astype(int))
     return Dataset(images[[*_COLUMNS, "label", "instances"]], provenance)
@@ -65,7 +65,7 @@ def segmentation_dataset(lake: Lake, annotation: str, statistics: BandStatistics
 
     The masks are those of one annotation; see :func:`classification_dataset`.
     """
-    lacking = "no labelled image has crater outlines: put a COCO segmentation export"
+    lacking = "crater outlines: put a COCO segmentation export"
     images, provenance = _joined(lake, statistics, "n_craters", lacking)
     images = images.assign(mask=[str(mask_path(lake, annotation, row)) for row in images.itertuples()])
     return Dataset(images[[*_COLUMNS, "mask", "instances"]], {**provenance, "annotation": annotation})
@@ -112,7 +112,10 @@ def _joined(
     )
     images = images[images[wanted].notna()]
     if images.empty:
-        raise MarsError(f"{lacking} into {lake.inbox} and materialize labelled_crops, reflectance and {STAGE} again")
+        raise MarsError(
+            f"no labelled image has {lacking} into {lake.inbox} and materialize labelled_crops, reflectance and "
+            f"{STAGE} again"
+        )
     return images, {"label_version": version, "stage": STAGE, **settings}
 
 

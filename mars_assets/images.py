@@ -27,7 +27,8 @@ from mars_assets.errors import DamagedFileError
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".jpx"),
-    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".tga", ".pgm", ".ppm"),
+    *(".heic", ".heif", ".avif", ".jxl", ".psd", ".dng", ".tga", ".pgm", ".ppm", ".svg", ".ico", ".nef", ".cr2"),
+    *(".exr", ".npy", ".fits", ".fit", ".img", ".cub"),
 )
 """Of images in an export, also of formats that are not read, so that these are refused and not passed over."""
 READABLE = "JPEG or PNG file, nor TIFF, BMP, WebP, GIF or JPEG 2000"
@@ -38,11 +39,11 @@ MAX_PIXELS = 2**26
 MIN_SIDE = 16
 """Shortest side of an image that a model can be asked about, in pixels: that of Prithvi's patches."""
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
-_ADDED = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-"""Files that Windows adds to folders of images."""
+_ADDED = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+"""Files that Windows and macOS add to folders of images."""
 _NOTES = (".txt", ".md", ".html", ".json", ".geojson", ".xml", ".yaml", ".yml", ".csv", ".tsv", ".tab", ".parquet")
-_GEOREFERENCES = (".lbl", ".prj", ".wld", ".tfw", ".jgw", ".pgw")
-"""With the notes and tables, what lies next to images."""
+_GEOREFERENCES = (".lbl", ".prj", ".wld", ".tfw", ".tifw", ".jgw", ".jpgw", ".pgw", ".pngw", ".j2w", ".ovr", ".msk")
+"""With the notes and tables, what lies next to images; the last two are GDAL's smaller copies and masks of images."""
 _CUT = "cut it into smaller ones"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,8 +79,12 @@ def is_picture(relative: PurePath) -> bool:
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """List the files meant to be images in a folder and below, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_picture(path.relative_to(folder)) and path.is_file())
+    """List the files meant to be images in a folder and below, sorted by path.
+
+    Links to folders are not followed. They and links to nothing are listed, so that they are reported.
+    """
+    paths = (path for path in folder.rglob("*") if is_picture(path.relative_to(folder)))
+    return sorted(path for path in paths if path.is_file() or path.is_symlink())
 
 
 def refuse_tiny(where: object, height: int, width: int) -> None:
@@ -280,7 +285,13 @@ def _refuse_layers(image: Image.Image, where: str) -> None:
 
     A JPEG may contain previews of itself (MPO), a TIFF smaller copies; they are no pages.
     """
-    pages = getattr(image, "n_frames", 1)
+    try:
+        pages = getattr(image, "n_frames", 1)
+    except SyntaxError as error:  # GDAL writes masks as pages that Pillow cannot open
+        raise DamagedFileError(
+            f"{where} has a page that is no picture, such as a mask, under which anything may be hidden: fill or cut "
+            "off what is masked, and save it as one page"
+        ) from error
     if isinstance(image, TiffImageFile):
         channels = image.tag_v2.get(_SAMPLES_PER_PIXEL, 1)
         if channels > len(image.getbands()):
@@ -389,7 +400,11 @@ def _opened(
     """Open an image; errors while it is read or decoded name the file and the remedy."""
     where = _called(source, name)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        # As a stream: Pillow maps a TIFF's file into memory, and then misreads one that is to be turned.
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file,
+            Image.open(file, formats=formats) as image,
+        ):
             image.info.pop("xmp", None)  # from which Pillow would turn a TIFF
             yield image
     except UnidentifiedImageError as error:
@@ -398,8 +413,10 @@ def _opened(
                 f"{where} is a TIFF, but neither grey nor red, green and blue of 8 bits per channel: save it as one of "
                 "these"
             ) from error
-        expected = READABLE if formats == _FORMATS else f"{' or '.join(formats)} file"
-        raise DamagedFileError(f"{where} is not a {expected}: {remedy}") from error
+        expected, wanted = READABLE, "save it as one of these, or "
+        if formats != _FORMATS:
+            expected, wanted = f"{' or '.join(formats)} file", ""
+        raise DamagedFileError(f"{where} cannot be read, since it is not a {expected}: {wanted}{remedy}") from error
     except Image.DecompressionBombError as error:
         size = str(error).split(", could")[0]  # without the guess that this is an attack
         raise DamagedFileError(f"{where} is too large ({size}): {_CUT}") from error

@@ -244,5 +244,5 @@ class Lake:
         """
         address = PurePath(relative)
         if address.is_absolute() or ".." in address.parts:
-            raise MarsError(f"{relative!r} is outside the lake {self.root}")
+            raise MarsError(f"{relative!r} is outside the lake {self.root}: materialize the asset that names it again")
         return self.root / address

@@ -125,7 +125,9 @@ def test_outlines_of_pictures_of_any_name_and_format(lake: Lake, tmp_path: Path)
     same = ["a.tif", "b.bmp", os.fsdecode(b"caf\xe9.png"), "n" * 251 + ".png", "c"]
     for name in same:
         image.save(pictures / name, {"a.tif": "TIFF", "b.bmp": "BMP"}.get(name, "PNG"))
-    write_chip(pictures / "chip.tif", impute(scale_to_reflectance(rgb), "post_norm"), HLS_BANDS)
+    chip = impute(scale_to_reflectance(rgb), "post_norm")
+    write_chip(pictures / "chip.tif", chip, HLS_BANDS)
+    write_chip(pictures / "fraction.tif", chip / 10_000, HLS_BANDS)
     image.crop((0, 0, 1, 1)).save(pictures / "one.png")
     arguments = ["--lake", str(lake.root), "outline", str(pictures), "--masks", str(masks), "--out", str(out)]
     assert main([*arguments, "--smallest", "0"]) == 0

@@ -4,7 +4,6 @@ Each fenced ``bash`` block is parsed as the commands' own parsers do, against th
 exist; each ``yaml`` block is a run configuration. The README's blocks for one's own data are run.
 """
 
-import ast
 import os
 import re
 import shlex
@@ -237,21 +236,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     """Those of the manual are checked as it is built."""
     for address in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (PROJECT / address).exists(), address
-
-
-def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
-    templates = set()
-    for path in Path(mars_assets.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.JoinedStr):
-                templates.add("\0".join(part.value if isinstance(part, ast.Constant) else "" for part in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                templates.add(node.value)
-    page = (PROJECT / "docs/how-to/troubleshooting.md").read_text().partition("## Messages")[2]
-    quoted = [said for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for said in re.findall("`(.+?)`", row)]
-    parts = {part.strip(" :") for said in quoted for part in said.split("...")} - {"", "(", ")"}
-    assert len(parts) > 50
-    assert [part for part in parts if not any(part in template for template in templates)] == []
 
 
 def test_pages_that_code_and_recipes_name_exist() -> None:

@@ -318,6 +318,20 @@ def test_a_tiffs_overviews_are_no_pages_and_a_fourth_channel_is_not_dropped() ->
         read_rgb(near_infrared, name="a")
 
 
+def test_a_tiffs_mask_is_not_passed_over(tmp_path: Path) -> None:
+    import rasterio
+
+    shape = {"count": 3, "height": 40, "width": 50, "dtype": "uint8", "photometric": "RGB"}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", **shape) as file,
+    ):
+        file.write(PLANES[:3].astype(np.uint8))
+        file.write_mask(np.where(np.arange(50) < 9, 0, 255).astype(np.uint8) * np.ones((40, 1), np.uint8))
+    with pytest.raises(DamagedFileError, match=r"a\.tif has a page that is no picture, such as a mask"):
+        read_rgb(tmp_path / "a.tif")
+
+
 def test_the_previews_in_a_jpeg_are_no_pages() -> None:
     image = Image.fromarray(np.repeat(np.repeat(RGB, 16, 0), 16, 1))
     content = _encoded(image, "MPO", save_all=True, append_images=[image.resize((40, 30))])
@@ -357,9 +371,9 @@ def test_what_is_damaged_is_named_with_its_remedy(tmp_path: Path, monkeypatch: p
     content = _encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)))
     path = tmp_path / "a.png"
     half = content[: len(content) // 2]
-    for damaged, said in ((b"GIF89a", "is not a JPEG or PNG file"), (half, "cannot be decoded")):
+    for damaged, said in ((b"GIF89a", "cannot be read, since it is not a JPEG"), (half, "cannot be decoded")):
         path.write_bytes(damaged)
-        with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: fetch it again"):
+        with pytest.raises(DamagedFileError, match=rf"a\.png {said}.*: (save it as one of these, or )?fetch it again"):
             read_rgb(path, "fetch it again")
         with pytest.raises(DamagedFileError, match=rf"^entry b {said}"):
             read_stored(damaged, "export it again", "entry b")
@@ -383,12 +397,30 @@ def test_all_files_are_pictures_but_hidden_ones_and_notes(tmp_path: Path) -> Non
         "i.heic",
         "j.txt",
         "Thumbs.db",
+        "Icon\r",
+        "e.tif.ovr",
+        "e.tif.msk",
+        "e.tifw",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert [path.relative_to(tmp_path).as_posix() for path in pictures_below(tmp_path)] == [
         *("a/c.jpeg", "b.PNG", "e.tif", "f.png/g.jpg", "h", "i.heic")
     ]
+
+
+def test_links_are_pictures_wherever_they_lead(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, target in {"whole.png": tmp_path / "a.png", "lost.png": "nothing", "folder": tmp_path}.items():
+        (folder / name).symlink_to(target)
+    (folder / "round.png").symlink_to("round.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    assert [path.name for path in pictures_below(folder)] == ["folder", "lost.png", "round.png", "whole.png"]
+    assert read_rgb(folder / "whole.png").shape == (20, 20, 3)
+    for name in ("folder", "lost.png", "round.png"):
+        with pytest.raises(DamagedFileError, match=rf"{name} cannot be decoded"):
+            read_rgb(folder / name)
 
 
 def test_only_what_is_not_read_as_stored_is_turned() -> None:

@@ -59,7 +59,7 @@ def table(rows: pd.DataFrame, limit: int = MAX_ROWS) -> dg.MetadataValue:
 
 
 def listing(rows: Sequence[Any], columns: list[str] | None = None) -> dg.MetadataValue:
-    """Format rows as Markdown, whose texts may contain names of files that are not UTF-8."""
+    """Format rows as Markdown; names of files in them need not be UTF-8."""
     return table(pd.DataFrame(rows, columns=columns, dtype=object))
 
 

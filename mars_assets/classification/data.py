@@ -51,7 +51,10 @@ def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalizat
         MarsError: the weights take other bands than the chips have.
     """
     if config.bands != HLS_BANDS:
-        raise MarsError(f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}")
+        raise MarsError(
+            f"chips have the bands {', '.join(HLS_BANDS)}, the weights take {', '.join(config.bands)}: choose weights "
+            "of these bands"
+        )
     bands = read_bands(path, config.statistics)
     chip = torch.from_numpy(normalize(bands, config.statistics))
     if by == "image":

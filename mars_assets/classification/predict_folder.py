@@ -15,7 +15,7 @@ from mars_assets.images import READABLE, pictures_below, refuse_tiny
 from mars_assets.lake import CONFIG
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import printable, read_json, shown
-from mars_assets.tensors.geotiff import size_of
+from mars_assets.tensors.geotiff import is_chip, read_reflectance, size_of
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def _probability_or_problem(picture: Path, result: float | MarsError) -> tuple[f
         if isinstance(result, MarsError):
             raise result
         refuse_tiny(picture, *size_of(picture))
+        if is_chip(picture):
+            read_reflectance(picture)
         if not np.isfinite(result):
             raise DamagedFileError(f"{picture} has no probability, as the model computes {result}: check its values")
     except MarsError as error:

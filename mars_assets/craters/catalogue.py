@@ -13,7 +13,7 @@ import numpy as np
 
 from mars_assets.bands import Float32
 from mars_assets.craters.geometry import Crater, Mask, craters_of_mask
-from mars_assets.imagery.geolocation import projected_positions
+from mars_assets.imagery.geolocation import ground_diameters, projected_positions
 from mars_assets.storage.geotiff import georeference
 
 
@@ -78,8 +78,10 @@ def _places(
         return ({"diameter_m": None, "longitude": None, "latitude": None} for _ in centres)
     a, b, c, d, e, f = list(transform)[:6]
     x, y = np.array(centres).T
-    longitudes, latitudes = projected_positions(crs, a * x + b * y + c, d * x + e * y + f)
-    metres = np.array(diameters) * np.sqrt(abs(a * e - b * d))
+    map_x, map_y = a * x + b * y + c, d * x + e * y + f
+    longitudes, latitudes = projected_positions(crs, map_x, map_y)
+    areas = np.pi / 4 * np.array(diameters) ** 2 * abs(a * e - b * d)
+    metres = ground_diameters(crs, map_x, map_y, areas)
     return (
         {"diameter_m": float(width), "longitude": float(longitude), "latitude": float(latitude)}
         for width, longitude, latitude in zip(metres, longitudes, latitudes, strict=True)

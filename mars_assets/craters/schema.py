@@ -20,7 +20,7 @@ class CraterCatalogue(pa.DataFrameModel):
         description="whether the image border cuts the crater; centre and diameter are then those of the visible part",
     )
     diameter_m: float = pa.Field(
-        nullable=True, gt=0, coerce=True, description="diameter in metres, if the image is map projected"
+        nullable=True, gt=0, coerce=True, description="diameter on the ground in metres, if the image is map projected"
     )
     longitude: float = pa.Field(
         nullable=True, coerce=True, description="longitude of the centre in degrees east, 0 to 360, if map projected"

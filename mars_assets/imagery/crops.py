@@ -108,7 +108,9 @@ def rgb_composite(product: ProductType, bands: npt.NDArray[Any]) -> npt.NDArray[
     expected = (1, 3) if product.startswith("RGB") else (1,) if product == "RED" else (3,)
     count = bands.shape[-1]
     if count not in expected:
-        raise MarsError(f"a {product} product has {' or '.join(map(str, expected))} bands, but this one has {count}")
+        raise MarsError(
+            f"a {product} product has {' or '.join(map(str, expected))} bands, but this one has {count}: fetch it again"
+        )
     if count == 1:
         return np.repeat(bands, 3, axis=-1)
     if product != "COLOR":
@@ -509,10 +511,13 @@ def _checked_label(source: Source) -> ProductLabel | None:
         return None
     label = read_label(source.label)
     if label.observation != source.observation:
-        raise MarsError(f"{source.label} is the label of {label.observation}, not of {source.observation}")
+        raise MarsError(
+            f"{source.label} is the label of {label.observation}, not of {source.observation}. Fetch it again"
+        )
     if source.product == "COLOR" and label.band_names != COLOR_BANDS:
         raise MarsError(
-            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not {', '.join(label.band_names)}"
+            f"{source.label}: a COLOR product has the bands {', '.join(COLOR_BANDS)}, not "
+            f"{', '.join(label.band_names)}. Fetch it again"
         )
     return label
 

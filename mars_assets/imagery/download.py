@@ -222,7 +222,10 @@ def _validators_at_source(archive: Archive, address: str) -> dict[str, Any]:
     def ask() -> dict[str, Any]:
         with archive.connection(), _open(archive, "HEAD", address, {}) as response:
             if response.status_code != 200:
-                raise MarsError(f"{address}: the archive answers {response.status_code} {response.reason}")
+                raise MarsError(
+                    f"{address}: the archive answers {response.status_code} {response.reason}. "
+                    "Check the archive's base address"
+                )
             return _validators(response)
 
     return concealing_errors(ask, lambda error: MarsError(f"{address}: {_cause(error, archive)}"))
@@ -303,7 +306,7 @@ class _Transfer:
                 self._part.unlink()
                 raise MarsError(
                     f"{self._address} arrived twice with the same unusable content, so it is not downloaded again: "
-                    f"{error}"
+                    f"{error}. Choose another product, or exclude the observation"
                 ) from error
             self._unusable.add(sha256)
             raise _UselessError(str(error)) from error

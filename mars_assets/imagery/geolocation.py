@@ -1,43 +1,96 @@
-"""Positions of pixels on Mars.
+"""Positions and sizes on Mars.
 
-They are exact for map-projected products and interpolated between the corners of the swath for others. Latitudes are
-planetocentric, and longitudes run east from 0 to 360, both in degrees (IAU_2015:49900).
+Positions are exact for map-projected products and interpolated between the corners of the swath for others. Latitudes
+are planetocentric, and longitudes run east from 0 to 360, both in degrees (IAU_2015:49900).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from pyproj import CRS
+
 Float64 = npt.NDArray[np.float64]
+_MARS = 3396190.0
+"""Radius of Mars in metres by IAU 2015, for a CRS that states none."""
 
 
 def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
     """Convert map coordinates to longitudes and latitudes.
 
     Args:
-        crs: a projected CRS of Mars, as WKT or PROJ string.
-        x: map coordinates in metres.
+        crs: a CRS of Mars, as WKT or PROJ string.
+        x: map coordinates in its unit.
         y: likewise.
 
     Returns:
         Longitudes and latitudes.
     """
-    from rasterio.crs import CRS
-    from rasterio.warp import transform
+    from pyproj import CRS
 
-    projected = CRS.from_user_input(crs)
-    parameters = projected.to_dict()
-    # The product's own radii, so that nothing is shifted between bodies of different size.
-    equator = float(parameters.get("R", parameters.get("a", 3396190.0)))
-    pole = float(parameters.get("R", parameters.get("b", equator)))
-    if "rf" in parameters:  # how WKT states an ellipsoid
-        pole = equator * (1 - 1 / float(parameters["rf"]))
-    geographic = CRS.from_dict(proj="longlat", a=equator, b=pole)
-    longitude, latitude = (np.asarray(values) for values in transform(projected, geographic, x.tolist(), y.tolist()))
-    # On an ellipsoid PROJ's latitudes are planetographic.
-    centric = np.degrees(np.arctan((pole / equator) ** 2 * np.tan(np.radians(latitude))))
-    return longitude % 360, centric
+    system = CRS.from_user_input(crs)
+    longitude, latitude = _geographic(system, x, y)
+    return longitude % 360, _centric(system, latitude)
+
+
+def ground_diameters(crs: str, x: Float64, y: Float64, areas: Float64) -> Float64:
+    """Convert areas on a map to the diameters of such circles on the ground.
+
+    The map's scale is that at the position, since no projection has the same everywhere: a square metre of an
+    equirectangular map that is true at the equator is half a square metre at 60 degrees. A circle on a sphere of radius
+    R with the area A has the diameter 4 R asin(sqrt(A / 4 pi R^2)) along the ground.
+
+    Args:
+        crs: a CRS of Mars, as WKT or PROJ string.
+        x: map coordinates of the centres, in its unit.
+        y: likewise.
+        areas: on the map, in its squared unit.
+
+    Returns:
+        Diameters in metres, on the body of the CRS.
+    """
+    from pyproj import CRS, Proj
+
+    system = CRS.from_user_input(crs)
+    radius = _radii(system)[0]
+    unit = system.axis_info[0].unit_conversion_factor if system.axis_info else 1.0
+    longitude, latitude = _geographic(system, x, y)
+    if system.is_geographic:
+        scales = (unit * radius) ** 2 * np.cos(np.radians(_centric(system, latitude)))
+    else:
+        scales = unit**2 / np.asarray(Proj(system).get_factors(longitude, latitude).areal_scale)
+    return 4 * radius * np.arcsin(np.sqrt(areas * scales / (4 * np.pi * radius**2)))
+
+
+def _geographic(system: CRS, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+    """Convert map coordinates to degrees on the CRS's own body.
+
+    Latitudes are planetographic if it is an ellipsoid.
+    """
+    from pyproj import Proj
+
+    if system.is_geographic:
+        return x, y
+    longitude, latitude = Proj(system)(x, y, inverse=True)
+    return np.asarray(longitude), np.asarray(latitude)
+
+
+def _centric(system: CRS, latitude: Float64) -> Float64:
+    """Convert planetographic to planetocentric latitudes, in degrees."""
+    equator, pole = _radii(system)
+    return np.asarray(np.degrees(np.arctan((pole / equator) ** 2 * np.tan(np.radians(latitude)))))
+
+
+def _radii(system: CRS) -> tuple[float, float]:
+    """Read the radii of the CRS's body at the equator and at the poles, in metres."""
+    ellipsoid = system.ellipsoid
+    if ellipsoid is None:
+        return _MARS, _MARS
+    return float(ellipsoid.semi_major_metre), float(ellipsoid.semi_minor_metre)
 
 
 def approximate_positions(

@@ -189,7 +189,10 @@ def read_index(table: Path, label: Path, progress: Progress = SILENT) -> pd.Data
 
 
 def _cells_by_place(line: bytes, columns: Mapping[str, _Column]) -> list[bytes]:
-    """Cut a row at the bytes that its label states, if exactly the separators are between them; else none."""
+    """Cut a row at the bytes that its label states.
+
+    Empty if something else than separators is between them.
+    """
     places = [column.place for column in columns.values()]
     starts, stops = [place.start for place in places], [place.stop for place in places]
     first, *between, last = (line[a:b] for a, b in zip([0, *stops], [*starts, len(line)], strict=True))
@@ -205,7 +208,7 @@ def _cells_by_commas(line: bytes, count: int) -> list[bytes]:
 
 
 def _text(text: pa.ChunkedArray, column: _Column) -> pa.ChunkedArray:
-    """Take blanks off a column's texts, and in one of numbers the words for missing values."""
+    """Take blanks off texts, and words for missing values out of numbers."""
     text = pc.utf8_trim_whitespace(text)
     if column.kind not in _NUMBERS:
         return text
@@ -287,7 +290,7 @@ class IndexQuery:
             if not all(lowest <= value <= 360 for value in getattr(self, name)):
                 raise MarsError(f"a query's {name} must be between {lowest} and 360 degrees, not {getattr(self, name)}")
         if unknown := [name for name in self.exclude if observation_of(name) != name]:
-            raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id")
+            raise MarsError(f"a query's exclude lists {', '.join(unknown)}, which is no observation id: correct it")
 
 
 def select(index: pd.DataFrame, query: IndexQuery, progress: Progress = SILENT) -> list[str]:

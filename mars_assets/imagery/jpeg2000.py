@@ -78,6 +78,8 @@ class Codestream:
             return cls(path)
         except _UnsuitableError:
             return None
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}. Fetch it again") from error
         except (struct.error, IndexError, EOFError) as error:
             raise DamagedFileError(
                 f"{path}: the JPEG 2000 codestream is truncated or damaged. Fetch it again"
@@ -136,7 +138,7 @@ class Codestream:
         file.seek(start)
         main = [_read(file, 2)]
         if main[0] != struct.pack(">H", _SOC):
-            raise DamagedFileError(f"{self.path} contains no JPEG 2000 codestream. Fetch it again")
+            raise DamagedFileError(f"{self.path} contains no JPEG 2000 codestream")
         size, style = b"", b""
         while (marker := _u16(file)) != _SOT:
             segment = _segment(file)
@@ -160,13 +162,13 @@ class Codestream:
             if marker == _EOC:
                 break
             if marker != _SOT:
-                raise DamagedFileError(f"{self.path}: no tile-part at byte {position}. Fetch it again")
+                raise DamagedFileError(f"{self.path}: no tile-part at byte {position}")
             tile, part_length = struct.unpack(">HI", _segment(file)[:6])
             if tile != 0:
                 raise _UnsuitableError
             part_end = position + part_length if part_length else end - 2
             if part_end > end:
-                raise DamagedFileError(f"{self.path}: the tile is truncated. Fetch it again")
+                raise DamagedFileError(f"{self.path}: the tile is truncated")
             part_lengths = self._packet_lengths(file)
             part_offsets = file.tell() + np.concatenate([[0], np.cumsum(part_lengths)])
             if part_offsets[-1] != part_end:
@@ -195,7 +197,7 @@ class Codestream:
             raise _UnsuitableError
         precincts = segment[10:] if self._scod & _USER_PRECINCTS else bytes([0xFF] * (self.levels + 1))
         if len(precincts) != self.levels + 1:
-            raise DamagedFileError(f"{self.path}: the coding style contradicts itself. Fetch it again")
+            raise DamagedFileError(f"{self.path}: the coding style contradicts itself")
         self._precincts = [(1 << (byte & 15), 1 << (byte >> 4)) for byte in precincts]
         if self._precincts[-1][1] >= self.lines:
             raise _UnsuitableError

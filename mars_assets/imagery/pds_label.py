@@ -29,6 +29,8 @@ _NONSENSE = (
     *(ParseError, QuantityError),
 )
 """Exceptions of pvl and Python on what is no label."""
+_MAP_SCALES, _RADII = (0.01, 100.0), (3000.0, 4000.0)
+"""Plausible values for HiRISE's images of Mars: 0.25 to 2 metres per pixel and 3376 to 3396 km are usual."""
 _READ_BY_GDAL: Mapping[str, Wanted] = {
     "CENTER_LATITUDE": "degrees",
     "CENTER_LONGITUDE": "degrees",
@@ -179,10 +181,15 @@ def read_label(path: Path) -> ProductLabel:
             f"{path}: scaling factor {read.scaling_factor} or incidence angle {read.incidence_angle} is out of range. "
             "Fetch it again"
         )
-    if read.map_scale is not None and not read.map_scale > 0:
-        raise DamagedFileError(f"{path}: the map scale is {read.map_scale} metres per pixel. Fetch it again")
-    if read.radius_km is not None and not read.radius_km > 0:
-        raise DamagedFileError(f"{path}: the radius of the planet is {read.radius_km} km. Fetch it again")
+    for name, value, (lowest, highest) in (
+        ("map scale in metres per pixel", read.map_scale, _MAP_SCALES),
+        ("radius of the planet in km", read.radius_km, _RADII),
+    ):
+        if value is not None and not lowest <= value <= highest:
+            raise DamagedFileError(
+                f"{path}: the {name} is {value:g}, not between {lowest:g} and {highest:g}. Correct the number or its "
+                "unit in the label, or fetch the label again"
+            )
     return read
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
 import pandas as pd
@@ -123,6 +123,18 @@ def unused_ids(name: str) -> list[str]:
     """
     used = _digits(observation_of(name) or "")
     return [match.group() for match in _RESEMBLES_ID.finditer(name) if _digits(match.group()) != used]
+
+
+def further_observations(path: PurePath) -> set[str]:
+    """Collect the observations that an image may also show.
+
+    They are those of the ids in its path that are not used.
+
+    They stand in the same part of the path as the one that is used, or, if none is, in the nearest part that has any.
+    """
+    ids = next((ids for part in reversed(path.parts) if (ids := unused_ids(part)) or observation_of(part)), [])
+    digits = {_digits(text): text[:3].upper() for text in ids}
+    return {f"{phase}_{number[:6]}_{number[6:]}" for number, phase in digits.items() if len(number) == 10}
 
 
 def _digits(text: str) -> str:

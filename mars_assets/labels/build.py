@@ -22,8 +22,8 @@ from mars_assets.images import encode_png, is_turned, png_text
 from mars_assets.labels.appearance import look_of, shows_crop
 from mars_assets.labels.class_names import ClassNames, how_to_state, project_slug, read_class_names
 from mars_assets.labels.duplicates import near_duplicates
-from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export
-from mars_assets.labels.formats.image import ExportedImage, Outline, listed, picture_of
+from mars_assets.labels.exports import Export, export_identity, label_version, open_splits, read_export, without
+from mars_assets.labels.formats.image import EXPORT_AGAIN, ExportedImage, Outline, listed, picture_of
 from mars_assets.labels.inbox import (
     being_copied,
     current_exports,
@@ -46,11 +46,10 @@ from mars_assets.labels.masks import (
 from mars_assets.labels.merge import merge_projects
 from mars_assets.labels.splits import divided_groups, whole_groups
 from mars_assets.labels.table import files_of, mask_name, mask_names, read_labelled_crops
-from mars_assets.labels.zip_archive import ExportArchive
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import as_rows, read_provenance, write_bytes
+from mars_assets.storage.files import as_rows, read_provenance, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of, write_checked
 
@@ -285,7 +284,7 @@ def _read_all(reading: _Reading) -> tuple[list[Export], list[_LabelledImage]]:
     found = _told_apart([read[path] for path in in_use])
     if not found:
         waiting = [path.name for path in being_copied(lake.inbox)]
-        aside = [f"{name}: {reason}" for name, reason in rejections(lake.inbox)]
+        aside = [f"{name}: {reason.removeprefix(f'{name}: ')}" for name, reason in rejections(lake.inbox)]
         raise MarsError(
             f"no usable export in {lake.inbox}: put the zip of a Roboflow export there, named as by Roboflow "
             "(PROJECT.vN.FORMAT.zip)"
@@ -321,7 +320,7 @@ def _told_apart(found: Sequence[tuple[Export, list[_LabelledImage]]]) -> list[tu
             )
             export = replace(export, warnings=(*export.warnings, warning))
             for row, _ in images:
-                row["project"] = f"{export.project} ({export.path.name})"
+                row["project"] = f"{export.project} ({shown(export.path.name)})"
         apart.append((export, images))
     return apart
 
@@ -384,10 +383,24 @@ def _refuse_unknown_alone(lake: Lake, exports: Sequence[Export]) -> None:
 def _read(reading: _Reading, path: Path) -> tuple[Export, list[_LabelledImage]]:
     export = read_export(path, reading.class_names)
     copies = _Copies()
+    labelled: list[_LabelledImage] = []
+    left_out: dict[str, str] = {}
+    unseen: list[str] = []
     with open_splits(path) as archive:
-        images = reading.progress.track(export.images, f"reading {path.name}")
-        labelled = [_labelled(reading, export, archive, image, copies) for image in images]
-    return replace(export, warnings=(*export.warnings, *copies.warnings())), labelled
+        for image in reading.progress.track(export.images, f"reading {path.name}"):
+            content = archive.read(image.entry)
+            try:
+                row, masks = _labelled(reading, export, image, content, copies)
+            except DamagedFileError as error:
+                left_out[image.entry] = str(error)
+                continue
+            labelled.append((row, masks))
+            if image.outlines and row["n_craters"] < len(image.outlines):
+                unseen.append(f"{image.entry} ({len(image.outlines) - row['n_craters']})")
+    warnings = [*export.warnings, *copies.warnings()]
+    if unseen:
+        warnings.append(f"outlines that cover no pixel or lie wholly under smaller ones do not count: {listed(unseen)}")
+    return replace(without(export, left_out), warnings=tuple(warnings)), labelled
 
 
 @dataclass(frozen=True)
@@ -437,20 +450,25 @@ def _own_crops(lake: Lake) -> Mapping[str, tuple[Path, int, int]]:
 
 
 def _labelled(
-    reading: _Reading, export: Export, archive: ExportArchive, image: ExportedImage, copies: _Copies
+    reading: _Reading, export: Export, image: ExportedImage, content: bytes, copies: _Copies
 ) -> _LabelledImage:
+    """Decode an image, write it unless it shows a crop, and draw its masks.
+
+    Raises:
+        DamagedFileError: it or one of its outlines cannot be used.
+    """
     lake = reading.lake
-    content = archive.read(image.entry)
     content_sha = hashlib.sha256(content).hexdigest()
-    height, width, phash = look_of(content, content_sha, f"{export.path.name}: {image.entry}", reading.cache)
+    height, width, phash = look_of(content, content_sha, "it", reading.cache)
+    turned = is_turned(content)
     if image.size is not None and image.size != (height, width):
+        remedy = "its orientation in EXIF turns it: save it upright and label that" if turned else EXPORT_AGAIN
         raise DamagedFileError(
-            f"{export.path.name}: {image.entry} is {width} x {height} pixels and its annotations are for "
-            f"{image.size[1]} x {image.size[0]}: export it again"
+            f"it is {width} x {height} pixels and its annotations are for {image.size[1]} x {image.size[0]}: {remedy}"
         )
     outlines_sha = None if image.outlines is None else fingerprint(None, image.outlines)
     # Masks and chips of a turned image are others than before orientations were applied.
-    file, pixels_sha = None, fingerprint("upright", content_sha) if is_turned(content) else content_sha
+    file, pixels_sha = None, fingerprint("upright", content_sha) if turned else content_sha
     crop = reading.own.get(image.original)
     if crop is not None and crop[1:] == (height, width):
         crop_sha = sha256_file(crop[0])
@@ -462,16 +480,18 @@ def _labelled(
     # Letters, digits, '.', '_' and '-' alone, as in the names of crops.
     name = re.sub(r"[^A-Za-z0-9._-]", "_", image.original).lstrip(".")[:120] or "image"
     image_id = f"{name}-{pixels_sha[:8]}"
+    n_craters, crater_fraction = None, None
+    masks: dict[Path, bytes] = {}
+    if image.outlines is not None and outlines_sha is not None:
+        size = height, width
+        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines, outlines_sha, size)
+        if image.outlines and not n_craters:
+            raise DamagedFileError(f"none of its {len(image.outlines)} outlines covers a pixel: outline the craters")
     if file is None:
         file = lake.label_images / f"{image_id}{Path(image.entry).suffix.lower()}"
         if not file.exists():
             write_bytes(file, content)
     observation = observation_of(image.original)
-    n_craters, crater_fraction = None, None
-    masks: dict[Path, bytes] = {}
-    if outlines_sha is not None:
-        size = height, width
-        n_craters, crater_fraction, masks = _masks(reading, image_id, image.outlines or (), outlines_sha, size)
     row = {
         "image_id": image_id,
         "project": export.project,

@@ -101,7 +101,7 @@ def unknown_classes(lake: Lake) -> tuple[list[str], int]:
 
 
 def unusable_images(lake: Lake) -> tuple[list[str], int]:
-    """List images with an annotation that cannot be used, and count all images."""
+    """List images that are left out for a fault or lack of labels; count all."""
     report = read_provenance(lake.labelled_crops).get("report", {})
     left_out = list(report.get("left_out", ()))
     return [f"left out, {image}" for image in left_out], len(read_labelled_crops(lake)) + len(left_out)

@@ -1,6 +1,6 @@
 """The meaning of the class names in exports.
 
-Names are compared without case, accents, punctuation and blanks around them. What is not known here is stated by the
+Names are compared without case, accents, separators and blanks around them. What is not known here is stated by the
 user in the lake's ``class_names.csv``.
 """
 
@@ -32,12 +32,15 @@ _CRATER = (
 )
 _NO_CRATER = ("background", "negative", "negatives", "no", "none")
 _NEGATION = re.compile(r"(?:non|not|without|no)\s?(?:a\s?)?(?P<name>.+)")
+_MARKS = re.compile("[?!~+*=\N{NOT SIGN}]|^[-\N{MINUS SIGN}]|[-\N{MINUS SIGN}]$")
+"""What changes a name's meaning, as in ``crater?``, ``!crater`` and ``crater-``."""
 
 
 def normalized(name: str) -> str:
     """Reduce a class name to what distinguishes it."""
-    letters = "".join(part for part in unicodedata.normalize("NFKD", name) if not unicodedata.combining(part))
-    return re.sub(r"[\W_]+", " ", letters.casefold()).strip()
+    letters = "".join(part for part in unicodedata.normalize("NFKD", name.strip()) if not unicodedata.combining(part))
+    words = re.sub(r"[\W_]+", " ", letters.casefold()).split()
+    return " ".join([*words, *_MARKS.findall(letters)]) or letters
 
 
 @functools.cache
@@ -102,7 +105,7 @@ def read_class_names(path: Path) -> ClassNames:
         project, name, said = (*row, "", "", "")[:3]
         key = project_slug(project) if project else "", normalized(name)
         meaning = next((known for known in _MEANINGS if known == said), None)
-        if len(row) != len(_COLUMNS) or meaning is None or not key[1]:
+        if len(row) != len(_COLUMNS) or meaning is None or not any(key):
             problems.append(f"line {line}: {','.join(row)}")
         elif stated.get(key, meaning) != meaning:
             problems.append(f"line {line}: {name!r} already means {stated[key]}")

@@ -7,16 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.class_names import NOTHING_STATED, ClassNames, project_slug
+from mars_assets.labels.formats.boxes import leave_out_boxes
 from mars_assets.labels.formats.coco import is_coco, read_coco
 from mars_assets.labels.formats.folders import is_folders, read_folders
 from mars_assets.labels.formats.image import ExportedImage, Notes, listed
-from mars_assets.labels.formats.layout import leftover_warnings, name_as_roboflow
+from mars_assets.labels.formats.layout import name_as_roboflow, note_leftovers
 from mars_assets.labels.formats.tables import is_masks, is_multilabel, read_masks, read_multilabel
 from mars_assets.labels.formats.yolo import is_yolo, read_yolo
 from mars_assets.labels.zip_archive import ExportArchive, open_export
@@ -114,34 +115,67 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     project, version = export_identity(path)
     notes = Notes(class_names.of(project))
     try:
-        with open_splits(path) as archive:
+        with open_splits(path) as archive, _explained_names(archive):
             export_format = _format_of(archive)
-            images = tuple(_FORMATS[export_format].read(archive, notes))
+            images = tuple(leave_out_boxes(path.name, _FORMATS[export_format].read(archive, notes), notes))
             archive.account_for(*(image.entry for image in images))
-            archive.account_for(*notes.left_out, *notes.unknown)
+            archive.account_for(*notes.left_out, *notes.unlabelled, *notes.unknown)
+            note_leftovers(archive, notes)
             others = dict(notes.ignored)
             ignored = [f"annotations of classes other than crater were left out: {others}"] if others else []
-            warnings = (*ignored, *notes.warnings, *leftover_warnings(archive), *_alteration_warnings(archive))
+            altered = _alteration_warnings(archive)
+            warnings = (*ignored, *notes.warnings, *altered, *_undecoded_warnings(archive))
     except _NONSENSE as error:
         raise DamagedFileError(
             f"{path.name} is not a valid export ({type(error).__name__}: {str(error)[:200]}): export it again"
         ) from error
-    left_out = [f"{entry}: {reason}" for entry, reason in notes.left_out.items()]
-    if left_out and not any(image.label or image.outlines for image in images):
-        raise DamagedFileError(f"{path.name}: {listed(left_out)}. Export it again")
-    if not images and not notes.unknown:
-        raise DamagedFileError(f"{path.name} has no labelled image: label some in Roboflow and export again")
-    return Export(
-        path,
-        sha256_file(path),
-        project,
-        version,
-        export_format,
-        images,
-        warnings,
-        tuple(left_out),
-        Counter(name for names in notes.unknown.values() for name in sorted(names)),
-    )
+    unlabelled = [f"{entry}: {reason}" for entry, reason in notes.unlabelled.items()]
+    if not images and not notes.left_out and not notes.unknown:
+        raise DamagedFileError(
+            f"{path.name} has no labelled image: label some in Roboflow and export again"
+            + (f" ({listed(unlabelled)})" if unlabelled else "")
+        )
+    unknown = Counter(name for names in notes.unknown.values() for name in sorted(names))
+    identity = path, sha256_file(path), project, version
+    return without(Export(*identity, export_format, images, warnings, tuple(unlabelled), unknown), notes.left_out)
+
+
+def without(export: Export, left_out: Mapping[str, str]) -> Export:
+    """Leave out images that cannot be used.
+
+    Args:
+        export: the export.
+        left_out: reasons by entry.
+
+    Raises:
+        DamagedFileError: what is left has no class and no outline, of known or unknown meaning.
+    """
+    images = tuple(image for image in export.images if image.entry not in left_out)
+    reasons = [f"{entry}: {reason}" for entry, reason in left_out.items()]
+    is_unknown = not images and export.unknown  # which the user is told first
+    if reasons and not is_unknown and not any(image.label or image.outlines for image in images):
+        raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Correct these images and export again")
+    return replace(export, images=images, left_out=(*export.left_out, *reasons))
+
+
+@contextmanager
+def _explained_names(archive: ExportArchive) -> Iterator[None]:
+    """Add to an error that names in the zip may be read wrongly."""
+    try:
+        yield
+    except DamagedFileError as error:
+        if not (more := _undecoded_warnings(archive)):
+            raise
+        raise DamagedFileError(f"{error}. {more[0]}") from error
+
+
+def _undecoded_warnings(archive: ExportArchive) -> list[str]:
+    if not archive.undecoded:
+        return []
+    return [
+        f"{len(archive.undecoded)} names in the zip are not in UTF-8, and are read as CP437, such as "
+        f"{archive.undecoded[0]!r}: if they are wrong, pack it again with names in UTF-8 (7-Zip's parameter cu=on)"
+    ]
 
 
 def label_version(sha256s: Iterable[str], stated: Sequence[str] = ()) -> str:
@@ -158,6 +192,11 @@ def _format_of(archive: ExportArchive) -> ExportFormat:
     for name, known in _FORMATS.items():
         if known.fits(archive):
             return name
+    if inner := [name for name in archive.names if name.lower().endswith(".zip")]:
+        raise DamagedFileError(
+            f"{archive.path.name} is no export but contains zips: {listed(inner)}. Unpack it, and put these into the "
+            "inbox"
+        )
     layouts = ", or ".join(known.layout for known in _FORMATS.values())
     raise DamagedFileError(
         f"{archive.path.name} has no known export format: expected {layouts}, where SPLIT is train, valid or test. "

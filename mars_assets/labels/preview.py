@@ -11,8 +11,8 @@ import pandas as pd
 from mars_assets.errors import MarsError
 from mars_assets.labels.build import LabelReport, build_labelled_crops
 from mars_assets.labels.class_names import how_to_state, read_class_names
-from mars_assets.labels.exports import read_export
-from mars_assets.labels.zip_archive import why_no_zip
+from mars_assets.labels.inbox import rejections
+from mars_assets.labels.zip_archive import open_export, why_no_zip
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import write_bytes
@@ -49,7 +49,7 @@ def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Previ
         raise MarsError(f"there is no file {path}: name the zip of an export")
     if why := why_no_zip(path):
         return Preview(f"{path.name} cannot be used: it {why}", False)
-    class_names = read_class_names(lake.class_names_csv)
+    read_class_names(lake.class_names_csv)  # bad rows are no fault of the zip
     with TemporaryDirectory() as folder:
         empty = Lake(Path(folder))
         empty.inbox.mkdir(parents=True)
@@ -57,11 +57,12 @@ def preview_export(lake: Lake, path: Path, progress: Progress = SILENT) -> Previ
         if lake.class_names_csv.exists():
             write_bytes(empty.class_names_csv, lake.class_names_csv.read_bytes())
         try:
-            read_export(path, class_names)  # whose error names the cause alone
-            _, report = build_labelled_crops(empty, progress)
+            with open_export(path):  # an incomplete zip would count as still being copied
+                _, report = build_labelled_crops(empty, progress)
         except MarsError as error:
+            causes = [reason for _, reason in rejections(empty.inbox)] or [str(error)]
             # What names the temporary lake is said of the user's.
-            return Preview(f"{path.name} cannot be used: {error}".replace(str(empty.root), str(lake.root)), False)
+            return Preview(f"{path.name} cannot be used: {causes[0]}".replace(str(empty.root), str(lake.root)), False)
     lines = describe(lake, report)
     return Preview("\n".join(lines), not (report.unknown_classes or report.left_out or report.conflicts))
 

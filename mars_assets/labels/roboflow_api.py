@@ -36,6 +36,7 @@ FORMATS = {
 """Formats that the inbox accepts, and Roboflow's names for them."""
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9_-]*")
 _LONGEST_WAIT = 300.0
+_BY_HAND = "Download the zip from the website, and put it into the inbox"
 _CHUNK = 1 << 20
 
 
@@ -102,7 +103,7 @@ class Roboflow:
             status, answer = self._asked(project, project)
         found = answer.get("versions")
         if status != 200 or not isinstance(found, list):
-            raise MarsError(f"Roboflow lists no versions of {project}: its answer has an unknown form")
+            raise MarsError(f"Roboflow lists no versions of {project}: its answer has an unknown form. {_BY_HAND}")
         numbers = [str(version.get("id", "")).rpartition("/")[2] for version in found if isinstance(version, dict)]
         return sorted(int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10)
 
@@ -159,11 +160,11 @@ class Roboflow:
             link = export.get("link") if isinstance(export, dict) else None
             if status == 200 and isinstance(link, str):
                 if urlsplit(link).scheme not in {"https", urlsplit(self.base_url).scheme}:
-                    raise MarsError(f"Roboflow's link to {what} is not encrypted: download it from the website")
+                    raise MarsError(f"Roboflow's link to {what} is not encrypted. {_BY_HAND}")
                 return link
             done = answer.get("progress")
             if status != 202 and not isinstance(done, int | float):
-                raise MarsError(f"Roboflow does not export {what}: its answer has an unknown form")
+                raise MarsError(f"Roboflow does not export {what}: its answer has an unknown form. {_BY_HAND}")
             if time.monotonic() > until:
                 raise MarsError(
                     f"Roboflow has not exported {what} within {self.patience / 60:.0f} minutes: try again later"

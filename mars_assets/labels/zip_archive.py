@@ -23,10 +23,16 @@ MAX_ENTRY_BYTES = 256 * 2**20
 MAX_TOTAL_BYTES = 16 * 2**30
 MAX_RATIO = 200
 """Uncompressed to compressed size. JPEG and PNG hardly compress; JSON and text do by a factor of ten to twenty."""
+_UNCOMPRESSED = (".bmp", ".dib", ".tif", ".tiff", ".pgm", ".ppm", ".tga")
+"""Images that may be stored as they are, and compress a thousandfold where they show nothing."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _OTHER_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 """Names of methods that zipfile cannot unpack. Windows Explorer chooses Deflate64 above 2 GB."""
-_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _UTF8 = 0x800
 """Flag of an entry whose name is declared as UTF-8."""
 _UNICODE_NAME = 0x7075
@@ -69,8 +75,12 @@ class ExportArchive:
                 f"{path.name} has {len(entries)} entries, more than the limit of {MAX_ENTRIES}: split the project"
             )
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        self.undecoded: list[str] = []
+        """Names that are read as CP437, since they are not UTF-8."""
         for entry in entries:
-            name = _decoded(entry)
+            name, is_utf8 = _decoded(entry)
+            if not is_utf8:
+                self.undecoded.append(name)
             known = _comparable(name)
             if known == "." or name.endswith(("/", "\\")):
                 continue
@@ -107,7 +117,8 @@ class ExportArchive:
                 f"{where} unpacks to {entry.file_size >> 20} MiB, more than the limit of {MAX_ENTRY_BYTES >> 20} MiB: "
                 "this is not a Roboflow export"
             )
-        if entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20:
+        dense = entry.file_size > MAX_RATIO * max(entry.compress_size, 1) and entry.file_size > 2**20
+        if dense and not name.lower().endswith(_UNCOMPRESSED):
             raise DamagedFileError(
                 f"{where} unpacks to {entry.file_size // max(entry.compress_size, 1)} times its size: "
                 "this is not a Roboflow export"
@@ -142,8 +153,8 @@ class ExportArchive:
     def entry(self, split: str, name: str) -> str | None:
         """Find the entry that a label file of a split names.
 
-        Names are relative to the split's folder. They may begin with './' or with a path to that folder, and have
-        backslashes or other capitals.
+        Names are relative to the split's folder or its folder ``images``. They may begin with './' or with a path to
+        that folder, and have backslashes or other capitals.
 
         Args:
             split: the folder, named as by :func:`split_named`.
@@ -154,6 +165,7 @@ class ExportArchive:
         """
         parts = PurePosixPath(_comparable(name)).parts
         inside = [parts, *(parts[n + 1 :] for n, part in enumerate(parts[:-1]) if split_named(part) == split)]
+        inside.append(("images", *parts))
         for known in ("/".join((split, *rest)) for rest in inside):
             alike = [known] if known in self._entries else self._folded.get(known.casefold(), [])
             if len(alike) == 1:
@@ -201,7 +213,7 @@ def split_named(folder: str) -> str:
 
     Any other name is returned as it is.
     """
-    return _SPLITS.get(folder.casefold(), folder)
+    return _SPLITS.get(folder.strip().casefold(), folder)
 
 
 def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
@@ -211,13 +223,16 @@ def _by_folded_name(names: Iterable[str]) -> dict[str, list[str]]:
     return folded
 
 
-def _decoded(entry: zipfile.ZipInfo) -> str:
+def _decoded(entry: zipfile.ZipInfo) -> tuple[str, bool]:
     """Decode an entry's name, which may be UTF-8 without being declared as such.
 
     The name may also be given a second time, in UTF-8, in the extra field of Info-ZIP.
+
+    Returns:
+        The name, and whether it is UTF-8; if not, it is read as CP437.
     """
     if entry.flag_bits & _UTF8:
-        return entry.filename
+        return entry.filename, True
     stored = entry.orig_filename.encode("cp437")  # zipfile decodes an undeclared name as CP437
     extra = entry.extra
     while len(extra) >= _EXTRA.size:
@@ -227,9 +242,9 @@ def _decoded(entry: zipfile.ZipInfo) -> str:
             break
         extra = extra[4 + length :]
     try:
-        return stored.decode()
+        return stored.decode(), True
     except UnicodeDecodeError:
-        return entry.filename
+        return entry.filename, False
 
 
 def _comparable(name: str) -> str:

@@ -6,12 +6,12 @@ It saw them directly or through its starting point, and may be evaluated on the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
 
-from mars_assets.imagery.products import observation_of
+from mars_assets.imagery.products import further_observations, observation_of
 from mars_assets.labels.formats.image import original_name, picture_of
 from mars_assets.lake import CONFIG, IMAGES, Lake
 from mars_assets.models.versions import ModelVersion
@@ -47,8 +47,8 @@ def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]
 
     They are its own, and those of what it was initialised from.
 
-    Of a pretraining, which knows images without labels, also the names of its images without folders: labels know an
-    image of no known observation by its name alone.
+    Of a pretraining, which knows images without labels, also the names of its images without folders, and whatever
+    other observations these names hold: labels know an image of no known observation by its name alone.
 
     Args:
         lake: has the model's starting point.
@@ -60,6 +60,7 @@ def seen_by(lake: Lake, folder: Path, provenance: Mapping[str, Any]) -> set[str]
         own = set(images.loc[images["split"] == "train", "observation"].astype(str))
     else:
         own = {*images["group"], *(original_name(image_id) for image_id in images["image_id"])}
+        own = own.union(*(further_observations(PurePath(image_id)) for image_id in images["image_id"]))
     # Earlier versions of the code recognised fewer names, and stored what they made of the others.
     return own | {observation_of(name) or picture_of(name) for name in own} | seen_through(lake, provenance)
 

@@ -5,6 +5,7 @@ They are the lake's crops and whatever else a person names, as random crops of t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from torch import Tensor
 from mars_assets.code_versions import UNLABELLED
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.imagery.crops import kept_crops
-from mars_assets.imagery.products import observation_of
+from mars_assets.imagery.products import further_observations, observation_of
 from mars_assets.images import is_picture, pictures_below, read_grey_or_rgb, read_stored
 from mars_assets.labels.formats.image import original_name, picture_of
 from mars_assets.labels.table import read_labelled_crops
@@ -29,13 +30,21 @@ from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
-from mars_assets.storage.files import printable, short_name, shown, write_bytes
+from mars_assets.storage.files import explained_errors, printable, short_name, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, lot, sha256_file
 from mars_assets.training.memory import InMemory
 
-_MASK = re.compile(r"[\W_](mask|label|instance|annotation)s?$", re.IGNORECASE)
-"""Ending of the name of a mask."""
-_MASK_FOLDER = re.compile(r"masks?|labels?|annotations?|instances?|segmentation(class|object|s)?", re.IGNORECASE)
+_MASK = re.compile(
+    r"[\W_](label|instance|annotation|segmentation|gt|ground[\W_]?truth)s?$"
+    r"|(^|[\W_])masks?[\W_]*[0-9]*[\W_]*$|^masks?[\W_0-9]",
+    re.IGNORECASE,
+)
+"""Ending of the name of a mask, or its beginning."""
+_MASK_FOLDER = re.compile(
+    r"masks?|labels?|annotations?|instances?|segmentation(class|object|s)?|gt|ground[\W_]?truth", re.IGNORECASE
+)
+_OF_MASKS = re.compile(r"(^|[\W_])masks?($|[\W_])", re.IGNORECASE)
+"""In the name of the folder that an image lies in."""
 _MOST_LABELS = 64
 """Most values in an image that is taken for a label image."""
 
@@ -87,8 +96,9 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     """List all images that may be pretrained on, in the order of their ids.
 
     Observations that the labels have in valid or test are left out: a model that saw their pixels would be evaluated on
-    them. An image of no known observation is left out where an image of its name is in valid or test. Further images
-    that are masks or cannot be read are left out too.
+    them. An image whose name holds such an observation's id in another place or form is left out as well, and an image
+    of no known observation where an image of its name is in valid or test. Further images that are masks or cannot be
+    read are left out too.
 
     Args:
         lake: its kept crops are taken.
@@ -106,7 +116,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     if extra is not None:
         further = _further(lake, extra)
         broken = {
-            shown(name.as_posix()): f"{shown(name.as_posix())} is a mask by its name"
+            shown(name.as_posix()): f"{shown(name.as_posix())} is a mask by its name: rename it if it is a picture"
             for name in further
             if _is_mask(name)
         }
@@ -128,6 +138,7 @@ def unlabelled_images(lake: Lake, extra: Path | None = None, progress: Progress 
     images = pd.DataFrame(rows, columns=columns).drop_duplicates("image_id")
     evaluated = _evaluated_groups(lake)
     is_evaluated = images["group"].isin(evaluated) | images["name"].isin(evaluated)
+    is_evaluated |= images["image_id"].map(lambda name: bool(evaluated & further_observations(PurePath(name))))
     kept = images[~is_evaluated].sort_values("image_id", ignore_index=True)
     if kept.empty:
         raise MarsError(
@@ -167,11 +178,16 @@ def _looked_at(lake: Lake, paths: list[Path], progress: Progress) -> dict[Path, 
                 yield ["", printable(str(error))]
 
     with Cache(lake.cache("unlabelled"), UNLABELLED, keep_all=True, progress=progress) as cache:
-        return dict(zip(paths, cache.get_all([[path.resolve(), _stamp(path)] for path in paths], look), strict=True))
+        keys = [[os.path.realpath(path), _stamp(path)] for path in paths]
+        return dict(zip(paths, cache.get_all(keys, look), strict=True))
 
 
 def _stamp(path: Path) -> str:
-    stat = path.stat()
+    """Name a file's size and time of change; empty for a link to nothing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
     return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
@@ -180,7 +196,7 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
     if extra.is_dir():
         return {path.relative_to(extra): path for path in pictures_below(extra)}
     if not extra.is_file():
-        raise MarsError(f"there is no folder and no zip {extra}")
+        raise MarsError(f"there is no folder and no zip {extra}: correct the path")
     folder = lake.unlabelled(sha256_file(extra))
     with open_export(extra) as archive:
         further = {name: _unpacked(folder, name) for name in map(PurePath, sorted(archive.names)) if is_picture(name)}
@@ -188,8 +204,9 @@ def _further(lake: Lake, extra: Path) -> dict[PurePath, Path]:
         if both := sorted(map(str, folders & further.keys())):
             raise DamagedFileError(f"{extra} has {both[0]!r} as a file and as a folder: rename one, and pack it again")
         for relative, path in further.items():
-            if not path.exists():
-                write_bytes(path, archive.read(relative.as_posix()))
+            with explained_errors(path):
+                if not path.exists():
+                    write_bytes(path, archive.read(relative.as_posix()))
     return further
 
 
@@ -199,7 +216,9 @@ def _unpacked(folder: Path, name: PurePath) -> Path:
 
 def _is_mask(relative: PurePath) -> bool:
     """Test whether a name or a folder's says that an image is a mask."""
-    return bool(_MASK.search(_picture(relative))) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
+    names = relative.stem, _picture(relative)  # Roboflow puts "_mask" after its hash
+    named = any(map(_MASK.search, names)) or _OF_MASKS.search(relative.parent.name)
+    return bool(named) or any(map(_MASK_FOLDER.fullmatch, relative.parts[:-1]))
 
 
 def _shows_labels(path: Path) -> bool:

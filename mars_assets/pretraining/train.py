@@ -154,10 +154,10 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
     if recipe.batch_size % (recipe.accumulate * recipe.devices):
         raise MarsError(
             f"batch_size {recipe.batch_size} is not a multiple of accumulate x devices, "
-            f"{recipe.accumulate} x {recipe.devices}"
+            f"{recipe.accumulate} x {recipe.devices}: change one of the three"
         )
     if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
-        raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs")
+        raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs: lower it")
     finished = begin(job, published.sha256, unlabelled.sha)
     if finished is not None:
         return finished

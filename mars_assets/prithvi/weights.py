@@ -53,6 +53,7 @@ _COMPILED = "_orig_mod."
 """What torch.compile adds to keys, in front or after the name of a compiled part."""
 _LISTED = 4
 """Number of keys of a kind that an error names."""
+_SAVE = "save only the model's state dict"
 _PREFIXES = ("encoder.", "decoder.")
 _TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
@@ -97,12 +98,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise MarsError(f"the checkpoint {path} does not exist")
+        raise MarsError(f"the checkpoint {path} does not exist: correct its path")
     content: Any
     try:
         if _is_safetensors(path):
             content = load_file(path)
         elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
+            _refuse_program(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
             with path.open("rb") as file:
@@ -117,6 +119,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
     return _unwrap(content, path)
+
+
+def _refuse_program(path: Path) -> None:
+    """Refuse TorchScript, which is a program with weights.
+
+    Raises:
+        MarsError: it is that.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise MarsError(f"{path} is TorchScript, a program: save the state dict of its model instead")
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -143,7 +156,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     import torch
 
     if not isinstance(content, Mapping):
-        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict")
+        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict: {_SAVE}")
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             return _unwrap(content[wrapper], path)
@@ -155,7 +168,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         return _unwrap(content[states[0]], path)
     if states:
         raise MarsError(f"{path} contains several states, {_few(states)}: save only that of the model")
-    raise MarsError(f"{path} is not a plain state dict: these keys are not tensors: {_few(others)}")
+    raise MarsError(f"{path} is not a plain state dict, since {_few(others)} are no tensors: {_SAVE}")
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -317,7 +330,7 @@ def _complete_prefixes(state: Mapping[str, Tensor], own: Collection[str]) -> lis
 
 
 def _common_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> list[str]:
-    """Find the prefix of all keys of a file behind which keys of the architecture are."""
+    """Find the prefix of all keys behind which the architecture's keys are."""
     known = {*own, *(key.partition(".")[2] for key in own)}
     keys, prefix = list(state), ""
     while keys and known.isdisjoint(keys):
@@ -419,11 +432,21 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     assert path is not None
     if path.is_dir():
         path = version_in_use(path)
-        config = PrithviConfig.from_dict(read_json(_present(path / CONFIG)))
+        config = _read_config(_present(path / CONFIG))
         if config.variant != variant:
-            raise MarsError(f"{path} contains weights of variant {config.variant!r}, not {variant!r}")
+            raise MarsError(
+                f"{path} contains weights of variant {config.variant!r}, not {variant!r}: choose that variant"
+            )
         return Fetched(_present(path / WEIGHTS), config)
     return Fetched(_present(path), VARIANTS[variant].config)
+
+
+def _read_config(path: Path) -> PrithviConfig:
+    values = read_json(path)
+    try:
+        return PrithviConfig.from_dict(values)
+    except MarsError as error:
+        raise MarsError(f"{path}: {error}. Restore the file, or materialize its asset again") from error
 
 
 def _present(path: Path) -> Path:
@@ -629,7 +652,7 @@ def open_weights(folder: Path) -> OpenedWeights:
     for name in (WEIGHTS, CONFIG, LOAD_REPORT):
         if not (folder / name).exists():
             raise MissingInputError("prithvi_weights", folder / name)
-    config = PrithviConfig.from_dict(read_json(folder / CONFIG))
+    config = _read_config(folder / CONFIG)
     sha256 = read_json(folder / LOAD_REPORT)["sha256"]
     return OpenedWeights(config, sha256, lambda: load_mae(config, read_checkpoint(folder / WEIGHTS))[0])
 

@@ -14,23 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mars_assets.bands import HLS_BANDS, Float32
+from mars_assets.bands import HLS_BANDS, VALID, WANTED, Float32
 from mars_assets.errors import MarsError
-
-VALID = (-2000.0, 16_000.0)
-"""The valid range of HLS's reflectance, -0.2 to 1.6, in its units. Its fill value is -9999."""
-
-WANTED = "HLS surface reflectance x 10000 (land about 100 to 6000, snow and clouds up to 16000)"
 
 _HIGHEST_8_BIT = 255.0
 _LIT = 500.0  # reflectance 0.05, which only water and shadows stay below
+_OFFSETS = ((1000.0, 2000.0), (7200.0, VALID[1]))
+"""Where a scene's lowest value lies if it contains the offset of Sentinel-2 since 2022 (1000) or of Landsat (7273)."""
 _MOSTLY, _FEW = 0.5, 0.01  # shares of pixels
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "BLUE": ("BLUE", "B02", "B2"),
     "GREEN": ("GREEN", "B03", "B3"),
     "RED": ("RED", "B04", "B4"),
-    "NIR_NARROW": ("NIRNARROW", "NIR", "NIR1", "NEARINFRARED", "B8A", "B08A", "B08", "B8"),
+    "NIR_NARROW": ("NIRNARROW", "NIR", "NIR1", "NIR08", "NEARINFRARED", "B8A", "B08A", "B08", "B8"),
     "SWIR_1": ("SWIR1", "SWIR16"),
     "SWIR_2": ("SWIR2", "SWIR22", "B12"),
     "coastal aerosol": ("COASTAL", "COASTALAEROSOL", "B01", "B1"),
@@ -86,11 +83,21 @@ def check_units(path: Path, chip: Float32, dtype: str, scalings: Collection[tupl
             f"{found}: {share:.1%} of its pixels exceed {VALID[1]:g}, HLS's largest value. Give {WANTED}, without "
             "saturated pixels and fill values"
         )
+    alike = chip[0][(chip == chip[0]).all(axis=0)]
+    if (fills := np.unique(alike[alike < 0])).size:
+        raise MarsError(
+            f"{found}: pixels are {fills[0]:g} in all bands, as pixels without data are. Choose a chip without gaps"
+        )
     if empty := float((chip == 0).all(axis=0).mean()):
         gaps = f"the anchor {path}: {empty:.1%} of its pixels are 0 in all bands, as pixels without data are"
         if empty > _FEW:
             raise MarsError(f"{gaps}. Choose a chip without gaps")
         yield f"{gaps}; they count as black"
+    if any(first <= low < last for first, last in _OFFSETS):
+        yield (
+            f"{found}, none of them dark: if they contain an offset, as those of Sentinel-2 since 2022 (1000) and of "
+            f"Landsat do, subtract it: {WANTED} is needed"
+        )
     if bright <= _HIGHEST_8_BIT:
         yield f"{found}: if it does not show water or shadow alone, its units are wrong: {WANTED} is needed"
 

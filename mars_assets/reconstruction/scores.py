@@ -166,7 +166,8 @@ def centre_window(path: Path, config: PrithviConfig) -> Float32:
         columns = min(config.img_size, width // patch_columns * patch_columns)
         if not rows or not columns:
             raise MarsError(
-                f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}"
+                f"{path} is {width} x {height} pixels, smaller than a patch of {patch_columns} x {patch_rows}: "
+                "choose a larger image"
             )
         top, left = (height - rows) // 2, (width - columns) // 2
         return (top, top + rows), (left, left + columns)

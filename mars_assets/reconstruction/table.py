@@ -163,12 +163,14 @@ def anchor_chip(
     try:
         with rasterio.open(path) as file:
             if not all(1 <= band <= file.count for band in bands):
-                raise MarsError(f"{path} has {file.count} bands, which do not include all of {list(bands)}")
+                raise MarsError(
+                    f"{path} has {file.count} bands, which do not include all of {list(bands)}: correct anchor_bands"
+                )
             scalings = {(file.scales[band - 1], file.offsets[band - 1]) for band in bands}
             dtype, names = file.dtypes[bands[0] - 1], file.descriptions
             chip = file.read(list(bands), masked=True, out_dtype="float32")
     except RasterioError as error:
-        raise MarsError(f"the anchor {path} cannot be read ({error})") from error
+        raise MarsError(f"the anchor {path} cannot be read ({error}): choose a GeoTIFF") from error
     if np.ma.is_masked(chip) or not np.isfinite(chip).all():
         raise MarsError(f"the anchor {path} has pixels without data: choose a chip without gaps")
     values = chip.filled()

@@ -35,7 +35,7 @@ def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) ->
     """
     recipe.refuse_sizes(prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
     if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
-        raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has {prithvi.depth} blocks")
+        raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has only {prithvi.depth} blocks: take fewer")
     config = Config(
         {
             "custom_imports": {"imports": ["mars_assets.segmentation.registry"], "allow_failed_imports": False},

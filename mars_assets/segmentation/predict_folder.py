@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from mars_assets.bands import HLS_BANDS
 from mars_assets.errors import MarsError
 from mars_assets.images import READABLE, pictures_below, read_rgb, refuse_tiny
 from mars_assets.progress import SILENT, Progress
@@ -15,7 +14,7 @@ from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.task import rim_of
 from mars_assets.storage.files import printable, shown
-from mars_assets.tensors.geotiff import is_chip, read_chip
+from mars_assets.tensors.geotiff import is_chip, read_reflectance
 
 if TYPE_CHECKING:
     from mars_assets.models.versions import ModelVersion
@@ -69,5 +68,5 @@ def _check(picture: Path) -> None:
     Raises:
         DamagedFileError: it cannot be read, or is smaller than a patch.
     """
-    height, width = read_chip(picture, HLS_BANDS).shape[1:] if is_chip(picture) else read_rgb(picture).shape[:2]
+    height, width = read_reflectance(picture).shape[1:] if is_chip(picture) else read_rgb(picture).shape[:2]
     refuse_tiny(picture, height, width)

@@ -199,7 +199,9 @@ def _finish(folder: Path, config: Config, state: TrainingState) -> dict[str, Any
 
     best = folder / SCRATCH / "best.pth"
     if not best.exists():
-        raise MarsError("no validation gave an mIoU: all pixels of the validation masks are ignored")
+        raise MarsError(
+            "no validation gave an mIoU: all pixels of the validation masks are ignored. Label other crops in valid"
+        )
     checkpoint = load_checkpoint(best)
     meta = checkpoint["meta"]
     with atomic_path(folder / SEGMENTER) as temporary:

@@ -153,7 +153,10 @@ def first_bytes(path: Path, count: int = 512) -> bytes:
 
 
 def downloaded_instead(start: bytes) -> str:
-    """Name what a download may have left in a file's place, by its first bytes; empty if it is neither."""
+    """Name what a download may have left in a file's place, by its first bytes.
+
+    Empty if it is neither a web page nor a pointer.
+    """
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer"
     if start.removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mars_assets.bands import EVALUATED, HLS_BANDS, BandStatistics, Float32, impute, scale_to_reflectance
+from mars_assets.bands import EVALUATED, HLS_BANDS, VALID, WANTED, BandStatistics, Float32, impute, scale_to_reflectance
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import picture_size, read_rgb
 from mars_assets.storage.geotiff import chip_size, new_geotiff, opened
@@ -26,6 +26,8 @@ Part = tuple[tuple[int, int], tuple[int, int]]
 
 _FINGERPRINT = "MARS_ASSETS_FINGERPRINT"
 _TIFF = (".tif", ".tiff")
+_FEW = 0.01
+"""Share of values, of glints for example, that may exceed the valid range."""
 _WHOLE_NUMBERS = {"uint8", "int8", "uint16", "int16", "uint32", "int32"}
 
 
@@ -130,6 +132,20 @@ def read_chip(path: Path, bands: Sequence[str]) -> Float32:
 
 def _whole(height: int, width: int) -> Part:
     return (0, height), (0, width)
+
+
+def read_reflectance(path: Path) -> Float32:
+    """Read a chip that a user gives, float32 (6, H, W), and check its units.
+
+    Raises:
+        DamagedFileError: as for :func:`read_chip`, or its values are no HLS reflectance, or contain a fill value.
+    """
+    chip = read_chip(path, HLS_BANDS)
+    low, high = float(chip.min()), float(chip.max())
+    too_bright = float((chip > VALID[1]).mean()) > _FEW
+    if not low >= VALID[0] or too_bright or 0 < high <= VALID[1] / 10_000:
+        raise DamagedFileError(f"{path} has values from {low:g} to {high:g}: give {WANTED}, without fill values")
+    return chip
 
 
 def read_part(path: Path, bands: Sequence[str], part_of: Callable[[int, int], Part]) -> Float32:

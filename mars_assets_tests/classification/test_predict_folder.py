@@ -95,12 +95,19 @@ def test_every_file_of_a_folder_has_a_probability_or_a_problem(model, compute, t
     chip = impute(scale_to_reflectance(rgb), "post_norm")
     write_chip(tmp_path / "chip.tif", chip, HLS_BANDS)
     write_chip(tmp_path / "bgr.tif", chip[:3], HLS_BANDS[:3])
+    write_chip(tmp_path / "fraction.tif", chip / 10_000, HLS_BANDS)
+    write_chip(tmp_path / "fill.tif", np.where(np.arange(40) < 2, -9999, chip), HLS_BANDS)
+    write_chip(tmp_path / "dn.tif", (chip / 10_000 + 0.2) / 0.0000275, HLS_BANDS)
+    write_chip(tmp_path / "glint.tif", np.where(np.arange(1600).reshape(40, 40) == 7, 17_000, chip), HLS_BANDS)
+    write_chip(tmp_path / "black.tif", 0 * chip, HLS_BANDS)
     image.crop((0, 0, 1, 1)).save(tmp_path / "one.png")
     image.crop((0, 0, 15, 40)).save(tmp_path / "narrow.png")
     image.save(tmp_path / "caf\\xe9.png")  # another file than the one with this byte
     image.save(tmp_path / os.fsdecode(b"caf\xe9.tif"))
     image.save(tmp_path / "animated.gif", save_all=True, append_images=[image.rotate(90)])
     (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "lost.jpg").symlink_to("nothing")
+    (tmp_path / "lost.tif").symlink_to("nothing")
     table = predict_pictures(model, tmp_path, compute).set_index("image")
     probabilities = table.loc[[*same[:5], "caf\\xe9.png", "caf\\\\xe9.png", same[6], "chip.tif"], "probability"]
     assert probabilities.notna().all()
@@ -109,11 +116,16 @@ def test_every_file_of_a_folder_has_a_probability_or_a_problem(model, compute, t
     assert table.loc[list(problems), "probability"].isna().all()
     said = {
         "bgr.tif": "has the bands",
+        "fraction.tif": "give HLS surface reflectance x 10000",
+        "fill.tif": "values from -9999",
+        "dn.tif": "give HLS surface reflectance x 10000",
         "one.png": "1 x 1 pixels, smaller than a model's patch",
         "narrow.png": "15 x 40 pixels, smaller than a model's patch",
         "caf\\xe9.tif": "caf\\xe9.tif cannot be read, since its name is not UTF-8",
         "animated.gif": "2 pages or frames",
         "photo.heic": "is not a JPEG or PNG file, nor TIFF",
+        "lost.jpg": "No such file",
+        "lost.tif": "lost.tif cannot be read",
     }
     assert problems.keys() == said.keys()
     for name, part in said.items():

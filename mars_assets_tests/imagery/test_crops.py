@@ -377,9 +377,9 @@ def test_a_label_of_something_else_is_refused(shared: Path, tmp_path: Path) -> N
     write_label(shared, label, image.name, pixels[:80], ("RED",))
     with pytest.raises(DamagedFileError, match="80 x 96"):
         cut_crops(Source(image, label, OBSERVATION, "RED"), tmp_path / "out", SMALL)
-    with pytest.raises(MarsError, match="label of ESP_013951_1955, not of"):
+    with pytest.raises(MarsError, match=r"label of ESP_013951_1955, not of ESP_013952_1955\. Fetch it"):
         cut_crops(Source(image, label, "ESP_013952_1955", "RED"), tmp_path / "out", SMALL)
-    with pytest.raises(MarsError, match="NEAR-INFRARED"):
+    with pytest.raises(MarsError, match=r"NEAR-INFRARED.*, not RED\. Fetch it"):
         cut_crops(Source(image, label, OBSERVATION, "COLOR"), tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 

@@ -1,8 +1,9 @@
 import numpy as np
+import pyproj
 import pytest
 from rasterio.crs import CRS
 
-from mars_assets.imagery.geolocation import approximate_positions, projected_positions
+from mars_assets.imagery.geolocation import approximate_positions, ground_diameters, projected_positions
 from mars_assets.sample.products import MapPosition
 from mars_assets_tests.imagery.test_index import REAL
 
@@ -36,6 +37,50 @@ def test_latitudes_of_an_ellipsoid_are_planetocentric() -> None:
     assert 44.5 < graphic < 44.99, "centric latitudes are smaller than graphic ones"
     _, latitude = projected_positions(CRS.from_string(crs).to_wkt(), np.zeros(1), np.array([45 * one_degree]))
     assert latitude[0] == pytest.approx(graphic, abs=1e-6), "WKT states the flattening and no polar radius"
+
+
+MARS = 3396190.0
+MAPS = {
+    "RDR at 30": (f"+proj=eqc +lat_ts=30 +lon_0=180 +R={MARS - 5000}", (31.0, 33.0)),
+    "true at the equator": (f"+proj=eqc +lat_ts=0 +lon_0=0 +R={MARS}", (-62.0, 62.0)),
+    "polar": (f"+proj=stere +lat_0=-90 +lon_0=0 +R={MARS}", (-89.9, -60.0)),
+    "sinusoidal": (f"+proj=sinu +lon_0=77 +R={MARS}", (-50.0, 50.0)),
+    "kilometres": (f"+proj=laea +lat_0=10 +lon_0=75 +R={MARS} +units=km", (0.0, 20.0)),
+    "degrees": (f"+proj=longlat +R={MARS}", (-70.0, 70.0)),
+    "IAU's": ("IAU_2015:49910", (40.0, 60.0)),
+}
+
+
+@pytest.mark.parametrize("form", ["given", "WKT"])
+@pytest.mark.parametrize(("crs", "latitudes"), MAPS.values(), ids=MAPS)
+def test_diameters_are_those_of_circles_drawn_on_the_ground(
+    crs: str, latitudes: tuple[float, float], form: str
+) -> None:
+    """Circles by PROJ's geodesics on the sphere, their areas by the polygons of the map."""
+    system = pyproj.CRS.from_user_input(crs)
+    rng = np.random.default_rng(0)
+    longitude, latitude = rng.uniform(70, 85, 20), rng.uniform(*latitudes, 20)
+    true = 10 ** rng.uniform(1, 4.5, 20)
+    radius = system.ellipsoid.semi_major_metre
+    azimuths, half = np.arange(0, 360, 0.5), np.repeat(true / 2, 720)
+    rim_longitude, rim_latitude, _ = pyproj.Geod(a=radius, b=radius).fwd(
+        *(np.repeat(values, 720) for values in (longitude, latitude)), np.tile(azimuths, 20), half
+    )
+    to_map = pyproj.Proj(system)
+    place = (lambda x, y: (np.asarray(x), np.asarray(y))) if system.is_geographic else to_map
+    x, y = (np.reshape(values, (20, 720)) for values in place(rim_longitude, rim_latitude))
+    areas = np.abs((x * np.roll(y, -1, axis=1) - np.roll(x, -1, axis=1) * y).sum(axis=1)) / 2
+    centres = place(longitude, latitude)
+    diameters = ground_diameters(system.to_wkt() if form == "WKT" else crs, *centres, areas)
+    np.testing.assert_allclose(diameters, true, rtol=5e-4)
+
+
+def test_an_equirectangular_map_stretches_what_lies_north_of_its_true_scale() -> None:
+    """By 41 % at 60 degrees: half a square metre of ground is a square metre of the map."""
+    x, area = np.zeros(1), np.array([100.0])
+    y = np.radians([60.0]) * MARS
+    (diameter,) = ground_diameters(MAPS["true at the equator"][0], x, y, area)
+    assert diameter == pytest.approx(np.sqrt(100 * 0.5 * 4 / np.pi), rel=1e-6)
 
 
 @pytest.mark.parametrize("product", REAL)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -135,6 +136,23 @@ def test_unknown_units_are_refused(real: str, tmp_path: Path, old: str, new: str
         read_label(changed(tmp_path / "x.LBL", real, old, new))
     assert "x.LBL" in str(error.value)
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("= 0.5 <METERS/PIXEL>", "= 0.0005", "map scale in metres per pixel is 0.0005"),
+        ("= 0.5 <METERS/PIXEL>", "= 0.5 <KM/PIXEL>", "map scale in metres per pixel is 500"),
+        ("= 0.5 <METERS/PIXEL>", "= 1e400", "MAP_SCALE is inf, not a finite number"),
+        ("= 0.5 <METERS/PIXEL>", "= -0.5 <METERS/PIXEL>", "map scale in metres per pixel is -0.5"),
+        ("= 3394.8398133163 <KM>", "= 3394839.8133163", "radius of the planet in km is 3.39484e+06"),
+        ("= 3394.8398133163 <KM>", "= 3.3948398133163 <KM>", "radius of the planet in km is 3.39484"),
+    ],
+)
+def test_a_missing_or_wrong_unit_is_noticed(real: str, tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(DamagedFileError, match=re.escape(said)) as error:
+        read_label(changed(tmp_path / "x.LBL", real, old, new))
+    assert "Correct the number or its unit" in str(error.value)
 
 
 @pytest.mark.parametrize("tail", ["\x1a", "\r\n\x1a", "\0" * 512, "\r\n\0\0\x1a\r\n", "   \r\n"])

@@ -31,7 +31,8 @@ def coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], **more
     return json.dumps({"info": {}, "categories": categories, "images": images, "annotations": annotations, **more})
 
 
-SQUARE = [8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0]
+SQUARE = [8.0, 8.0, 16.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0]
+"""Five corners: with four, it would be a box."""
 
 
 @pytest.fixture

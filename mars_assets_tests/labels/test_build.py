@@ -1,7 +1,9 @@
 import io
+import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from mars_assets.labels.checks import (
     mask_problems,
     schema_problems,
     straddling_duplicates,
+    unusable_images,
     unused_observation_ids,
 )
 from mars_assets.labels.inbox import reject
@@ -182,9 +185,9 @@ def test_a_table_from_before_masks_had_the_name_of_their_outlines(filled: Lake) 
 def test_a_crater_that_fills_its_image_has_no_rim_and_that_is_right(lake: Lake, write_zip, coco_entries) -> None:
     lake.inbox.mkdir(parents=True)
     key = "train/_annotations.coco.json"
-    square, whole = "[8.0, 8.0, 24.0, 8.0, 24.0, 24.0, 8.0, 24.0]", "[0, 0, 48, 0, 48, 48, 0, 48]"
-    assert square in str(coco_entries[key])
-    entries = coco_entries | {key: str(coco_entries[key]).replace(square, whole)}
+    whole = [0, 0, 24, 0, 48, 0, 48, 48, 0, 48]
+    assert str(SQUARE) in str(coco_entries[key])
+    entries = coco_entries | {key: str(coco_entries[key]).replace(str(SQUARE), str(whole))}
     shutil.move(write_zip("c.v1.coco-segmentation.zip", entries), lake.inbox)
     row = build_labelled_crops(lake)[0].set_index("original").loc["train0"]
     assert not np.asarray(Image.open(mask_path(lake, "outline_15", row))).any()
@@ -234,13 +237,19 @@ def test_masks_drawn_last_and_a_sample_of_the_others_are_read(filled: Lake) -> N
 
 
 def test_masks_of_an_export_that_is_put_aside_take_no_effect(filled: Lake, write_zip, coco_entries) -> None:
-    """Its first image has another label, a later one is broken: by then nothing may have been written."""
+    """Its first image has another label, a later one is damaged: by then nothing may have been written."""
     before, _ = build_labelled_crops(filled)
     masks = {path: path.read_bytes() for path in (filled.labels / "masks").rglob("*.png")}
     key = "train/_annotations.coco.json"
-    broken = next(name for name in coco_entries if name.startswith("valid/") and name.endswith(".jpg"))
-    entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0"), broken: b"\xff\xd8 no more"}
-    shutil.move(write_zip("c.v2.coco-segmentation.zip", entries), filled.inbox)
+    entries = coco_entries | {key: str(coco_entries[key]).replace("24.0", "40.0")}
+    path = write_zip("c.v2.coco-segmentation.zip", entries)
+    damaged = next(name for name in coco_entries if name.startswith("valid/") and name.endswith(".jpg"))
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo(damaged).header_offset + 200
+    content = bytearray(path.read_bytes())
+    content[place] ^= 255
+    path.write_bytes(content)
+    shutil.move(path, filled.inbox)
     table, report = build_labelled_crops(filled)
     assert [row["zip"] for row in report.rejected] == ["c.v2.coco-segmentation.zip"]
     pd.testing.assert_frame_equal(table, before)
@@ -265,13 +274,52 @@ def test_a_damaged_or_incomplete_table_is_made_again(filled: Lake) -> None:
     pd.testing.assert_frame_equal(build_labelled_crops(filled)[0], table)
 
 
-def test_an_image_of_another_size_than_its_annotation_is_refused(lake: Lake, write_zip, coco_entries) -> None:
+def test_an_image_of_another_size_than_its_annotation_is_left_out(lake: Lake, write_zip, coco_entries) -> None:
     lake.inbox.mkdir(parents=True)
     key = "train/_annotations.coco.json"
-    entries = coco_entries | {key: str(coco_entries[key]).replace('"height": 48', '"height": 47')}
+    entries = coco_entries | {key: str(coco_entries[key]).replace('"height": 48', '"height": 47', 1)}
     shutil.move(write_zip("c.zip", entries), lake.inbox)
-    with pytest.raises(MarsError, match=r"Rejected: c\.zip: .*annotations are for 48 x 47"):
-        build_labelled_crops(lake)
+    table, report = build_labelled_crops(lake)
+    assert sorted(table["original"]) == ["train1", "valid0"]
+    assert len(report.left_out) == 1
+    assert "c: train/train0_png" in report.left_out[0]
+    assert "it is 48 x 48 pixels and its annotations are for 48 x 47" in report.left_out[0]
+    assert unusable_images(lake) == ([f"left out, {report.left_out[0]}"], 3)
+
+
+@pytest.mark.parametrize(
+    ("outlines", "reason"),
+    [
+        ([[5, 5, 5, 5, 5, 5]], "none of its 1 outlines covers a pixel"),
+        ([[60, 60, 70, 60, 65, 70]], "none of its 1 outlines covers a pixel"),
+        ({"size": [48, 40], "counts": [1920]}, "a run-length mask"),
+        ({"size": [48, 48], "counts": "\u00e9"}, "a run-length mask has invalid characters"),
+    ],
+)
+def test_an_outline_that_cannot_be_drawn_costs_its_image(
+    lake: Lake, write_zip, coco_entries, outlines: Any, reason: str
+) -> None:
+    """Without it, its image would be a negative."""
+    lake.inbox.mkdir(parents=True)
+    key = "train/_annotations.coco.json"
+    entries = coco_entries | {key: str(coco_entries[key]).replace(str([SQUARE]), json.dumps(outlines))}
+    shutil.move(write_zip("c.zip", entries), lake.inbox)
+    table, report = build_labelled_crops(lake)
+    assert sorted(table["original"]) == ["train1", "valid0"]
+    (said,) = report.left_out
+    assert said.startswith("c: train/train0_png")
+    assert reason in said
+    assert not list(lake.label_images.glob("train0*"))
+
+
+def test_outlines_that_do_not_count_are_said(lake: Lake, write_zip) -> None:
+    """Also if nothing is drawn again."""
+    small = [[10, 10, 16, 10, 24, 10, 24, 24, 10, 24], [5, 5, 5, 5, 5, 5], [10, 10, 24, 10, 24, 20, 24, 24, 10, 24]]
+    _put(lake, write_zip, "c.v1.coco.zip", _outlined({"a.jpg": (_scene(1), [SQUARE, *small])}))
+    for _ in range(2):
+        table, report = build_labelled_crops(lake)
+        assert table["n_craters"].tolist() == [2]
+        assert "do not count: train/a.jpg (2)" in report.exports[0]["warnings"]
 
 
 def test_two_projects_may_add_to_each_other_but_not_contradict(lake: Lake, write_zip, coco_entries) -> None:
@@ -578,11 +626,13 @@ def test_nothing_is_decoded_or_drawn_again(lake: Lake, write_zip, monkeypatch: p
     pd.testing.assert_frame_equal(build_labelled_crops(lake)[0], before)
 
 
-def test_an_image_of_more_than_8_bits_is_put_aside_with_its_export(lake: Lake, write_zip) -> None:
+def test_an_export_of_images_of_more_than_8_bits_alone_is_put_aside(lake: Lake, write_zip) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 2**16, (96, 96), dtype=np.uint16)).save(buffer, "PNG")
     _put(lake, write_zip, "k.v1.folder.zip", {"train/Crater/x.png": buffer.getvalue()})
-    with pytest.raises(MarsError, match=r"Rejected: k\.v1\.folder\.zip: .*train/Crater/x\.png has more than 8 bits"):
+    with pytest.raises(
+        MarsError, match=r"Rejected: k\.v1\.folder\.zip: .*train/Crater/x\.png: it has more than 8 bits"
+    ):
         build_labelled_crops(lake)
 
 

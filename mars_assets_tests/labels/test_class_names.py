@@ -11,7 +11,7 @@ import pytest
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.labels.build import build_labelled_crops, update_labelled_crops
 from mars_assets.labels.checks import unknown_classes, unusable_images
-from mars_assets.labels.class_names import ClassNames, read_class_names
+from mars_assets.labels.class_names import ClassNames, how_to_state, read_class_names
 from mars_assets.labels.exports import read_export
 from mars_assets.labels.table import current_label_version
 from mars_assets.lake import Lake
@@ -28,6 +28,9 @@ Write = Callable[[str, dict[str, bytes | str]], Path]
         *((name, "no_crater") for name in ("NoCrater", "no crater", "not-a-crater", "Non_Craters", "without crater")),
         *((name, "no_crater") for name in ("no impact crater", "Background ", "none", "No")),
         *((name, None) for name in ("crater-rim", "0", "object", "", " ", "craterlet", "no rock", "secondary crater")),
+        *((name, "crater") for name in ("[Crater]", "'crater'", "crater.", "impact--crater", "__crater__")),
+        *((name, None) for name in ("crater?", "!crater", "Crater+", "crater-", "-crater", "~ crater", "no crater？")),
+        *((name, None) for name in ("\N{NOT SIGN}crater", "≠crater", "?", "-", "\N{NEW MOON SYMBOL}")),
     ],
 )
 def test_names_are_compared_by_what_they_say(name: str, meaning: str | None) -> None:
@@ -45,6 +48,17 @@ def test_what_the_user_states_comes_first(tmp_path: Path) -> None:
     assert names.of("another").meaning("0") == "no_crater"
     path.write_text("project,class,meaning\n,crater,other\n")
     assert read_class_names(path).meaning("crater") == "other"
+
+
+@pytest.mark.parametrize("name", ["-", "?", "", " ", "\N{NEW MOON SYMBOL}", "crater?", "cra\u200bter", "a;b, c"])
+def test_what_is_said_to_be_stated_can_be(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "class_names.csv"
+    line = how_to_state(path, "mars-craters", name, 3).rpartition("for example ")[2]
+    path.write_text(f"project,class,meaning\n{line}\n", encoding="utf-8")
+    names = read_class_names(path)
+    assert names.of("mars-craters").meaning(name) == "crater"
+    assert names.of("another").meaning(name) is None
+    assert names.of("mars-craters").meaning("boulder") is None
 
 
 @pytest.mark.parametrize(
@@ -244,10 +258,90 @@ def test_rectangles_of_oriented_boxes_are_no_outlines(write_zip: Write) -> None:
     box = np.array([[-8, -5], [8, -5], [8, 5], [-8, 5]]) @ turn + [24, 24]
     # The picture is square, and coordinates are relative to its sides.
     words = entries(box * [2, 1])
-    with pytest.raises(DamagedFileError, match="all 1 outlines are rectangles, as of oriented boxes: export outlines"):
+    with pytest.raises(
+        DamagedFileError, match="its 1 outlines have four corners, as boxes and oriented boxes have: export"
+    ):
         read_export(write_zip("obb.zip", words))
+    stretched = entries(box * [2, 0.6])
+    with pytest.raises(DamagedFileError, match="its 1 outlines have four corners"):
+        read_export(write_zip("stretched.zip", stretched))
     kite = np.array([[16, 24], [24, 19], [34, 24], [24, 29]])
     assert read_export(write_zip("kite.zip", entries(kite * [2, 1]))).images[0].outlines
+
+
+def test_a_box_among_outlines_costs_its_image(write_zip: Write) -> None:
+    """A rectangle of few pixels may be traced around a mask."""
+    ring = [5.0, 5.0, 9.0, 4.0, 12.0, 8.0, 7.0, 11.0]
+    shapes = {"a": [ring], "b": [ring, [4, 4, 20, 4, 20, 20, 4, 20, 4, 4]], "c": [[4, 4, 8, 4, 8, 8, 4, 8]], "d": []}
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 48, "width": 48} for n in shapes]
+    annotations = [
+        {"id": k, "image_id": name, "category_id": 1, "segmentation": [shape]}
+        for name, drawn in shapes.items()
+        for k, shape in enumerate(drawn)
+    ]
+    entries: dict[str, bytes | str] = {f"train/{name}.jpg": image_bytes(k) for k, name in enumerate(shapes)}
+    export = read_export(write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, annotations)}))
+    assert [image.original for image in export.images] == ["a", "c", "d"]
+    assert export.left_out == ("train/b.jpg: 1 of its 2 outlines are rectangles, as of boxes: outline these craters",)
+    boxes = [{**annotation, "segmentation": [shapes["c"][0]]} for annotation in annotations]
+    entries |= {"train/_annotations.coco.json": coco(images, boxes)}
+    with pytest.raises(DamagedFileError, match="its 3 outlines have four corners"):
+        read_export(write_zip("c.zip", entries))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "others", "is_refused"), [(95, 5, True), (15, 5, False), (0, 20, True), (0, 19, False)]
+)
+def test_boxes_are_told_from_outlines_by_their_number(
+    write_zip: Write, boxes: int, others: int, is_refused: bool
+) -> None:
+    """Some boxes are cut by the border; of quadrilaterals, many are no accident. Triangles are those that are cut."""
+    rng = np.random.default_rng(0)
+    shapes = [
+        (rng.uniform(0, 20, 2) + rng.uniform(3, 7) * np.array([[0, 0], [1, 0.2], [0.8, 1], [0, 0.9]]))
+        for _ in range(others)
+    ]
+    shapes = [shape[:3] if boxes else shape for shape in shapes]
+    shapes += [
+        (rng.uniform(0, 20, 2) + rng.uniform(4, 9) * np.array([[0, 0], [1, 0.2], [1.1, 1], [0.1, 0.8]]))
+        for _ in range(boxes)
+    ]
+    images = [{"id": 0, "file_name": "a.jpg", "height": 48, "width": 48}]
+    drawn = [
+        {"id": n, "image_id": 0, "category_id": 1, "segmentation": [s.ravel().tolist()]} for n, s in enumerate(shapes)
+    ]
+    entries: dict[str, bytes | str] = {
+        "train/a.jpg": image_bytes(0),
+        "train/_annotations.coco.json": coco(images, drawn),
+    }
+    path = write_zip("c.zip", entries)
+    if is_refused:
+        with pytest.raises(DamagedFileError, match=f"its {boxes + others} outlines have four corners"):
+            read_export(path)
+    elif boxes:
+        with pytest.raises(DamagedFileError, match="of its 20 outlines are rectangles"):
+            read_export(path)
+    else:
+        assert len(read_export(path).images[0].outlines or ()) == others
+
+
+def test_the_outline_of_an_image_within_a_crater_is_no_box(write_zip: Write) -> None:
+    images = [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 48} for n in range(3)]
+    shapes = [[0, 0, 48, 0, 48, 40, 0, 40], [0, 0, 47, 0, 47, 39, 0, 39, 0, 0], [0, 0, 48, 0, 48, 20, 0, 20]]
+    drawn = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [shape]} for n, shape in enumerate(shapes)]
+    entries: dict[str, bytes | str] = {f"train/{n}.jpg": image_bytes(n) for n in range(3)}
+    export = read_export(write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, drawn)}))
+    assert [image.original for image in export.images] == ["0", "1"]
+    assert export.left_out == ("train/2.jpg: 1 of its 1 outlines are rectangles, as of boxes: outline these craters",)
+
+
+def test_a_bad_picture_does_not_hide_that_classes_are_unknown(lake: Lake, write_zip: Write) -> None:
+    entries: dict[str, bytes | str] = {"train/bump/a.jpg": image_bytes(0), "train/bump/b.heic": b"x"}
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("a.v1.zip", entries | {"more/c.jpg": image_bytes(1)}), lake.inbox)
+    with pytest.raises(MarsError, match="2 images with the class 'bump' are left out"):
+        build_labelled_crops(lake)
+    assert [path.name for path in lake.inbox.iterdir()] == ["a.v1.zip"]
 
 
 def test_images_that_share_a_label_file_are_named(write_zip: Write) -> None:

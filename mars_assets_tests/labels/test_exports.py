@@ -51,6 +51,9 @@ def test_real_classification_export(shared: Path) -> None:
         ("train\\a_PNG.rf.0a.jpg", "a"),
         ("Su\u0308d_png.rf.0a.jpg", "S\u00fcd"),
         ("_png.rf.0a.jpg", "_png.rf.0a"),
+        ("a_jpg.rf.0a (1).jpg", "a"),
+        ("a_jpg.RF.0A-copy.jpg", "a"),
+        ("a_jpg.rf.0a - Kopie (2).jpg", "a"),
     ],
 )
 def test_original_names(name: str, original: str) -> None:
@@ -110,9 +113,8 @@ def changed(entries: dict, **changes: object) -> dict:
         ({"images__file_name": "absent.jpg"}, "'absent.jpg' is not in the archive"),
         ({"images__file_name": "../../etc/passwd"}, "is not in the archive"),
         ({"images__file_name": None}, "not in the archive"),
-        ({"images__height": -5}, "impossible size"),
-        ({"images__height": 10**9}, "impossible size"),
         ({"images__id": 1}, "occurs twice"),
+        ({"categories__name": "dune", "categories__id": 1}, "category id 1 is both 'dune' and 'crater'"),
     ],
 )
 def test_contradictions_are_named(write_zip, coco_entries, change: dict, message: str) -> None:
@@ -123,7 +125,12 @@ def test_contradictions_are_named(write_zip, coco_entries, change: dict, message
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"images__height": -5}, "impossible size"),
+        ({"images__height": 10**9}, "impossible size"),
+        ({"images__width": None}, "impossible size"),
         ({"annotations__category_id": 7}, "unknown category 7"),
+        ({"categories__name": None, "categories__id": 2, "annotations__category_id": 2}, "unknown category 2"),
+        ({"annotations__segmentation": [[0.1, 0.1, 0.9, 0.1, 0.5, 0.8]]}, "from 0 to 1, which are no pixels"),
         ({"annotations__segmentation": []}, "no outline"),
         ({"annotations__segmentation": [[1.0, 2.0]]}, "outline of 2 numbers"),
         ({"annotations__segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, float("nan")]]}, "coordinates"),
@@ -276,14 +283,14 @@ def test_val_is_valid_and_a_folder_around_everything_does_not_matter(write_zip, 
 
 @pytest.mark.parametrize("layout", SMALL)
 def test_images_elsewhere_are_said(write_zip, layout: str) -> None:
-    export = read_export(write_zip("c.zip", SMALL[layout] | {"more/b.png": PNG, "train/c.png.part": "x"}))
+    more = {"more/b.png": PNG, "README.png": PNG, "README.txt": "x", "README/c.json": "x", "train/c.png.part": "x"}
+    export = read_export(write_zip("c.zip", SMALL[layout] | more))
     assert [image.original for image in export.images] == [
         image.original for image in read_export(write_zip("d.zip", SMALL[layout])).images
     ]
-    assert export.warnings[-2:] == (
-        "1 images outside train, valid, test or without a label were left out: more/b.png",
-        "1 unexpected files were ignored: train/c.png.part",
-    )
+    where = "it is outside train, valid, test"
+    assert export.left_out[-2:] == (f"more/b.png: {where}", f"README.png: {where}")
+    assert export.warnings[-1] == "2 unexpected files were ignored: README/c.json; train/c.png.part"
 
 
 @pytest.mark.parametrize(("layout", "file"), [("coco", "_annotations.coco.json"), ("multi-label", "_classes.csv")])

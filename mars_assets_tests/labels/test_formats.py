@@ -1,6 +1,7 @@
 """The formats beside COCO and folders: what they read is what COCO says of the same craters."""
 
 import io
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mars_assets.errors import DamagedFileError
+from mars_assets.errors import DamagedFileError, MarsError
+from mars_assets.labels.build import build_labelled_crops
 from mars_assets.labels.class_names import ClassNames
 from mars_assets.labels.exports import read_export
 from mars_assets.labels.masks import annotation_mask, instance_masks
+from mars_assets.lake import Lake
 from mars_assets_tests.labels.conftest import coco, image_bytes
 
 Write = Callable[[str, dict[str, bytes | str]], Path]
@@ -110,7 +113,7 @@ def test_an_image_of_both_classes_has_none(write_zip: Write) -> None:
     both = MULTI | {"train/_classes.csv": "filename, Crater, NoCrater\na_png.rf.1.jpg, 1, 1\nb_png.rf.2.jpg, 0, 1\n"}
     export = read_export(write_zip("k.zip", both))
     assert [image.original for image in export.images] == ["b"]
-    assert export.warnings == ("train: 1 images with both classes or neither were left out",)
+    assert export.left_out == ("train/a_png.rf.1.jpg: it is of both classes, or of neither",)
 
 
 def test_other_classes_and_unlabelled_images_are_said(write_zip: Write) -> None:
@@ -118,13 +121,12 @@ def test_other_classes_and_unlabelled_images_are_said(write_zip: Write) -> None:
     del entries["train/labels/b_png.rf.2.txt"]
     export = read_export(write_zip("y.zip", entries), ClassNames({("", "dune"): "other"}))
     assert len(export.images[0].outlines or ()) == 2
-    assert export.warnings == (
-        "annotations of classes other than crater were left out: {'dune': 1}",
-        "1 images without a label file were left out",
-    )
+    assert export.warnings == ("annotations of classes other than crater were left out: {'dune': 1}",)
+    assert export.left_out == ("train/images/b_png.rf.2.jpg: there is no label file train/labels/b_png.rf.2.txt",)
     masks = _as_masks(np.zeros((SIDE, SIDE)))
     del masks["train/b_png.rf.2_mask.png"]
-    assert read_export(write_zip("m.zip", masks)).warnings == ("train: 1 images without a mask were left out",)
+    without = ("train/b_png.rf.2.jpg: there is no mask train/b_png.rf.2_mask.png",)
+    assert read_export(write_zip("m.zip", masks)).left_out == without
 
 
 def _table(text: str) -> dict[str, bytes | str]:
@@ -136,8 +138,8 @@ def _table(text: str) -> dict[str, bytes | str]:
     [
         (_as_yolo([], more="7 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '7'"),
         (_as_yolo([], more=f"{'9' * 5000} 0.1 0.1 0.2 0.1 0.2 0.2"), "unknown class '9999"),
-        (_as_yolo([], more="0 0.5 0.5 0.2 0.2"), "is a box: export outlines"),
-        (_as_yolo([], more="0 0.1 0.1 0.2 0.1 0.2"), "outline of 5 numbers"),
+        (_as_yolo([], more="0 0.5 0.5 0.2 0.2"), "is a box: outline the crater"),
+        (_as_yolo([], more="0 0.1 0.1 0.2 0.1 0.2"), "has 5 numbers, which are no outline"),
         (_as_yolo([], more="0 0.1 nan 0.2 0.1 0.2 0.2"), "not numbers or are far outside"),
         (_as_yolo([], more="0 0.1 1e300 0.2 0.1 0.2 0.2"), "not numbers or are far outside"),
         (_as_yolo([], more="0 a b c d e f"), "not numbers or are far outside"),
@@ -150,13 +152,17 @@ def _table(text: str) -> dict[str, bytes | str]:
         (_as_masks(np.zeros((SIDE, SIDE)), "Pixel Value, Class\n0, background\n"), "has no class crater"),
         (_as_masks(np.zeros((SIDE, SIDE)), f"Pixel Value, Class\n{'9' * 5000}, crater\n"), "pixel value '9999"),
         (_as_masks(np.zeros((SIDE, SIDE))) | {"train/a_png.rf.1_mask.png": b"\x89PNG"}, "is not a JPEG or PNG file"),
+        (_as_masks(np.eye(SIDE), "Pixel Value, Class\n1, dune\n1, crater\n"), "1 for both 'dune' and 'crater'"),
+        (_as_yolo([], names="{0: a, 00: crater}"), "gives several names to one class"),
+        ({k: v for k, v in _as_yolo([]).items() if k != "data.yaml"}, r"label files, but no data\.yaml"),
+        ({"train/images/a.jpg": b"x", "train/masks/a.png": b"x"}, "no known export format"),
         (_table("filename, Crater\nabsent.jpg, 1\n"), "'absent.jpg' is not in the archive"),
         (_table("filename, Crater\n../../etc/passwd, 1\n"), "is not in the archive"),
         (_table("filename, Crater\na_png.rf.1.jpg, 1\na_png.rf.1.jpg, 1\n"), "occurs twice"),
-        (_table("filename, Crater\na_png.rf.1.jpg, 2\n"), "2 where 0 and 1 are expected"),
+        (_table("filename, Crater\na_png.rf.1.jpg, 2\n"), "'2' where 0 and 1 are expected"),
         (_table("filename, Crater\na_png.rf.1.jpg\n"), "where 0 and 1 are expected"),
         (_table("filename, background\na_png.rf.1.jpg, 1\n"), "no column for craters, only background"),
-        (_table("filename, Crater\n"), "no labelled image"),
+        (_table("filename, Crater\n"), r"no labelled image: .*a_png\.rf\.1\.jpg: it has no label"),
         (_table('filename, Crater\n"' + "x" * 200_000), "is not a valid CSV file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -268,3 +274,74 @@ def test_key_points_are_no_outlines(write_zip: Write) -> None:
     poses = _as_yolo([], more="0 .5 .5 .1 .1 .5 .5") | {"data.yaml": "names: [crater]\nkpt_shape: [1, 2]\n"}
     with pytest.raises(DamagedFileError, match="key points: export outlines"):
         read_export(write_zip("y.zip", poses))
+
+
+@pytest.mark.parametrize("data", ["dataset.yaml", "Craters.YML"])
+def test_the_only_settings_of_a_yolo_export_are_its_own(write_zip: Write, data: str) -> None:
+    entries = _as_yolo(_rings(np.random.default_rng(0)))
+    whole = read_export(write_zip("y.zip", entries))
+    other = {data if name == "data.yaml" else name: content for name, content in entries.items()}
+    assert read_export(write_zip("z.zip", other)).images == whole.images
+
+
+def test_splits_below_images_and_labels_are_splits(write_zip: Write) -> None:
+    entries = _as_yolo(_rings(np.random.default_rng(0)))
+    whole = read_export(write_zip("y.zip", entries))
+    swapped = {
+        "/".join([*reversed(name.split("/")[:-1]), name.split("/")[-1]]): content for name, content in entries.items()
+    }
+    assert read_export(write_zip("z.zip", swapped)).images == whole.images
+
+
+def test_a_class_may_be_written_as_a_real_number(write_zip: Write) -> None:
+    entries = _as_yolo([], more="0.0 0.1 0.1 0.4 0.1 0.3 0.4")
+    assert len(read_export(write_zip("y.zip", entries)).images[0].outlines or ()) == 1
+
+
+def test_folders_below_a_class_are_of_the_class(write_zip: Write) -> None:
+    entries: dict[str, bytes | str] = {
+        "train/Crater/2021/a.png": b"x",
+        "train/no crater/b.png": b"x",
+        "valid/Crater/x/y/c.png": b"x",
+    }
+    export = read_export(write_zip("f.zip", entries))
+    assert [image.label for image in export.images] == ["crater", "no_crater", "crater"]
+
+
+@pytest.mark.parametrize("column", ["file_name", "Image"])
+def test_the_column_of_file_names_has_several_names(write_zip: Write, column: str) -> None:
+    text = str(MULTI["train/_classes.csv"]).replace("filename", column)
+    assert read_export(write_zip("k.zip", _table(text))).images == read_export(write_zip("l.zip", MULTI)).images
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        _strange_coco('"image_id": 0', r'"image_id": "\uDC00"'),
+        _strange_coco('"width": 48', r'"width": "\ud83d"'),
+        _strange_coco('"name": "crater"', r'"name": "crater \uD800"'),
+        _as_yolo([], names=r'["crater", "\uD800"]'),
+    ],
+)
+def test_half_a_character_is_refused(lake: Lake, write_zip: Write, entries: dict[str, bytes | str]) -> None:
+    lake.inbox.mkdir(parents=True)
+    shutil.move(write_zip("a.v1.zip", entries), lake.inbox)
+    with pytest.raises(MarsError, match=r"half of a character \('\\u[\w]+'\) in a name"):
+        build_labelled_crops(lake)
+
+
+def test_a_character_of_two_halves_is_one(write_zip: Write) -> None:
+    entries = _strange_coco('"name": "crater", "supercategory": "c', r'"name": "\ud83d\ude00", "supercategory": "c')
+    assert read_export(write_zip("a.zip", entries)).unknown == {"😀": 2}
+
+
+def test_images_of_coco_may_lie_in_a_folder_of_their_own(write_zip: Write) -> None:
+    images = [{"id": 0, "file_name": "a.jpg", "height": 48, "width": 48}]
+    ring = [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [[5, 5, 20, 6, 12, 22]]}]
+    entries: dict[str, bytes | str] = {
+        "train/images/a.jpg": image_bytes(0),
+        "train/_annotations.coco.json": coco(images, ring),
+    }
+    export = read_export(write_zip("c.zip", entries))
+    assert [image.entry for image in export.images] == ["train/images/a.jpg"]
+    assert not export.left_out

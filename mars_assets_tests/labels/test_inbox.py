@@ -52,7 +52,7 @@ def test_of_the_names_that_the_website_gives_the_newest_counts(write_zip, coco_e
 
 
 def _broken(coco_entries: dict) -> dict:
-    return coco_entries | {next(n for n in coco_entries if n.endswith(".jpg")): b"no image"}
+    return coco_entries | {"valid/_annotations.coco.json": "{"}
 
 
 def _everything(lake: Lake) -> set[Path]:
@@ -70,7 +70,7 @@ def test_a_broken_version_is_put_aside_and_the_one_before_it_counts(filled: Lake
     aside = filled.inbox / "rejected" / "c.v2.coco-segmentation.zip"
     assert aside.read_bytes() == content
     said = (filled.inbox / "rejected" / "c.v2.coco-segmentation.zip.txt").read_text()
-    assert "is not a JPEG or PNG file" in said
+    assert "is not valid JSON" in said
     assert report.rejected == [{"zip": aside.name, "why": said.split("\n\n")[1]}]
     assert [path.name for path in filled.inbox.glob("*.zip")] == ["c.v1.coco-segmentation.zip"]
 
@@ -88,7 +88,7 @@ def test_a_lone_broken_export_leaves_the_last_table_and_says_why(filled: Lake, w
     (filled.inbox / "c.v1.coco-segmentation.zip").unlink()
     shutil.move(write_zip("c.v2.coco-segmentation.zip", _broken(coco_entries)), filled.inbox)
     with pytest.raises(
-        MarsError, match=r"no usable export in .*Rejected: c\.v2\.coco-segmentation\.zip: .*is not a JPEG or PNG file"
+        MarsError, match=r"no usable export in .*Rejected: c\.v2\.coco-segmentation\.zip: .*is not valid JSON"
     ):
         build_labelled_crops(filled)
     assert read_labelled_crops(filled).equals(before)
@@ -268,6 +268,13 @@ def test_two_exports_of_one_title_are_both_read(filled: Lake, write_zip, coco_en
     table, report = build_labelled_crops(filled)
     assert (len(table), set(table["project"])) == (3, {"c"})
     assert report.unused == [path.name for path in unused(filled.inbox)] == list(names)
+
+
+def test_two_exports_of_one_title_one_of_which_is_not_named_in_utf8(filled: Lake, write_zip, coco_entries) -> None:
+    name = os.fsdecode(b"c.v1-\xe9.zip")
+    shutil.move(write_zip("o.zip", _of_others(coco_entries)), filled.inbox / name)
+    table, _ = build_labelled_crops(filled)
+    assert set(table["project"]) == {"c (c.v1.coco-segmentation.zip)", r"c (c.v1-\xe9.zip)"}
 
 
 def test_two_exports_of_one_title_that_contradict_each_other_are_named(filled: Lake, write_zip, coco_entries) -> None:

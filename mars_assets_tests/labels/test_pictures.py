@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image, read_rgb
 from mars_assets.labels.build import build_labelled_crops
+from mars_assets.labels.checks import unusable_images
 from mars_assets.labels.inbox import rejections
 from mars_assets.labels.table import mask_path
 from mars_assets.lake import Lake
@@ -33,7 +35,7 @@ def _scene() -> Image.Image:
 
 def _ring() -> list[float]:
     (top, bottom), (left, right) = ((part.start, part.stop) for part in BOX)
-    return [left, top, right, top, right, bottom, left, bottom]
+    return [left, top, (left + right) / 2, top, right, top, right, bottom, left, bottom]  # with four, it were a box
 
 
 def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -49,9 +51,7 @@ def _as_coco(name: str, content: bytes) -> dict[str, bytes | str]:
 
 
 def _as_yolo(name: str, content: bytes) -> dict[str, bytes | str]:
-    x, y, *rest = _ring()
-    ring = [x, y, (x + rest[0]) / 2, (y + rest[1]) / 2, *rest]  # with four corners it would be an oriented box
-    values = " ".join(str(value / (HEIGHT if k % 2 else WIDTH)) for k, value in enumerate(ring))
+    values = " ".join(str(value / (HEIGHT if k % 2 else WIDTH)) for k, value in enumerate(_ring()))
     labels = f"train/labels/{Path(name).stem}.txt"
     return {"data.yaml": "names: [crater]", f"train/images/{name}": content, labels: f"0 {values}"}
 
@@ -90,6 +90,17 @@ def test_an_outline_lies_where_its_crater_is_shown(lake: Lake, write_zip: Write,
     assert pixels[instances == 0].mean() < 60
 
 
+def test_annotations_of_the_picture_as_stored_are_told_from_damage(lake: Lake, write_zip: Write) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = _scene().transpose(Image.Transpose.ROTATE_90)
+    images = [{"id": 0, "file_name": "a.jpg", "height": WIDTH, "width": HEIGHT}]
+    ring = [{"id": 0, "image_id": 0, "category_id": 1, "segmentation": [[8, 8, 20, 9, 15, 30]]}]
+    entries: dict[str, bytes | str] = {"train/a.jpg": _encoded(stored, "JPEG", exif=exif)}
+    with pytest.raises(MarsError, match=r"a\.jpg: it is 96 x 64 .* for 64 x 96: its orientation in EXIF turns it"):
+        _build(lake, write_zip("a.v1.zip", entries | {"train/_annotations.coco.json": coco(images, ring)}))
+
+
 @pytest.mark.parametrize("suffix", ["tif", "TIFF", "bmp", "webp", "gif", "jp2", "jfif"])
 @pytest.mark.parametrize("layout", [_as_coco, _as_yolo, _as_masks])
 def test_images_of_other_formats_are_labelled(lake: Lake, write_zip: Write, suffix: str, layout: Any) -> None:
@@ -112,16 +123,14 @@ def test_folders_of_other_formats_are_complete(lake: Lake, write_zip: Write) -> 
 
 
 def test_a_transparent_image_is_refused_with_its_name(lake: Lake, write_zip: Write) -> None:
-    image = _scene()
-    image.putalpha(Image.new("L", image.size, 200))
-    entries: dict[str, bytes | str] = {"train/Crater/a.png": _encoded(image, "PNG")}
-    with pytest.raises(MarsError, match=r"train/Crater/a\.png has transparent pixels"):
+    entries: dict[str, bytes | str] = {"train/Crater/a.png": _transparent()}
+    with pytest.raises(MarsError, match=r"train/Crater/a\.png: it has transparent pixels"):
         _build(lake, write_zip("a.v1.zip", entries))
 
 
 def test_an_image_that_is_too_large_is_to_be_cut(lake: Lake, write_zip: Write) -> None:
     huge = _encoded(Image.new("1", (16385, 8)), "PNG")
-    with pytest.raises(MarsError, match=r"a\.png is too large \(16385 x 8 pixels; .*cut it into smaller ones"):
+    with pytest.raises(MarsError, match=r"a\.png: it is too large \(16385 x 8 pixels; .*cut it into smaller ones"):
         _build(lake, write_zip("a.v1.zip", {"train/Crater/a.png": huge}))
 
 
@@ -157,11 +166,50 @@ def test_only_a_turned_image_gets_another_identity(lake: Lake, write_zip: Write)
 
 @pytest.mark.parametrize("layout", [_as_coco, _as_yolo, _as_masks])
 def test_a_format_that_is_not_read_is_refused_with_its_name(lake: Lake, write_zip: Write, layout: Any) -> None:
-    with pytest.raises(MarsError, match=r"a\.HEIC is not a JPEG or PNG file, nor TIFF"):
+    with pytest.raises(MarsError, match=r"a\.HEIC: it cannot be read, since it is not a JPEG or PNG file, nor TIFF"):
         _build(lake, write_zip("a.v1.zip", layout("a.HEIC", b"\0\0\0\x18ftypheic")))
 
 
-def test_a_folder_with_a_format_that_is_not_read_is_refused(lake: Lake, write_zip: Write) -> None:
-    entries = {"train/Crater/a.png": _encoded(_scene(), "PNG"), "train/NoCrater/b.heic": b"\0\0\0\x18ftypheic"}
-    with pytest.raises(MarsError, match=r"train/NoCrater/b\.heic is not a JPEG or PNG file, nor TIFF"):
-        _build(lake, write_zip("a.v1.zip", entries))
+def _deep() -> bytes:
+    return _encoded(Image.fromarray(np.full((HEIGHT, WIDTH), 40000, np.uint16)), "PNG")
+
+
+def _transparent() -> bytes:
+    image = _scene()
+    image.putalpha(Image.new("L", image.size, 200))
+    return _encoded(image, "PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("b.heic", b"\0\0\0\x18ftypheic", "cannot be read, since it is not a JPEG or PNG file, nor TIFF"),
+        ("b.png", _deep(), "has more than 8 bits per channel"),
+        ("b.png", _transparent(), "has transparent pixels"),
+        ("b.png", _encoded(Image.new("1", (16385, 8)), "PNG"), "is too large"),
+        ("b.jpg", _encoded(_scene(), "JPEG")[:900], "cannot be decoded"),
+    ],
+    ids=["HEIC", "16 bits", "transparent", "huge", "truncated"],
+)
+@pytest.mark.parametrize("layout", ["folders", _as_yolo, _as_masks, _as_coco])
+def test_an_image_that_cannot_be_used_costs_itself_alone(
+    lake: Lake, write_zip: Write, layout: Any, name: str, content: bytes, reason: str
+) -> None:
+    good = _encoded(_scene().transpose(Image.Transpose.FLIP_TOP_BOTTOM), "PNG")
+    if layout == "folders":
+        entries: dict[str, bytes | str] = {"train/NoCrater/a.png": good, f"train/Crater/{name}": content}
+    elif layout is _as_coco:
+        files = [
+            {"id": n, "file_name": file, "height": HEIGHT, "width": WIDTH} for n, file in enumerate(["a.png", name])
+        ]
+        rings = [{"id": n, "image_id": n, "category_id": 1, "segmentation": [_ring()]} for n in range(2)]
+        entries = {"train/a.png": good, f"train/{name}": content, "train/_annotations.coco.json": coco(files, rings)}
+    else:
+        entries = layout("a.png", good) | layout(name, content)
+    table = _build(lake, write_zip("a.v1.zip", entries))
+    assert table["original"].tolist() == ["a"]
+    problems, images = unusable_images(lake)
+    assert images == 2
+    assert len(problems) == 1
+    assert re.match(rf"left out, a: train/.*{name}: it {reason}", problems[0])
+    assert not rejections(lake.inbox)

@@ -40,13 +40,14 @@ def test_an_export_is_described_and_nothing_is_touched(
 def test_what_would_be_rejected_is_said(lake: Lake, write_zip: Write, damage: str) -> None:
     entries = {f"{split}/Crater/{split}.jpg": image_bytes(1) for split in ("train", "valid")}
     if damage == "picture":
-        entries["train/Crater/train.jpg"] = b"\xff\xd8\xff broken"
+        entries = dict.fromkeys(entries, b"\xff\xd8\xff broken")
     path = write_zip("tiles.v1.folder.zip", dict(entries))
     if damage != "picture":
         path.write_bytes(b"x" * 99 if damage == "no zip" else path.read_bytes()[:-99])
     preview = preview_export(lake, path)
     assert not preview.is_complete
     assert preview.text.startswith("tiles.v1.folder.zip cannot be used: ")
+    assert ("may be half-copied: copy it again" in preview.text) == (damage == "half")
     assert path.exists()
     assert not lake.root.exists()
 

@@ -61,7 +61,10 @@ def test_classes(reported: Lake) -> None:
 
 @pytest.mark.parametrize(
     ("reported", "message"),
-    [("C19_obb", "rectangles, as of oriented boxes"), ("C19_same_stem", "share the label file")],
+    [
+        ("C19_obb", "outlines have four corners, as boxes and oriented boxes have"),
+        ("C19_same_stem", "share the label file"),
+    ],
     indirect=["reported"],
 )
 def test_what_is_refused(reported: Lake, message: str) -> None:

@@ -188,7 +188,7 @@ def _wrong(api: Roboflow, server: Server, **changes: Any) -> Roboflow:
         (Answer(500), "answers with status 500, 2 times"),
         (Answer(200, b"<html>"), "answers with status 200 to the request"),
         (Answer(200, [1]), "answers with status 200 to the request"),  # type: ignore[arg-type]
-        (Answer(200, {"versions": 3}), "unknown form"),
+        (Answer(200, {"versions": 3}), "unknown form. Download the zip"),
         (Answer(400, {"error": "bad"}), "status 400"),
     ],
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mars_assets.errors import DamagedFileError
 from mars_assets.labels.exports import open_splits, read_export
@@ -66,8 +67,9 @@ def _packed_with(path: Path, method: int) -> Path:
         lambda name: name.replace("valid/", "VAL/").replace("images/", "Images/").replace("labels/", "LABELS/"),
         lambda name: name.replace("data.yaml", "Data.YML").replace("a.txt", "a.TXT").replace("_mask.png", "_MASK.PNG"),
         lambda name: name.replace("_classes.csv", "_Classes.CSV").replace("_annotations.coco", "_Annotations.COCO"),
+        lambda name: name.replace("train/", "training /").replace("valid/", " Validation/"),
     ],
-    ids=["backslashes", "in a folder", "dots", "top", "Test", "Train", "VAL", "suffixes", "label files"],
+    ids=["backslashes", "in a folder", "dots", "top", "Test", "Train", "VAL", "suffixes", "label files", "blanks"],
 )
 def test_names_of_other_computers_mean_the_same(write_zip: Write, layout: str, rename: Callable[[str], str]) -> None:
     whole = read_export(write_zip("c.zip", SMALL[layout]))
@@ -125,6 +127,39 @@ def test_names_that_are_not_utf8_stay_as_zip_defines_them(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes().replace(b"S?d", b"S\x81d"))
     with open_export(path) as archive:
         assert archive.names == ["train/Süd.png"]  # in code page 437
+
+
+@pytest.mark.parametrize(("page", "name"), [("cp866", "кратер"), ("gbk", "陨石坑"), ("cp1252", "cratère_é")])
+def test_names_in_another_code_page_are_the_reason_that_is_given(write_zip: Write, page: str, name: str) -> None:
+    stored = name.encode(page)
+    place = b"n" * len(stored)
+    images = [{"id": 0, "file_name": f"{name}.png", "height": 8, "width": 8}]
+    labels = {"train/_annotations.coco.json": coco(images, [])}
+    path = write_zip("c.zip", {f"train/{place.decode()}.png": image_bytes(1, 8, "png")} | labels)
+    path.write_bytes(path.read_bytes().replace(place, stored))
+    with pytest.raises(DamagedFileError, match=r"not in the archive.*1 names in the zip are not in UTF-8.*in UTF-8 \("):
+        read_export(path)
+    folder = write_zip("d.zip", {f"train/crater/{place.decode()}.png": image_bytes(1, 8, "png")})
+    folder.write_bytes(folder.read_bytes().replace(place, stored))
+    assert "1 names in the zip are not in UTF-8" in read_export(folder).warnings[-1]
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_black_image_is_no_bomb(write_zip: Write, kind: str) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (700, 700)).save(content, kind)
+    whole = read_export(write_zip("c.zip", SMALL["folder"]))
+    export = read_export(write_zip("d.zip", SMALL["folder"] | {f"train/Crater/black.{kind}": content.getvalue()}))
+    assert len(export.images) == len(whole.images) + 1
+    with pytest.raises(DamagedFileError, match="times its size"):
+        read_export(write_zip("e.zip", SMALL["folder"] | {"train/Crater/black.png": content.getvalue()}))
+
+
+def test_a_zip_of_zips_is_said(write_zip: Write) -> None:
+    inner = write_zip("c.v1i.coco.zip", SMALL["coco"]).read_bytes()
+    for name in ("c.v1i.coco.zip", "downloads/c.v1i.coco.ZIP"):
+        with pytest.raises(DamagedFileError, match=r"contains zips: .*c\.v1i\.coco.*put these into the inbox"):
+            read_export(write_zip("outer.zip", {name: inner, "readme.txt": "x"}))
 
 
 def test_a_second_name_in_utf8_counts(tmp_path: Path) -> None:

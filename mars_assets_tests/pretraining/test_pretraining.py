@@ -185,11 +185,13 @@ def test_names_and_kinds_of_files_are_read_or_named(lake: Lake, tmp_path: Path) 
     Image.new("RGB", (8, 12)).save(folder / "turned.png", exif=turned)
     (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "notes.txt").write_text("no image")
+    for name in ("lost.png", "round.png"):
+        (folder / name).symlink_to("round.png")
     found = unlabelled_images(lake, folder)
     assert set(found.images["image_id"]) == {
         *("a.tif", "caf\\xe9.bmp", "caf\\\\xe9.bmp", "n" * 251 + ".gif", "c.webp", "deep.tif", "turned.png")
     }
-    assert found.broken.keys() == {"ten_bits.png", "transparent.png", "photo.heic"}
+    assert found.broken.keys() == {"ten_bits.png", "transparent.png", "photo.heic", "lost.png", "round.png"}
     by_id = dict(zip(found.images["image_id"], found.images["path"], strict=True))
     assert read_pixels(by_id["turned.png"]).shape == (8, 12, 3)
     np.testing.assert_array_equal(read_pixels(by_id["deep.tif"])[..., 0], deep >> 8)
@@ -207,10 +209,18 @@ def test_a_zip_may_have_names_of_any_length_and_other_formats(lake: Lake, tmp_pa
     assert len(unlabelled_images(lake, tmp_path / "more.zip").images) == 4
 
 
+def test_a_path_that_is_too_long_is_said(lake: Lake, tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "deep.zip", "w") as archive:
+        archive.write(image, "/".join(["d" * 50] * 100) + "/a.png")
+    with pytest.raises(MarsError, match="name is too long: shorten it"):
+        unlabelled_images(lake, tmp_path / "deep.zip")
+
+
 def test_without_images(lake: Lake, tmp_path: Path) -> None:
     with pytest.raises(MarsError, match="no image to pretrain on"):
         unlabelled_images(lake)
-    with pytest.raises(MarsError, match="no folder and no zip"):
+    with pytest.raises(MarsError, match=r"no folder and no zip .*: correct the path"):
         unlabelled_images(lake, tmp_path / "none.zip")
     (tmp_path / "bad.zip").write_bytes(b"PK")
     with pytest.raises(DamagedFileError, match=r"bad\.zip"):
@@ -266,6 +276,26 @@ def test_zips_of_other_computers_hold_back_what_models_are_judged_on(lake: Lake,
         found.images["path"].iloc[0].unlink()  # is taken out of the zip again
 
 
+def test_an_id_in_another_place_or_form_holds_an_image_back(lake: Lake, tmp_path: Path) -> None:
+    held = [
+        "ESP_000002_1800_ESP_000001_1800.png",  # a mosaic
+        "psp-000002-1800 and esp-000001-1800.png",
+        "ESP0000011800.png",
+        "x/esp000001_1800/t.png",
+    ]
+    others = ["ESP_000002_1800_ESP_000003_1800.png", "ESP0000031800.png", "ESP_000001_1800/ESP_000004_1800_0.png"]
+    for name in [*held, *others]:
+        picture(tmp_path / "more" / name)
+    _labels(lake, ESP_000001_1800="valid", ESP_000002_1800="train", ESP_000003_1800="train")
+    found = unlabelled_images(lake, tmp_path / "more")
+    assert sorted(found.images["image_id"]) == sorted(others)
+    assert found.left_out == len(held)
+    write_table(tmp_path / "run" / "images.parquet", found.images[["image_id", "group"]])
+    seen = seen_by(lake, tmp_path / "run", {})
+    assert {"ESP_000002_1800", "ESP_000003_1800", "ESP_000004_1800"} <= seen
+    assert "ESP_000001_1800" not in seen
+
+
 def test_what_an_earlier_version_took_apart_otherwise_is_not_read(lake: Lake, tmp_path: Path) -> None:
     content = picture(tmp_path / "p.png").read_bytes()
     with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
@@ -286,6 +316,26 @@ def _label_image(path: Path, values: list[int], mode: str = "L") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     (image.convert(mode) if mode != "P" else image).save(path)
     return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mask_a.jpg", "Mask.jpg", "mask0001.jpg", "a_mask_1.jpg", "a-mask-02.jpg", "a (mask).jpg", "masks.jpg"),
+        *("a_GT.jpg", "a_groundtruth.jpg", "a_segmentation.jpg", "gt/a.jpg", "ground_truth/a.jpg", "train_masks/a.jpg"),
+        *("images-mask/a.jpg", "x/masks png/a.jpg", "mask_jpg.rf.1.jpg"),
+    ],
+)
+def test_masks_are_known_by_name(lake: Lake, tmp_path: Path, name: str) -> None:
+    (tmp_path / "more" / name).parent.mkdir(parents=True)
+    Image.new("L", (16, 16)).save(tmp_path / "more" / name)
+    pictures = ["unmasked/a.png", "maskelyne_crater.png", "with masks/images/a.png", "a_masked.png", "bight.png"]
+    for other in pictures:
+        picture(tmp_path / "more" / other)
+    found = unlabelled_images(lake, tmp_path / "more")
+    assert list(found.broken) == [name]
+    assert "rename it if it is a picture" in found.broken[name]
+    assert sorted(found.images["image_id"]) == sorted(pictures)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -125,8 +125,13 @@ class TestReading:
         (tmp_path / "empty.pt").touch()
         with pytest.raises(DamagedFileError, match=r"empty\.pt"):
             read_checkpoint(tmp_path / "empty.pt")
-        with pytest.raises(MarsError, match=r"checkpoint .* does not exist"):
+        with pytest.raises(MarsError, match=r"checkpoint .* does not exist: correct its path"):
             read_checkpoint(tmp_path / "absent.pt")
+
+    def test_a_program_is_no_checkpoint(self, tmp_path: Path) -> None:
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "a.pt"))
+        with pytest.raises(MarsError, match=r"a\.pt is TorchScript, a program: save the state dict"):
+            read_checkpoint(tmp_path / "a.pt")
 
     def test_pickles_cut_anywhere(self, tmp_path: Path) -> None:
         """Within a number, torch raises another exception than at the end of one."""
@@ -334,7 +339,7 @@ class TestWrappersOfModels:
         with pytest.raises(MarsError, match="several states, student, teacher"):
             read_checkpoint(tmp_path / "two.pt")
         torch.save({f"setting{i}": 0.5 for i in range(500)}, tmp_path / "none.pt")
-        with pytest.raises(MarsError, match="setting3 and 496 more"):
+        with pytest.raises(MarsError, match="setting3 and 496 more are no tensors: save only"):
             read_checkpoint(tmp_path / "none.pt")
         torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
         with pytest.raises(MarsError, match="not a plain state dict"):
@@ -373,6 +378,13 @@ class TestWrappersOfModels:
 
 
 class TestInstalling:
+    def test_a_changed_configuration_is_named(self, lake: Lake) -> None:
+        folder = install(lake, Origin("sample", "sample"))
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace("embed_dim", "embed_width"))
+        with pytest.raises(MarsError, match=rf"{config}: unknown fields .*embed_width.*\. Restore the file"):
+            open_weights(folder)
+
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_from_a_file(self, shared: Path, lake: Lake, variant: str, layout: str) -> None:
         source = shared / "parity" / f"mae_{layout}_3frames.pt"

@@ -107,6 +107,8 @@ def test_other_units(lake: Lake, tmp_path: Path, change, dtype: str, found: str)
         (0, "int16", "0 in all bands"),
         (65535, "uint16", "exceed 16000"),
         (np.nan, "float32", "without data"),
+        (-999, "int16", "-999 in all bands"),
+        (-1, "float32", "-1 in all bands"),
     ],
 )
 def test_gaps_without_a_tag(lake: Lake, tmp_path: Path, fill: float, dtype: str, found: str) -> None:
@@ -114,6 +116,19 @@ def test_gaps_without_a_tag(lake: Lake, tmp_path: Path, fill: float, dtype: str,
     chip[:, :7, :9] = fill
     with pytest.raises(MarsError, match=found):
         anchor_chip(lake, write(tmp_path / "a.tif", chip, dtype), range(1, 7))
+
+
+@pytest.mark.parametrize("surface", ["vegetation", "clear water", "shadow"])
+def test_an_offset_is_suspected(lake: Lake, tmp_path: Path, surface: str) -> None:
+    chip = np.maximum(chip_of(surface, "desert" if surface == "vegetation" else surface), 1)
+    changed = [chip + 1000] if surface == "vegetation" else [chip + 1000, (chip / 10_000 + 0.2) / 0.0000275]
+    for values in changed:
+        said: list[str] = []
+        anchor_chip(lake, write(tmp_path / "a.tif", values, "uint16"), range(1, 7), said.append)
+        assert any("contain an offset" in line and "subtract it" in line for line in said)
+    said = []
+    anchor_chip(lake, write(tmp_path / "a.tif", chip_of(surface)), range(1, 7), said.append)
+    assert not any("contain an offset" in line for line in said)
 
 
 def test_a_stated_scale_is_read(lake: Lake, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ class TestLosses:
             with pytest.raises(MarsError, match="mask_ratio"):
                 reconstruct(chips, weights, mask_ratio=ratio)
         small = _write(tmp_path, {"small": (15, 64)}, ["means"])
-        with pytest.raises(MarsError, match="64 x 15 pixels, smaller than a patch"):
+        with pytest.raises(MarsError, match=r"64 x 15 pixels, smaller than a patch .*: choose a larger image"):
             reconstruct(small, weights)
 
 

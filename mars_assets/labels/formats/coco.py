@@ -18,6 +18,7 @@ from mars_assets.labels.formats.image import (
     Outline,
     Split,
     listed,
+    refuse_half_characters,
 )
 from mars_assets.labels.formats.layout import require_labels
 from mars_assets.labels.zip_archive import ExportArchive
@@ -48,13 +49,16 @@ def read_coco(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
 def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iterator[ExportedImage]:
     where = f"{archive.path.name}: {split}/{COCO_FILE}"
     try:
-        content = json.loads(archive.text(f"{split}/{COCO_FILE}"))
+        text = archive.text(f"{split}/{COCO_FILE}")
+        content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFileError(f"{where} is not valid JSON ({error}): export it again") from error
+    if "\\ud" in text.lower():
+        refuse_half_characters(content, where)
     images, annotations, categories = _coco_lists(content, where)
 
     # By id: Roboflow adds a root category without annotations, which may have the class's name.
-    names = {_plain(category.get("id")): str(category.get("name")) for category in categories}
+    names = _class_names(categories, where)
     above = {category.get("supercategory") for category in categories}
     used = {names.get(_plain(annotation.get("category_id"))) for annotation in annotations}
     doubtful = notes.doubtful(name for name in names.values() if name in used or name not in above)
@@ -67,11 +71,11 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
         entry = archive.entry(split, name) if isinstance(name, str) else None
         if entry is None:
             problems.append(f"the image {name!r} is not in the archive")
-        elif not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
-            problems.append(f"the image {name!r} has the impossible size {width} x {height}")
         if identity in findings:
             problems.append(f"image id {identity} occurs twice")
         findings[identity], read[identity] = Findings(unknown=set(doubtful)), (entry or "", (height, width))
+        if not all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (height, width)):
+            findings[identity].problems.append(f"it has the impossible size {width} x {height}")
 
     for annotation in annotations:
         identity = f"annotation {annotation.get('id')}"
@@ -90,6 +94,24 @@ def _read_coco_split(archive: ExportArchive, split: Split, notes: Notes) -> Iter
         raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
     for identity, (entry, size) in read.items():
         yield from notes.outlined(entry, split, size, findings[identity])
+
+
+def _class_names(categories: list[dict[str, Any]], where: str) -> dict[Any, str]:
+    """Map the ids of categories to their names.
+
+    Raises:
+        DamagedFileError: two categories have one id.
+    """
+    names: dict[Any, str] = {}
+    for category in categories:
+        identity, name = _plain(category.get("id")), category.get("name")
+        if name is None:
+            continue
+        if names.setdefault(identity, str(name)) != str(name):
+            raise DamagedFileError(
+                f"{where}: the category id {identity} is both {names[identity]!r} and {str(name)!r}: export it again"
+            )
+    return names
 
 
 def _plain(value: Any) -> Any:
@@ -128,12 +150,22 @@ def _outline(segmentation: Any) -> Outline:
             return {"rle": {"size": size, "counts": counts}}
         raise ValueError("has a run-length mask without size or counts")
     if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError("has no outline")
+        raise ValueError("has no outline, at most a box: outline the crater")
     if not isinstance(segmentation[0], list):  # a single ring may be written without its list
         segmentation = [segmentation]
-    for ring in segmentation:
+    rings = [_flat(ring) for ring in segmentation]
+    for ring in rings:
         if not isinstance(ring, list) or len(ring) < 6 or len(ring) % 2:
             raise ValueError(f"has an outline of {len(ring) if isinstance(ring, list) else 'no'} numbers")
         if not all(isinstance(v, int | float) and math.isfinite(v) and abs(v) <= 4 * MAX_SIDE for v in ring):
             raise ValueError("has coordinates that are not numbers or are far outside any image")
-    return {"polygons": [[float(value) for value in ring] for ring in segmentation]}
+    if all(0 <= value <= 1 for ring in rings for value in ring):
+        raise ValueError("has coordinates from 0 to 1, which are no pixels")
+    return {"polygons": [[float(value) for value in ring] for ring in rings]}
+
+
+def _flat(ring: Any) -> Any:
+    """Flatten a ring that is a list of pairs; return any other value as it is."""
+    if isinstance(ring, list) and all(isinstance(point, list) and len(point) == 2 for point in ring):
+        return [value for point in ring for value in point]
+    return ring

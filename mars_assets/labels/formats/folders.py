@@ -1,4 +1,7 @@
-"""Reader of folder classification: ``SPLIT/CLASS/IMAGE``."""
+"""Reader of folder classification: ``SPLIT/CLASS/IMAGE``.
+
+Images may lie in further folders below their class's.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import PurePosixPath
 
 from mars_assets.labels.formats.image import ExportedImage, Notes, is_image, original_name, split_of
 from mars_assets.labels.zip_archive import ExportArchive
+
+_NO_CLASSES = ("images", "image", "img", "imgs", "labels", "masks", "annotations", "jpegimages")
+"""Folders of formats that keep images and labels apart."""
 
 
 def is_folders(archive: ExportArchive) -> bool:
@@ -40,4 +46,4 @@ def read_folders(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage
 
 
 def _is_labelled(name: PurePosixPath) -> bool:
-    return is_image(name) and len(name.parts) == 3 and split_of(name) is not None
+    return len(name.parts) > 2 and split_of(name) is not None and is_image(name) and name.parts[1] not in _NO_CLASSES

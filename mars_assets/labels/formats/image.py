@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from mars_assets.images import SUFFIXES
+from mars_assets.errors import DamagedFileError
+from mars_assets.images import SUFFIXES, image_size
 from mars_assets.labels.class_names import ClassNames
 
 Split = Literal["train", "valid", "test"]
@@ -18,7 +20,8 @@ Label = Literal["crater", "no_crater"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 EXPORT_AGAIN = "export it again"
 """The remedy for a faulty export, in error messages."""
-_ROBOFLOW_NAME = re.compile(r"^(?P<uploaded>.+)\.rf\.[0-9A-Za-z]+$")
+_ROBOFLOW_NAME = re.compile(r"^(?P<uploaded>.+)\.rf\.[0-9A-Za-z]+(?:[^0-9A-Za-z].*)?$", re.IGNORECASE)
+"""What follows the hash is added by browsers and people, such as " (1)" and "-copy"."""
 _UPLOADED_SUFFIX = re.compile(
     r"_(jpe?g|jpe|jfif|pjpeg|a?png|tiff?|bmp|dib|gif|webp|hei[cf]s?|avif|jp2|j2k|jxl|p[bgnp]m|tga|psd|dng|cr[23]|nef|arw)$",
     re.IGNORECASE,
@@ -74,6 +77,7 @@ class Notes:
         class_names: the meanings of the project's class names.
         warnings: what a person should know of.
         left_out: images that cannot be used, by entry, with the reason.
+        unlabelled: images without a label, by entry, with the reason.
         unknown: images with a class whose meaning is not known, by entry, with the names of these classes.
         ignored: number of annotations of classes that are no craters, by the class's name.
     """
@@ -81,6 +85,7 @@ class Notes:
     class_names: ClassNames = field(default_factory=ClassNames)
     warnings: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
     unknown: dict[str, set[str]] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -91,6 +96,14 @@ class Notes:
         """
         meanings = {name: self.class_names.meaning(name) for name in names}
         return set() if "crater" in meanings.values() else {name for name in meanings if meanings[name] is None}
+
+    def size_of(self, entry: str, content: bytes) -> tuple[int, int] | None:
+        """Read an image's height and width; leave it out if it is no readable image."""
+        try:
+            return image_size(content, EXPORT_AGAIN, "it")
+        except DamagedFileError as error:
+            self.left_out[entry] = str(error)
+            return None
 
     def means_crater(self, name: str, findings: Findings) -> bool:
         """Test whether an annotation is of a crater; note it if it is not."""
@@ -160,6 +173,23 @@ def is_image(name: PurePosixPath) -> bool:
 def split_of(name: PurePosixPath) -> Split | None:
     """Return the split named by an entry's first folder, or None."""
     return name.parts[0] if len(name.parts) > 1 and name.parts[0] in SPLITS else None
+
+
+def refuse_half_characters(content: Any, where: str) -> None:
+    """Refuse names that can be neither written nor shown.
+
+    JSON and YAML may escape a code point that is half of a character.
+
+    Raises:
+        DamagedFileError: the content has such an escape.
+    """
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise DamagedFileError(
+            f"{where} has half of a character ({half!r}) in a name: rename the class or image, and export it again"
+        ) from error
 
 
 def listed(problems: list[str]) -> str:

@@ -35,12 +35,13 @@ CLASSES_FILE = "_classes.csv"
 _MASK = "_mask.png"
 _MOST_CRATERS = 2000
 """Most craters in one mask; the most densely cratered ground has a few hundred."""
-_FILE_NAME, _PIXEL_VALUE = "filename", "pixel value"
+_FILE_NAMES = ("filename", "file_name", "file name", "file", "image")
+_PIXEL_VALUE = "pixel value"
 
 
 def is_multilabel(archive: ExportArchive) -> bool:
     """Test whether the archive's class files have a row per image."""
-    return _first_column(archive) == _FILE_NAME
+    return _first_column(archive) in _FILE_NAMES
 
 
 def is_masks(archive: ExportArchive) -> bool:
@@ -65,7 +66,7 @@ def read_multilabel(archive: ExportArchive, notes: Notes) -> Iterator[ExportedIm
             raise DamagedFileError(
                 f"{where} has no column for craters, only {', '.join(header[1:])}: export that class too"
             )
-        problems, unclear, seen = [], 0, set()
+        problems, seen = [], set()
         for row in rows:
             entry = archive.entry(split, row[0])
             if entry is None:
@@ -76,7 +77,9 @@ def read_multilabel(archive: ExportArchive, notes: Notes) -> Iterator[ExportedIm
             seen.add(entry)
             values = {number: row[number] if number < len(row) else "" for number in meanings}
             if wrong := [value for number, value in values.items() if meanings[number] and value not in ("0", "1")]:
-                notes.left_out[entry] = f"it has {', '.join(wrong)} where 0 and 1 are expected in {CLASSES_FILE}"
+                notes.left_out[entry] = (
+                    f"it has {', '.join(map(repr, wrong))} where 0 and 1 are expected in {CLASSES_FILE}"
+                )
                 continue
             chosen = {meanings[number] for number, value in values.items() if value == "1"} - {"other"}
             if not chosen and "crater" in meanings.values() and "no_crater" not in meanings.values():
@@ -88,12 +91,9 @@ def read_multilabel(archive: ExportArchive, notes: Notes) -> Iterator[ExportedIm
             if None in chosen:
                 notes.unknown[entry] = {header[n] for n, value in values.items() if value == "1" and not meanings[n]}
             else:
-                archive.account_for(entry)
-                unclear += 1
+                notes.unlabelled[entry] = "it is of both classes, or of neither"
         if problems:
             raise DamagedFileError(f"{where}: {listed(problems)}. Export it again")
-        if unclear:
-            notes.warnings.append(f"{split}: {unclear} images with both classes or neither were left out")
 
 
 def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
@@ -110,24 +110,26 @@ def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     touching = False
     for split, _, rows in _tables(archive):
         where = f"{archive.path.name}: {split}/"
-        names = {_value(row[0], where): row[1] for row in rows if len(row) > 1}
+        names = _pixel_values(rows, where)
         meanings = {value: notes.class_names.meaning(name) for value, name in names.items()}
         craters = [value for value, meaning in meanings.items() if meaning == "crater"]
         if not craters and None not in meanings.values():
             raise DamagedFileError(
                 f"{where}{CLASSES_FILE} has no class crater, only {', '.join(names.values())}: export that class too"
             )
-        bare, doubtful = 0, notes.doubtful(names.values())
+        doubtful = notes.doubtful(names.values())
         for entry in archive.names:
             name = PurePosixPath(entry)
             if name.parts[:1] != (split,) or not is_image(name) or entry.endswith(_MASK):
                 continue
             mask_entry = entry.removesuffix(name.suffix) + _MASK
             if mask_entry not in archive:
-                bare += 1
-                archive.account_for(entry)
+                notes.unlabelled[entry] = f"there is no mask {mask_entry}"
                 continue
-            size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
+            archive.account_for(mask_entry)
+            size = notes.size_of(entry, archive.read(entry))
+            if size is None:
+                continue
             content, findings = archive.read(mask_entry), Findings(unknown=set(doubtful))
             try:
                 mask = _mask(content, mask_entry, size, set(names))
@@ -147,8 +149,6 @@ def read_masks(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
                     for number, box in enumerate(ndimage.find_objects(numbers), start=1)
                 ]
             yield from notes.outlined(entry, split, size, findings)
-        if bare:
-            notes.warnings.append(f"{split}: {bare} images without a mask were left out")
     if touching:
         notes.warnings.append("semantic masks do not separate adjacent craters: craters that touch count as one")
 
@@ -169,6 +169,22 @@ def _tables(archive: ExportArchive) -> Iterator[tuple[Split, list[str], list[lis
                     f"{archive.path.name}: {entry} is not a valid CSV file ({error}): export it again"
                 ) from error
             yield split, rows[0] if rows else [], rows[1:]
+
+
+def _pixel_values(rows: list[list[str]], where: str) -> dict[int, str]:
+    """Map pixel values to the names of their classes.
+
+    Raises:
+        DamagedFileError: a value is none or stands for two classes.
+    """
+    names: dict[int, str] = {}
+    for value, name in ((_value(row[0], where), row[1]) for row in rows if len(row) > 1):
+        if names.setdefault(value, name) != name:
+            raise DamagedFileError(
+                f"{where}{CLASSES_FILE} has the pixel value {value} for both {names[value]!r} and {name!r}: export it "
+                "again"
+            )
+    return names
 
 
 def _value(text: str, where: str) -> int:

@@ -10,34 +10,38 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import cast
 
-import numpy as np
 import yaml
 
 from mars_assets.errors import DamagedFileError
-from mars_assets.images import image_size
 from mars_assets.labels.formats.image import (
-    EXPORT_AGAIN,
     ExportedImage,
     Findings,
     Notes,
-    Outline,
     Split,
     is_image,
+    refuse_half_characters,
     split_of,
 )
 from mars_assets.labels.zip_archive import ExportArchive
 
 DATA_FILE = "data.yaml"
 _MAX_YAML = 2**20
-_RIGHT = 0.02
-"""Largest cosine of a right angle, whose corners are rounded."""
 _FAR = 4.0
 """Largest accepted normalised coordinate, of which 0 to 1 lie in the image; parts outside it are clipped later."""
 
 
 def is_yolo(archive: ExportArchive) -> bool:
-    """Test whether an archive has a ``data.yaml`` and label files."""
-    return DATA_FILE in archive and any(PurePosixPath(name).parts[1:2] == ("labels",) for name in archive.names)
+    """Test whether an archive has label files.
+
+    Raises:
+        DamagedFileError: it has no ``data.yaml`` beside them.
+    """
+    places = [PurePosixPath(name) for name in archive.names]
+    if not any(split_of(place) and place.parts[1:-1] == ("labels",) and place.suffix == ".txt" for place in places):
+        return False
+    if DATA_FILE not in archive:
+        raise DamagedFileError(f"{archive.path.name} has label files, but no {DATA_FILE} that names classes: add it")
+    return True
 
 
 def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
@@ -46,11 +50,10 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
     An image with a line that cannot be used is left out.
 
     Raises:
-        DamagedFileError: the class names cannot be read, two images share a label file, or all outlines are boxes.
+        DamagedFileError: the class names cannot be read, or two images share a label file.
     """
     names = _class_names(archive, notes)
     images: dict[str, str] = {}
-    bare = 0
     for entry in archive.names:
         name = PurePosixPath(entry)
         split = split_of(name)
@@ -58,8 +61,7 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             continue
         labels = f"{split}/labels/{name.stem}.txt"
         if labels not in archive:
-            bare += 1
-            archive.account_for(entry)
+            notes.unlabelled[entry] = f"there is no label file {labels}"
         elif labels in images:
             raise DamagedFileError(
                 f"{archive.path.name}: {images[labels]} and {entry} share the label file {labels}: rename one of the "
@@ -67,20 +69,14 @@ def read_yolo(archive: ExportArchive, notes: Notes) -> Iterator[ExportedImage]:
             )
         else:
             images[labels] = entry
-    read, doubtful = [], notes.doubtful(names.values())
+    doubtful = notes.doubtful(names.values())
     for labels, entry in images.items():
-        size = image_size(archive.read(entry), EXPORT_AGAIN, f"{archive.path.name}: {entry}")
-        read.append((entry, size, _findings(archive, labels, names, size, notes)))
-        read[-1][-1].unknown.update(doubtful)
-    outlines = [outline for _, _, findings in read for outline in findings.outlines]
-    if outlines and all(_is_box(outline) for outline in outlines):
-        raise DamagedFileError(
-            f"{archive.path.name}: all {len(outlines)} outlines are rectangles, as of oriented boxes: export outlines"
-        )
-    for entry, size, findings in read:
-        yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
-    if bare:
-        notes.warnings.append(f"{bare} images without a label file were left out")
+        size = notes.size_of(entry, archive.read(entry))
+        archive.account_for(labels)
+        if size is not None:
+            findings = _findings(archive, labels, names, size, notes)
+            findings.unknown.update(doubtful)
+            yield from notes.outlined(entry, cast("Split", PurePosixPath(entry).parts[0]), size, findings)
 
 
 def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
@@ -100,10 +96,14 @@ def _class_names(archive: ExportArchive, notes: Notes) -> dict[int, str]:
         names = dict(zip(map(str, range(len(names))), names, strict=True))
     if not isinstance(names, dict) or not all(_is_index(key) and isinstance(v, str) for key, v in names.items()):
         raise DamagedFileError(f"{where} has no list of class names: export it again")
+    refuse_half_characters(names, where)
     meanings = [notes.class_names.meaning(name) for name in names.values()]
     if "crater" not in meanings and None not in meanings:
         raise DamagedFileError(f"{where} has no class crater, only {', '.join(names.values())}: export that class too")
-    return {int(key): name for key, name in names.items()}
+    numbered = {int(key): name for key, name in names.items()}
+    if len(numbered) < len(names):
+        raise DamagedFileError(f"{where} gives several names to one class: export it again")
+    return numbered
 
 
 def _findings(
@@ -116,7 +116,8 @@ def _findings(
         words = line.split()
         if not words:
             continue
-        name = names.get(int(words[0])) if _is_index(words[0]) else None
+        index = words[0].removesuffix(".0")
+        name = names.get(int(index)) if _is_index(index) else None
         values = _numbers(words[1:])
         if name is None:
             problems.append(f"line {number} has the unknown class {words[0][:40]!r}")
@@ -125,9 +126,9 @@ def _findings(
         elif values is None:
             problems.append(f"line {number} has coordinates that are not numbers or are far outside the image")
         elif len(values) == 4:
-            problems.append(f"line {number} is a box: export outlines")
+            problems.append(f"line {number} is a box: outline the crater")
         elif len(values) < 6 or len(values) % 2:
-            problems.append(f"line {number} has an outline of {len(values)} numbers")
+            problems.append(f"line {number} has {len(values)} numbers, which are no outline: outline the crater")
         else:
             findings.outlines.append({"polygons": [[v * (height if k % 2 else width) for k, v in enumerate(values)]]})
     return findings
@@ -135,19 +136,6 @@ def _findings(
 
 def _is_index(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
-
-
-def _is_box(outline: Outline) -> bool:
-    """Test whether an outline has four corners with right angles."""
-    corners = np.array(outline["polygons"][0]).reshape(-1, 2)
-    if len(corners) == 5 and (corners[0] == corners[-1]).all():
-        corners = corners[:-1]
-    if len(corners) != 4:
-        return False
-    sides = np.roll(corners, -1, axis=0) - corners
-    lengths = np.linalg.norm(sides, axis=1)
-    cosines = (sides * np.roll(sides, -1, axis=0)).sum(axis=1) / np.maximum(lengths * np.roll(lengths, -1), 1e-9)
-    return bool((np.abs(cosines) < _RIGHT).all())
 
 
 def _numbers(words: list[str]) -> list[float] | None:
