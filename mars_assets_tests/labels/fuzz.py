@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from pycocotools import mask as coco
 
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.images import image_size, read_label_image, read_rgb
@@ -122,7 +123,8 @@ def unpacked(content: bytes) -> Inbox:
 @functools.cache
 def seeds() -> list[Inbox]:
     """Small exports of all formats; with MARS_SHARED also reported ones, and parts of real ones."""
-    found = [_of_entries(make(name)) for make in (two_classes, _yolo, _masks, _table, _folders) for name in _CLASSES]
+    makers = (two_classes, _runs, _yolo, _masks, _table, _folders)
+    found = [_of_entries(make(name)) for make in makers for name in ("ridge", "no crater")]
     data = Path(os.environ.get("MARS_SHARED", "../shared")) / "data"
     for folder in sorted(data.glob("reported/*/")):
         if zips := {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}:
@@ -130,7 +132,16 @@ def seeds() -> list[Inbox]:
     return [*found, *({path.name: _part_of(path)} for path in sorted(data.glob("exports/*.zip")))]
 
 
-_CLASSES = ("ridge", "no crater")
+def _runs(name: str) -> dict[str, bytes | str]:
+    """COCO whose outlines are compressed run lengths."""
+    entries = two_classes(name)
+    for file in [file for file in entries if file.endswith(".json")]:
+        content = json.loads(entries[file])
+        for one in content["annotations"]:
+            (run,) = coco.frPyObjects(one["segmentation"], 48, 48)
+            one["segmentation"] = {"size": run["size"], "counts": run["counts"].decode()}
+        entries[file] = json.dumps(content)
+    return entries
 
 
 def _folders(name: str) -> dict[str, bytes | str]:
