@@ -108,7 +108,7 @@ def parsed_label(path: Path, what: str) -> Iterator[Any]:
 
 
 class _Parser(OmniParser):  # type: ignore[misc]
-    """pvl's parser, which tries for ever to read an equals sign that follows a number."""
+    """Parser of pvl that does not loop on an equals sign after a number."""
 
     def parse_module_post_hook(self, module: Any, tokens: Any) -> tuple[Any, bool]:
         """Repair an empty assignment, as pvl does.
