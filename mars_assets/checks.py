@@ -97,7 +97,7 @@ def classes_are_known(lake: LakeResource) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=labelled_crops)
 def annotations_are_usable(lake: LakeResource) -> dg.AssetCheckResult:
-    """No image is left out because it or one of its annotations cannot be used."""
+    """No image is left out for a fault, one of an annotation, or lack of a label."""
     return _outcome(unusable_images(lake.open()), WARN)
 
 
