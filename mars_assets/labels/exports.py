@@ -117,7 +117,8 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
     try:
         with open_splits(path) as archive, _explained_names(archive):
             export_format = _format_of(archive)
-            images = tuple(leave_out_boxes(path.name, _FORMATS[export_format].read(archive, notes), notes))
+            read = _FORMATS[export_format].read(archive, notes)
+            images = tuple(leave_out_boxes(path.name, read, notes, is_yolo=export_format == "yolo"))
             archive.account_for(*(image.entry for image in images))
             archive.account_for(*notes.left_out, *notes.unlabelled, *notes.unknown)
             note_leftovers(archive, notes)

@@ -283,10 +283,16 @@ def test_a_box_among_outlines_costs_its_image(write_zip: Write) -> None:
     export = read_export(write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, annotations)}))
     assert [image.original for image in export.images] == ["a", "c", "d"]
     assert export.left_out == ("train/b.jpg: 1 of its 2 outlines are rectangles, as of boxes: outline these craters",)
-    boxes = [{**annotation, "segmentation": [shapes["c"][0]]} for annotation in annotations]
-    entries |= {"train/_annotations.coco.json": coco(images, boxes)}
-    with pytest.raises(DamagedFileError, match="its 3 outlines have four corners"):
-        read_export(write_zip("c.zip", entries))
+    moved = [(np.array(shapes["c"][0]) + n).tolist() for n in range(5)]
+    for count in (4, 5):
+        boxes = [{"id": n, "image_id": "a", "category_id": 1, "segmentation": [moved[n]]} for n in range(count)]
+        path = write_zip("c.zip", entries | {"train/_annotations.coco.json": coco(images, boxes)})
+        if count < 5:
+            said = ("its 4 outlines are rectangles, as boxes are: look whether they are outlines",)
+            assert (len(read_export(path).images), read_export(path).warnings) == (4, said)
+        else:
+            with pytest.raises(DamagedFileError, match="its 5 outlines have four corners"):
+                read_export(path)
 
 
 @pytest.mark.parametrize(

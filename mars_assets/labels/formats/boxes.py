@@ -17,11 +17,13 @@ _TRACED = 8.0
 """Longest side in pixels of a parallelogram that may be traced around a mask of few pixels."""
 _MOSTLY = 0.9
 """Share of boxes, the others of which an image's border cuts, in an export that has nothing else."""
+_A_FEW = 5
+"""Number of rectangles that are no accident either; fewer may have been drawn where boxes have a field of their own."""
 _SEVERAL = 20
 """Number of outlines of four corners that are no accident: who outlines craters clicks more often."""
 
 
-def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -> list[ExportedImage]:
+def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes, *, is_yolo: bool) -> list[ExportedImage]:
     """Leave out the images with a box in the place of an outline.
 
     Boxes may be oriented, and are parallelograms where images were stretched.
@@ -30,6 +32,8 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
         where: the export's name.
         images: all of its images.
         notes: takes the images that are left out.
+        is_yolo: whether the format writes oriented boxes as it writes outlines. Others have a field for boxes, and
+            somebody may have drawn a few rectangles: where there is nothing else, they are read and noted.
 
     Raises:
         DamagedFileError: the outlines are boxes.
@@ -39,7 +43,11 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes) -
     count = sum(map(len, corners))
     quadrilaterals = [four for of_image in corners for four in of_image if four is not None]
     boxes = sum(map(_is_box, quadrilaterals))
-    if (count and boxes > _MOSTLY * count) or len(quadrilaterals) == count >= _SEVERAL:
+    are_boxes = count > 0 and boxes > _MOSTLY * count
+    if are_boxes and count < _A_FEW and not is_yolo:
+        notes.warnings.append(f"its {count} outlines are rectangles, as boxes are: look whether they are outlines")
+        return all_images
+    if are_boxes or len(quadrilaterals) == count >= _SEVERAL:
         raise DamagedFileError(
             f"{where}: its {count} outlines have four corners, as boxes and oriented boxes have: export outlines"
         )
