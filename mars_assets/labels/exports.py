@@ -137,8 +137,9 @@ def read_export(path: Path, class_names: ClassNames = NOTHING_STATED) -> Export:
             + (f" ({listed(unlabelled)})" if unlabelled else "")
         )
     unknown = Counter(name for names in notes.unknown.values() for name in sorted(names))
-    identity = path, sha256_file(path), project, version
-    return without(Export(*identity, export_format, images, warnings, tuple(unlabelled), unknown), notes.left_out)
+    sha256 = sha256_file(path)
+    export = Export(path, sha256, project, version, export_format, images, warnings, tuple(unlabelled), unknown)
+    return without(export, notes.left_out)
 
 
 def without(export: Export, left_out: Mapping[str, str]) -> Export:
@@ -153,8 +154,8 @@ def without(export: Export, left_out: Mapping[str, str]) -> Export:
     """
     images = tuple(image for image in export.images if image.entry not in left_out)
     reasons = [f"{entry}: {reason}" for entry, reason in left_out.items()]
-    is_unknown = not images and export.unknown  # which the user is told first
-    if reasons and not is_unknown and not any(image.label or image.outlines for image in images):
+    only_unknown = not images and export.unknown  # which the user is told first
+    if reasons and not only_unknown and not any(image.label or image.outlines for image in images):
         raise DamagedFileError(f"{export.path.name}: {listed(reasons)}. Correct these images and export again")
     return replace(export, images=images, left_out=(*export.left_out, *reasons))
 

@@ -341,9 +341,9 @@ def _saved_otherwise(content: bytes, random: Random) -> bytes:
             image.load()
             if mode == "LA" and random.randrange(2):
                 image.putalpha(random.randrange(256))
-            changed = (
-                image.convert(mode or image.mode).resize((side, side)) if side else image.convert(mode or image.mode)
-            )
+            changed = image.convert(mode or image.mode)
+            if side:
+                changed = changed.resize((side, side))
             if "save_all" in options and kind != "JPEG2000":
                 options["append_images"] = [changed.rotate(180)]
             if mode == "F" and kind == "PNG":

@@ -18,7 +18,7 @@ _TRACED = 8.0
 _MOSTLY = 0.9
 """Share of boxes, the others of which an image's border cuts, in an export that has nothing else."""
 _A_FEW = 5
-"""Number of rectangles that are no accident either; fewer may have been drawn where boxes have a field of their own."""
+"""Fewest rectangles that are boxes in a format with a field for boxes; somebody may have drawn fewer."""
 _SEVERAL = 20
 """Number of outlines of four corners that are no accident: who outlines craters clicks more often."""
 
@@ -32,8 +32,8 @@ def leave_out_boxes(where: str, images: Iterable[ExportedImage], notes: Notes, *
         where: the export's name.
         images: all of its images.
         notes: takes the images that are left out.
-        is_yolo: whether the format writes oriented boxes as it writes outlines. Others have a field for boxes, and
-            somebody may have drawn a few rectangles: where there is nothing else, they are read and noted.
+        is_yolo: whether the format writes oriented boxes as it writes outlines. Others have a field for boxes: there, a
+            few rectangles and nothing else are read and noted.
 
     Raises:
         DamagedFileError: the outlines are boxes.
