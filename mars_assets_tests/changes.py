@@ -1,5 +1,6 @@
 """Random changes of texts, JSON and bytes, for fuzz tests."""
 
+import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,11 +8,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mars_assets.errors import MarsError
+from mars_assets.labels.zip_archive import _DAMAGE
 
 T = TypeVar("T")
 
 fuzz = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 """Settings of a fuzz test, which ``--hypothesis-profile=long`` repeats for an hour or so."""
+
+DAMAGED_ZIP = (*_DAMAGE, RuntimeError, LookupError, struct.error)
+"""Exceptions of zipfile on a zip that was changed, also on one that claims to be encrypted."""
 
 PIECES = st.one_of(
     st.sampled_from(["", " ", "0", "1", "-1", "1e400", "nan", "9" * 40, "true", "null", "crater", "Crater ", "ridge"]),

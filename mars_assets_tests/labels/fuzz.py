@@ -36,6 +36,7 @@ from mars_assets.labels.table import mask_path, read_labelled_crops
 from mars_assets.labels.zip_archive import open_export
 from mars_assets.lake import Lake
 from mars_assets.storage.files import printable
+from mars_assets_tests.changes import DAMAGED_ZIP
 from mars_assets_tests.labels.conftest import image_bytes
 from mars_assets_tests.labels.test_class_names import _masks, _table, _yolo, two_classes
 
@@ -222,7 +223,7 @@ def changed_inbox(inbox: Inbox, random: Random, mutate: Mutate = scrambled) -> I
     content = inbox[file]
     try:
         members = unpack(content) if random.randrange(20) else []
-    except Exception:  # what a change has damaged
+    except DAMAGED_ZIP:
         members = []
     if not members:
         return inbox | {file: mutate(content, random)}
