@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from pyproj import CRS
 
 Float64 = npt.NDArray[np.float64]
-_MARS = 3396190.0
-"""Radius of Mars in metres by IAU 2015, for a CRS that states none."""
 
 
 def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Float64]:
@@ -38,7 +36,7 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
 
 
 def ground_diameters(crs: str, x: Float64, y: Float64, areas: Float64) -> Float64:
-    """Convert areas on a map to the diameters of such circles on the ground.
+    """Convert areas on a map to diameters on the ground.
 
     The map's scale is that at the position, since no projection has the same everywhere: a square metre of an
     equirectangular map that is true at the equator is half a square metre at 60 degrees. A circle on a sphere of radius
@@ -88,8 +86,7 @@ def _centric(system: CRS, latitude: Float64) -> Float64:
 def _radii(system: CRS) -> tuple[float, float]:
     """Read the radii of the CRS's body at the equator and at the poles, in metres."""
     ellipsoid = system.ellipsoid
-    if ellipsoid is None:
-        return _MARS, _MARS
+    assert ellipsoid is not None  # only CRSs that are no map of a body lack it
     return float(ellipsoid.semi_major_metre), float(ellipsoid.semi_minor_metre)
 
 
