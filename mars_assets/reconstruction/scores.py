@@ -250,7 +250,7 @@ def _ssim(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
         if min(counted.shape) < _SSIM_WINDOW or not counted[inner].any():
             means.append(np.nan)
             continue
-        _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
+        _, similarity = structural_similarity(
             one, other, win_size=_SSIM_WINDOW, data_range=1.0, channel_axis=0, full=True
         )
         means.append(np.average(similarity.mean(axis=0)[inner], weights=counted[inner]))
