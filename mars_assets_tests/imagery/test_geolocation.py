@@ -1,9 +1,11 @@
 import numpy as np
 import pyproj
 import pytest
+import shapely
 from rasterio.crs import CRS
 
-from mars_assets.imagery.geolocation import approximate_positions, ground_diameters, projected_positions
+from mars_assets.errors import MarsError
+from mars_assets.imagery.geolocation import approximate_positions, ground_area, ground_diameters, projected_positions
 from mars_assets.sample.products import MapPosition
 from mars_assets_tests.imagery.test_index import REAL
 
@@ -112,3 +114,93 @@ def test_over_the_prime_meridian_and_the_pole() -> None:
         [89.9, 0.0, 89.9, 90.0, 89.9, 180.0, 89.9, 270.0], 10, 10, np.array([5.0]), np.array([5.0])
     )
     assert latitude[0] == pytest.approx(90, abs=1e-6)
+
+
+PIXEL = 100.0
+AREAS = {
+    "RDR at 30": (f"+proj=eqc +lat_ts=30 +lon_0=180 +R={MARS - 5000}", (77.0, 32.0)),
+    "true elsewhere": (f"+proj=eqc +lat_ts=0 +lon_0=0 +R={MARS}", (-120.0, -61.0)),
+    "across 0": (f"+proj=eqc +lat_ts=0 +lon_0=180 +R={MARS}", (0.0, 20.0)),
+    "across 180": (f"+proj=sinu +lon_0=0 +R={MARS}", (180.0, -40.0)),
+    "sinusoidal": (f"+proj=sinu +lon_0=77 +R={MARS}", (60.0, 50.0)),
+    "near the pole": (f"+proj=stere +lat_0=90 +lon_0=0 +R={MARS}", (33.0, 75.0)),
+    "around a pole": (f"+proj=stere +lat_0=-90 +lon_0=0 +R={MARS}", (10.0, -89.0)),
+    "degrees": (f"+proj=longlat +R={MARS}", (200.0, 70.0)),
+    "kilometres": (f"+proj=laea +lat_0=10 +lon_0=75 +R={MARS} +units=km", (70.0, 15.0)),
+    "ellipsoid": ("+proj=eqc +lat_ts=0 +lon_0=0 +a=3396190 +b=3376200", (15.0, 45.0)),
+}
+
+
+def raster_at(crs: str, longitude: float, latitude: float, turn: float = 0.0) -> tuple[float, ...]:
+    """The transform of a raster of 4000 x 3000 pixels around a place, perhaps turned."""
+    system = pyproj.CRS.from_user_input(crs)
+    if system.is_geographic:
+        x, y, pixel = longitude, latitude, np.degrees(PIXEL / MARS)
+    else:
+        (x, y), pixel = pyproj.Proj(system)(longitude, latitude), PIXEL / system.axis_info[0].unit_conversion_factor
+    cos, sin = pixel * np.cos(turn), pixel * np.sin(turn)
+    return (cos, sin, x - 2000 * cos - 1500 * sin, sin, -cos, y - 2000 * sin + 1500 * cos)
+
+
+def area_by_geodesics(polygon: shapely.Polygon, crs: str, transform: tuple[float, ...]) -> float:
+    """By PROJ's geodesics between points so close that they follow the edges of the raster."""
+    system = pyproj.CRS.from_user_input(crs)
+    radius = system.ellipsoid.semi_major_metre
+
+    def ring_area(ring: shapely.LinearRing) -> float:
+        x, y = np.array(shapely.segmentize(ring, 2.0).coords).T
+        a, b, c, d, e, f = transform
+        longitude, latitude = projected_positions(crs, a * x + b * y + c, d * x + e * y + f)
+        area = abs(pyproj.Geod(a=radius, b=radius).polygon_area_perimeter(longitude, latitude)[0])
+        return min(area, 4 * np.pi * radius**2 - area)
+
+    return ring_area(polygon.exterior) - sum(map(ring_area, polygon.interiors))
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.7])
+@pytest.mark.parametrize(("crs", "place"), AREAS.values(), ids=AREAS)
+def test_areas_on_the_ground_are_those_by_geodesics(crs: str, place: tuple[float, float], turn: float) -> None:
+    transform = raster_at(crs, *place, turn)
+    swath = shapely.Polygon([(300, 0), (4000, 200), (3600, 3000), (0, 2700)], [[(900, 900), (1900, 900), (900, 1500)]])
+    small = shapely.box(10, 10, 30, 25)
+    for polygon in (swath, small):
+        expected = area_by_geodesics(polygon, crs, transform)
+        assert ground_area(polygon, crs, transform) == pytest.approx(expected, rel=1e-6)
+    both = shapely.MultiPolygon([swath, shapely.box(5000, 0, 5010, 10)])
+    expected = area_by_geodesics(swath, crs, transform) + area_by_geodesics(both.geoms[1], crs, transform)
+    assert ground_area(both, crs, transform) == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_area_around_the_pole_is_the_cap() -> None:
+    crs = f"+proj=stere +lat_0=90 +lon_0=0 +R={MARS}"
+    angle = np.radians(1.0)
+    circle = shapely.Point(1500, 1500).buffer(2 * MARS * np.tan(angle / 2) / 100, quad_segs=20000)
+    area = ground_area(circle, crs, (100.0, 0.0, -150_000.0, 0.0, -100.0, 150_000.0))
+    assert area == pytest.approx(2 * np.pi * MARS**2 * (1 - np.cos(angle)), rel=1e-7)
+
+
+DEGREE = MARS * np.pi / 180
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (f"+proj=longlat +R={MARS}", (0.36, 0.0, 0.0, 0.0, -0.36, 90.0)),
+        (
+            f"+proj=eqc +lon_0=180 +R={MARS}",
+            (0.36 * DEGREE, 0.0, -180 * DEGREE, 0.0, -0.36 * DEGREE, 90 * DEGREE),
+        ),
+    ],
+    ids=["degrees", "metres"],
+)
+def test_the_area_of_a_map_of_mars_is_that_of_mars(crs: str, transform: tuple[float, ...]) -> None:
+    assert ground_area(shapely.box(0, 0, 1000, 500), crs, transform) == pytest.approx(4 * np.pi * MARS**2, rel=1e-7)
+    assert ground_area(shapely.box(0, 250, 1000, 500), crs, transform) == pytest.approx(2 * np.pi * MARS**2, rel=1e-7)
+
+
+def test_an_area_beyond_the_map_is_an_error_and_an_empty_one_is_nothing() -> None:
+    transform = (1e6, 0.0, 0.0, 0.0, -1e6, 0.0)
+    for crs in (f"+proj=sinu +R={MARS}", f"+proj=ortho +R={MARS}"):
+        with pytest.raises(MarsError, match="beyond the map of its projection"):
+            ground_area(shapely.box(0, 0, 100, 100), crs, transform)
+    assert ground_area(shapely.MultiPolygon(), "IAU_2015:49910", transform) == 0
