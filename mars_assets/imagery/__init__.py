@@ -1,1 +1,1 @@
-"""HiRISE imagery: products, downloads and crops."""
+"""Imagery: HiRISE's products and crops, and rasters of any sensor."""

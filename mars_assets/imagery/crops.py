@@ -57,7 +57,7 @@ _Cell: TypeAlias = tuple[int, int]
 """Row and column of a cell's upper left pixel."""
 
 _CUTTING = ".cutting"
-_STRETCH = (0.1, 99.9)
+STRETCH = (0.1, 99.9)
 """Percentiles of the scene's good pixels that become 0 and 255, for products of more than 8 bits."""
 _STRIPS_AT_A_TIME = 2
 _STRIP_SAMPLES = 50_000_000
@@ -192,7 +192,7 @@ def cut_crops(
 
     label = _checked_label(source)
     identity = source.identity()
-    chosen = {**settings.model_dump(), "stretch": _STRETCH}
+    chosen = {**settings.model_dump(), "stretch": STRETCH}
     key = fingerprint(CROP_CUT, identity, chosen)
 
     work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
@@ -331,7 +331,7 @@ class _Cutter:
         quality = assess(overview, self.rules)
         rgb, good = rgb_composite(self.product, overview), quality == GOOD
         if info.bits > 8 and good.any():
-            low, high = np.percentile(rgb[good].astype(np.float64), _STRETCH, axis=0)
+            low, high = np.percentile(rgb[good].astype(np.float64), STRETCH, axis=0)
             self.low, self.high = low.tolist(), np.maximum(high, low + 1).tolist()
 
         invalid = (quality == NO_DATA) | (quality == BAND_MISSING)
