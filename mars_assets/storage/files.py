@@ -109,6 +109,42 @@ def atomic_path(target: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_files(targets: Mapping[str, Path]) -> Iterator[Path]:
+    """Yield a temporary folder whose files replace others together.
+
+    They do not if the block fails.
+
+    A killed run leaves all of the former files, all of the new ones, or neither's last: what was there is removed in
+    reverse order before the new files appear in order, so the last file never stands among the parts of another.
+
+    Args:
+        targets: by the names that the block writes in the temporary folder, all in one folder.
+
+    Raises:
+        MarsError: the disk is full, the folder is not writable, or a target's name is too long.
+    """
+    last = list(targets.values())[-1]
+    with explained_errors(last):
+        last.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_old(last.parent)
+        # Without the target's name, which need not be text that writers take.
+        temporary = last.with_name(f".files{_TEMPORARY}{uuid.uuid4().hex[:8]}")
+        temporary.mkdir()
+        try:
+            yield temporary
+            for name in targets:
+                with open(temporary / name, "rb+") as file:
+                    os.fsync(file.fileno())
+            if len(targets) > 1:
+                for target in reversed(list(targets.values())):
+                    target.unlink(missing_ok=True)
+            for name, target in targets.items():
+                os.replace(temporary / name, target)
+        finally:
+            shutil.rmtree(temporary)
+
+
 def shown(name: str | PurePath) -> str:
     r"""Make a file's name writable as text.
 
@@ -174,10 +210,10 @@ def _sweep_old(folder: Path) -> None:
     _swept.add(folder)
     oldest = time.time() - _A_DAY
     for entry in os.scandir(folder):
-        if _LEFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        if _LEFT.fullmatch(entry.name) and not entry.is_symlink():
             with suppress(OSError):  # already gone, or another user's: neither prevents writing
                 if entry.stat().st_mtime < oldest:
-                    Path(entry.path).unlink()
+                    shutil.rmtree(entry.path) if entry.is_dir() else Path(entry.path).unlink()
 
 
 def sweep(folder: Path) -> None:

@@ -2,7 +2,10 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import Lake
 from mars_assets.storage.files import (
+    atomic_files,
     atomic_path,
     printable,
     read_json,
@@ -80,7 +84,10 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_a_killed_writer_leaves_is_swept_up(tmp_path: Path) -> None:
     script = """
 import os, signal, sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from mars_assets.storage.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
@@ -110,6 +117,65 @@ def test_the_next_process_sweeps_up_what_was_left_a_day_ago(tmp_path: Path) -> N
     write_json(tmp_path / "z.json", {})
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {".mine.tmp-draft.json", "d.tmp-0123abcd", ".e.tmp-0123abcd.json", "z.json"}
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    targets = {f"new.{suffix}": tmp_path / f"roads.{suffix}" for suffix in ("dbf", "shx", "shp")}
+
+    def write(text: str, *names: str) -> None:
+        with atomic_files(targets) as folder:
+            for name in names:
+                (folder / name).write_text(text)
+
+    write("first", *targets)
+    with pytest.raises(FileNotFoundError):
+        write("half", "new.dbf", "new.shx")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"roads.{suffix}": "first" for suffix in ("dbf", "shx", "shp")
+    }
+
+
+@pytest.mark.parametrize("moment", range(7))
+def test_the_last_file_never_stands_among_parts_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Killed before each removal and each renaming."""
+    targets = {f"new.{suffix}": tmp_path / f"roads.{suffix}" for suffix in ("dbf", "shx", "shp")}
+    for path in targets.values():
+        path.write_text("first")
+    steps = iter([None] * moment)
+
+    def killed_at_its_moment(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                next(steps)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+            return function(*args, **options)
+
+        return call
+
+    def write() -> None:
+        with atomic_files(targets) as folder:
+            for name in targets:
+                (folder / name).write_text("second")
+            monkeypatch.setattr("os.replace", killed_at_its_moment(os.replace))
+            monkeypatch.setattr("pathlib.Path.unlink", killed_at_its_moment(Path.unlink))
+
+    with pytest.raises(KeyboardInterrupt) if moment < 6 else nullcontext():
+        write()
+    left = {path.suffix: path.read_text() for path in tmp_path.iterdir()}
+    assert ".shp" not in left or (len(left) == 3 and len(set(left.values())) == 1)
+    assert (".shp" in left) == (moment in (0, 6))
+
+
+def test_a_folder_of_a_killed_run_is_swept_up_too(tmp_path: Path) -> None:
+    for name in (".a.tmp-0123abcd", ".mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.shp").write_text("half")
+        os.utime(tmp_path / name, (0, 1e9))
+    write_json(tmp_path / "z.json", {})
+    assert {path.name for path in tmp_path.iterdir()} == {".mine", "z.json"}
 
 
 def test_tables_carry_their_provenance(tmp_path: Path) -> None:
