@@ -1,9 +1,11 @@
 """Headless Chromium."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 _OFF = ("background-networking", "component-update", "sync", "quic", "gpu")
@@ -12,6 +14,17 @@ _OFF = ("background-networking", "component-update", "sync", "quic", "gpu")
 def chromium() -> str | None:
     """Where it is installed."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def needed_chromium() -> str:
+    """Where it is installed; otherwise the test is skipped, or fails in CI."""
+    executable = chromium()
+    if executable is None:
+        message = "no Chromium on the PATH to drive"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return executable
 
 
 @contextmanager

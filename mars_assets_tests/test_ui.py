@@ -4,7 +4,6 @@ One server on one lake serves all tests. A test asks for the state that it start
 about unless an earlier test did, so that each passes alone and in any order.
 """
 
-import os
 import shutil
 import signal
 import time
@@ -23,7 +22,7 @@ from mars_assets.executor import PROCESS_TAG
 from mars_assets.lake import Lake
 from mars_assets.sample.server import serve
 from mars_assets.storage.files import read_json, read_table
-from mars_assets_tests.browser import chromium, open_page
+from mars_assets_tests.browser import needed_chromium, open_page
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 from mars_assets_tests.shell import PROJECT, Shell, dagster_dev
 
@@ -108,13 +107,7 @@ def wait(found: Callable[[], T | None], seconds: float = SECONDS) -> T:
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    executable = chromium()
-    if executable is None:
-        message = "no Chromium on the PATH to drive"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return executable
+    return needed_chromium()
 
 
 @pytest.fixture(scope="module")
