@@ -46,6 +46,12 @@ PREDICTIONS, PREDICTIONS_OF_CROPS = "predictions.json", "predictions_of_crops.js
 MASKS, MASKS_OF_CROPS = "predictions", "predictions_of_crops"
 COUNTS = "counts.json"
 CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
+CALIBRATION, CANDIDATES = "calibration.json", "candidates.json"
+# In the folder of a scene's map.
+PROBABILITY, OVERVIEW, PAGE = "probability.tif", "overview.png", "map.html"
+GEOPACKAGE, CRATERS_TABLE = "craters.gpkg", "craters.parquet"
+SCAN_STATE = "state.json"  # of an unfinished map
+SIZE_FREQUENCY, COUNTS_BY_SIZE = "size_frequency.png", "counts_by_size.csv"
 # In the folder of a version that a sweep trained.
 SCORES = "scores.json"
 EVIDENCE = "held_back.parquet"  # predictions for the held-out images
@@ -175,6 +181,16 @@ class Lake:
     def current_model(self, name: str) -> Path:
         """``current.json``, the version of a model that is in use."""
         return self.model(name) / POINTER
+
+    # craters
+    all_crater_maps = LakePath("craters", "The folder of the crater maps of all observations.")
+
+    def crater_map(self, observation: str) -> Path:
+        """Locate the files of an observation's crater map.
+
+        ``provenance.json`` is there while they belong together.
+        """
+        return self.all_crater_maps / observation
 
     features = LakePath("features", "The folder of cached features from frozen encoders; may be deleted at any time.")
 

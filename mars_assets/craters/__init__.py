@@ -1,4 +1,4 @@
-"""Craters from masks.
+"""Craters in masks and in whole scenes.
 
-Geometry, sizes, catalogues and size-frequency distributions.
+Geometry, sizes, catalogues and their files, and size-frequency distributions.
 """

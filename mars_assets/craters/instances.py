@@ -1,0 +1,498 @@
+"""Single craters in a network's margins.
+
+They are told apart also where they touch or one lies in another.
+
+Craters of a mask are the areas where the margin is above 0. Where two touch, or a small one lies in a large one, the
+margin is lower between them, so that they part as the threshold rises. An area is followed from threshold to threshold,
+and of all its forms the roundest is the crater. What parts from it is another crater, if it is round itself and stands
+out by enough: noise parts, too. Craters that touch where the margin is as high as anywhere are parted where the area is
+narrow. Outlines run between the pixels, where the margin passes the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_THRESHOLDS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0)
+_TRUNK = 0.5
+"""What retains this share of an area after the threshold rose is the same crater."""
+_CLEARLY_ROUND, _ROUND, _ROUNDISH = 0.92, 0.8, 0.65
+"""Roundness from which an area is not two craters that touch, from which it may be a part of another, and at least."""
+_LONG = 0.45
+"""Ratio of the axes below which an area is no crater."""
+_AS_ROUND = 0.06
+"""Forms whose roundness differs by less are as round, and the lowest threshold is right: higher ones shrink a crater.
+
+To this comes what the pixels of a small crater make of its roundness."""
+_NESTED = 0.5
+"""Largest diameter of a crater within another, as a share of it."""
+_STANDS_OUT = 0.7
+"""By how much half of a nested crater's margins must exceed the highest threshold at which it is part of the other."""
+_NARROW = 0.75
+"""A neck narrower than this, as a share of the narrower of the parts, parts craters that touch."""
+_CUT = 0.08
+"""Share of the outline along the border of what was seen from which a crater is cut."""
+_LEAST_ARC = 0.4
+"""Share of the directions in which a cut crater's rim must be seen."""
+_OFF = 0.15
+"""An outline follows its ellipse where it is off by at most this, as a share of the radius."""
+_DIRECTIONS = 36
+_FEWEST = 4
+"""Pixels of which an area has at least so many."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A crater in an image.
+
+    x is the column and y the row; (0, 0) is the outer corner of the first pixel.
+
+    Args:
+        outline: shape (n, 2), x and y; the first point is repeated at the end.
+        x, y: centre.
+        diameter: of the disc of equal area, in pixels.
+        spread: covariance of the area, (2, 2), in pixels squared.
+        roundness: intersection over union of the area and the ellipse of the same covariance.
+        rim_coverage: share of the directions in which the outline follows that ellipse.
+        peak: highest margin.
+        cut: whether it reaches out of what was seen; centre and diameter are then those of a circle through the rest of
+            its outline.
+    """
+
+    outline: Float64
+    x: float
+    y: float
+    diameter: float
+    spread: Float64
+    roundness: float
+    rim_coverage: float
+    peak: float
+    cut: bool = False
+
+    def moved(self, right: float, down: float) -> Instance:
+        """Return the crater as a part of a larger image shows it."""
+        return replace(self, outline=self.outline + np.array([right, down]), x=self.x + right, y=self.y + down)
+
+    def fitted(self, x: float, y: float, diameter: float) -> Instance:
+        """Return the crater at another place and of another size, in the same shape."""
+        return self.moved(-self.x, -self.y).scaled(diameter / self.diameter).moved(x, y)
+
+    def scaled(self, factor: float) -> Instance:
+        """Return the crater in an image that is larger by a factor."""
+        return replace(
+            self,
+            outline=self.outline * factor,
+            x=self.x * factor,
+            y=self.y * factor,
+            diameter=self.diameter * factor,
+            spread=self.spread * factor**2,
+        )
+
+
+class _Part(NamedTuple):
+    """Margins in a box of an image, and the box's first row and column."""
+
+    values: Float32
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
+class _Area:
+    """A connected area without holes: the pixels of a box of an image.
+
+    It is what is above the threshold, or if ``parted`` what lies on one side of a line along the lowest margins.
+    """
+
+    pixels: Mask
+    top: int
+    left: int
+    threshold: float
+    peak: float
+    roundness: float
+    parted: bool = False
+    stands_out: bool = True
+
+    @property
+    def size(self) -> int:
+        return int(np.count_nonzero(self.pixels))
+
+    @property
+    def diameter(self) -> float:
+        return float(2 * np.sqrt(self.size / np.pi))
+
+    def box(self, top: int, left: int) -> tuple[slice, slice]:
+        """Locate its box in one with this corner."""
+        rows, columns = self.pixels.shape
+        return slice(self.top - top, self.top - top + rows), slice(self.left - left, self.left - left + columns)
+
+    def cut(self, part: _Part) -> _Part:
+        """Cut its box out of a part, with -1 around it."""
+        values = part.values[self.box(part.top, part.left)]
+        return _Part(np.where(self.pixels, values, np.float32(-1)), self.top, self.left)
+
+    def contains(self, other: _Area) -> bool:
+        """Test whether another area lies in this one."""
+        rows, columns = other.box(self.top, self.left)
+        inside = rows.start >= 0 and columns.start >= 0 and self.size > other.size
+        pixels = self.pixels[rows, columns]
+        return bool(inside and pixels.shape == other.pixels.shape and pixels[other.pixels].all())
+
+
+def instances(margins: Float32, seen: Mask, smallest: float, open_sides: tuple[bool, ...]) -> Iterator[Instance]:
+    """Find the craters in a part of a scene.
+
+    Args:
+        margins: above 0 in craters, shape (H, W).
+        seen: where there are margins, shape (H, W).
+        smallest: smallest diameter in pixels.
+        open_sides: whether the scene goes on above, below, left and right; areas that reach such a side are left out.
+    """
+    import cv2
+
+    height, width = margins.shape
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(
+        ((margins > 0) & seen).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
+    )
+    for number in range(1, count):
+        left, top, columns, rows = (int(value) for value in boxes[number, :4])
+        if min(rows, columns) < 0.5 * smallest:
+            continue
+        reached = (top == 0, top + rows == height, left == 0, left + columns == width)
+        if any(at and is_open for at, is_open in zip(reached, open_sides, strict=True)):
+            continue
+        box = slice(top, top + rows), slice(left, left + columns)
+        inside = labels[box] == number
+        part = _Part(margins[box], top, left)
+        for crater in _craters(part, _area(part, inside, 0.0), smallest, 0):
+            instance = _instance(crater, margins, seen)
+            if instance is not None and instance.diameter >= smallest:
+                yield instance
+
+
+def _area(part: _Part, inside: Mask, threshold: float) -> _Area:
+    """Fill and measure an area that is as large as the part."""
+    import cv2
+
+    outer, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = cv2.drawContours(np.zeros(inside.shape, np.uint8), outer, -1, 1, cv2.FILLED) > 0
+    return _Area(filled, part.top, part.left, threshold, float(part.values[inside].max()), _roundness(filled))
+
+
+def _roundness(pixels: Mask) -> float:
+    """Compute the roundness of an area.
+
+    That is the intersection over union of the area and the ellipse of its covariance; 0 if that is too long.
+    """
+    y, x = np.nonzero(pixels)
+    if len(x) < 4:
+        return 0.0
+    mean, spread = _moments(x, y)
+    shortest, longest = np.sqrt(np.linalg.eigvalsh(spread))
+    if shortest < _LONG * longest:
+        return 0.0
+    both = np.count_nonzero((_ellipse_radius(mean, spread, pixels.shape) <= 1) & pixels)
+    ellipse = 4 * np.pi * shortest * longest
+    return float(min(both / (len(x) + ellipse - both), 1.0))
+
+
+def _moments(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[Float64, Float64]:
+    """Compute mean and covariance of pixels, each a square."""
+    mean = np.array([x.mean(), y.mean()])
+    dx, dy = x - mean[0], y - mean[1]
+    cross = float((dx * dy).mean())
+    return mean, np.array([[(dx**2).mean() + 1 / 12, cross], [cross, (dy**2).mean() + 1 / 12]])
+
+
+def _ellipse_radius(mean: Float64, spread: Float64, shape: tuple[int, ...]) -> Float64:
+    """Compute the squared radius of each pixel of a box, in units of an ellipse.
+
+    The ellipse is the one with this mean and covariance.
+    """
+    inverse = np.linalg.inv(4 * spread)  # a filled ellipse's covariance is a quarter of its squared axes
+    dy, dx = np.arange(shape[0])[:, None] - mean[1], np.arange(shape[1])[None] - mean[0]
+    return np.asarray(inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2)
+
+
+def _craters(part: _Part, area: _Area, smallest: float, step: int, basin: _Area | None = None) -> list[_Area]:
+    """Follow an area from threshold to threshold, and list the craters in it.
+
+    Args:
+        part: margins around the area.
+        area: the area at the threshold of number ``step``.
+        smallest: smallest diameter.
+        step: number of the threshold above which it is followed.
+        basin: the area out to the lowest margins around it, if it parted from another.
+    """
+    forms: list[_Area] = [area]
+    parted: list[tuple[_Area, _Area, int]] = []
+    own_part = area.cut(part)
+    left = _Part(own_part.values.copy(), area.top, area.left)  # without what has parted
+    for number in range(step + 1, len(_THRESHOLDS)):
+        if forms[-1].peak <= _THRESHOLDS[number]:
+            break
+        found = _above(forms[-1].cut(left), _THRESHOLDS[number])
+        areas = [one for one in found if one.diameter >= 0.8 * smallest]
+        trunk = max(areas, key=lambda one: one.size, default=None)
+        if trunk is not None and trunk.size < _TRUNK * forms[-1].size:
+            trunk = None
+        beside = [one for one in areas if one is not trunk]
+        for one in beside:
+            if not any(other is not one and other.contains(one) for other in beside):  # or else it is found in that
+                parted.append((one, _basin(one, own_part, _THRESHOLDS[step]), number - 1))
+            left.values[one.box(area.top, area.left)][one.pixels] = -1
+        if trunk is None:
+            break
+        forms.append(trunk)
+    as_round = max(form.roundness for form in forms) - _AS_ROUND - 0.5 / area.diameter
+    own = next(form for form in forms if form.roundness >= as_round)
+    if own is area and basin is not None and basin.roundness >= as_round:
+        own = basin
+    others = [
+        crater
+        for one, around, number in parted
+        for crater in _craters(own_part, one, smallest, number, around)
+        if crater.roundness >= _ROUND
+    ]
+    if own.roundness < _CLEARLY_ROUND and not others:
+        pieces = _pieces(own, smallest)
+        if pieces:
+            return pieces
+    if own.roundness < (_ROUND if others else _ROUNDISH):
+        return others
+    return [own, *(other for other in others if _is_separate(other, own))]
+
+
+def _basin(area: _Area, part: _Part, threshold: float) -> _Area:
+    """Grow an area that parted from another to the border between both.
+
+    That runs along the lowest margins.
+
+    Args:
+        area: the area, at the first threshold at which it is apart.
+        part: margins around both.
+        threshold: of an area that both are part of.
+    """
+    from skimage.segmentation import watershed
+
+    reach = max(round(area.diameter / 2), 4)
+    rows, columns = (slice(max(side.start - reach, 0), side.stop + reach) for side in area.box(part.top, part.left))
+    values = part.values[rows, columns]
+    top, left = part.top + rows.start, part.left + columns.start
+    markers = np.where(values > area.threshold, 2, 0)
+    markers[area.box(top, left)][area.pixels] = 1
+    pixels = watershed(-values, markers, mask=values > threshold) == 1
+    above = values[area.box(top, left)][area.pixels]
+    stands_out = bool(np.median(above) - area.threshold >= _STANDS_OUT)
+    grown = replace(area, top=top, left=left, parted=True, stands_out=stands_out)
+    return _tight(grown, pixels)
+
+
+def _tight(area: _Area, pixels: Mask) -> _Area:
+    """Return an area with other pixels of its box, and the box cut to them."""
+    rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return replace(
+        area,
+        pixels=pixels[box],
+        top=area.top + int(rows[0]),
+        left=area.left + int(columns[0]),
+        roundness=_roundness(pixels[box]),
+    )
+
+
+def _above(part: _Part, threshold: float) -> list[_Area]:
+    """List the areas above a threshold."""
+    import cv2
+
+    count, labels, boxes, _ = cv2.connectedComponentsWithStats(
+        (part.values > threshold).astype(np.uint8), connectivity=4, ltype=cv2.CV_32S
+    )
+    areas = []
+    for number in range(1, count):
+        left, top, columns, rows, size = (int(value) for value in boxes[number])
+        if size >= _FEWEST:
+            box = slice(top, top + rows), slice(left, left + columns)
+            here = _Part(part.values[box], part.top + top, part.left + left)
+            areas.append(_area(here, labels[box] == number, threshold))
+    return areas
+
+
+def _is_separate(other: _Area, own: _Area) -> bool:
+    """Test whether what parted from a crater is a crater itself.
+
+    It is if it lies beside it, or in it, smaller and standing out.
+    """
+    rows, columns = own.pixels.shape
+    y, x = (int(side.mean()) for side in np.nonzero(other.pixels))
+    y, x = y + other.top - own.top, x + other.left - own.left
+    if not (0 <= y < rows and 0 <= x < columns and own.pixels[y, x]):
+        return True
+    return other.stands_out and other.diameter <= _NESTED * own.diameter
+
+
+def _pieces(area: _Area, smallest: float) -> list[_Area]:
+    """Part craters that touch where their area is narrow.
+
+    Empty if it does not part into round ones.
+    """
+    import cv2
+    from skimage.segmentation import watershed
+
+    distance = cv2.distanceTransform(np.pad(area.pixels, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = distance[1:-1, 1:-1]
+    side = max(round(smallest / 2), 3)
+    highest = (distance == cv2.dilate(distance, np.ones((side, side), np.uint8))) & area.pixels
+    markers = cv2.connectedComponents(highest.astype(np.uint8))[1]
+    labels = _without_wide_necks(watershed(-distance, markers, mask=area.pixels), distance)
+    numbers = np.unique(labels[labels > 0])
+    if len(numbers) < 2:
+        return []
+    pieces = [replace(_tight(area, labels == number), parted=True) for number in numbers]
+    if any(piece.roundness < _ROUND for piece in pieces if piece.diameter >= smallest):
+        return []
+    return [piece for piece in pieces if piece.diameter >= 0.8 * smallest]
+
+
+def _without_wide_necks(labels: npt.NDArray[np.int32], distance: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Join neighbours whose neck is hardly narrower than the narrower one."""
+    if labels.max() < 2:
+        return labels
+    peaks = np.zeros(labels.max() + 1, np.float32)
+    np.maximum.at(peaks, labels, distance)
+    necks: dict[tuple[int, int], float] = {}
+    for one, other in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        border = (labels[one] != labels[other]) & (labels[one] > 0) & (labels[other] > 0)
+        width = np.minimum(distance[one], distance[other])[border]
+        for a, b, at in zip(labels[one][border].tolist(), labels[other][border].tolist(), width.tolist(), strict=True):
+            pair = (min(a, b), max(a, b))
+            necks[pair] = max(necks.get(pair, 0.0), at)
+    becomes = np.arange(len(peaks), dtype=np.int32)
+    for (a, b), width in sorted(necks.items(), key=lambda item: -item[1]):
+        if becomes[a] != becomes[b] and width > _NARROW * min(peaks[becomes[a]], peaks[becomes[b]]):
+            keeps, goes = sorted((becomes[a], becomes[b]), key=lambda number: -peaks[number])
+            becomes[becomes == goes] = keeps
+    return becomes[labels]
+
+
+def _instance(area: _Area, margins: Float32, seen: Mask) -> Instance | None:
+    """Measure a crater along its outline; None if too little of that was seen."""
+    outline, cut_at = _outline(area, margins, seen)
+    if outline is None:
+        return None
+    x, y = outline.T
+    cut = bool(cut_at.mean() >= _CUT)
+    if cut:
+        circle = _circle(outline[~cut_at])
+        if circle is None:
+            return None
+        centre, radius = circle
+        spread = np.eye(2) * radius**2 / 4
+        if _directions(outline[~cut_at] - centre) < _LEAST_ARC:
+            return None
+        angles = np.linspace(0, 2 * np.pi, 65)
+        whole = np.column_stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)])
+        coverage = _coverage(outline[~cut_at], centre, spread)
+        x0, y0 = centre.tolist()
+        return Instance(whole, x0, y0, 2 * radius, spread, area.roundness, coverage, area.peak, cut=True)
+    size, centre, spread = _polygon_moments(x, y)
+    if size <= 0:
+        return None
+    diameter = float(2 * np.sqrt(size / np.pi))
+    coverage = _coverage(outline, centre, spread)
+    x0, y0 = centre.tolist()
+    return Instance(outline, x0, y0, diameter, spread, area.roundness, coverage, area.peak)
+
+
+def _outline(area: _Area, margins: Float32, seen: Mask) -> tuple[Float64 | None, Mask]:
+    """Trace the outline of an area between pixels.
+
+    Tell also which of its points lie along what was not seen.
+    """
+    from scipy.ndimage import binary_dilation
+    from skimage.measure import find_contours
+
+    rows, columns = area.pixels.shape
+    box = tuple(
+        slice(max(start - 1, 0), min(start + length + 1, side))
+        for start, length, side in zip((area.top, area.left), (rows, columns), margins.shape, strict=True)
+    )
+    above, left = area.top - box[0].start, area.left - box[1].start
+    around = [(1 - above, 1 - (box[0].stop - area.top - rows)), (1 - left, 1 - (box[1].stop - area.left - columns))]
+    values = np.pad(margins[box], around, constant_values=-1)
+    visible = np.pad(seen[box], around)
+    pixels = np.pad(area.pixels, 1)
+    # The area's own margins, even in its holes, and below the threshold around it.
+    values = np.where(
+        pixels, np.maximum(values, area.threshold + 1e-3), np.minimum(values, area.threshold - 1e-3)
+    ).astype(np.float64)
+    values[~visible & ~pixels] = area.threshold - 1
+    if area.parted:
+        values = np.where(pixels, area.threshold + 1, area.threshold - 1)
+    contours = find_contours(values, area.threshold)
+    if not contours:
+        return None, np.empty(0, bool)
+    contour = max(contours, key=len)
+    near = binary_dilation(~visible & ~pixels, np.ones((3, 3), bool)) & ~pixels
+    at = np.rint(contour[:-1]).astype(int)
+    outside = near[np.floor(contour[:-1, 0]).astype(int), np.floor(contour[:-1, 1]).astype(int)]
+    outside |= near[np.ceil(contour[:-1, 0]).astype(int), np.ceil(contour[:-1, 1]).astype(int)]
+    outside |= near[at[:, 0], at[:, 1]]
+    # From pixel centres in the padded box to corners of the image's pixels.
+    points = np.column_stack([contour[:, 1] + area.left - 0.5, contour[:, 0] + area.top - 0.5])
+    return points, np.append(outside, outside[:1])
+
+
+def _circle(points: Float64) -> tuple[Float64, float] | None:
+    """Fit a circle to points; None if they lie on a line."""
+    if len(points) < 3:
+        return None
+    x, y = (points - points.mean(axis=0)).T
+    matrix = np.column_stack([x, y, np.ones(len(x))])
+    solution, _, rank, _ = np.linalg.lstsq(matrix, x**2 + y**2, rcond=None)
+    square = solution[2] + (solution[0] ** 2 + solution[1] ** 2) / 4
+    if rank < 3 or square <= 0:
+        return None
+    return np.asarray(points.mean(axis=0) + solution[:2] / 2), float(np.sqrt(square))
+
+
+def _polygon_moments(x: Float64, y: Float64) -> tuple[float, Float64, Float64]:
+    """Compute area, centroid and covariance of a closed polygon, by Green's theorem."""
+    x0, y0 = float(x.mean()), float(y.mean())
+    u, v = x - x0, y - y0
+    cross = u[:-1] * v[1:] - u[1:] * v[:-1]
+    signed = cross.sum() / 2
+    if signed == 0:
+        return 0.0, np.zeros(2), np.eye(2)
+    mx = ((u[:-1] + u[1:]) * cross).sum() / (6 * signed)
+    my = ((v[:-1] + v[1:]) * cross).sum() / (6 * signed)
+    xx = ((u[:-1] ** 2 + u[:-1] * u[1:] + u[1:] ** 2) * cross).sum() / (12 * signed) - mx**2
+    yy = ((v[:-1] ** 2 + v[:-1] * v[1:] + v[1:] ** 2) * cross).sum() / (12 * signed) - my**2
+    xy = ((u[:-1] * v[1:] + 2 * u[:-1] * v[:-1] + 2 * u[1:] * v[1:] + u[1:] * v[:-1]) * cross).sum() / (
+        24 * signed
+    ) - mx * my
+    return abs(float(signed)), np.array([x0 + mx, y0 + my]), np.array([[xx, xy], [xy, yy]])
+
+
+def _coverage(outline: Float64, centre: Float64, spread: Float64) -> float:
+    """Compute the share of the directions in which an outline follows its ellipse."""
+    along = np.linspace(0, len(outline) - 1, 4 * _DIRECTIONS)
+    places = np.arange(len(outline))
+    from_centre = np.column_stack([np.interp(along, places, values) for values in outline.T]) - centre
+    radius = np.sqrt(np.einsum("ni,ij,nj->n", from_centre, np.linalg.inv(4 * spread), from_centre))
+    return _directions(from_centre[np.abs(radius - 1) <= _OFF])
+
+
+def _directions(points: Float64) -> float:
+    """Compute the share of the directions in which there are points."""
+    direction = np.floor(np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi) * _DIRECTIONS).astype(int)
+    return len(np.unique(direction % _DIRECTIONS)) / _DIRECTIONS

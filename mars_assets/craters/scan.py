@@ -1,0 +1,260 @@
+"""A network slid over a scene, at full resolution and at halves of it.
+
+Each level of the scene is read strip by strip, once. Windows overlap by half, and where they do their margins are
+blended: each window counts most in its middle and hardly at its border. So every crater of up to half a window is seen
+whole, at its level, wherever the windows begin, and memory follows the strip and not the scene. The margins of a level
+lie in a file of a work folder, whose state says how far it is complete: a killed scan continues there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.craters.levels import Level, Mask, RowFile, Rows, UInt8, halved
+from mars_assets.lake import SCAN_STATE
+from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.files import explained_errors, read_json, write_json
+
+Float32 = npt.NDArray[np.float32]
+
+_STEP = 1 / 16
+_ZERO = 128
+"""Margins are stored as bytes, from -7.9 to 7.9: 0 is no data, and 128 a margin of 0."""
+_AT_ONCE = 16
+"""Windows that are handed to the network at once."""
+_FLOOR = 1e-3
+"""Weight of a window's border, of which only the scene's border consists."""
+
+
+class Place(NamedTuple):
+    """Where a window lies.
+
+    Args:
+        factor: reduction of the scene.
+        top, left: its first row and column in the reduced scene.
+    """
+
+    factor: int
+    top: int
+    left: int
+
+
+class Network(Protocol):
+    """A network that tells craters from their surroundings in square windows."""
+
+    side: int
+    """Side of a window in pixels, even."""
+
+    def margins(self, windows: UInt8, good: Mask, places: list[Place]) -> Float32:
+        """Compute the logits of crater minus those of background.
+
+        Args:
+            windows: RGB, shape (windows, side, side, 3).
+            good: which pixels show the surface, shape (windows, side, side).
+            places: of the windows; a network that only sees does not need them.
+
+        Returns:
+            Shape (windows, side, side); above 0 where a crater is more likely.
+        """
+
+
+@dataclass(frozen=True)
+class LevelMap:
+    """Margins of a scene at one reduction.
+
+    Args:
+        factor: by which the scene is reduced.
+        shape: height and width of the reduced scene.
+    """
+
+    factor: int
+    shape: tuple[int, int]
+    margins: RowFile
+    pixels: Rows
+
+    def read(self, first: int, last: int, columns: slice = slice(None)) -> tuple[Float32, Mask]:
+        """Read margins, and where there are any, shape (rows, columns) both; 0 elsewhere."""
+        stored = self.margins.read(first, last)[:, columns, 0]
+        return dequantized(stored), stored > 0
+
+
+def factors(shape: tuple[int, int], side: int) -> list[int]:
+    """List the reductions of a scene, up to where it fits one window."""
+    found = [1]
+    while max(shape) > side * found[-1]:
+        found.append(2 * found[-1])
+    return found
+
+
+def scan(
+    scene: Rows, network: Network, folder: Path, *, shift: tuple[int, int] = (0, 0), progress: Progress = SILENT
+) -> list[LevelMap]:
+    """Slide a network over a scene.
+
+    Args:
+        scene: the scene.
+        network: what is slid.
+        folder: work folder, of this scene, network and shift alone. What a killed scan left in it is used.
+        shift: rows and columns by which the grid of windows is moved, for tests of what it has no influence on.
+        progress: reports the strips.
+
+    Returns:
+        The margins of all levels, the finest first.
+
+    Raises:
+        MarsError: the disk is full.
+    """
+    with explained_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = _levels(scene, network.side, folder)
+        state = folder / SCAN_STATE
+        at, done = tuple(read_json(state)) if state.exists() else (0, 0)
+        strips = [(number, start) for number, level in enumerate(levels) for start in _starts(level, network, shift[0])]
+        left = [strip for strip in strips if strip[0] > at or (strip[0] == at and done < levels[at].shape[0])]
+        counter = progress.counter("looking for craters", len(strips), "strips")
+        counter.done = len(strips) - len(left)
+        for number in range(at, len(levels)):
+            following = levels[number + 1].pixels if number + 1 < len(levels) else None
+            first = done if number == at else 0
+            for complete in _scan_level(levels[number], following, network, first, shift):
+                write_json(state, [number, complete])
+                counter.advance(note=f"1/{levels[number].factor} of the resolution")
+        counter.close()
+    return levels
+
+
+def _levels(scene: Rows, side: int, folder: Path) -> list[LevelMap]:
+    levels: list[LevelMap] = []
+    shape, pixels = scene.shape, scene
+    for factor in factors(scene.shape, side):
+        if factor > 1:
+            shape = (-(-shape[0] // 2), -(-shape[1] // 2))
+            pixels = Level(folder / f"pixels_{factor}", shape, scene.channels)
+        levels.append(LevelMap(factor, shape, RowFile(folder / f"margins_{factor}", (*shape, 1)), pixels))
+    return levels
+
+
+def _starts(level: LevelMap, network: Network, shift: int, axis: int = 0) -> list[int]:
+    """Compute where windows begin along an axis.
+
+    Each begins half a window after the one before.
+    """
+    last, step = level.shape[axis] - network.side, network.side // 2
+    if last <= 0:
+        return [0]
+    return sorted({0, last, *range(shift % step, last, step)})
+
+
+def _scan_level(
+    level: LevelMap, following: Rows | None, network: Network, done: int, shift: tuple[int, int]
+) -> Iterator[int]:
+    """Compute the margins of a level, and the pixels of the following one.
+
+    Yields:
+        The number of complete rows, after each strip.
+    """
+    height, samples = level.shape
+    side = network.side
+    tops, lefts = _starts(level, network, shift[0]), _starts(level, network, shift[1], axis=1)
+    taper = np.sin(np.pi * (np.arange(side, dtype=np.float32) + 0.5) / side) ** 2 + np.float32(_FLOOR)
+    across = _total(taper, lefts, samples)
+    down = _total(taper, tops, height)
+    tops = [top for top in tops if min(top + side, height) > done]
+    source = _Strips(level, following)
+    sums = np.zeros((side, samples), np.float32)
+    begun = tops[0] if tops else height
+    with ThreadPoolExecutor(1) as ahead:
+        reading = ahead.submit(source.rows, begun, begun + side)
+        for number, top in enumerate(tops):
+            pixels, good = reading.result()
+            next_top = tops[number + 1] if number + 1 < len(tops) else height
+            if next_top < height:
+                reading = ahead.submit(source.rows, next_top, next_top + side)
+            for left, margins in _margins(network, pixels, good, [Place(level.factor, top, left) for left in lefts]):
+                part = sums[:, left : left + side]
+                part += (margins * taper[:, None] * taper)[:, : part.shape[1]]
+            complete = min(next_top, height)
+            values = sums[: complete - top] / (down[top:complete, None] * across)
+            stored = quantized(values, good[: complete - top])
+            first = max(done, top)  # rows before it are of a scan that was killed
+            if first < complete:
+                level.margins.write(first, stored[first - top :, :, None])
+            sums = np.concatenate([sums[next_top - top :], np.zeros((min(next_top - top, side), samples), np.float32)])
+            yield complete
+
+
+def _total(taper: Float32, starts: list[int], length: int) -> Float32:
+    """Add up the weights of all windows along an axis."""
+    total = np.zeros(max(length, len(taper)), np.float32)
+    for start in starts:
+        total[start : start + len(taper)] += taper
+    return total[:length]
+
+
+class _Strips:
+    """Rows of a level, each read once, which become the following level."""
+
+    def __init__(self, level: LevelMap, following: Rows | None) -> None:
+        self._level, self._following = level, following
+        self._first = self._end = -1
+        self._pixels = np.empty((0, level.shape[1], 3), np.uint8)
+        self._good = np.empty((0, level.shape[1]), bool)
+
+    def rows(self, first: int, last: int) -> tuple[UInt8, Mask]:
+        """Read rows that begin no earlier than those before.
+
+        There are fewer at the end of the scene.
+        """
+        height = self._level.shape[0]
+        last = min(last, height)
+        if self._end < 0:
+            self._first = self._end = first - first % 2
+        start, end = first - first % 2, min(last + last % 2, height)
+        self._pixels, self._good = self._pixels[start - self._first :], self._good[start - self._first :]
+        if end > self._end:
+            pixels, good = self._level.pixels.read(self._end, end)
+            if isinstance(self._following, Level):
+                channels = self._following.channels
+                self._following.write(self._end // 2, *halved(pixels[..., :channels], good))
+            self._pixels, self._good = np.concatenate([self._pixels, pixels]), np.concatenate([self._good, good])
+        self._first, self._end = start, end
+        inside = slice(first - start, last - start)
+        return self._pixels[inside], self._good[inside]
+
+
+def _margins(network: Network, pixels: UInt8, good: Mask, places: list[Place]) -> Iterator[tuple[int, Float32]]:
+    """Yield the first column and the margins of the windows of a strip.
+
+    Those that show nothing are left out.
+    """
+    side = network.side
+    missing = [(0, max(side - length, 0)) for length in good.shape]
+    if any(after for _, after in missing):  # mirrored, as images smaller than a window are in training
+        pixels, good = np.pad(pixels, [*missing, (0, 0)], "symmetric"), np.pad(good, missing, "symmetric")
+    seen = [place for place in places if good[:, place.left : place.left + side].any()]
+    for start in range(0, len(seen), _AT_ONCE):
+        some = seen[start : start + _AT_ONCE]
+        margins = network.margins(
+            np.stack([pixels[:, place.left : place.left + side] for place in some]),
+            np.stack([good[:, place.left : place.left + side] for place in some]),
+            some,
+        )
+        yield from zip((place.left for place in some), margins, strict=True)
+
+
+def quantized(margins: Float32, good: Mask) -> UInt8:
+    """Store margins as bytes, 0 where there are none."""
+    return np.where(good, np.clip(np.rint(margins / _STEP) + _ZERO, 1, 255), 0).astype(np.uint8)
+
+
+def dequantized(stored: UInt8) -> Float32:
+    """Read margins from bytes; 0 where there are none."""
+    margins = (stored.astype(np.float32) - _ZERO) * np.float32(_STEP)
+    return np.where(stored > 0, margins, np.float32(0))
