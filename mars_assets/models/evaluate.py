@@ -106,6 +106,8 @@ def evaluate_current(
         lake.report(task.evaluation).unlink(missing_ok=True)
         device = compute()
         predictions = task.predict(lake, model, images, device, progress)
+        if task.calibrate is not None:
+            task.calibrate(model, images[images["split"] == "valid"], device, progress)
         evaluations = task.evaluate(model, predictions, images, splits, RESAMPLES)
         _record(lake, task, model, label_version, [evaluations[split].row for split in splits])
         report = task.report(lake, model, predictions, evaluations)

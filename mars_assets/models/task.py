@@ -121,6 +121,8 @@ class Task:
         card: (model, images) -> the model card in Markdown, if the task has one.
         encoder: Prithvi's encoder inside a model; raises ``MarsError`` if it has none.
         predict: (lake, model, images, compute, progress) -> predictions, each computed once; opaque to the caller.
+        calibrate: (model, validation images, compute, progress) fits to images that the model was not trained on what
+            its further uses need, if there is anything.
         evaluate: (model, predictions, images, splits, resamples) -> an evaluation for each of the splits.
         pool: (evidence, split) -> the row of an evaluation of images that several models were evaluated on, each on its
             own.
@@ -156,6 +158,7 @@ class Task:
     encoder: Callable[[ModelVersion], PrithviEncoder]
 
     predict: Callable[[Lake, ModelVersion, pd.DataFrame, Compute, Progress], Any]
+    calibrate: Callable[[ModelVersion, pd.DataFrame, Compute, Progress], None] | None = None
     evaluate: Callable[[ModelVersion, Any, pd.DataFrame, Sequence[str], int], Mapping[str, Evaluation]]
     pool: Callable[[pd.DataFrame, str], dict[str, Any]]
     report: Callable[[Lake, ModelVersion, Any, Mapping[str, Evaluation]], Report]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mars_assets.code_versions import COUNTING, SEGMENTER_PREDICTION
+from mars_assets.code_versions import CALIBRATION_OF_CRATERS, COUNTING, SCENES, SEGMENTER_PREDICTION
 from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSIONS
 from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.datasets import segmentation_dataset, unlabelled_crops
@@ -19,12 +19,15 @@ from mars_assets.models.starting_point import start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import Progress
+from mars_assets.segmentation.calibration import calibrate, read_calibration
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.evaluate import evaluate, evaluate_together
 from mars_assets.segmentation.figures import evaluation_figure, outlined_sheet, overlay_sheet, training_figure, worst
+from mars_assets.segmentation.maps import LEAST_MAPPED, SMALLEST_MAPPED
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.recipe import SegRecipe
+from mars_assets.segmentation.scenes import SceneNetwork
 from mars_assets.segmentation.train import train_segmentation
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.files import read_json, read_table, write_csv
@@ -46,14 +49,15 @@ Pixel scores come from summed confusion counts. A predicted crater counts as fou
 an IoU of at least 0.5, each counted once. A prediction smaller than the smallest labelled crater is no false alarm,
 since the labels do not say whether there are craters of that size. The predicted craters are listed as a catalogue:
 centre, diameter, and position on Mars where the image is map projected. Only images from observations that the model
-was not trained on are used, with 95 % bootstrap intervals over observations. Predictions are cached. Nothing is
-trained.""",
+was not trained on are used, with 95 % bootstrap intervals over observations. On those of the validation split, the
+probability that `crater_maps` states for each crater is fitted and its reliability shown. Predictions are cached.
+Nothing else is trained.""",
     predictions="""The craters that the segmentation model in use finds in every crop without outlines.
 
-A catalogue of whole scenes: centre, diameter and mean probability of each crater in pixels, and in metres, longitude
-and latitude where the product is map projected (COLOR and RED). Craters smaller than the smallest labelled one are
-left out, since the model was not evaluated on them. A crater on the border between two crops is listed in both, cut.
-Crops are predicted once for each model.""",
+Centre, diameter and mean probability of each crater in pixels, and in metres, longitude and latitude where the product
+is map projected (COLOR and RED). Craters smaller than the smallest labelled one are left out, since the model was not
+evaluated on them. A crater on the border between two crops is listed in both, cut; `crater_maps` lists those of whole
+scenes, each once. Crops are predicted once for each model.""",
     experiments="""Segmentation recipes compared on the same images.
 
 As `cls_experiments`, ranked by the crater IoU on the validation set.""",
@@ -79,6 +83,14 @@ def smallest_evaluated(lake: Lake, model: ModelVersion) -> float:
     return float(min((row["smallest_px"] for row in newest if row.get("smallest_px")), default=0.0))
 
 
+def smallest_mapped(lake: Lake, model: ModelVersion) -> float:
+    """Choose the diameter in pixels from which a model maps craters.
+
+    It is that from which it was evaluated, if it was.
+    """
+    return max(smallest_evaluated(lake, model) or SMALLEST_MAPPED, LEAST_MAPPED)
+
+
 def _encoder(model: ModelVersion) -> PrithviEncoder:
     from mars_assets.prithvi.model import PrithviEncoder
 
@@ -86,6 +98,12 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
     if not isinstance(encoder, PrithviEncoder):
         raise MarsError(f"{model.name} {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
     return encoder
+
+
+def _calibrate(model: ModelVersion, images: pd.DataFrame, compute: Compute, progress: Progress) -> None:
+    """Fit the probabilities of craters in maps; a model of rims makes none."""
+    if rim_of(model) == 0:
+        calibrate(model.folder, SceneNetwork(model.folder, compute, progress), model.statistics, images, progress)
 
 
 def _evaluate(
@@ -118,14 +136,33 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
         },
         {
             "by crater size": shown.sizes,
+            **_reliability(model),
             "largest predicted craters": craters.nlargest(10, "diameter_px")[list(columns_of(CraterCatalogue))],
         },
         {
             "smallest crater that counts (pixels)": round(float(shown.row["smallest_px"]), 1),
             "predicted craters": len(craters),
+            **_calibrated(model),
         },
         {"catalogue of craters": path.with_suffix(".csv"), "catalogue of craters, typed": path},
     )
+
+
+def _reliability(model: ModelVersion) -> dict[str, pd.DataFrame]:
+    """Tabulate how far the probabilities of craters in maps hold."""
+    calibration = read_calibration(model.folder)
+    return {} if calibration is None else {"reliability in crater maps": pd.DataFrame(calibration.reliability)}
+
+
+def _calibrated(model: ModelVersion) -> dict[str, str | float]:
+    calibration = read_calibration(model.folder)
+    if calibration is None:
+        return {"crater maps": "without probabilities: too few craters were found in validation images"}
+    return {
+        "probability from which crater maps list craters": calibration.listed_from,
+        "Brier score of that probability": round(calibration.brier, 3),
+        "F1 of crater maps in validation images": round(calibration.f1, 3),
+    }
 
 
 def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress: Progress) -> Listing:
@@ -173,7 +210,7 @@ SEGMENTATION = Task(
     curve=("iteration", "iou_crater"),
     weights_file=SEGMENTER,
     training_versions=SEGMENTATION_VERSIONS,
-    evaluation_versions=(SEGMENTER_PREDICTION, COUNTING),
+    evaluation_versions=(SEGMENTER_PREDICTION, COUNTING, SCENES, CALIBRATION_OF_CRATERS),
     predictions_read_evaluation=True,
     dataset=lambda lake, recipe, statistics: segmentation_dataset(lake, recipe["annotation"], statistics),
     start=lambda lake, recipe: start_from_weights(lake, recipe.encoder),
@@ -186,6 +223,7 @@ SEGMENTATION = Task(
     predict=lambda lake, model, images, compute, progress: predict_masks(
         model.folder, images, model.folder / MASKS, compute, progress
     ),
+    calibrate=_calibrate,
     evaluate=_evaluate,
     pool=evaluate_together,
     report=_report,

@@ -1,0 +1,137 @@
+"""A finished segmentation model as the network that slides over a scene."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mars_assets.bands import EVALUATED, BandStatistics, Float32, model_input
+from mars_assets.craters.levels import Mask, UInt8
+from mars_assets.craters.scan import Place
+from mars_assets.errors import MarsError
+from mars_assets.progress import SILENT, Progress
+from mars_assets.segmentation.checkpoint import open_segmenter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mars_assets.training.compute import Compute
+
+_BATCH = {"cpu": 4, "cuda": 16}
+
+
+class SceneNetwork:
+    """A model as a :class:`mars_assets.craters.scan.Network`.
+
+    Windows are converted as labelled images are. What shows no surface gets the window's mean. On a GPU the margins are
+    the mean over as many orientations as the model was evaluated with; on a CPU, where that would take eight times as
+    long and changes the scores by less than a hundredth, over one.
+
+    Args:
+        model: folder of a finished model.
+        compute: device and precision.
+        progress: reports smaller batches.
+    """
+
+    def __init__(self, model: Path, compute: Compute, progress: Progress = SILENT) -> None:
+        self.segmenter, config = open_segmenter(model)
+        self.segmenter.to(compute.device)
+        self._compute, self._progress = compute, progress
+        self._statistics = BandStatistics.from_dict(config["statistics"])
+        self._by_itself = config["recipe"].get("normalize") == "image"
+        self._threshold = _logit(self.segmenter.crater_threshold)
+        # The margin that a crater must reach, as the recipe wants it.
+        self.peak = max(_logit(self.segmenter.crater_peak) - self._threshold, 0) if self.segmenter.crater_peak else 0
+        # Trained on magnified images, it is given windows of less ground.
+        self._magnify = max(self.segmenter.scales)
+        self._input = int(self.segmenter.test_cfg.crop_size[0])
+        self.side = 2 * round(self._input / self._magnify / 2)
+        self.orientations = self.segmenter.orientations if compute.device == "cuda" else 1
+        self.batch = max(_BATCH[compute.device] // self.orientations, 1)
+
+    def margins(self, windows: UInt8, good: Mask, places: list[Place]) -> Float32:
+        """Compute margins, see :class:`mars_assets.craters.scan.Network`.
+
+        Raises:
+            MarsError: the memory is too small even for a single window, or the output is not a number.
+        """
+        import torch
+
+        found: list[npt.NDArray[Any]] = []
+        at = 0
+        while at < len(windows):
+            part = slice(at, at + self.batch)
+            try:
+                found.append(self._margins(windows[part], good[part]))
+                at += self.batch
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self.batch == 1:
+                    raise MarsError(
+                        f"the device's memory is too small for a window of {self._input} pixels ({error}): free some, "
+                        "or compute on the CPU"
+                    ) from error
+                self.batch //= 2
+                self._progress.say(f"out of memory: going on with {self.batch} windows at once")
+        margins = np.concatenate(found)
+        if not np.isfinite(margins).all():
+            raise MarsError(
+                "the segmentation model's output is not a number, so its training has diverged or its weights are "
+                "damaged: materialize 'seg_model' again"
+            )
+        return margins
+
+    def _margins(self, windows: UInt8, good: Mask) -> Float32:
+        import torch
+        import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+        from mars_assets.training.augmentation import oriented, oriented_back
+
+        with torch.inference_mode(), self._compute.autocast():
+            image = self._normalized(windows, good)
+            if self._input != self.side:
+                size, reduced = (self._input, self._input), self._input < self.side
+                image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=reduced)
+            total = torch.zeros((), device=image.device)
+            for orientation in range(self.orientations):
+                seen = oriented(image, orientation)
+                logits = self.segmenter.encode_decode(seen, [{"img_shape": seen.shape[2:]}]).float()
+                total = total + oriented_back(logits[:, 1] - logits[:, 0], orientation)
+            margins = (total / self.orientations - self._threshold)[:, None]
+            if self._input != self.side:
+                margins = F.interpolate(margins, (self.side, self.side), mode="bilinear", align_corners=False)
+        return np.asarray(margins[:, 0].cpu())
+
+    def _normalized(self, windows: UInt8, good: Mask) -> Tensor:
+        """Convert windows to the network's input, (B, 6, H, W)."""
+        import torch
+
+        from mars_assets.segmentation.fusion import channels_together
+        from mars_assets.training.augmentation import FLAT
+
+        device = self._compute.device
+        rgb = torch.from_numpy(windows).to(device).permute(0, 3, 1, 2).flip(1).float()
+        seen = torch.from_numpy(good).to(device)[:, None].float()
+        chips = model_input(rgb, EVALUATED, self._statistics)
+        count = seen.sum((2, 3), keepdim=True).clamp(min=1)
+        mean = (chips * seen).sum((2, 3), keepdim=True) / count
+        centred = (chips - mean) * seen
+        if self._by_itself:
+            deviation = ((centred**2).sum((2, 3), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+            return channels_together(centred / (deviation + FLAT))
+        return channels_together(centred + mean)
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
