@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -17,12 +18,13 @@ from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
 from mars_assets.labels.preview import preview_export
-from mars_assets.lake import DEFAULT_LAKE, MARS_WEIGHTS, Lake
+from mars_assets.lake import DEFAULT_LAKE, GEOPACKAGE, MARS_WEIGHTS, PAGE, Lake
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
 from mars_assets.prithvi.weights import export_encoder, load_encoder
 from mars_assets.progress import Progress
+from mars_assets.segmentation.maps import LEAST_MAPPED, MapRequest, map_scene
 from mars_assets.segmentation.predict_folder import outline_pictures
-from mars_assets.segmentation.task import smallest_evaluated
+from mars_assets.segmentation.task import smallest_evaluated, smallest_mapped
 from mars_assets.storage.files import (
     as_rows,
     explained_errors,
@@ -114,6 +116,28 @@ def _outline(lake: Lake, options: argparse.Namespace) -> None:
         print(f"{name} was skipped: {problem}")
 
 
+def _map(lake: Lake, options: argparse.Namespace) -> None:
+    _require_writable(options.out, may_be_new=True)
+    model, compute, progress = _opened(lake, "seg_model", options)
+    smallest = smallest_mapped(lake, model) if options.smallest is None else options.smallest
+    if not LEAST_MAPPED <= smallest < math.inf:
+        raise MarsError(
+            f"--smallest {smallest:g}: give at least {LEAST_MAPPED:g} pixels, as smaller craters have no shape"
+        )
+    bands = tuple(options.bands) if options.bands else None
+    request = MapRequest(options.raster, smallest, options.label, bands, options.nodata)
+    made = map_scene(model, request, options.out, compute, progress)
+    print(f"{options.out}: {made['craters']} craters of {request.name} by seg_model {model.version}")
+    print(f"craters narrower than {smallest:.1f} pixels are left out (--smallest)")
+    if options.smallest is None and not smallest_evaluated(lake, model):
+        print("the model was not evaluated, so that is a guess: materialize 'seg_evaluation'")
+    if made["counted_m2"] is None:
+        print("the raster is not map projected: places and sizes are in pixels, and there are no files for ages")
+    else:
+        print(f"counted over {made['counted_m2'] / 1e6:.4g} km2, {made['counted_craters']} with their centre in it")
+    print(f"to look at it: {options.out / PAGE}, or {options.out / GEOPACKAGE} in QGIS")
+
+
 def _check(lake: Lake, options: argparse.Namespace) -> None:
     progress = Progress(lambda line: print(printable(line), file=sys.stderr))
     previews = {path: preview_export(lake, path, progress) for path in options.exports}
@@ -129,6 +153,10 @@ def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelV
         raise MarsError(f"{out} has the suffix {out.suffix!r}: name a file that ends in {', '.join(TABLES)}")
     _require_writable(out.parent)
     _refuse_name(out)
+    return _opened(lake, name, options)
+
+
+def _opened(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
     progress = Progress(lambda line: print(printable(line), file=sys.stderr))
     return current_model(lake, name), choose_compute(options.device, options.precision), progress
 
@@ -164,8 +192,12 @@ def _write(out: Path, table: pd.DataFrame, about: dict[str, Any]) -> None:
             write_csv(out, table)
 
 
-def _computing(command: argparse.ArgumentParser) -> None:
+def _of_images(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", type=user_path, help="folder of images, grey or RGB")
+    _computing(command)
+
+
+def _computing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=get_args(DeviceChoice), default="auto", help="device (%(default)s)")
     command.add_argument(
         "--precision", choices=get_args(PrecisionChoice), default="auto", help="numerical precision (%(default)s)"
@@ -205,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
         "a folder: image, probability, uncertainty (entropy in bits), problem.",
     )
     predict.add_argument("--out", type=user_path, default=Path("predictions.parquet"), help=table)
-    _computing(predict)
+    _of_images(predict)
     predict.set_defaults(run=_predict)
     check = commands.add_parser(
         "check",
@@ -232,8 +264,32 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="smallest diameter to list; by default that of the smallest crater in the model's evaluation",
     )
-    _computing(outline)
+    _of_images(outline)
     outline.set_defaults(run=_outline)
+    mapped = commands.add_parser(
+        "map",
+        help="map the craters of a whole scene",
+        description="Look for craters of all sizes in a raster: a HiRISE product, or a GeoTIFF, cloud-optimised "
+        "GeoTIFF, PNG or other image of Mars by any sensor. Write them with places and sizes on the ground, and the "
+        "area in which they were counted, for QGIS (craters.gpkg, probability.tif), for craterstats (.scc, .diam, "
+        "_CRATER and _AREA shapefiles), as tables (craters.parquet, craters.csv), and to look at (map.html, "
+        "overview.png). A run that was killed goes on where it was.",
+    )
+    mapped.add_argument("raster", type=user_path, help="the scene")
+    mapped.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="folder of the files to write")
+    mapped.add_argument("--label", type=user_path, help="detached label of a HiRISE product, which gives its position")
+    mapped.add_argument(
+        "--bands", type=int, nargs="+", metavar="BAND", help="one band or three (red, green, blue) to use, from 1"
+    )
+    mapped.add_argument("--nodata", type=float, metavar="VALUE", help="value without data that the file does not state")
+    mapped.add_argument(
+        "--smallest",
+        type=float,
+        metavar="PIXELS",
+        help="smallest diameter to map; by default that of the smallest crater in the model's evaluation",
+    )
+    _computing(mapped)
+    mapped.set_defaults(run=_map)
     return parser
 
 

@@ -6,7 +6,17 @@ from typing import Any
 import dagster as dg
 
 from mars_assets import automation, checks
-from mars_assets.assets import evaluation, experiments, foundation, imagery, labels, models, predictions, tensors
+from mars_assets.assets import (
+    craters,
+    evaluation,
+    experiments,
+    foundation,
+    imagery,
+    labels,
+    models,
+    predictions,
+    tensors,
+)
 from mars_assets.executor import one_process_executor
 from mars_assets.resources import ArchiveResource, ComputeResource, LakeResource, RoboflowResource
 
@@ -26,7 +36,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     }
     return dg.Definitions(
         assets=dg.load_assets_from_modules(
-            [imagery, labels, tensors, foundation, models, evaluation, predictions, experiments]
+            [imagery, labels, tensors, foundation, models, evaluation, predictions, craters, experiments]
         ),
         asset_checks=dg.load_asset_checks_from_modules([checks]),
         jobs=automation.jobs,

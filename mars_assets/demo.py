@@ -7,6 +7,7 @@ everything; results that exist are not recomputed.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -19,11 +20,12 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.craters.comparison import Circles, compare
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import with_interval
-from mars_assets.lake import DEFAULT_LAKE, Lake
+from mars_assets.lake import CRATERS_TABLE, DEFAULT_LAKE, PAGE, PROVENANCE, Lake
 from mars_assets.progress import Progress
-from mars_assets.sample.make import make_sample
+from mars_assets.sample.make import GROUND_TRUTH, make_sample
 from mars_assets.sample.server import serve
 from mars_assets.storage.files import read_json, read_table, write_json
 
@@ -71,7 +73,10 @@ def run_demo(lake: Lake) -> None:
         config = lake.demo_config
         write_json(config, {"ops": {name: {"config": settings} for name, settings in _SETTINGS.items()}})
         dagster(["asset", "materialize", "--select", _SELECTION, "-c", str(config)], surroundings, log)
+        scene = scene_to_map(lake)
+        dagster(["asset", "materialize", "--select", "crater_maps", "--partition", scene], surroundings, log)
     print_results(lake)
+    print_map(lake, scene)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("To see the results in a browser, run make ui and open http://127.0.0.1:3000")
 
@@ -137,9 +142,38 @@ def print_results(lake: Lake) -> None:
         ("labels and masks", lake.labels),
         ("six-band chips", lake.all_tensors),
         ("models", lake.models),
+        ("crater maps", lake.all_crater_maps),
         ("tables and figures", lake.all_metrics),
     ):
         print(f"  {what:20} {path}")
+
+
+def scene_to_map(lake: Lake) -> str:
+    """Choose an observation that the models were not trained on."""
+    truth = read_table(lake.sample / GROUND_TRUTH, "make demo", ["observation", "split"])
+    return str(truth.loc[truth["split"] == "test", "observation"].min())
+
+
+def print_map(lake: Lake, scene: str) -> None:
+    """Print how far the map of a scene is from the truth, and where it lies."""
+    folder = lake.crater_map(scene)
+    made = read_json(folder / PROVENANCE)
+    smallest = made["smallest_px"]
+    mapped = read_table(folder / CRATERS_TABLE, "crater_maps", ["x_px", "y_px", "diameter_px"])
+    truth = read_table(lake.sample / GROUND_TRUTH, "make demo").query("observation == @scene")
+    said, true = (
+        Circles(*(table[name].to_numpy(float) for name in names))
+        for table, names in ((mapped, ("x_px", "y_px", "diameter_px")), (truth, ("x", "y", "diameter")))
+    )
+    compared = compare(said, true, smallest)
+    print(f"\nThe whole scene {scene}, which the model was not trained on, against all its craters")
+    print(f"  {made['counted_m2'] / 1e6:.3g} km2 counted, {compared.true} craters of {smallest:.0f} pixels or more")
+    for name in ("precision", "recall"):
+        low, high = compared.interval(name)
+        print(f"  {name:9} {getattr(compared, name):.2f} [{low:.2f}, {high:.2f}]")
+    mean, spread = 100 * (math.exp(compared.size) - 1), 100 * compared.size_spread
+    print(f"  diameters {mean:+.1f} % on average, with a spread of {spread:.0f} %")
+    print(f"  to look at it: {folder / PAGE}")
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from mars_assets.prithvi.weights import Origin, install, load_encoder, load_enco
 from mars_assets.segmentation.prediction_file import read_mask
 from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import read_json, write_json
+from mars_assets_tests.segmentation.known import ground, placed, state, write
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -192,6 +193,68 @@ def test_a_folder_without_a_picture_is_named(lake: Lake, tmp_path: Path, capsys:
     for folder, said in (("empty", "no JPEG or PNG"), ("nowhere", "is not a folder")):
         assert main(["--lake", str(lake.root), "outline", str(tmp_path / folder)]) == 1
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_map_of_a_scene(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _segmenter(lake, crop_size=32, window=32, stride=16)
+    raster, out = placed(tmp_path / "scene.tif"), tmp_path / "new" / "out"
+    arguments = ["--lake", str(lake.root), "map", str(raster), "--out", str(out), "--device", "cpu"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    about = read_json(out / "provenance.json")
+    assert about["smallest_px"] == 10
+    assert f"{out}: {about['craters']} craters of scene by seg_model v1" in said.out
+    assert "craters narrower than 10.0 pixels are left out" in said.out
+    assert "not evaluated, so that is a guess" in said.out
+    assert f"counted over {about['counted_m2'] / 1e6:.4g} km2" in said.out
+    assert f"to look at it: {out / 'map.html'}, or {out / 'craters.gpkg'} in QGIS" in said.out
+    assert "seg_model v1 is not calibrated" in said.err
+    before = state(out)
+    assert main(arguments) == 0
+    assert "the map of scene exists" in capsys.readouterr().err
+    assert state(out) == before
+    rows = [{"model_version": "v1", "label_version": "l1", "split": "valid", "smallest_px": 2.5}]
+    write_json(lake.metrics("seg_evaluation").with_suffix(".json"), rows)
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "craters narrower than 4.0 pixels" in said.out
+    assert "guess" not in said.out
+    unplaced = write(tmp_path / "nowhere.tif", ground())
+    assert main([*arguments[:3], str(unplaced), *arguments[4:], "--smallest", "12", "--nodata", "70"]) == 0
+    assert "the raster is not map projected" in capsys.readouterr().out
+    assert (read_json(out / "provenance.json")["smallest_px"], list(out.glob("*.scc"))) == (12, [])
+
+
+def test_maps_that_cannot_be_made_are_refused(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raster, out = placed(tmp_path / "scene.tif"), tmp_path / "out"
+
+    def refused(*arguments: str | Path, said: str) -> None:
+        assert main(["--lake", str(lake.root), "map", *map(str, arguments)]) == 1
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+
+    refused(raster, "--out", out, said="--select seg_model")
+    _segmenter(lake, crop_size=32, window=32, stride=16)
+    for size in ("2", "nan", "inf", "-5"):
+        refused(raster, "--out", out, "--smallest", size, said="give at least 4 pixels")
+    refused(raster, "--out", out, "--bands", "2", said="scene.tif")
+    refused(raster, "--out", out, "--nodata", "700", said="cannot be no data")
+    refused(raster, "--out", out, "--label", tmp_path / "scene.LBL", said="scene.LBL does not exist")
+    refused(tmp_path / "missing.tif", "--out", out, said="missing.tif does not exist")
+    refused(tmp_path, "--out", out, said="is a folder: name the raster in it")
+    refused(raster, "--out", raster, said="nothing can be written into")
+    refused(raster, "--out", raster / "deeper", said="nothing can be written into")
+    (tmp_path / "text.tif").write_text("no raster")
+    refused(tmp_path / "text.tif", "--out", out, said="text.tif cannot be opened as a raster")
+
+
+def test_a_model_of_rims_makes_no_map(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _segmenter(lake, annotation="outline_5", crop_size=32, window=32, stride=16)
+    raster = placed(tmp_path / "scene.tif")
+    assert main(["--lake", str(lake.root), "map", str(raster), "--out", str(tmp_path / "out")]) == 1
+    assert "predicts the rims of craters, and maps need a model that predicts craters" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -46,6 +46,7 @@ DESIGN = {
     "seg_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights"},
     "cls_predictions": {"cls_model", "crops", "labelled_crops"},
     "seg_predictions": {"seg_model", "crops", "labelled_crops", "seg_evaluation"},
+    "crater_maps": {"hirise_images", "seg_model", "seg_evaluation"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }
@@ -101,6 +102,7 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
         "seg_evaluation",
         "cls_experiments",
         "seg_predictions",
+        "crater_maps",
         "seg_experiments",
         "cls_predictions",
     }

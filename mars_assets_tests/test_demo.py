@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from mars_assets import demo
-from mars_assets.demo import dagster, print_results, run_demo
+from mars_assets.demo import dagster, print_map, print_results, run_demo, scene_to_map
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
-from mars_assets.storage.files import write_json
+from mars_assets.storage.files import write_json, write_table
 
 
 def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:
@@ -62,11 +62,14 @@ def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     """All but what they do: Dagster parses them, and answers with its help."""
     commands: list[list[str]] = []
     monkeypatch.setattr(demo, "make_sample", lambda lake, **_: lake.sample.mkdir(parents=True))
-    monkeypatch.setattr(demo, "read_table", lambda *_: pd.DataFrame({"observation": ["ESP_1", "ESP_2"]}))
+    monkeypatch.setattr(
+        demo, "read_table", lambda *_: pd.DataFrame({"observation": ["ESP_1", "ESP_2"], "split": "test"})
+    )
     monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
     monkeypatch.setattr(demo, "print_results", lambda _: None)
+    monkeypatch.setattr(demo, "print_map", lambda *_: None)
     run_demo(lake)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for arguments in commands:
         command = [
             str(Path(sys.executable).with_name("dagster")),
@@ -79,3 +82,23 @@ def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch)
         assert answer.returncode == 0, answer.stderr
         if "-c" in arguments:
             assert yaml.safe_load(Path(arguments[arguments.index("-c") + 1]).read_text())["ops"]
+
+
+def test_a_map_is_shown_beside_the_truth(lake: Lake, capsys) -> None:
+    truth = pd.DataFrame(
+        {"observation": "ESP_1", "split": "test", "x": [50.0, 150.0, 250.0], "y": 50.0, "diameter": [20.0, 30.0, 40.0]}
+    )
+    other = truth.assign(observation="ESP_0", split="train")
+    write_table(lake.sample / "ground_truth.parquet", pd.concat([truth, other]))
+    assert scene_to_map(lake) == "ESP_1"
+    folder = lake.crater_map("ESP_1")
+    found = pd.DataFrame({"x_px": [50.0, 150.0, 400.0], "y_px": 50.0, "diameter_px": [22.0, 33.0, 25.0]})
+    write_table(folder / "craters.parquet", found)
+    write_json(folder / "provenance.json", {"smallest_px": 16.0, "counted_m2": 2.5e6})
+    print_map(lake, "ESP_1")
+    shown = capsys.readouterr().out
+    assert "2.5 km2 counted, 3 craters of 16 pixels or more" in shown
+    assert "precision 0.67" in shown
+    assert "recall    0.67" in shown
+    assert "+10.0 % on average" in shown
+    assert str(folder / "map.html") in shown

@@ -227,6 +227,7 @@ def test_the_readme_is_short_and_shows_the_commands() -> None:
         "init",
         "predict",
         "outline",
+        "map",
         "export",
     }
 
@@ -294,7 +295,9 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
         f"<code>{name}</code>" in page("recipes")
         for name in ("mask_ratio", "craterwise_weight", "visible_weight", "folds")
     )
-    assert all(f"mars-assets {name}" in page("command-line") for name in ("init", "predict", "outline", "export"))
+    assert all(
+        f"mars-assets {name}" in page("command-line") for name in ("init", "predict", "outline", "map", "export")
+    )
     assert "imagery/crops/OBSERVATION" in page("lake")
     packages = [path.parent.name for path in (PROJECT / "mars_assets").glob("*/__init__.py")]
     assert all((site / f"reference/api/{name}.html").exists() for name in packages)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
 import dagster as dg
@@ -204,7 +204,7 @@ def hirise_images(
                 for file in fetch_product(source, wanted, folder, progress)
             ]
 
-        metadata = _each_observation(context, here, "downloaded", fetched)
+        metadata = each_observation(context, here, "downloaded", fetched)
     return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_products)})
 
 
@@ -237,10 +237,7 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
 
         def cut(row: _Row) -> list[_Row]:
             key = row["observation"]
-            image = here.products(key) / PurePosixPath(row["image"]).name
-            label = here.products(key) / PurePosixPath(row["label"]).name if row["label"] else None
-            if not image.exists():
-                raise MissingInputError(f"hirise_images --partition {key}", image)
+            image, label = product_of(here, row)
             corners = None if row.get("corners") is None else [float(value) for value in row["corners"]]
             source = Source(image, label, key, row["product"], corners)
             manifest = cut_crops(source, here.crops(key), settings, progress)
@@ -261,11 +258,24 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
                 }
             ]
 
-        metadata = _each_observation(context, here, "cut", cut)
+        metadata = each_observation(context, here, "cut", cut)
     return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_crops), **pictures})
 
 
-def _each_observation(
+def product_of(lake: Lake, row: _Row) -> tuple[Path, Path | None]:
+    """Locate the image and label of an observation.
+
+    Raises:
+        MissingInputError: the image was not downloaded.
+    """
+    folder = lake.products(row["observation"])
+    image = folder / PurePosixPath(row["image"]).name
+    if not image.exists():
+        raise MissingInputError(f"hirise_images --partition {row['observation']}", image)
+    return image, folder / PurePosixPath(row["label"]).name if row["label"] else None
+
+
+def each_observation(
     context: dg.AssetExecutionContext, lake: Lake, what: str, work: Callable[[_Row], list[_Row]]
 ) -> dict[str, Any]:
     """Process every observation of a run, continuing after one that fails.
