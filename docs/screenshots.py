@@ -40,6 +40,15 @@ def page_of(page: Page, asset: str) -> None:
     screenshot(page, asset)
 
 
+def crater_map(page: Page, lake: Path) -> None:
+    """Save the page of the scene that the demonstration mapped."""
+    (path,) = lake.glob("craters/*/map.html")
+    page.goto(path.as_uri())
+    page.locator("canvas").first.wait_for()
+    page.wait_for_timeout(3000)  # it is drawn
+    screenshot(page, "crater_map")
+
+
 def figure(metrics: Path, name: str) -> None:
     """Save a figure that an asset's page shows, as it lies in the lake; GitHub shows it as wide as its text."""
     with Image.open(metrics / f"{name}.png") as image:
@@ -76,6 +85,7 @@ def main() -> int:
     with dagster_dev(PROJECT, clean_environment(), daemon=False) as url, open_page(executable, url, 1400, 900) as page:
         graph(page)
         page_of(page, "cls_evaluation")
+        crater_map(page, PROJECT / "data_lake")
     for name in ("reconstruction_examples", SEGMENTATION):
         figure(PROJECT / "data_lake/metrics", name)
     return 0
