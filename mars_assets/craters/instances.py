@@ -431,18 +431,19 @@ def _outline(area: _Area, margins: Float32, seen: Mask) -> tuple[Float64 | None,
     values = np.pad(margins[box], around, constant_values=-1)
     visible = np.pad(seen[box], around)
     pixels = np.pad(area.pixels, 1)
+    hidden = ~visible & ~pixels
     # The area's own margins, even in its holes, and below the threshold around it.
     values = np.where(
         pixels, np.maximum(values, area.threshold + 1e-3), np.minimum(values, area.threshold - 1e-3)
     ).astype(np.float64)
-    values[~visible & ~pixels] = area.threshold - 1
+    values[hidden] = area.threshold - 1
     if area.parted:
         values = np.where(pixels, area.threshold + 1, area.threshold - 1)
     contours = find_contours(values, area.threshold)
     if not contours:
         return None, np.empty(0, bool)
     contour = max(contours, key=len)
-    near = binary_dilation(~visible & ~pixels, np.ones((3, 3), bool)) & ~pixels
+    near = binary_dilation(hidden, np.ones((3, 3), bool)) & ~pixels if hidden.any() else hidden
     at = np.rint(contour[:-1]).astype(int)
     outside = near[np.floor(contour[:-1, 0]).astype(int), np.floor(contour[:-1, 1]).astype(int)]
     outside |= near[np.ceil(contour[:-1, 0]).astype(int), np.ceil(contour[:-1, 1]).astype(int)]
