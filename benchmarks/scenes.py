@@ -11,6 +11,7 @@ repeated. With the default size a round takes a quarter of an hour.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,7 @@ def main() -> int:
     options.add_argument("--lake", type=Path, default=Path("data_lake"), help="lake with a seg_model in use")
     options.add_argument("--lines", type=int, default=20_000)
     options.add_argument("--samples", type=int, default=10_000)
-    options.add_argument("--windows", type=int, default=0)
+    options.add_argument("--windows", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     lake = chosen.lake.resolve()
     if chosen.side:

@@ -49,7 +49,7 @@ CRATERS, CRATERS_OF_CROPS = "craters.json", "craters_of_crops.json"
 CALIBRATION, CANDIDATES = "calibration.json", "candidates.json"
 # In the folder of a scene's map.
 PROBABILITY, OVERVIEW, PAGE = "probability.tif", "overview.png", "map.html"
-GEOPACKAGE, CRATERS_TABLE = "craters.gpkg", "craters.parquet"
+GEOPACKAGE, CRATERS_TABLE, CRATERS_CSV = "craters.gpkg", "craters.parquet", "craters.csv"
 SCAN_STATE = "state.json"  # of an unfinished map
 SIZE_FREQUENCY, COUNTS_BY_SIZE = "size_frequency.png", "counts_by_size.csv"
 # In the folder of a version that a sweep trained.

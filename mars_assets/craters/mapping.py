@@ -91,7 +91,7 @@ def find_craters(levels: Sequence[LevelMap], side: int, smallest: float, progres
         for rows, columns in progress.track(parts, f"outlining craters at 1/{level.factor} of the resolution"):
             craters = _of_part(level, rows, columns, round(_MARGIN * side), least)
             found += [(level.factor, crater) for crater in craters if crater.diameter <= most]
-    return _merged([(factor, _enlarged(crater, factor)) for factor, crater in found])
+    return _merged([(factor, crater.scaled(factor)) for factor, crater in found])
 
 
 def _parts(shape: tuple[int, int], side: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -117,10 +117,6 @@ def _of_part(
         moved = crater.moved(left, top)
         if columns[0] <= moved.x < columns[1] and rows[0] <= moved.y < rows[1]:
             yield moved
-
-
-def _enlarged(crater: Instance, factor: int) -> Instance:
-    return crater if factor == 1 else crater.scaled(factor)
 
 
 def _merged(found: Sequence[tuple[int, Instance]]) -> Found:

@@ -25,7 +25,6 @@ class Merged(NamedTuple):
     Args:
         x, y: centres, the means of their detections' weighted by confidence.
         diameter: likewise, the geometric mean.
-        confidence: the highest of their detections'.
         number: for each detection, which crater it is of.
         best: for each crater, its most confident detection.
     """
@@ -33,7 +32,6 @@ class Merged(NamedTuple):
     x: Float64
     y: Float64
     diameter: Float64
-    confidence: Float64
     number: Index
     best: Index
 
@@ -77,8 +75,7 @@ def merge(x: Float64, y: Float64, diameter: Float64, confidence: Float64) -> Mer
     mean_x, mean_y, mean_size = (
         np.bincount(number, confidence * values, len(best)) / weight for values in (x, y, np.log(diameter))
     )
-    leading = np.array(best, np.intp)
-    return Merged(mean_x, mean_y, np.exp(mean_size), confidence[leading], number, leading)
+    return Merged(mean_x, mean_y, np.exp(mean_size), number, np.array(best, np.intp))
 
 
 def near_pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]:

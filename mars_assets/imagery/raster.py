@@ -144,16 +144,6 @@ class MapRaster:
             self._resample(*block, rgb[top - first :, left:], good[top - first :, left:], self._resampling)
         return rgb, good
 
-    def to_source(self, points: Float64) -> Float64:
-        """Convert x, y in pixels of the grid, shape (n, 2), to x, y in the file's pixels.
-
-        NaN where the file's map has no such place.
-        """
-        if self._resampling is None:
-            return np.array(points, np.float64)
-        x, y = np.asarray(points, np.float64).T
-        return np.column_stack(self._resampling.to_source(x, y))
-
     def _stretched(self, values: Values, hidden: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
         low, high = self._stretch
         if values.dtype not in (np.uint8, np.uint16):

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from mars_assets.evaluation.counts import poisson_interval
+from mars_assets.evaluation.counts import ONE_SIGMA, poisson_interval
 
 
 def test_ends_are_the_means_for_which_the_count_is_just_extreme() -> None:
     counts = np.array([0, 1, 5, 300])
-    low, high = poisson_interval(counts, 0.9)
-    assert poisson.cdf(counts, high) == pytest.approx(0.05)
+    low, high = poisson_interval(counts)
+    assert poisson.cdf(counts, high) == pytest.approx((1 - ONE_SIGMA) / 2)
     assert low[0] == 0
-    assert poisson.sf(counts[1:] - 1, low[1:]) == pytest.approx(0.05)
+    assert poisson.sf(counts[1:] - 1, low[1:]) == pytest.approx((1 - ONE_SIGMA) / 2)
 
 
 def test_one_sigma_of_few_counts_is_that_of_the_tables() -> None:

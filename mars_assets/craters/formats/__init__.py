@@ -9,6 +9,7 @@ from mars_assets.craters.formats.craterstats import SHAPEFILE, write_diam, write
 from mars_assets.craters.formats.geopackage import write_geopackage, write_geoparquet
 from mars_assets.craters.formats.robbins import write_robbins_csv
 from mars_assets.craters.formats.shapes import ground_parts
+from mars_assets.lake import CRATERS_CSV, CRATERS_TABLE, GEOPACKAGE
 
 
 def write_catalogue(crater_map: CraterMap, folder: Path) -> list[Path]:
@@ -23,7 +24,7 @@ def write_catalogue(crater_map: CraterMap, folder: Path) -> list[Path]:
     Raises:
         MarsError: the disk is full, the folder is not writable, or the counted area reaches beyond the map.
     """
-    geopackage, parquet, table = (folder / f"craters.{suffix}" for suffix in ("gpkg", "parquet", "csv"))
+    geopackage, parquet, table = (folder / name for name in (GEOPACKAGE, CRATERS_TABLE, CRATERS_CSV))
     write_geopackage(geopackage, crater_map)
     write_geoparquet(parquet, crater_map)
     write_robbins_csv(table, crater_map)
