@@ -22,19 +22,19 @@ IAU_RADIUS = 3_396_190.0
 class CraterMap:
     """The craters of one scene.
 
-    Everything lies in the pixels of the scene's raster: x is the column and y the row, and (0, 0) is the outer corner
-    of the first pixel.
+    Everything lies in the pixels of the scene's grid, which is the raster's own unless its pixels are not square on the
+    ground: x is the column and y the row, and (0, 0) is the outer corner of the first pixel.
 
     Args:
         scene: name of the scene, the stem of its files.
         craters: see :class:`mars_assets.craters.schema.MappedCraters`; the largest first.
         outlines: the outline of each crater, shape (n, 2), x and y, the first point repeated at the end.
         counted: where craters were looked for, without overlaps, with holes; may be empty.
-        counted_m2: area of ``counted`` on the ground in square metres; None if the raster is not map projected.
+        counted_m2: area of ``counted`` on the ground in square metres; None if the grid is not map projected.
         smallest_px: diameter in pixels from which craters are listed.
-        lines: height of the raster in pixels.
+        lines: height of the grid in pixels.
         samples: its width.
-        crs: coordinate reference system of the raster as WKT; None if it is not map projected.
+        crs: coordinate reference system of the grid as WKT; None if it is not map projected.
         transform: from x, y to map coordinates, the first six numbers of ``affine.Affine``; None if ``crs`` is.
     """
 
