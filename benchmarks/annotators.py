@@ -38,7 +38,7 @@ def boxes(table: pd.DataFrame) -> Circles:
     """Circles in boxes."""
     x, y = ((table[f"{axis}min"] + table[f"{axis}max"]).to_numpy(float) / 2 for axis in "xy")
     sides = (table["xmax"] - table["xmin"] + table["ymax"] - table["ymin"]).to_numpy(float)
-    return Circles(x, y, sides / 2)
+    return Circles.in_plane(x, y, sides / 2)
 
 
 def mapped(lake: Lake, tile: Path) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def main() -> int:
     probable = craters["probability"].fillna(craters["confidence"])
     for least in (0.0, *np.arange(0.1, 1, 0.1).round(1)):
         part = craters[probable >= least]
-        said = Circles(*(part[name].to_numpy(float) for name in ("x_px", "y_px", "diameter_px")))
+        said = Circles.in_plane(*(part[name].to_numpy(float) for name in ("x_px", "y_px", "diameter_px")))
         rows.append(
             row("the map" if least == 0 else f"the map, probability from {least:g}", compare(said, expert, SMALLEST))
         )

@@ -162,7 +162,7 @@ def print_map(lake: Lake, scene: str) -> None:
     mapped = read_table(folder / CRATERS_TABLE, "crater_maps", ["x_px", "y_px", "diameter_px"])
     truth = read_table(lake.sample / GROUND_TRUTH, "make demo").query("observation == @scene")
     said, true = (
-        Circles(*(table[name].to_numpy(float) for name in names))
+        Circles.in_plane(*(table[name].to_numpy(float) for name in names))
         for table, names in ((mapped, ("x_px", "y_px", "diameter_px")), (truth, ("x", "y", "diameter")))
     )
     compared = compare(said, true, smallest)

@@ -107,6 +107,7 @@ class Lake:
     rejected = LakePath(
         f"inbox/{REJECTED}", "The folder of rejected exports, each with a text file that gives the reason."
     )
+    catalogues = LakePath("catalogues", "The user's crater catalogues, to compare with.")
 
     # imagery
     imagery = LakePath("imagery", "The folder of all imagery.")
@@ -191,6 +192,10 @@ class Lake:
         ``provenance.json`` is there while they belong together.
         """
         return self.all_crater_maps / observation
+
+    def crater_catalogue(self, suffix: str) -> Path:
+        """Locate the catalogue of all scenes in a format, such as ``.gpkg``."""
+        return self.all_crater_maps / f"catalogue{suffix}"
 
     features = LakePath("features", "The folder of cached features from frozen encoders; may be deleted at any time.")
 

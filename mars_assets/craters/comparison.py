@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mars_assets.craters.crater_map import IAU_RADIUS
 from mars_assets.craters.geometry import IOU_THRESHOLD
 from mars_assets.craters.merging import near_pairs
 
@@ -16,17 +17,34 @@ Index = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Circles:
-    """Craters as circles in a plane.
+    """Craters as circles in a plane or on a sphere.
 
     Args:
-        x: centres.
-        y: likewise.
+        centres: shape (n, 2) in a plane or (n, 3) on a sphere.
         diameter: in the same unit.
     """
 
-    x: Float64
-    y: Float64
+    centres: Float64
     diameter: Float64
+
+    @classmethod
+    def in_plane(cls, x: Float64, y: Float64, diameter: Float64) -> Circles:
+        """Build circles in a plane."""
+        return cls(np.column_stack([x, y]), diameter)
+
+    @classmethod
+    def on_sphere(cls, longitude: Float64, latitude: Float64, diameter: Float64) -> Circles:
+        """Build circles on IAU 2015's sphere.
+
+        Args:
+            longitude: of the centres in degrees.
+            latitude: planetocentric, in degrees.
+            diameter: in metres.
+        """
+        east, north = np.radians(longitude), np.radians(latitude)
+        level = np.cos(north)
+        directions = np.column_stack([level * np.cos(east), level * np.sin(east), np.sin(north)])
+        return cls(IAU_RADIUS * directions, diameter)
 
 
 @dataclass(frozen=True)
@@ -88,18 +106,18 @@ def compare(said: Circles, true: Circles, smallest: float) -> Comparison:
         smallest: smallest diameter that counts.
     """
     ours, theirs = match_circles(said, true)
-    matched = np.zeros(len(said.x), bool)
+    matched = np.zeros(len(said.diameter), bool)
     matched[ours] = True
     judged_by = said.diameter.copy()
     judged_by[ours] = true.diameter[theirs]
-    found = np.zeros(len(true.x), bool)
+    found = np.zeros(len(true.diameter), bool)
     found[theirs] = True
     counts = judged_by >= smallest
     large = true.diameter >= smallest
     pairs = large[theirs]
     ours, theirs = ours[pairs], theirs[pairs]
     size = np.log(said.diameter[ours] / true.diameter[theirs])
-    off = np.hypot(said.x[ours] - true.x[theirs], said.y[ours] - true.y[theirs]) / true.diameter[theirs]
+    off = np.linalg.norm(said.centres[ours] - true.centres[theirs], axis=1) / true.diameter[theirs]
     return Comparison(
         right=int((matched & counts).sum()),
         said=int(counts.sum()),
@@ -117,22 +135,22 @@ def match_circles(one: Circles, other: Circles) -> tuple[Index, Index]:
     Returns:
         The numbers of the matched circles in both.
     """
-    x, y, diameter = (np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "diameter"))
-    first, second = near_pairs(x, y, diameter)
-    count = len(one.x)
+    centres, diameter = np.concatenate([one.centres, other.centres]), np.concatenate([one.diameter, other.diameter])
+    first, second = near_pairs(centres, diameter)
+    count = len(one.diameter)
     swap = first > second
     first, second = np.where(swap, second, first), np.where(swap, first, second)
     across = (first < count) & (second >= count)
     first, second = first[across], second[across] - count
     overlap = circle_iou(
-        np.hypot(one.x[first] - other.x[second], one.y[first] - other.y[second]),
+        np.linalg.norm(one.centres[first] - other.centres[second], axis=1),
         one.diameter[first] / 2,
         other.diameter[second] / 2,
     )
     enough = overlap >= IOU_THRESHOLD
     first, second, overlap = first[enough], second[enough], overlap[enough]
     order = np.lexsort((second, first, -overlap))
-    used, taken = np.zeros(count, bool), np.zeros(len(other.x), bool)
+    used, taken = np.zeros(count, bool), np.zeros(len(other.diameter), bool)
     pairs = []
     for a, b in zip(first[order].tolist(), second[order].tolist(), strict=True):
         if not used[a] and not taken[b]:

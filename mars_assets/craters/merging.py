@@ -78,12 +78,16 @@ def merge(x: Float64, y: Float64, diameter: Float64, confidence: Float64) -> Mer
     return Merged(mean_x, mean_y, np.exp(mean_size), number, np.array(best, np.intp))
 
 
-def near_pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]:
+def near_pairs(centres: Float64, diameter: Float64) -> tuple[Index, Index]:
     """List pairs of circles of similar place and size, each once.
 
     Among them are all pairs whose intersection over union is at least 0.5, and all detections of one crater.
+
+    Args:
+        centres: shape (n, 2) in a plane or (n, 3) in space.
+        diameter: in the same unit.
     """
-    found = list(_candidates(x, y, diameter))
+    found = list(_candidates(centres, diameter))
     if not found:
         return np.empty(0, np.intp), np.empty(0, np.intp)
     first, second = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -92,7 +96,7 @@ def near_pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]
 
 def _pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]:
     """List the pairs of detections of one crater, each once."""
-    first, second = near_pairs(x, y, diameter)
+    first, second = near_pairs(np.column_stack([x, y]), diameter)
     size = np.log(diameter[first] / diameter[second]) / _SIZE
     apart = np.hypot(x[first] - x[second], y[first] - y[second])
     place = apart / (_PLACE * np.sqrt(diameter[first] * diameter[second]))
@@ -100,13 +104,13 @@ def _pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]:
     return first[same], second[same]
 
 
-def _candidates(x: Float64, y: Float64, diameter: Float64) -> Iterator[tuple[Index, Index]]:
+def _candidates(centres: Float64, diameter: Float64) -> Iterator[tuple[Index, Index]]:
     """Yield pairs of detections that are near each other and of similar size."""
     from scipy.spatial import cKDTree
 
     size_class = np.floor(np.log(diameter) / _SIZE).astype(int)
     members = {number: np.flatnonzero(size_class == number) for number in np.unique(size_class).tolist()}
-    trees = {number: cKDTree(np.column_stack([x[of], y[of]])) for number, of in members.items()}
+    trees = {number: cKDTree(centres[of]) for number, of in members.items()}
     for number, of in members.items():
         reach = _PLACE * np.exp(_SIZE * (number + 1))
         pairs = trees[number].query_pairs(reach, output_type="ndarray")

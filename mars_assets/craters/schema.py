@@ -89,3 +89,51 @@ class MappedCraters(pa.DataFrameModel):
     )
     scale: float = pa.Field(gt=0, coerce=True, description="reduction of the image at which it was seen best")
     detections: int = pa.Field(ge=1, coerce=True, description="number of detections at all scales that are this crater")
+
+
+class CataloguedCraters(pa.DataFrameModel):
+    """A row for each crater of all scenes, the largest first.
+
+    A crater that several scenes show has the values of the one that shows it best. Sizes and places are those on IAU
+    2015's sphere.
+    """
+
+    crater_id: str = pa.Field(unique=True, description="id of the crater in the map of the scene that shows it best")
+    scene: str = pa.Field(description="the scene that shows it best")
+    scenes: str = pa.Field(description="all scenes in which it was found, separated by blanks")
+    longitude: float = pa.Field(
+        ge=0, lt=360, coerce=True, description="longitude of the centre in degrees east, 0 to 360"
+    )
+    latitude: float = pa.Field(
+        ge=-90, le=90, coerce=True, description="planetocentric latitude of the centre in degrees"
+    )
+    diameter_m: float = pa.Field(gt=0, coerce=True, description="diameter of the disc of equal area in metres")
+    diameter_px: float = pa.Field(gt=0, coerce=True, description="the same in pixels of its scene")
+    axis_ratio: float = pa.Field(
+        gt=0, le=1, coerce=True, description="minor over major axis of the ellipse that fits the outline best"
+    )
+    angle: float = pa.Field(
+        ge=0, lt=180, coerce=True, description="direction of the major axis in degrees clockwise from north"
+    )
+    roundness: float = pa.Field(
+        ge=0, le=1, coerce=True, description="intersection over union of the outline and its ellipse"
+    )
+    rim_coverage: float = pa.Field(
+        ge=0, le=1, coerce=True, description="share of the directions in which the outline follows the ellipse"
+    )
+    confidence: float = pa.Field(
+        ge=0, le=1, coerce=True, description="highest probability in the crater, as the model states it"
+    )
+    probability: float = pa.Field(
+        nullable=True,
+        ge=0,
+        le=1,
+        coerce=True,
+        description="calibrated probability that a person would mark it; missing if the model is not calibrated",
+    )
+    counted: bool = pa.Field(
+        coerce=True, description="whether the centre is in the counted area of a scene that lists craters of its size"
+    )
+    cut: bool = pa.Field(
+        coerce=True, description="whether it reaches out of the scene; size and place are those of a fitted circle"
+    )

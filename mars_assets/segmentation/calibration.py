@@ -185,7 +185,7 @@ def _circles(craters: Sequence[Instance]) -> Circles:
     x, y, diameter = (
         np.array([getattr(crater, name) for crater in craters], np.float64) for name in ("x", "y", "diameter")
     )
-    return Circles(x, y, diameter)
+    return Circles.in_plane(x, y, diameter)
 
 
 def _marked(instances: Path) -> tuple[Circles, Mask]:
@@ -200,7 +200,7 @@ def _marked(instances: Path) -> tuple[Circles, Mask]:
         top, left = (side.start for side in crater.box)
         rows.append((left + x.mean() + 0.5, top + y.mean() + 0.5, crater.diameter))
         whole.append(crater.is_whole(labels.shape))
-    return Circles(*np.array(rows, np.float64).reshape(-1, 3).T), np.array(whole, bool)
+    return Circles.in_plane(*np.array(rows, np.float64).reshape(-1, 3).T), np.array(whole, bool)
 
 
 def _features(craters: Iterable[Instance]) -> Float64:

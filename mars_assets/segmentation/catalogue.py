@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from mars_assets.code_versions import COUNTING
-from mars_assets.craters.catalogue import craters_of_image
+from mars_assets.craters.images import craters_of_image
 from mars_assets.segmentation.prediction_file import prediction_key, read_mask, read_probability
 from mars_assets.storage.cache import Cache
 from mars_assets.storage.schema import columns_of, conformed
@@ -25,7 +25,7 @@ def crater_catalogue(
 ) -> pd.DataFrame:
     """List the craters in predicted masks.
 
-    See :func:`~mars_assets.craters.catalogue.craters_of_image`.
+    See :func:`~mars_assets.craters.images.craters_of_image`.
 
     Args:
         images: ``image_id, observation, prediction`` (path of a PNG of

@@ -14,7 +14,7 @@ from mars_assets.craters.comparison import Circles, circle_iou, compare, match_c
 
 
 def _circles(table: np.ndarray) -> Circles:
-    return Circles(*np.asarray(table, float).reshape(-1, 3).T)
+    return Circles.in_plane(*np.asarray(table, float).reshape(-1, 3).T)
 
 
 def _drawn(rng: np.random.Generator, count: int) -> np.ndarray:
