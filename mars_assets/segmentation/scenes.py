@@ -38,10 +38,13 @@ class SceneNetwork:
     """
 
     def __init__(self, model: Path, compute: Compute, progress: Progress = SILENT) -> None:
+        import torch
+
         self.segmenter, config = open_segmenter(model)
         self.segmenter.to(compute.device)
         self._compute, self._progress = compute, progress
-        self._statistics = BandStatistics.from_dict(config["statistics"])
+        matrix, offset = _affine(BandStatistics.from_dict(config["statistics"]))
+        self._matrix, self._offset = (torch.from_numpy(values).to(compute.device) for values in (matrix, offset))
         self._by_itself = config["recipe"].get("normalize") == "image"
         self._threshold = _logit(self.segmenter.crater_threshold)
         # The margin that a crater must reach, as the recipe wants it.
@@ -92,8 +95,9 @@ class SceneNetwork:
 
         from mars_assets.training.augmentation import oriented, oriented_back
 
+        with torch.inference_mode():
+            image = self._normalized(windows, good)  # in fp32: autocast would round its products
         with torch.inference_mode(), self._compute.autocast():
-            image = self._normalized(windows, good)
             if self._input != self.side:
                 size, reduced = (self._input, self._input), self._input < self.side
                 image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=reduced)
@@ -108,23 +112,41 @@ class SceneNetwork:
         return np.asarray(margins[:, 0].cpu())
 
     def _normalized(self, windows: UInt8, good: Mask) -> Tensor:
-        """Convert windows to the network's input, (B, 6, H, W)."""
+        """Convert windows to the network's input, (B, 6, H, W).
+
+        Scaling, imputation and normalisation are affine together, so each pixel takes one product with a small matrix,
+        and a grey one's three channels are one.
+        """
         import torch
 
-        from mars_assets.segmentation.fusion import channels_together
         from mars_assets.training.augmentation import FLAT
 
-        device = self._compute.device
-        rgb = torch.from_numpy(windows).to(device).permute(0, 3, 1, 2).flip(1).float()
-        seen = torch.from_numpy(good).to(device)[:, None].float()
-        chips = model_input(rgb, EVALUATED, self._statistics)
-        count = seen.sum((2, 3), keepdim=True).clamp(min=1)
-        mean = (chips * seen).sum((2, 3), keepdim=True) / count
-        centred = (chips - mean) * seen
+        device, (count, height, width, _) = self._compute.device, windows.shape
+        grey = np.array_equal(windows[..., 0], windows[..., 1]) and np.array_equal(windows[..., 0], windows[..., 2])
+        pixels = torch.from_numpy(windows[..., :1] if grey else windows).to(device).float().flatten(1, 2)
+        matrix = self._matrix.sum(1, keepdim=True) if grey else self._matrix
+        seen = torch.from_numpy(good).to(device).reshape(count, -1, 1)
+        numbers = seen.sum(1, keepdim=True).clamp(min=1)
+        mean = torch.where(seen, pixels, 0).sum(1, keepdim=True) / numbers
+        centred = torch.where(seen, pixels - mean, 0)
         if self._by_itself:
-            deviation = ((centred**2).sum((2, 3), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-            return channels_together(centred / (deviation + FLAT))
-        return channels_together(centred + mean)
+            spread = centred.transpose(1, 2) @ centred / (numbers - 1).clamp(min=1)
+            deviation = torch.einsum("oc,bcd,od->bo", matrix, spread, matrix).sqrt()
+            chips = centred @ (matrix / (deviation + FLAT)[..., None]).transpose(1, 2)
+        else:
+            chips = torch.baddbmm(mean @ matrix.T + self._offset, centred, matrix.T.expand(count, -1, -1))
+        return chips.reshape(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _affine(statistics: BandStatistics) -> tuple[Float32, Float32]:
+    """Compute what turns red, green and blue into the network's bands.
+
+    Returns:
+        A matrix, shape (6, 3), and what is added to its product, shape (6,).
+    """
+    corners = np.concatenate([np.zeros((1, 3)), np.eye(3)]).astype(np.float32)[:, ::-1, None, None]
+    bands = model_input(corners, EVALUATED, statistics)[..., 0, 0]
+    return (bands[1:] - bands[0]).T, bands[0]
 
 
 def _logit(probability: float) -> float:
