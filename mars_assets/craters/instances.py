@@ -11,6 +11,7 @@ narrow. Outlines run between the pixels, where the margin passes the threshold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -193,34 +194,26 @@ def _roundness(pixels: Mask) -> float:
 
     That is the intersection over union of the area and the ellipse of its covariance; 0 if that is too long.
     """
-    y, x = np.nonzero(pixels)
-    if len(x) < 4:
+    import cv2
+
+    moments = cv2.moments(pixels.view(np.uint8), binaryImage=True)
+    size = moments["m00"]
+    if size < 4:
         return 0.0
-    mean, spread = _moments(x, y)
-    shortest, longest = np.sqrt(np.linalg.eigvalsh(spread))
+    # Each pixel is a square.
+    xx, yy, xy = moments["mu20"] / size + 1 / 12, moments["mu02"] / size + 1 / 12, moments["mu11"] / size
+    middle, half = (xx + yy) / 2, math.hypot((xx - yy) / 2, xy)
+    shortest, longest = math.sqrt(max(middle - half, 0)), math.sqrt(middle + half)
     if shortest < _LONG * longest:
         return 0.0
-    both = np.count_nonzero((_ellipse_radius(mean, spread, pixels.shape) <= 1) & pixels)
-    ellipse = 4 * np.pi * shortest * longest
-    return float(min(both / (len(x) + ellipse - both), 1.0))
-
-
-def _moments(x: npt.NDArray[np.intp], y: npt.NDArray[np.intp]) -> tuple[Float64, Float64]:
-    """Compute mean and covariance of pixels, each a square."""
-    mean = np.array([x.mean(), y.mean()])
-    dx, dy = x - mean[0], y - mean[1]
-    cross = float((dx * dy).mean())
-    return mean, np.array([[(dx**2).mean() + 1 / 12, cross], [cross, (dy**2).mean() + 1 / 12]])
-
-
-def _ellipse_radius(mean: Float64, spread: Float64, shape: tuple[int, ...]) -> Float64:
-    """Compute the squared radius of each pixel of a box, in units of an ellipse.
-
-    The ellipse is the one with this mean and covariance.
-    """
-    inverse = np.linalg.inv(4 * spread)  # a filled ellipse's covariance is a quarter of its squared axes
-    dy, dx = np.arange(shape[0])[:, None] - mean[1], np.arange(shape[1])[None] - mean[0]
-    return np.asarray(inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2)
+    # A filled ellipse's covariance is a quarter of its squared axes.
+    scale = 4 * (xx * yy - xy**2)
+    dx = np.arange(pixels.shape[1]) - moments["m10"] / size
+    dy = np.arange(pixels.shape[0])[:, None] - moments["m01"] / size
+    inside = (yy / scale * dx**2 + xx / scale * dy**2) - (2 * xy / scale * dy) * dx <= 1
+    both = np.count_nonzero(inside & pixels)
+    ellipse = 4 * math.pi * shortest * longest
+    return min(both / (size + ellipse - both), 1.0)
 
 
 def _craters(part: _Part, area: _Area, smallest: float, step: int, basin: _Area | None = None) -> list[_Area]:
@@ -352,7 +345,9 @@ def _pieces(area: _Area, smallest: float) -> list[_Area]:
     distance = distance[1:-1, 1:-1]
     side = max(round(smallest / 2), 3)
     highest = (distance == cv2.dilate(distance, np.ones((side, side), np.uint8))) & area.pixels
-    markers = cv2.connectedComponents(highest.astype(np.uint8))[1]
+    count, markers = cv2.connectedComponents(highest.astype(np.uint8))
+    if count < 3:  # the ground, and one piece
+        return []
     labels = _without_wide_necks(watershed(-distance, markers, mask=area.pixels), distance)
     numbers = np.unique(labels[labels > 0])
     if len(numbers) < 2:
@@ -426,16 +421,14 @@ def _outline(area: _Area, margins: Float32, seen: Mask) -> tuple[Float64 | None,
         slice(max(start - 1, 0), min(start + length + 1, side))
         for start, length, side in zip((area.top, area.left), (rows, columns), margins.shape, strict=True)
     )
-    above, left = area.top - box[0].start, area.left - box[1].start
-    around = [(1 - above, 1 - (box[0].stop - area.top - rows)), (1 - left, 1 - (box[1].stop - area.left - columns))]
-    values = np.pad(margins[box], around, constant_values=-1)
-    visible = np.pad(seen[box], around)
-    pixels = np.pad(area.pixels, 1)
+    # Where the image ends, nothing was seen.
+    shape, first = (rows + 2, columns + 2), (box[0].start - area.top + 1, box[1].start - area.left + 1)
+    inside = tuple(slice(at, at + side.stop - side.start) for at, side in zip(first, box, strict=True))
+    values, visible, pixels = np.full(shape, -1.0), np.zeros(shape, bool), np.zeros(shape, bool)
+    values[inside], visible[inside], pixels[1:-1, 1:-1] = margins[box], seen[box], area.pixels
     hidden = ~visible & ~pixels
     # The area's own margins, even in its holes, and below the threshold around it.
-    values = np.where(
-        pixels, np.maximum(values, area.threshold + 1e-3), np.minimum(values, area.threshold - 1e-3)
-    ).astype(np.float64)
+    values = np.where(pixels, np.maximum(values, area.threshold + 1e-3), np.minimum(values, area.threshold - 1e-3))
     values[hidden] = area.threshold - 1
     if area.parted:
         values = np.where(pixels, area.threshold + 1, area.threshold - 1)

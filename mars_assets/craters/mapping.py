@@ -249,14 +249,13 @@ def counted_area(levels: Sequence[LevelMap], craters: Sequence[Instance], smalle
     import shapely
     from rasterio.features import rasterize, shapes
     from rasterio.transform import Affine
-    from scipy.ndimage import binary_opening
 
     level = next((level for level in levels if level.shape[0] * level.shape[1] <= _AREA_PIXELS), levels[-1])
     factor = level.factor
     pixels, good = level.pixels.read(0, level.shape[0])
     dark = good & (pixels.max(axis=2) <= _SHADOW)
     if dark.any():
-        wide = binary_opening(dark, np.ones((max(_SHADOW_SIDE // factor, 2),) * 2, bool))
+        wide = _opened(dark, max(_SHADOW_SIDE // factor, 2))
         outlines = [shapely.polygons(crater.outline / factor) for crater in craters]
         if wide.any() and outlines:
             wide &= rasterize(outlines, level.shape, dtype="uint8") == 0
@@ -276,6 +275,17 @@ def counted_area(levels: Sequence[LevelMap], craters: Sequence[Instance], smalle
     inner = shapely.buffer(whole, -smallest / 2, join_style="mitre")
     parts = [part for part in shapely.get_parts(inner) if part.geom_type == "Polygon" and part.area > 0]
     return shapely.MultiPolygon(parts)
+
+
+def _opened(mask: Mask, side: int) -> Mask:
+    """Select what squares of this side cover that lie in a mask."""
+    import cv2
+
+    square, at = np.ones((side, side), np.uint8), side // 2
+    outside = cv2.BORDER_CONSTANT
+    core = cv2.erode(mask.view(np.uint8), square, anchor=(at, at), borderType=outside, borderValue=0)
+    at = side - 1 - at  # as each of the square's pixels sees the one that stands for it
+    return np.asarray(cv2.dilate(core, square, anchor=(at, at), borderType=outside, borderValue=0) > 0)
 
 
 def _specks(mask: Mask, size: float) -> Mask:
