@@ -66,23 +66,30 @@ class Network(Protocol):
 
 
 @dataclass(frozen=True)
-class LevelMap:
+class MarginMap:
     """Margins of a scene at one reduction.
 
     Args:
         factor: by which the scene is reduced.
         shape: height and width of the reduced scene.
+        margins: as bytes, shape (height, width, 1).
     """
 
     factor: int
     shape: tuple[int, int]
     margins: RowFile
-    pixels: Rows
 
     def read(self, first: int, last: int, columns: slice = slice(None)) -> tuple[Float32, Mask]:
         """Read margins, and where there are any, shape (rows, columns) both; 0 elsewhere."""
         stored = self.margins.read(first, last)[:, columns, 0]
         return dequantized(stored), stored > 0
+
+
+@dataclass(frozen=True)
+class LevelMap(MarginMap):
+    """Margins of a scene at one reduction, and the scene reduced."""
+
+    pixels: Rows
 
 
 def factors(shape: tuple[int, int], side: int) -> list[int]:

@@ -1,15 +1,17 @@
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
+from joblib import cpu_count
 from pyproj import Geod, Transformer
 
 from mars_assets.craters.crater_map import CraterMap
 from mars_assets.craters.levels import Level, RowFile, halved
 from mars_assets.craters.mapping import Found, counted_area, find_craters, map_of
 from mars_assets.craters.probability import write_probability
-from mars_assets.craters.scan import LevelMap, scan
+from mars_assets.craters.scan import LevelMap, quantized, scan
 from mars_assets.errors import MarsError
 from mars_assets.imagery.grid import Grid
 from mars_assets_tests.craters.oracle import FlatScene, Known, Oracle, draw
@@ -48,6 +50,24 @@ def test_every_crater_is_one_row_wherever_windows_begin(seed: int, tmp_path: Pat
     assert np.mean(np.abs(errors) <= 0.02) >= 0.98
     assert np.abs(errors).max() <= 0.03
     assert abs(np.mean(errors)) <= 0.005
+
+
+@pytest.mark.slow
+def test_large_scenes_are_outlined_in_several_processes(tmp_path: Path) -> None:
+    side, diameters = 4096, np.geomspace(12, 300, 64)
+    margins = RowFile(tmp_path / "margins", (side, side, 1))
+    y, x = np.indices((512, 512)) + 0.5 - 256
+    tiles = [8 * np.tanh((diameter / 2 - np.hypot(x, y)) / 4) for diameter in diameters]
+    for row in range(8):
+        strip = np.concatenate(tiles[8 * row : 8 * row + 8], axis=1)
+        margins.write(512 * row, quantized(strip, np.ones(strip.shape, bool))[..., None])
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    levels = [LevelMap(1, (side, side), margins, FlatScene(np.ones((1, 1), bool)))]
+    found = find_craters(levels, 512, 10.0).craters
+    assert len({child.pid for child in psutil.Process().children(recursive=True)} - before) >= 2 or cpu_count() == 1
+    assert [crater.diameter for crater in found] == pytest.approx(diameters[::-1], rel=0.01)
+    places = {(round(crater.x), round(crater.y)) for crater in found}
+    assert places == {(512 * column + 256, 512 * row + 256) for column in range(8) for row in range(8)}
 
 
 def _map(grid: Grid, good: np.ndarray, craters: Known, folder: Path) -> tuple[CraterMap, list[LevelMap], Found]:
