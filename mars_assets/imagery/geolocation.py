@@ -6,6 +6,7 @@ are planetocentric, and longitudes run east from 0 to 360, both in degrees (IAU_
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,9 +43,7 @@ def projected_positions(crs: str, x: Float64, y: Float64) -> tuple[Float64, Floa
     Returns:
         Longitudes and latitudes.
     """
-    from pyproj import CRS
-
-    system = CRS.from_user_input(crs)
+    system = _system(crs)
     longitude, latitude = _geographic(system, x, y)
     return longitude % 360, _centric(system, latitude)
 
@@ -65,9 +64,9 @@ def ground_diameters(crs: str, x: Float64, y: Float64, areas: Float64) -> Float6
     Returns:
         Diameters in metres, on the body of the CRS.
     """
-    from pyproj import CRS, Proj
+    from pyproj import Proj
 
-    system = CRS.from_user_input(crs)
+    system = _system(crs)
     radius = _radii(system)[0]
     unit = system.axis_info[0].unit_conversion_factor if system.axis_info else 1.0
     longitude, latitude = _geographic(system, x, y)
@@ -103,9 +102,7 @@ def ground_frames(crs: str, transform: tuple[float, ...], x: Float64, y: Float64
 
 def body_radius(crs: str) -> float:
     """Read the radius in metres at the equator of a CRS's body."""
-    from pyproj import CRS
-
-    return _radii(CRS.from_user_input(crs))[0]
+    return _radii(_system(crs))[0]
 
 
 def surface_points(crs: str, x: Float64, y: Float64) -> Float64:
@@ -119,9 +116,7 @@ def surface_points(crs: str, x: Float64, y: Float64) -> Float64:
     Returns:
         Shape (n, 3), in metres from the body's centre; NaN beyond the projection's map.
     """
-    from pyproj import CRS
-
-    equator, pole = _radii(CRS.from_user_input(crs))
+    equator, pole = _radii(_system(crs))
     with np.errstate(invalid="ignore"):  # PROJ gives infinity beyond the map
         longitude, latitude = np.radians(projected_positions(crs, x, y))
     level, up = np.cos(latitude), np.sin(latitude)
@@ -147,11 +142,9 @@ def ground_area(polygon: Polygon | MultiPolygon, crs: str, transform: tuple[floa
     Raises:
         MarsError: the polygon reaches beyond the projection's map.
     """
-    from pyproj import CRS
-
     if polygon.is_empty:
         return 0.0
-    radius = _radii(CRS.from_user_input(crs))[0]
+    radius = _radii(_system(crs))[0]
     return radius**2 * _solid_angle(polygon, crs, transform)
 
 
@@ -209,6 +202,14 @@ def _quarters(polygon: Polygon | MultiPolygon) -> list[Polygon | MultiPolygon]:
     ]
     pieces = [polygon.intersection(box) for box in boxes]
     return [piece for piece in pieces if piece.area > 0]
+
+
+@lru_cache(32)
+def _system(crs: str) -> CRS:
+    """Parse a CRS, which takes milliseconds."""
+    from pyproj import CRS
+
+    return CRS.from_user_input(crs)
 
 
 def _geographic(system: CRS, x: Float64, y: Float64) -> tuple[Float64, Float64]:
