@@ -51,7 +51,12 @@ CALIBRATION, CANDIDATES = "calibration.json", "candidates.json"
 PROBABILITY, OVERVIEW, PAGE = "probability.tif", "overview.png", "map.html"
 GEOPACKAGE, CRATERS_TABLE, CRATERS_CSV = "craters.gpkg", "craters.parquet", "craters.csv"
 SCAN_STATE = "state.json"  # of an unfinished map
+INJECTED = "injected.parquet"  # craters drawn into the scene and looked for
 SIZE_FREQUENCY, COUNTS_BY_SIZE = "size_frequency.png", "counts_by_size.csv"
+# In the folder of a comparison with somebody else's craters.
+COMPARISON_SUMMARY, COMPARISON_ROWS, COMPARISON_FIGURE = "comparison.json", "comparison.csv", "comparison.png"
+MATCHES = "matches.csv"
+SHIFTS = "_shifts.csv"  # between the scenes of a catalogue, as a suffix of its name
 # In the folder of a version that a sweep trained.
 SCORES = "scores.json"
 EVIDENCE = "held_back.parquet"  # predictions for the held-out images
@@ -229,6 +234,14 @@ class Lake:
         It has small tables, facts and the names of its figures.
         """
         return self.all_metrics / f"{table}_report.json"
+
+    catalogue_comparisons = LakePath(
+        "metrics/catalogue_comparisons", "The folder of the comparisons with the user's crater catalogues."
+    )
+
+    def catalogue_comparison(self, catalogue: str) -> Path:
+        """Locate the files of the comparison with one of the user's catalogues."""
+        return self.catalogue_comparisons / catalogue
 
     # the demonstration
     sample = LakePath("sample", "The archive of the synthetic sample.")

@@ -1,4 +1,4 @@
-"""The catalogue of all scenes: each crater once, and the ground on which it was looked for."""
+"""The catalogue of all scenes: each crater once, and the ground counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ class Catalogue:
     scenes: list[CountedScene]
 
     def area_m2(self, diameters: npt.ArrayLike) -> Float64:
-        """Compute the area on which craters of these diameters, in metres, are listed everywhere."""
+        """Compute the area on which craters of these diameters are listed everywhere.
+
+        Args:
+            diameters: in metres.
+        """
         smallest = np.array([scene.smallest_m for scene in self.scenes])
         sums = np.cumsum([0.0, *(scene.added_m2 for scene in self.scenes)])
         return np.asarray(sums[np.searchsorted(smallest, np.asarray(diameters, np.float64), side="right")])

@@ -14,6 +14,11 @@ from mars_assets.craters.merging import near_pairs
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
+LEAST_IOU = 0.3
+"""Smallest intersection over union at which craters are matched."""
+_REACH = (0.61, 0.44)
+"""Difference of ln D, and of places in geometric means of the diameters, that circles of that overlap do not exceed."""
+
 
 @dataclass(frozen=True)
 class Circles:
@@ -129,14 +134,19 @@ def compare(said: Circles, true: Circles, smallest: float) -> Comparison:
     )
 
 
-def match_circles(one: Circles, other: Circles) -> tuple[Index, Index]:
+def match_circles(one: Circles, other: Circles, least: float = IOU_THRESHOLD) -> tuple[Index, Index]:
     """Match circles one to one, those of the largest overlap first.
+
+    Args:
+        one: circles.
+        other: circles that they may match.
+        least: intersection over union of a match, at least ``LEAST_IOU``.
 
     Returns:
         The numbers of the matched circles in both.
     """
     centres, diameter = np.concatenate([one.centres, other.centres]), np.concatenate([one.diameter, other.diameter])
-    first, second = near_pairs(centres, diameter)
+    first, second = near_pairs(centres, diameter, *_REACH)
     count = len(one.diameter)
     swap = first > second
     first, second = np.where(swap, second, first), np.where(swap, first, second)
@@ -147,7 +157,7 @@ def match_circles(one: Circles, other: Circles) -> tuple[Index, Index]:
         one.diameter[first] / 2,
         other.diameter[second] / 2,
     )
-    enough = overlap >= IOU_THRESHOLD
+    enough = overlap >= least
     first, second, overlap = first[enough], second[enough], overlap[enough]
     order = np.lexsort((second, first, -overlap))
     used, taken = np.zeros(count, bool), np.zeros(len(other.diameter), bool)

@@ -78,7 +78,7 @@ def merge(x: Float64, y: Float64, diameter: Float64, confidence: Float64) -> Mer
     return Merged(mean_x, mean_y, np.exp(mean_size), number, np.array(best, np.intp))
 
 
-def near_pairs(centres: Float64, diameter: Float64) -> tuple[Index, Index]:
+def near_pairs(centres: Float64, diameter: Float64, size: float = _SIZE, place: float = _PLACE) -> tuple[Index, Index]:
     """List pairs of circles of similar place and size, each once.
 
     Among them are all pairs whose intersection over union is at least 0.5, and all detections of one crater.
@@ -86,8 +86,10 @@ def near_pairs(centres: Float64, diameter: Float64) -> tuple[Index, Index]:
     Args:
         centres: shape (n, 2) in a plane or (n, 3) in space.
         diameter: in the same unit.
+        size: difference of ln D up to which all pairs are listed.
+        place: distance up to which they are, in geometric means of the diameters.
     """
-    found = list(_candidates(centres, diameter))
+    found = list(_candidates(centres, diameter, size, place))
     if not found:
         return np.empty(0, np.intp), np.empty(0, np.intp)
     first, second = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -97,27 +99,37 @@ def near_pairs(centres: Float64, diameter: Float64) -> tuple[Index, Index]:
 def _pairs(x: Float64, y: Float64, diameter: Float64) -> tuple[Index, Index]:
     """List the pairs of detections of one crater, each once."""
     first, second = near_pairs(np.column_stack([x, y]), diameter)
-    size = np.log(diameter[first] / diameter[second]) / _SIZE
     apart = np.hypot(x[first] - x[second], y[first] - y[second])
-    place = apart / (_PLACE * np.sqrt(diameter[first] * diameter[second]))
-    same = size**2 + place**2 < 1
+    same = disagreement(apart, diameter[first], diameter[second]) < 1
     return first[same], second[same]
 
 
-def _candidates(centres: Float64, diameter: Float64) -> Iterator[tuple[Index, Index]]:
+def disagreement(apart: Float64, one: Float64, other: Float64) -> Float64:
+    """Compute how much circles differ; below 1 they are one, see :func:`merge`.
+
+    Args:
+        apart: distances of the centres.
+        one: diameters of the one circles.
+        other: diameters of the other ones.
+    """
+    size, place = np.log(one / other) / _SIZE, apart / (_PLACE * np.sqrt(one * other))
+    return np.asarray(size**2 + place**2)
+
+
+def _candidates(centres: Float64, diameter: Float64, size: float, place: float) -> Iterator[tuple[Index, Index]]:
     """Yield pairs of detections that are near each other and of similar size."""
     from scipy.spatial import cKDTree
 
-    size_class = np.floor(np.log(diameter) / _SIZE).astype(int)
+    size_class = np.floor(np.log(diameter) / size).astype(int)
     members = {number: np.flatnonzero(size_class == number) for number in np.unique(size_class).tolist()}
     trees = {number: cKDTree(centres[of]) for number, of in members.items()}
     for number, of in members.items():
-        reach = _PLACE * np.exp(_SIZE * (number + 1))
+        reach = place * np.exp(size * (number + 1))
         pairs = trees[number].query_pairs(reach, output_type="ndarray")
         yield of[pairs[:, 0]], of[pairs[:, 1]]
         if number + 1 in members:
             # The geometric mean of two sizes is at most that of the larger class's upper bound and this one's.
             near = trees[number].sparse_distance_matrix(
-                trees[number + 1], reach * np.exp(_SIZE / 2), output_type="ndarray"
+                trees[number + 1], reach * np.exp(size / 2), output_type="ndarray"
             )
             yield of[near["i"]], members[number + 1][near["j"]]

@@ -29,12 +29,12 @@ def test_overlap_is_that_of_polygons(apart: float, radius: float, other: float) 
     assert circle_iou(*(np.array([value]) for value in (apart, radius, other)))[0] == pytest.approx(expected, abs=2e-4)
 
 
-@given(seed=st.integers(0, 10**6))
+@given(seed=st.integers(0, 10**6), least=st.sampled_from([0.5, 0.3]))
 @settings(deadline=None, max_examples=40)
-def test_matching_is_greedy_by_overlap(seed: int) -> None:
+def test_matching_is_greedy_by_overlap(seed: int, least: float) -> None:
     rng = np.random.default_rng(seed)
     true = _drawn(rng, 60)
-    said = np.concatenate([true[:40] * rng.normal(1, [0.01, 0.01, 0.1], (40, 3)), _drawn(rng, 30)])
+    said = np.concatenate([true[:40] * rng.normal(1, [0.02, 0.02, 0.2], (40, 3)), _drawn(rng, 30)])
     pairs = sorted(
         (
             (float(circle_iou(*(np.array([v]) for v in (np.hypot(*(a - b)[:2]), a[2] / 2, b[2] / 2)))[0]), i, j)
@@ -45,11 +45,11 @@ def test_matching_is_greedy_by_overlap(seed: int) -> None:
     )
     expected, used, taken = [], set(), set()
     for overlap, i, j in pairs:
-        if overlap >= 0.5 and i not in used and j not in taken:
+        if overlap >= least and i not in used and j not in taken:
             expected.append((i, j))
             used.add(i)
             taken.add(j)
-    found = match_circles(_circles(said), _circles(true))
+    found = match_circles(_circles(said), _circles(true), least)
     assert sorted(zip(*(side.tolist() for side in found), strict=True)) == sorted(expected)
 
 
