@@ -17,6 +17,7 @@ from mars_assets.images import encode, read_rgb
 from mars_assets.storage.files import write_bytes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     Picture: TypeAlias = Figure | Image.Image | npt.NDArray[np.uint8] | Path
@@ -47,6 +48,15 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def make_logarithmic(axis: Axes) -> None:
+    """Make both axes logarithmic, the horizontal one with plain numbers."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set(xscale="log", yscale="log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
 
 
 def to_png(picture: Picture, path: Path, dpi: int = 150) -> None:

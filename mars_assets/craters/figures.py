@@ -13,8 +13,9 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from mars_assets.craters.crater_map import CraterMap
+from mars_assets.craters.frequency import bin_edges, bin_numbers, relative
 from mars_assets.evaluation.counts import poisson_interval
-from mars_assets.plotting import as_image, new_figure
+from mars_assets.plotting import as_image, make_logarithmic, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,11 +104,8 @@ def counts_by_size(crater_map: CraterMap) -> pd.DataFrame:
     """
     sizes, unit = diameters(crater_map)
     counted = sizes[crater_map.craters["counted"].to_numpy(bool)]
-    one = 1000.0 if unit == "m" else 1.0
-    steps = np.floor(2 * np.log2(counted / one))
-    steps = np.arange(steps.min(), steps.max() + 2) if len(counted) else np.zeros(1)
-    edges = one * 2 ** (steps / 2)
-    numbers = np.histogram(counted, edges)[0] if len(counted) else np.zeros(0, int)
+    edges = bin_edges(counted, 1000.0 if unit == "m" else 1.0)
+    numbers = np.bincount(bin_numbers(counted, edges), minlength=len(edges) - 1)
     at_least = numbers[::-1].cumsum()[::-1]
     low, high = poisson_interval(at_least)
     area = counted_km2(crater_map) or np.nan
@@ -141,11 +139,7 @@ def _smallest(crater_map: CraterMap, sizes: Float64) -> float:
 def size_frequency_figure(crater_map: CraterMap) -> Figure:
     """Plot cumulative numbers and relative ones (R plot) against diameter.
 
-    Both are by area if it is known. R is d^3 n / (area x width of the bin), where d is the geometric mean of the bin's
-    ends.
-
-    Source: Crater Analysis Techniques Working Group, Standard Techniques for Presentation and Analysis of Crater
-    Size-Frequency Data (Icarus 37, 1979).
+    Both are by area if it is known.
     """
     figure, axes = new_figure(10, 4.2, columns=2)
     sizes, unit = diameters(crater_map)
@@ -164,13 +158,13 @@ def size_frequency_figure(crater_map: CraterMap) -> Figure:
 def _draw_cumulative(axis: Axes, sizes: Float64, area: float | None) -> None:
     axis.set_ylabel("craters of at least D per km²" if area else "craters of at least D")
     if not len(sizes):
-        _say_none(axis)
+        say_none(axis)
         return
     numbers = np.arange(len(sizes), 0, -1)
     low, high = (end / (area or 1) for end in poisson_interval(numbers))
     axis.fill_between(sizes, low, high, step="pre", alpha=0.25, linewidth=0)
     axis.step(sizes, numbers / (area or 1), where="pre", marker="." if len(sizes) < 100 else "")
-    _make_logarithmic(axis)
+    make_logarithmic(axis)
 
 
 def _draw_relative(axis: Axes, bins: pd.DataFrame, area: float | None) -> None:
@@ -184,11 +178,11 @@ def _draw_relative(axis: Axes, bins: pd.DataFrame, area: float | None) -> None:
     axis.set_ylabel("R")
     bins = bins[bins["craters"] > 0]
     if bins.empty or not area:
-        _say_none(axis)
+        say_none(axis)
         return
     to_km = np.where(bins["unit"] == "m", 1e-3, 1.0)
     start, end = bins["diameter_from"] * to_km, bins["diameter_to"] * to_km
-    per_crater = np.asarray((start * end) ** 1.5 / (area * (end - start)))
+    per_crater = relative(start, end) / area
     numbers = bins["craters"].to_numpy()
     values = per_crater * numbers
     low, high = (per_crater * side for side in poisson_interval(numbers))
@@ -208,18 +202,11 @@ def _draw_relative(axis: Axes, bins: pd.DataFrame, area: float | None) -> None:
             )
     if bins["partial"].any():
         axis.legend()
-    _make_logarithmic(axis)
+    make_logarithmic(axis)
 
 
-def _make_logarithmic(axis: Axes) -> None:
-    from matplotlib.ticker import LogFormatter
-
-    axis.set(xscale="log", yscale="log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
-
-
-def _say_none(axis: Axes) -> None:
+def say_none(axis: Axes) -> None:
+    """Write into an empty plot that there are no craters."""
     axis.text(0.5, 0.5, "no craters counted", ha="center", va="center", transform=axis.transAxes, color="0.4")
 
 

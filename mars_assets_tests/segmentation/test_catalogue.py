@@ -9,10 +9,9 @@ from rasterio.crs import CRS
 
 from mars_assets.bands import HLS_BANDS
 from mars_assets.craters.schema import CraterCatalogue
-from mars_assets.craters.size_frequency import size_frequency
 from mars_assets.errors import DamagedFileError
 from mars_assets.segmentation.catalogue import crater_catalogue
-from mars_assets.segmentation.figures import outlined_sheet
+from mars_assets.segmentation.figures import outlined_sheet, sizes_figure
 from mars_assets.storage.schema import columns_of
 from mars_assets.tensors.geotiff import write_chip
 
@@ -114,19 +113,19 @@ def test_how_many_are_at_least_as_wide(tmp_path: Path) -> None:
     for x, y, radius in ((30, 40, 15), (90, 20, 6), (60, 80, 10), (120, 50, 20)):  # the last one is cut
         probability[_disc(probability.shape, x, y, radius)] = 255
     image = _image(tmp_path, "a", probability)
-    axis = size_frequency(_catalogue(tmp_path, [image])).axes[0]
+    axis = sizes_figure(_catalogue(tmp_path, [image])).axes[0]
     np.testing.assert_allclose(axis.lines[0].get_xdata(), [12, 20, 30], atol=0.5)
     assert axis.lines[0].get_ydata().tolist() == [3, 2, 1]
     assert "pixels" in axis.get_xlabel()
     side = 2 * np.pi * 3396190 / 360
     placed = _image(tmp_path, "b", probability, georeference=(MARS, Affine(0.5, 0, 0, 0, -0.5, side)))
-    assert "(m)" in size_frequency(_catalogue(tmp_path, [placed])).axes[0].get_xlabel()
+    assert "(m)" in sizes_figure(_catalogue(tmp_path, [placed])).axes[0].get_xlabel()
 
 
 def test_no_crater_is_drawn_too(tmp_path: Path) -> None:
     image = _image(tmp_path, "a", np.zeros((20, 30)))
     none = _catalogue(tmp_path, [image])
-    assert size_frequency(none).axes[0].get_title().startswith("0 craters")
+    assert sizes_figure(none).axes[0].get_title().startswith("0 craters")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "picture.png")
     shown = pd.DataFrame([{"image_id": "a", "chip": tmp_path / "picture.png", "prediction": tmp_path / "a.png"}])
     assert outlined_sheet(shown, none).axes[0].get_title() == "a\n0 craters"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -25,30 +24,12 @@ AGES = {"dated 1 Ga": (1.0, 1), "dated 3 Ga": (3.0, 2), "dated 3.6 Ga": (3.6, 3)
 Command = Callable[..., Any]
 
 
-def python_312() -> str | None:
-    """The interpreter that craterstats 3.6 needs."""
-    pyenv = shutil.which("pyenv")
-    root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip() if pyenv else "~/.pyenv"
-    candidates = [shutil.which("python3.12"), *sorted((Path(root).expanduser() / "versions").glob("3.12*/bin/python"))]
-    for candidate in filter(None, candidates):
-        if subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
-            return str(candidate)
-    return None
-
-
-@pytest.fixture(scope="module")
-def craterstats(tmp_path_factory: pytest.TempPathFactory) -> Command:
+@pytest.fixture
+def craterstats(craterstats_python: Path) -> Command:
     """The script's commands, by an interpreter that has craterstats."""
-    interpreter = python_312()
-    if interpreter is None:
-        pytest.skip("craterstats 3.6 needs Python 3.12")
-    folder = tmp_path_factory.mktemp("craterstats")
-    subprocess.run([interpreter, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "craterstats==3.6.11"], check=True)
 
     def run(*arguments: object) -> Any:
-        command = [str(python), str(SCRIPT), *map(str, arguments)]
+        command = [str(craterstats_python), str(SCRIPT), *map(str, arguments)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)

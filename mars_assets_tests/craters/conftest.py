@@ -1,0 +1,31 @@
+"""An environment of its own for craterstats, which needs Python 3.12."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def python_312() -> str | None:
+    """The interpreter that craterstats 3.6 needs."""
+    pyenv = shutil.which("pyenv")
+    root = subprocess.run([pyenv, "root"], capture_output=True, text=True).stdout.strip() if pyenv else "~/.pyenv"
+    candidates = [shutil.which("python3.12"), *sorted((Path(root).expanduser() / "versions").glob("3.12*/bin/python"))]
+    for candidate in filter(None, candidates):
+        if subprocess.run([candidate, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
+            return str(candidate)
+    return None
+
+
+@pytest.fixture(scope="session")
+def craterstats_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has craterstats."""
+    interpreter = python_312()
+    if interpreter is None:
+        pytest.skip("craterstats 3.6 needs Python 3.12")
+    folder = tmp_path_factory.mktemp("craterstats")
+    subprocess.run([interpreter, "-m", "venv", folder], check=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "craterstats==3.6.11"], check=True)
+    return python
