@@ -32,6 +32,25 @@ class Rows(Protocol):
         """
 
 
+class Picture:
+    """An image in memory as a scene.
+
+    Args:
+        rgb: shape (H, W, 3).
+        good: which pixels show the surface, shape (H, W); all by default.
+    """
+
+    channels = 3
+
+    def __init__(self, rgb: UInt8, good: Mask | None = None) -> None:
+        self.shape = (rgb.shape[0], rgb.shape[1])
+        self._rgb, self._good = rgb, np.ones(self.shape, bool) if good is None else good
+
+    def read(self, first: int, last: int) -> tuple[UInt8, Mask]:
+        """Read rows, see :class:`Rows`."""
+        return self._rgb[first:last], self._good[first:last]
+
+
 class RowFile:
     """An array of bytes on disk, written and read by rows.
 

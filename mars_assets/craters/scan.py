@@ -100,6 +100,12 @@ def factors(shape: tuple[int, int], side: int) -> list[int]:
     return found
 
 
+def count_windows(shape: tuple[int, int], side: int) -> int:
+    """Count the windows of a scan of a scene in which every pixel is good."""
+    halves = [[-(-length // factor) for length in shape] for factor in factors(shape, side)]
+    return sum(len(_starts(height, side, 0)) * len(_starts(width, side, 0)) for height, width in halves)
+
+
 def scan(
     scene: Rows, network: Network, folder: Path, *, shift: tuple[int, int] = (0, 0), progress: Progress = SILENT
 ) -> list[LevelMap]:
@@ -123,7 +129,11 @@ def scan(
         levels = _levels(scene, network.side, folder)
         state = folder / SCAN_STATE
         at, done = tuple(read_json(state)) if state.exists() else (0, 0)
-        strips = [(number, start) for number, level in enumerate(levels) for start in _starts(level, network, shift[0])]
+        strips = [
+            (number, start)
+            for number, level in enumerate(levels)
+            for start in _starts(level.shape[0], network.side, shift[0])
+        ]
         left = [strip for strip in strips if strip[0] > at or (strip[0] == at and done < levels[at].shape[0])]
         counter = progress.counter("looking for craters", len(strips), "strips")
         counter.done = len(strips) - len(left)
@@ -148,12 +158,12 @@ def _levels(scene: Rows, side: int, folder: Path) -> list[LevelMap]:
     return levels
 
 
-def _starts(level: LevelMap, network: Network, shift: int, axis: int = 0) -> list[int]:
+def _starts(length: int, side: int, shift: int) -> list[int]:
     """Compute where windows begin along an axis.
 
     Each begins half a window after the one before.
     """
-    last, step = level.shape[axis] - network.side, network.side // 2
+    last, step = length - side, side // 2
     if last <= 0:
         return [0]
     return sorted({0, last, *range(shift % step, last, step)})
@@ -169,7 +179,7 @@ def _scan_level(
     """
     height, samples = level.shape
     side = network.side
-    tops, lefts = _starts(level, network, shift[0]), _starts(level, network, shift[1], axis=1)
+    tops, lefts = _starts(height, side, shift[0]), _starts(samples, side, shift[1])
     taper = np.sin(np.pi * (np.arange(side, dtype=np.float32) + 0.5) / side) ** 2 + np.float32(_FLOOR)
     across = _total(taper, lefts, samples)
     down = _total(taper, tops, height)

@@ -61,6 +61,8 @@ class PixelSource(ABC):
         composite: how they become one or three channels.
     """
 
+    _zero = 0.0
+
     def __init__(
         self, info: SceneInfo, reader: str, bands: Sequence[int], nodata: Sequence[float], composite: ProductType | None
     ) -> None:
@@ -79,6 +81,14 @@ class PixelSource(ABC):
     def close(self) -> None:
         """Release the file."""
 
+    @property
+    def dark(self) -> list[float]:
+        """The value of a surface without light in each channel.
+
+        It is 0, unless a label states another.
+        """
+        return [float(value) for value in self._composed(np.full((1, 1, len(self.bands)), self._zero))[0, 0]]
+
     def _composed(self, values: Values) -> Values:
         return rgb_composite("COLOR", values) if self._composite == "COLOR" else values
 
@@ -95,6 +105,8 @@ class ProductPixels(PixelSource):
         composite = product if tuple(bands) == every else None
         super().__init__(scene.info, scene.reader, bands, nodatas, composite)
         self._channels = [band - 1 for band in bands]
+        if label is not None:
+            self._zero = -label.offset / label.scaling_factor
         # The tests of a JPEG look at its whole rows and beyond a window, and it is in memory anyway.
         self._whole = (
             self._assessed(scene.read((0, scene.info.lines), (0, scene.info.samples))) if self._lossy else None

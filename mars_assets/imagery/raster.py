@@ -88,6 +88,16 @@ class MapRaster:
         return len(self._stretch[0])
 
     @property
+    def black(self) -> list[float]:
+        """The stretched value of a surface without light in each channel, at most 0.
+
+        It is that of a stored 0, or of an I/F of 0 if a label states the scale.
+        """
+        low, high = self._stretch
+        values = [min(255 * (dark - a) / (b - a), 0.0) for dark, a, b in zip(self._pixels.dark, low, high, strict=True)]
+        return (values * 3)[:3]
+
+    @property
     def _is_stretched(self) -> bool:
         return isinstance(self._pixels, RasterPixels) or self._pixels.info.bits > 8
 

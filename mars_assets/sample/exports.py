@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mars_assets.craters.relief import Crater
 from mars_assets.images import encode
-from mars_assets.sample.terrain import SMALLEST_LABELLED, Crater
+from mars_assets.sample.terrain import SMALLEST_LABELLED
 from mars_assets.storage.files import atomic_path
 
 Split = Literal["train", "valid", "test"]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mars_assets.craters.relief import Crater
 from mars_assets.errors import MarsError
 from mars_assets.imagery.crops import Source, cut_crops, read_crops
 from mars_assets.imagery.products import parse_observation_id, product_files, read_observations_csv
@@ -37,7 +38,7 @@ from mars_assets.sample.exports import (
 )
 from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
-from mars_assets.sample.terrain import Crater, SceneSpec, draw_spec, reaches_into, render_scene
+from mars_assets.sample.terrain import SceneSpec, draw_spec, reaches_into, render_scene
 from mars_assets.storage.files import read_json, write_bytes, write_csv, write_json, write_table
 
 VERSION = 2

@@ -5,9 +5,7 @@ It is fractal terrain with impact craters, sunlit.
 Lengths, including heights, are in pixels, so slopes have no unit and craters look alike at every scale. Nothing here is
 an image of Mars, but the list of craters is exact rather than estimated by eye.
 
-Crater shape: depth / diameter 0.2 if fresh (Pike 1977, simple craters), rim height 0.04 D, ejecta thinning with the
-third power of distance (McGetchin et al. 1973). Sizes: cumulative power law with a slope of about -2. Light:
-lunar-Lambert (McEwen 1991).
+Shape and light are those of :mod:`mars_assets.craters.relief`. Sizes: cumulative power law with a slope of about -2.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mars_assets.craters.relief import DEGRADATION, OUT_OF_ROUND, Crater, Float32, around, distances, heights_of, light
 from mars_assets.imagery.crops import rgb_composite, to_8bit
-
-Float32 = npt.NDArray[np.float32]
 
 SMALLEST_LABELLED = 14.0
 """Diameter in pixels below which a crater is texture: present, but not labelled."""
@@ -35,22 +32,6 @@ _SKY = np.array([0.012, 0.012, 0.008], np.float32)
 
 _LONGEST = 320
 """Wavelength in pixels above which a fractal's spectrum is flat, so that a tile looks like part of a scene."""
-
-
-@dataclass(frozen=True)
-class Crater:
-    """A crater in pixel coordinates.
-
-    Args:
-        x, y: centre, x along columns and y along rows; pixel (row 0, col 0) covers 0..1 in both.
-        diameter: from rim to rim in pixels.
-        degradation: from 0 (fresh) to 1 (shallow, with a soft rim).
-    """
-
-    x: float
-    y: float
-    diameter: float
-    degradation: float
 
 
 @dataclass(frozen=True)
@@ -150,9 +131,9 @@ def render_scene(spec: SceneSpec) -> Scene:
     for crater in craters:
         _stamp(rng, replace(crater, x=crater.x + margin, y=crater.y + margin), heights, dust, untouched)
     _dress(rng, spec, heights, untouched)
-    light = _light(heights, spec.sun_azimuth, spec.incidence)
+    brightness = light(heights, spec.sun_azimuth, spec.incidence)
     inside = (slice(margin, margin + spec.height), slice(margin, margin + spec.width))
-    iof = _colour(rng, light[inside], dust[inside])
+    iof = _colour(rng, brightness[inside], dust[inside])
     visible = [crater for crater in craters if reaches_into(crater, spec.height, spec.width)]
     return Scene(spec, iof, heights[inside], visible)
 
@@ -269,53 +250,16 @@ def _draw_craters(
         within = (distance + radius < 0.85 * r0) & (radius < 0.3 * r0)
         if np.all(apart | within):
             known[len(placed)] = x, y, radius
-            placed.append(Crater(float(x), float(y), float(diameter), float(rng.beta(1.1, 1.4))))
+            placed.append(Crater(float(x), float(y), float(diameter), float(rng.beta(*DEGRADATION))))
     return placed
-
-
-def _profile(degradation: float) -> tuple[Float32, Float32]:
-    """Compute the profile of bowl, rim and ejecta.
-
-    Returns:
-        Distances from the centre, and heights there, both in units of the radius.
-    """
-    from scipy.ndimage import gaussian_filter1d
-
-    r = np.linspace(0, 3, 193, dtype=np.float32)
-    depth = 2 * (0.2 - 0.12 * degradation)
-    rim = 2 * 0.04 * (1 - 0.7 * degradation)
-    bowl = rim + depth * (r ** (2 + 1.5 * degradation) - 1)
-    ejecta = rim * np.maximum(r, 1) ** -3 * np.clip((3 - r) / 1.5, 0, 1)
-    heights = np.where(r < 1, bowl, ejecta)
-    # Erosion rounds the rim. The profile is nearly flat at both ends, so the filter's boundary mode does not matter.
-    return r, gaussian_filter1d(heights, (0.03 + 0.09 * degradation) / (r[1] - r[0]), mode="nearest").astype(np.float32)
-
-
-def _around(x: float, y: float, reach: float, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], Float32, Float32]:
-    """Select the part of an array within ``reach`` of a point, which may be empty.
-
-    Returns:
-        The part, and the rows (n, 1) and columns (1, m) of its pixel centres relative to the point.
-    """
-    top, bottom = np.clip([math.floor(y - reach), math.ceil(y + reach)], 0, shape[0])
-    left, right = np.clip([math.floor(x - reach), math.ceil(x + reach)], 0, shape[1])
-    dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
-    dx = np.arange(left, right, dtype=np.float32)[None] + np.float32(0.5 - x)
-    return (slice(top, bottom), slice(left, right)), dy, dx
 
 
 def _stamp(rng: np.random.Generator, crater: Crater, heights: Float32, dust: Float32, untouched: Float32) -> None:
     """Dig a crater into the ground, in place."""
-    radius = crater.diameter / 2
-    out_of_round = rng.uniform(-0.04, 0.04, 2)
+    out_of_round = rng.uniform(-OUT_OF_ROUND, OUT_OF_ROUND, 2)
     brightness = rng.uniform(-0.12, 0.16) * (1 - crater.degradation)
-    window, dy, dx = _around(crater.x, crater.y, 3 * radius, heights.shape)
-    square = dy**2 + dx**2
-    # Slightly oval: the radius varies with twice the angle of direction.
-    wobble = (np.float32(out_of_round[0]) * (dx**2 - dy**2) + np.float32(2 * out_of_round[1]) * dx * dy) / (square + 1)
-    r = np.sqrt(square) * (1 + wobble) / np.float32(radius)
-    r0, profile = _profile(crater.degradation)
-    heights[window] += np.float32(radius) * np.interp(r, r0, profile).astype(np.float32)
+    window, r = distances(crater, out_of_round.tolist(), heights.shape)
+    heights[window] += heights_of(crater, r)
     dust[window] += np.float32(brightness) * np.clip(np.float32(1.6) - r, 0, 1)
     untouched[window] = np.minimum(untouched[window], np.clip((r - 1) / np.float32(0.6), 0.15, 1))
 
@@ -346,50 +290,12 @@ def _dress(rng: np.random.Generator, spec: SceneSpec, heights: Float32, untouche
             stretch = rng.uniform(0.6, 1.6)
             if untouched[int(y0), int(x0)] < 1:
                 continue
-            window, dy, dx = _around(x0, y0, 2.5 * radius, shape)
+            window, dy, dx = around(x0, y0, 2.5 * radius, shape)
             mound = np.exp(-((dx**2 * np.float32(stretch) + dy**2 / np.float32(stretch)) / np.float32(radius**2)))
             heights[window] += np.float32(height * radius) * mound * untouched[window]
 
 
-def _shadow(heights: Float32, azimuth: float, elevation: float) -> Float32:
-    """Compute the height of the shadow's edge above the ground.
-
-    It is in pixels, 0 in sunlight.
-
-    The ground must be larger than the longest shift towards the sun, 110 pixels.
-    """
-    depth = np.zeros_like(heights)
-    height, width = heights.shape
-    tangent = math.tan(math.radians(elevation))
-    north, east = math.cos(math.radians(azimuth)), math.sin(math.radians(azimuth))
-    for distance in (1.5, 3, 5, 8, 12, 17, 24, 33, 45, 60, 80, 110):
-        down, right = -round(distance * north), round(distance * east)
-        here = (slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right)))
-        there = (slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right)))
-        rise = np.float32(math.hypot(down, right) * tangent)
-        np.maximum(depth[here], heights[there] - heights[here] - rise, out=depth[here])
-    return depth
-
-
-def _light(heights: Float32, azimuth: float, incidence: float) -> Float32:
-    """Compute the brightness of a white surface seen from above.
-
-    The model is lunar-Lambert with equal weights, and shadows are dark.
-    """
-    slope_y, slope_x = np.gradient(heights)
-    angle, zenith = math.radians(azimuth), math.radians(incidence)
-    upright = 1 / np.sqrt(1 + slope_x**2 + slope_y**2)
-    toward = (
-        np.float32(math.sin(zenith) * math.sin(angle)) * slope_x
-        - np.float32(math.sin(zenith) * math.cos(angle)) * slope_y
-    )
-    sun = np.maximum((np.float32(math.cos(zenith)) - toward) * upright, 0)
-    light: Float32 = sun / (sun + upright) + np.float32(0.5) * sun
-    light *= np.clip(1 - _shadow(heights, azimuth, 90 - incidence) / np.float32(0.6), 0, 1)
-    return light
-
-
-def _colour(rng: np.random.Generator, light: Float32, dust: Float32) -> Float32:
+def _colour(rng: np.random.Generator, brightness: Float32, dust: Float32) -> Float32:
     """Compute the I/F of the three bands.
 
     They have blur by the optics and noise of the detectors.
@@ -397,9 +303,9 @@ def _colour(rng: np.random.Generator, light: Float32, dust: Float32) -> Float32:
     from scipy.ndimage import gaussian_filter
 
     share = np.clip(dust, 0, 1)
-    iof = np.empty((3, *light.shape), np.float32)
+    iof = np.empty((3, *brightness.shape), np.float32)
     for band in range(3):
-        surface = (_DARK[band] + (_DUST[band] - _DARK[band]) * share) * light + _SKY[band]
+        surface = (_DARK[band] + (_DUST[band] - _DARK[band]) * share) * brightness + _SKY[band]
         iof[band] = gaussian_filter(surface, 0.6, truncate=2.5)
-        iof[band] *= 1 + np.float32(0.008) * rng.standard_normal(light.shape, np.float32)
+        iof[band] *= 1 + np.float32(0.008) * rng.standard_normal(brightness.shape, np.float32)
     return iof

@@ -4,7 +4,8 @@ What a network says is no probability of a crater: pixels know nothing of their 
 The craters that it finds in validation images, by the same windows and levels as in scenes, are compared with those
 that were marked, and a logistic regression learns the share that is right from a crater's highest margin, its size,
 its roundness and how much of its rim was seen. It is judged by cross-validation over observations. From that also
-follows the probability from which craters are listed: that of the highest F1.
+follows the probability from which craters are listed: that of the highest F1. Stored with it is which marked craters
+are listed and which listed ones were marked, for recall and precision by size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from mars_assets.code_versions import CALIBRATION_OF_CRATERS, SCENES
 from mars_assets.craters.comparison import Circles, match_circles
 from mars_assets.craters.geometry import craters_of_labels
 from mars_assets.craters.instances import Instance
-from mars_assets.craters.levels import Mask, UInt8
+from mars_assets.craters.levels import Mask, Picture
 from mars_assets.craters.mapping import find_craters
 from mars_assets.craters.scan import Network, scan
 from mars_assets.evaluation.statistics import independent_units
@@ -44,6 +45,7 @@ _SMALLEST = 6.0
 _LEAST = 20
 """Craters that were found, right and wrong ones each, from which a calibration is fitted."""
 _FEATURES = ("peak", "size", "roundness", "rim_coverage")
+_TRIAL = {"diameter_px": "float64", "success": "bool"}
 _BINS = 5
 _FOLDS = 5
 
@@ -98,6 +100,33 @@ def read_calibration(folder: Path) -> Calibration | None:
     return None if stored["calibration"] is None else Calibration(**stored["calibration"])
 
 
+def label_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Read how the craters that maps would list agree with marked ones.
+
+    Both are of validation images.
+
+    They are not part of the calibration, since the keys of maps contain that.
+
+    Args:
+        folder: of the model.
+
+    Returns:
+        For recall a row for each marked crater, with its diameter and whether it is listed; for precision a row for
+        each listed one, with its diameter and whether it was marked. Both have ``diameter_px, success``. None if the
+        model is not calibrated, or was before these were stored.
+
+    Raises:
+        DamagedFileError: the file is no JSON.
+    """
+    if not (folder / CALIBRATION).exists():
+        return None
+    stored = read_json(folder / CALIBRATION).get("trials")
+    if stored is None:
+        return None
+    recall, precision = (pd.DataFrame(stored[name]).astype(_TRIAL) for name in ("recall", "precision"))
+    return recall, precision
+
+
 def calibrate(
     folder: Path, network: Network, statistics: BandStatistics, images: pd.DataFrame, progress: Progress = SILENT
 ) -> None:
@@ -127,58 +156,59 @@ def calibrate(
         _compared([Instance(np.empty((0, 2)), spread=np.eye(2), **crater) for crater in craters], row, group)
         for craters, row, group in zip(found, rows, groups.tolist(), strict=True)
     ]
-    tables = [table for table, _ in compared]
-    fitted = _fit(pd.concat(tables), sum(marked for _, marked in compared)) if tables else None
+    fitted = _fit(compared) if compared else None
+    calibration, trials = (None, None) if fitted is None else fitted
     write_json(
         folder / CALIBRATION,
-        {"computation": CALIBRATION_OF_CRATERS, "calibration": None if fitted is None else asdict(fitted)},
+        {
+            "computation": CALIBRATION_OF_CRATERS,
+            "calibration": None if calibration is None else asdict(calibration),
+            "trials": trials,
+        },
     )
 
 
-class _Picture:
-    """An image in memory as a scene."""
+class _Compared(NamedTuple):
+    """The craters of an image.
 
-    channels = 3
+    Args:
+        found: the features of those found, whether they were marked (``right``), as which (``number``, -1 if not), and
+            the image's ``group``.
+        marked: the diameters of those marked, in pixels.
+    """
 
-    def __init__(self, rgb: UInt8) -> None:
-        self._rgb = rgb
-        self.shape = (rgb.shape[0], rgb.shape[1])
-
-    def read(self, first: int, last: int) -> tuple[UInt8, Mask]:
-        rows = self._rgb[first:last]
-        return rows, np.ones(rows.shape[:2], bool)
+    found: pd.DataFrame
+    marked: Float64
 
 
 def _found(network: Network, chip: Path, statistics: BandStatistics) -> list[dict[str, Any]]:
     """Find the craters of an image as in a scene."""
     rgb = reflectance_to_rgb(read_chip(chip, HLS_BANDS), statistics)
     with TemporaryDirectory() as folder:
-        levels = scan(_Picture(np.ascontiguousarray(rgb)), network, Path(folder))
+        levels = scan(Picture(np.ascontiguousarray(rgb)), network, Path(folder))
         found = find_craters(levels, network.side, _SMALLEST)
     names = ("x", "y", "diameter", "roundness", "rim_coverage", "peak", "cut")
     return [{name: getattr(crater, name) for name in names} for crater in found.craters]
 
 
-def _compared(craters: Sequence[Instance], row: Mapping[Any, Any], group: Any) -> tuple[pd.DataFrame, int]:
+def _compared(craters: Sequence[Instance], row: Mapping[Any, Any], group: Any) -> _Compared:
     """Compare the craters found in an image with those that were marked.
 
     Craters that the image cuts are left out, and those found that are smaller than any marked one, since nobody says
     whether they are craters. What was found and marked counts in any case: one side may see it as a little smaller, or
     as cut.
-
-    Returns:
-        The features of those found, whether they were marked, and the image's group; and the number of marked ones.
     """
     marked, is_whole = _marked(Path(row["instances"]))
     smallest = min(marked.diameter[is_whole] if is_whole.any() else marked.diameter, default=0.0)
     whole = [crater for crater in craters if not crater.cut]
     ours, theirs = match_circles(_circles(whole), marked)
-    right = np.zeros(len(whole), bool)
-    right[ours] = True
-    counts = right | np.array([crater.diameter >= smallest for crater in whole], bool)
     is_whole[theirs] = True
+    number = np.full(len(whole), -1)
+    number[ours] = (np.cumsum(is_whole) - 1)[theirs]
+    right = number >= 0
+    counts = right | np.array([crater.diameter >= smallest for crater in whole], bool)
     table = pd.DataFrame(_features(whole), columns=list(_FEATURES))
-    return table.assign(right=right, group=group)[counts], int(is_whole.sum())
+    return _Compared(table.assign(right=right, number=number, group=group)[counts], marked.diameter[is_whole])
 
 
 def _circles(craters: Sequence[Instance]) -> Circles:
@@ -208,12 +238,15 @@ def _features(craters: Iterable[Instance]) -> Float64:
     return np.array(rows, np.float64).reshape(-1, len(_FEATURES))
 
 
-def _fit(table: pd.DataFrame, marked: int) -> Calibration | None:
+def _fit(compared: Sequence[_Compared]) -> tuple[Calibration, dict[str, Any]] | None:
+    """Fit a calibration, and list the trials of :func:`label_trials`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    table = pd.concat([one.found for one in compared])
+    marked = sum(len(one.marked) for one in compared)
     right = table["right"].to_numpy(bool)
     if min(right.sum(), (~right).sum()) < _LEAST or table["group"].nunique() < 2:
         return None
@@ -228,7 +261,7 @@ def _fit(table: pd.DataFrame, marked: int) -> Calibration | None:
     thresholds = np.linspace(0.05, 0.95, 91)
     f1 = [2 * (right & (judged >= at)).sum() / ((judged >= at).sum() + marked) for at in thresholds]
     best = int(np.argmax(f1))
-    return Calibration(
+    calibration = Calibration(
         mean=scaler.mean_.tolist(),
         deviation=scaler.scale_.tolist(),
         weights=regression.coef_[0].tolist(),
@@ -241,6 +274,20 @@ def _fit(table: pd.DataFrame, marked: int) -> Calibration | None:
         f1=float(f1[best]),
         reliability=_reliability(judged, right),
     )
+    return calibration, _trials(compared, judged >= thresholds[best])
+
+
+def _trials(compared: Sequence[_Compared], listed: Mask) -> dict[str, Any]:
+    """List which marked craters are listed, and which listed ones were marked."""
+    starts = np.cumsum([0, *(len(one.found) for one in compared)])
+    recall, precision = [], []
+    for one, start in zip(compared, starts, strict=False):
+        found = one.found[listed[start : start + len(one.found)]]
+        is_listed = np.isin(np.arange(len(one.marked)), found["number"])
+        recall.append(pd.DataFrame({"diameter_px": one.marked, "success": is_listed}))
+        precision.append(pd.DataFrame({"diameter_px": np.exp(found["size"]), "success": found["right"]}))
+    tables = {"recall": pd.concat(recall), "precision": pd.concat(precision)}
+    return {name: table.round({"diameter_px": 3}).to_dict("list") for name, table in tables.items()}
 
 
 def _reliability(judged: Float64, right: Mask) -> list[dict[str, float]]:

@@ -136,6 +136,15 @@ def map_scene(
     Raises:
         MarsError: the model predicts rims, or as :func:`map_with`.
     """
+    return map_with(finder_of(model, compute, progress), request, out, progress)
+
+
+def finder_of(model: ModelVersion, compute: Compute, progress: Progress = SILENT) -> Finder:
+    """Describe a model as what looks for craters.
+
+    Raises:
+        MarsError: the model predicts rims.
+    """
     if model.config["recipe"]["annotation"] != "filled":
         raise MarsError(
             f"{model.name} {model.version} predicts the rims of craters, and maps need a model that predicts craters: "
@@ -153,10 +162,25 @@ def map_scene(
         "precision": compute.precision,
         "device": compute.device,
     }
-    finder = Finder(
+    return Finder(
         lambda: SceneNetwork(model.folder, compute, progress), about, compute.describe(), calibration=calibration
     )
-    return map_with(finder, request, out, progress)
+
+
+def _identity(finder: Finder, request: MapRequest) -> dict[str, Any]:
+    return {
+        "scene": request.name,
+        "source": request.identity(),
+        "smallest_px": request.smallest_px,
+        **finder.about,
+        "computation": SCENES,
+        "calibration": None if finder.calibration is None else asdict(finder.calibration),
+    }
+
+
+def is_mapped(finder: Finder, request: MapRequest, out: Path) -> bool:
+    """Test whether a folder has the map that :func:`map_with` would make."""
+    return bool(provenance_of(out).get("key") == fingerprint(_identity(finder, request)))
 
 
 def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress = SILENT) -> dict[str, Any]:
@@ -184,25 +208,18 @@ def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress 
     with open_raster(
         request.path, request.label, bands=request.bands, nodata=request.nodata, progress=progress
     ) as raster:
-        about = {
-            "scene": request.name,
-            "source": request.identity(),
-            "smallest_px": request.smallest_px,
-            **finder.about,
-            "computation": SCENES,
-            "calibration": None if finder.calibration is None else asdict(finder.calibration),
-        }
+        about = _identity(finder, request)
         key = fingerprint(about)
         if (existing := _existing(out, key, progress)) is not None:
             return existing
         network = finder.open()
-        with _alone(out, progress) as work:
+        with alone(out, progress) as work:
             # Another process may have made it while this one waited.
             if (existing := _existing(out, key, progress)) is not None:
                 return existing
             levels = _scanned(raster, network, work / key[:16], progress)
             found = find_craters(levels, network.side, request.smallest_px, progress)
-            found = _listed(found, finder.calibration, network.peak)
+            found = listed(found, finder.calibration, network.peak)
             crater_map = map_of(request.name, raster.grid, levels, found, request.smallest_px)
             _discard_earlier(out, request.name)
             write_probability(out / PROBABILITY, raster.grid, levels, found, progress)
@@ -247,7 +264,7 @@ def _stated(value: float) -> float | str:
 
 
 @contextmanager
-def _alone(out: Path, progress: Progress) -> Iterator[Path]:
+def alone(out: Path, progress: Progress) -> Iterator[Path]:
     """Yield the work folder in ``out`` while no other process writes there."""
     work = out / _WORK
     with explained_errors(out):
@@ -284,14 +301,14 @@ def _scanned(raster: MapRaster, network: Network, work: Path, progress: Progress
 
 def _discard_earlier(out: Path, scene: str) -> None:
     """Remove an earlier map's provenance, and its files named after another scene."""
-    earlier = _provenance(out)
+    earlier = provenance_of(out)
     if "key" in earlier and earlier["scene"] != scene:
         for file in files_for_ages(earlier["scene"], out):
             file.unlink(missing_ok=True)
     (out / PROVENANCE).unlink(missing_ok=True)
 
 
-def _listed(found: Found, calibration: Calibration | None, peak: float) -> Found:
+def listed(found: Found, calibration: Calibration | None, peak: float) -> Found:
     """Select the craters to list.
 
     They are those from the probability of the best F1, or else those that the model itself would keep.
@@ -305,14 +322,14 @@ def _listed(found: Found, calibration: Calibration | None, peak: float) -> Found
 
 def _existing(out: Path, key: str, progress: Progress) -> dict[str, Any] | None:
     """Read the provenance of a complete map of these inputs; None without one."""
-    provenance = _provenance(out)
+    provenance = provenance_of(out)
     if provenance.get("key") != key or not all((out / name).exists() for name in provenance["files"]):
         return None
     progress.say(f"{out}: the map of {provenance['scene']} exists")
     return provenance
 
 
-def _provenance(out: Path) -> dict[str, Any]:
+def provenance_of(out: Path) -> dict[str, Any]:
     """Read the provenance of a folder's map; empty if it has none."""
     try:
         content = read_json(out / PROVENANCE)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mars_assets.craters.levels import RowFile, halved
-from mars_assets.craters.scan import LevelMap, Place, dequantized, factors, quantized, scan
+from mars_assets.craters.scan import LevelMap, Place, count_windows, dequantized, factors, quantized, scan
 from mars_assets_tests.craters.oracle import FlatScene, Oracle, draw
 
 
@@ -25,6 +25,13 @@ def test_levels_end_where_the_scene_fits_a_window() -> None:
     assert factors((700, 500), 256) == [1, 2, 4]
     assert factors((256, 256), 256) == [1]
     assert factors((10, 4000), 64) == [1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.parametrize("shape", [(700, 500), (128, 128), (90, 300), (129, 128)])
+def test_windows_are_counted_as_they_are_looked_at(shape: tuple[int, int], tmp_path: Path) -> None:
+    oracle = Oracle([], 128)
+    scan(FlatScene(np.ones(shape, bool)), oracle, tmp_path)
+    assert count_windows(shape, 128) == len(oracle.windows)
 
 
 def test_margins_are_the_networks(scene, tmp_path: Path) -> None:

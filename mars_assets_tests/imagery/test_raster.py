@@ -358,6 +358,27 @@ def test_a_product_is_read_as_its_crops_are_cut(
         assert 1 - good[window].mean() == pytest.approx(bad, abs=1e-9)
 
 
+def test_black_is_what_has_no_light(archive: Path, tmp_path: Path) -> None:
+    """An I/F of 0 by the label, whose channels are RED, BG and 2 BG - 0.3 RED; otherwise a stored 0."""
+    files = product_files("ESP_990137_1905", "COLOR")
+    assert files.label is not None
+    scene = render_scene(SceneSpec("ESP_990137_1905", 330, 280, seed=1)).iof
+    red, green = scene[1], scene[2]
+    with open_raster(archive / files.image, archive / files.label) as raster:
+        rgb, good = whole(raster)
+        black = np.array(raster.black)
+    light = np.stack([red, green, 2 * green - 0.3 * red], axis=-1)
+    within = good & (rgb > 5).all(axis=2) & (rgb < 250).all(axis=2)
+    ratio = (rgb - black)[within] / light[within]
+    assert (black < -5).all()
+    np.testing.assert_allclose(ratio / ratio.mean(axis=0), 1, atol=0.05)
+    with open_raster(write(tmp_path / "x.tif", noise(low=2000, high=9000, dtype=np.uint16))) as raster:
+        low, high = raster.stretch["low"][0], raster.stretch["high"][0]
+        assert raster.black == pytest.approx([-255 * low / (high - low)] * 3)
+    with open_raster(write(tmp_path / "y.tif", noise(low=-3000, high=9000, dtype=np.int16))) as raster:
+        assert raster.black == [0, 0, 0], "darker than no light is no light"
+
+
 @pytest.mark.parametrize(("product", "bands", "bits"), [("RED", 1, 10), ("RGB.NOMAP", 3, 10), ("RGB.NOMAP", 3, 8)])
 def test_other_products_are_read_as_their_crops_are_cut(
     tmp_path: Path, product: ProductType, bands: int, bits: int

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mars_assets.craters.relief import Crater
 from mars_assets.labels.exports import read_export
 from mars_assets.sample.exports import (
     SEGMENTATION_ZIP,
@@ -26,7 +27,6 @@ from mars_assets.sample.exports import (
     write_segmentation_export,
     write_tiles_export,
 )
-from mars_assets.sample.terrain import Crater
 
 SIZE = 512
 

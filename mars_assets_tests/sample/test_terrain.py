@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mars_assets.craters import relief
+from mars_assets.craters.relief import Crater
 from mars_assets.sample import terrain
-from mars_assets.sample.terrain import SMALLEST_LABELLED, Crater, SceneSpec, draw_spec, render_scene
+from mars_assets.sample.terrain import SMALLEST_LABELLED, SceneSpec, draw_spec, render_scene
 
 SPEC = SceneSpec("ESP_990001_1800", 320, 400, seed=5, old_ground=0.999, crater_density=0.25)
 
@@ -86,8 +88,8 @@ def test_no_rim_is_cut() -> None:
 
 def test_fresh_and_degraded_profiles() -> None:
     """Depth / diameter 0.2, rim 0.04 D and cubic ejecta when fresh; shallow when degraded."""
-    r, fresh = terrain._profile(0.0)
-    _, old = terrain._profile(1.0)
+    r, fresh = relief.profile(0.0)
+    _, old = relief.profile(1.0)
     assert (fresh.max() - fresh.min()) / 2 == pytest.approx(0.2, rel=0.1)
     assert fresh.max() / 2 == pytest.approx(0.04, rel=0.25)
     assert 0.04 < (old.max() - old.min()) / 2 < 0.09
@@ -99,11 +101,11 @@ def test_fresh_and_degraded_profiles() -> None:
 def test_shadow_of_a_wall_has_its_geometric_length() -> None:
     heights = np.zeros((40, 200), np.float32)
     heights[:, 40:80] = 10
-    depth = terrain._shadow(heights, 270, 30)
+    depth = relief.shadow(heights, 270, 30)
     length = int((depth[20, 80:] > 0).sum())
     assert length == pytest.approx(10 / math.tan(math.radians(30)), abs=2.5)
     assert not depth[:, :40].any()
-    assert terrain._shadow(heights, 90, 30)[20, :40].any()
+    assert relief.shadow(heights, 90, 30)[20, :40].any()
 
 
 def test_fractal_has_a_power_law_spectrum() -> None:

@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter
 from mars_assets.bands import EVALUATED, HLS_BANDS, PRITHVI_V1, impute, scale_to_reflectance
 from mars_assets.craters.instances import Instance
 from mars_assets.lake import CALIBRATION, CANDIDATES, MMSEG_CONFIG, SEGMENTER
-from mars_assets.segmentation.calibration import Calibration, calibrate, read_calibration
+from mars_assets.segmentation.calibration import Calibration, calibrate, label_trials, read_calibration
 from mars_assets.tensors.geotiff import write_chip
 
 pytestmark = pytest.mark.slow
@@ -119,6 +119,45 @@ def test_size_matters_where_small_ones_are_rarely_marked(model: Path, tmp_path: 
     assert small < large
 
 
+def test_recall_and_precision_by_size(model: Path, tmp_path: Path) -> None:
+    """Discs of margins above 2 are marked, and in each image a small crater that nobody can see."""
+    table = images(tmp_path, marked=lambda margin: float(margin > 2))
+    for number, path in enumerate(table["instances"]):
+        instances = np.array(Image.open(path))
+        y, x = np.mgrid[:SIDE, :SIDE]
+        hidden = (np.hypot(x - 45, y - 45) < 4 + number / 2) & (instances == 0)
+        instances[hidden] = 250
+        Image.fromarray(instances).save(path)
+    calibration = fitted(model, table)
+    trials = label_trials(model)
+    assert calibration is not None
+    assert trials is not None
+    recall, precision = trials
+    assert list(recall) == list(precision) == ["diameter_px", "success"]
+    assert len(recall) == calibration.marked
+    assert recall["success"].sum() == precision["success"].sum()
+    f1 = 2 * precision["success"].sum() / (len(precision) + len(recall))
+    assert f1 == pytest.approx(calibration.f1)
+    assert len(precision) < calibration.candidates
+    small = recall["diameter_px"] < 9.5
+    assert small.sum() >= 3
+    assert not recall["success"][small].any(), "nothing is seen there"
+    assert recall["success"][~small].mean() > 0.85
+    assert precision["diameter_px"].between(9, 30).all()
+    assert precision["success"].mean() > 0.85
+
+
+def test_an_older_calibration_has_no_trials(model: Path, tmp_path: Path) -> None:
+    assert label_trials(model) is None
+    calibration = fitted(model, images(tmp_path))
+    stored = json.loads((model / CALIBRATION).read_text())
+    assert label_trials(model) is not None
+    del stored["trials"]
+    (model / CALIBRATION).write_text(json.dumps(stored))
+    assert read_calibration(model) == calibration
+    assert label_trials(model) is None
+
+
 def test_a_crater_found_a_little_smaller_than_it_was_marked_counts(model: Path, tmp_path: Path) -> None:
     """Also if it is the smallest one that was marked."""
     table = images(tmp_path)
@@ -178,6 +217,7 @@ def test_too_few_craters_give_no_calibration(model: Path, tmp_path: Path, case: 
         write_chip(tmp_path / "flat.tif", impute(scale_to_reflectance(grey), EVALUATED), HLS_BANDS)
         Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(tmp_path / "flat.png")
     assert fitted(model, table) is None
+    assert label_trials(model) is None
     assert json.loads((model / CALIBRATION).read_text())["calibration"] is None
 
 
