@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mars_assets.craters.crater_map import CraterMap
-from mars_assets.craters.formats.craterstats import SHAPEFILE, write_diam, write_scc, write_shapefiles
+from mars_assets.craters.formats.craterstats import SHAPEFILE, scene_count, write_diam, write_scc, write_shapefiles
 from mars_assets.craters.formats.geopackage import write_geopackage, write_geoparquet
 from mars_assets.craters.formats.robbins import write_robbins_csv
 from mars_assets.craters.formats.shapes import ground_parts
@@ -36,8 +36,9 @@ def write_catalogue(crater_map: CraterMap, folder: Path) -> list[Path]:
     craters, area, scc, diam = _for_ages(crater_map.scene, folder)
     parts = ground_parts(crater_map)
     write_shapefiles(craters, area, crater_map, parts)
-    write_scc(scc, crater_map, parts)
-    write_diam(diam, crater_map)
+    count = scene_count(crater_map)
+    write_scc(scc, count, parts)
+    write_diam(diam, count)
     return [geopackage, parquet, table, *for_ages]
 
 

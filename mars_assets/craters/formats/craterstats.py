@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,29 @@ _AT_ONCE = 10_000
 """Craters whose circles are in memory at a time."""
 
 
+class Count(NamedTuple):
+    """The craters from which a surface is dated.
+
+    Args:
+        craters: those in the area, with ``diameter_m``, ``longitude`` and ``latitude``.
+        square_metres: the area.
+        radius: of the sphere in metres.
+        note: what the files say first; one line.
+    """
+
+    craters: pd.DataFrame
+    square_metres: float
+    radius: float
+    note: str = ""
+
+
+def scene_count(crater_map: CraterMap) -> Count:
+    """Select the craters of a scene whose centre is inside the counted area."""
+    assert crater_map.counted_m2 is not None
+    inside = crater_map.craters["counted"].astype(bool)
+    return Count(crater_map.craters[inside].reset_index(drop=True), crater_map.counted_m2, _radius(crater_map))
+
+
 def write_shapefiles(craters: Path, area: Path, crater_map: CraterMap, parts: list[Polygon]) -> None:
     """Write craters and counted area as polygons in longitude and latitude.
 
@@ -49,9 +72,8 @@ def write_shapefiles(craters: Path, area: Path, crater_map: CraterMap, parts: li
     from geopandas import GeoDataFrame
     from pyproj import CRS
 
-    radius = _radius(crater_map)
+    rows, square_metres, radius, _ = scene_count(crater_map)
     system = CRS.from_dict({"proj": "longlat", "R": radius, "no_defs": True})
-    rows = _counted(crater_map)
     table = pd.DataFrame(
         {
             "crater_id": rows["crater_id"],
@@ -79,7 +101,7 @@ def write_shapefiles(craters: Path, area: Path, crater_map: CraterMap, parts: li
                 append=append,
             )
 
-        write("area", pd.DataFrame({"area_km2": [_km2(crater_map)] * len(parts)}), parts, append=False)
+        write("area", pd.DataFrame({"area_km2": [square_metres / 1e6] * len(parts)}), parts, append=False)
         for start in range(0, max(len(table), 1), _AT_ONCE):
             some = slice(start, start + _AT_ONCE)
             circles = ground_circles(longitude[some], latitude[some], diameter[some], radius)
@@ -111,41 +133,43 @@ def _check_whole(path: Path, target: Path) -> None:
         )
 
 
-def write_scc(target: Path, crater_map: CraterMap, parts: list[Polygon]) -> None:
-    """Write a spatial crater count, with the area's boundary for maps."""
-    radii = "".join(f"{axis}_axis_radius = {_radius(crater_map) / 1000:.9f} <km>\n" for axis in "abc")
+def write_scc(target: Path, count: Count, parts: list[Polygon]) -> None:
+    """Write a spatial crater count, with the area's boundary for maps.
+
+    Args:
+        target: the file.
+        count: craters and area.
+        parts: see :func:`mars_assets.craters.formats.shapes.ground_parts`.
+    """
+    radii = "".join(f"{axis}_axis_radius = {count.radius / 1000:.9f} <km>\n" for axis in "abc")
     vertices: list[str] = []
     rings = [(tag, ring) for part in parts for tag, ring in _tagged(part)]
     for number, (tag, ring) in enumerate(rings, start=1):
         for longitude, latitude in ring:
             vertices.append(f"{len(vertices) + 1}\t{number}\t{tag}\t{longitude:.12f}\t{latitude:.12f}\n")
-    rows = _counted(crater_map)
+    rows = count.craters
     craters = [
         f"{diameter / 1000:.9f}\t1\t{longitude:.12f}\t{latitude:.12f}\n"
         for diameter, longitude, latitude in zip(rows["diameter_m"], rows["longitude"], rows["latitude"], strict=True)
     ]
     text = (
-        f"# Spatial crater count\n{radii}coordinate_system_name = planetocentric, east\n"
-        f"Total_area = {_km2(crater_map):.12f} <km^2>\n"
+        f"# Spatial crater count\n{_comment(count)}{radii}coordinate_system_name = planetocentric, east\n"
+        f"Total_area = {count.square_metres / 1e6:.12f} <km^2>\n"
         f"unit_boundary = {{vertex, sub_area, tag, lon, lat\n{''.join(vertices)}}}\n"
         f"crater = {{diam, fraction, lon, lat\n{''.join(craters)}}}\n"
     )
     write_bytes(target, text.encode())
 
 
-def write_diam(target: Path, crater_map: CraterMap) -> None:
+def write_diam(target: Path, count: Count) -> None:
     """Write area and diameters alone."""
-    rows = "".join(f"{diameter / 1000:.9f} 1\n" for diameter in _counted(crater_map)["diameter_m"])
-    write_bytes(target, f"area = {_km2(crater_map):.12f}\ncrater = {{diameter, fraction\n{rows}}}\n".encode())
+    rows = "".join(f"{diameter / 1000:.9f} 1\n" for diameter in count.craters["diameter_m"])
+    text = f"area = {count.square_metres / 1e6:.12f}\ncrater = {{diameter, fraction\n{rows}}}\n"
+    write_bytes(target, (_comment(count) + text).encode())
 
 
-def _counted(crater_map: CraterMap) -> pd.DataFrame:
-    return crater_map.craters[crater_map.craters["counted"].astype(bool)].reset_index(drop=True)
-
-
-def _km2(crater_map: CraterMap) -> float:
-    assert crater_map.counted_m2 is not None
-    return crater_map.counted_m2 / 1e6
+def _comment(count: Count) -> str:
+    return f"# {count.note}\n" if count.note else ""
 
 
 def _radius(crater_map: CraterMap) -> float:

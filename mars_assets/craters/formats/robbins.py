@@ -17,13 +17,17 @@ _SAID_THEIR_WAY = ["crater_id", "longitude", "latitude", "diameter_m", "axis_rat
 
 
 def write_robbins_csv(target: Path, crater_map: CraterMap) -> None:
-    """Write the craters as CSV, the columns that the catalogue lacks last.
+    """Write the craters of a scene as CSV, see :func:`robbins_table`."""
+    write_csv(target, robbins_table(crater_map.craters))
+
+
+def robbins_table(craters: pd.DataFrame) -> pd.DataFrame:
+    """Name and convert columns as the catalogue has them, those that it lacks last.
 
     As there, longitudes are east from -180 to 180, diameters are in kilometres, ellipticity is major over minor axis.
     The angle is clockwise from north. The axes are those of the ellipse with the circle's area. Without a projection,
     what concerns the ground is empty.
     """
-    craters = crater_map.craters
     ratio = craters["axis_ratio"]
     kilometres = craters["diameter_m"] / 1000
     theirs = pd.DataFrame(
@@ -39,4 +43,4 @@ def write_robbins_csv(target: Path, crater_map: CraterMap) -> None:
             "DIAM_ELLIPSE_ANGLE_IMAGE": craters["angle"],
         }
     )
-    write_csv(target, pd.concat([theirs, craters.drop(columns=_SAID_THEIR_WAY)], axis=1))
+    return pd.concat([theirs, craters.drop(columns=_SAID_THEIR_WAY)], axis=1)

@@ -108,7 +108,9 @@ def on_the_map(crater_map: CraterMap, points: Float64) -> Float64:
     return points * [1, -1] if crater_map.crs is None else crater_map.on_the_map(points)
 
 
-def ground_circles(longitude: Float64, latitude: Float64, diameter: Float64, radius: float) -> Shapes:
+def ground_circles(
+    longitude: Float64, latitude: Float64, diameter: Float64, radius: float, vertices: int = _GROUND_VERTICES
+) -> Shapes:
     """Draw circles on a sphere, in longitude and latitude.
 
     Args:
@@ -116,10 +118,11 @@ def ground_circles(longitude: Float64, latitude: Float64, diameter: Float64, rad
         latitude: likewise.
         diameter: along the ground.
         radius: of the sphere, in the unit of ``diameter``.
+        vertices: number of each circle's.
     """
     import shapely
 
-    turns = np.linspace(0, 2 * np.pi, _GROUND_VERTICES, endpoint=False)
+    turns = np.linspace(0, 2 * np.pi, vertices, endpoint=False)
     north, reach = np.radians(latitude)[:, None], (diameter / 2 / radius)[:, None]
     sines = np.sin(north) * np.cos(reach) + np.cos(north) * np.sin(reach) * np.cos(turns)
     east = np.arctan2(np.sin(turns) * np.sin(reach) * np.cos(north), np.cos(reach) - np.sin(north) * sines)
@@ -142,7 +145,7 @@ def ground_parts(crater_map: CraterMap) -> list[Polygon]:
     import shapely
 
     # On a grid, rings have a common vertex wherever they touch, and cannot cross once they are on the sphere.
-    uncut = _polygons(shapely.set_precision(shapely.set_precision(crater_map.counted, _GRID), 0))
+    uncut = polygons(shapely.set_precision(shapely.set_precision(crater_map.counted, _GRID), 0))
     poles = _poles(crater_map)
     parts: list[Polygon] = []
     for _ in range(_MOST_CUTS):
@@ -151,7 +154,7 @@ def ground_parts(crater_map: CraterMap) -> list[Polygon]:
         uncut = [half for piece, part in drawn if part is None for half in _halves(piece, poles)]
         if not uncut:
             middle = parts[0].envelope.centroid.x % 360
-            return [shapely.transform(part, partial(_near, longitude=middle)) for part in parts]
+            return [shapely.transform(part, partial(near, longitude=middle)) for part in parts]
     raise MarsError(BEYOND_THE_MAP)
 
 
@@ -169,11 +172,11 @@ def _ground_polygon(crater_map: CraterMap, polygon: Polygon) -> Polygon | None:
     lowest = np.abs(whole[0][:, 1]).min()
     if east - west > (_WIDEST if lowest > _POLAR else _WIDEST_ELSEWHERE):
         return None
-    shell, *holes = (_near(ring, (west + east) / 2) for ring in whole)
+    shell, *holes = (near(ring, (west + east) / 2) for ring in whole)
     return shapely.Polygon(shell, holes)
 
 
-def _near(points: Float64, longitude: float) -> Float64:
+def near(points: Float64, longitude: float) -> Float64:
     """Turn points by whole turns to be next to a longitude.
 
     Their middle is then within 180 degrees of it.
@@ -253,7 +256,7 @@ def _halves(polygon: Polygon, poles: list[Float64]) -> list[Polygon]:
         half
         for box in boxes
         if box[0] < box[2] and box[1] < box[3]
-        for half in _polygons(polygon.intersection(shapely.box(*box)))
+        for half in polygons(polygon.intersection(shapely.box(*box)))
     ]
 
 
@@ -272,8 +275,9 @@ def _poles(crater_map: CraterMap) -> list[Float64]:
     return [np.array(to_pixels @ Proj(system)(0, latitude)) for latitude in (90, -90)]
 
 
-def _polygons(geometry: BaseGeometry) -> list[Polygon]:
-    """List the polygons of a geometry."""
+def polygons(geometry: BaseGeometry) -> list[Polygon]:
+    """List the polygons of a geometry, also those of a collection's parts."""
     import shapely
 
-    return [part for part in shapely.get_parts(geometry) if part.geom_type == "Polygon" and part.area > 0]
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return [part for part in parts if part.geom_type == "Polygon" and part.area > 0]

@@ -10,7 +10,7 @@ import shapely
 import shapely.affinity
 
 from mars_assets.craters.crater_map import CraterMap
-from mars_assets.craters.formats.craterstats import write_diam, write_scc, write_shapefiles
+from mars_assets.craters.formats.craterstats import scene_count, write_diam, write_scc, write_shapefiles
 from mars_assets.craters.formats.shapes import ground_parts
 from mars_assets.errors import MarsError
 from mars_assets_tests.craters.formats.scenes import (
@@ -64,7 +64,7 @@ def geodesic_area(polygons: list[shapely.Polygon], radius: float) -> float:
 
 
 def test_spatial_count(tmp_path: Path, crater_map: CraterMap) -> None:
-    write_scc(tmp_path / "x.scc", crater_map, ground_parts(crater_map))
+    write_scc(tmp_path / "x.scc", scene_count(crater_map), ground_parts(crater_map))
     text = (tmp_path / "x.scc").read_text()
     counted = crater_map.craters[crater_map.craters["counted"]]
     assert 0 < len(counted) < len(crater_map.craters)
@@ -89,7 +89,7 @@ def test_spatial_count(tmp_path: Path, crater_map: CraterMap) -> None:
 
 
 def test_diameters(tmp_path: Path, crater_map: CraterMap) -> None:
-    write_diam(tmp_path / "x.diam", crater_map)
+    write_diam(tmp_path / "x.diam", scene_count(crater_map))
     text = (tmp_path / "x.diam").read_text()
     craters = table(text, "crater")
     counted = crater_map.craters[crater_map.craters["counted"]]
@@ -103,8 +103,8 @@ def test_no_exponent_is_written(tmp_path: Path, square_metres: float) -> None:
     """craterstats would read 5.2e-05 as 5.2."""
     crs, place = PROJECTIONS["RDR at 30"]
     crater_map = dataclasses.replace(random_map(crs, transform_at(crs, place)), counted_m2=square_metres)
-    write_diam(tmp_path / "x.diam", crater_map)
-    write_scc(tmp_path / "x.scc", crater_map, ground_parts(crater_map))
+    write_diam(tmp_path / "x.diam", scene_count(crater_map))
+    write_scc(tmp_path / "x.scc", scene_count(crater_map), ground_parts(crater_map))
     for name in ("x.diam", "x.scc"):
         text = (tmp_path / name).read_text()
         assert not re.search(r"\d[eE][-+]?\d|nan|inf", text)
@@ -206,8 +206,8 @@ def test_no_craters(tmp_path: Path, crater_map: CraterMap) -> None:
     empty = without_craters(crater_map)
     parts = ground_parts(empty)
     write_shapefiles(tmp_path / "x_CRATER.shp", tmp_path / "x_AREA.shp", empty, parts)
-    write_scc(tmp_path / "x.scc", empty, parts)
-    write_diam(tmp_path / "x.diam", empty)
+    write_scc(tmp_path / "x.scc", scene_count(empty), parts)
+    write_diam(tmp_path / "x.diam", scene_count(empty))
     assert len(pyogrio.read_dataframe(tmp_path / "x_CRATER.shp")) == 0
     assert len(pyogrio.read_dataframe(tmp_path / "x_AREA.shp")) == len(parts)
     for name in ("x.scc", "x.diam"):
