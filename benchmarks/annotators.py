@@ -16,16 +16,24 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mars_assets.craters.comparison import Circles, Comparison, compare
-from mars_assets.lake import CRATERS_TABLE, Lake
+from mars_assets.craters.agreement import compare_lists
+from mars_assets.craters.catalogues.columns import BOXES, About
+from mars_assets.craters.catalogues.crater_list import CraterList
+from mars_assets.craters.catalogues.reading import read_craters
+from mars_assets.evaluation.statistics import with_interval
+from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model
 from mars_assets.progress import Progress
 from mars_assets.segmentation.maps import MapRequest, map_scene
+from mars_assets.storage.files import as_rows
 from mars_assets.training.compute import choose_compute
 
 SMALLEST = 10.0
@@ -34,33 +42,37 @@ MAPPED_FROM = 6.0
 """Diameter in pixels from which they are mapped, since people differ in sizes."""
 
 
-def boxes(table: pd.DataFrame) -> Circles:
-    """Circles in boxes."""
-    x, y = ((table[f"{axis}min"] + table[f"{axis}max"]).to_numpy(float) / 2 for axis in "xy")
-    sides = (table["xmax"] - table["xmin"] + table["ymax"] - table["ymin"]).to_numpy(float)
-    return Circles.in_plane(x, y, sides / 2)
+def labels_of(folder: Path, tile: str) -> CraterList:
+    """The craters of a tile that the expert and the annotators marked."""
+    about = {
+        "columns": {"annotator": "by", "image": "tile"},
+        "boxes": {name: name for name in BOXES},
+        "reference": "expert",
+        "image": tile,
+        "smallest": SMALLEST,
+    }
+    return read_craters(folder / "labels.csv", About.model_validate(about))
 
 
-def mapped(lake: Lake, tile: Path) -> pd.DataFrame:
+def mapped(lake: Lake, tile: Path) -> CraterList:
     """The map's craters; the folder of its files is removed."""
     with tempfile.TemporaryDirectory(prefix="mars-bench-") as out:
         request = MapRequest(tile, MAPPED_FROM)
         map_scene(current_model(lake, "seg_model"), request, Path(out), choose_compute(), Progress(print))
-        return pd.read_parquet(Path(out) / CRATERS_TABLE)
+        return read_craters(Path(out))
 
 
-def row(who: str, found: Comparison) -> dict[str, object]:
+def row(who: str, found: Mapping[str, Any]) -> dict[str, object]:
     """A line of the table."""
-    low, high = found.interval("recall")
     return {
         "who": who,
-        "precision": f"{found.precision:.2f}",
-        "recall": f"{found.recall:.2f} [{low:.2f}, {high:.2f}]",
-        "F1": f"{found.f1:.3f}",
-        "said": found.said,
-        "of": found.true,
-        "D": f"{100 * found.size:+.1f} ± {100 * found.size_spread:.0f} %",
-        "off": f"{found.off:.3f} D",
+        "precision": with_interval(found, "precision"),
+        "recall": with_interval(found, "recall"),
+        "F1": with_interval(found, "f1"),
+        "said": found["ours"],
+        "of": found["theirs"],
+        "D": f"{100 * np.expm1(found['ln_d']):+.1f} ± {100 * found['ln_d_sd']:.0f} %",
+        "off": f"{found['off']:.3f} D",
     }
 
 
@@ -70,19 +82,17 @@ def main() -> int:
     options.add_argument("--tile", default="MC11E-K", choices=["MC11E-D", "MC11E-K", "MC11E-L"])
     chosen = options.parse_args()
     folder = Path(os.environ.get("MARS_SHARED", "../shared")) / "data/scenes/ctx_multi_annotator"
-    labels = pd.read_csv(folder / "labels.csv").query("tile == @chosen.tile")
-    expert = boxes(labels[labels["by"] == "expert"])
-    craters = mapped(Lake.at(chosen.lake), folder / f"{chosen.tile}.png")
-    rows = []
-    probable = craters["probability"].fillna(craters["confidence"])
-    for least in (0.0, *np.arange(0.1, 1, 0.1).round(1)):
-        part = craters[probable >= least]
-        said = Circles.in_plane(*(part[name].to_numpy(float) for name in ("x_px", "y_px", "diameter_px")))
-        rows.append(
-            row("the map" if least == 0 else f"the map, probability from {least:g}", compare(said, expert, SMALLEST))
-        )
-    for by, own in labels[labels["by"].str.startswith("annotator")].groupby("by"):
-        rows.append(row(str(by), compare(boxes(own), expert, SMALLEST)))
+    theirs = labels_of(folder, chosen.tile)
+    ours = mapped(Lake.at(chosen.lake), folder / f"{chosen.tile}.png")
+    probable = ours.craters["probability"].fillna(ours.craters["confidence"])
+    agreement = compare_lists(ours, theirs)
+    rows = [row("the map", agreement.row("all"))]
+    alone = replace(theirs, craters=theirs.craters[theirs.craters["annotator"] == "expert"], reference="")
+    for least in np.arange(0.1, 1, 0.1).round(1):
+        part = replace(ours, craters=ours.craters[probable >= least])
+        rows.append(row(f"the map, probability from {least:g}", compare_lists(part, alone).row("all")))
+    people = agreement.rows[(agreement.rows["group"] == "annotator") & (agreement.rows["against"] == "expert")]
+    rows += [row(one["value"], one) for one in as_rows(people) if one["value"].startswith("annotator")]
     print(pd.DataFrame(rows).to_string(index=False))
     return 0
 

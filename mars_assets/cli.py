@@ -14,6 +14,9 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING, Any, get_args
 
 from mars_assets.classification.predict_folder import predict_pictures, scale_note
+from mars_assets.craters.agreement import compare_lists
+from mars_assets.craters.agreement_files import in_words, write_comparison
+from mars_assets.craters.catalogues.reading import read_craters
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
@@ -136,6 +139,18 @@ def _map(lake: Lake, options: argparse.Namespace) -> None:
     else:
         print(f"counted over {made['counted_m2'] / 1e6:.4g} km2, {made['counted_craters']} with their centre in it")
     print(f"to look at it: {options.out / PAGE}, or {options.out / GEOPACKAGE} in QGIS")
+
+
+def _compare(lake: Lake, options: argparse.Namespace) -> None:
+    """Compare craters with somebody else's, and write how far they agree."""
+    _require_writable(options.out, may_be_new=True)
+    agreement = compare_lists(read_craters(options.ours), read_craters(options.theirs))
+    for note in agreement.notes:
+        print(f"note: {note}")
+    for sentence in in_words(agreement):
+        print(sentence)
+    for path in write_comparison(agreement, options.out):
+        print(f"{path}")
 
 
 def _check(lake: Lake, options: argparse.Namespace) -> None:
@@ -290,6 +305,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _computing(mapped)
     mapped.set_defaults(run=_map)
+    compare = commands.add_parser(
+        "compare",
+        help="compare craters with a catalogue that somebody else made",
+        description="Match the craters of two lists one to one, and write how far they agree: precision, recall, F1 "
+        "and average precision by size, latitude and terrain, bias and spread of sizes and places, reliability of "
+        "probabilities (comparison.csv, comparison.json, comparison.png), and every crater that was found, missed or "
+        "false (matches.csv). A list is a GeoPackage, shapefile, CSV, (Geo)Parquet or .scc, or the folder of a map. "
+        "NAME.yaml beside a file states columns and units that are not known by their names.",
+    )
+    compare.add_argument("ours", type=user_path, metavar="OURS", help="folder of a crater map, or a file")
+    compare.add_argument("theirs", type=user_path, metavar="THEIRS", help="file of the catalogue to compare with")
+    compare.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="folder of the files to write")
+    compare.set_defaults(run=_compare)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""Reading of crater catalogues that somebody else made."""
