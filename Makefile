@@ -53,6 +53,7 @@ bench: .venv
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/publishing.py
+	$(BIN)/python benchmarks/catalogue.py
 	$(if $(TERRATORCH),$(BIN)/python benchmarks/tiled_inference.py --peer $(TERRATORCH))
 
 docs: .venv

@@ -136,8 +136,8 @@ def write_tiles(path: Path, tiles: Sequence[Picture]) -> None:
 
 def write_crops(path: Path, crops: Sequence[Picture]) -> None:
     """A COCO segmentation export."""
+    from mars_assets.craters.relief import Crater
     from mars_assets.sample.exports import LabelledCrop, write_segmentation_export
-    from mars_assets.sample.terrain import Crater
 
     labelled = [
         LabelledCrop(crop.name, crop.split, crop.pixels, tuple(Crater(*crater, 0.0) for crater in crop.craters))

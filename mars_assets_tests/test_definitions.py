@@ -47,6 +47,9 @@ DESIGN = {
     "cls_predictions": {"cls_model", "crops", "labelled_crops"},
     "seg_predictions": {"seg_model", "crops", "labelled_crops", "seg_evaluation"},
     "crater_maps": {"hirise_images", "seg_model", "seg_evaluation"},
+    "catalogue_comparison": {"crater_catalogue"},
+    "size_frequency": {"crater_catalogue", "seg_evaluation"},
+    "crater_catalogue": {"crater_maps"},
     "cls_evaluation": {"cls_model", "labelled_crops", "imputed_post_norm"},
     "seg_evaluation": {"seg_model", "labelled_crops", "imputed_post_norm"},
 }
@@ -103,6 +106,7 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
         "cls_experiments",
         "seg_predictions",
         "crater_maps",
+        "size_frequency",
         "seg_experiments",
         "cls_predictions",
     }

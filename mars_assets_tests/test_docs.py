@@ -228,6 +228,7 @@ def test_the_readme_is_short_and_shows_the_commands() -> None:
         "predict",
         "outline",
         "map",
+        "compare",
         "export",
     }
 
@@ -296,7 +297,8 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
         for name in ("mask_ratio", "craterwise_weight", "visible_weight", "folds")
     )
     assert all(
-        f"mars-assets {name}" in page("command-line") for name in ("init", "predict", "outline", "map", "export")
+        f"mars-assets {name}" in page("command-line")
+        for name in ("init", "predict", "outline", "map", "compare", "export")
     )
     assert "imagery/crops/OBSERVATION" in page("lake")
     packages = [path.parent.name for path in (PROJECT / "mars_assets").glob("*/__init__.py")]

@@ -262,6 +262,12 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
     return dg.MaterializeResult(metadata={**metadata, "folder": where(here.all_crops), **pictures})
 
 
+def selected_observations(lake: Lake) -> dict[str, _Row]:
+    """Read the selected observations by their ids, with None for what is missing."""
+    chosen = read_observations(lake).astype(object)
+    return {row["observation"]: row for row in as_rows(chosen.where(chosen.notna(), None))}
+
+
 def product_of(lake: Lake, row: _Row) -> tuple[Path, Path | None]:
     """Locate the image and label of an observation.
 
@@ -293,8 +299,7 @@ def each_observation(
         MarsError: some observations failed, and the others are recorded as materialized; or the run's range is no range
             of observations.
     """
-    chosen = read_observations(lake).astype(object)
-    selected = {row["observation"]: row for row in as_rows(chosen.where(chosen.notna(), None))}
+    selected = selected_observations(lake)
     keys = observations_of(context, selected)
     done: dict[str, list[_Row]] = {}
     failures: dict[str, str] = {}

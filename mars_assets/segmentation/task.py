@@ -10,7 +10,7 @@ import pandas as pd
 
 from mars_assets.code_versions import CALIBRATION_OF_CRATERS, COUNTING, SCENES, SEGMENTER_PREDICTION
 from mars_assets.code_versions import SEGMENTATION as SEGMENTATION_VERSIONS
-from mars_assets.craters.size_frequency import size_frequency
+from mars_assets.craters.sizes import shares_by_size
 from mars_assets.datasets import segmentation_dataset, unlabelled_crops
 from mars_assets.errors import MarsError
 from mars_assets.labels.masks import RIM_WIDTHS
@@ -19,11 +19,18 @@ from mars_assets.models.starting_point import start_from_weights
 from mars_assets.models.task import Descriptions, Evaluation, Listing, Report, Task
 from mars_assets.models.versions import ModelVersion
 from mars_assets.progress import Progress
-from mars_assets.segmentation.calibration import calibrate, read_calibration
+from mars_assets.segmentation.calibration import calibrate, label_trials, read_calibration
 from mars_assets.segmentation.catalogue import crater_catalogue
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.evaluate import evaluate, evaluate_together
-from mars_assets.segmentation.figures import evaluation_figure, outlined_sheet, overlay_sheet, training_figure, worst
+from mars_assets.segmentation.figures import (
+    evaluation_figure,
+    outlined_sheet,
+    overlay_sheet,
+    sizes_figure,
+    training_figure,
+    worst,
+)
 from mars_assets.segmentation.maps import LEAST_MAPPED, SMALLEST_MAPPED
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.recipe import SegRecipe
@@ -50,7 +57,8 @@ an IoU of at least 0.5, each counted once. A prediction smaller than the smalles
 since the labels do not say whether there are craters of that size. The predicted craters are listed as a catalogue:
 centre, diameter, and position on Mars where the image is map projected. Only images from observations that the model
 was not trained on are used, with 95 % bootstrap intervals over observations. On those of the validation split, the
-probability that `crater_maps` states for each crater is fitted and its reliability shown. Predictions are cached.
+probability that `crater_maps` states for each crater is fitted, and its reliability shown, with recall and precision of
+maps by size. Predictions are cached.
 Nothing else is trained.""",
     predictions="""The craters that the segmentation model in use finds in every crop without outlines.
 
@@ -149,9 +157,12 @@ def _report(lake: Lake, model: ModelVersion, predictions: Mapping[str, Path], ev
 
 
 def _reliability(model: ModelVersion) -> dict[str, pd.DataFrame]:
-    """Tabulate how far the probabilities of craters in maps hold."""
-    calibration = read_calibration(model.folder)
-    return {} if calibration is None else {"reliability in crater maps": pd.DataFrame(calibration.reliability)}
+    """Tabulate how far probabilities in maps hold, and recall and precision by size."""
+    calibration, trials = read_calibration(model.folder), label_trials(model.folder)
+    tables = {} if calibration is None else {"reliability in crater maps": pd.DataFrame(calibration.reliability)}
+    for name, of_each in zip(("recall", "precision"), trials or (), strict=False):
+        tables[f"{name} of crater maps by size, in validation images"] = shares_by_size(of_each).round(3)
+    return tables
 
 
 def _calibrated(model: ModelVersion) -> dict[str, str | float]:
@@ -179,7 +190,7 @@ def _list_unlabelled(lake: Lake, model: ModelVersion, compute: Compute, progress
     with Cache(model.folder / CRATERS_OF_CROPS, COUNTING) as cached:
         craters = crater_catalogue(images, rim=rim_of(model), smallest_px=smallest, cache=cached)
     report = Report(
-        {"outlines": outlined_sheet(images, craters), "sizes": size_frequency(craters)},
+        {"outlines": outlined_sheet(images, craters), "sizes": sizes_figure(craters)},
         {
             "largest predicted craters": craters.nlargest(20, "diameter_px")[list(columns_of(CraterCatalogue))],
             "columns": pd.DataFrame(columns_of(CraterCatalogue).items(), columns=["column", "meaning"]),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from mars_assets.assets.craters import CraterMapsConfig
 from mars_assets.storage.files import read_json, write_json
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
+from mars_assets_tests.craters.test_agreement_files import make_map
 from mars_assets_tests.segmentation.known import state
 from mars_assets_tests.segmentation.micro import put_into_use
 
@@ -89,3 +90,41 @@ def test_a_product_that_was_not_downloaded_is_named(ready: Runs) -> None:
 def test_sizes_that_no_map_can_have_are_refused(size: float) -> None:
     with pytest.raises(ValidationError, match="smallest_px"):
         CraterMapsConfig(smallest_px=size)
+
+
+def test_no_catalogues_to_compare_with(runs: Runs) -> None:
+    result = runs.run("catalogue_comparison")
+    assert result.success
+    said = metadata(result)
+    assert said["dagster/row_count"] == 0
+    assert str(runs.lake.catalogues) in said["no catalogues"]
+
+
+def test_catalogues_are_compared_before_those_that_cannot_be_read_fail_the_run(runs: Runs) -> None:
+    folder = make_map(runs.lake.crater_map("ESP_1"), projected=False)
+    write_json(folder / "provenance.json", {**read_json(folder / "provenance.json"), "key": "k"})
+    runs.lake.catalogues.mkdir(parents=True)
+    craters = pd.read_parquet(folder / "craters.parquet")[["x_px", "y_px", "diameter_px"]]
+    craters.assign(image="ESP_1").to_csv(runs.lake.catalogues / "people.csv", index=False)
+    (runs.lake.catalogues / "people.yaml").write_text("columns: {image: image}\n")
+    result = runs.run("catalogue_comparison")
+    assert result.success
+    said = metadata(result)
+    assert "| people.csv ESP_1 |" in said["scores"]
+    assert "data:image/" in said["people.csv ESP_1: figure"]
+    assert "recall 1.000" in said["people.csv ESP_1: in words"]
+    assert said["people.csv ESP_1: scores"].startswith("| group |")
+    assert (said["catalogues"], said["compared in this run"]) == (1, 1)
+    assert max(len(str(value)) for value in said.values()) < 32_000
+    again = metadata(runs.run("catalogue_comparison"))
+    assert again["compared in this run"] == 0
+    assert again["scores"] == said["scores"]
+    for name in ("a.csv", "b.csv"):
+        (runs.lake.catalogues / name).write_text("lon,lat,diam\n1,2,x\n")
+    failed = runs.run("catalogue_comparison")
+    assert not failed.success
+    reason = message(failed, "catalogue_comparison")
+    assert "2 catalogues could not be compared, the others were" in reason
+    assert "a.csv, line 2: diam is 'x'" in reason
+    assert "b.csv, line 2" in reason
+    assert len(pd.read_parquet(runs.lake.metrics("catalogue_comparison")))
