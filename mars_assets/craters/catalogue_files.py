@@ -46,7 +46,7 @@ def update_catalogue(lake: Lake, progress: Progress = SILENT) -> dict[str, Any]:
         raise MissingInputError("crater_maps", lake.crater_map("*") / PROVENANCE)
     if (existing := _existing(lake, found.keys())) is not None and existing["left_out"] == found.left_out:
         say_left_out(existing["left_out"], progress)
-        progress.say(f"{lake.all_crater_maps}: the catalogue of these {len(found.maps)} scenes exists")
+        progress.say(f"{lake.all_crater_maps}: the catalogue of these maps exists")
         return existing
     read = read_scenes(lake, progress)
     if not read.scenes:
@@ -113,7 +113,7 @@ def _write(lake: Lake, joined: Joined, read: ReadScenes, progress: Progress) -> 
         "sha256": sha256_file(points),
     }
     files.write_json(lake.crater_catalogue(".json"), about)
-    progress.say(f"{gpkg}: {len(catalogue.craters)} craters of {len(catalogue.scenes)} scenes")
+    progress.say(f"{gpkg}: {len(catalogue.craters)} craters, scenes: {len(catalogue.scenes)}")
     return about
 
 

@@ -27,9 +27,8 @@ _BATCH = {"cpu": 4, "cuda": 16}
 class SceneNetwork:
     """A model as a :class:`mars_assets.craters.scan.Network`.
 
-    Windows are converted as labelled images are. What shows no surface gets the window's mean. On a GPU the margins are
-    the mean over as many orientations as the model was evaluated with; on a CPU, where that would take eight times as
-    long and changes the scores by less than a hundredth, over one.
+    Windows are converted as labelled images are. What shows no surface gets the window's mean. The margins are the mean
+    over as many orientations as the model was evaluated with.
 
     Args:
         model: folder of a finished model.
@@ -53,8 +52,8 @@ class SceneNetwork:
         self._magnify = max(self.segmenter.scales)
         self._input = int(self.segmenter.test_cfg.crop_size[0])
         self.side = 2 * round(self._input / self._magnify / 2)
-        self.orientations = self.segmenter.orientations if compute.device == "cuda" else 1
-        self.batch = max(_BATCH[compute.device] // self.orientations, 1)
+        self.orientations = self.segmenter.orientations
+        self.batch = _BATCH[compute.device]
 
     def margins(self, windows: UInt8, good: Mask, places: list[Place]) -> Float32:
         """Compute margins, see :class:`mars_assets.craters.scan.Network`.
