@@ -6,7 +6,7 @@ from mars_assets.craters.catalogue import Catalogue, CountedScene
 from mars_assets.craters.correction import corrected_numbers, counted_craters, share_that_is_real
 from mars_assets.craters.frequency import bin_edges, raw_numbers
 from mars_assets.craters.rates import Rate
-from mars_assets_tests.craters.catalogues import catalogue_of, power_law, scene
+from mars_assets_tests.craters.counts import catalogue_of, power_law, scene
 
 SLOPE = 2.0
 

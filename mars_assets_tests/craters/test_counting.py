@@ -11,7 +11,7 @@ from mars_assets.craters.mapping import find_craters, map_of
 from mars_assets.craters.scan import scan
 from mars_assets.evaluation.counts import poisson_interval
 from mars_assets.imagery.grid import Grid
-from mars_assets_tests.craters.catalogues import power_law
+from mars_assets_tests.craters.counts import power_law
 from mars_assets_tests.craters.oracle import FlatScene, Known, Oracle
 
 SIDE, WINDOW = 440, 128

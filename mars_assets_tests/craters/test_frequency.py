@@ -5,7 +5,7 @@ import pytest
 from mars_assets.craters.frequency import bin_edges, bin_numbers, frequency_table, raw_numbers
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.counts import poisson_interval
-from mars_assets_tests.craters.catalogues import catalogue_of, power_law, scene
+from mars_assets_tests.craters.counts import catalogue_of, power_law, scene
 
 
 def _table(diameters: np.ndarray, area) -> pd.DataFrame:

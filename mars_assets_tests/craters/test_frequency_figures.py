@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from mars_assets.craters.frequency import bin_edges, frequency_table, raw_numbers
 from mars_assets.craters.frequency_figures import frequency_figure, rates_figure
 from mars_assets.craters.rates import Rate
-from mars_assets_tests.craters.catalogues import catalogue_of, power_law, scene
+from mars_assets_tests.craters.counts import catalogue_of, power_law, scene
 
 
 def table() -> pd.DataFrame:

@@ -10,7 +10,7 @@ from mars_assets.craters.schema import CompleteDiameters, RatesBySize, SizeFrequ
 from mars_assets.craters.size_frequency import Dating, Trials, size_frequency_of
 from mars_assets.errors import MarsError
 from mars_assets.plotting import as_image
-from mars_assets_tests.craters.catalogues import catalogue_of, power_law, scene
+from mars_assets_tests.craters.counts import catalogue_of, power_law, scene
 from mars_assets_tests.craters.test_ages import KM2, drawn
 
 SCENES = [scene("fine", 40, 5, 20), scene("coarse", 160, 20, 120)]
