@@ -1,10 +1,12 @@
 """An environment of its own for craterstats, which needs Python 3.12."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 def python_312() -> str | None:
@@ -24,8 +26,13 @@ def craterstats_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interpreter = python_312()
     if interpreter is None:
         pytest.skip("craterstats 3.6 needs Python 3.12")
-    folder = tmp_path_factory.mktemp("craterstats")
-    subprocess.run([interpreter, "-m", "venv", folder], check=True)
-    python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "craterstats==3.6.11"], check=True)
+    own = tmp_path_factory.getbasetemp()
+    # One for all workers: to make it takes half a minute.
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "craterstats"
+    complete, python = folder / "complete", folder / "bin" / "python"
+    with FileLock(f"{folder}.lock"):
+        if not complete.exists():
+            subprocess.run([interpreter, "-m", "venv", folder], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", "craterstats==3.6.11"], check=True)
+            complete.touch()
     return python
