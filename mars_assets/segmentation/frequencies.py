@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mars_assets.code_versions import CATALOGUE, FREQUENCIES
+from mars_assets.craters.ages import is_installed
 from mars_assets.craters.catalogue_files import read_catalogue
 from mars_assets.craters.size_frequency import Dating, SizeFrequencies, Trials, size_frequency_of
 from mars_assets.errors import MarsError, MissingInputError
@@ -21,7 +23,7 @@ from mars_assets.models.task import Report
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.calibration import label_trials
 from mars_assets.segmentation.completeness import inject_with
-from mars_assets.segmentation.maps import MapRequest, finder_of, is_mapped, provenance_of
+from mars_assets.segmentation.maps import Finder, MapRequest, finder_of, is_mapped, provenance_of
 from mars_assets.storage.files import write_csv
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.schema import write_checked
@@ -78,8 +80,8 @@ class _Injector:
     """What draws craters into the scenes of a lake."""
 
     lake: Lake
-    model: ModelVersion
     product: Product
+    finder: Finder
     compute: Compute
     progress: Progress
 
@@ -91,18 +93,20 @@ class _Injector:
                 finds says nothing of that, nor may it be replaced here.
         """
         folder = self.lake.crater_map(scene)
-        finder = finder_of(self.model, self.compute, self.progress)
         try:
             image, label = self.product(scene)
         except MissingInputError as error:
             raise _NoTrialsError(str(error)) from error
-        request = MapRequest(image, provenance_of(folder)["smallest_px"], label)
-        if not is_mapped(finder, request, folder):
+        smallest = provenance_of(folder).get("smallest_px")
+        if smallest is None:
+            raise _NoTrialsError(f"its map is not finished: materialize 'crater_maps' for {scene}")
+        request = MapRequest(image, smallest, label)
+        if not is_mapped(self.finder, request, folder):
             raise _NoTrialsError(
                 "its map was made by another model or calibration, on another device, or in another precision than now "
                 f"({self.compute}): materialize 'crater_maps' for {scene}"
             )
-        return inject_with(finder, request, folder, self.compute.seed, self.progress).trials
+        return inject_with(self.finder, request, folder, self.compute.seed, self.progress).trials
 
 
 def size_frequencies(
@@ -132,7 +136,9 @@ def size_frequencies(
         )
     tables = []
     if request.product is not None:
-        injector = _Injector(lake, model, request.product, compute, progress)
+        finder = finder_of(model, compute, progress)
+        # The network is opened once, for the first scene that needs it.
+        injector = _Injector(lake, request.product, replace(finder, open=cache(finder.open)), compute, progress)
         for scene in catalogue.scenes:
             try:
                 tables.append(injector.injected(scene.scene))
@@ -146,7 +152,7 @@ def size_frequencies(
             [FREQUENCIES, CATALOGUE],
             [[scene.scene, scene.key] for scene in catalogue.scenes],
             *(None if table is None else table.to_dict("list") for table in trials),
-            [notes, dating.within_km, dating.size_error, str(dating.python)],
+            [notes, dating.within_km, dating.size_error, str(dating.python), is_installed()],
         ]
     )
     report = read_report(lake, TABLE, key)

@@ -12,6 +12,7 @@ from mars_assets.errors import MarsError, MissingInputError
 from mars_assets.lake import CALIBRATION, Lake
 from mars_assets.models.versions import ModelVersion, current_model, make_current
 from mars_assets.progress import Progress
+from mars_assets.segmentation import frequencies
 from mars_assets.segmentation.frequencies import Frequencies, FrequencyRequest, size_frequencies
 from mars_assets.segmentation.maps import MapRequest, map_scene
 from mars_assets.storage.files import write_json
@@ -55,6 +56,18 @@ def test_counts_alone(lake: Lake, model: ModelVersion) -> None:
     again = measured(lake, model, FrequencyRequest(None))
     assert (first.computed, again.computed, again.key) == (True, False, first.key)
     assert words(again) == words(first)
+
+
+def test_an_age_is_computed_once_craterstats_is_there(
+    lake: Lake, model: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_map(lake, scene_around("A", (10.0, 5.0), field(np.random.default_rng(0), 20, (6000, 4000))))
+    update_catalogue(lake)
+    keys = []
+    for installed in (False, True):
+        monkeypatch.setattr(frequencies, "is_installed", lambda installed=installed: installed)
+        keys.append(measured(lake, model, FrequencyRequest(None)).key)
+    assert keys[0] != keys[1], "or else the page would go on saying that it is not installed"
 
 
 def test_labels_correct_counts(lake: Lake, model: ModelVersion) -> None:
@@ -103,6 +116,13 @@ def test_craters_are_drawn_into_maps_of_this_model_alone(lake: Lake, model: Mode
     again = measured(lake, model, FrequencyRequest(product), said)
     assert not again.computed
     assert not any("looking for" in line for line in said)
+    map_b = lake.crater_map("B") / "provenance.json"
+    there = map_b.read_bytes()
+    map_b.unlink()  # as while it is made again
+    assert "No craters were drawn into B: its map is not finished" in words(
+        measured(lake, model, FrequencyRequest(product))
+    )
+    map_b.write_bytes(there)
     before = (lake.crater_map("A") / "provenance.json").read_bytes()
     finished(lake.version("seg_model", "v2"))
     make_current(lake, "seg_model", "v2", {})
