@@ -82,3 +82,9 @@ def jpeg(seed: int, lines: int = 200, samples: int = 128) -> bytes:
 
 def message(result: Any, asset: str) -> str:
     return str(result.failure_data_for_node(asset).user_failure_data.description)
+
+
+def metadata(result: Any) -> dict[str, Any]:
+    """What the only materialization of a run shows."""
+    (event,) = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mars_assets.lake import Lake
-from mars_assets_tests.assets.runs import Runs, message
+from mars_assets_tests.assets.runs import Runs, message, metadata
 from mars_assets_tests.craters.lakes import field, put_map, scene_around
 from mars_assets_tests.segmentation.micro import put_into_use
 
@@ -29,17 +29,13 @@ def event(result: Any) -> Any:
     return found.materialization
 
 
-def said(result: Any) -> dict[str, Any]:
-    return {name: value.value for name, value in event(result).metadata.items()}
-
-
 def test_what_it_shows(runs: Runs) -> None:
     craters = field(np.random.default_rng(0), 40, (6000, 4000))
     put_map(runs.lake, scene_around("A", (10.0, 5.0), craters))
     put_map(runs.lake, scene_around("B", (10.0, 5.0), craters + np.array([50, 0, 0])))
     first = runs.run("crater_catalogue")
     assert first.success
-    shown = said(first)
+    shown = metadata(first)
     assert shown["dagster/row_count"] == 40
     assert shown["seen in several scenes"] == 40
     assert shown["number of scenes"] == 2
@@ -53,11 +49,11 @@ def test_what_it_shows(runs: Runs) -> None:
     assert max(len(str(value)) for value in shown.values()) < 32_000, "metadata lives in the event log"
     before = runs.lake.crater_catalogue(".json").stat().st_mtime_ns
     again = runs.run("crater_catalogue")
-    assert said(again) == shown
+    assert metadata(again) == shown
     assert event(again).tags["dagster/data_version"] == event(first).tags["dagster/data_version"]
     assert runs.lake.crater_catalogue(".json").stat().st_mtime_ns == before
     (runs.lake.all_crater_maps / "unfinished").mkdir()
-    assert "| unfinished | its map is not finished" in said(runs.run("crater_catalogue"))["left out"]
+    assert "| unfinished | its map is not finished" in metadata(runs.run("crater_catalogue"))["left out"]
 
 
 def test_sizes_are_counted_and_explained(runs: Runs) -> None:
@@ -67,17 +63,17 @@ def test_sizes_are_counted_and_explained(runs: Runs) -> None:
     assert runs.run("crater_catalogue").success
     first = runs.run("size_frequency")
     assert first.success
-    shown = said(first)
+    shown = metadata(first)
     assert "40 craters have their centre in the counted area, 24 km²" in shown["in words"]
     assert "No craters were drawn into A: observations is missing" in shown["in words"]
     assert "data:image/" in shown["size_frequency"]
     assert shown["computed in this run"] is True
     assert shown["file"] == str(runs.lake.metrics("size_frequency"))
     again = runs.run("size_frequency")
-    assert said(again) == {**shown, "computed in this run": False}
+    assert metadata(again) == {**shown, "computed in this run": False}
     assert event(again).tags["dagster/data_version"] == event(first).tags["dagster/data_version"]
     none = runs.run("size_frequency", config={"ops": {"size_frequency": {"config": {"injection": False}}}})
-    assert "No craters were drawn" not in said(none)["in words"]
+    assert "No craters were drawn" not in metadata(none)["in words"]
 
 
 def test_without_maps_the_next_command_is_named(runs: Runs) -> None:

@@ -1,7 +1,5 @@
 """Crater maps as runs of several observations."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 import torch
@@ -9,17 +7,12 @@ from pydantic import ValidationError
 
 from mars_assets.assets.craters import CraterMapsConfig
 from mars_assets.storage.files import read_json, write_json
-from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
+from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message, metadata
 from mars_assets_tests.craters.test_agreement_files import make_map
 from mars_assets_tests.segmentation.known import state
 from mars_assets_tests.segmentation.micro import put_into_use
 
 pytestmark = pytest.mark.slow
-
-
-def metadata(result: Any) -> dict[str, Any]:
-    (event,) = result.get_asset_materialization_events()
-    return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
 @pytest.fixture
