@@ -96,7 +96,7 @@ def import_first(*modules: str) -> None:
 
 
 def report(work: Callable[[], object], times: int = 1) -> None:
-    """Does a side's work and prints its seconds and its process's peak memory.
+    """Does a side's work and prints its seconds and the peak memory of its process and of those that it started.
 
     Args:
         work: the side.
@@ -108,10 +108,18 @@ def report(work: Callable[[], object], times: int = 1) -> None:
         work()
         if times == 1 or turn > 1:
             seconds.append(time.perf_counter() - start)
-    # Not getrusage's, which counts what the parent had when it forked.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(json.dumps({"seconds": statistics.median(seconds), "megabytes": peak}))
+    print(json.dumps({"seconds": statistics.median(seconds), "megabytes": _peak(os.getpid()) / 1024}))
+
+
+def _peak(process: int) -> int:
+    """Peak resident memory in kB of a process and of its children that live, each at its own peak.
+
+    Not getrusage's, which counts what the parent had when it forked.
+    """
+    folder = Path("/proc") / str(process)
+    children = [int(child) for tasks in folder.glob("task/*/children") for child in tasks.read_text().split()]
+    own = int((folder / "status").read_text().split("VmHWM:")[1].split()[0])
+    return own + sum(_peak(child) for child in children)
 
 
 def verdict(what: str, value: float, bound: float, at_least: bool = True) -> bool:

@@ -64,8 +64,14 @@ def mapped(lake: Path, work: Path, scene: str) -> None:
     report(lambda: map_scene(model, MapRequest(work / f"{scene}.tif", 10.0), out, compute(THREADS)))
 
 
-def network(lake: Path, windows: int) -> None:
-    """The network alone on windows that are in memory and normalised, in batches of the same size."""
+def network(lake: Path, windows: int, *, in_threads: bool) -> None:
+    """The network alone on windows that are in memory and normalised, in batches of the same size.
+
+    Args:
+        lake: whose model it is.
+        windows: number of windows.
+        in_threads: several batches at once, as maps compute them; otherwise one after the other on all threads.
+    """
     import torch
 
     from mars_assets.segmentation.scenes import SceneNetwork
@@ -74,13 +80,19 @@ def network(lake: Path, windows: int) -> None:
     batch = torch.randn(ours.batch, 6, ours.side, ours.side).to(memory_format=torch.channels_last)
     meta = [{"img_shape": batch.shape[2:]}]
 
-    def passes() -> None:
+    def once(_: int) -> None:
         with torch.inference_mode(), compute(THREADS).autocast():
-            for _ in range(0, min(windows, MEASURED_WINDOWS), ours.batch):
-                ours.segmenter.encode_decode(batch, meta)
+            ours.segmenter.encode_decode(batch, meta)
 
-    passes()
-    report(passes)
+    passes = range(0, min(windows, MEASURED_WINDOWS), ours.batch)
+    if in_threads:
+        with ours.threads() as threads:
+            list(threads.map(once, passes))
+            report(lambda: list(threads.map(once, passes)))
+    else:
+        for number in passes:
+            once(number)
+        report(lambda: [once(number) for number in passes])
 
 
 def merged() -> None:
@@ -117,19 +129,10 @@ def from_command_to_page(lake: Path, work: Path) -> None:
 
 def windows_of(lake: Path, lines: int, samples: int) -> int:
     """Count the windows of a scene, all levels."""
-    from mars_assets.craters.scan import factors
+    from mars_assets.craters.scan import count_windows
     from mars_assets.segmentation.scenes import SceneNetwork
 
-    side = SceneNetwork(current(lake).folder, compute(THREADS)).side
-    total = 0
-    for factor in factors((lines, samples), side):
-        total += _along(-(-lines // factor), side) * _along(-(-samples // factor), side)
-    return total
-
-
-def _along(length: int, side: int) -> int:
-    last = length - side
-    return 1 if last <= 0 else len({0, last, *range(0, last, side // 2)})
+    return count_windows((lines, samples), SceneNetwork(current(lake).folder, compute(THREADS)).side)
 
 
 def main() -> int:
@@ -142,8 +145,8 @@ def main() -> int:
     lake = chosen.lake.resolve()
     if chosen.side:
         match chosen.side:
-            case "network":
-                network(lake, chosen.windows)
+            case "network" | "network in threads" as name:
+                network(lake, chosen.windows, in_threads=name != "network")
             case "merging":
                 merged()
             case "command":
@@ -160,17 +163,19 @@ def main() -> int:
         write_scene(work / "tile.tif", TILE, TILE)
         print(f"scenes written in {time.perf_counter() - start:.0f} s")
         windows = windows_of(lake, chosen.lines, chosen.samples)
-        sides = ("network", "quarter", "scene", "merging", "command")
+        sides = ("network", "network in threads", "quarter", "scene", "merging", "command")
         common = ["--work", str(work), "--lake", str(lake), "--windows", str(windows)]
         found = measure(Path(__file__), dict.fromkeys(sides, common), chosen.repeats)
     finally:
         shutil.rmtree(work)
-    alone = found["network"].seconds * windows / min(windows, MEASURED_WINDOWS)
+    times = windows / min(windows, MEASURED_WINDOWS)
+    alone, in_threads = (found[name].seconds * times for name in ("network", "network in threads"))
     pixels = chosen.lines * chosen.samples
     print(f"\n{chosen.lines} x {chosen.samples} pixels, {windows} windows:")
     print(
         f"{pixels / found['scene'].seconds / 1e6:.2f} megapixels a second, the bare network {pixels / alone / 1e6:.2f}"
     )
+    print(f"the whole map over the bare network in as many threads: {in_threads / found['scene'].seconds:.2f}")
     results = [
         verdict("the whole map over the bare network: speed", alone / found["scene"].seconds, 0.85),
         verdict("peak memory, GB", found["scene"].megabytes / 1000, 3, at_least=False),

@@ -7,21 +7,31 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Generator[Result]:
-    """Apply a function in threads, in order.
+    """Apply a function in four threads, in order.
 
     At most ``ahead`` results precede the consumer.
     """
-    pool = ThreadPoolExecutor(4)
+    with ThreadPoolExecutor(4) as pool:
+        yield from in_order(pool, function, items, ahead)
+
+
+def in_order(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Generator[Result]:
+    """Apply a function in the threads of a pool, and yield the results in order.
+
+    At most ``ahead`` results precede the consumer.
+    """
+    pending: deque[Future[Result]] = deque()
     try:
-        pending: deque[Any] = deque()
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) >= ahead:
@@ -29,4 +39,5 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item], ahead:
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # where the consumer stops early
+        for future in pending:  # where the consumer stops early
+            future.cancel()

@@ -9,8 +9,10 @@ lie in a file of a work folder, whose state says how far it is complete: a kille
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,14 +23,15 @@ from mars_assets.craters.levels import Level, Mask, RowFile, Rows, UInt8, halved
 from mars_assets.lake import SCAN_STATE
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import explained_errors, read_json, write_json
+from mars_assets.threads import in_order
 
 Float32 = npt.NDArray[np.float32]
 
 _STEP = 1 / 16
 _ZERO = 128
 """Margins are stored as bytes, from -7.9 to 7.9: 0 is no data, and 128 a margin of 0."""
-_AT_ONCE = 16
-"""Windows that are handed to the network at once."""
+_AHEAD = 6
+"""Results of the network that may precede their place in the map."""
 _FLOOR = 1e-3
 """Weight of a window's border, of which only the scene's border consists."""
 
@@ -51,6 +54,12 @@ class Network(Protocol):
 
     side: int
     """Side of a window in pixels, even."""
+    batch: int = 16
+    """Number of windows at most that it is given at once."""
+
+    def threads(self) -> AbstractContextManager[Executor]:
+        """Open the threads that call :meth:`margins`, one by default."""
+        return ThreadPoolExecutor(1)
 
     def margins(self, windows: UInt8, good: Mask, places: list[Place]) -> Float32:
         """Compute the logits of crater minus those of background.
@@ -137,12 +146,13 @@ def scan(
         left = [strip for strip in strips if strip[0] > at or (strip[0] == at and done < levels[at].shape[0])]
         counter = progress.counter("looking for craters", len(strips), "strips")
         counter.done = len(strips) - len(left)
-        for number in range(at, len(levels)):
-            following = levels[number + 1].pixels if number + 1 < len(levels) else None
-            first = done if number == at else 0
-            for complete in _scan_level(levels[number], following, network, first, shift):
-                write_json(state, [number, complete])
-                counter.advance(note=f"1/{levels[number].factor} of the resolution")
+        with network.threads() as threads:
+            for number in range(at, len(levels)):
+                following = levels[number + 1].pixels if number + 1 < len(levels) else None
+                first = done if number == at else 0
+                for complete in _scan_level(levels[number], following, network, threads, first, shift):
+                    write_json(state, [number, complete])
+                    counter.advance(note=f"1/{levels[number].factor} of the resolution")
         counter.close()
     return levels
 
@@ -169,8 +179,8 @@ def _starts(length: int, side: int, shift: int) -> list[int]:
     return sorted({0, last, *range(shift % step, last, step)})
 
 
-def _scan_level(
-    level: LevelMap, following: Rows | None, network: Network, done: int, shift: tuple[int, int]
+def _scan_level(  # noqa: PLR0913, PLR0917 - of one caller
+    level: LevelMap, following: Rows | None, network: Network, threads: Executor, done: int, shift: tuple[int, int]
 ) -> Iterator[int]:
     """Compute the margins of a level, and the pixels of the following one.
 
@@ -184,27 +194,24 @@ def _scan_level(
     across = _total(taper, lefts, samples)
     down = _total(taper, tops, height)
     tops = [top for top in tops if min(top + side, height) > done]
-    source = _Strips(level, following)
+    if not tops:
+        return
     sums = np.zeros((side, samples), np.float32)
-    begun = tops[0] if tops else height
-    with ThreadPoolExecutor(1) as ahead:
-        reading = ahead.submit(source.rows, begun, begun + side)
-        for number, top in enumerate(tops):
-            pixels, good = reading.result()
-            next_top = tops[number + 1] if number + 1 < len(tops) else height
-            if next_top < height:
-                reading = ahead.submit(source.rows, next_top, next_top + side)
-            for left, margins in _margins(network, pixels, good, [Place(level.factor, top, left) for left in lefts]):
-                part = sums[:, left : left + side]
-                part += (margins * taper[:, None] * taper)[:, : part.shape[1]]
-            complete = min(next_top, height)
-            values = sums[: complete - top] / (down[top:complete, None] * across)
-            stored = quantized(values, good[: complete - top])
-            first = max(done, top)  # rows before it are of a scan that was killed
-            if first < complete:
-                level.margins.write(first, stored[first - top :, :, None])
-            sums = np.concatenate([sums[next_top - top :], np.zeros((min(next_top - top, side), samples), np.float32)])
-            yield complete
+    parts = _parts(_Strips(level, following), network, tops, lefts)
+    for part, weighted in in_order(threads, partial(_weighted, network, taper[:, None] * taper), parts, _AHEAD):
+        for place, margins in zip(part.places, weighted, strict=True):
+            under = sums[:, place.left : place.left + side]
+            under += margins[:, : under.shape[1]]
+        if part.following is None:
+            continue
+        top, complete = part.top, part.following
+        values = sums[: complete - top] / (down[top:complete, None] * across)
+        stored = quantized(values, part.good[: complete - top])
+        first = max(done, top)  # rows before it are of a scan that was killed
+        if first < complete:
+            level.margins.write(first, stored[first - top :, :, None])
+        sums = np.concatenate([sums[complete - top :], np.zeros((min(complete - top, side), samples), np.float32)])
+        yield complete
 
 
 def _total(taper: Float32, starts: list[int], length: int) -> Float32:
@@ -220,6 +227,7 @@ class _Strips:
 
     def __init__(self, level: LevelMap, following: Rows | None) -> None:
         self._level, self._following = level, following
+        self.factor, self.height = level.factor, level.shape[0]
         self._first = self._end = -1
         self._pixels = np.empty((0, level.shape[1], 3), np.uint8)
         self._good = np.empty((0, level.shape[1]), bool)
@@ -246,24 +254,61 @@ class _Strips:
         return self._pixels[inside], self._good[inside]
 
 
-def _margins(network: Network, pixels: UInt8, good: Mask, places: list[Place]) -> Iterator[tuple[int, Float32]]:
-    """Yield the first column and the margins of the windows of a strip.
+@dataclass(frozen=True)
+class _Part:
+    """Windows of a strip that the network is given at once.
 
-    Those that show nothing are left out.
+    Args:
+        top: first row of the strip.
+        pixels, good: of the strip.
+        places: of the windows; none where a strip shows nothing.
+        following: after the last windows of a strip, the first row of the following one, or the level's height; None
+            after the others.
     """
-    side = network.side
-    missing = [(0, max(side - length, 0)) for length in good.shape]
+
+    top: int
+    pixels: UInt8
+    good: Mask
+    places: list[Place]
+    following: int | None
+
+
+def _parts(source: _Strips, network: Network, tops: list[int], lefts: list[int]) -> Iterator[_Part]:
+    """Yield the windows of a level, strip by strip. Windows that show nothing are left out.
+
+    The following strip is read while the network is busy with one.
+    """
+    side, height = network.side, source.height
+    with ThreadPoolExecutor(1) as ahead:
+        reading = ahead.submit(source.rows, tops[0], tops[0] + side)
+        for top, following in zip(tops, [*tops[1:], height], strict=True):
+            pixels, good = reading.result()
+            if following < height:
+                reading = ahead.submit(source.rows, following, following + side)
+            seen = [left for left in lefts if good[:, left : left + side].any()]
+            places = [Place(source.factor, top, left) for left in seen]
+            at = 0
+            while len(places) - at > network.batch:
+                yield _Part(top, pixels, good, places[at : at + network.batch], None)
+                at += network.batch
+            yield _Part(top, pixels, good, places[at:], following)
+
+
+def _weighted(network: Network, weights: Float32, part: _Part) -> tuple[_Part, Float32]:
+    """Compute the weighted margins of windows."""
+    if not part.places:
+        return part, np.empty((0, *weights.shape), np.float32)
+    pixels, good = part.pixels, part.good
+    missing = [(0, max(network.side - length, 0)) for length in good.shape]
     if any(after for _, after in missing):  # mirrored, as images smaller than a window are in training
         pixels, good = np.pad(pixels, [*missing, (0, 0)], "symmetric"), np.pad(good, missing, "symmetric")
-    seen = [place for place in places if good[:, place.left : place.left + side].any()]
-    for start in range(0, len(seen), _AT_ONCE):
-        some = seen[start : start + _AT_ONCE]
-        margins = network.margins(
-            np.stack([pixels[:, place.left : place.left + side] for place in some]),
-            np.stack([good[:, place.left : place.left + side] for place in some]),
-            some,
-        )
-        yield from zip((place.left for place in some), margins, strict=True)
+    columns = [slice(place.left, place.left + network.side) for place in part.places]
+    margins = network.margins(
+        np.stack([pixels[:, inside] for inside in columns]),
+        np.stack([good[:, inside] for inside in columns]),
+        part.places,
+    )
+    return part, margins * weights
 
 
 def quantized(margins: Float32, good: Mask) -> UInt8:

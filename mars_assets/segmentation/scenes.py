@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,20 +15,22 @@ import numpy.typing as npt
 
 from mars_assets.bands import EVALUATED, BandStatistics, Float32, model_input
 from mars_assets.craters.levels import Mask, UInt8
-from mars_assets.craters.scan import Place
+from mars_assets.craters.scan import Network, Place
 from mars_assets.errors import MarsError
 from mars_assets.progress import SILENT, Progress
 from mars_assets.segmentation.checkpoint import open_segmenter
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from mars_assets.training.compute import Compute
 
 _BATCH = {"cpu": 4, "cuda": 16}
+_WORKERS = 4
+"""Threads at most that compute windows on a CPU at once: each needs memory for a batch."""
 
 
-class SceneNetwork:
+class SceneNetwork(Network):
     """A model as a :class:`mars_assets.craters.scan.Network`.
 
     Windows are converted as labelled images are. What shows no surface gets the window's mean. The margins are the mean
@@ -41,7 +47,10 @@ class SceneNetwork:
 
         self.segmenter, config = open_segmenter(model)
         self.segmenter.to(compute.device)
+        if compute.precision == "bf16":
+            _cast_once(self.segmenter)
         self._compute, self._progress = compute, progress
+        self._smaller = Lock()
         matrix, offset = _affine(BandStatistics.from_dict(config["statistics"]))
         self._matrix, self._offset = (torch.from_numpy(values).to(compute.device) for values in (matrix, offset))
         self._by_itself = config["recipe"].get("normalize") == "image"
@@ -55,6 +64,26 @@ class SceneNetwork:
         self.orientations = self.segmenter.orientations
         self.batch = _BATCH[compute.device]
 
+    @contextmanager
+    def threads(self) -> Iterator[Executor]:
+        """Open the threads that call :meth:`margins`.
+
+        On a CPU they are several, and share its threads. A thread of its own for each of two batches takes three
+        quarters of the time that two threads for each batch take, which wait for one another at every operation;
+        benchmarks/scenes.py measures both.
+        """
+        import torch
+
+        threads = self._compute.threads
+        workers = max(count for count in range(1, _WORKERS + 1) if threads % count == 0)
+        if self._compute.device == "cuda":
+            workers = 1
+        try:
+            with ThreadPoolExecutor(workers, "windows", torch.set_num_threads, (threads // workers,)) as pool:
+                yield pool
+        finally:
+            torch.set_num_threads(threads)  # a part of it holds for all threads
+
     def margins(self, windows: UInt8, good: Mask, places: list[Place]) -> Float32:
         """Compute margins, see :class:`mars_assets.craters.scan.Network`.
 
@@ -66,20 +95,23 @@ class SceneNetwork:
         found: list[npt.NDArray[Any]] = []
         at = 0
         while at < len(windows):
-            part = slice(at, at + self.batch)
+            tried = self.batch
+            part = slice(at, at + tried)
             try:
                 found.append(self._margins(windows[part], good[part]))
-                at += self.batch
+                at += tried
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                if self.batch == 1:
+                if tried == 1:
                     raise MarsError(
                         f"the device's memory is too small for a window of {self._input} pixels ({error}): free some, "
                         "or compute on the CPU"
                     ) from error
-                self.batch //= 2
-                self._progress.say(f"out of memory: going on with {self.batch} windows at once")
+                with self._smaller:
+                    if self.batch == tried:  # no other thread was faster
+                        self.batch //= 2
+                        self._progress.say(f"out of memory: going on with {self.batch} windows at once")
         margins = np.concatenate(found)
         if not np.isfinite(margins).all():
             raise MarsError(
@@ -92,6 +124,7 @@ class SceneNetwork:
         import torch
         import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+        from mars_assets.segmentation.fusion import channels_together
         from mars_assets.training.augmentation import oriented, oriented_back
 
         with torch.inference_mode():
@@ -102,7 +135,7 @@ class SceneNetwork:
                 image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=reduced)
             total = torch.zeros((), device=image.device)
             for orientation in range(self.orientations):
-                seen = oriented(image, orientation)
+                seen = channels_together(oriented(image, orientation))
                 logits = self.segmenter.encode_decode(seen, [{"img_shape": seen.shape[2:]}]).float()
                 total = total + oriented_back(logits[:, 1] - logits[:, 0], orientation)
             margins = (total / self.orientations - self._threshold)[:, None]
@@ -135,6 +168,16 @@ class SceneNetwork:
         else:
             chips = torch.baddbmm(mean @ matrix.T + self._offset, centred, matrix.T.expand(count, -1, -1))
         return chips.reshape(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _cast_once(network: nn.Module) -> None:
+    """Store the weights as autocast would convert them for every batch."""
+    import torch
+    from torch import nn
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
+            layer.to(torch.bfloat16)
 
 
 def _affine(statistics: BandStatistics) -> tuple[Float32, Float32]:

@@ -48,12 +48,16 @@ def oriented(images: Tensor, orientation: int) -> Tensor:
 
     There are the eight orientations of a square; 0 leaves them as they are.
     """
+    if not orientation:  # torch would copy them
+        return images
     turned = torch.rot90(images, orientation % 4, (-2, -1))
     return turned.flip(-1) if orientation >= 4 else turned
 
 
 def oriented_back(images: Tensor, orientation: int) -> Tensor:
     """Invert :func:`oriented`."""
+    if not orientation:
+        return images
     mirrored = images.flip(-1) if orientation >= 4 else images
     return torch.rot90(mirrored, -(orientation % 4), (-2, -1))
 

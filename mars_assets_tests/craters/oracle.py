@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mars_assets.craters.scan import Place
+from mars_assets.craters.scan import Network, Place
 
 Known = list[tuple[float, float, float]]
 """Column and row of the centre, and diameter, in pixels."""
@@ -23,7 +23,7 @@ class FlatScene:
         return np.full((last - first, self.shape[1], 3), 100, np.uint8), self.good[first:last]
 
 
-class Oracle:
+class Oracle(Network):
     """Margins as a good network gives them: by the distance to the rim, and lower along the rims of nested craters.
 
     It sees craters of 5 pixels up to a little more than its window.

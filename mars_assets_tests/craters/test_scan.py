@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mars_assets.craters.levels import RowFile, halved
-from mars_assets.craters.scan import LevelMap, Place, count_windows, dequantized, factors, quantized, scan
+from mars_assets.craters.scan import LevelMap, Network, Place, count_windows, dequantized, factors, quantized, scan
 from mars_assets_tests.craters.oracle import FlatScene, Oracle, draw
 
 
@@ -47,7 +47,7 @@ def test_margins_are_the_networks(scene, tmp_path: Path) -> None:
 
 
 def test_blending_of_equal_margins_changes_nothing(tmp_path: Path) -> None:
-    class Ramp:
+    class Ramp(Network):
         side = 64
 
         def margins(self, windows, good, places):
@@ -98,7 +98,7 @@ def test_parts_without_data_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_scene_smaller_than_a_window_is_mirrored(tmp_path: Path) -> None:
-    class Mean:
+    class Mean(Network):
         side = 64
 
         def margins(self, windows, good, places):

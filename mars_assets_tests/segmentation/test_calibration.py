@@ -13,6 +13,7 @@ from scipy.ndimage import maximum_filter
 
 from mars_assets.bands import EVALUATED, HLS_BANDS, PRITHVI_V1, impute, scale_to_reflectance
 from mars_assets.craters.instances import Instance
+from mars_assets.craters.scan import Network
 from mars_assets.lake import CALIBRATION, CANDIDATES, MMSEG_CONFIG, SEGMENTER
 from mars_assets.segmentation.calibration import Calibration, calibrate, label_trials, read_calibration
 from mars_assets.tensors.geotiff import write_chip
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 SIDE = 256
 
 
-class Brightness:
+class Brightness(Network):
     """A network whose margins are the brightness: 0 at 128, 1 more for each 16."""
 
     side = 128
