@@ -92,7 +92,7 @@ def network(lake: Path, windows: int, *, in_threads: bool) -> None:
     else:
         for number in passes:
             once(number)
-        report(lambda: [once(number) for number in passes])
+        report(lambda: list(map(once, passes)))
 
 
 def merged() -> None:

@@ -38,7 +38,7 @@ SEGMENTATION = ("segmentation 4", "segmentation 3")
 SEGMENTER_PREDICTION = "prediction 1"
 COUNTING = "counting 2"
 """Pixel counts and craters of a mask."""
-SCENES = "scenes 2"
+SCENES = "scenes 3"
 """Craters of whole scenes from a model: windows, blending, instances, merging, counted area."""
 CALIBRATION_OF_CRATERS = "crater-calibration 2"
 """The probability that a person would mark a crater, and which marked ones are listed."""

@@ -6,7 +6,8 @@ Craters of a mask are the areas where the margin is above 0. Where two touch, or
 margin is lower between them, so that they part as the threshold rises. An area is followed from threshold to threshold,
 and of all its forms the roundest is the crater. What parts from it is another crater, if it is round itself and stands
 out by enough: noise parts, too. Craters that touch where the margin is as high as anywhere are parted where the area is
-narrow. Outlines run between the pixels, where the margin passes the threshold.
+narrow, and those whose rims cross are the circles on which the arcs of the area's outline lie. Outlines run between the
+pixels, where the margin passes the threshold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +42,14 @@ _STANDS_OUT = 0.7
 """By how much half of a nested crater's margins must exceed the highest threshold at which it is part of the other."""
 _NARROW = 0.75
 """A neck narrower than this, as a share of the narrower of the parts, parts craters that touch."""
+_CORNER = 0.02
+"""How far an outline may be off between its corners, as a share of the root of the area."""
+_OFF_ARC = 0.06
+"""How far the outline of craters that cross may be off their circles, as a share of the radius."""
+_LEAST_SEEN = 0.3
+"""Share of the directions in which the rim of a crater that crosses another must be seen."""
+_EXPLAINED = 0.9
+"""Intersection over union of an area and craters from which it is made of them."""
 _CUT = 0.08
 """Share of the outline along the border of what was seen from which a crater is cut."""
 _LEAST_ARC = 0.4
@@ -62,7 +72,8 @@ class Instance:
         x, y: centre.
         diameter: of the disc of equal area, in pixels.
         spread: covariance of the area, (2, 2), in pixels squared.
-        roundness: intersection over union of the area and the ellipse of the same covariance.
+        roundness: intersection over union of the area and the ellipse of the same covariance; of a crater that crosses
+            others, the share of its disc that belongs to the area of all.
         rim_coverage: share of the directions in which the outline follows that ellipse.
         peak: highest margin.
         cut: whether it reaches out of what was seen; centre and diameter are then those of a circle through the rest of
@@ -107,11 +118,26 @@ class _Part(NamedTuple):
     left: int
 
 
+class _Arcs(NamedTuple):
+    """The circle of a crater that crosses others, and what is to be seen of it, in the image.
+
+    Args:
+        centre: x and y.
+        radius: of the circle.
+        points: of the outline that lie on it, shape (n, 2).
+    """
+
+    centre: Float64
+    radius: float
+    points: Float64
+
+
 @dataclass(frozen=True)
 class _Area:
     """A connected area without holes: the pixels of a box of an image.
 
-    It is what is above the threshold, or if ``parted`` what lies on one side of a line along the lowest margins.
+    It is what is above the threshold, or if ``parted`` what lies on one side of a line along the lowest margins, or
+    with ``arcs`` a disc.
     """
 
     pixels: Mask
@@ -122,6 +148,7 @@ class _Area:
     roundness: float
     parted: bool = False
     stands_out: bool = True
+    arcs: _Arcs | None = None
 
     @property
     def size(self) -> int:
@@ -256,6 +283,9 @@ def _craters(part: _Part, area: _Area, smallest: float, step: int, basin: _Area 
         for crater in _craters(own_part, one, smallest, number, around)
         if crater.roundness >= _ROUND
     ]
+    crossing = _crossing(area, smallest) if area.roundness < _CLEARLY_ROUND else []
+    if crossing:
+        return [*crossing, *(other for other in others if _is_nested(other, crossing))]
     if own.roundness < _CLEARLY_ROUND and not others:
         pieces = _pieces(own, smallest)
         if pieces:
@@ -358,6 +388,132 @@ def _pieces(area: _Area, smallest: float) -> list[_Area]:
     return [piece for piece in pieces if piece.diameter >= 0.8 * smallest]
 
 
+def _is_made_of(area: _Area, parts: list[_Area]) -> bool:
+    """Test whether parts fill an area, and nothing else."""
+    filled = np.zeros(area.pixels.shape, bool)
+    beyond = 0
+    for part in parts:
+        pixels = _shown_in(area, part)
+        filled |= pixels
+        beyond += part.size - int(np.count_nonzero(pixels))
+    both = np.count_nonzero(filled & area.pixels)
+    return bool(both >= _EXPLAINED * (area.size + np.count_nonzero(filled & ~area.pixels) + beyond))
+
+
+def _shown_in(area: _Area, other: _Area) -> Mask:
+    """Return what the box of an area shows of another one."""
+    shown = np.zeros(area.pixels.shape, bool)
+    box = other.box(area.top, area.left)
+    clipped = tuple(slice(max(side.start, 0), max(side.stop, 0)) for side in box)
+    target = shown[clipped]
+    first = [at.start - side.start for at, side in zip(clipped, box, strict=True)]
+    target[:] = other.pixels[first[0] : first[0] + target.shape[0], first[1] : first[1] + target.shape[1]]
+    return shown
+
+
+def _is_nested(other: _Area, crossing: list[_Area]) -> bool:
+    """Test whether an area is a crater in one of the craters that cross, and not where two of them overlap."""
+    y, x = (float(side.mean()) for side in np.nonzero(other.pixels))
+    centre = np.array([x + other.left + 0.5, y + other.top + 0.5])
+    around = [one for one in crossing if one.arcs and math.dist(centre, one.arcs.centre) < one.arcs.radius]
+    return len(around) == 1 and _is_separate(other, around[0])
+
+
+def _crossing(area: _Area, smallest: float) -> list[_Area]:
+    """Tell craters apart whose rims cross: the arcs between the corners of their outline lie on circles.
+
+    Empty if the area is not made of at least two circles.
+    """
+    outline = _between_pixels(area)
+    arcs = _arcs(outline)
+    if len(arcs) < 2:
+        return []
+    circles = []
+    for points in _joined(arcs):
+        fitted = _fitted_circle(points)
+        if fitted is not None and 2 * fitted.radius >= smallest and _directions(points - fitted.centre) >= _LEAST_SEEN:
+            circles.append(_disc(area, fitted))
+    if len(circles) < 2 or any(_is_duplicate(one, other) for one, other in combinations(circles, 2)):
+        return []
+    return circles if _is_made_of(area, circles) else []
+
+
+def _between_pixels(area: _Area) -> Float64:
+    """Trace an area's outline between the pixels, shape (n, 2), x and y; the first point is not repeated."""
+    from skimage.measure import find_contours
+
+    contour = max(find_contours(np.pad(area.pixels, 1).astype(np.float64), 0.5), key=len)[:-1]
+    return np.column_stack([contour[:, 1] + area.left - 0.5, contour[:, 0] + area.top - 0.5])
+
+
+def _arcs(outline: Float64) -> list[Float64]:
+    """Part an outline at its corners, where it turns to the other side."""
+    import cv2
+
+    tolerance = max(_CORNER * math.sqrt(_polygon_moments(*np.vstack([outline, outline[:1]]).T)[0]), 1.0)
+    corners = cv2.approxPolyDP(outline.astype(np.float32)[:, None], tolerance, closed=True)[:, 0]
+    if len(corners) < 4:
+        return []
+    before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
+    turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    inwards = corners[turns * np.sign(turns.sum()) < 0]
+    places = sorted(int(np.argmin(((outline - corner) ** 2).sum(axis=1))) for corner in inwards)
+    turned = np.roll(outline, -places[0], axis=0) if places else outline
+    bounds = [*(place - places[0] for place in places), len(outline)]
+    return [turned[start + 1 : end] for start, end in pairwise(bounds) if end - start > _FEWEST]
+
+
+def _joined(arcs: list[Float64]) -> list[Float64]:
+    """Join arcs that lie on one circle, those first that do best."""
+    arcs = list(arcs)
+    while len(arcs) > 1:
+        pairs = [(one, other) for one, other in combinations(range(len(arcs)), 2)]
+        off = [_off_circle(np.vstack([arcs[one], arcs[other]])) for one, other in pairs]
+        best = int(np.argmin(off))
+        if off[best] > 1:
+            break
+        one, other = pairs[best]
+        arcs[one] = np.vstack([arcs[one], arcs.pop(other)])
+    return arcs
+
+
+def _off_circle(points: Float64) -> float:
+    """Compute how far points are off their circle, as a share of what is tolerated."""
+    circle = _circle(points)
+    if circle is None:
+        return math.inf
+    centre, radius = circle
+    off = np.hypot(*(points - centre).T) - radius
+    return float(np.sqrt((off**2).mean())) / max(_OFF_ARC * radius, 0.5)
+
+
+def _fitted_circle(points: Float64) -> _Arcs | None:
+    """Fit a circle to an arc; None if it is none."""
+    circle = _circle(points)
+    return None if circle is None or _off_circle(points) > 1 else _Arcs(*circle, points)
+
+
+def _disc(area: _Area, arcs: _Arcs) -> _Area:
+    """Return the crater of an area that has these arcs."""
+    (x, y), radius = arcs.centre.tolist(), arcs.radius
+    top, left = math.floor(y - radius), math.floor(x - radius)
+    rows, columns = math.ceil(y + radius) - top, math.ceil(x + radius) - left
+    dy, dx = np.arange(rows)[:, None] + top + 0.5 - y, np.arange(columns) + left + 0.5 - x
+    pixels = dx**2 + dy**2 <= radius**2
+    shown = _shown_in(area, _Area(pixels, top, left, 0, 0, 0)) & area.pixels
+    seen = int(np.count_nonzero(shown)) / max(int(np.count_nonzero(pixels)), 1)
+    return replace(area, pixels=pixels, top=top, left=left, roundness=seen, parted=True, arcs=arcs)
+
+
+def _is_duplicate(one: _Area, other: _Area) -> bool:
+    """Test whether two circles are one crater."""
+    assert one.arcs is not None
+    assert other.arcs is not None
+    apart = math.dist(one.arcs.centre, other.arcs.centre)
+    radii = one.arcs.radius, other.arcs.radius
+    return apart < 0.3 * max(radii) and min(radii) > 0.7 * max(radii)
+
+
 def _without_wide_necks(labels: npt.NDArray[np.int32], distance: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Join neighbours whose neck is hardly narrower than the narrower one."""
     if labels.max() < 2:
@@ -381,6 +537,8 @@ def _without_wide_necks(labels: npt.NDArray[np.int32], distance: npt.NDArray[Any
 
 def _instance(area: _Area, margins: Float32, seen: Mask) -> Instance | None:
     """Measure a crater along its outline; None if too little of that was seen."""
+    if area.arcs is not None:
+        return _from_arcs(area, area.arcs)
     outline, cut_at = _outline(area, margins, seen)
     if outline is None:
         return None
@@ -394,8 +552,7 @@ def _instance(area: _Area, margins: Float32, seen: Mask) -> Instance | None:
         spread = np.eye(2) * radius**2 / 4
         if _directions(outline[~cut_at] - centre) < _LEAST_ARC:
             return None
-        angles = np.linspace(0, 2 * np.pi, 65)
-        whole = np.column_stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)])
+        whole = _round(centre, radius)
         coverage = _coverage(outline[~cut_at], centre, spread)
         x0, y0 = centre.tolist()
         return Instance(whole, x0, y0, 2 * radius, spread, area.roundness, coverage, area.peak, cut=True)
@@ -406,6 +563,21 @@ def _instance(area: _Area, margins: Float32, seen: Mask) -> Instance | None:
     coverage = _coverage(outline, centre, spread)
     x0, y0 = centre.tolist()
     return Instance(outline, x0, y0, diameter, spread, area.roundness, coverage, area.peak)
+
+
+def _from_arcs(area: _Area, arcs: _Arcs) -> Instance:
+    """Measure a crater that crosses others."""
+    x, y = arcs.centre.tolist()
+    coverage = _directions(arcs.points - arcs.centre)
+    spread = np.eye(2) * arcs.radius**2 / 4
+    outline = _round(arcs.centre, arcs.radius)
+    return Instance(outline, x, y, 2 * arcs.radius, spread, area.roundness, coverage, area.peak)
+
+
+def _round(centre: Float64, radius: float) -> Float64:
+    """Return the outline of a disc."""
+    angles = np.linspace(0, 2 * np.pi, 65)
+    return np.column_stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)])
 
 
 def _outline(area: _Area, margins: Float32, seen: Mask) -> tuple[Float64 | None, Mask]:

@@ -50,6 +50,45 @@ def test_craters_that_touch_are_two(dip: bool) -> None:
     assert [crater.diameter for crater in found] == [pytest.approx(44, rel=0.04), pytest.approx(34, rel=0.04)]
 
 
+@pytest.mark.parametrize("valley", [True, False], ids=["rims seen", "one area"])
+@pytest.mark.parametrize("diameters", [(60, 60), (60, 45), (90, 40), (24, 16)])
+@pytest.mark.parametrize("overlap", [0.15, 0.25, 0.4])
+def test_craters_whose_rims_cross_are_two(valley: bool, diameters: tuple[float, float], overlap: float) -> None:
+    rng = np.random.default_rng(0)
+    large, small = diameters
+    distance = (large + small) / 2 - overlap * small
+    for angle in rng.uniform(0, 2 * np.pi, 5):
+        x, y = 100 + distance * np.cos(angle), 100 + distance * np.sin(angle)
+        one, other = _disc((200, 200), 100, 100, large), _disc((200, 200), x, y, small)
+        if valley:
+            both = np.minimum(np.maximum(one, other), np.abs(other) + 0.1)
+            margins = np.clip(2 * np.where(one > 0, both, np.maximum(one, other)), -5, 6)
+        else:
+            margins = np.where(np.maximum(one, other) > 0, 5, -5)
+        found = _found(margins)
+        assert [crater.diameter for crater in found] == pytest.approx([large, small], rel=0.05)
+        found.sort(key=lambda crater: np.hypot(crater.x - 100, crater.y - 100))
+        assert np.hypot(found[0].x - 100, found[0].y - 100) < 0.03 * large
+        assert np.hypot(found[1].x - x, found[1].y - y) < 0.05 * small
+
+
+def test_three_craters_in_a_row_with_one_inside_are_four() -> None:
+    discs = [_disc((200, 300), x, 100, diameter) for x, diameter in ((80, 80), (140, 60), (200, 84))]
+    margins = np.where(np.max(discs, axis=0) > 0, 5.0, -5)
+    inside = _disc((200, 300), 70, 100, 14)
+    found = _found(np.minimum(margins, np.clip(2 * np.abs(inside) - 0.5, 0.5, 6)))
+    assert [crater.diameter for crater in found] == pytest.approx([84, 80, 60, 14], rel=0.06)
+
+
+def test_what_is_not_made_of_circles_is_not_parted() -> None:
+    rows, columns = np.mgrid[:200, :200] - 99.5
+    plus = (np.abs(rows) < 20) & (np.abs(columns) < 60) | (np.abs(columns) < 20) & (np.abs(rows) < 60)
+    crescent = (np.hypot(rows, columns) < 70) & (np.hypot(rows, columns - 40) > 50)
+    corner = (np.abs(rows) < 60) & (np.abs(columns) < 60) & ((rows < 0) | (columns < 0))
+    for shape in (plus, crescent, corner):
+        assert len(_found(np.where(shape, 5.0, -5))) <= 1
+
+
 def test_craters_in_craters_are_all_found() -> None:
     margins = np.clip(2 * _disc((300, 300), 150, 150, 260), -5, 6)
     for x, y, diameter in ((120, 120, 70), (110, 118, 12), (220, 170, 20)):
