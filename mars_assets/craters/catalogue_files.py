@@ -17,6 +17,7 @@ from mars_assets.plotting import to_png
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.storage import files
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of
 
@@ -55,8 +56,8 @@ def update_catalogue(lake: Lake, progress: Progress = SILENT) -> dict[str, Any]:
     existing = _existing(lake, read.keys())
     if existing is not None and existing["left_out"] == read.left_out:
         return existing
-    joined = catalogue_of(read.scenes)
-    return _write(lake, joined, read, progress)
+    with Cache(lake.cache("shifts"), CATALOGUE, progress=progress) as cache:
+        return _write(lake, catalogue_of(read.scenes, cache), read, progress)
 
 
 def _key(maps: list[list[str]]) -> str:

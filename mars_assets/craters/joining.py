@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mars_assets.code_versions import CATALOGUE
 from mars_assets.craters.catalogue import Catalogue, CountedScene
 from mars_assets.craters.comparison import Circles
 from mars_assets.craters.formats.areas import added_shares
 from mars_assets.craters.scenes import MappedScene
 from mars_assets.craters.shifts import REACH, Shift, relative_shift, same_craters
+from mars_assets.storage.cache import Cache
 from mars_assets.storage.schema import columns_of, conformed
 
 Float64 = npt.NDArray[np.float64]
@@ -57,11 +60,12 @@ class _Pairs(NamedTuple):
     differs: Float64
 
 
-def catalogue_of(scenes: Sequence[MappedScene]) -> Joined:
+def catalogue_of(scenes: Sequence[MappedScene], cache: Cache | None = None) -> Joined:
     """Join the scenes of a lake.
 
     Args:
         scenes: at least one.
+        cache: what was found for two scenes that are unchanged.
 
     Raises:
         MarsError: a crater breaks a rule of the catalogue.
@@ -72,7 +76,8 @@ def catalogue_of(scenes: Sequence[MappedScene]) -> Joined:
     craters = pd.concat([scene.craters for scene in scenes], ignore_index=True)
     longitude, latitude, diameter = craters[["longitude", "latitude", "diameter_m"]].to_numpy(np.float64).T
     circles = Circles.on_sphere(longitude, latitude, diameter)
-    pairs, shifts = _compare(circles, of_scene, len(scenes))
+    keys = [scene.ground.key for scene in scenes]
+    pairs, shifts = _compare(circles, of_scene, keys, cache or Cache(None, CATALOGUE))
     groups = _join(pairs, of_scene, np.log(diameter))
     group = np.arange(len(craters))
     for number, members in groups.items():
@@ -101,8 +106,18 @@ def catalogue_of(scenes: Sequence[MappedScene]) -> Joined:
     return Joined(Catalogue(_conformed(rows), grounds), table)
 
 
-def _compare(circles: Circles, of_scene: Index, count: int) -> tuple[_Pairs, dict[tuple[int, int], Shift | None]]:
-    """List craters of different scenes that may be one, and scenes' shifts."""
+def _compare(
+    circles: Circles, of_scene: Index, keys: Sequence[str], cache: Cache
+) -> tuple[_Pairs, dict[tuple[int, int], Shift | None]]:
+    """List craters of different scenes that may be one, and scenes' shifts.
+
+    Args:
+        circles: of all scenes, in their order.
+        of_scene: the scene of each.
+        keys: of each scene.
+        cache: what was found for two scenes.
+    """
+    count = len(keys)
     starts = np.searchsorted(of_scene, np.arange(count + 1))
     members = [np.arange(*ends) for ends in pairwise(starts.tolist())]
     # The boxes in space of all that may be near a crater of a scene.
@@ -115,21 +130,40 @@ def _compare(circles: Circles, of_scene: Index, count: int) -> tuple[_Pairs, dic
     found = [_Pairs(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0))]
     shifts: dict[tuple[int, int], Shift | None] = {}
     for one, other in np.argwhere(np.triu(meet, 1)).tolist():
-        low, high = np.maximum(boxes[one, 0], boxes[other, 0]), np.minimum(boxes[one, 1], boxes[other, 1])
-        mine, theirs = (
-            of[((circles.centres[of] >= low) & (circles.centres[of] <= high)).all(axis=1)]
-            for of in (members[one], members[other])
-        )
-        these = Circles(circles.centres[mine], circles.diameter[mine])
-        those = Circles(circles.centres[theirs], circles.diameter[theirs])
-        shift = relative_shift(these, those)
-        if shift is not None:
-            those = Circles(those.centres - shift.vector, those.diameter)
-        first, second, differs = same_craters(these, those)
-        if shift is not None or len(first):
+        these, those = (Circles(circles.centres[of], circles.diameter[of]) for of in (members[one], members[other]))
+        box = np.maximum(boxes[one, 0], boxes[other, 0]), np.minimum(boxes[one, 1], boxes[other, 1])
+        result = cache.get([keys[one], keys[other]], partial(_compared, these, those, box))
+        shift = None if result["shift"] is None else Shift(**result["shift"])
+        if shift is not None or result["first"]:
             shifts[one, other] = shift
-            found.append(_Pairs(mine[first], theirs[second], differs))
+            first, second = (np.array(result[name], np.intp) for name in ("first", "second"))
+            found.append(_Pairs(starts[one] + first, starts[other] + second, np.array(result["differs"])))
     return _Pairs(*(np.concatenate(part) for part in zip(*found, strict=True))), shifts
+
+
+def _compared(one: Circles, other: Circles, box: tuple[Float64, Float64]) -> dict[str, Any]:
+    """Compare two scenes, as JSON: numbers of the craters that may be one, how much they differ, and the shift.
+
+    Args:
+        one: craters of a scene.
+        other: craters of another.
+        box: corners of what both may show.
+    """
+    mine, theirs = (
+        np.flatnonzero(((of.centres >= box[0]) & (of.centres <= box[1])).all(axis=1)) for of in (one, other)
+    )
+    these = Circles(one.centres[mine], one.diameter[mine])
+    those = Circles(other.centres[theirs], other.diameter[theirs])
+    shift = relative_shift(these, those)
+    if shift is not None:
+        those = Circles(those.centres - shift.vector, those.diameter)
+    first, second, differs = same_craters(these, those)
+    return {
+        "first": mine[first].tolist(),
+        "second": theirs[second].tolist(),
+        "differs": differs.tolist(),
+        "shift": None if shift is None else {**shift._asdict(), "vector": shift.vector.tolist()},
+    }
 
 
 def _join(pairs: _Pairs, of_scene: Index, size: Float64) -> dict[int, list[int]]:

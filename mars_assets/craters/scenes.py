@@ -20,8 +20,9 @@ from mars_assets.imagery.geolocation import body_radius, ground_diameters
 from mars_assets.imagery.grid import Grid, Placed
 from mars_assets.lake import CRATERS_TABLE, PROVENANCE, Lake
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import read_json, read_table
+from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.schema import read_checked
 
 Float64 = npt.NDArray[np.float64]
 
@@ -189,8 +190,10 @@ def _read(folder: Path, about: Mapping[str, Any]) -> MappedScene:
     import pyogrio
     import shapely
 
+    from mars_assets.craters.schema import MappedCraters
+
     table = folder / CRATERS_TABLE
-    craters = read_table(table, "crater_maps", list(_OF_A_MAP))
+    craters = read_checked(table, "crater_maps", MappedCraters, list(_OF_A_MAP))
     if len(craters) != about["craters"]:
         raise DamagedFileError(f"{table} has {len(craters)} craters, but {PROVENANCE} says {about['craters']}")
     if craters[["longitude", "latitude", "diameter_iau_m"]].isna().any(axis=None):

@@ -194,6 +194,28 @@ def test_a_repaired_map_is_taken_in(lake: Lake) -> None:
     assert [scene["scene"] for scene in update_catalogue(lake)["scenes"]] == ["A", "B"]
 
 
+def test_a_new_scene_is_compared_with_those_near_it_alone(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mars_assets.craters import joining
+
+    compared: list[int] = []
+    whole = joining.relative_shift
+    monkeypatch.setattr(joining, "relative_shift", lambda *of: compared.append(1) or whole(*of))
+    fill(lake, "AB")
+    update_catalogue(lake)
+    assert len(compared) == 1
+    fill(lake, "D")
+    update_catalogue(lake)
+    assert len(compared) == 3
+    catalogue, shifts = read_catalogue(lake), pd.read_csv(lake.crater_catalogue(SHIFTS))
+    lake.cache("shifts").unlink()
+    lake.crater_catalogue(".json").unlink()
+    update_catalogue(lake)
+    assert len(compared) == 6
+    pd.testing.assert_frame_equal(read_catalogue(lake).craters, catalogue.craters)
+    pd.testing.assert_frame_equal(pd.read_csv(lake.crater_catalogue(SHIFTS)), shifts)
+    assert shifts["significant"].any()
+
+
 def test_scenes_left_out_are_said_even_if_nothing_changed(lake: Lake) -> None:
     fill(lake, "A")
     (lake.all_crater_maps / "unfinished").mkdir()
@@ -281,7 +303,7 @@ def test_a_damaged_summary(made: Lake, lake: Lake, content: str) -> None:
 def test_a_full_disk_leaves_no_catalogue_that_looks_whole(made: Lake, lake: Lake, size: int) -> None:
     shutil.copytree(made.all_crater_maps, lake.all_crater_maps)
     shutil.rmtree(lake.crater_map("C"))
-    with largest_file(size), pytest.raises(MarsError, match=str(lake.all_crater_maps)):
+    with largest_file(size), pytest.raises(MarsError, match=str(lake.root)):
         update_catalogue(lake)
     with pytest.raises(MissingInputError, match="crater_catalogue is missing"):
         read_catalogue(lake)

@@ -99,6 +99,12 @@ def no_places(folder: Path) -> None:
     pd.read_parquet(folder / "craters.parquet").assign(latitude=np.nan).to_parquet(folder / "craters.parquet")
 
 
+def a_bad_row(folder: Path) -> None:
+    table = pd.read_parquet(folder / "craters.parquet")
+    table.loc[1, "latitude"] = 95.0
+    table.to_parquet(folder / "craters.parquet")
+
+
 def damaged_area(folder: Path) -> None:
     (folder / "A_AREA.shp").write_bytes(b"no shapefile")
 
@@ -119,7 +125,18 @@ def no_crs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [damaged_table, table_of_another, no_table, a_column_less, no_places, damaged_area, no_area, another_area, no_crs],
+    [
+        damaged_table,
+        table_of_another,
+        no_table,
+        a_column_less,
+        no_places,
+        a_bad_row,
+        damaged_area,
+        no_area,
+        another_area,
+        no_crs,
+    ],
 )
 def test_damaged_maps_are_left_out_with_a_word(lake: Lake, damage: Callable[[Path], None]) -> None:
     for number, name in enumerate("AB"):
