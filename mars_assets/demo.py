@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from mars_assets.craters.catalogue_files import read_catalogue
 from mars_assets.craters.comparison import Circles, compare
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import with_interval
@@ -27,6 +28,7 @@ from mars_assets.lake import CRATERS_TABLE, DEFAULT_LAKE, PAGE, PROVENANCE, Lake
 from mars_assets.progress import Progress
 from mars_assets.sample.make import GROUND_TRUTH, make_sample
 from mars_assets.sample.server import serve
+from mars_assets.segmentation.frequencies import TABLE as FREQUENCIES
 from mars_assets.storage.files import read_json, read_table, write_json
 
 # Dagster's console lines: time - logger - LEVEL - job - run - …
@@ -75,8 +77,10 @@ def run_demo(lake: Lake) -> None:
         dagster(["asset", "materialize", "--select", _SELECTION, "-c", str(config)], surroundings, log)
         scene = scene_to_map(lake)
         dagster(["asset", "materialize", "--select", "crater_maps", "--partition", scene], surroundings, log)
+        dagster(["asset", "materialize", "--select", "crater_catalogue,size_frequency"], surroundings, log)
     print_results(lake)
     print_map(lake, scene)
+    print_frequencies(lake, scene)
     print(f"\nDone in {(time.monotonic() - start) / 60:.1f} minutes. Dagster's full log: {log}")
     print("To see the results in a browser, run make ui and open http://127.0.0.1:3000")
 
@@ -174,6 +178,23 @@ def print_map(lake: Lake, scene: str) -> None:
     mean, spread = 100 * (math.exp(compared.size) - 1), 100 * compared.size_spread
     print(f"  diameters {mean:+.1f} % on average, with a spread of {spread:.0f} %")
     print(f"  to look at it: {folder / PAGE}")
+
+
+def print_frequencies(lake: Lake, scene: str) -> None:
+    """Print how many craters there are per area, as counted and corrected, beside the truth."""
+    made = read_json(lake.crater_map(scene) / PROVENANCE)
+    (ground,) = (ground for ground in read_catalogue(lake).scenes if ground.scene == scene)
+    table = read_table(lake.metrics(FREQUENCIES), FREQUENCIES).query("not partial")
+    smallest = table["diameter_from_m"].min()
+    truth = read_table(lake.sample / GROUND_TRUTH, "make demo").query("observation == @scene")
+    number = int((truth["diameter"] * ground.pixel_m >= smallest).sum())
+    print(f"\nCraters of {smallest:.1f} m or more per km2, with 68 % intervals")
+    for row in table[table["diameter_from_m"] == smallest].to_dict("records"):
+        what = "as counted" if row["counts"] == "raw" else f"corrected, {row['counts']}"
+        values = [row[f"at_least_per_km2{end}"] for end in ("", "_low", "_high")]
+        print(f"  {what:21} {values[0]:.0f} [{values[1]:.0f}, {values[2]:.0f}]")
+    print(f"  {'in truth':21} {number * made['counted_share'] / made['counted_m2'] * 1e6:.0f}")
+    print(f"  plots: {lake.metrics(FREQUENCIES, '_size_frequency.png')}")
 
 
 def main() -> int:

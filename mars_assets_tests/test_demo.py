@@ -3,15 +3,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from mars_assets import demo
-from mars_assets.demo import dagster, print_map, print_results, run_demo, scene_to_map
+from mars_assets.craters.catalogue_files import update_catalogue
+from mars_assets.demo import dagster, print_frequencies, print_map, print_results, run_demo, scene_to_map
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
 from mars_assets.storage.files import write_json, write_table
+from mars_assets_tests.craters.lakes import field, put_map, scene_around
 
 
 def test_somebodys_own_lake_is_left_alone(lake: Lake) -> None:
@@ -68,8 +71,9 @@ def test_dagster_takes_the_commands(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(demo, "dagster", lambda arguments, *_: commands.append(list(arguments)))
     monkeypatch.setattr(demo, "print_results", lambda _: None)
     monkeypatch.setattr(demo, "print_map", lambda *_: None)
+    monkeypatch.setattr(demo, "print_frequencies", lambda *_: None)
     run_demo(lake)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for arguments in commands:
         command = [
             str(Path(sys.executable).with_name("dagster")),
@@ -102,3 +106,23 @@ def test_a_map_is_shown_beside_the_truth(lake: Lake, capsys) -> None:
     assert "recall    0.67" in shown
     assert "+10.0 % on average" in shown
     assert str(folder / "map.html") in shown
+
+
+def test_densities_are_shown_beside_the_truth(lake: Lake, capsys) -> None:
+    put_map(lake, scene_around("A", (10, 5), field(np.random.default_rng(0), 20, (6000, 4000))), counted_share=0.5)
+    update_catalogue(lake)
+    row = {"counts": "raw", "diameter_from_m": 4.0, "partial": True} | dict.fromkeys(
+        ("at_least_per_km2", "at_least_per_km2_low", "at_least_per_km2_high"), 99.0
+    )
+    densities = {"at_least_per_km2": 7.4, "at_least_per_km2_low": 6.0, "at_least_per_km2_high": 9.0}
+    complete = row | {"partial": False, "diameter_from_m": 8.0} | densities
+    write_table(lake.metrics("size_frequency"), pd.DataFrame([row, complete, complete | {"counts": "labels"}]))
+    # Half of 48 km2 is counted. At half a metre, 16 pixels are 8 m.
+    truth = pd.DataFrame({"observation": ["A"] * 480 + ["B"], "diameter": [17.0] * 240 + [15.0] * 240 + [90.0]})
+    write_table(lake.sample / "ground_truth.parquet", truth)
+    print_frequencies(lake, "A")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["as", "counted", "7", "[6,", "9]"] in lines
+    assert ["corrected,", "labels", "7", "[6,", "9]"] in lines
+    assert ["in", "truth", "5"] in lines
+    assert not any("99" in line for line in lines)
