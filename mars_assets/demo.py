@@ -194,7 +194,7 @@ def print_frequencies(lake: Lake, scene: str) -> None:
         values = [row[f"at_least_per_km2{end}"] for end in ("", "_low", "_high")]
         print(f"  {what:21} {values[0]:.0f} [{values[1]:.0f}, {values[2]:.0f}]")
     print(f"  {'in truth':21} {number * made['counted_share'] / made['counted_m2'] * 1e6:.0f}")
-    print(f"  plots: {lake.metrics(FREQUENCIES, '_size_frequency.png')}")
+    print(f"  plots: {lake.figure(FREQUENCIES, FREQUENCIES)}")
 
 
 def main() -> int:
