@@ -60,12 +60,12 @@ class Calibration:
         mean, deviation: of these four.
         weights: of the four, standardised.
         intercept: added to them.
-        listed_from: probability from which craters are listed.
+        listed_from: probability from which craters are listed, that of the highest expected F1.
         candidates: number of craters that it was fitted on.
         right: how many of them were marked.
         marked: number of craters that were marked.
         brier: mean squared error of cross-validated probabilities.
-        f1: of craters from ``listed_from`` on, cross-validated probabilities; the threshold saw the same craters.
+        f1: of craters from ``listed_from`` on, with cross-validated probabilities.
         reliability: rows of cross-validated probabilities of similar size: ``probability`` (their mean), ``marked``
             (the share that was), ``low``, ``high`` (its 95 % interval), ``craters``.
     """
@@ -259,22 +259,24 @@ def _fit(compared: Sequence[_Compared]) -> tuple[Calibration, dict[str, Any]] | 
     judged = cross_val_predict(model, features, right, cv=folds, method="predict_proba")[:, 1]
     scaler, regression = model.fit(features, right).named_steps.values()
     thresholds = np.linspace(0.05, 0.95, 91)
-    f1 = [2 * (right & (judged >= at)).sum() / ((judged >= at).sum() + marked) for at in thresholds]
-    best = int(np.argmax(f1))
+    # The expected F1 (Lipton et al. 2014, arXiv:1402.1892): that of the marks themselves jumps with each of so few.
+    expected = [2 * judged[judged >= at].sum() / ((judged >= at).sum() + marked) for at in thresholds]
+    from_here = float(thresholds[int(np.argmax(expected))])
+    listed = judged >= from_here
     calibration = Calibration(
         mean=scaler.mean_.tolist(),
         deviation=scaler.scale_.tolist(),
         weights=regression.coef_[0].tolist(),
         intercept=float(regression.intercept_[0]),
-        listed_from=round(float(thresholds[best]), 2),
+        listed_from=round(from_here, 2),
         candidates=len(table),
         right=int(right.sum()),
         marked=marked,
         brier=float(np.mean((judged - right) ** 2)),
-        f1=float(f1[best]),
+        f1=float(2 * (right & listed).sum() / (listed.sum() + marked)),
         reliability=_reliability(judged, right),
     )
-    return calibration, _trials(compared, judged >= thresholds[best])
+    return calibration, _trials(compared, listed)
 
 
 def _trials(compared: Sequence[_Compared], listed: Mask) -> dict[str, Any]:

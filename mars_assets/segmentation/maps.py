@@ -311,7 +311,7 @@ def _discard_earlier(out: Path, scene: str) -> None:
 def listed(found: Found, calibration: Calibration | None, peak: float) -> Found:
     """Select the craters to list.
 
-    They are those from the probability of the best F1, or else those that the model itself would keep.
+    They are those from the probability of the highest expected F1, or else those that the model itself would keep.
     """
     if calibration is None:
         return found.selected(np.array([crater.peak >= peak for crater in found.craters], bool))
