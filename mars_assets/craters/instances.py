@@ -56,6 +56,8 @@ _LEAST_ARC = 0.4
 """Share of the directions in which a cut crater's rim must be seen."""
 _OFF = 0.15
 """An outline follows its ellipse where it is off by at most this, as a share of the radius."""
+_POINTS = 256
+"""Points of an outline at most: more take memory and show no more of a crater."""
 _DIRECTIONS = 36
 _FEWEST = 4
 """Pixels of which an area has at least so many."""
@@ -68,7 +70,7 @@ class Instance:
     x is the column and y the row; (0, 0) is the outer corner of the first pixel.
 
     Args:
-        outline: shape (n, 2), x and y; the first point is repeated at the end.
+        outline: shape (n, 2), x and y, with at most 256 points; the first is repeated at the end.
         x, y: centre.
         diameter: of the disc of equal area, in pixels.
         spread: covariance of the area, (2, 2), in pixels squared.
@@ -562,6 +564,8 @@ def _instance(area: _Area, margins: Float32, seen: Mask) -> Instance | None:
     diameter = float(2 * np.sqrt(size / np.pi))
     coverage = _coverage(outline, centre, spread)
     x0, y0 = centre.tolist()
+    if len(outline) > _POINTS + 1:
+        outline = outline[np.linspace(0, len(outline) - 1, _POINTS + 1).round().astype(int)]
     return Instance(outline, x0, y0, diameter, spread, area.roundness, coverage, area.peak)
 
 

@@ -35,7 +35,8 @@ Span: TypeAlias = tuple[int, int]
 """First row or column, and one past the last."""
 
 _PRODUCT = re.compile(r"_(COLOR|RED|(?:RGB|IRB)(?:\.NOMAP)?)(\.browse)?$", re.IGNORECASE)
-_CACHE = 256 * 1024 * 1024
+_CACHE = 64 * 1024**2, 256 * 1024**2
+"""Least and most bytes of decoded blocks that GDAL keeps: two rows of blocks, so that strips decode each once."""
 _MARGIN = 3  # how far the quality of a pixel depends on its neighbours
 _RING = np.array([[True] * 3, [True, False, True], [True] * 3])
 _HUGE = 3.4e38
@@ -162,10 +163,11 @@ class RasterPixels(PixelSource):
 
         self._path, self._turn = path, threading.Lock()  # a dataset is not thread-safe
         # libjpeg fills up what a truncated JPEG lacks, and calls it a warning.
-        self._environment = rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_ERROR_ON_LIBJPEG_WARNING=True)
+        settings: dict[str, Any] = {"GDAL_ERROR_ON_LIBJPEG_WARNING": True}
         self._scene: Scene | None = None
-        with self._environment:
+        with rasterio.Env(**settings):
             self._dataset = open_dataset(path)
+        self._environment = rasterio.Env(GDAL_CACHEMAX=_cache_of(self._dataset), **settings)
         try:
             self._describe(bands, nodata, composite, progress)
         except BaseException:
@@ -330,6 +332,13 @@ def product_of(path: Path, label: ProductLabel | None, bands: int) -> ProductTyp
     if kind in ("COLOR", "RED"):
         return ("COLOR" if kind == "COLOR" else "RED") if bands == {"COLOR": 3, "RED": 1}[kind] else None
     return "RGB.NOMAP" if bands in (1, 3) else None
+
+
+def _cache_of(dataset: Any) -> int:
+    """Compute the bytes of decoded blocks that GDAL keeps while a raster is read in strips."""
+    rows = max(height for height, _ in dataset.block_shapes)
+    row_of_blocks = rows * dataset.width * sum(np.dtype(name).itemsize for name in dataset.dtypes)
+    return int(np.clip(2 * row_of_blocks, *_CACHE))
 
 
 def open_dataset(path: Path) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHAPEFILE = ("prj", "cpg", "shx", "dbf", "shp")
 """The parts of a shapefile. The last appears last: without it there is no shapefile."""
 
-_AT_ONCE = 10_000
+_AT_ONCE = 2_000
 """Craters whose circles are in memory at a time."""
 
 
