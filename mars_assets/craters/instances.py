@@ -48,6 +48,8 @@ _OFF_ARC = 0.06
 """How far the outline of craters that cross may be off their circles, as a share of the radius."""
 _LEAST_SEEN = 0.3
 """Share of the directions in which the rim of a crater that crosses another must be seen."""
+_MOST_ARCS = 12
+"""Arcs of an outline from which it is not that of a few craters: to join arcs takes the cube of their number."""
 _EXPLAINED = 0.9
 """Intersection over union of an area and craters from which it is made of them."""
 _CUT = 0.08
@@ -428,7 +430,7 @@ def _crossing(area: _Area, smallest: float) -> list[_Area]:
     """
     outline = _between_pixels(area)
     arcs = _arcs(outline)
-    if len(arcs) < 2:
+    if not 2 <= len(arcs) <= _MOST_ARCS:
         return []
     circles = []
     for points in _joined(arcs):
@@ -459,6 +461,8 @@ def _arcs(outline: Float64) -> list[Float64]:
     before, after = corners - np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0) - corners
     turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     inwards = corners[turns * np.sign(turns.sum()) < 0]
+    if len(inwards) > _MOST_ARCS:
+        return []
     places = sorted(int(np.argmin(((outline - corner) ** 2).sum(axis=1))) for corner in inwards)
     turned = np.roll(outline, -places[0], axis=0) if places else outline
     bounds = [*(place - places[0] for place in places), len(outline)]

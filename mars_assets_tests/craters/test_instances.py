@@ -89,6 +89,13 @@ def test_what_is_not_made_of_circles_is_not_parted() -> None:
         assert len(_found(np.where(shape, 5.0, -5))) <= 1
 
 
+def test_a_ragged_area_does_not_take_forever() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    noise = gaussian_filter(np.random.default_rng(0).standard_normal((900, 900)), 3)
+    _found(np.where(noise > -0.02, 5.0, -5))
+
+
 def test_craters_in_craters_are_all_found() -> None:
     margins = np.clip(2 * _disc((300, 300), 150, 150, 260), -5, 6)
     for x, y, diameter in ((120, 120, 70), (110, 118, 12), (220, 170, 20)):
