@@ -389,7 +389,7 @@ def _pieces(area: _Area, smallest: float) -> list[_Area]:
     pieces = [replace(_tight(area, labels == number), parted=True) for number in numbers]
     if any(piece.roundness < _ROUND for piece in pieces if piece.diameter >= smallest):
         return []
-    return [piece for piece in pieces if piece.diameter >= 0.8 * smallest]
+    return [piece for piece in pieces if piece.diameter >= 0.8 * smallest and piece.roundness >= _ROUNDISH]
 
 
 def _is_made_of(area: _Area, parts: list[_Area]) -> bool:
@@ -436,7 +436,9 @@ def _crossing(area: _Area, smallest: float) -> list[_Area]:
     for points in _joined(arcs):
         fitted = _fitted_circle(points)
         if fitted is not None and 2 * fitted.radius >= smallest and _directions(points - fitted.centre) >= _LEAST_SEEN:
-            circles.append(_disc(area, fitted))
+            disc = _disc(area, fitted)
+            if disc.roundness >= _ROUNDISH:
+                circles.append(disc)
     if len(circles) < 2 or any(_is_duplicate(one, other) for one, other in combinations(circles, 2)):
         return []
     return circles if _is_made_of(area, circles) else []
