@@ -181,7 +181,7 @@ def print_map(lake: Lake, scene: str) -> None:
 
 
 def print_frequencies(lake: Lake, scene: str) -> None:
-    """Print how many craters there are per area, as counted and corrected, beside the truth."""
+    """Print densities of craters, as counted and corrected, beside the truth."""
     made = read_json(lake.crater_map(scene) / PROVENANCE)
     (ground,) = (ground for ground in read_catalogue(lake).scenes if ground.scene == scene)
     table = read_table(lake.metrics(FREQUENCIES), FREQUENCIES).query("not partial")
