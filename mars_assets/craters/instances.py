@@ -123,7 +123,9 @@ class _Part(NamedTuple):
 
 
 class _Arcs(NamedTuple):
-    """The circle of a crater that crosses others, and what is to be seen of it, in the image.
+    """The circle of a crater that crosses others, and what is seen of it.
+
+    Both are in pixels of the image.
 
     Args:
         centre: x and y.
@@ -416,7 +418,10 @@ def _shown_in(area: _Area, other: _Area) -> Mask:
 
 
 def _is_nested(other: _Area, crossing: list[_Area]) -> bool:
-    """Test whether an area is a crater in one of the craters that cross, and not where two of them overlap."""
+    """Test whether an area is a crater in one of the craters that cross.
+
+    It is none where two of them overlap.
+    """
     y, x = (float(side.mean()) for side in np.nonzero(other.pixels))
     centre = np.array([x + other.left + 0.5, y + other.top + 0.5])
     around = [one for one in crossing if one.arcs and math.dist(centre, one.arcs.centre) < one.arcs.radius]
@@ -424,7 +429,9 @@ def _is_nested(other: _Area, crossing: list[_Area]) -> bool:
 
 
 def _crossing(area: _Area, smallest: float) -> list[_Area]:
-    """Tell craters apart whose rims cross: the arcs between the corners of their outline lie on circles.
+    """Tell craters apart whose rims cross.
+
+    The arcs between the corners of their outline lie on circles.
 
     Empty if the area is not made of at least two circles.
     """
@@ -445,7 +452,10 @@ def _crossing(area: _Area, smallest: float) -> list[_Area]:
 
 
 def _between_pixels(area: _Area) -> Float64:
-    """Trace an area's outline between the pixels, shape (n, 2), x and y; the first point is not repeated."""
+    """Trace an area's outline between the pixels.
+
+    Its shape is (n, 2), x and y; the first point is not repeated.
+    """
     from skimage.measure import find_contours
 
     contour = max(find_contours(np.pad(area.pixels, 1).astype(np.float64), 0.5), key=len)[:-1]

@@ -142,7 +142,9 @@ def _compare(
 
 
 def _compared(one: Circles, other: Circles, box: tuple[Float64, Float64]) -> dict[str, Any]:
-    """Compare two scenes, as JSON: numbers of the craters that may be one, how much they differ, and the shift.
+    """Compare two scenes.
+
+    The result is JSON: the numbers of the craters that may be one, how much they differ, and the shift.
 
     Args:
         one: craters of a scene.

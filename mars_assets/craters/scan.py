@@ -274,9 +274,9 @@ class _Part:
 
 
 def _parts(source: _Strips, network: Network, tops: list[int], lefts: list[int]) -> Iterator[_Part]:
-    """Yield the windows of a level, strip by strip. Windows that show nothing are left out.
+    """Yield the windows of a level, strip by strip.
 
-    The following strip is read while the network is busy with one.
+    Windows that show nothing are left out. The following strip is read while the network is busy with one.
     """
     side, height = network.side, source.height
     with ThreadPoolExecutor(1) as ahead:

@@ -335,7 +335,10 @@ def product_of(path: Path, label: ProductLabel | None, bands: int) -> ProductTyp
 
 
 def _cache_of(dataset: Any) -> int:
-    """Compute the bytes of decoded blocks that GDAL keeps while a raster is read in strips."""
+    """Compute the bytes of decoded blocks that GDAL keeps.
+
+    They are for reading a raster in strips.
+    """
     rows = max(height for height, _ in dataset.block_shapes)
     row_of_blocks = rows * dataset.width * sum(np.dtype(name).itemsize for name in dataset.dtypes)
     return int(np.clip(2 * row_of_blocks, *_CACHE))
