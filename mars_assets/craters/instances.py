@@ -485,7 +485,7 @@ def _joined(arcs: list[Float64]) -> list[Float64]:
     """Join arcs that lie on one circle, those first that do best."""
     arcs = list(arcs)
     while len(arcs) > 1:
-        pairs = [(one, other) for one, other in combinations(range(len(arcs)), 2)]
+        pairs = list(combinations(range(len(arcs)), 2))
         off = [_off_circle(np.vstack([arcs[one], arcs[other]])) for one, other in pairs]
         best = int(np.argmin(off))
         if off[best] > 1:

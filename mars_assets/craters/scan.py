@@ -150,7 +150,8 @@ def scan(
             for number in range(at, len(levels)):
                 following = levels[number + 1].pixels if number + 1 < len(levels) else None
                 first = done if number == at else 0
-                for complete in _scan_level(levels[number], following, network, threads, first, shift):
+                source = _Strips(levels[number], following)
+                for complete in _scan_level(source, network, threads, first, shift):
                     write_json(state, [number, complete])
                     counter.advance(note=f"1/{levels[number].factor} of the resolution")
         counter.close()
@@ -179,15 +180,15 @@ def _starts(length: int, side: int, shift: int) -> list[int]:
     return sorted({0, last, *range(shift % step, last, step)})
 
 
-def _scan_level(  # noqa: PLR0913, PLR0917 - of one caller
-    level: LevelMap, following: Rows | None, network: Network, threads: Executor, done: int, shift: tuple[int, int]
+def _scan_level(
+    source: _Strips, network: Network, threads: Executor, done: int, shift: tuple[int, int]
 ) -> Iterator[int]:
     """Compute the margins of a level, and the pixels of the following one.
 
     Yields:
         The number of complete rows, after each strip.
     """
-    height, samples = level.shape
+    height, samples = source.level.shape
     side = network.side
     tops, lefts = _starts(height, side, shift[0]), _starts(samples, side, shift[1])
     taper = np.sin(np.pi * (np.arange(side, dtype=np.float32) + 0.5) / side) ** 2 + np.float32(_FLOOR)
@@ -197,7 +198,7 @@ def _scan_level(  # noqa: PLR0913, PLR0917 - of one caller
     if not tops:
         return
     sums = np.zeros((side, samples), np.float32)
-    parts = _parts(_Strips(level, following), network, tops, lefts)
+    parts = _parts(source, network, tops, lefts)
     for part, weighted in in_order(threads, partial(_weighted, network, taper[:, None] * taper), parts, _AHEAD):
         for place, margins in zip(part.places, weighted, strict=True):
             under = sums[:, place.left : place.left + side]
@@ -209,7 +210,7 @@ def _scan_level(  # noqa: PLR0913, PLR0917 - of one caller
         stored = quantized(values, part.good[: complete - top])
         first = max(done, top)  # rows before it are of a scan that was killed
         if first < complete:
-            level.margins.write(first, stored[first - top :, :, None])
+            source.level.margins.write(first, stored[first - top :, :, None])
         sums = np.concatenate([sums[complete - top :], np.zeros((min(complete - top, side), samples), np.float32)])
         yield complete
 
@@ -226,8 +227,7 @@ class _Strips:
     """Rows of a level, each read once, which become the following level."""
 
     def __init__(self, level: LevelMap, following: Rows | None) -> None:
-        self._level, self._following = level, following
-        self.factor, self.height = level.factor, level.shape[0]
+        self.level, self._following = level, following
         self._first = self._end = -1
         self._pixels = np.empty((0, level.shape[1], 3), np.uint8)
         self._good = np.empty((0, level.shape[1]), bool)
@@ -237,14 +237,14 @@ class _Strips:
 
         There are fewer at the end of the scene.
         """
-        height = self._level.shape[0]
+        height = self.level.shape[0]
         last = min(last, height)
         if self._end < 0:
             self._first = self._end = first - first % 2
         start, end = first - first % 2, min(last + last % 2, height)
         self._pixels, self._good = self._pixels[start - self._first :], self._good[start - self._first :]
         if end > self._end:
-            pixels, good = self._level.pixels.read(self._end, end)
+            pixels, good = self.level.pixels.read(self._end, end)
             if isinstance(self._following, Level):
                 channels = self._following.channels
                 self._following.write(self._end // 2, *halved(pixels[..., :channels], good))
@@ -278,7 +278,7 @@ def _parts(source: _Strips, network: Network, tops: list[int], lefts: list[int])
 
     Windows that show nothing are left out. The following strip is read while the network is busy with one.
     """
-    side, height = network.side, source.height
+    side, height = network.side, source.level.shape[0]
     with ThreadPoolExecutor(1) as ahead:
         reading = ahead.submit(source.rows, tops[0], tops[0] + side)
         for top, following in zip(tops, [*tops[1:], height], strict=True):
@@ -286,7 +286,7 @@ def _parts(source: _Strips, network: Network, tops: list[int], lefts: list[int])
             if following < height:
                 reading = ahead.submit(source.rows, following, following + side)
             seen = [left for left in lefts if good[:, left : left + side].any()]
-            places = [Place(source.factor, top, left) for left in seen]
+            places = [Place(source.level.factor, top, left) for left in seen]
             at = 0
             while len(places) - at > network.batch:
                 yield _Part(top, pixels, good, places[at : at + network.batch], None)

@@ -74,10 +74,8 @@ class SceneNetwork(Network):
         """
         import torch
 
-        threads = self._compute.threads
-        workers = max(count for count in range(1, _WORKERS + 1) if threads % count == 0)
-        if self._compute.device == "cuda":
-            workers = 1
+        threads, most = self._compute.threads, 1 if self._compute.device == "cuda" else _WORKERS
+        workers = max(count for count in range(1, most + 1) if threads % count == 0)
         try:
             with ThreadPoolExecutor(workers, "windows", torch.set_num_threads, (threads // workers,)) as pool:
                 yield pool
