@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import shapely
 
+from mars_assets.craters.catalogue_files import read_catalogue, update_catalogue
 from mars_assets.craters.crater_map import CraterMap
 from mars_assets.craters.formats import write_catalogue
 from mars_assets.imagery.geolocation import ground_area
+from mars_assets.lake import Lake
 from mars_assets_tests.craters.formats.scenes import COUNTED, PROJECTIONS, random_map, transform_at, without_craters
 from mars_assets_tests.craters.formats.test_craterstats_files import AROUND_THE_POLE, POLAR, WORLDS
+from mars_assets_tests.craters.test_catalogue_files import fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.process]
 
@@ -104,3 +107,21 @@ def test_an_area_without_craters_is_read(craterstats: Command, tmp_path: Path) -
     ((_, result),) = craterstats("read", tmp_path).items()
     assert result["diameters"] == []
     assert result["area"] == pytest.approx(empty.counted_m2 / 1e6, rel=1e-6)
+
+
+def test_a_catalogue_is_read(craterstats: Command, tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    fill(lake, "ABD")
+    update_catalogue(lake)
+    catalogue = read_catalogue(lake)
+    everywhere = max(scene.smallest_m for scene in catalogue.scenes)
+    counted = catalogue.craters[catalogue.craters["counted"]]
+    diameters = np.sort(counted.loc[counted["diameter_m"] >= everywhere, "diameter_m"]) / 1000
+    files = {lake.relative(lake.crater_catalogue(suffix)) for suffix in (".scc", ".diam")}
+    read = {file: result for file, result in craterstats("read", tmp_path).items() if file in files}
+    assert read.keys() == files
+    for file, result in read.items():
+        np.testing.assert_allclose(result["diameters"], diameters, rtol=5e-4, err_msg=file)
+        assert result["area"] == pytest.approx(float(catalogue.area_m2(everywhere)) / 1e6, rel=1e-6), file
+        if file.endswith(".scc"):
+            assert result["boundary_area"] == pytest.approx(result["area"], rel=1e-6)
