@@ -1,5 +1,8 @@
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import psutil
@@ -27,7 +30,52 @@ def test_who_is_gone() -> None:
     assert is_gone(ended_process())
     host, number, started = this_process().rsplit(" ", 2)
     assert is_gone(f"{host} {number} {started}1"), "the number was given to another process"
-    assert not is_gone(f"elsewhere {number} 1.0"), "of another host nothing is known"
+    boot, namespace, ticks = started.split(":")
+    for one_host in (False, True):
+        assert not is_gone(f"{host} {number} {boot}:1:{ticks}", one_host=one_host), "of a container nothing is known"
+        assert is_gone(f"elsewhere {number} {started}1", one_host=one_host), "the host was renamed"
+    assert not is_gone(f"{host} {number} other-boot:{namespace}:{ticks}"), "of another host nothing is known"
+    assert is_gone(f"{host} {number} other-boot:{namespace}:{ticks}", one_host=True), "this host was restarted"
+
+
+def test_runs_of_earlier_versions_are_judged_where_nothing_else_can_be_meant() -> None:
+    """They state the boot and the ticks, or the time."""
+    host, number, started = this_process().rsplit(" ", 2)
+    boot, _, ticks = started.split(":")
+    assert not is_gone(f"{host} {number} {boot}:{ticks}"), "which container it is in is not known"
+    assert not is_gone(f"elsewhere {number} 1.0")
+    assert is_gone(f"{host} {number} 1.0")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs unshare and root")
+def test_a_living_run_in_a_container_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    """Two namespaces of process ids, as containers are, with one host name and one instance."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
+    ours = f"""
+import dagster as dg
+from mars_assets.executor import PROCESS_TAG, this_process
+from mars_assets_tests.test_executor import _job
+with dg.DagsterInstance.local_temp({str(tmp_path)!r}) as instance:
+    tags = {{PROCESS_TAG: this_process()}}
+    run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    print(run.run_id, flush=True)
+    input()
+"""
+    theirs = f"""
+import dagster as dg
+from mars_assets.executor import clear_up
+with dg.DagsterInstance.local_temp({str(tmp_path)!r}) as instance:
+    print(clear_up(instance))
+"""
+    holder = subprocess.Popen([*command, ours], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert len(holder.stdout.readline().strip()) == 36
+        seen = subprocess.run([*command, theirs], capture_output=True, text=True, check=True)
+        assert seen.stdout.strip() == "[]"
+    finally:
+        holder.communicate("\n")
 
 
 def test_setting_the_clock_kills_nobody(monkeypatch) -> None:
