@@ -11,6 +11,7 @@ time from the run that holds it.
 import platform
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import psutil
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.executor.in_process import InProcessExecutor
 from dagster._core.storage.runs import SqliteRunStorage
+
+from mars_assets.storage.runs import Run, State, working_for
 
 PROCESS_TAG = "mars_assets/process"
 
@@ -30,7 +33,8 @@ class ClearingExecutor(InProcessExecutor):
         instance = plan_context.instance
         instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
         clear_up(instance)
-        yield from super().execute(plan_context, execution_plan)
+        with working_for(Run(plan_context.dagster_run.run_id, partial(state_of_run, instance))):
+            yield from super().execute(plan_context, execution_plan)
 
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
@@ -43,6 +47,18 @@ def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
     assert create is not None
     executor = create(init_context)
     return ClearingExecutor(executor.retries, executor.step_dependency_config)
+
+
+def state_of_run(instance: dg.DagsterInstance, run_id: str) -> State:
+    """Ask Dagster for the state of a run.
+
+    One that is being cancelled is in force while it ends, and one that was deleted is over.
+    """
+    try:
+        run = instance.get_run_by_id(run_id)
+    except Exception:
+        return "unknown"
+    return "over" if run is None or run.is_finished else "in force"
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:

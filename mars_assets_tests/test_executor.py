@@ -7,9 +7,22 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from mars_assets.executor import DAGSTERS_INTERVAL, PROCESS_TAG, clear_up, is_gone, this_process
+from mars_assets.errors import SupersededError
+from mars_assets.executor import (
+    DAGSTERS_INTERVAL,
+    PROCESS_TAG,
+    clear_up,
+    is_gone,
+    one_process_executor,
+    state_of_run,
+    this_process,
+)
+from mars_assets.storage.claims import claim
+from mars_assets.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +122,47 @@ def test_only_the_dead_lose_their_places() -> None:
         assert storage.get_concurrency_run_ids() == {runs["alive"], runs["elsewhere"]}
         assert instance.get_run_by_id(runs["dead"]).status == dg.DagsterRunStatus.FAILURE
         assert clear_up(instance) == []
+
+
+def test_a_run_that_was_given_up_writes_nothing_more(tmp_path: Path) -> None:
+    """As on a host that was cut off: Dagster took the run for failed, and its step goes on."""
+    result, refused = tmp_path / "result", []
+
+    @dg.asset
+    def cut_off(context: dg.AssetExecutionContext) -> None:
+        with claim(result, tmp_path / "work") as mine:
+            context.instance.report_run_failed(context.run)
+            try:
+                with mine.publishing():
+                    write_json(result, 1)
+            except SupersededError as error:
+                refused.append(str(error))
+
+    @dg.asset
+    def in_force() -> None:
+        with claim(result, tmp_path / "work") as mine, mine.publishing():
+            write_json(result, 2)
+
+    with dg.instance_for_test() as instance:
+        for asset in (cut_off, in_force):
+            job = dg.Definitions([asset], executor=one_process_executor).get_implicit_global_asset_job_def()
+            execute_run(InMemoryJob(job), instance.create_run_for_job(job), instance)
+    assert len(refused) == 1
+    assert "was given up while its process went on" in refused[0]
+    assert read_json(result) == 2
+
+
+def test_the_state_of_a_run() -> None:
+    with dg.instance_for_test() as instance:
+        states = {}
+        for status in ("STARTED", "CANCELING", "SUCCESS", "FAILURE", "CANCELED"):
+            run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus(status))
+            states[status] = state_of_run(instance, run.run_id)
+        assert states == dict.fromkeys(("STARTED", "CANCELING"), "in force") | dict.fromkeys(
+            ("SUCCESS", "FAILURE", "CANCELED"), "over"
+        )
+        assert state_of_run(instance, "deleted") == "over"
+    assert state_of_run(None, "x") == "unknown", "the database is away"  # type: ignore[arg-type]
 
 
 def test_a_run_that_waits_for_a_place_sleeps() -> None:
