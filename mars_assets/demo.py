@@ -31,6 +31,7 @@ from mars_assets.sample.make import GROUND_TRUTH, make_sample
 from mars_assets.sample.server import serve
 from mars_assets.segmentation.frequencies import TABLE as FREQUENCIES
 from mars_assets.storage.files import read_json, read_provenance, read_table, write_json
+from mars_assets.storage.published import for_people, version_in_use
 
 # Dagster's console lines: time - logger - LEVEL - job - run - …
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
@@ -161,7 +162,7 @@ def scene_to_map(lake: Lake) -> str:
 
 def print_map(lake: Lake, scene: str) -> None:
     """Print how far the map of a scene is from the truth, and where it lies."""
-    folder = lake.crater_map(scene)
+    folder = for_people(lake.crater_map(scene))
     made = read_json(folder / PROVENANCE)
     smallest = made["smallest_px"]
     mapped = read_table(folder / CRATERS_TABLE, "crater_maps", ["x_px", "y_px", "diameter_px"])
@@ -183,7 +184,7 @@ def print_map(lake: Lake, scene: str) -> None:
 
 def print_frequencies(lake: Lake, scene: str) -> None:
     """Print densities of craters, as counted and corrected, beside the truth."""
-    made = read_json(lake.crater_map(scene) / PROVENANCE)
+    made = read_json(version_in_use(lake.crater_map(scene)) / PROVENANCE)
     (ground,) = (ground for ground in read_catalogue(lake).scenes if ground.scene == scene)
     path = lake.metrics(FREQUENCIES)
     table = read_table(path, FREQUENCIES).query("not partial")

@@ -106,7 +106,7 @@ def _start(number: int) -> str:
 
 
 def _boot_and_namespace() -> str:
-    """Identify the boot and the namespace of process ids; empty where they are not known."""
+    """Identify boot and namespace of process ids; empty if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())  # such as pid:[4026531836]

@@ -130,9 +130,9 @@ class Lake:
     all_crops = LakePath("imagery/crops", "The folder of the crops of all observations.")
 
     def crops(self, observation: str) -> Path:
-        """Locate the versions of an observation's crops, each with their manifest, ``crops.parquet``.
+        """Locate the folder of an observation's crops.
 
-        See :mod:`mars_assets.storage.published`.
+        It has versions, each with a manifest, ``crops.parquet``, see :mod:`mars_assets.storage.published`.
         """
         return self.all_crops / observation
 
@@ -191,9 +191,9 @@ class Lake:
     all_crater_maps = LakePath("craters", "The folder of the crater maps of all observations.")
 
     def crater_map(self, observation: str) -> Path:
-        """Locate the files of an observation's crater map.
+        """Locate the folder of an observation's crater map.
 
-        ``provenance.json`` is there while they belong together.
+        It has versions, see :mod:`mars_assets.storage.published`.
         """
         return self.all_crater_maps / observation
 

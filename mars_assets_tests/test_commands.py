@@ -107,7 +107,7 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
         )
     )
     process = labelled.start("asset", "materialize", "--select", "cls_model", "-c", str(recipe))
-    kill_when(process, lambda: bool(list(lake.model("cls_model").glob("*/training/[!.]*.pt"))))
+    kill_when(process, lambda: bool(list(lake.model("cls_model").glob("*/training/*/[!.]*.pt"))))
     assert not (lake.model("cls_model") / "current.json").exists()
 
     output = labelled.materialize("cls_model", "-c", str(recipe))

@@ -269,7 +269,7 @@ def test_a_lake_of_ones_own_as_the_readme_says(tmp_path: Path, shared: Path) -> 
             timeout=400,
         )
     assert answer.returncode == 0, answer.stderr[-3000:]
-    assert len(list((home / "mars/imagery/crops/ESP_011472_1225").glob("*.png"))) == 14
+    assert len(list((home / "mars/imagery/crops/ESP_011472_1225/current").glob("*.png"))) == 14
     assert list((home / "mars/.dagster").rglob("*.db"))
     assert not (shell.folder / "data_lake").exists()
 

@@ -260,7 +260,7 @@ def test_a_run_that_dies_frees_the_device(trained: Workplace) -> None:
     long = workplace.launch("cls_model", config)
     workplace.killed.add(long)
     checkpoints = workplace.lake.model("cls_model")
-    wait(lambda: list(checkpoints.glob("*/training/[!.]*.pt")))
+    wait(lambda: list(checkpoints.glob("*/training/*/[!.]*.pt")))
     (process,) = (tag["value"] for tag in workplace.run(long)["tags"] if tag["key"] == PROCESS_TAG)
     holders = '{ instance { concurrencyLimit(concurrencyKey: "gpu") { claimedSlots { runId } } } }'
     (slot,) = workplace.ask(holders)["instance"]["concurrencyLimit"]["claimedSlots"]

@@ -35,6 +35,7 @@ from mars_assets.segmentation.frequencies import FrequencyRequest, size_frequenc
 from mars_assets.segmentation.maps import LEAST_MAPPED, SMALLEST_MAPPED, MapRequest, map_scene
 from mars_assets.segmentation.task import SEGMENTATION, smallest_mapped
 from mars_assets.storage.files import read_json
+from mars_assets.storage.published import for_people
 
 GROUP = "craters"
 _SHOWN = 3
@@ -86,11 +87,12 @@ def crater_maps(
             key = row["observation"]
             out = here.crater_map(key)
             image, label = product_of(here, row)
-            made = map_scene(model, MapRequest(image, smallest, label), out, chosen, progress)
+            made = map_scene(model, MapRequest(image, smallest, label, versions=True), out, chosen, progress)
+            files = for_people(out)
             if len(pictures) < 3 * _SHOWN:
-                pictures[f"{key}: craters"] = picture(out / OVERVIEW, f"craters of {key}")
-                pictures[f"{key}: sizes"] = picture(out / SIZE_FREQUENCY, f"size-frequency plot of {key}")
-                pictures[f"{key}: counts by size"] = table(pd.read_csv(out / COUNTS_BY_SIZE))
+                pictures[f"{key}: craters"] = picture(files / OVERVIEW, f"craters of {key}")
+                pictures[f"{key}: sizes"] = picture(files / SIZE_FREQUENCY, f"size-frequency plot of {key}")
+                pictures[f"{key}: counts by size"] = table(pd.read_csv(files / COUNTS_BY_SIZE))
             area = made["counted_m2"]
             return [
                 {
@@ -99,7 +101,7 @@ def crater_maps(
                     "with their centre in the counted area": made["counted_craters"],
                     "counted area (km2)": None if area is None else area / 1e6,
                     "share counted": made["counted_share"],
-                    "page": str(out / PAGE),
+                    "page": str(files / PAGE),
                 }
             ]
 

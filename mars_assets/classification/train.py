@@ -33,7 +33,7 @@ from mars_assets.classification.features import FeatureCache, FeatureHead, are_e
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, ClsRecipe
 from mars_assets.errors import MarsError
-from mars_assets.lake import HISTORY, SCRATCH, WEIGHTS
+from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.config import PrithviConfig
@@ -41,7 +41,7 @@ from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.storage.files import write_table
 from mars_assets.training.loop import History, Row, Training, best_of, train
 from mars_assets.training.memory import InMemory
-from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of, used_images
+from mars_assets.training.run_folder import Trained, TrainingJob, identity_of, run_training, used_images
 from mars_assets.training.sampler import batches_of_steps
 
 if TYPE_CHECKING:
@@ -183,33 +183,33 @@ def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any
     recipe = _sized(job.recipe, images)
     start, sha256 = start_of(recipe, job.weights)
     _check_masking(recipe, start)
-    finished = begin(job, sha256, identity_of(images))
-    if finished is not None:
-        return finished
 
-    if job.cache is not None and "chip_sha" in images and are_enough(recipe):
-        cache = FeatureCache(job.cache, sha256, recipe, compute)
-        inputs: Inputs = cache.of(lambda: initial_encoder(recipe, job.weights, compute), images, job.progress)
-        compute.seed_everything()
-        trained: ClassifierOrHead = FeatureHead(start.embed_dim, recipe)
-    else:
-        compute.seed_everything()
-        trained = _new_classifier(job, recipe, start)
-        if recipe.frozen:
-            trained.freeze()
-        read = functools.partial(load_chip, config=start, image_size=recipe.image_size, by=recipe.normalize)
-        inputs = InMemory(read, [Path(chip) for chip in images["chip"]])
-    loop = train(FineTuning(recipe, compute, inputs, images), trained, job.folder / SCRATCH, job.progress)
+    def fit(scratch: Path) -> Trained:
+        if job.cache is not None and "chip_sha" in images and are_enough(recipe):
+            cache = FeatureCache(job.cache, sha256, recipe, compute)
+            inputs: Inputs = cache.of(lambda: initial_encoder(recipe, job.weights, compute), images, job.progress)
+            compute.seed_everything()
+            trained: ClassifierOrHead = FeatureHead(start.embed_dim, recipe)
+        else:
+            compute.seed_everything()
+            trained = _new_classifier(job, recipe, start)
+            if recipe.frozen:
+                trained.freeze()
+            read = functools.partial(load_chip, config=start, image_size=recipe.image_size, by=recipe.normalize)
+            inputs = InMemory(read, [Path(chip) for chip in images["chip"]])
+        loop = train(FineTuning(recipe, compute, inputs, images), trained, scratch, job.progress)
+        best = loop.best
+        if job.whole and isinstance(trained, FeatureHead):
+            encoder = initial_encoder(recipe, job.weights, compute)
+            best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
 
-    write_table(job.folder / HISTORY, pd.DataFrame(loop.history).astype({"step": "int64"}))
-    best = loop.best
-    if job.whole and isinstance(trained, FeatureHead):
-        encoder = initial_encoder(recipe, job.weights, compute)
-        best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    save_weights(job.folder / WEIGHTS, best)
-    report = _report(trained, start, recipe, loop.history, images)
-    finish(job, CLASSES, start, report)
-    return report
+        def write(folder: Path) -> None:
+            write_table(folder / HISTORY, pd.DataFrame(loop.history).astype({"step": "int64"}))
+            save_weights(folder / WEIGHTS, best)
+
+        return Trained(_report(trained, start, recipe, loop.history, images), CLASSES, start, write)
+
+    return run_training(job, sha256, identity_of(images), fit)
 
 
 def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe, start: PrithviConfig) -> Classifier:

@@ -24,6 +24,7 @@ from mars_assets.lake import COMPARISON_ROWS, COMPARISON_SUMMARY, MATCHES, PROVE
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json, short_name, shown, write_csv, write_table
 from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.storage.published import version_in_use
 
 TABLE = "catalogue_comparison"
 _TEXTS = ("value", "against", "image", "terrain")
@@ -179,9 +180,10 @@ def listed(catalogue: Catalogue) -> CraterList:
 
 def _maps(lake: Lake) -> dict[str, Path]:
     """Locate the finished maps, by observation and by name of the scene."""
-    finished = sorted(lake.all_crater_maps.glob(f"*/{PROVENANCE}"))
-    scenes = {str(read_json(path)["scene"]): path.parent for path in finished}
-    return scenes | {path.parent.name: path.parent for path in finished}
+    folders = sorted(lake.all_crater_maps.iterdir()) if lake.all_crater_maps.is_dir() else []
+    versions = {folder.name: version_in_use(folder) for folder in folders if folder.is_dir()}
+    finished = {name: version for name, version in versions.items() if (version / PROVENANCE).exists()}
+    return {str(read_json(version / PROVENANCE)["scene"]): version for version in finished.values()} | finished
 
 
 def _content(path: Path) -> list[str]:

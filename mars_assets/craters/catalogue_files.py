@@ -18,11 +18,13 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.storage import files
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.claims import claim
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of
 
 ASSET = "crater_catalogue"
 _FOR_AGES = (".scc", ".diam")
+_WORK = ".joining"
 
 
 def update_catalogue(lake: Lake, progress: Progress = SILENT) -> dict[str, Any]:
@@ -53,11 +55,15 @@ def update_catalogue(lake: Lake, progress: Progress = SILENT) -> dict[str, Any]:
     if not read.scenes:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in read.left_out.items())
         raise MarsError(f"{lake.all_crater_maps} has no map that can be in a catalogue. {reasons}")
-    existing = _existing(lake, read.keys())
-    if existing is not None and existing["left_out"] == read.left_out:
-        return existing
-    with Cache(lake.cache("shifts"), CATALOGUE, progress=progress) as cache:
-        return _write(lake, catalogue_of(read.scenes, cache), read, progress)
+    with claim(lake.crater_catalogue(".gpkg"), lake.all_crater_maps / _WORK, progress) as mine:
+        # Another process may have joined them while this one waited.
+        existing = _existing(lake, read.keys())
+        if existing is not None and existing["left_out"] == read.left_out:
+            return existing
+        with Cache(lake.cache("shifts"), CATALOGUE, progress=progress) as cache:
+            joined = catalogue_of(read.scenes, cache)
+        with mine.publishing():
+            return _write(lake, joined, read, progress)
 
 
 def _key(maps: list[list[str]]) -> str:

@@ -22,6 +22,7 @@ from mars_assets.lake import CRATERS_TABLE, PROVENANCE, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import read_checked
 
 Float64 = npt.NDArray[np.float64]
@@ -47,10 +48,12 @@ class FoundMaps:
 
     Args:
         maps: what ``provenance.json`` says, by the name of the scene's folder.
+        versions: the folders that have these maps.
         left_out: folders without a map that a catalogue can contain, with the reason.
     """
 
     maps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    versions: dict[str, Path] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
     def keys(self) -> list[list[str]]:
@@ -98,7 +101,8 @@ def find_maps(lake: Lake) -> FoundMaps:
     stems: dict[str, str] = {}
     for folder in sorted(path for path in folders if path.is_dir() and not path.name.startswith(".")):
         try:
-            about = _provenance(folder)
+            version = version_in_use(folder)
+            about = _provenance(version)
             reason = _reason(folder, about, stems)
         except FileNotFoundError:
             reason = f"its map is not finished: materialize 'crater_maps' for {folder.name}"
@@ -109,6 +113,7 @@ def find_maps(lake: Lake) -> FoundMaps:
         else:
             stems[about["scene"]] = folder.name
             found.maps[folder.name] = about
+            found.versions[folder.name] = version
     return found
 
 
@@ -144,11 +149,10 @@ def read_scenes(lake: Lake, progress: Progress = SILENT) -> ReadScenes:
     found = find_maps(lake)
     scenes, left_out = [], dict(found.left_out)
     for name, about in progress.track(found.maps.items(), "reading crater maps", len(found.maps)):
-        folder = lake.crater_map(name)
         try:
-            scenes.append(_read(folder, about))
+            scenes.append(_read(name, found.versions[name], about))
         except (MarsError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-            left_out[name] = f"its map is damaged, or was replaced meanwhile ({error}): {_again(folder)}"
+            left_out[name] = f"its map is damaged, or was replaced meanwhile ({error}): {_again(lake.crater_map(name))}"
     say_left_out(left_out, progress)
     _say_models(found, progress)
     return ReadScenes(scenes, left_out)
@@ -181,7 +185,7 @@ def model_of(about: Mapping[str, Any]) -> str:
     return f"{about['model']['name']} {about['model']['version']}"
 
 
-def _read(folder: Path, about: Mapping[str, Any]) -> MappedScene:
+def _read(scene: str, folder: Path, about: Mapping[str, Any]) -> MappedScene:
     """Read a scene's files.
 
     Raises:
@@ -210,7 +214,7 @@ def _read(folder: Path, about: Mapping[str, Any]) -> MappedScene:
         raise DamagedFileError(f"{folder} has another {PROVENANCE} than before")
     pixel, smallest = _sizes(Grid(**{**grid, "transform": tuple(grid["transform"])}), about["smallest_px"])
     ground = CountedScene(
-        scene=folder.name,
+        scene=scene,
         smallest_m=smallest * to_iau,
         pixel_m=pixel * to_iau,
         counted=counted,

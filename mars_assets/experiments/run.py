@@ -21,6 +21,7 @@ from mars_assets.models.evaluate import RESAMPLES
 from mars_assets.models.task import Task
 from mars_assets.models.versions import ModelVersion, start_version
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.claims import has_work
 from mars_assets.storage.files import read_json, read_table, write_json, write_table
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
@@ -142,7 +143,7 @@ def _train_and_evaluate(job: SweepJob, planned: PlannedRun, before: dict[str, An
     task, folder = job.task, planned.folder
     compute = replace(job.compute, seed=planned.run.seed)
     # The duration of a training that another process started is unknown.
-    continued, start = (folder / SCRATCH).exists() or (folder / CONFIG).exists(), time.monotonic()
+    continued, start = has_work(folder / SCRATCH) or (folder / CONFIG).exists(), time.monotonic()
     training = TrainingJob(
         planned.run.recipe,
         planned.images,
@@ -157,7 +158,6 @@ def _train_and_evaluate(job: SweepJob, planned: PlannedRun, before: dict[str, An
     try:
         report = task.train(training)
     except DivergedError as error:
-        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
         return {"failed": str(error)}
     seconds = before.get("seconds") if before else None if continued else time.monotonic() - start
     scores: dict[str, Any] = {"failed": "", "not_judged": "", "seconds": seconds, "report": json.dumps(report)}

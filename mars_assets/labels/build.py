@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -49,10 +49,12 @@ from mars_assets.labels.table import files_of, mask_name, mask_names, read_label
 from mars_assets.lake import Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.claims import Claim, claim
 from mars_assets.storage.files import as_rows, read_provenance, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.schema import columns_of, write_checked
 
+_WORK = ".building"
 _LABEL = "label"
 """Keyword of the PNG text entry in which a mask stores the fingerprint of its outlines."""
 
@@ -178,15 +180,28 @@ def update_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.D
     Raises:
         MarsError: as for :func:`build_labelled_crops`.
     """
+    if (current := _up_to_date(lake)) is not None:
+        _say_what_is_passed_over(lake, progress)
+        return current
+    with _claimed(lake, progress) as mine:
+        # Another process may have built it while this one waited.
+        return _up_to_date(lake) or _build(lake, mine, progress)
+
+
+def _up_to_date(lake: Lake) -> tuple[pd.DataFrame, LabelReport] | None:
+    """Read the table; None if it has to be built."""
     with suppress(MarsError):  # a missing or damaged table is built
         rows, provenance = read_labelled_crops(lake), read_provenance(lake.labelled_crops)
         exports = [(path.name, digest(path)) for path in current_exports(lake.inbox)]
         class_names = read_class_names(lake.class_names_csv)
         _, key = _inputs(lake, class_names, exports, _versions(lake, _own_crops(lake)))
         if provenance.get("built_from") == key and all(file.exists() for file in files_of(lake, rows)):
-            _say_what_is_passed_over(lake, progress)
             return rows, replace(LabelReport(**provenance["report"]), new=0, changed=0, removed=0)
-    return build_labelled_crops(lake, progress)
+    return None
+
+
+def _claimed(lake: Lake, progress: Progress) -> AbstractContextManager[Claim]:
+    return claim(lake.labelled_crops, lake.labels / _WORK, progress)
 
 
 def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.DataFrame, LabelReport]:
@@ -199,6 +214,11 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
         MarsError: there is no usable export, or none of a project whose newest export is damaged or still being
             copied, or all labels are contradictory. The previous table remains in use.
     """
+    with _claimed(lake, progress) as mine:
+        return _build(lake, mine, progress)
+
+
+def _build(lake: Lake, mine: Claim, progress: Progress) -> tuple[pd.DataFrame, LabelReport]:
     from mars_assets.labels.schema import LabelledCrops
 
     _say_what_is_passed_over(lake, progress)
@@ -224,21 +244,18 @@ def build_labelled_crops(lake: Lake, progress: Progress = SILENT) -> tuple[pd.Da
     table["split"] = whole_groups(table)
     report = _report(exports, inputs, table, previous.labels, conflicts)
     named = mask_names(table)
-    retire_masks(lake.masks, previous.masks - named)
-    write_checked(
-        lake.labelled_crops,
-        table,
-        LabelledCrops,
-        {
-            "computation": LABELS,
-            "label_version": report.version,
-            "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
-            "conflicts": conflicts,
-            "built_from": key,
-            "report": asdict(report),
-        },
-    )
-    sweep_masks(lake.masks, named)
+    about = {
+        "computation": LABELS,
+        "label_version": report.version,
+        "exports": [{"project": e.project, "version": e.version, "sha256": e.sha256} for e in exports],
+        "conflicts": conflicts,
+        "built_from": key,
+        "report": asdict(report),
+    }
+    with mine.publishing():
+        retire_masks(lake.masks, previous.masks - named)
+        write_checked(lake.labelled_crops, table, LabelledCrops, about)
+        sweep_masks(lake.masks, named)
     return table, report
 
 

@@ -26,6 +26,7 @@ from mars_assets.models.versions import (
 )
 from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
+from mars_assets.storage.claims import has_work
 from mars_assets.storage.files import read_json, write_bytes
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
@@ -109,7 +110,7 @@ def train_version(job: VersionJob) -> TrainedVersion:
     job.progress.say(f"version {version} exists: nothing to train" if found else f"training version {version}")
     folder = start_version(lake, task.model, version, dataset.images)
     # An existing version is shown without importing torch; only what a killed run left behind is cleared up.
-    if not found or (folder / SCRATCH).exists():
+    if not found or has_work(folder / SCRATCH):
         provenance = {**dataset.provenance, **start.provenance, "software": software()}
         training = TrainingJob(
             recipe,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,17 +20,17 @@ from torch import Tensor
 from mars_assets.bands import model_input
 from mars_assets.errors import MarsError
 from mars_assets.labels.formats.image import listed
-from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS, SCRATCH
+from mars_assets.lake import HISTORY, IMAGES, MARS_WEIGHTS
 from mars_assets.pretraining.data import RandomCrops, Unlabelled, split_groups
 from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.prithvi.masking import mask_noise
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import open_weights, save_weights
+from mars_assets.prithvi.weights import OpenedWeights, open_weights, save_weights
 from mars_assets.progress import Progress
 from mars_assets.storage.files import write_table
 from mars_assets.training.augmentation import MIDDLE, relit
 from mars_assets.training.loop import Row, Training, train
-from mars_assets.training.run_folder import TrainingJob, begin, finish
+from mars_assets.training.run_folder import Trained, TrainingJob, run_training
 from mars_assets.training.sampler import batches_of_steps
 
 if TYPE_CHECKING:
@@ -158,9 +160,11 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
         )
     if compute.device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise MarsError(f"devices is {recipe.devices}, and this machine has {torch.cuda.device_count()} GPUs: lower it")
-    finished = begin(job, published.sha256, unlabelled.sha)
-    if finished is not None:
-        return finished
+    return run_training(job, published.sha256, unlabelled.sha, partial(_fit, job, published))
+
+
+def _fit(job: TrainingJob[PretrainRecipe, Unlabelled], published: OpenedWeights, scratch: Path) -> Trained:
+    recipe, unlabelled, compute = job.recipe, job.images, job.compute
     images = unlabelled.images
     say_what_is_missing(unlabelled, job.progress)
     trained, valid = split_groups(images, recipe.hold_out)
@@ -174,13 +178,15 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
     centres = torch.stack([held_out.centre(i) for i in job.progress.track(range(len(ids)), "reading held-out images")])
     crops = RandomCrops([paths[i] for i in trained], size, recipe.smallest_scale, compute.seed)
     training = MaskedPretraining(recipe, compute, crops, (centres, ids))
-    history = train(training, mae, job.folder / SCRATCH, job.progress, devices=recipe.devices).history
+    history = train(training, mae, scratch, job.progress, devices=recipe.devices).history
 
-    write_table(
-        job.folder / IMAGES, images[["image_id", "group"]].assign(held_out=np.isin(np.arange(len(images)), valid))
-    )
-    write_table(job.folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
-    save_weights(job.folder / MARS_WEIGHTS, mae, {"source": "pretrained on Mars", "went_on_from": published.sha256})
+    def write(folder: Path) -> None:
+        held = np.isin(np.arange(len(images)), valid)
+        write_table(folder / IMAGES, images[["image_id", "group"]].assign(held_out=held))
+        write_table(folder / HISTORY, pd.DataFrame(history).astype({"step": "int64"}))
+        about = {"source": "pretrained on Mars", "went_on_from": published.sha256}
+        save_weights(folder / MARS_WEIGHTS, mae, about)
+
     report = {
         "steps": int(history[-1]["step"]),
         "first": {"step": 0, "valid_loss": history[0]["valid_loss"]},
@@ -193,8 +199,7 @@ def pretrain(job: TrainingJob[PretrainRecipe, Unlabelled]) -> dict[str, Any]:
         "broken": unlabelled.broken,
         "parameters": sum(parameter.numel() for parameter in mae.parameters()),
     }
-    finish(job, (), published.config, report)
-    return report
+    return Trained(report, (), published.config, write)
 
 
 def say_what_is_missing(unlabelled: Unlabelled, progress: Progress) -> None:

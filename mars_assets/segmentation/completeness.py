@@ -37,10 +37,20 @@ from mars_assets.imagery.geolocation import ground_diameters
 from mars_assets.imagery.raster import MapRaster, open_raster
 from mars_assets.lake import CRATERS_TABLE, GEOPACKAGE, INJECTED
 from mars_assets.progress import SILENT, Counter, Progress
-from mars_assets.segmentation.maps import Finder, MapNetwork, MapRequest, alone, finder_of, listed, map_with
+from mars_assets.segmentation.maps import (
+    MAPPING,
+    Finder,
+    MapNetwork,
+    MapRequest,
+    finder_of,
+    listed,
+    map_with,
+)
 from mars_assets.segmentation.maps import provenance_of as map_provenance
+from mars_assets.storage.claims import claim
 from mars_assets.storage.files import read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import columns_of, read_checked, write_checked
 
 if TYPE_CHECKING:
@@ -124,19 +134,19 @@ def inject_with(finder: Finder, request: MapRequest, out: Path, seed: int, progr
     """
     made = map_with(finder, request, out, progress)
     key = fingerprint([made["key"], INJECTION, seed])
-    with alone(out, progress) as work:
+    with claim(out, out / MAPPING, progress) as mine:
         existing = None
         with suppress(DamagedFileError):  # it is made anew
             existing = read_injection(out)
         if existing is not None and existing.about["key"] == key:
             progress.say(f"{out}: craters were drawn into {request.name} already")
             return existing
-        parts = work / f"injected_{key[:16]}"
+        parts, version = mine.folder / f"injected_{key[:16]}", version_in_use(out)
         with open_raster(request.path, request.label, bands=request.bands, nodata=request.nodata) as raster:
-            trials, about = _injected(_Scene(raster, request, out), finder, parts, seed, progress)
+            trials, about = _injected(_Scene(raster, request, version), finder, parts, seed, progress)
         about |= {"seed": seed, "map": made["key"], "key": key}
-        write_checked(out / INJECTED, trials, _schema(), about)
-        shutil.rmtree(parts, ignore_errors=True)
+        with mine.publishing():
+            write_checked(version / INJECTED, trials, _schema(), about)
     return Injection(trials, about)
 
 
@@ -148,10 +158,11 @@ def read_injection(out: Path) -> Injection | None:
     Raises:
         DamagedFileError: the table cannot be read.
     """
-    if not (out / INJECTED).exists():
+    table = version_in_use(out) / INJECTED
+    if not table.exists():
         return None
-    trials = read_checked(out / INJECTED, _ASSET, _schema())
-    about = read_provenance(out / INJECTED)
+    trials = read_checked(table, _ASSET, _schema())
+    about = read_provenance(table)
     return Injection(trials, about) if about.get("map") == map_provenance(out).get("key") else None
 
 

@@ -100,7 +100,7 @@ class _Injector:
         smallest = provenance_of(folder).get("smallest_px")
         if smallest is None:
             raise _NoTrialsError(f"its map is not finished: materialize 'crater_maps' for {scene}")
-        request = MapRequest(image, smallest, label)
+        request = MapRequest(image, smallest, label, versions=True)
         if not is_mapped(self.finder, request, folder):
             raise _NoTrialsError(
                 "its map was made by another model or calibration, on another device, or in another precision than now "

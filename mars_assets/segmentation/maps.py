@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mars_assets.code_versions import SCENES
 from mars_assets.craters.crater_map import CraterMap
@@ -41,16 +40,19 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.segmentation.calibration import Calibration, read_calibration
 from mars_assets.segmentation.scenes import SceneNetwork
-from mars_assets.storage.files import explained_errors, read_json, short_name, shown, write_csv, write_json
+from mars_assets.storage.claims import claim
+from mars_assets.storage.files import read_json, short_name, shown, write_csv, write_json
 from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.storage.published import publish_folder, version_in_use
 
 if TYPE_CHECKING:
     from mars_assets.models.versions import ModelVersion
     from mars_assets.training.compute import Compute
 
-_WORK = ".mapping"
+MAPPING = ".mapping"
 """Folder of unfinished maps, next to where they will be."""
-_LOCK = "lock"
+_FILES = "files"
+"""Folder of the finished files of an unfinished map."""
 _OVERVIEW_PIXELS = 4_000_000
 SMALLEST_MAPPED = 10.0
 """Smallest diameter in pixels that is mapped if the model was not evaluated."""
@@ -68,6 +70,8 @@ class MapRequest:
         label: its detached label, if it has one.
         bands: numbers of the bands to use, from 1; None if there is no choice.
         nodata: value that means no data, besides those that the file states.
+        versions: whether the map becomes a version in its folder, as in a lake, see
+            :mod:`mars_assets.storage.published`; else it replaces the files there.
     """
 
     path: Path
@@ -75,6 +79,7 @@ class MapRequest:
     label: Path | None = None
     bands: tuple[int, ...] | None = None
     nodata: float | None = None
+    versions: bool = False
 
     @property
     def name(self) -> str:
@@ -116,6 +121,25 @@ class Finder:
     about: dict[str, Any]
     compute: dict[str, Any]
     calibration: Calibration | None
+
+
+def replace_files(made: Path, out: Path) -> None:
+    """Replace the files of a map by those of another.
+
+    ``provenance.json`` is removed first and put there last, so that the files belong together while it is there.
+
+    Args:
+        made: has the files, and nothing else.
+        out: folder of the map. Files that are not of a map stay.
+    """
+    earlier = provenance_of(out)
+    names = [path.name for path in made.iterdir() if path.name != PROVENANCE]
+    (out / PROVENANCE).unlink(missing_ok=True)
+    for file in files_for_ages(earlier["scene"], out) if "key" in earlier else ():
+        if file.name not in names:  # of another scene
+            file.unlink(missing_ok=True)
+    for name in [*names, PROVENANCE]:
+        os.replace(made / name, out / name)
 
 
 def map_scene(
@@ -187,13 +211,12 @@ def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress 
     """Look for craters in a scene, and write its files.
 
     A map that exists for the same raster, finder and size is left as it is, and one that was killed goes on. Of several
-    processes, one after the other writes into a folder.
+    processes one works on a folder, see :mod:`mars_assets.storage.claims`. All files are made before one appears.
 
     Args:
         finder: what looks for craters.
         request: the scene.
-        out: folder of the files. ``provenance.json`` is removed first and written last, so that the files belong
-            together while it is there.
+        out: folder of the files, or of their versions.
         progress: reports the work.
 
     Returns:
@@ -213,17 +236,19 @@ def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress 
         if (existing := _existing(out, key, progress)) is not None:
             return existing
         network = finder.open()
-        with alone(out, progress) as work:
+        with claim(out, out / MAPPING, progress) as mine:
             # Another process may have made it while this one waited.
             if (existing := _existing(out, key, progress)) is not None:
                 return existing
-            levels = _scanned(raster, network, work / key[:16], progress)
+            work = mine.folder / key[:16]
+            levels = _scanned(raster, network, work, progress)
             found = find_craters(levels, network.side, request.smallest_px, progress)
             found = listed(found, finder.calibration, network.peak)
             crater_map = map_of(request.name, raster.grid, levels, found, request.smallest_px)
-            _discard_earlier(out, request.name)
-            write_probability(out / PROBABILITY, raster.grid, levels, found, progress)
-            names = [PROBABILITY, *_write_files(crater_map, overview_of(levels), out)]
+            files = work / _FILES
+            shutil.rmtree(files, ignore_errors=True)  # of a killed run
+            write_probability(files / PROBABILITY, raster.grid, levels, found, progress)
+            names = [PROBABILITY, *_write_files(crater_map, overview_of(levels), files)]
             provenance = {
                 **about,
                 "key": key,
@@ -240,10 +265,9 @@ def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress 
                 "software": software(),
                 "files": names,
             }
-            write_json(out / PROVENANCE, provenance)
-            for other in work.iterdir():  # also those of other models and settings that were killed
-                if other.is_dir():
-                    shutil.rmtree(other)
+            write_json(files / PROVENANCE, provenance)
+            with mine.publishing():
+                publish_folder(files, out) if request.versions else replace_files(files, out)
     return provenance
 
 
@@ -263,24 +287,6 @@ def _stated(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
-@contextmanager
-def alone(out: Path, progress: Progress) -> Iterator[Path]:
-    """Yield the work folder in ``out`` while no other process writes there."""
-    work = out / _WORK
-    with explained_errors(out):
-        work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress.say(f"{out}: waiting for another process that maps into it")
-            lock.acquire()
-        try:
-            yield work
-        finally:
-            lock.release()
-
-
 def _scanned(raster: MapRaster, network: Network, work: Path, progress: Progress) -> list[LevelMap]:
     """Scan a raster.
 
@@ -290,22 +296,7 @@ def _scanned(raster: MapRaster, network: Network, work: Path, progress: Progress
         return scan(raster, network, work, progress=progress)
     except DamagedFileError:
         shutil.rmtree(work)
-        folder, lock = work.parent, work.parent / _LOCK
-        if list(folder.iterdir()) == [lock]:
-            lock.unlink()
-            folder.rmdir()
-            with suppress(OSError):  # not empty
-                folder.parent.rmdir()
         raise
-
-
-def _discard_earlier(out: Path, scene: str) -> None:
-    """Remove an earlier map's provenance, and its files named after another scene."""
-    earlier = provenance_of(out)
-    if "key" in earlier and earlier["scene"] != scene:
-        for file in files_for_ages(earlier["scene"], out):
-            file.unlink(missing_ok=True)
-    (out / PROVENANCE).unlink(missing_ok=True)
 
 
 def listed(found: Found, calibration: Calibration | None, peak: float) -> Found:
@@ -323,16 +314,19 @@ def listed(found: Found, calibration: Calibration | None, peak: float) -> Found:
 def _existing(out: Path, key: str, progress: Progress) -> dict[str, Any] | None:
     """Read the provenance of a complete map of these inputs; None without one."""
     provenance = provenance_of(out)
-    if provenance.get("key") != key or not all((out / name).exists() for name in provenance["files"]):
+    if provenance.get("key") != key:
+        return None
+    version = version_in_use(out)
+    if not all((version / name).exists() for name in provenance["files"]):
         return None
     progress.say(f"{out}: the map of {provenance['scene']} exists")
     return provenance
 
 
 def provenance_of(out: Path) -> dict[str, Any]:
-    """Read the provenance of a folder's map; empty if it has none."""
+    """Read the provenance of the map in use in a folder; empty without one."""
     try:
-        content = read_json(out / PROVENANCE)
+        content = read_json(version_in_use(out) / PROVENANCE)
     except (OSError, DamagedFileError):  # what prevents reading is said when the folder is written to
         return {}
     return content if isinstance(content, dict) else {}

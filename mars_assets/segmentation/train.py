@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ import pandas as pd
 
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
-from mars_assets.lake import HISTORY, MMSEG_CONFIG, SCRATCH, SEGMENTER
+from mars_assets.lake import HISTORY, MMSEG_CONFIG, SEGMENTER
 from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
 from mars_assets.prithvi.weights import open_weights
@@ -24,14 +26,13 @@ from mars_assets.segmentation.checkpoint import load_checkpoint
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
 from mars_assets.storage.files import atomic_path, write_bytes, write_table
-from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of, used_images
+from mars_assets.training.run_folder import Trained, TrainingJob, identity_of, run_training, used_images
 
 if TYPE_CHECKING:
     from mmengine import Config
 
     from mars_assets.prithvi.model import PrithviEncoder
     from mars_assets.segmentation.dataset import SeededBatches
-    from mars_assets.segmentation.hooks import TrainingState
     from mars_assets.training.compute import Compute
 
 
@@ -68,13 +69,13 @@ def train_segmentation(job: TrainingJob[SegRecipe, pd.DataFrame]) -> dict[str, A
         ProvenanceError: the folder holds a training with other settings.
     """
     images = _chosen(used_images(job.images, _EMPTY), job.recipe)
-    finished = begin(job, open_weights(job.weights).sha256, identity_of(images))
-    if finished is not None:
-        return finished
-    encoder = initial_encoder(job.recipe, job.weights, job.compute)
-    report = _fit(job, encoder, images)
-    finish(job, CLASSES, encoder.config, report)
-    return report
+
+    def fit(scratch: Path) -> Trained:
+        encoder = initial_encoder(job.recipe, job.weights, job.compute)
+        report, write = _fit(job, encoder, images, scratch)
+        return Trained(report, CLASSES, encoder.config, write)
+
+    return run_training(job, open_weights(job.weights).sha256, identity_of(images), fit)
 
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
@@ -88,11 +89,13 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
     return pd.concat([train[cratered], others], ignore_index=True)
 
 
-def _fit(job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, images: pd.DataFrame) -> dict[str, Any]:
-    """Train to the end, write the model, and report."""
+def _fit(
+    job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, images: pd.DataFrame, scratch: Path
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    """Train to the end, and return the report and what writes the model."""
     import torch
 
-    recipe, compute, scratch = job.recipe, job.compute, job.folder / SCRATCH
+    recipe, compute = job.recipe, job.compute
     last, workers = scratch / "last.pth", _workers(compute.device)
     # Also because mmengine, which reads it again, unpickles anything where this refuses.
     done = load_checkpoint(last)["meta"]["iter"] if last.exists() else 0
@@ -146,12 +149,14 @@ def _fit(job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, ima
                 f"the device's memory is too small for this training ({error}): lower the recipe's batch_size "
                 f"({recipe.batch_size}), neck_channels or crop_size, or use a smaller encoder"
             ) from error
-    return {
-        **_finish(job.folder, config, state),
+    best, history = _best(scratch), pd.DataFrame(state.history).astype({"iteration": "int64"})
+    report = {
+        **_report(best["meta"], history, state.seconds),
         **{f"n_{split}": int((images["split"] == split).sum()) for split in ("train", "valid")},
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }
+    return report, partial(_write, best=best, config=config, history=history)
 
 
 def _workers(device: str) -> int:
@@ -190,30 +195,34 @@ def _loader(
     }
 
 
-def _finish(folder: Path, config: Config, state: TrainingState) -> dict[str, Any]:
-    """Write the files of a training that has ended.
-
-    Returns the first part of the report.
-    """
-    import torch
-
-    best = folder / SCRATCH / "best.pth"
+def _best(scratch: Path) -> dict[str, Any]:
+    """Read the state of the highest validation mIoU."""
+    best = scratch / "best.pth"
     if not best.exists():
         raise MarsError(
             "no validation gave an mIoU: all pixels of the validation masks are ignored. Label other crops in valid"
         )
-    checkpoint = load_checkpoint(best)
-    meta = checkpoint["meta"]
+    return load_checkpoint(best)
+
+
+def _write(folder: Path, best: dict[str, Any], config: Config, history: pd.DataFrame) -> None:
+    """Write the files of a training that has ended."""
+    import torch
+
+    meta = best["meta"]
     with atomic_path(folder / SEGMENTER) as temporary:
         about = {"dataset_meta": meta["dataset_meta"], "iter": meta["iter"], "metrics": meta["metrics"]}
-        torch.save({"meta": about, "state_dict": checkpoint["state_dict"]}, temporary)
+        torch.save({"meta": about, "state_dict": best["state_dict"]}, temporary)
     write_bytes(folder / MMSEG_CONFIG, config.pretty_text.encode())
-    history = pd.DataFrame(state.history).astype({"iteration": "int64"})
     write_table(folder / HISTORY, history)
+
+
+def _report(meta: dict[str, Any], history: pd.DataFrame, seconds: float) -> dict[str, Any]:
+    """Compose the first part of the report."""
     return {
         "iterations": int(history["iteration"].max()),
         "best_iteration": meta["iter"],
         **{name: value if math.isfinite(value) else None for name, value in meta["metrics"].items()},
         "train_loss": float(history["loss"].dropna().iloc[-1]),
-        "seconds": round(state.seconds, 1),
+        "seconds": round(seconds, 1),
     }

@@ -116,6 +116,11 @@ def claim(result: Path, place: Path, progress: Progress = SILENT) -> Iterator[Cl
                 _leave(mine)
 
 
+def has_work(place: Path) -> bool:
+    """Test whether a folder of claims has work that is in progress or unfinished."""
+    return place.is_dir() and any(path.name not in (_CLAIM, _LOCK) for path in place.iterdir())
+
+
 def _take(result: Path, place: Path, token: str, progress: Progress) -> _Holder:
     """Write the claim, as soon as the former one is given up."""
     run, waiting_for = current_run(), None
@@ -135,9 +140,10 @@ def _take(result: Path, place: Path, token: str, progress: Progress) -> _Holder:
 
 
 def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool) -> None:
-    """Take over the unfinished work of a former holder, and remove that of others that were killed.
+    """Take over the unfinished work of a former holder.
 
-    A holder that may be alive keeps its own: what it goes on writing must not get into the copy.
+    That of others that were killed is removed. A holder that may be alive keeps its own: what it goes on writing must
+    not get into the copy.
     """
     folder = place / token
     theirs = None if former is None or former.published else place / former.token
@@ -146,24 +152,25 @@ def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool)
             os.replace(theirs, folder)
         else:
             shutil.copytree(theirs, folder)
-    for path in place.iterdir():
-        if path.name in (_CLAIM, _LOCK, token, f"{token}.lock"):
-            continue
-        if path.suffix == ".lock":
-            if _is_free(path):
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                path.unlink(missing_ok=True)
-        elif not path.with_name(f"{path.name}.lock").exists():
-            if former is None:
-                folder.mkdir(exist_ok=True)
-                os.replace(path, folder / path.name)
-            else:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    for lock in place.glob("*.lock"):
+        if lock.name not in (_LOCK, f"{token}.lock") and _is_free(lock):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
+    kept = {_CLAIM, *(name for lock in place.glob("*.lock") for name in (lock.name, lock.stem))}
+    for path in [path for path in place.iterdir() if path.name not in kept]:
+        if former is None:  # of an earlier version of this project
+            folder.mkdir(exist_ok=True)
+            os.replace(path, folder / path.name)
+        else:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
 
 
 def _leave(mine: Claim) -> None:
-    """Remove work that nobody will continue: what was published, is empty, or was taken over."""
+    """Remove work that nobody will continue.
+
+    That was published, is empty, or was taken over.
+    """
     with FileLock(mine.place / _LOCK):
         holder = _read(mine.place)
         is_mine = holder is not None and holder.token == mine.holder.token

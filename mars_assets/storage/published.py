@@ -48,7 +48,7 @@ def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterato
     """Yield an empty folder and publish it when the block ends without an exception.
 
     Args:
-        folder: parent of the versions; holds nothing else.
+        folder: parent of the versions. It should hold nothing else that is not hidden.
         retained_seconds: how long a version is retained after it was replaced.
 
     Raises:
@@ -65,7 +65,7 @@ def publish_folder(finished: Path, folder: Path, retained_seconds: float = RETAI
 
     Args:
         finished: on the same file system.
-        folder: parent of the versions; holds nothing else.
+        folder: parent of the versions. It should hold nothing else that is not hidden.
         retained_seconds: how long a version is retained after it was replaced.
 
     Returns:
@@ -109,9 +109,22 @@ def _link(folder: Path, version: Path) -> None:
         os.replace(new, folder / LINK)
 
 
+def for_people(folder: Path) -> Path:
+    """Return the path of the version in use that people are shown.
+
+    It is the link, where there is one.
+    """
+    link = folder / LINK
+    return link if link.is_symlink() else version_in_use(folder)
+
+
 def _parts(folder: Path, version: Path | None = None) -> list[Path]:
-    """List a folder's content except the lock, the pointer, the link and a new version."""
-    return [path for path in folder.iterdir() if path.name not in (POINTER, LINK, _LOCK) and path != version]
+    """List a folder's content except the pointer, the link and a new version.
+
+    What is hidden, as locks are, is not part of it.
+    """
+    others = (path for path in folder.iterdir() if path.name not in (POINTER, LINK) and path != version)
+    return [path for path in others if not path.name.startswith(".")]
 
 
 def _remove_replaced(folder: Path, in_use: Path, retained_seconds: float) -> None:

@@ -12,7 +12,7 @@ first one is written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
 from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.claims import claim
 from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import fingerprint
@@ -50,6 +51,7 @@ HIGHEST_INCIDENCE = 80.0
 """Degrees. With a lower sun, slopes rather than the material determine the reflectance computed for level ground."""
 _HIGHEST_REFLECTANCE = 30_000.0  # a slope facing a low sun exceeds the maximum for level ground
 _LOOKED_AT = 64  # chips of a stage that are read to find problems
+_WORK = ".computing"
 _LACKING = "lacking"
 """Key in a manifest's provenance: how many of its chips are being recomputed."""
 
@@ -243,9 +245,22 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     """
     from mars_assets.tensors.schema import Chips
 
+    folder = lake.tensors(stage.name)
+    with claim(folder, lake.all_tensors / _WORK / stage.name, progress) as mine:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        result = _computed(lake, stage, images, progress)
+        provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
+        with mine.publishing():
+            write_checked(lake.chips(stage.name), result.manifest, Chips, provenance)
+    return replace(result, provenance=provenance)
+
+
+def _computed(lake: Lake, stage: _Stage, images: pd.DataFrame, progress: Progress) -> StageResult:
+    """Compute a stage's missing and outdated chips."""
+    from mars_assets.tensors.schema import Chips
+
     folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
     old = read_checked(manifest_path, stage.name, Chips) if manifest_path.exists() else None
     known = {} if old is None else dict(zip(old["image_id"], old["chip_sha"], strict=True))
     present = {path.stem for path in folder.glob("*.tif")}
@@ -276,10 +291,7 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
     manifest = images.assign(file=[lake.relative(path) for path in paths], chip_sha=chip_shas)
-    manifest = manifest[list(columns_of(Chips))].reset_index(drop=True)
-    provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
-    write_checked(manifest_path, manifest, Chips, provenance)
-    return StageResult(manifest, provenance, len(todo))
+    return StageResult(manifest[list(columns_of(Chips))].reset_index(drop=True), {}, len(todo))
 
 
 @dataclass(frozen=True)
@@ -303,7 +315,10 @@ class _CalibratedSource:
 
 
 class _CropVersion(NamedTuple):
-    """A version of an observation's crops: its folder, the manifest's rows by id, and its provenance."""
+    """A version of an observation's crops.
+
+    It has its folder, and the manifest's rows by id and provenance.
+    """
 
     folder: Path
     crops: dict[str, Any]
@@ -346,7 +361,7 @@ class _Crops:
         return _CalibratedSource(version.folder / crop.dn_file, fingerprint(cut["fingerprint"], crop.crop_id), usable)
 
     def _of(self, row: Any) -> tuple[Any, _CropVersion]:
-        """Return a crop's row in the manifest, and the version of its observation's crops."""
+        """Return a crop's row in the manifest, and the version of crops."""
         from mars_assets.imagery.schema import Crops
 
         if row.observation not in self._versions:

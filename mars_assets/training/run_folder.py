@@ -2,21 +2,24 @@
 
 It is started, continued after a kill, finished, and never mixed with another training.
 
-``training/`` in it holds what the training continues from; ``config.json``, written last, marks it as finished.
+Who trains claims the folder, see :mod:`mars_assets.storage.claims`. ``training/`` in it holds what the training
+continues from; ``config.json``, written last, marks it as finished.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pandas as pd
 
-from mars_assets.errors import MarsError, MissingInputError, ProvenanceError
+from mars_assets.errors import DivergedError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import CONFIG, SCRATCH, SETTINGS
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.claims import claim, has_work
 from mars_assets.storage.files import read_json, sweep, write_json
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.compute import Compute
@@ -84,35 +87,83 @@ def identity_of(images: pd.DataFrame) -> str:
     return fingerprint(images[[name for name in _IDENTITY if name in images]].to_numpy().tolist())
 
 
-def begin(job: TrainingJob[Any, Any], weights_sha256: str, images: str) -> dict[str, Any] | None:
-    """Start or continue a training.
+@dataclass(frozen=True)
+class Trained:
+    """A training that has ended.
+
+    Args:
+        report: its results, JSON-able.
+        classes: that the model tells apart.
+        encoder: configuration of the model's encoder.
+        write: writes the model into a folder.
+    """
+
+    report: dict[str, Any]
+    classes: tuple[str, ...]
+    encoder: PrithviConfig
+    write: Callable[[Path], None]
+
+
+def run_training(
+    job: TrainingJob[Any, Any], weights_sha256: str, images: str, fit: Callable[[Path], Trained]
+) -> dict[str, Any]:
+    """Start or continue a training, and write its results.
 
     A training that was started in another precision is restarted, since half a training in each is neither; a finished
-    one is left as it is.
+    one is left as it is. If another process trains in the folder, this one waits for it.
 
     Args:
         job: the training.
         weights_sha256: sha256 of the initial weights.
         images: fingerprint of the images, see :func:`identity_of`.
+        fit: trains, from what is in a folder to the end, and leaves there what a killed training continues from.
 
     Returns:
-        The report of a finished training; else None, and ``training/`` exists.
+        The report.
 
     Raises:
         ProvenanceError: the folder holds a training with other settings; every difference is listed.
+        SupersededError: another process took the training over.
     """
-    folder, scratch, precision = job.folder, job.folder / SCRATCH, job.compute.precision
     settings = {**job.recipe.identity(), "seed": job.compute.seed, "weights": weights_sha256, "images": images}
-    if (folder / CONFIG).exists():
-        config = read_json(folder / CONFIG)
-        _refuse_others(config["settings"], settings, folder)
-        shutil.rmtree(scratch, ignore_errors=True)  # of a run killed after it was finished
-        report: dict[str, Any] = config["report"]
+    place = job.folder / SCRATCH
+    if not has_work(place) and (report := _finished(job.folder, settings)) is not None:
         return report
+    with claim(job.folder, place, job.progress) as mine:
+        if (report := _finished(job.folder, settings)) is not None:
+            shutil.rmtree(mine.folder)  # of a run killed after it was finished
+            mine.folder.mkdir()
+            return report
+        _begin(job, settings, mine.folder)
+        try:
+            trained = fit(mine.folder)
+        except DivergedError:
+            shutil.rmtree(mine.folder)  # to go on ends the same way
+            mine.folder.mkdir()
+            raise
+        with mine.publishing():
+            trained.write(job.folder)
+            _write_config(job, settings, trained)
+    return trained.report
+
+
+def _finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Read the report of a finished training; None if it is not finished."""
+    if not (folder / CONFIG).exists():
+        return None
+    config = read_json(folder / CONFIG)
+    _refuse_others(config["settings"], settings, folder)
+    report: dict[str, Any] = config["report"]
+    return report
+
+
+def _begin(job: TrainingJob[Any, Any], settings: dict[str, Any], scratch: Path) -> None:
+    """Prepare the folder from which a training starts or continues."""
+    precision = job.compute.precision
     if (scratch / SETTINGS).exists():
         begun = read_json(scratch / SETTINGS)
         before = begun.pop("precision", "")
-        _refuse_others(begun, settings, folder)
+        _refuse_others(begun, settings, job.folder)
         if before != precision:
             job.progress.say(
                 f"this run was started in {before or 'an unknown precision'} and "
@@ -120,36 +171,27 @@ def begin(job: TrainingJob[Any, Any], weights_sha256: str, images: str) -> dict[
             )
             shutil.rmtree(scratch)
     write_json(scratch / SETTINGS, {**settings, "precision": precision})
-    for place in (folder, scratch):
+    for place in (job.folder, scratch):
         sweep(place)
-    return None
 
 
-def finish(
-    job: TrainingJob[Any, Any], classes: tuple[str, ...], encoder: PrithviConfig, report: dict[str, Any]
-) -> None:
-    """Write ``config.json``, and remove what only training needed.
-
-    It has everything needed to open the model.
-    """
-    settings = read_json(job.folder / SCRATCH / SETTINGS)
-    del settings["precision"]
+def _write_config(job: TrainingJob[Any, Any], settings: dict[str, Any], trained: Trained) -> None:
+    """Write ``config.json``, which has everything needed to open the model."""
     write_json(
         job.folder / CONFIG,
         {
             "recipe": job.recipe.model_dump(),
             "seed": job.compute.seed,
-            "classes": classes,
-            "bands": encoder.bands,
-            "statistics": encoder.to_dict()["statistics"],
-            "prithvi": encoder.to_dict(),
+            "classes": trained.classes,
+            "bands": trained.encoder.bands,
+            "statistics": trained.encoder.to_dict()["statistics"],
+            "prithvi": trained.encoder.to_dict(),
             "provenance": job.provenance,
             "compute": job.compute.describe(),
             "settings": settings,
-            "report": report,
+            "report": trained.report,
         },
     )
-    shutil.rmtree(job.folder / SCRATCH)
 
 
 def require_finished(folder: Path, asset: str) -> None:

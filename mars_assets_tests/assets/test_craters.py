@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from mars_assets.assets.craters import CraterMapsConfig
 from mars_assets.storage.files import read_json, write_json
+from mars_assets.storage.published import version_in_use
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message, metadata
 from mars_assets_tests.craters.test_agreement_files import make_map
 from mars_assets_tests.segmentation.known import state
@@ -38,7 +39,7 @@ def test_maps_show_pictures_and_say_where_they_lie(ready: Runs) -> None:
     (one, *_) = [e for e in first.get_asset_materialization_events() if e.materialization.partition == IDS[0]]
     said = {name: value.value for name, value in one.materialization.metadata.items()}
     for name in IDS[:2]:
-        out = ready.lake.crater_map(name)
+        out = version_in_use(ready.lake.crater_map(name))
         about = read_json(out / "provenance.json")
         assert about["smallest_px"] == 4, "smaller craters have no shape, even if the model was evaluated on them"
         assert about["model"]["version"] == "v1"
@@ -46,7 +47,7 @@ def test_maps_show_pictures_and_say_where_they_lie(ready: Runs) -> None:
         assert "data:image/" in said[f"{name}: craters"]
         assert "data:image/" in said[f"{name}: sizes"]
         assert said[f"{name}: counts by size"].startswith("|")
-        assert str(out / "map.html") in said["partitions"]
+        assert str(ready.lake.crater_map(name) / "current" / "map.html") in said["partitions"]
         assert f"| {name} | {len(pd.read_parquet(out / 'craters.parquet'))} |" in said["partitions"]
     assert said["model version"] == "v1"
     assert said["folder"] == str(ready.lake.all_crater_maps)
@@ -68,7 +69,7 @@ def test_one_that_fails_does_not_stop_the_others(ready: Runs) -> None:
     assert "1 of 2 observations could not be mapped" in message(failed, "crater_maps")
     assert image.name in message(failed, "crater_maps")
     assert ready.made("crater_maps") == {IDS[1]}
-    assert read_json(ready.lake.crater_map(IDS[1]) / "provenance.json")["smallest_px"] == 12
+    assert read_json(version_in_use(ready.lake.crater_map(IDS[1])) / "provenance.json")["smallest_px"] == 12
     assert not ready.lake.crater_map(IDS[0]).exists()
 
 

@@ -640,13 +640,14 @@ def test_an_export_of_images_of_more_than_8_bits_alone_is_put_aside(lake: Lake, 
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[LabelReport]:
     """The reports of what :func:`update_labelled_crops` built."""
     reports: list[LabelReport] = []
+    real = table_module._build
 
     def counted(*arguments: Any) -> tuple[pd.DataFrame, LabelReport]:
-        rows, report = build_labelled_crops(*arguments)
+        rows, report = real(*arguments)
         reports.append(report)
         return rows, report
 
-    monkeypatch.setattr(table_module, "build_labelled_crops", counted)
+    monkeypatch.setattr(table_module, "_build", counted)
     return reports
 
 

@@ -28,7 +28,7 @@ from mars_assets.prithvi.weights import open_weights
 from mars_assets.storage.files import read_json, write_json, write_table
 from mars_assets.tensors.geotiff import read_chip
 from mars_assets.training.recipe import Recipe
-from mars_assets.training.run_folder import TrainingJob, begin, finish, identity_of
+from mars_assets.training.run_folder import Trained, TrainingJob, identity_of, run_training
 
 
 class BrightnessRecipe(Recipe):
@@ -44,17 +44,20 @@ def brightness(chip: str) -> float:
 def train(job: TrainingJob) -> dict[str, Any]:
     images = job.images[job.images["split"].isin(["train", "valid"])]
     weights = open_weights(job.weights)
-    if (report := begin(job, weights.sha256, identity_of(images))) is not None:
-        return report
-    if job.recipe.quantile >= 2:
-        raise DivergedError("there is no such quantile")
-    values = images.assign(value=images["chip"].map(brightness))
-    dark, bright = values[values["split"] == "train"].groupby("label")["value"].mean()
-    write_json(job.folder / "threshold.json", dark + job.recipe.quantile * (bright - dark))
-    write_table(job.folder / "history.parquet", pd.DataFrame({"step": [1], "valid_loss": [0.5]}))
-    report = {"steps": 1, "best": {"threshold": dark}}
-    finish(job, ("dark", "bright"), weights.config, report)
-    return report
+
+    def fit(scratch: Path) -> Trained:
+        if job.recipe.quantile >= 2:
+            raise DivergedError("there is no such quantile")
+        values = images.assign(value=images["chip"].map(brightness))
+        dark, bright = values[values["split"] == "train"].groupby("label")["value"].mean()
+
+        def write(folder: Path) -> None:
+            write_json(folder / "threshold.json", dark + job.recipe.quantile * (bright - dark))
+            write_table(folder / "history.parquet", pd.DataFrame({"step": [1], "valid_loss": [0.5]}))
+
+        return Trained({"steps": 1, "best": {"threshold": dark}}, ("dark", "bright"), weights.config, write)
+
+    return run_training(job, weights.sha256, identity_of(images), fit)
 
 
 def predict(lake: Lake, model: ModelVersion, images: pd.DataFrame, *_: object) -> pd.Series:

@@ -99,6 +99,12 @@ def pretraining_of_the_sample(inputs: Path, folder: Path, progress: Progress) ->
         sample.pretrain(settings, folder, folder / "training", CPU, progress)
 
 
+def unfinished(folder: Path) -> Path:
+    """The folder that a training continues from: the work of a claim, except where the sample is made."""
+    training = folder / "training"
+    return next((path for path in training.iterdir() if path.is_dir()), training)
+
+
 RUNS: dict[str, Run] = {
     "classifier": classifier(),
     "head on features": classifier(frozen=True, mask_ratio=0.0, augment="flips", average_weights=0.0),
@@ -167,7 +173,7 @@ def test_a_killed_training_ends_as_the_unbroken_one(
         with pytest.raises(_PulledPlugError):
             run(inputs, tmp_path, Progress(plug))
         assert not (tmp_path / "config.json").exists()
-        (tmp_path / "training" / ".checkpoint.tmp-killed.pt").write_bytes(b"half")
+        (unfinished(tmp_path) / ".checkpoint.tmp-killed.pt").write_bytes(b"half")
     run(inputs, tmp_path, Progress(plug))
     assert plug.continued == continued
     assert_same(whole, tmp_path)
@@ -203,7 +209,7 @@ def test_a_checkpoint_of_an_earlier_version_restarts_the_training_and_says_so(
     run, whole = unbroken
     with pytest.raises(_PulledPlugError):
         run(inputs, tmp_path, Progress(Plug("step 2/6")))
-    (tmp_path / "training" / "last.pt").write_bytes(b"of an earlier version")
+    (unfinished(tmp_path) / "last.pt").write_bytes(b"of an earlier version")
     plug = Plug()
     run(inputs, tmp_path, Progress(plug))
     assert (
