@@ -17,6 +17,7 @@ from mars_assets.classification.predict_folder import predict_pictures, scale_no
 from mars_assets.craters.agreement import compare_lists
 from mars_assets.craters.agreement_files import in_words, write_comparison
 from mars_assets.craters.catalogues.reading import read_craters
+from mars_assets.doctor.findings import Surroundings
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
@@ -159,6 +160,14 @@ def _check(lake: Lake, options: argparse.Namespace) -> None:
     print(printable("\n\n".join(preview.text for preview in previews.values())))
     if doubtful := [path.name for path, preview in previews.items() if not preview.is_complete]:
         raise MarsError(f"not all labels of {', '.join(doubtful)} would be used: see above")
+
+
+def _doctor(lake: Lake, options: argparse.Namespace) -> int:
+    from mars_assets.doctor.examination import examine
+
+    progress = Progress(lambda line: print(printable(line), file=sys.stderr))
+    surroundings = Surroundings(lake, wait=options.wait, progress=progress)
+    return examine(surroundings, lambda line: print(line, flush=True), json=options.json)
 
 
 def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
@@ -318,25 +327,47 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("theirs", type=user_path, metavar="THEIRS", help="file of the catalogue to compare with")
     compare.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="folder of the files to write")
     compare.set_defaults(run=_compare)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine, the lake's file system and Dagster's instance",
+        description="Measure and check what the project asks of this machine, of the lake's file system and of the "
+        "Dagster instance, and say for each finding what to do. Run it on every host that uses the lake: each leaves a "
+        "record in the lake, with which the others compare theirs. The exit status is 1 if something is wrong.",
+    )
+    doctor.add_argument("--json", action="store_true", help="report for machines")
+    doctor.add_argument(
+        "--wait",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for other hosts that run the same command, and measure when each sees what the other wrote",
+    )
+    doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _seconds(text: str) -> float:
+    """Parse a duration."""
+    if not 0 <= (seconds := float(text)) < math.inf:
+        raise ValueError
+    return seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0, or 1 after an error that the user can correct.
+        0, or 1 after an error that the user can correct, or after problems that the doctor found.
     """
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed, too
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         options = parser().parse_args(arguments)
-        options.run(Lake.at(options.lake), options)
+        return int(options.run(Lake.at(options.lake), options) or 0)
     except MarsError as error:
         print(printable(f"mars-assets: {error}"), file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":
