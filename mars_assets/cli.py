@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: new lakes, exports, and finished models."""
+"""The command ``mars-assets``: lakes, deployments, exports, finished models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mars_assets.classification.predict_folder import predict_pictures, scale_no
 from mars_assets.craters.agreement import compare_lists
 from mars_assets.craters.agreement_files import in_words, write_comparison
 from mars_assets.craters.catalogues.reading import read_craters
+from mars_assets.deployment.levels import LEVELS
 from mars_assets.doctor.findings import Surroundings
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
@@ -57,6 +58,12 @@ def _init(lake: Lake, options: argparse.Namespace) -> None:
         lake.inbox.mkdir(parents=True, exist_ok=True)
     print(f"{lake.inbox}: the folder for label exports")
     print(f"{home / SETTINGS_FILE}: Dagster's settings" + ("" if written else ", which existed"))
+
+
+def _deploy(lake: Lake, options: argparse.Namespace) -> None:
+    from mars_assets.deployment.set_up import deploy
+
+    deploy(options.level, options.gpus)
 
 
 def _export(lake: Lake, options: argparse.Namespace) -> None:
@@ -244,6 +251,21 @@ def parser() -> argparse.ArgumentParser:
         "DAGSTER_HOME names. Settings that exist there are never replaced.",
     )
     init.set_defaults(run=_init)
+    deploy = commands.add_parser(
+        "deploy",
+        help="set up an instance for several people",
+        description="Set up Dagster's history in Postgres, and the services that show it and start runs: on one "
+        "workstation, on several with Ray, or on a Slurm cluster. Needs DAGSTER_HOME, MARS_LAKE, DAGSTER_PG_HOST, "
+        "DAGSTER_PG_USER, DAGSTER_PG_PASSWORD, DAGSTER_PG_DB and, where it is not 5432, DAGSTER_PG_PORT; ray also "
+        "needs MARS_RAY_DASHBOARD. Writes Dagster's settings, in which secrets are names of variables, creates "
+        "Dagster's tables, sets the limits of pools, and writes units for systemd. Settings that exist are never "
+        "replaced. Run it again after an update, or when the number of GPUs has changed.",
+    )
+    deploy.add_argument("level", choices=LEVELS, help="what runs are computed on")
+    deploy.add_argument(
+        "--gpus", type=int, metavar="N", help="runs that may use a GPU at once; by default the GPUs of this machine"
+    )
+    deploy.set_defaults(run=_deploy)
     table = f"table to write, {', '.join(TABLES)} (%(default)s)"
     export = commands.add_parser(
         "export",
