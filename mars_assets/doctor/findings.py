@@ -24,7 +24,8 @@ Level = Literal["ok", "note", "problem"]
 _PROJECT = Path(__file__).parent.parent.parent
 _SOON = 1.0
 """Seconds after which a check is announced."""
-_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|KEY)$", re.IGNORECASE)
+_SHORTEST_SECRET = 4
 _IN_ADDRESS = re.compile(r"(?<=://)([^/\s@]+)(?=@)")
 
 
@@ -84,7 +85,7 @@ class Surroundings:
     def concealed(self, text: str) -> str:
         """Remove passwords, tokens and keys from a text that comes from elsewhere."""
         for name, value in self.environment.items():
-            if value and _SECRET_NAME.search(name):
+            if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
                 text = text.replace(value, "***")
         return _IN_ADDRESS.sub("***", text)
 
