@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mars_assets.doctor import file_system, hosts, instance, machine
+from mars_assets.doctor import cluster, file_system, hosts, instance, machine, network, packages
 from mars_assets.doctor.findings import Check, Surroundings, run_checks
 from mars_assets.doctor.greetings import greetings
 from mars_assets.doctor.report import as_json, write_report
 from mars_assets.doctor.shared_lake import same_lake
 
 GROUPS: Mapping[str, tuple[Check, ...]] = {
+    "Packages": packages.CHECKS,
     "Machine": machine.CHECKS,
     "Lake": file_system.CHECKS,
     "Hosts": (*hosts.CHECKS, greetings, same_lake),
     "Dagster": instance.CHECKS,
+    "Network": network.CHECKS,
+    "Cluster": cluster.CHECKS,
 }
 
 
