@@ -359,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="report for machines")
     doctor.add_argument(
         "--wait",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="SECONDS",
         help="wait so long for other hosts that run the same command, and measure when each sees what the other wrote",
@@ -368,11 +368,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
-    """Parse a duration."""
-    if not 0 <= (seconds := float(text)) < math.inf:
+def seconds(text: str) -> float:
+    """Parse a duration.
+
+    A parser says what it expects by the name of this function.
+    """
+    if not 0 <= (duration := float(text)) < math.inf:
         raise ValueError
-    return seconds
+    return duration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from dagster._cli import create_dagster_cli
 from dagster_dg_cli.cli import create_dg_cli
+from dagster_graphql.cli import ui as dagster_graphql_cli
 
 import mars_assets
 from mars_assets import cli
@@ -115,6 +116,8 @@ def _check(words: list[str]) -> None:
         case "dg":
             _, options = _parsed(create_dg_cli(), arguments)
             assert options.get("assets") is None or _selected(options["assets"])
+        case "dagster-graphql":
+            _parsed(dagster_graphql_cli, arguments)
         case "mars-assets":
             cli.parser().parse_args(arguments)
         case "make":
@@ -298,7 +301,7 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
     )
     assert all(
         f"mars-assets {name}" in page("command-line")
-        for name in ("init", "predict", "outline", "map", "compare", "export")
+        for name in ("init", "predict", "outline", "map", "compare", "export", "doctor")
     )
     assert "imagery/crops/OBSERVATION" in page("lake")
     packages = [path.parent.name for path in (PROJECT / "mars_assets").glob("*/__init__.py")]

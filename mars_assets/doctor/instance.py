@@ -15,7 +15,7 @@ from mars_assets.definitions import defs
 from mars_assets.deployment.pools import pool_limits
 from mars_assets.doctor.findings import Check, Finding, Surroundings, first_line, note, ok, problem
 from mars_assets.doctor.hosts import read_records
-from mars_assets.doctor.settings import dagster_home, database, home_of, is_deployed, monitoring, sqlite
+from mars_assets.doctor.settings import home_folder, database, home_of, is_deployed, monitoring, sqlite
 from mars_assets.doctor.wording import duration
 from mars_assets.executor import PROCESS_TAG, is_gone
 
@@ -159,7 +159,7 @@ def _judged_started(
     started = record.start_time or record.create_timestamp.timestamp()
     longest = float(run.tags.get(MAX_RUNTIME_SECONDS_TAG) or opened.run_monitoring_max_runtime_seconds or 0)
     what = f"{about} is STARTED for {duration(now - started)}"
-    if process and is_gone(process):
+    if process and is_gone(process, one_host=not is_deployed(surroundings)):
         yield problem(f"{what}, and its process is gone", f"any run on this host marks it as failed; or {_TERMINATE}")
     elif process and _restarted_since(process, started, surroundings):
         yield problem(f"{what}, and its host has been restarted since", _TERMINATE)
@@ -255,7 +255,7 @@ def sensors_and_schedules(surroundings: Surroundings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    dagster_home,
+    home_folder,
     sqlite,
     monitoring,
     database,

@@ -58,7 +58,7 @@ def launcher_of(surroundings: Surroundings) -> str:
     return f"{launcher.get('module', '')}.{launcher.get('class', '')}".lower().strip(".")
 
 
-def dagster_home(surroundings: Surroundings) -> Iterator[Finding]:
+def home_folder(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that the variable names a folder with settings that can be read."""
     value = surroundings.environment.get("DAGSTER_HOME", "")
     if not value:

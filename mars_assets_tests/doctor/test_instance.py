@@ -1,5 +1,6 @@
 """Checks of Dagster's instance, on real ones: with SQLite, and with Postgres."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ from mars_assets.instance import overlaid_settings, write_instance_settings, wri
 from mars_assets.storage.files import write_bytes
 from mars_assets_tests.doctor.bad_states import only, surroundings, with_mounts
 from mars_assets_tests.postgres import Database
+from mars_assets_tests.shell import PROJECT, clean_environment
 
 pytestmark = pytest.mark.process
 A_DAY = 24 * 3600.0
@@ -109,7 +111,7 @@ def test_a_new_instance_is_well(home: Path, instance: dg.DagsterInstance) -> Non
 
 def test_homes_that_are_none(tmp_path: Path) -> None:
     def said(**variables: str) -> str:
-        return only(settings.dagster_home(surroundings(tmp_path, environment=variables))).what
+        return only(settings.home_folder(surroundings(tmp_path, environment=variables))).what
 
     assert "not set" in said()
     assert "not an absolute path" in said(DAGSTER_HOME="home")
@@ -200,24 +202,6 @@ def test_many_runs_that_hang_are_counted(home: Path, instance: dg.DagsterInstanc
     found = list(checks.hanging_runs(at(home, A_DAY)))
     assert len(found) == 11
     assert found[-1].what == "3 more runs hang"
-
-
-def test_a_run_whose_host_was_restarted(home: Path, instance: dg.DagsterInstance) -> None:
-    where = at(home, 60)
-    boot = "11111111-1111-1111-1111-111111111111"
-    lost = run(instance, Status.STARTED, f"worker 77 {boot}:5")
-    assert only(checks.hanging_runs(where)).level == "ok"
-
-    def record(boot: str) -> None:
-        content = own_record(where).model_copy(update={"host": "worker", "boot": boot})
-        write_bytes(where.lake.host("worker"), content.model_dump_json().encode())
-
-    record(boot)
-    assert only(checks.hanging_runs(where)).level == "ok", "the same boot: it may still compute"
-    record("22222222-2222-2222-2222-222222222222")
-    finding = only(checks.hanging_runs(where))
-    assert lost in finding.what
-    assert "its host has been restarted since" in finding.what
 
 
 def test_a_queue_that_nobody_serves(home: Path, instance: dg.DagsterInstance) -> None:
@@ -313,3 +297,47 @@ def test_pools_without_limits_in_postgres(deployed: Surroundings) -> None:
         subprocess.run([Path(sys.executable).with_name(words[0]), *words[1:]], check=True, capture_output=True)
     assert only(checks.pools(deployed)).level == "ok"
     assert only(checks.daemon(deployed)).level == "problem", "a deployed instance has a daemon"
+
+
+def test_a_run_whose_host_was_restarted(deployed: Surroundings) -> None:
+    where = Surroundings(deployed.lake, deployed.environment, clock=lambda: time.time() + 60)
+    instance = checks.opened_instance(where)
+    assert instance is not None
+    boot = "11111111-1111-1111-1111-111111111111"
+    lost = run(instance, Status.STARTED, f"worker 77 {boot}:5")
+    assert only(checks.hanging_runs(where)).level == "ok"
+
+    def record(boot: str) -> None:
+        content = own_record(where).model_copy(update={"host": "worker", "boot": boot})
+        write_bytes(where.lake.host("worker"), content.model_dump_json().encode())
+
+    record(boot)
+    assert only(checks.hanging_runs(where)).level == "ok", "the same boot: it may still compute"
+    record("22222222-2222-2222-2222-222222222222")
+    finding = only(checks.hanging_runs(where))
+    assert lost in finding.what
+    assert "its host has been restarted since" in finding.what
+
+
+def test_the_commands_of_the_manual_end_a_run(home: Path, instance: dg.DagsterInstance) -> None:
+    page = (PROJECT / "docs/how-to/doctor.md").read_text()
+    terminate, free, delete = [line for line in page.splitlines() if "RUN_ID" in line]
+    clean = {**clean_environment(), "DAGSTER_HOME": str(home), "DAGSTER_MODULE_NAME": "mars_assets.definitions"}
+
+    def shell(command: str, run_id: str) -> None:
+        program, *arguments = shlex.split(command.replace("RUN_ID", run_id))
+        path = Path(sys.executable).with_name(program)
+        answer = subprocess.run([path, *arguments], env=clean, cwd=PROJECT, capture_output=True, text=True, check=True)
+        assert "rror" not in answer.stdout, answer.stdout
+
+    storage = instance.event_log_storage
+    storage.set_concurrency_slots("gpu", 2)
+    stopped, deleted = (run(instance, Status.STARTED, ended_process()) for _ in range(2))
+    for one in (stopped, deleted):
+        assert storage.claim_concurrency_slot("gpu", one, "step").is_claimed
+    shell(terminate, stopped)
+    shell(delete, deleted)
+    assert only(checks.hanging_runs(at(home))).level == "ok"
+    assert storage.get_concurrency_run_ids() == {stopped}
+    shell(free, stopped)
+    assert only(checks.held_slots(at(home))).what == "0 places held"
