@@ -19,6 +19,8 @@ import psutil
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.executor.in_process import InProcessExecutor
 
+from mars_assets.outages import outlast_outages
+
 PROCESS_TAG = "mars_assets/process"
 
 
@@ -26,6 +28,7 @@ class ClearingExecutor(InProcessExecutor):
     """Dagster's in-process executor, preceded by :func:`clear_up`."""
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        outlast_outages()
         instance = plan_context.instance
         instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
         clear_up(instance)
