@@ -180,7 +180,7 @@ def outcome(running: Services, database: Database, run: str, start: float) -> di
 
 
 def postgres_away(running: Services, postgres: Postgres, database: Database, seconds: float, at_end: bool) -> None:
-    steps = 60 if at_end else 400
+    steps = 60 if at_end else 200
     run = running.launch("cls_model", training(steps))
     until = f"step {steps - 5}/" if at_end else "step 20/"
     wait(lambda: bool(logged(database, run, until)))

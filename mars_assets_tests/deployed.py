@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mars_assets.imagery.products import read_observations_csv
 from mars_assets.lake import Lake
 from mars_assets.sample.make import Plan, make_sample
 from mars_assets.sample.server import serve
@@ -73,22 +72,15 @@ class Deployed:
         assert code == 0, output
         return output
 
-    def materialize(self, select: str, *options: str, **config: Any) -> str:
-        code, output = self.run("dagster", *materialize(select, *options, **config))
+    def materialize(self, select: str, **config: Any) -> str:
+        code, output = self.run("dagster", *materialize(select, **config))
         assert code == 0, output[-4000:]
         return output
 
-    def prepare(self) -> None:
-        """Write the sample's images and weights into the lake; its labels are in the inbox."""
-        self.materialize("hirise_index,observations")
-        names = sorted(read_observations_csv(self.lake.observations_csv)["observation"])
-        self.materialize("hirise_images,crops", "--partition-range", f"{names[0]}...{names[-1]}")
-        self.materialize("prithvi_weights", prithvi_weights={"source": "sample"})
 
-
-def materialize(select: str, *options: str, **config: Any) -> list[str]:
+def materialize(select: str, **config: Any) -> list[str]:
     """The words of ``dagster asset materialize`` for the project, with configurations by asset."""
-    words = ["asset", "materialize", "--select", select, *options, "-m", "mars_assets.definitions"]
+    words = ["asset", "materialize", "--select", select, "-m", "mars_assets.definitions"]
     if config:
         words += ["--config-json", json.dumps({"ops": {name: {"config": own} for name, own in config.items()}})]
     return words
@@ -96,10 +88,10 @@ def materialize(select: str, *options: str, **config: Any) -> list[str]:
 
 @contextmanager
 def deployed_sample(folder: Path, database: Database) -> Iterator[Deployed]:
-    """The sample in a lake of its own, with its archive, after ``mars-assets deploy``."""
+    """The sample's labels and weights in a lake of its own, with the archive, after ``mars-assets deploy``."""
     make_sample(Lake.at(folder / "lake"), plan=SMALL)
     with serve(Lake.at(folder / "lake").sample) as archive:
         deployed = Deployed(folder, database, archive)
         deployed.deploy()
-        deployed.prepare()
+        deployed.materialize("prithvi_weights", prithvi_weights={"source": "sample"})
         yield deployed

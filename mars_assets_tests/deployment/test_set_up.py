@@ -1,5 +1,8 @@
 """``mars-assets deploy`` on a real Postgres, and what people do with the instance afterwards."""
 
+import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -12,6 +15,7 @@ import yaml
 from dagster import DagsterInstance
 
 from mars_assets import cli
+from mars_assets.deployment.levels import LEVELS
 from mars_assets.instance import PROJECT_SETTINGS, overlaid_settings
 from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize
 from mars_assets_tests.postgres import Database, Postgres
@@ -54,6 +58,8 @@ def test_from_nothing(empty: Deployed, postgres: Postgres, capsys: pytest.Captur
     assert list(settings["storage"]) == ["postgres"]
     assert settings["concurrency"] == project["concurrency"]
     assert settings["run_monitoring"].items() > project["run_monitoring"].items()
+    tables = {name for (name,) in empty.database.query("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+    assert {"runs", "event_logs", "job_ticks", "alembic_version"} <= tables
     limits = empty.database.query(LIMITS)
     assert {"gpu", "lake"} <= {pool for pool, _, _ in limits}
     assert ("gpu", 2, False) in limits
@@ -116,6 +122,26 @@ def test_a_wrong_password_is_not_shown(empty: Deployed) -> None:
     assert empty.database.password not in output
 
 
+def test_the_manuals_back_up_has_the_history(
+    empty: Deployed, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["deploy", "workstation"]) == 0
+    with DagsterInstance.from_config(str(empty.home)) as instance:
+        instance.add_dynamic_partitions("observation", ["ESP_011472_1225"])
+    page = (PROJECT_SETTINGS.parent / "docs/how-to/cluster.md").read_text()
+    commands = {name: re.findall(rf"^.*\b{name} --.*$", page, re.MULTILINE) for name in ("pg_dump", "pg_restore")}
+    other = postgres.database()
+    paths = {"PATH": f"{postgres.programs}:{os.environ['PATH']}", "PGPORT": str(postgres.port)}
+    for (command,), database in zip(commands.values(), (empty.database, other), strict=True):
+        environment = empty.environment | database.variables | paths
+        subprocess.run(["bash", "-ec", command], cwd=empty.folder, env=environment, check=True)
+    for name, value in other.variables.items():
+        monkeypatch.setenv(name, value)
+    with DagsterInstance.from_config(str(empty.home)) as instance:
+        assert instance.get_dynamic_partitions("observation") == ["ESP_011472_1225"]
+        assert "gpu" in instance.event_log_storage.get_concurrency_keys()
+
+
 def test_pools_made_from_default_limit_fail_on_postgres(empty: Deployed) -> None:
     """Once this fails, pools need no limit of their own at set-up."""
     assert cli.main(["deploy", "workstation"]) == 0
@@ -129,8 +155,8 @@ def test_pools_made_from_default_limit_fail_on_postgres(empty: Deployed) -> None
 
 def test_a_change_of_the_base_settings_reaches_the_overlays() -> None:
     project = yaml.safe_load(PROJECT_SETTINGS.read_bytes())
-    settings = overlaid_settings(["postgres"])
-    assert set(settings) == set(project) | {"run_retries"}
+    settings = overlaid_settings(LEVELS["workstation"].overlays)
+    assert set(settings) == set(project) | {"run_retries", "run_queue"}
     assert overlaid_settings([]) == project
 
 
