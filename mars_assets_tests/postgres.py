@@ -41,10 +41,10 @@ class Database(NamedTuple):
             "DAGSTER_PG_DB": self.name,
         }
 
-    def query(self, text: str) -> list[tuple[Any, ...]]:
+    def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]]:
         with closing(_connect(self.port, self.user, self.password, self.name)) as connection:
             cursor = connection.cursor()
-            cursor.execute(text)
+            cursor.execute(text, parameters or None)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
@@ -60,7 +60,7 @@ class Postgres:
 
     def __init__(self, folder: Path, programs: Path, user: str | None) -> None:
         self.folder, self.programs, self.user = folder, programs, user
-        self.port = _free_port()
+        self.port = free_port()
         self.log = folder / "log"
         self._password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
@@ -137,6 +137,13 @@ class Postgres:
             for statement in statements:
                 cursor.execute(statement)
 
+    def dump(self, database: Database) -> str:
+        """What a back-up holds: every row of a database."""
+        address = ["--host", HOST, "--port", str(self.port), "--username", database.user, database.name]
+        environment = {**os.environ, "PGPASSWORD": database.password}
+        command: list[str | Path] = [self.programs / "pg_dump", *address]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
 
 def installed() -> Path | None:
     """Find the folder of Postgres' programs: Debian's newest, or that on the PATH."""
@@ -173,7 +180,7 @@ def _unprivileged() -> str:
     return "postgres" if "postgres" in users else "nobody"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

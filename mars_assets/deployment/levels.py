@@ -34,7 +34,7 @@ class Level(NamedTuple):
 
 
 LEVELS = {
-    "workstation": Level(("postgres",)),
+    "workstation": Level(("postgres", "workstation")),
     "ray": Level(("postgres", "ray"), ("MARS_RAY_DASHBOARD",), {"postgres": "dagster_postgres", "ray": "dagster_ray"}),
     "slurm": Level(("postgres", "slurm"), programs=("sbatch",)),
 }

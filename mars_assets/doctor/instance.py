@@ -15,7 +15,7 @@ from mars_assets.definitions import defs
 from mars_assets.deployment.pools import pool_limits
 from mars_assets.doctor.findings import Check, Finding, Surroundings, first_line, note, ok, problem
 from mars_assets.doctor.hosts import read_records
-from mars_assets.doctor.settings import home_folder, database, home_of, is_deployed, monitoring, sqlite
+from mars_assets.doctor.settings import database, home_folder, home_of, is_deployed, monitoring, sqlite
 from mars_assets.doctor.wording import duration
 from mars_assets.executor import PROCESS_TAG, is_gone
 
