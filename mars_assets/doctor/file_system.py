@@ -83,7 +83,7 @@ def verdict(mount: Mount) -> list[Finding]:
 
 def rename(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that a file is replaced at once, and measure when it is seen."""
-    if not _is_usable(surroundings):
+    if not is_usable(surroundings):
         return
     with _folder(surroundings) as folder, other_process(replace_often, folder / "replaced"):
         reads, delays, broken = read_often(folder / "replaced", _SECONDS)
@@ -128,7 +128,7 @@ def read_often(path: Path, seconds: float) -> tuple[int, list[float], int]:
 
 def fsync(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that files and folders can be flushed to disk, and how fast."""
-    if not _is_usable(surroundings):
+    if not is_usable(surroundings):
         return
     with _folder(surroundings) as folder:
         try:
@@ -164,7 +164,7 @@ def flock(surroundings: Surroundings) -> Iterator[Finding]:
 
 def filelock(surroundings: Surroundings) -> Iterator[Finding]:
     """Check the same of the library filelock, which publishing uses."""
-    yield from lock_findings(surroundings, "filelock", hold_filelock, _filelock_is_free)
+    yield from lock_findings(surroundings, "filelock", hold_filelock, lock_is_free)
 
 
 def lock_findings(
@@ -183,7 +183,7 @@ def lock_findings(
         is_free: tests whether the lock at a path is free.
         release: seconds in which the lock of a killed process must be free.
     """
-    if not _is_usable(surroundings):
+    if not is_usable(surroundings):
         return
     with _folder(surroundings) as folder:
         path = folder / "lock"
@@ -217,7 +217,8 @@ def _flock_is_free(path: Path) -> bool:
         return True
 
 
-def _filelock_is_free(path: Path) -> bool:
+def lock_is_free(path: Path) -> bool:
+    """Test whether a lock of the library filelock is free."""
     try:
         with FileLock(path, blocking=False):
             return True
@@ -227,7 +228,7 @@ def _filelock_is_free(path: Path) -> bool:
 
 def names(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that capital letters make another name, and that long names are possible."""
-    if not _is_usable(surroundings):
+    if not is_usable(surroundings):
         return
     with _folder(surroundings) as folder:
         distinct = case_matters(folder)
@@ -269,7 +270,7 @@ def free_space(surroundings: Surroundings) -> Iterator[Finding]:
         yield problem(f"only {left} more files can be created: an observation has some hundreds", advice)
 
 
-def _is_usable(surroundings: Surroundings) -> bool:
+def is_usable(surroundings: Surroundings) -> bool:
     """Test whether there is a lake to try things in.
 
     :func:`lake_folder` says why not.

@@ -14,11 +14,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
+from mars_assets.doctor.file_system import is_usable, lock_is_free
 from mars_assets.doctor.findings import Finding, Surroundings, note, ok, problem
-from mars_assets.doctor.hosts import own_record, read_records, usable
+from mars_assets.doctor.hosts import own_record, read_records
 from mars_assets.storage.files import write_bytes
 
 _BEAT = 0.5
@@ -78,7 +79,7 @@ class _Other:
 
 def greetings(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that hosts see each other's writes and locks, and measure when."""
-    if not surroundings.wait or not usable(surroundings):
+    if not surroundings.wait or not is_usable(surroundings):
         return
     lake, session = surroundings.lake, uuid.uuid4().hex
     others: dict[str, _Other] = {}
@@ -154,7 +155,7 @@ def _look(others: dict[str, _Other], surroundings: Surroundings) -> None:
             other.greeting = greeting
             other.delays.append(max(surroundings.clock() - own_record(surroundings).ahead - written, 0.0))
             if other.lock_held is None:
-                other.lock_held = not _is_free(_lock(path))
+                other.lock_held = not lock_is_free(_lock(path))
 
 
 def _is_finished(others: dict[str, _Other], session: str, surroundings: Surroundings) -> bool:
@@ -173,11 +174,3 @@ def _is_finished(others: dict[str, _Other], session: str, surroundings: Surround
 
 def _lock(greeting: Path) -> Path:
     return greeting.with_suffix(".lock")
-
-
-def _is_free(path: Path) -> bool:
-    try:
-        with FileLock(path, blocking=False):
-            return True
-    except Timeout:
-        return False

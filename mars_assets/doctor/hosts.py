@@ -19,6 +19,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mars_assets.doctor.file_system import is_usable
 from mars_assets.doctor.findings import Check, Finding, Surroundings, note, ok, problem
 from mars_assets.doctor.machine import gpus_of_torch
 from mars_assets.doctor.mounts import mount_of
@@ -106,14 +107,9 @@ def read_records(lake: Lake) -> tuple[list[HostRecord], list[Path]]:
     return records, damaged
 
 
-def usable(surroundings: Surroundings) -> bool:
-    """Test whether records can be written; the checks of the lake say why not."""
-    return surroundings.lake.root.is_dir() and os.access(surroundings.lake.root, os.W_OK)
-
-
 def this_host(surroundings: Surroundings) -> Iterator[Finding]:
     """Write the record of this host, and check that no other machine has its name."""
-    if not usable(surroundings):
+    if not is_usable(surroundings):
         return
     own = own_record(surroundings)
     before = next((record for record in read_records(surroundings.lake)[0] if record.host == own.host), None)
@@ -129,7 +125,7 @@ def this_host(surroundings: Surroundings) -> Iterator[Finding]:
 
 def clock(surroundings: Surroundings) -> Iterator[Finding]:
     """Check this host's clock against that of the file server, by the time of a file."""
-    if not usable(surroundings):
+    if not is_usable(surroundings):
         return
     ahead = own_record(surroundings).ahead
     if abs(ahead) > CLOCKS:
@@ -141,7 +137,7 @@ def clock(surroundings: Surroundings) -> Iterator[Finding]:
 
 def other_hosts(surroundings: Surroundings) -> Iterator[Finding]:
     """Compare this host with the others that left a record in the lake."""
-    if not usable(surroundings):
+    if not is_usable(surroundings):
         return
     own = own_record(surroundings)
     records, damaged = read_records(surroundings.lake)
@@ -150,7 +146,8 @@ def other_hosts(surroundings: Surroundings) -> Iterator[Finding]:
     others = [record for record in records if record.host != own.host]
     for other in others:
         findings = list(differences(own, other))
-        yield from findings or [ok(f"{other.host}: the same lake, commit, packages and time")]
+        same = ok(f"{other.host}: the same lake, commit, packages and time; {len(other.gpus)} GPUs")
+        yield from findings or [same]
     if not others:
         yield ok("none has left a record: run mars-assets doctor on every host that uses this lake")
 
@@ -180,8 +177,13 @@ def differences(own: HostRecord, other: HostRecord) -> Iterator[Finding]:
     if abs(apart := other.ahead - own.ahead) > CLOCKS:
         where = "ahead of" if apart > 0 else "behind"
         yield problem(f"{name}: its clock is {duration(abs(apart))} {where} this one's", "set both by NTP (chrony)")
-    if other.lake != own.lake:
-        yield note(f"{name}: the lake is {other.lake} there, {own.lake} here", "Ray needs the same path everywhere")
+    for what, there, here in (
+        ("the lake", other.lake, own.lake),
+        ("DAGSTER_HOME", other.dagster_home, own.dagster_home),
+    ):
+        if there != here:
+            advice = "with Ray or Slurm, use the same path everywhere"
+            yield note(f"{name}: {what} is {there or 'not set'} there, {here or 'not set'} here", advice)
 
 
 def _is_copy(own: HostRecord, other: HostRecord) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.launcher import WorkerStatus
 from dagster._core.scheduler.instigation import InstigatorStatus, TickStatus
 from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
@@ -122,7 +123,8 @@ def hanging_runs(surroundings: Surroundings) -> Iterator[Finding]:
         return
     under_way = [Status.STARTED, Status.STARTING, Status.CANCELING, Status.NOT_STARTED]
     records = opened.get_run_records(dg.RunsFilter(statuses=under_way), ascending=True)
-    found = [finding for record in records for finding in _judged(record, opened, surroundings)]
+    ended = _ended_jobs([record.dagster_run for record in records], opened)
+    found = [finding for record in records for finding in _judged(record, opened, surroundings, ended)]
     found.sort(key=lambda finding: finding.level, reverse=True)
     yield from found[:_MOST_LISTED]
     if len(found) > _MOST_LISTED:
@@ -131,7 +133,28 @@ def hanging_runs(surroundings: Surroundings) -> Iterator[Finding]:
         yield ok(f"{len(records)} runs under way, none hangs")
 
 
-def _judged(record: RunRecord, opened: dg.DagsterInstance, surroundings: Surroundings) -> Iterator[Finding]:
+def _ended_jobs(runs: Iterable[dg.DagsterRun], opened: dg.DagsterInstance) -> dict[str, str]:
+    """Ask Ray or Slurm, where they start runs, which jobs have ended.
+
+    Returns:
+        What it says, by the ids of runs.
+    """
+    launcher, ended = opened.run_launcher, {}
+    if launcher.supports_check_run_worker_health:
+        for run in runs:
+            if run.status == Status.STARTED:
+                try:
+                    health = launcher.check_run_worker_health(run)
+                except Exception:  # it does not answer, as its own check says
+                    break
+                if health.status in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND, WorkerStatus.SUCCESS):
+                    ended[run.run_id] = (health.msg or health.status.value).partition("\n")[0]
+    return ended
+
+
+def _judged(
+    record: RunRecord, opened: dg.DagsterInstance, surroundings: Surroundings, ended: Mapping[str, str]
+) -> Iterator[Finding]:
     """Judge a run that is under way."""
     run, now = record.dagster_run, surroundings.clock()
     created = record.create_timestamp.timestamp()
@@ -141,7 +164,7 @@ def _judged(record: RunRecord, opened: dg.DagsterInstance, surroundings: Surroun
     about = f"run {run.run_id} ({run.job_name}{_where(process)})"
     match run.status:
         case Status.STARTED:
-            yield from _judged_started(record, about, opened, surroundings)
+            yield from _judged_started(record, about, opened, surroundings, ended.get(run.run_id))
         case Status.CANCELING if now - changed > opened.run_monitoring_cancel_timeout_seconds + _margin(opened):
             yield problem(f"{about} is CANCELING for {duration(now - changed)}", _TERMINATE)
         case Status.STARTING if start_timeout and now - changed > start_timeout + _margin(opened):
@@ -152,7 +175,7 @@ def _judged(record: RunRecord, opened: dg.DagsterInstance, surroundings: Surroun
 
 
 def _judged_started(
-    record: RunRecord, about: str, opened: dg.DagsterInstance, surroundings: Surroundings
+    record: RunRecord, about: str, opened: dg.DagsterInstance, surroundings: Surroundings, ended: str | None
 ) -> Iterator[Finding]:
     run, now = record.dagster_run, surroundings.clock()
     process = run.tags.get(PROCESS_TAG, "")
@@ -161,6 +184,8 @@ def _judged_started(
     what = f"{about} is STARTED for {duration(now - started)}"
     if process and is_gone(process, one_host=not is_deployed(surroundings)):
         yield problem(f"{what}, and its process is gone", f"any run on this host marks it as failed; or {_TERMINATE}")
+    elif ended is not None:
+        yield problem(f"{what}, and its job ended ({surroundings.concealed(ended)})", f"{_DAEMON}; or {_TERMINATE}")
     elif process and _restarted_since(process, started, surroundings):
         yield problem(f"{what}, and its host has been restarted since", _TERMINATE)
     elif longest and now - started > longest + _margin(opened):

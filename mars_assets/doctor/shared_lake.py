@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from mars_assets.doctor.file_system import is_usable
 from mars_assets.doctor.findings import Finding, Surroundings, ok, problem
-from mars_assets.doctor.hosts import own_record, usable
+from mars_assets.doctor.hosts import own_record
 from mars_assets.doctor.instance import opened_instance
 from mars_assets.doctor.settings import is_deployed
 
@@ -20,7 +21,7 @@ NOTED = "mars_assets/lakes"
 
 def same_lake(surroundings: Surroundings) -> Iterator[Finding]:
     """Check that hosts which use this instance use this lake."""
-    if not is_deployed(surroundings) or not usable(surroundings):
+    if not is_deployed(surroundings) or not is_usable(surroundings):
         return
     instance = opened_instance(surroundings)
     if instance is None:

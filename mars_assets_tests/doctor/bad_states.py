@@ -9,10 +9,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
+from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
 from mars_assets.doctor.findings import Check, Finding, Surroundings
 from mars_assets.lake import Lake
+
+
+class JobsThatEnded(DefaultRunLauncher):
+    """A launcher like those of Ray and Slurm. A run's tag ``job`` says how its job is."""
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        return CheckRunHealthResult(WorkerStatus[run.tags["job"]], "Slurm job 7: NODE_FAIL\nTraceback")
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> "JobsThatEnded":
+        return cls(inst_data=inst_data)
 
 
 def surroundings(folder: Path, **other: Any) -> Surroundings:

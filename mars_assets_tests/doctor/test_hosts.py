@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,19 @@ from mars_assets_tests.doctor.bad_states import (
 from mars_assets_tests.postgres import Database
 
 pytestmark = pytest.mark.process
+CHECKS_OF_HOSTS = """
+import sys
+from mars_assets.doctor import hosts
+from mars_assets.doctor.findings import Surroundings, run_checks
+from mars_assets.doctor.greetings import greetings
+from mars_assets.doctor.report import as_json
+from mars_assets.lake import Lake
+
+where = Surroundings(Lake.at(sys.argv[1]), wait=3)
+results = list(run_checks({"Hosts": (*hosts.CHECKS, greetings)}, where))
+print(as_json(results, where))
+sys.exit(int(any(result.finding.level == "problem" for result in results)))
+"""
 GIT = ["git", "-c", "user.name=T", "-c", "user.email=t@example.org"]
 
 
@@ -56,6 +70,7 @@ def test_what_must_not_differ_between_hosts(own: HostRecord) -> None:
     assert "another folder" in said_of(own, inode=own.inode + 1).what, "a copy has the same id in another file"
     assert list(differences(own, own.model_copy(update={"inode": 1, "file_system": "fuse.sshfs"}))) == []
     assert said_of(own, lake="/elsewhere").level == "note"
+    assert said_of(own, dagster_home="/home").what == "there: DAGSTER_HOME is /home there, not set here"
     assert "10 days old" in said_of(own, time=own.time - 10 * 86400, commit="abc").what
 
 
@@ -161,14 +176,14 @@ def test_two_hosts_with_one_lake_and_with_two(tmp_path: Path) -> None:
         assert met["what"].endswith("locks hold between them")
     lake = Lake.at(tmp_path / "shared")
     assert {record.host for record in read_records(lake)[0]} == {"one", "two"}
-    again = report(on_another_host("two", doctor("--lake", str(tmp_path / "lake"), "doctor", "--json"), mount))
-    assert only(of_check(again, "other hosts"))["what"] == "one: the same lake, commit, packages and time"
 
-    command[-1] = "3"
+    command = [sys.executable, "-c", CHECKS_OF_HOSTS, str(tmp_path / "lake")]
     elsewhere = f"mount -t tmpfs tmpfs '{tmp_path}/lake'"
-    alone = [on_another_host("one", command, mount), on_another_host("two", command, elsewhere)]
-    for process in alone:
-        assert "no other host was seen" in only(of_check(report(process), "greetings"))["what"]
+    with_it, without = (on_another_host(f"{name}", command, how) for name, how in (("two", mount), ("one", elsewhere)))
+    said = report(with_it)
+    assert only(of_check(said, "other hosts"))["what"] == "one: the same lake, commit, packages and time; 0 GPUs"
+    assert "no other host was seen in 3 s" in only(of_check(said, "greetings"))["what"]
+    assert "no other host was seen in 3 s" in only(of_check(report(without), "greetings"))["what"]
 
 
 # Hosts of one instance with several lakes

@@ -196,6 +196,17 @@ def test_runs_that_hang(home: Path, instance: dg.DagsterInstance) -> None:
     assert [alive in what and "without an event for 3 days" in what for what in quiet] == [True]
 
 
+def test_runs_whose_job_ended(home: Path) -> None:
+    changed(home, run_launcher={"module": "mars_assets_tests.doctor.bad_states", "class": "JobsThatEnded"})
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        lost, _, not_asked = (run(instance, Status.STARTED, job=job) for job in ("FAILED", "RUNNING", "LATER"))
+        finding = only(checks.hanging_runs(at(home)))
+    assert finding.level == "problem"
+    assert lost in finding.what
+    assert finding.what.endswith("and its job ended (Slurm job 7: NODE_FAIL)")
+    assert not_asked not in finding.what, "who does not answer is not asked again"
+
+
 def test_many_runs_that_hang_are_counted(home: Path, instance: dg.DagsterInstance) -> None:
     for _ in range(13):
         run(instance, Status.CANCELING)

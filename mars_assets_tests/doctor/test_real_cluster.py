@@ -86,15 +86,22 @@ def test_a_real_slurm(tmp_path: Path) -> None:
     assert only(of_check(there, "munge"))["level"] == "ok"
 
 
-def test_a_real_ray_that_everybody_reaches(tmp_path: Path) -> None:
+def test_a_real_ray_and_a_webserver_that_everybody_reaches(tmp_path: Path) -> None:
     programs = Path(sys.executable).parent
-    needs("unshare", "ip", str(programs / "ray"))
+    needs("unshare", "ip", "ss", str(programs / "ray"))
     options = "--head --num-cpus=1 --node-ip-address=10.99.0.1 --dashboard-host=0.0.0.0 --disable-usage-stats"
     start = f"mount -t tmpfs tmpfs /tmp; {programs}/ray start {options} --object-store-memory=100000000"
     (tmp_path / "lake").mkdir()
     look = doctor("--lake", "/run/lake", "doctor", "--json")
-    start = f"mount -t tmpfs tmpfs /run; mkdir /run/lake; {start}"
+    serve = f"{programs}/dagster-webserver -h 0.0.0.0 -p 3999 --empty-workspace"
+    start = f"""
+    mount -t tmpfs tmpfs /run; mkdir /run/lake /run/home
+    DAGSTER_HOME=/run/home {serve} &
+    {start}
+    until ss -ltn | grep 3999; do sleep 0.2; done
+    """
     said = report(in_namespace(start, *look, MARS_RAY_DASHBOARD="http://10.99.0.1:8265"))
+    assert "listens on 0.0.0.0 port 3999" in only(of_check(said, "webserver"))["what"]
     answers, listens = of_check(said, "dashboard")
     assert answers["level"] == "note"
     assert "which runs commands for everybody who reaches it" in answers["what"]
