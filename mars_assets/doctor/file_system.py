@@ -39,7 +39,10 @@ def lake_folder(surroundings: Surroundings) -> Iterator[Finding]:
         with _folder(surroundings):
             yield ok(str(root))
     except OSError as error:
-        yield problem(f"nothing can be written into {root} ({error.strerror})", "check its permissions and the mount")
+        where = error.filename or root
+        yield problem(
+            f"{where} cannot be written ({error.strerror})", "check the permissions of the lake, and the mount"
+        )
 
 
 def type_of_file_system(surroundings: Surroundings) -> Iterator[Finding]:

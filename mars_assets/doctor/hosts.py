@@ -220,10 +220,11 @@ def _ahead(surroundings: Surroundings) -> float:
 def _lake_id(lake: Lake) -> str:
     """Read the lake's random id, which the first host writes."""
     lake.hosts.mkdir(exist_ok=True)
-    with FileLock(lake.hosts / ".lock"):
-        if not lake.lake_id.exists():
-            write_json(lake.lake_id, {"id": uuid.uuid4().hex})
-        return str(read_json(lake.lake_id)["id"])
+    if not lake.lake_id.exists():
+        with FileLock(lake.hosts / ".lock"):
+            if not lake.lake_id.exists():
+                write_json(lake.lake_id, {"id": uuid.uuid4().hex})
+    return str(read_json(lake.lake_id)["id"])
 
 
 def _commit(project: Path) -> str:

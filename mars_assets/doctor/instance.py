@@ -61,7 +61,13 @@ def instance(surroundings: Surroundings) -> Iterator[Finding]:
         cause = surroundings.concealed(first_line(opened))
         yield problem(f"Dagster cannot open it ({type(opened).__name__}: {cause})", "correct its dagster.yaml")
     elif opened is not None:
-        yield ok(f"Dagster opens it; {opened.get_runs_count()} runs")
+        storages = (opened.run_storage, opened.event_log_storage, opened.schedule_storage)
+        versions = {storage.alembic_version() for storage in storages if storage}
+        if any(version and version[0] != version[1] for version in versions):
+            advice = "stop all that use it, and run dagster instance migrate"
+            yield problem("its tables are those of another version of Dagster", advice)
+        else:
+            yield ok(f"Dagster opens it; {opened.get_runs_count()} runs")
 
 
 def pools(surroundings: Surroundings) -> Iterator[Finding]:

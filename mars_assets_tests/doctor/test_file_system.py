@@ -150,7 +150,7 @@ def test_a_small_file_system_in_memory(tmp_path: Path) -> None:
 def test_a_lake_that_may_only_be_read(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o ro tmpfs '{tmp_path}'"
     said = report(on_another_host("reader", doctor("--lake", str(tmp_path), "doctor", "--json"), mount))
-    assert "nothing can be written" in only(of_check(said, "lake folder"))["what"]
+    assert "cannot be written" in only(of_check(said, "lake folder"))["what"]
     assert of_check(said, "rename") == []
 
 

@@ -1,10 +1,12 @@
 """Checks of Dagster's instance, on real ones: with SQLite, and with Postgres."""
 
 import shlex
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,14 @@ def test_settings_without_which_runs_hang(home: Path) -> None:
     assert "start_timeout_seconds is not 0" in only(settings.monitoring(at(home))).what
     changed(home, run_monitoring={"enabled": True, "start_timeout_seconds": 0, "max_runtime_seconds": 60})
     assert only(settings.monitoring(at(home))).what == "run_monitoring is on, runs end after 60 s"
+
+
+def test_tables_of_another_version_of_dagster(home: Path, instance: dg.DagsterInstance) -> None:
+    with closing(sqlite3.connect(home / "history/runs.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '7e2f3204cf8e'")
+    finding = only(checks.instance(at(home)))
+    assert "tables are those of another version" in finding.what
+    assert finding.advice.endswith("dagster instance migrate")
 
 
 def test_places_that_nobody_frees(home: Path, instance: dg.DagsterInstance) -> None:
