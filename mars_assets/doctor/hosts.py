@@ -221,7 +221,7 @@ def _lake_id(lake: Lake) -> str:
     """Read the lake's random id, which the first host writes."""
     lake.hosts.mkdir(exist_ok=True)
     if not lake.lake_id.exists():
-        with FileLock(lake.hosts / ".lock"):
+        with FileLock(lake.lake_id.with_suffix(".lock")):
             if not lake.lake_id.exists():
                 write_json(lake.lake_id, {"id": uuid.uuid4().hex})
     return str(read_json(lake.lake_id)["id"])

@@ -132,7 +132,8 @@ def exposed(name: str, sockets: Iterable[Listener], advice: str) -> Iterator[Fin
     """
     here = list(sockets)
     for one in here:
-        at = f"{name} listens on {one.address} port {one.port}"
+        known = "" if one.command else ", by its port, as its process is another user's,"
+        at = f"{name}{known} listens on {one.address} port {one.port}"
         if one.reach == "everybody":
             yield problem(f"{at}, {_OPEN}", advice)
         elif one.reach == "network":

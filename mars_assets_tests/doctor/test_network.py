@@ -40,6 +40,7 @@ def test_who_reaches_an_address(address: str, level: str) -> None:
 
 def test_the_process_decides_or_else_the_port() -> None:
     assert reached() == [("ok", "none on this host")]
+    assert "by its port" in reached(Listener("0.0.0.0", 3000, ""))[0][1]
     assert is_webserver(Listener("0.0.0.0", 4000, WEBSERVER))
     assert is_webserver(Listener("0.0.0.0", 4000, "python -m dagster_webserver -p 4000"))
     assert not is_webserver(Listener("0.0.0.0", 3000, "nginx"))
