@@ -23,7 +23,10 @@ from mars_assets.executor import PROCESS_TAG, is_gone
 _MOST_LISTED = 10
 _QUIET = 24 * 3600.0
 """Seconds without an event after which a run is noted, where no bound is set."""
-_STUCK_QUEUE = 600.0
+_STUCK = 600.0
+"""Seconds in which a run of a healthy instance is queued, and the first of a queue starts."""
+_SUBMITTED = 180.0
+"""Seconds after which a run that starts is a job of Ray or Slurm."""
 _COORDINATOR = "QUEUED_RUN_COORDINATOR"
 _TERMINATE = "terminate it in the UI (Force termination), or by dagster-graphql (docs/how-to/doctor.md)"
 _DAEMON = "start dagster-daemon run, or make ui"
@@ -129,7 +132,7 @@ def hanging_runs(surroundings: Surroundings) -> Iterator[Finding]:
         return
     under_way = [Status.STARTED, Status.STARTING, Status.CANCELING, Status.NOT_STARTED]
     records = opened.get_run_records(dg.RunsFilter(statuses=under_way), ascending=True)
-    ended = _ended_jobs([record.dagster_run for record in records], opened)
+    ended = _ended_jobs(records, opened, surroundings.clock())
     found = [finding for record in records for finding in _judged(record, opened, surroundings, ended)]
     found.sort(key=lambda finding: finding.level, reverse=True)
     yield from found[:_MOST_LISTED]
@@ -139,22 +142,25 @@ def hanging_runs(surroundings: Surroundings) -> Iterator[Finding]:
         yield ok(f"{len(records)} runs under way, none hangs")
 
 
-def _ended_jobs(runs: Iterable[dg.DagsterRun], opened: dg.DagsterInstance) -> dict[str, str]:
+def _ended_jobs(records: Iterable[RunRecord], opened: dg.DagsterInstance, now: float) -> dict[str, str]:
     """Ask Ray or Slurm, where they start runs, which jobs have ended.
 
     Returns:
         What it says, by the ids of runs.
     """
     launcher, ended = opened.run_launcher, {}
-    if launcher.supports_check_run_worker_health:
-        for run in runs:
-            if run.status == Status.STARTED:
-                try:
-                    health = launcher.check_run_worker_health(run)
-                except Exception:  # it does not answer, as its own check says
-                    break
-                if health.status in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND, WorkerStatus.SUCCESS):
-                    ended[run.run_id] = (health.msg or health.status.value).partition("\n")[0]
+    if not launcher.supports_check_run_worker_health:
+        return {}
+    for record in records:
+        run = record.dagster_run
+        is_submitted = run.status == Status.STARTING and now - record.update_timestamp.timestamp() > _SUBMITTED
+        if run.status == Status.STARTED or is_submitted:
+            try:
+                health = launcher.check_run_worker_health(run)
+            except Exception:  # it does not answer, as its own check says
+                break
+            if health.status in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND, WorkerStatus.SUCCESS):
+                ended[run.run_id] = (health.msg or health.status.value).partition("\n")[0]
     return ended
 
 
@@ -169,19 +175,22 @@ def _judged(
     process = run.tags.get(PROCESS_TAG, "")
     about = f"run {run.run_id} ({run.job_name}{_where(process)})"
     match run.status:
+        case _ if run.run_id in ended:
+            says = surroundings.concealed(ended[run.run_id])
+            yield problem(f"{about} is {run.status.value}, and its job ended ({says})", f"{_DAEMON}; or {_TERMINATE}")
         case Status.STARTED:
-            yield from _judged_started(record, about, opened, surroundings, ended.get(run.run_id))
+            yield from _judged_started(record, about, opened, surroundings)
         case Status.CANCELING if now - changed > opened.run_monitoring_cancel_timeout_seconds + _margin(opened):
             yield problem(f"{about} is CANCELING for {duration(now - changed)}", _TERMINATE)
         case Status.STARTING if start_timeout and now - changed > start_timeout + _margin(opened):
             advice = f"look whether its host or Slurm's queue has it; {_TERMINATE}"
             yield problem(f"{about} is STARTING for {duration(now - changed)}", advice)
-        case Status.NOT_STARTED if now - created > (start_timeout or _QUIET) + _margin(opened):
+        case Status.NOT_STARTED if now - created > min(start_timeout or _STUCK, _STUCK) + _margin(opened):
             yield problem(f"{about} is NOT_STARTED for {duration(now - created)}", f"launch it again, and {_TERMINATE}")
 
 
 def _judged_started(
-    record: RunRecord, about: str, opened: dg.DagsterInstance, surroundings: Surroundings, ended: str | None
+    record: RunRecord, about: str, opened: dg.DagsterInstance, surroundings: Surroundings
 ) -> Iterator[Finding]:
     run, now = record.dagster_run, surroundings.clock()
     process = run.tags.get(PROCESS_TAG, "")
@@ -190,8 +199,6 @@ def _judged_started(
     what = f"{about} is STARTED for {duration(now - started)}"
     if process and is_gone(process, one_host=not is_deployed(surroundings)):
         yield problem(f"{what}, and its process is gone", f"any run on this host marks it as failed; or {_TERMINATE}")
-    elif ended is not None:
-        yield problem(f"{what}, and its job ended ({surroundings.concealed(ended)})", f"{_DAEMON}; or {_TERMINATE}")
     elif process and _restarted_since(process, started, surroundings):
         yield problem(f"{what}, and its host has been restarted since", _TERMINATE)
     elif longest and now - started > longest + _margin(opened):
@@ -233,7 +240,7 @@ def queue(surroundings: Surroundings) -> Iterator[Finding]:
     running = opened.get_runs_count(dg.RunsFilter(statuses=[Status.STARTED, Status.STARTING]))
     if not opened.get_daemon_statuses()[_COORDINATOR].healthy:
         yield problem(f"{waiting}, and no daemon takes them", _DAEMON)
-    elif not running and surroundings.clock() - oldest > _STUCK_QUEUE:
+    elif not running and surroundings.clock() - oldest > _STUCK:
         yield problem(f"{waiting}, and none runs", "look at the daemon's log, at the pools and at the limits of tags")
     else:
         yield ok(f"{waiting}; {running} run")

@@ -15,6 +15,9 @@ from mars_assets.doctor.mounts import mount_of
 from mars_assets.errors import MarsError
 from mars_assets.instance import SETTINGS_FILE
 
+_START_TIMEOUT = 180
+"""Dagster's own."""
+_A_DAY = 24 * 3600
 _FIELDS = {
     "hostname": "DAGSTER_PG_HOST",
     "port": PORT,
@@ -115,12 +118,11 @@ def monitoring(surroundings: Surroundings) -> Iterator[Finding]:
             "run_monitoring has no max_runtime_seconds: a run on a Ray host that is gone stays STARTED for ever",
             _DEPLOY,
         )
-    if "slurm" in launcher and watched.get("start_timeout_seconds") != 0:
+    start_timeout = watched.get("start_timeout_seconds", _START_TIMEOUT)
+    if ("slurm" in launcher or "ray" in launcher) and 0 < start_timeout < _A_DAY:
         found = True
-        yield problem(
-            "run_monitoring's start_timeout_seconds is not 0: a job that waits longer in Slurm's queue is failed",
-            _DEPLOY,
-        )
+        what = f"run_monitoring fails runs that wait more than {start_timeout} s for a host (start_timeout_seconds)"
+        yield problem(what, _DEPLOY)
     if not found:
         longest = watched.get("max_runtime_seconds")
         yield ok("run_monitoring is on" + (f", runs end after {longest} s" if longest else ""))

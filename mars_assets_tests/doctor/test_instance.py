@@ -150,10 +150,12 @@ def test_settings_without_which_runs_hang(home: Path) -> None:
     assert "is off" in only(settings.monitoring(at(home))).what
     assert only(settings.monitoring(at(home))).level == "problem"
     changed(home, run_monitoring={"enabled": True}, run_launcher={"module": "dagster_ray", "class": "RayRunLauncher"})
-    assert "no max_runtime_seconds" in only(settings.monitoring(at(home))).what
+    no_bound, short = (finding.what for finding in settings.monitoring(at(home)))
+    assert "no max_runtime_seconds" in no_bound
+    assert "wait more than 180 s" in short
     changed(home, run_launcher={"module": "mars_assets.cluster.slurm", "class": "RunLauncher"})
-    assert "start_timeout_seconds is not 0" in only(settings.monitoring(at(home))).what
-    changed(home, run_monitoring={"enabled": True, "start_timeout_seconds": 0, "max_runtime_seconds": 60})
+    assert "wait more than 180 s for a host" in only(settings.monitoring(at(home))).what
+    changed(home, run_monitoring={"enabled": True, "start_timeout_seconds": 31536000, "max_runtime_seconds": 60})
     assert only(settings.monitoring(at(home))).what == "run_monitoring is on, runs end after 60 s"
 
 
@@ -198,6 +200,7 @@ def test_runs_that_hang(home: Path, instance: dg.DagsterInstance) -> None:
     assert "its process is gone" in hanging(0)[dead]
     said = hanging(3600)
     assert said.keys() == {dead, starting, canceling, created}
+    assert hanging(600).keys() == {dead, starting, canceling, created}
     assert "is CANCELING for 60 min" in said[canceling]
     said = hanging(3 * 3600)
     assert said.keys() == {dead, starting, canceling, created, elsewhere}
@@ -211,6 +214,10 @@ def test_runs_whose_job_ended(home: Path) -> None:
     with dg.DagsterInstance.from_config(str(home)) as instance:
         lost, _, not_asked = (run(instance, Status.STARTED, job=job) for job in ("FAILED", "RUNNING", "LATER"))
         finding = only(checks.hanging_runs(at(home)))
+        instance.run_storage.delete_run(not_asked)
+        waiting = run(instance, Status.STARTING, job="NOT_FOUND")
+        assert waiting not in str(list(checks.hanging_runs(at(home)))), "it may not have been submitted yet"
+        assert [waiting in found.what for found in checks.hanging_runs(at(home, 200))].count(True) == 1
     assert finding.level == "problem"
     assert lost in finding.what
     assert finding.what.endswith("and its job ended (Slurm job 7: NODE_FAIL)")
