@@ -22,7 +22,7 @@ OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 # To compile every module of every package takes a third of the time; Python compiles what is imported.
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[jp2,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[jp2,dev,postgres,ray]'
 # mmcv and mmseg depend on the GUI build of OpenCV, which needs libGL. The headless build of the same version brings the
 # same module without it. To go when they accept opencv-python-headless.
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless==$(OPENCV)

@@ -1,4 +1,4 @@
-"""The command ``mars-assets``: new lakes, exports, and finished models."""
+"""The command ``mars-assets``: lakes, deployments, exports, finished models."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from mars_assets.classification.predict_folder import predict_pictures, scale_no
 from mars_assets.craters.agreement import compare_lists
 from mars_assets.craters.agreement_files import in_words, write_comparison
 from mars_assets.craters.catalogues.reading import read_craters
+from mars_assets.deployment.levels import LEVELS
+from mars_assets.doctor.findings import Surroundings
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
@@ -56,6 +58,12 @@ def _init(lake: Lake, options: argparse.Namespace) -> None:
         lake.inbox.mkdir(parents=True, exist_ok=True)
     print(f"{lake.inbox}: the folder for label exports")
     print(f"{home / SETTINGS_FILE}: Dagster's settings" + ("" if written else ", which existed"))
+
+
+def _deploy(lake: Lake, options: argparse.Namespace) -> None:
+    from mars_assets.deployment.set_up import deploy
+
+    deploy(options.level, options.gpus)
 
 
 def _export(lake: Lake, options: argparse.Namespace) -> None:
@@ -161,6 +169,14 @@ def _check(lake: Lake, options: argparse.Namespace) -> None:
         raise MarsError(f"not all labels of {', '.join(doubtful)} would be used: see above")
 
 
+def _doctor(lake: Lake, options: argparse.Namespace) -> int:
+    from mars_assets.doctor.examination import examine
+
+    progress = Progress(lambda line: print(printable(line), file=sys.stderr))
+    surroundings = Surroundings(lake, wait=options.wait, progress=progress)
+    return examine(surroundings, lambda line: print(line, flush=True), json=options.json)
+
+
 def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
     """Refuse a table that could not be written, before any work."""
     out: Path = options.out
@@ -235,6 +251,21 @@ def parser() -> argparse.ArgumentParser:
         "DAGSTER_HOME names. Settings that exist there are never replaced.",
     )
     init.set_defaults(run=_init)
+    deploy = commands.add_parser(
+        "deploy",
+        help="set up an instance for several people",
+        description="Set up Dagster's history in Postgres, and the services that show it and start runs: on one "
+        "workstation, on several with Ray, or on a Slurm cluster. Needs DAGSTER_HOME, MARS_LAKE, DAGSTER_PG_HOST, "
+        "DAGSTER_PG_USER, DAGSTER_PG_PASSWORD, DAGSTER_PG_DB and, where it is not 5432, DAGSTER_PG_PORT; ray also "
+        "needs MARS_RAY_DASHBOARD. Writes Dagster's settings, in which secrets are names of variables, creates "
+        "Dagster's tables, sets the limits of pools, and writes units for systemd. Settings that exist are never "
+        "replaced. Run it again after an update, or when the number of GPUs has changed.",
+    )
+    deploy.add_argument("level", choices=LEVELS, help="what runs are computed on")
+    deploy.add_argument(
+        "--gpus", type=int, metavar="N", help="runs that may use a GPU at once; by default the GPUs of this machine"
+    )
+    deploy.set_defaults(run=_deploy)
     table = f"table to write, {', '.join(TABLES)} (%(default)s)"
     export = commands.add_parser(
         "export",
@@ -318,25 +349,50 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("theirs", type=user_path, metavar="THEIRS", help="file of the catalogue to compare with")
     compare.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="folder of the files to write")
     compare.set_defaults(run=_compare)
+    doctor = commands.add_parser(
+        "doctor",
+        help="check this machine, the lake's file system and Dagster's instance",
+        description="Measure and check what the project asks of this machine, of the lake's file system and of the "
+        "Dagster instance, and say for each finding what to do. Run it on every host that uses the lake: each leaves a "
+        "record in the lake, with which the others compare theirs. The exit status is 1 if something is wrong.",
+    )
+    doctor.add_argument("--json", action="store_true", help="report for machines")
+    doctor.add_argument(
+        "--wait",
+        type=seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for other hosts that run the same command, and measure when each sees what the other wrote",
+    )
+    doctor.set_defaults(run=_doctor)
     return parser
+
+
+def seconds(text: str) -> float:
+    """Parse a duration.
+
+    A parser says what it expects by the name of this function.
+    """
+    if not 0 <= (duration := float(text)) < math.inf:
+        raise ValueError
+    return duration
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0, or 1 after an error that the user can correct.
+        0, or 1 after an error that the user can correct, or after problems that the doctor found.
     """
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is printed, too
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         options = parser().parse_args(arguments)
-        options.run(Lake.at(options.lake), options)
+        return int(options.run(Lake.at(options.lake), options) or 0)
     except MarsError as error:
         print(printable(f"mars-assets: {error}"), file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

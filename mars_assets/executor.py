@@ -21,6 +21,7 @@ from dagster._core.execution.plan.instance_concurrency_context import InstanceCo
 from dagster._core.executor.in_process import InProcessExecutor
 from dagster._core.storage.runs import SqliteRunStorage
 
+from mars_assets.outages import outlast_outages
 from mars_assets.storage.runs import Run, State, working_for
 
 PROCESS_TAG = "mars_assets/process"
@@ -30,6 +31,7 @@ class ClearingExecutor(InProcessExecutor):
     """Dagster's in-process executor, preceded by :func:`clear_up`."""
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        outlast_outages()
         instance = plan_context.instance
         instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
         clear_up(instance)

@@ -1,8 +1,13 @@
-"""Settings of a Dagster instance, ``dagster.yaml`` in ``DAGSTER_HOME``."""
+"""Settings of a Dagster instance, ``dagster.yaml`` in ``DAGSTER_HOME``.
+
+Those of one person are the project's own (:func:`write_instance_settings`). Those of a group are overlays over them
+(:func:`overlaid_settings`), which ``mars-assets deploy`` writes.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +20,8 @@ from mars_assets.storage.files import user_path, write_bytes
 SETTINGS_FILE = "dagster.yaml"
 PROJECT_SETTINGS = Path(__file__).parent.parent / SETTINGS_FILE
 """The project's own settings, which differ only in the folder of the history."""
+OVERLAYS = PROJECT_SETTINGS.parent / "deploy"
+"""Folder of what deployments put over them."""
 
 
 def write_instance_settings(home: Path) -> bool:
@@ -29,6 +36,24 @@ def write_instance_settings(home: Path) -> bool:
     Raises:
         MarsError: the folder contains other settings, or is one that Dagster cannot use.
     """
+    settings = _parsed_file(PROJECT_SETTINGS)
+    settings["storage"] = {"sqlite": {"base_dir": str(home)}}
+    return write_settings(home, settings)
+
+
+def write_settings(home: Path, settings: Mapping[str, Any]) -> bool:
+    """Write settings of an instance, unless others exist.
+
+    Args:
+        home: folder of the instance.
+        settings: what ``dagster.yaml`` is to contain.
+
+    Returns:
+        Whether the file was written: one with the same settings remains as it is.
+
+    Raises:
+        MarsError: the folder contains other settings, or is one that Dagster cannot use.
+    """
     # The path becomes part of the address of a database.
     if "?" in str(home) or unquote(str(home)) != str(home):
         raise MarsError(
@@ -36,8 +61,6 @@ def write_instance_settings(home: Path) -> bool:
         )
     if home.exists() and not home.is_dir():
         raise MarsError(f"DAGSTER_HOME={home} is a file: set it to a folder")
-    settings = _project_settings()
-    settings["storage"] = {"sqlite": {"base_dir": str(home)}}
     path = home / SETTINGS_FILE
     old = path.read_bytes() if path.exists() else b""
     if old.strip():
@@ -50,6 +73,34 @@ def write_instance_settings(home: Path) -> bool:
     # Plain ASCII, since Dagster reads the file in the system's encoding.
     write_bytes(path, yaml.safe_dump(settings, sort_keys=False).encode("ascii"))
     return True
+
+
+def overlaid_settings(names: Sequence[str], folder: Path = OVERLAYS) -> dict[str, Any]:
+    """Put overlays over the project's settings.
+
+    Args:
+        names: of the overlays ``dagster.NAME.yaml``, each over those before it.
+        folder: where they are.
+
+    Raises:
+        MarsError: a file is missing.
+    """
+    settings = _parsed_file(PROJECT_SETTINGS)
+    for name in names:
+        settings = merged(settings, _parsed_file(folder / f"dagster.{name}.yaml"))
+    return settings
+
+
+def merged(settings: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings as JSON Merge Patch (RFC 7396) does: null removes, lists are replaced."""
+    result = {name: value for name, value in settings.items() if name not in overlay}
+    for name, value in overlay.items():
+        if isinstance(value, Mapping):
+            old = settings.get(name)
+            result[name] = merged(old if isinstance(old, Mapping) else {}, value)
+        elif value is not None:
+            result[name] = value
+    return result
 
 
 def instance_home() -> Path:
@@ -67,13 +118,11 @@ def instance_home() -> Path:
     return home
 
 
-def _project_settings() -> dict[str, Any]:
+def _parsed_file(path: Path) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = yaml.safe_load(PROJECT_SETTINGS.read_bytes())
+        settings: dict[str, Any] = yaml.safe_load(path.read_bytes())
     except FileNotFoundError as error:
-        raise MarsError(
-            f"{PROJECT_SETTINGS} is missing: install the package from a clone, as make .venv does"
-        ) from error
+        raise MarsError(f"{path} is missing: install the package from a clone, as make .venv does") from error
     return settings
 
 

@@ -242,6 +242,18 @@ class Lake:
         """Locate the files of the comparison with one of the user's catalogues."""
         return self.catalogue_comparisons / catalogue
 
+    # what ``mars-assets doctor`` notes
+    hosts = LakePath("hosts", "The folder of the records of the hosts that use the lake.")
+    lake_id = LakePath("hosts/lake.json", "The lake's random id, by which hosts tell whether they have the same lake.")
+
+    def host(self, name: str) -> Path:
+        """Locate the record of a host."""
+        return self.hosts / f"{name}.host.json"
+
+    def greeting(self, name: str) -> Path:
+        """Locate the file that a host replaces while it measures when other hosts see it."""
+        return self.hosts / f"{name}.greeting.json"
+
     # the demonstration
     sample = LakePath("sample", "The archive of the synthetic sample.")
     demo_log = LakePath("demo.log", "Dagster's full log of ``make demo``.")

@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from mars_assets.bands import HLS_BANDS, impute, scale_to_reflectance
 from mars_assets.lake import Lake
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.tensors.geotiff import write_chip
+from mars_assets_tests.postgres import Database, Postgres, installed, serve_postgres
 
 settings.register_profile("long", max_examples=30_000)  # --hypothesis-profile=long
 
@@ -27,6 +29,25 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real server. In CI a missing program is a failure, not a skip."""
+    programs = installed()
+    if programs is None:
+        message = "there is no initdb: install Postgres (Debian: postgresql)"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with serve_postgres(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Database:
+    """An empty database, as a lab's administrator hands it out."""
+    return postgres.database()
 
 
 @pytest.fixture

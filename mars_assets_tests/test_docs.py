@@ -20,10 +20,12 @@ import pytest
 import yaml
 from dagster._cli import create_dagster_cli
 from dagster_dg_cli.cli import create_dg_cli
+from dagster_graphql.cli import ui as dagster_graphql_cli
 
 import mars_assets
 from mars_assets import cli
 from mars_assets.definitions import defs
+from mars_assets.deployment.services import COMMANDS, unit_name
 from mars_assets.sample.server import serve
 from mars_assets_tests.real_subset import browse_archive
 from mars_assets_tests.shell import PROJECT, Shell
@@ -38,6 +40,8 @@ PAGES = [
 MAKEFILE = (PROJECT / "Makefile").read_text()
 IN_THE_SHELL = {"source", "printf"}
 """Programs of the shell's set-up, which a test runs."""
+OF_A_LAB = {"createuser", "createdb", "pg_dump", "pg_restore", "loginctl", "ssh", "read", "set"}
+"""Programs of a lab's machines, and what its shells do with the environment file."""
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(?P<command>(?:dagster|dg|make|mars-assets)\s[^`]+)`(?!`)")
 
@@ -115,6 +119,8 @@ def _check(words: list[str]) -> None:
         case "dg":
             _, options = _parsed(create_dg_cli(), arguments)
             assert options.get("assets") is None or _selected(options["assets"])
+        case "dagster-graphql":
+            _parsed(dagster_graphql_cli, arguments)
         case "mars-assets":
             cli.parser().parse_args(arguments)
         case "make":
@@ -124,10 +130,16 @@ def _check(words: list[str]) -> None:
                 _check_variable(word)
         case "python":
             _check_python(arguments)
+        case "systemctl":
+            units = {unit_name(service) for service in COMMANDS}
+            assert {Path(word).with_suffix(".service").name for word in arguments if "mars-assets" in word} <= units
+        case "docker":
+            assert (PROJECT / arguments[arguments.index("--file") + 1]).exists()
         case "pre-commit":
             subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], check=True)
         case _:
-            assert program in IN_THE_SHELL or program == "ELSEWHERE/bin/python", f"nothing checks {shlex.join(words)}"
+            known = IN_THE_SHELL | OF_A_LAB | {"ELSEWHERE/bin/python"}
+            assert program in known, f"nothing checks {shlex.join(words)}"
 
 
 def _parsed(group: click.Command, words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -298,7 +310,7 @@ def test_the_manual_describes_all_assets_recipes_and_commands(site: Path) -> Non
     )
     assert all(
         f"mars-assets {name}" in page("command-line")
-        for name in ("init", "predict", "outline", "map", "compare", "export")
+        for name in ("init", "deploy", "predict", "outline", "map", "compare", "export", "doctor")
     )
     assert "imagery/crops/OBSERVATION" in page("lake")
     packages = [path.parent.name for path in (PROJECT / "mars_assets").glob("*/__init__.py")]

@@ -1,0 +1,5 @@
+"""Deployment: one instance of Dagster for several people, on one machine or on several.
+
+``levels`` says what each level needs, ``database`` looks at Postgres, ``pools`` has the limits, ``services`` writes the
+unit files, and ``set_up`` does it all for ``mars-assets deploy``.
+"""

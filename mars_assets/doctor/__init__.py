@@ -1,0 +1,1 @@
+"""Checks of a machine, the lake's file system and Dagster's instance."""
