@@ -14,13 +14,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from mars_assets.doctor.file_system import is_usable, lock_is_free
 from mars_assets.doctor.findings import Finding, Surroundings, note, ok, problem
 from mars_assets.doctor.hosts import own_record, read_records
 from mars_assets.storage.files import write_bytes
+from mars_assets.storage.locks import lock_of
 
 _BEAT = 0.5
 """Seconds between two writes."""
@@ -85,7 +85,7 @@ def greetings(surroundings: Surroundings) -> Iterator[Finding]:
     others: dict[str, _Other] = {}
     until = time.monotonic() + surroundings.wait
     beat = 0
-    with FileLock(_lock(lake.greeting(surroundings.host))):
+    with lock_of(_lock(lake.greeting(surroundings.host))):
         while time.monotonic() < until:
             beat += 1
             said = Greeting(

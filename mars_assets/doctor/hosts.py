@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mars_assets.doctor.file_system import is_usable
@@ -27,6 +26,7 @@ from mars_assets.doctor.wording import duration
 from mars_assets.lake import Lake
 from mars_assets.provenance import software
 from mars_assets.storage.files import read_json, write_bytes, write_json
+from mars_assets.storage.locks import lock_of
 
 CLOCKS = 2.0
 """Seconds by which clocks may be apart: more, and bounds on runs and heartbeats are wrong."""
@@ -221,7 +221,7 @@ def _lake_id(lake: Lake) -> str:
     """Read the lake's random id, which the first host writes."""
     lake.hosts.mkdir(exist_ok=True)
     if not lake.lake_id.exists():
-        with FileLock(lake.lake_id.with_suffix(".lock")):
+        with lock_of(lake.lake_id.with_suffix(".lock")):
             if not lake.lake_id.exists():
                 write_json(lake.lake_id, {"id": uuid.uuid4().hex})
     return str(read_json(lake.lake_id)["id"])

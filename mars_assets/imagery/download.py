@@ -40,6 +40,7 @@ from mars_assets.progress import SILENT, Counter, Progress
 from mars_assets.retries import AttemptError, State, attempts, concealing_errors, error_of, retry_after
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.hashing import sha256_file
+from mars_assets.storage.locks import lock_of
 
 _OVERLAP = 1024  # bytes fetched again and compared when a transfer is resumed
 _CHUNK = 1 << 20
@@ -168,7 +169,7 @@ def fetch_product(
     """
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
-    with FileLock(folder / ".lock"):
+    with lock_of(folder / ".lock"):
         return [_Transfer(archive, relative, folder, progress).file() for relative in files.addresses]
 
 

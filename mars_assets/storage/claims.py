@@ -25,11 +25,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from mars_assets.errors import DamagedFileError, SupersededError
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import explained_errors, read_json, write_json
+from mars_assets.storage.locks import lock_of
 from mars_assets.storage.runs import current_run, worker
 
 _CLAIM, _LOCK = "claim.json", ".lock"
@@ -79,7 +80,7 @@ class Claim:
         Raises:
             SupersededError: the claim was taken over, or this process's run is over.
         """
-        with explained_errors(self.place), FileLock(self.place / _LOCK):
+        with explained_errors(self.place), lock_of(self.place / _LOCK):
             holder = _read(self.place)
             if holder is None or holder.token != self.holder.token:
                 raise SupersededError(f"{self.result}: {_outcome(holder)}; nothing of this process is used")
@@ -105,7 +106,7 @@ def claim(result: Path, place: Path, progress: Progress = SILENT) -> Iterator[Cl
         MarsError: the disk is full or the folder is not writable.
     """
     token = uuid.uuid4().hex[:12]
-    lock = FileLock(place / f"{token}.lock")
+    lock = lock_of(place / f"{token}.lock")
     with explained_errors(place):
         place.mkdir(parents=True, exist_ok=True)
         with lock:
@@ -125,7 +126,7 @@ def _take(result: Path, place: Path, token: str, progress: Progress) -> _Holder:
     """Write the claim, as soon as the former one is given up."""
     run, waiting_for = current_run(), None
     while True:
-        with FileLock(place / _LOCK):
+        with lock_of(place / _LOCK):
             holder = _read(place)
             is_killed = holder is None or _is_free(place / f"{holder.token}.lock")
             if is_killed or _is_over(holder):
@@ -171,7 +172,7 @@ def _leave(mine: Claim) -> None:
 
     That was published, is empty, or was taken over.
     """
-    with FileLock(mine.place / _LOCK):
+    with lock_of(mine.place / _LOCK):
         holder = _read(mine.place)
         is_mine = holder is not None and holder.token == mine.holder.token
         is_unfinished = is_mine and holder is not None and not holder.published and any(mine.folder.iterdir())
@@ -189,7 +190,7 @@ def _read(place: Path) -> _Holder | None:
 def _is_free(lock: Path) -> bool:
     """Test whether nobody holds a lock."""
     try:
-        with FileLock(lock, timeout=0):
+        with lock_of(lock, timeout=0):
             return True
     except Timeout:
         return False

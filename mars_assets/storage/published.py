@@ -20,9 +20,8 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
-
 from mars_assets.storage.files import explained_errors, read_json, write_json
+from mars_assets.storage.locks import lock_of
 
 POINTER, LINK = "current.json", "current"
 RETAINED_SECONDS = 24 * 3600.0
@@ -85,7 +84,7 @@ def _publishing(folder: Path, retained_seconds: float) -> Iterator[Path]:
     """Yield the path of a new version, which is put into use after the block."""
     with explained_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / _LOCK):
+        with lock_of(folder / _LOCK):
             before = version_in_use(folder)
             _remove_replaced(folder, before, retained_seconds)
             version = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
