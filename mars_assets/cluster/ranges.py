@@ -1,8 +1,8 @@
 """How many observations a run of a backfill takes.
 
 On one machine a backfill is a single run. On Ray and Slurm it is divided into runs that take some minutes each: a run
-costs about 8 core-seconds before its first step, hosts share the others, and a run that is killed costs little. The
-number follows from what earlier runs took, each time that the definitions are loaded.
+costs about 8 core-seconds besides its steps, hosts share the others, and a run that is killed costs little. The number
+follows from what earlier runs took, each time that the definitions are loaded.
 """
 
 from __future__ import annotations
