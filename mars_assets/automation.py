@@ -23,6 +23,7 @@ from pydantic import Field
 from mars_assets.assets.labels import observe_inbox, roboflow_exports
 from mars_assets.assets.metadata import mendable
 from mars_assets.checks import last_below_bound
+from mars_assets.cluster.starts import fail_dead_starts
 from mars_assets.datasets import STAGE
 from mars_assets.errors import MarsError
 from mars_assets.executor import clear_up
@@ -32,6 +33,7 @@ from mars_assets.labels.table import current_label_version
 from mars_assets.models.versions import in_use
 from mars_assets.progress import Progress
 from mars_assets.resources import LakeResource, RoboflowResource
+from mars_assets.resources.roboflow import ROBOFLOW_POOL
 from mars_assets.tasks import TASKS
 
 LOOK_EVERY = 10
@@ -92,7 +94,7 @@ def new_labels(context: dg.SensorEvaluationContext, lake: LakeResource) -> dg.Se
     A zip that is still being copied is ignored until it is complete. The same file under another name is not a change.
     """
     # A run whose machine went down with it would block everything that follows.
-    if cleared := clear_up(context.instance):
+    if cleared := [*clear_up(context.instance), *fail_dead_starts(context.instance)]:
         context.log.warning(
             f"the processes of these runs no longer exist, so they count as failed: {', '.join(cleared)}"
         )
@@ -134,7 +136,7 @@ class FetchConfig(dg.Config):
     )
 
 
-@dg.op(tags={"dagster/kind/roboflow": ""}, pool="roboflow")
+@dg.op(tags={"dagster/kind/roboflow": ""}, pool=ROBOFLOW_POOL)
 def fetch_export(
     context: dg.OpExecutionContext, config: FetchConfig, lake: LakeResource, roboflow: RoboflowResource
 ) -> None:

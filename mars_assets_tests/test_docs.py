@@ -42,6 +42,8 @@ IN_THE_SHELL = {"source", "printf"}
 """Programs of the shell's set-up, which a test runs."""
 OF_A_LAB = {"createuser", "createdb", "pg_dump", "pg_restore", "loginctl", "ssh", "read", "set"}
 """Programs of a lab's machines, and what its shells do with the environment file."""
+OF_SLURM = {"squeue"}
+"""Slurm's commands, which tests run on a Slurm of their own."""
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(?P<command>(?:dagster|dg|make|mars-assets)\s[^`]+)`(?!`)")
 
@@ -138,7 +140,10 @@ def _check(words: list[str]) -> None:
         case "pre-commit":
             subprocess.run([Path(sys.executable).with_name(program), *arguments, "--help"], check=True)
         case _:
-            known = IN_THE_SHELL | OF_A_LAB | {"ELSEWHERE/bin/python"}
+            if program.startswith("deploy/"):
+                assert os.access(PROJECT / program, os.X_OK), program
+                return
+            known = IN_THE_SHELL | OF_A_LAB | OF_SLURM | {"ELSEWHERE/bin/python"}
             assert program in known, f"nothing checks {shlex.join(words)}"
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mars_assets.assets.imagery import each_observation, hirise_images, product_of, selected_observations
 from mars_assets.assets.metadata import cached_metadata, listing, mendable, picture, progress_of, reported, table, where
+from mars_assets.cluster.ranges import backfill_policy
 from mars_assets.code_versions import CATALOGUE, COMPARISON, FREQUENCIES, INJECTION, SCENES, code_version
 from mars_assets.craters.agreement_files import main_rows, shown_rows
 from mars_assets.craters.catalogue_comparison import TABLE, CatalogueComparison, compare_catalogues
@@ -61,7 +62,7 @@ class CraterMapsConfig(dg.Config):
     code_version=SCENES,
     deps=[hirise_images, dg.AssetKey(SEGMENTATION.model), dg.AssetKey(SEGMENTATION.evaluation)],
     partitions_def=observation_partitions,
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=backfill_policy("crater_maps"),
     pool=GPU_POOL,
 )
 def crater_maps(

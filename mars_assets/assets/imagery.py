@@ -1,5 +1,6 @@
 """Assets of group imagery: index, observations, images and crops."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from mars_assets.assets.metadata import MAX_ROWS, columns, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import recipe_from
+from mars_assets.cluster.ranges import backfill_policy, remember_seconds
 from mars_assets.code_versions import CROPS, DOWNLOAD, INDEX, OBSERVATIONS
 from mars_assets.errors import ArchiveError, MarsError, MissingInputError
 from mars_assets.imagery.crops import CropSettings, Source, cut_crops
@@ -23,12 +25,15 @@ from mars_assets.lake import Lake
 from mars_assets.partitions import observation_partitions, observations_of, register_observations
 from mars_assets.progress import Progress
 from mars_assets.resources import ArchiveResource, LakeResource
+from mars_assets.resources.archive import ARCHIVE_POOL
 from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import columns_of
 
 GROUP = "imagery"
+TOGETHER = backfill_policy("hirise_images", "crops")
+"""The policy of both assets of job ``imagery``, which a run materializes one after the other."""
 _Row: TypeAlias = dict[str, Any]
 
 
@@ -38,7 +43,7 @@ class IndexConfig(dg.Config):
     refresh: bool = Field(False, description="Download the index again if it has changed in the archive.")
 
 
-@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=INDEX)
+@dg.asset(group_name=GROUP, kinds={"csv", "parquet"}, code_version=INDEX, pool=ARCHIVE_POOL)
 def hirise_index(
     context: dg.AssetExecutionContext, config: IndexConfig, lake: LakeResource, archive: ArchiveResource
 ) -> dg.MaterializeResult:
@@ -174,7 +179,8 @@ def observations(
     code_version=DOWNLOAD,
     deps=[observations],
     partitions_def=observation_partitions,
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=TOGETHER,
+    pool=ARCHIVE_POOL,
 )
 def hirise_images(
     context: dg.AssetExecutionContext, lake: LakeResource, archive: ArchiveResource
@@ -219,7 +225,7 @@ class CropsConfig(dg.Config, CropSettings):
     code_version=CROPS,
     deps=[hirise_images],
     partitions_def=observation_partitions,
-    backfill_policy=dg.BackfillPolicy.single_run(),
+    backfill_policy=TOGETHER,
 )
 def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeResource) -> dg.MaterializeResult:
     """Crops of 512 x 512 pixels in 8-bit RGB, ready for labelling, with a manifest.
@@ -306,6 +312,7 @@ def each_observation(
     keys = observations_of(context, selected)
     done: dict[str, list[_Row]] = {}
     failures: dict[str, str] = {}
+    seconds: list[float] = []
     for key in keys:
         try:
             if key not in selected:
@@ -313,12 +320,15 @@ def each_observation(
                     f"{key} is not among the selected observations: add it to observations.csv or widen the query, and "
                     "materialize 'observations'"
                 )
+            begun = time.monotonic()
             done[key] = work(selected[key])
+            seconds.append(time.monotonic() - begun)
         except MarsError as error:
             failures[key] = str(error)
             context.log.error(f"{key}: {error}")
             if isinstance(error, ArchiveError):  # it would refuse the others too
                 break
+    remember_seconds(lake, context.asset_key.to_user_string(), seconds)
     if not failures:
         return _described([row for rows in done.values() for row in rows])
     if len(failures) == len(keys) == 1:

@@ -10,6 +10,11 @@ from mars_assets.imagery.download import Archive
 
 HIRISE_ARCHIVE = "https://hirise-pds.lpl.arizona.edu/PDS"
 
+ARCHIVE_POOL = "archive"
+"""The concurrency pool of the steps that download from the archive: two at a time on all hosts together, where
+``mars-assets deploy`` has set its limit, otherwise one.
+"""
+
 
 class ArchiveResource(dg.ConfigurableResource[Any]):
     """The archive that HiRISE products are downloaded from."""

@@ -10,6 +10,9 @@ from mars_assets.errors import MarsError
 from mars_assets.labels.class_names import project_slug
 from mars_assets.labels.roboflow_api import API, Project, Roboflow, known_format
 
+ROBOFLOW_POOL = "roboflow"
+"""The concurrency pool of downloads from Roboflow."""
+
 
 class RoboflowResource(dg.ConfigurableResource[Any]):
     """The Roboflow projects whose new versions are downloaded.

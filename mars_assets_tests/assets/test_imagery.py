@@ -8,6 +8,7 @@ from PIL import Image
 
 from mars_assets.imagery.index import INDEX_FILES
 from mars_assets.partitions import register_observations
+from mars_assets.storage.files import read_json
 from mars_assets.storage.published import version_in_use
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
 
@@ -57,6 +58,9 @@ def test_what_can_be_fetched_is_recorded_where_something_cannot(runs: Runs) -> N
     assert "1 of 3 observations could not be downloaded" in message(failed, "hirise_images")
     assert IDS[1] in message(failed, "hirise_images")
     assert runs.made("hirise_images") == {IDS[0], IDS[2]}
+    took = read_json(runs.lake.cache("seconds_per_observation"))["hirise_images"]
+    assert len(took) == 2, "what sizes the runs of a backfill"
+    assert all(seconds > 0 for seconds in took)
     event = runs.instance.get_latest_materialization_event(dg.AssetKey("hirise_images"))
     assert event is not None
     assert event.asset_materialization is not None

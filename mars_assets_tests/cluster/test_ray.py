@@ -1,0 +1,116 @@
+"""The Ray launcher with a head that answers as Ray's does, and as it should not."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import dagster as dg
+import pytest
+from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
+
+from mars_assets.cluster import ray
+from mars_assets.cluster.ray import RayLauncher
+from mars_assets.cluster.starts import fail_dead_starts
+from mars_assets.errors import MarsError
+from mars_assets_tests.cluster.test_slurm import run_with
+
+VERSION = '{"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""}'
+
+
+class Head:
+    """A dashboard that answers every question about a job in the same way."""
+
+    def __init__(self) -> None:
+        self.answer = (200, '{"type": "SUBMISSION", "status": "RUNNING", "entrypoint": "x"}')
+        head = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                others = {"/api/version": (200, VERSION), "/api/jobs/": (200, "[]")}
+                code, text = others.get(self.path, head.answer)
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def head() -> Iterator[Head]:
+    head = Head()
+    yield head
+    head.stop()
+
+
+@pytest.fixture
+def instance(head: Head) -> Iterator[dg.DagsterInstance]:
+    config = {"ray": {"address": head.address, "num_cpus": 1}}
+    launcher = {"module": "mars_assets.cluster.ray", "class": "RayLauncher", "config": config}
+    with dg.instance_for_test({"run_launcher": launcher}) as instance:
+        yield instance
+
+
+@pytest.fixture
+def launcher(instance: dg.DagsterInstance) -> RayLauncher:
+    launcher = instance.run_launcher
+    assert isinstance(launcher, RayLauncher)
+    return launcher
+
+
+@pytest.mark.slow
+def test_only_what_the_head_says_of_the_job_ends_a_run(
+    head: Head, launcher: RayLauncher, instance: dg.DagsterInstance
+) -> None:
+    run = run_with(instance, "STARTED")
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "exit code 1"}')
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
+    head.answer = (500, "Internal Server Error")
+    health = launcher.check_run_worker_health(run)
+    assert (health.status, health.transient) == (WorkerStatus.RUNNING, True)
+    head.answer = (404, "Job dagster-run does not exist")
+    health = launcher.check_run_worker_health(run)
+    assert health.status == WorkerStatus.FAILED
+    assert "was started anew" in (health.msg or "")
+    head.stop()
+    health = launcher.check_run_worker_health(run)
+    assert (health.status, health.transient) == (WorkerStatus.RUNNING, True)
+    with pytest.raises(MarsError, match="the run goes on"):
+        launcher.terminate(run.run_id)
+    with pytest.raises(MarsError, match="did not accept the run"):
+        launcher.launch_run(LaunchRunContext(run, None))
+
+
+@pytest.mark.slow
+def test_a_head_whose_host_is_gone_is_given_up_soon(
+    launcher: RayLauncher, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "TIMEOUT", 0.2)
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.create_connection(full.getsockname(), 1)]  # the queue is full: further ones get no answer
+        launcher.address = f"http://127.0.0.1:{full.getsockname()[1]}"
+        begun = time.monotonic()
+        assert launcher.check_run_worker_health(run_with(instance, "STARTED")).transient
+        assert time.monotonic() - begun < 5
+        waiting[0].close()
+
+
+@pytest.mark.slow
+def test_a_start_that_ray_gave_up_fails(head: Head, instance: dg.DagsterInstance) -> None:
+    run = run_with(instance, "STARTING")
+    assert fail_dead_starts(instance, submitted=0) == []
+    head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "no such file"}')
+    assert fail_dead_starts(instance, submitted=0) == [run.run_id]
