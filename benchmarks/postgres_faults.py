@@ -225,7 +225,8 @@ def process_killed(running: Services, database: Database, name: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", default=["postgres", "processes"], choices=["postgres", "processes"])
+    parts = ["postgres", "processes"]
+    options.add_argument("--parts", nargs="+", default=parts, choices=parts, help="what is killed")
     options.add_argument("--seconds", type=float, nargs="+", default=[8, 60], help="that Postgres is away")
     chosen = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started

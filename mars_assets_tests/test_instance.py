@@ -1,6 +1,8 @@
 """Settings of a Dagster instance, in folders of any name."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +10,7 @@ from dagster import DagsterInstance
 
 from mars_assets.cli import main
 from mars_assets.errors import MarsError
-from mars_assets.instance import PROJECT_SETTINGS, write_instance_settings
+from mars_assets.instance import OVERLAYS, PROJECT_SETTINGS, merged, overlaid_settings, write_instance_settings
 
 NAMES = [
     "plain",
@@ -84,3 +86,44 @@ def test_folders_that_dagster_cannot_use(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MarsError, match="is a file"):
         write_instance_settings(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ({}, {"a": {"b": 1, "c": [1, 2]}, "d": "text"}),
+        ({"a": {"b": 2}}, {"a": {"b": 2, "c": [1, 2]}, "d": "text"}),
+        ({"a": {"b": None, "e": {"f": 3, "g": None}}}, {"a": {"c": [1, 2], "e": {"f": 3}}, "d": "text"}),
+        ({"a": {"c": [3]}, "d": None}, {"a": {"b": 1, "c": [3]}}),
+        ({"a": 5, "d": {"h": 6}}, {"a": 5, "d": {"h": 6}}),
+        ({"absent": None}, {"a": {"b": 1, "c": [1, 2]}, "d": "text"}),
+    ],
+)
+def test_overlays_are_merged_as_json_merge_patch_does(overlay: dict[str, Any], expected: dict[str, Any]) -> None:
+    settings = {"a": {"b": 1, "c": [1, 2]}, "d": "text"}
+    assert merged(settings, overlay) == expected
+    assert settings == {"a": {"b": 1, "c": [1, 2]}, "d": "text"}
+
+
+def test_overlays_name_secrets_and_do_not_hold_them() -> None:
+    files = sorted(OVERLAYS.glob("dagster.*.yaml"))
+    assert files
+    for path in files:
+        for name, value in _leaves(yaml.safe_load(path.read_bytes())):
+            assert "password" not in name or name.endswith("env"), f"{path}: {name}: {value}"
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(settings, dict):
+        yield name, settings
+        return
+    for key, value in settings.items():
+        yield from _leaves(value, f"{name}.{key}")
+
+
+def test_later_overlays_win(tmp_path: Path) -> None:
+    (tmp_path / "dagster.one.yaml").write_text("telemetry: null\nnux: {enabled: true}\n")
+    (tmp_path / "dagster.two.yaml").write_text("nux: {enabled: maybe}\n")
+    project = yaml.safe_load(PROJECT_SETTINGS.read_bytes())
+    del project["telemetry"]
+    assert overlaid_settings(["one", "two"], tmp_path) == project | {"nux": {"enabled": "maybe"}}
