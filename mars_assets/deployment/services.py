@@ -20,7 +20,8 @@ FURTHER = ("DAGSTER_PG_PORT", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
 
 _MODULE = ("--module-name", "mars_assets.definitions")
 COMMANDS = {
-    # A connection that Postgres has dropped since would fail the next request: the webserver connects again instead.
+    # Connect again where a connection is older than a second. By default the webserver uses one that Postgres has dropped:
+    # after each outage two attempts to start a run failed, and one of them left a run that never starts.
     "webserver": ("dagster-webserver", *_MODULE, "--host", "127.0.0.1", "--port", "3000", "--db-pool-recycle", "1"),
     "daemon": ("dagster-daemon", "run", *_MODULE),
 }

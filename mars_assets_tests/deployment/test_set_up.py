@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from dagster import DagsterInstance
 from mars_assets import cli
 from mars_assets.deployment.levels import LEVELS
 from mars_assets.instance import PROJECT_SETTINGS, overlaid_settings
-from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize
-from mars_assets_tests.postgres import Database, Postgres
+from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize, services
+from mars_assets_tests.postgres import Database, Postgres, free_port
 
 pytestmark = pytest.mark.process
 
@@ -122,6 +121,18 @@ def test_a_wrong_password_is_not_shown(empty: Deployed) -> None:
     assert empty.database.password not in output
 
 
+def test_the_webserver_starts_runs_right_after_postgres_was_away(empty: Deployed, postgres: Postgres) -> None:
+    """With the webserver's own settings the first two fail, and one of them leaves a run that never starts."""
+    assert cli.main(["deploy", "workstation"]) == 0
+    with services(empty, free_port(), "webserver") as running:
+        running.launch("prithvi_weights", {"source": "sample"})
+        postgres.kill()
+        time.sleep(2)
+        postgres.start()
+        running.launch("prithvi_weights", {"source": "sample"})
+    assert empty.database.query("SELECT status, count(*) FROM runs GROUP BY 1") == [("QUEUED", 2)]
+
+
 def test_the_manuals_back_up_has_the_history(
     empty: Deployed, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,10 +172,9 @@ def test_a_change_of_the_base_settings_reaches_the_overlays() -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """With images and weights; what comes of labels is not made yet."""
-    with deployed_sample(tmp_path_factory.mktemp("deployed"), postgres.database()) as sample:
-        yield sample
+def deployed(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """With labels and weights; what comes of labels is not made yet."""
+    return deployed_sample(tmp_path_factory.mktemp("deployed"), postgres.database())
 
 
 def intervals(database: Database) -> dict[str, list[tuple[str, float, float]]]:
