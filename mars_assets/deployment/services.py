@@ -20,8 +20,8 @@ FURTHER = ("DAGSTER_PG_PORT", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
 
 _MODULE = ("--module-name", "mars_assets.definitions")
 COMMANDS = {
-    # Connect again where a connection is older than a second. By default the webserver uses one that Postgres has dropped:
-    # after each outage two attempts to start a run failed, and one of them left a run that never starts.
+    # Connections older than a second are replaced. By default the webserver uses those that Postgres has dropped: after
+    # each outage two attempts to start a run failed, and one of them left a run that never starts.
     "webserver": ("dagster-webserver", *_MODULE, "--host", "127.0.0.1", "--port", "3000", "--db-pool-recycle", "1"),
     "daemon": ("dagster-daemon", "run", *_MODULE),
 }
