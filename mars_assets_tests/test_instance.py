@@ -10,7 +10,15 @@ from dagster import DagsterInstance
 
 from mars_assets.cli import main
 from mars_assets.errors import MarsError
-from mars_assets.instance import OVERLAYS, PROJECT_SETTINGS, merged, overlaid_settings, write_instance_settings
+from mars_assets.instance import (
+    OVERLAYS,
+    PROJECT_SETTINGS,
+    merged,
+    overlaid_settings,
+    own_overlay,
+    write_instance_settings,
+    write_settings,
+)
 
 NAMES = [
     "plain",
@@ -67,6 +75,28 @@ def test_settings_are_not_replaced(
     path.write_text("\n")  # holds nothing
     assert main([*lake, "init"]) == 0
     assert path.read_text().strip()
+
+
+def test_settings_that_nobody_edited_follow_the_project(tmp_path: Path) -> None:
+    path = tmp_path / "dagster.yaml"
+    storage = {"sqlite": {"base_dir": "here"}}
+    assert write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": True}})
+    assert write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": False}})
+    assert not write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": False}})
+    assert yaml.safe_load(path.read_bytes()) == {"storage": storage, "telemetry": {"enabled": False}}
+    with pytest.raises(MarsError, match="has other settings"):  # the history would seem lost
+        write_settings(tmp_path, {"storage": {"sqlite": {"base_dir": "there"}}})
+    path.write_text(path.read_text() + "nux: {enabled: true}\n")
+    with pytest.raises(MarsError, match="has other settings"):
+        write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": True}})
+
+
+@pytest.mark.parametrize("text", ["", "a: b: c", "- a", "text"])
+def test_an_overlay_of_ones_own_without_settings(tmp_path: Path, text: str) -> None:
+    assert own_overlay(tmp_path) == {}
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(MarsError, match=r"own\.yaml has no settings of Dagster: write them in YAML"):
+        own_overlay(tmp_path)
 
 
 @pytest.mark.parametrize("home", ["", "relative/folder", "~nobody_at_all/x"])

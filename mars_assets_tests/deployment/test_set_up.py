@@ -14,8 +14,9 @@ import yaml
 from dagster import DagsterInstance
 
 from mars_assets import cli
+from mars_assets.deployment import set_up
 from mars_assets.deployment.levels import LEVELS
-from mars_assets.instance import PROJECT_SETTINGS, overlaid_settings
+from mars_assets.instance import PROJECT_SETTINGS, merged, overlaid_settings
 from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize, services
 from mars_assets_tests.postgres import Database, Postgres, free_port
 
@@ -86,6 +87,24 @@ def test_again_with_other_gpus(empty: Deployed) -> None:
         assert ("gpu", places, False) in empty.database.query(LIMITS)
     assert (empty.home / "dagster.yaml").read_bytes() == settings
     assert "PASSWORD=entered" in environment.read_text()
+
+
+def test_a_labs_own_settings_win(empty: Deployed) -> None:
+    assert cli.main(["deploy", "workstation"]) == 0
+    (empty.home / "own.yaml").write_text("concurrency: {runs: {max_concurrent_runs: 3}}\nrun_retries: null\n")
+    assert cli.main(["deploy", "workstation"]) == 0
+    settings = yaml.safe_load((empty.home / "dagster.yaml").read_bytes())
+    assert settings["concurrency"]["runs"]["max_concurrent_runs"] == 3
+    assert "tag_concurrency_limits" in settings["concurrency"]["runs"]
+    assert "run_retries" not in settings
+
+
+def test_the_number_of_gpus_reaches_the_run_coordinator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    coordinator = {"run_coordinator": {"module": "cluster", "class": "Coordinator", "config": {"gpus": 0, "most": 8}}}
+    plain = overlaid_settings(["postgres"])
+    monkeypatch.setattr(set_up, "overlaid_settings", lambda _: merged(plain, coordinator))
+    settings = set_up._settings(LEVELS["workstation"], tmp_path, 5432, gpus=3)
+    assert settings["run_coordinator"]["config"] == {"gpus": 3, "most": 8}
 
 
 def test_other_settings_stay(empty: Deployed, capsys: pytest.CaptureFixture[str]) -> None:
