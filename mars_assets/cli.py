@@ -250,7 +250,8 @@ def parser() -> argparse.ArgumentParser:
         "DAGSTER_PG_USER, DAGSTER_PG_PASSWORD, DAGSTER_PG_DB and, where it is not 5432, DAGSTER_PG_PORT; ray also "
         "needs MARS_RAY_DASHBOARD. Writes Dagster's settings, in which secrets are names of variables, creates "
         "Dagster's tables, sets the limits of pools, and writes units for systemd. Settings that you have edited are "
-        "never replaced; own.yaml in DAGSTER_HOME is put over them. Run it again after an update, or when the number of GPUs has changed.",
+        "never replaced; own.yaml in DAGSTER_HOME is put over the project's. Run it again after an update, or with "
+        "another number of GPUs.",
     )
     deploy.add_argument("level", choices=LEVELS, help="what runs are computed on")
     deploy.add_argument(
