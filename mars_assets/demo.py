@@ -25,11 +25,12 @@ from mars_assets.craters.comparison import Circles, compare
 from mars_assets.errors import MarsError
 from mars_assets.evaluation.statistics import with_interval
 from mars_assets.lake import CRATERS_TABLE, DEFAULT_LAKE, PAGE, PROVENANCE, Lake
+from mars_assets.models.report import read_report
 from mars_assets.progress import Progress
 from mars_assets.sample.make import GROUND_TRUTH, make_sample
 from mars_assets.sample.server import serve
 from mars_assets.segmentation.frequencies import TABLE as FREQUENCIES
-from mars_assets.storage.files import read_json, read_table, write_json
+from mars_assets.storage.files import read_json, read_provenance, read_table, write_json
 
 # Dagster's console lines: time - logger - LEVEL - job - run - …
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d [\d:]+ [+-]\d{4} - \S+ - (?P<level>[A-Z]+) - (?P<text>.*)$")
@@ -184,16 +185,21 @@ def print_frequencies(lake: Lake, scene: str) -> None:
     """Print densities of craters, as counted and corrected, beside the truth."""
     made = read_json(lake.crater_map(scene) / PROVENANCE)
     (ground,) = (ground for ground in read_catalogue(lake).scenes if ground.scene == scene)
-    table = read_table(lake.metrics(FREQUENCIES), FREQUENCIES).query("not partial")
-    smallest = table["diameter_from_m"].min()
+    path = lake.metrics(FREQUENCIES)
+    table = read_table(path, FREQUENCIES).query("not partial")
+    report = read_report(lake, FREQUENCIES, read_provenance(path)["key"])
+    complete = report.tables["complete from"]["complete_m"].max() if report else math.nan
     truth = read_table(lake.sample / GROUND_TRUTH, "make demo").query("observation == @scene")
-    number = int((truth["diameter"] * ground.pixel_m >= smallest).sum())
-    print(f"\nCraters of {smallest:.1f} m or more per km2, with 68 % intervals")
-    for row in table[table["diameter_from_m"] == smallest].to_dict("records"):
-        what = "as counted" if row["counts"] == "raw" else f"corrected, {row['counts']}"
-        values = [row[f"at_least_per_km2{end}"] for end in ("", "_low", "_high")]
-        print(f"  {what:21} {values[0]:.0f} [{values[1]:.0f}, {values[2]:.0f}]")
-    print(f"  {'in truth':21} {number * made['counted_share'] / made['counted_m2'] * 1e6:.0f}")
+    sizes = table["diameter_from_m"].drop_duplicates().sort_values()
+    for at_least in pd.concat([sizes.head(1), sizes[sizes >= complete].head(1)]).unique():
+        what = "where the count is complete" if at_least >= complete else "where the count is not complete"
+        print(f"\nCraters of {at_least:.1f} m or more per km2, {what}, with 68 % intervals")
+        for row in table[table["diameter_from_m"] == at_least].to_dict("records"):
+            counts = "as counted" if row["counts"] == "raw" else f"corrected, {row['counts']}"
+            values = [row[f"at_least_per_km2{end}"] for end in ("", "_low", "_high")]
+            print(f"  {counts:21} {values[0]:.0f} [{values[1]:.0f}, {values[2]:.0f}]")
+        number = int((truth["diameter"] * ground.pixel_m >= at_least).sum())
+        print(f"  {'in truth':21} {number * made['counted_share'] / made['counted_m2'] * 1e6:.0f}")
     print(f"  plots: {lake.figure(FREQUENCIES, FREQUENCIES)}")
 
 

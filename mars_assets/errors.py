@@ -55,6 +55,13 @@ class ProvenanceError(MarsError):
     """
 
 
+class SupersededError(MarsError):
+    """A process whose work another one took over, or whose run was given up.
+
+    Nothing of it is used, and nothing has to be done.
+    """
+
+
 def all_problems(error: ValidationError) -> str:
     """Join every problem that a validation found, each with the name of its field."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors())

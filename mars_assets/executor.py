@@ -11,6 +11,7 @@ time from the run that holds it.
 import platform
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import dagster as dg
 import psutil
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.executor.in_process import InProcessExecutor
+from dagster._core.storage.runs import SqliteRunStorage
+
+from mars_assets.storage.runs import Run, State, working_for
 
 from mars_assets.outages import outlast_outages
 
@@ -32,7 +36,8 @@ class ClearingExecutor(InProcessExecutor):
         instance = plan_context.instance
         instance.add_run_tags(plan_context.dagster_run.run_id, {PROCESS_TAG: this_process()})
         clear_up(instance)
-        yield from super().execute(plan_context, execution_plan)
+        with working_for(Run(plan_context.dagster_run.run_id, partial(state_of_run, instance))):
+            yield from super().execute(plan_context, execution_plan)
 
 
 @dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)  # type: ignore[call-overload, untyped-decorator]
@@ -45,6 +50,18 @@ def one_process_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
     assert create is not None
     executor = create(init_context)
     return ClearingExecutor(executor.retries, executor.step_dependency_config)
+
+
+def state_of_run(instance: dg.DagsterInstance, run_id: str) -> State:
+    """Ask Dagster for the state of a run.
+
+    One that is being cancelled is in force while it ends, and one that was deleted is over.
+    """
+    try:
+        run = instance.get_run_by_id(run_id)
+    except Exception:
+        return "unknown"
+    return "over" if run is None or run.is_finished else "in force"
 
 
 def _seconds_to_next_claim(claims: InstanceConcurrencyContext) -> float:
@@ -64,34 +81,63 @@ InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_ne
 
 
 def this_process() -> str:
-    """Identify this process uniquely by host, process id and start."""
+    """Identify this process uniquely.
+
+    By host, process id, and where and when it started.
+    """
     process = psutil.Process()
     return f"{platform.node()} {process.pid} {_start(process.pid)}"
 
 
 def _start(number: int) -> str:
-    """Read when a process started, independently of the system clock where possible.
+    """Read where and when a process of this host or container started.
 
-    On Linux this is the boot's id and the ticks since then.
+    On Linux these are the boot's id, the namespace of process ids, which each container has of its own, and the ticks
+    from the boot to the start, whatever the system clock is set to. Elsewhere it is the time of the start.
 
     Raises:
         psutil.NoSuchProcess: no process has this id.
     """
+    where = _boot_and_namespace()
+    if not where:
+        return f"{psutil.Process(number).create_time():.0f}"
+    try:
+        status = Path(f"/proc/{number}/stat").read_text()
+    except OSError as error:
+        raise psutil.NoSuchProcess(number) from error
+    return f"{where}:{status.rpartition(')')[2].split()[19]}"
+
+
+def _boot_and_namespace() -> str:
+    """Identify the boot and the namespace of process ids; empty where they are not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        status = Path(f"/proc/{number}/stat").read_text()
+        namespace = str(Path("/proc/self/ns/pid").readlink())  # such as pid:[4026531836]
     except OSError:
-        return f"{psutil.Process(number).create_time():.0f}"
-    return f"{boot}:{status.rpartition(')')[2].split()[19]}"
+        return ""
+    return f"{boot}:{namespace.removeprefix('pid:')}"
 
 
-def is_gone(process: str) -> bool:
-    """Test whether a process on this host has ended.
+def is_gone(process: str, *, one_host: bool = False) -> bool:
+    """Test whether a process has ended.
 
-    Processes on other hosts count as running.
+    Only one of the same boot and the same namespace of process ids can be looked for. Others count as running: hosts
+    and containers may have the same name.
+
+    Args:
+        process: see :func:`this_process`.
+        one_host: no other host uses the instance, so that a process of another boot ended with that.
     """
     host, number, started = process.rsplit(" ", 2)
-    if host != platform.node():
+    here = _boot_and_namespace()
+    *there, _ = started.split(":")
+    if not here or not there:  # not Linux, where names are all that is known
+        known = host == platform.node()
+    elif there[0] != here.split(":")[0]:
+        return one_host
+    else:
+        known = ":".join(there) == here
+    if not known:
         return False
     try:
         return _start(int(number)) != started
@@ -102,6 +148,8 @@ def is_gone(process: str) -> bool:
 def clear_up(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as failed and free their slots in pools.
 
+    A run of another host or container is left alone.
+
     Returns:
         The ids of these runs.
     """
@@ -109,11 +157,12 @@ def clear_up(instance: dg.DagsterInstance) -> list[str]:
     holding = storage.get_concurrency_run_ids() if storage.supports_global_concurrency_limits else set()
     active = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     started = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=active))}
+    one_host = isinstance(instance.run_storage, SqliteRunStorage)  # SQLite's files cannot be shared between hosts
     cleared = []
     for run_id in sorted(holding | started):
         run = instance.get_run_by_id(run_id)
         process = run.tags.get(PROCESS_TAG) if run else None
-        if run is None or (process and is_gone(process)):
+        if run is None or (process and is_gone(process, one_host=one_host)):
             if run_id in holding:
                 storage.free_concurrency_slots_for_run(run_id)
             cleared.append(run_id)

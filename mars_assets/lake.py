@@ -130,12 +130,11 @@ class Lake:
     all_crops = LakePath("imagery/crops", "The folder of the crops of all observations.")
 
     def crops(self, observation: str) -> Path:
-        """Locate an observation's crops and their manifest, ``crops.parquet``."""
-        return self.all_crops / observation
+        """Locate the versions of an observation's crops, each with their manifest, ``crops.parquet``.
 
-    def crops_manifest(self, observation: str) -> Path:
-        """Locate the table of an observation's crops."""
-        return self.crops(observation) / CROPS
+        See :mod:`mars_assets.storage.published`.
+        """
+        return self.all_crops / observation
 
     def unlabelled(self, sha256: str) -> Path:
         """Locate additional pretraining images from a zip with this sha256."""

@@ -13,6 +13,8 @@ from mars_assets.craters.catalogue_files import update_catalogue
 from mars_assets.demo import dagster, print_frequencies, print_map, print_results, run_demo, scene_to_map
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
+from mars_assets.models.report import write_report
+from mars_assets.models.task import Report
 from mars_assets.storage.files import write_json, write_table
 from mars_assets_tests.craters.lakes import field, put_map, scene_around
 
@@ -116,13 +118,21 @@ def test_densities_are_shown_beside_the_truth(lake: Lake, capsys) -> None:
     )
     densities = {"at_least_per_km2": 7.4, "at_least_per_km2_low": 6.0, "at_least_per_km2_high": 9.0}
     complete = row | {"partial": False, "diameter_from_m": 8.0} | densities
-    write_table(lake.metrics("size_frequency"), pd.DataFrame([row, complete, complete | {"counts": "labels"}]))
+    larger = complete | {"diameter_from_m": 16.0, "at_least_per_km2": 2.1}
+    rows = [row, complete, larger, complete | {"counts": "labels"}]
+    write_table(lake.metrics("size_frequency"), pd.DataFrame(rows), {"key": "k"})
+    complete_from = pd.DataFrame({"complete_m": [9.0]})
+    write_report(lake, "size_frequency", "k", Report({}, {"complete from": complete_from}, {}))
     # Half of 48 km2 is counted. At half a metre, 16 pixels are 8 m.
     truth = pd.DataFrame({"observation": ["A"] * 480 + ["B"], "diameter": [17.0] * 240 + [15.0] * 240 + [90.0]})
     write_table(lake.sample / "ground_truth.parquet", truth)
     print_frequencies(lake, "A")
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr().out
+    assert "Craters of 8.0 m or more per km2, where the count is not complete, with" in shown
+    assert "Craters of 16.0 m or more per km2, where the count is complete, with" in shown
+    lines = [line.split() for line in shown.splitlines()]
     assert ["as", "counted", "7", "[6,", "9]"] in lines
     assert ["corrected,", "labels", "7", "[6,", "9]"] in lines
     assert ["in", "truth", "5"] in lines
+    assert ["as", "counted", "2", "[6,", "9]"] in lines
     assert not any("99" in line for line in lines)

@@ -1,12 +1,28 @@
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 
-from mars_assets.executor import DAGSTERS_INTERVAL, PROCESS_TAG, clear_up, is_gone, this_process
+from mars_assets.errors import SupersededError
+from mars_assets.executor import (
+    DAGSTERS_INTERVAL,
+    PROCESS_TAG,
+    clear_up,
+    is_gone,
+    one_process_executor,
+    state_of_run,
+    this_process,
+)
+from mars_assets.storage.claims import claim
+from mars_assets.storage.files import read_json, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +43,52 @@ def test_who_is_gone() -> None:
     assert is_gone(ended_process())
     host, number, started = this_process().rsplit(" ", 2)
     assert is_gone(f"{host} {number} {started}1"), "the number was given to another process"
-    assert not is_gone(f"elsewhere {number} 1.0"), "of another host nothing is known"
+    boot, namespace, ticks = started.split(":")
+    for one_host in (False, True):
+        assert not is_gone(f"{host} {number} {boot}:1:{ticks}", one_host=one_host), "of a container nothing is known"
+        assert is_gone(f"elsewhere {number} {started}1", one_host=one_host), "the host was renamed"
+    assert not is_gone(f"{host} {number} other-boot:{namespace}:{ticks}"), "of another host nothing is known"
+    assert is_gone(f"{host} {number} other-boot:{namespace}:{ticks}", one_host=True), "this host was restarted"
+
+
+def test_runs_of_earlier_versions_are_judged_where_nothing_else_can_be_meant() -> None:
+    """They state the boot and the ticks, or the time."""
+    host, number, started = this_process().rsplit(" ", 2)
+    boot, _, ticks = started.split(":")
+    assert not is_gone(f"{host} {number} {boot}:{ticks}"), "which container it is in is not known"
+    assert not is_gone(f"elsewhere {number} 1.0")
+    assert is_gone(f"{host} {number} 1.0")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="needs unshare and root")
+def test_a_living_run_in_a_container_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    """Two namespaces of process ids, as containers are, with one host name and one instance."""
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
+    ours = f"""
+import dagster as dg
+from mars_assets.executor import PROCESS_TAG, this_process
+from mars_assets_tests.test_executor import _job
+with dg.DagsterInstance.local_temp({str(tmp_path)!r}) as instance:
+    tags = {{PROCESS_TAG: this_process()}}
+    run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    print(run.run_id, flush=True)
+    input()
+"""
+    theirs = f"""
+import dagster as dg
+from mars_assets.executor import clear_up
+with dg.DagsterInstance.local_temp({str(tmp_path)!r}) as instance:
+    print(clear_up(instance))
+"""
+    holder = subprocess.Popen([*command, ours], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert len(holder.stdout.readline().strip()) == 36
+        seen = subprocess.run([*command, theirs], capture_output=True, text=True, check=True)
+        assert seen.stdout.strip() == "[]"
+    finally:
+        holder.communicate("\n")
 
 
 def test_setting_the_clock_kills_nobody(monkeypatch) -> None:
@@ -61,6 +122,47 @@ def test_only_the_dead_lose_their_places() -> None:
         assert storage.get_concurrency_run_ids() == {runs["alive"], runs["elsewhere"]}
         assert instance.get_run_by_id(runs["dead"]).status == dg.DagsterRunStatus.FAILURE
         assert clear_up(instance) == []
+
+
+def test_a_run_that_was_given_up_writes_nothing_more(tmp_path: Path) -> None:
+    """As on a host that was cut off: Dagster took the run for failed, and its step goes on."""
+    result, refused = tmp_path / "result", []
+
+    @dg.asset
+    def cut_off(context: dg.AssetExecutionContext) -> None:
+        with claim(result, tmp_path / "work") as mine:
+            context.instance.report_run_failed(context.run)
+            try:
+                with mine.publishing():
+                    write_json(result, 1)
+            except SupersededError as error:
+                refused.append(str(error))
+
+    @dg.asset
+    def in_force() -> None:
+        with claim(result, tmp_path / "work") as mine, mine.publishing():
+            write_json(result, 2)
+
+    with dg.instance_for_test() as instance:
+        for asset in (cut_off, in_force):
+            job = dg.Definitions([asset], executor=one_process_executor).get_implicit_global_asset_job_def()
+            execute_run(InMemoryJob(job), instance.create_run_for_job(job), instance)
+    assert len(refused) == 1
+    assert "was given up while its process went on" in refused[0]
+    assert read_json(result) == 2
+
+
+def test_the_state_of_a_run() -> None:
+    with dg.instance_for_test() as instance:
+        states = {}
+        for status in ("STARTED", "CANCELING", "SUCCESS", "FAILURE", "CANCELED"):
+            run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus(status))
+            states[status] = state_of_run(instance, run.run_id)
+        assert states == dict.fromkeys(("STARTED", "CANCELING"), "in force") | dict.fromkeys(
+            ("SUCCESS", "FAILURE", "CANCELED"), "over"
+        )
+        assert state_of_run(instance, "deleted") == "over"
+    assert state_of_run(None, "x") == "unknown", "the database is away"  # type: ignore[arg-type]
 
 
 def test_a_run_that_waits_for_a_place_sleeps() -> None:

@@ -21,6 +21,7 @@ NOT_IN_THE_LAKE = {
     "sample/make.py": {"sample.json", "ground_truth.parquet"},  # in the sample's archive
     "sample/pretrain.py": {"pretrain.pt", "settings.json"},  # in its working folder
     "storage/published.py": {"current.json"},  # in any folder of versions
+    "storage/claims.py": {"claim.json"},  # in any folder of unfinished work
     # The state of a training that is under way, which only that training reads.
     "classification/train.py": {"last.pt"},
     "pretraining/train.py": {"last.ckpt"},

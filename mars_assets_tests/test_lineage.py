@@ -24,6 +24,7 @@ from mars_assets.sample.index import write_index
 from mars_assets.sample.server import serve
 from mars_assets.sample.terrain import SceneSpec
 from mars_assets.storage.files import read_json, read_provenance, read_table
+from mars_assets.storage.published import version_in_use
 from mars_assets_tests.real_subset import browse_archive, coco_subset, folder_subset
 
 pytestmark = pytest.mark.slow
@@ -181,7 +182,7 @@ def graph(made: State, archive: str, instance: dg.DagsterInstance, tmp_path: Pat
 
 def test_the_real_browse_product_is_fetched_and_cut(cut: State) -> None:
     assert cut.result.success
-    crops = read_crops(cut.lake.crops(OBSERVATION))
+    crops = read_crops(version_in_use(cut.lake.crops(OBSERVATION)))
     kept = crops[crops["kept"]]
     assert len(kept) == 14
     assert kept["row"].min() >= 76, "the first 76 rows have one band only"

@@ -233,7 +233,7 @@ def test_an_observation_is_added_and_its_partition_made(workplace: Workplace, pa
     wait(lambda: list(workplace.lake.products(OBSERVATION).glob("*.jpg")))
     run_id = workplace.launch("crops", partition=OBSERVATION)
     assert workplace.ended(run_id) == "SUCCESS"
-    assert len(list(workplace.lake.crops(OBSERVATION).glob("*.png"))) == 14
+    assert len(list(workplace.lake.crops(OBSERVATION).glob("current/*.png"))) == 14
     page.goto(f"/assets/crops?view=partitions&partition={OBSERVATION}")
     look_at_a_picture(page)
 

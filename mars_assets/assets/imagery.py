@@ -25,6 +25,7 @@ from mars_assets.progress import Progress
 from mars_assets.resources import ArchiveResource, LakeResource
 from mars_assets.storage.files import as_rows, read_provenance, read_table, write_table
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import columns_of
 
 GROUP = "imagery"
@@ -245,7 +246,9 @@ def crops(context: dg.AssetExecutionContext, config: CropsConfig, lake: LakeReso
             skipped = manifest.loc[~manifest["kept"], "reason"].value_counts()
             if len(pictures) < 3:
                 pictures[f"{key}: grid"] = picture(overview_with_grid(image, manifest, longest=300), f"grid of {key}")
-                pictures[f"{key}: crops"] = picture(contact_sheet(kept, here.crops(key)), f"crops of {key}")
+                pictures[f"{key}: crops"] = picture(
+                    contact_sheet(kept, version_in_use(here.crops(key))), f"crops of {key}"
+                )
             return [
                 {
                     "observation": key,

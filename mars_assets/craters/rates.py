@@ -4,12 +4,15 @@ Sizes are in pixels.
 
 A trial of completeness is a crater that is there, and succeeds if it was found. A trial of precision is a crater that
 was found, and succeeds if it is there.
+
+Trials in other observations than those that were counted tell less than their number says: terrain and light differ,
+and with them the rates. How much they do is estimated from the trials, and is in the intervals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +23,18 @@ from mars_assets.evaluation.counts import ONE_SIGMA
 
 Float64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 COMPLETE = 0.9
 """Completeness from which a count is called complete: what is missing is then less than sqrt(n) of 100 craters."""
 FEWEST_TRIALS = 20
 """Trials in a bin at least: with fewer, the interval of a rate of one half is wider than 0.2."""
+
+_WIDEST = 0.9
+"""Largest variance of a rate, in units of mean * (1 - mean): at 1 it would be 0 or 1."""
+
+_LOWEST = 1e-9
+"""Lowest rate that is drawn, and the highest is as far from 1: at 0 a corrected count would be infinite."""
 
 
 class CompleteFrom(NamedTuple):
@@ -55,12 +65,19 @@ class Rate:
         middles: geometric mean of the diameters of each bin's trials.
         trials: in each bin.
         successes: of them.
+        observations: number of observations that the trials are in; 0 for those that were counted themselves.
+        correlation: of two trials in the same observation, from 0 to 1.
+        design: of each bin, how many times the variance of the rate exceeds that of as many independent trials; None
+            for 1.
     """
 
     edges: Float64
     middles: Float64
     trials: Index
     successes: Index
+    observations: int = 0
+    correlation: float = 0.0
+    design: Float64 | None = None
 
     @classmethod
     def of_trials(cls, trials: pd.DataFrame) -> Rate | None:
@@ -69,7 +86,8 @@ class Rate:
         Bins with too few trials are merged with larger ones, or at the end with smaller ones.
 
         Args:
-            trials: ``diameter_px, success``.
+            trials: ``diameter_px, success``, and ``group``, which names the observation, if they are in others than
+                those that were counted.
 
         Returns:
             The rate; None if there are too few trials for one bin.
@@ -93,7 +111,36 @@ class Rate:
             np.bincount(number, weights, len(merged) - 1)
             for weights in (np.ones(len(number)), success, np.log(diameters))
         )
-        return cls(merged, np.exp(logarithms / total), total.astype(np.intp), found.astype(np.intp))
+        rate = cls(merged, np.exp(logarithms / total), total.astype(np.intp), found.astype(np.intp))
+        return rate._of_others(number, success, trials["group"].to_numpy()) if "group" in trials else rate
+
+    def _of_others(self, number: Index, success: Mask, group: npt.NDArray[Any]) -> Rate:
+        """Widen what these trials say of their observations to what they say of others.
+
+        The correlation is that of the beta-binomial distribution by moments (Kleinman, Proportions with Extraneous
+        Variance: Single and Independent Samples, JASA 68, 1973), over all bins: the squared differences between the
+        observations' rates and their mean exceed those of independent trials by it.
+
+        Args:
+            number: the bin of each trial.
+            success: of each trial.
+            group: of each trial.
+        """
+        _, place = np.unique(group, return_inverse=True)
+        shape = (len(self.trials), int(place.max()) + 1)
+        counts, found = (np.zeros(shape), np.zeros(shape))
+        np.add.at(counts, (number, place), 1.0)
+        np.add.at(found, (number, place), success)
+        total = self.trials[:, None]
+        mean = self.successes[:, None] / total
+        share = counts / total
+        varies = (mean > 0) & (mean < 1) & (counts > 0)
+        squares = (found - counts * mean) ** 2 / np.where(varies, counts * mean * (1 - mean), 1.0)
+        excess = np.where(varies, squares - (1 - share), 0.0).sum()
+        scale = np.where(varies, (1 - share) * (counts - 1), 0.0).sum()
+        correlation = float(np.clip(excess / scale, 0.0, _WIDEST)) if scale > 0 else 0.0
+        design = (share * (1 + (counts - 1) * correlation)).sum(axis=1)
+        return replace(self, observations=shape[1], correlation=correlation, design=design)
 
     def number_of(self, diameters_px: npt.ArrayLike) -> Index:
         """Find the bins of diameters.
@@ -122,21 +169,43 @@ class Rate:
     def interval(self) -> tuple[Float64, Float64]:
         """Compute Jeffreys intervals of the level ``ONE_SIGMA``.
 
-        Without a success they begin at 0, and without a failure they end at 1.
+        Without a success they begin at 0, and without a failure they end at 1. For trials in other observations they
+        are those of the rate in one more.
 
         Source: Brown, Cai and DasGupta, Interval Estimation for a Binomial Proportion (Statistical Science 16, 2001).
         """
         from scipy.special import betaincinv
 
-        failures, tail = self.trials - self.successes, (1 - ONE_SIGMA) / 2
-        shape = self.successes + 0.5, failures + 0.5
-        low = np.where(self.successes == 0, 0.0, betaincinv(*shape, tail))
-        return low, np.where(failures == 0, 1.0, betaincinv(*shape, 1 - tail))
+        tail, shapes = (1 - ONE_SIGMA) / 2, self._posterior(self.correlation)
+        low = np.where(self.successes == 0, 0.0, betaincinv(*shapes, tail))
+        return low, np.where(self.successes == self.trials, 1.0, betaincinv(*shapes, 1 - tail))
 
     def draws(self, rng: np.random.Generator, count: int) -> Float64:
-        """Draw the bins' rates from their Jeffreys posterior, shape (count, bins)."""
-        shape = (count, len(self.trials))
-        return rng.beta(self.successes + 0.5, self.trials - self.successes + 0.5, shape)
+        """Draw the bins' rates from their Jeffreys posterior, shape (count, bins).
+
+        For trials in other observations they are rates in one more, in which craters of all sizes are as easy or as
+        hard to find.
+        """
+        from scipy.special import betaincinv
+
+        mean = rng.beta(*self._posterior(), (count, len(self.trials)))
+        if self.correlation == 0:
+            return mean
+        total = 1 / self.correlation - 1
+        mean = np.clip(mean, _LOWEST, 1 - _LOWEST)
+        return np.asarray(np.maximum(betaincinv(mean * total, (1 - mean) * total, rng.random((count, 1))), _LOWEST))
+
+    def _posterior(self, correlation: float = 0.0) -> tuple[Float64, Float64]:
+        """Compute the two shapes of the rates' beta distributions.
+
+        Args:
+            correlation: adds the variance of an observation's rate to that of the mean.
+        """
+        design = 1.0 if self.design is None else self.design
+        variance = correlation + design / (self.trials + 2)  # of a beta distribution, in units of mean * (1 - mean)
+        total = 1 / np.minimum(variance, _WIDEST) - 1
+        mean = (self.successes + 0.5) / (self.trials + 1)
+        return mean * total, (1 - mean) * total
 
     def complete_from(self) -> CompleteFrom:
         """Find the smallest diameter from which on the rate is at least ``COMPLETE``."""

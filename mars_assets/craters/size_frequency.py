@@ -192,7 +192,7 @@ def _completeness(catalogue: Catalogue, rates: Mapping[str, Rate | None], comple
             few = f"there are fewer than {FEWEST_TRIALS} trials" if source in rates else "there are no trials"
             yield f"Completeness by {source} is not known: {few}."
             continue
-        reach = f"trials reach from {_number(rate.edges[0])} to {_number(rate.edges[-1])} pixels"
+        reach = f"trials reach from {_number(rate.edges[0])} to {_number(rate.edges[-1])} pixels{_spread(rate)}"
         estimate, low, high = rate.complete_from()
         if estimate is None:
             yield f"By {source} the count is complete from no diameter on: fewer than {COMPLETE:g} are found ({reach})."
@@ -208,6 +208,15 @@ def _completeness(catalogue: Catalogue, rates: Mapping[str, Rate | None], comple
             text += f": in all scenes from {_number(worst['complete_m'])} m on"
             text += f", which {worst['scene']} needs" if len(catalogue.scenes) > 1 else ""
         yield f"{text}."
+
+
+def _spread(rate: Rate) -> str:
+    """Say whether intervals hold what differs between observations."""
+    if rate.observations == 0:
+        return ""
+    if rate.observations == 1:
+        return ", all in one observation, so that the interval does not hold what differs between observations"
+    return f", in {rate.observations} observations, whose differences are in the interval"
 
 
 def _corrections(table: pd.DataFrame, rates: Mapping[str, Rate]) -> Iterator[str]:

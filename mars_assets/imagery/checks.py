@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.imagery.crops import read_crops
+from mars_assets.imagery.crops import crop_folders, read_crops
 from mars_assets.images import read_stored
-from mars_assets.lake import CROPS, Lake
+from mars_assets.lake import Lake
+from mars_assets.storage.published import version_in_use
 
 _FOUND_WHOLE = ".found-whole"
 """Name of a marker file: all crops of the folder were decoded without a problem. Cutting them again removes it."""
@@ -29,22 +30,19 @@ def crop_problems(lake: Lake, observations: Sequence[str] | None = None) -> tupl
     Returns:
         A sentence for each problem, and the number of crops.
     """
-    if observations is None:
-        folders = sorted(path.parent for path in lake.all_crops.glob(f"*/{CROPS}"))
-    else:
-        folders = [lake.crops(observation) for observation in observations]
+    chosen = crop_folders(lake) if observations is None else observations
     problems, count = [], 0
-    for folder in folders:
+    for observation in chosen:
         try:
-            found, crops = _problems_of(folder)
+            found, crops = _problems_of(observation, version_in_use(lake.crops(observation)))
         except (MarsError, OSError) as error:
-            found, crops = [f"the crops of {folder.name} cannot be checked: {error}"], 0
+            found, crops = [f"the crops of {observation} cannot be checked: {error}"], 0
         problems += found
         count += crops
     return problems, count
 
 
-def _problems_of(folder: Path) -> tuple[list[str], int]:
+def _problems_of(observation: str, folder: Path) -> tuple[list[str], int]:
     crops = read_crops(folder).query("kept").to_dict("records")
     marker = folder / _FOUND_WHOLE
     step = max(1, len(crops) // _SAMPLE) if marker.exists() else 1
@@ -55,9 +53,9 @@ def _problems_of(folder: Path) -> tuple[list[str], int]:
             if not isinstance(name, str):  # uncalibrated products have no DN
                 continue
             if name not in present:
-                problems.append(f"{name} is missing: materialize 'crops' of {folder.name} again")
+                problems.append(f"{name} is missing: materialize 'crops' of {observation} again")
             elif i % step == 0 and (problem := check(folder / name, crop)):
-                problems.append(f"{name} {problem}: delete it, and materialize 'crops' of {folder.name} again")
+                problems.append(f"{name} {problem}: delete it, and materialize 'crops' of {observation} again")
     with contextlib.suppress(OSError):  # a read-only lake gets no marker
         if problems:
             marker.unlink(missing_ok=True)

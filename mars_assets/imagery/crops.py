@@ -2,8 +2,9 @@
 
 The manifest records for every cell of the grid whether it was cut, or why it was skipped. An overview of the scene
 determines the origin of the grid, the stretch to 8 bits and the cells to rule out; a single pass in strips, two at a
-time, then tests and cuts the other cells. Crops are collected in a subfolder of ``.cutting`` next to the target, named
-by a fingerprint of source and settings. A killed run continues there, and only a complete set replaces the target.
+time, then tests and cuts the other cells. Whoever cuts claims the target, see :mod:`mars_assets.storage.claims`, and
+collects crops in ``.cutting`` next to it, in a folder named by a fingerprint of source and settings. What a killed run
+left there is continued, and only a complete set is published, see :mod:`mars_assets.storage.published`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from affine import Affine
-from filelock import FileLock
 from pydantic import BaseModel, Field
 
 from mars_assets.code_versions import CROP_CUT
@@ -36,6 +36,7 @@ from mars_assets.imagery.quality import BAND_MISSING, GOOD, NO_DATA, REASONS, SA
 from mars_assets.imagery.scene import Pixels, Scene, open_scene
 from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
+from mars_assets.storage.claims import claim
 from mars_assets.storage.files import (
     read_json,
     read_provenance,
@@ -46,6 +47,7 @@ from mars_assets.storage.files import (
 )
 from mars_assets.storage.geotiff import new_geotiff
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import publish_folder, version_in_use
 from mars_assets.storage.schema import checked, columns_of, read_checked, write_checked
 
 TAGS: dict[ProductType, str] = {"RGB.NOMAP.browse": "BROWSE", "RGB.NOMAP": "RGB", "COLOR": "COLOR", "RED": "RED"}
@@ -178,7 +180,7 @@ def cut_crops(
 
     Args:
         source: the product.
-        target: folder of the crops and their manifest, replaced as a whole. It should contain nothing else.
+        target: folder of the versions of the crops and their manifest. It should contain nothing else.
         settings: size, stride and thresholds.
         progress: reports the cells.
 
@@ -195,17 +197,16 @@ def cut_crops(
     chosen = {**settings.model_dump(), "stretch": STRETCH}
     key = fingerprint(CROP_CUT, identity, chosen)
 
-    work = target.parent / _CUTTING / f"{target.name}-{key[:16]}"
-    work.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(work.with_name(f"{target.name}.lock")):
-        for other in work.parent.glob(f"{target.name}-*"):
+    if (finished := _finished(version_in_use(target), key)) is not None:
+        return finished
+    with claim(target, target.parent / _CUTTING / target.name, progress) as mine:
+        # Another process may have cut it while this one waited.
+        if (finished := _finished(version_in_use(target), key)) is not None:
+            return finished
+        work = mine.folder / key[:16]
+        for other in mine.folder.iterdir():
             if other != work:  # of a killed run with another source or other settings
                 shutil.rmtree(other)
-        if (finished := _finished(target, key)) is not None:
-            return finished
-        if (work / CROPS).exists():  # killed just before the target was replaced
-            _replace_folder(work, target)
-            return read_crops(target)
         work.mkdir(exist_ok=True)
         sweep(work)
         with open_scene(source.image, source.label, progress) as scene:
@@ -223,12 +224,12 @@ def cut_crops(
         for journal in work.glob(".strip-*.json"):
             journal.unlink()
         write_checked(work / CROPS, manifest, Crops, provenance)
-        _replace_folder(work, target)
-    return read_crops(target)
+        with mine.publishing():
+            return read_crops(publish_folder(work, target))
 
 
 def read_crops(folder: Path) -> pd.DataFrame:
-    """Read the manifest of a folder of crops, one row for every cell of the grid.
+    """Read the manifest of a version of crops, one row for every cell of the grid.
 
     Raises:
         MissingInputError: the folder has none.
@@ -236,6 +237,13 @@ def read_crops(folder: Path) -> pd.DataFrame:
     from mars_assets.imagery.schema import Crops
 
     return read_checked(folder / CROPS, "crops", Crops)
+
+
+def crop_folders(lake: Lake) -> dict[str, Path]:
+    """List the versions of crops in use, by observation, in their order."""
+    folders = sorted(lake.all_crops.iterdir()) if lake.all_crops.is_dir() else []
+    versions = {folder.name: version_in_use(folder) for folder in folders if folder.is_dir()}
+    return {observation: version for observation, version in versions.items() if (version / CROPS).exists()}
 
 
 def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -253,10 +261,11 @@ def kept_crops(lake: Lake, columns: Sequence[str] = ()) -> pd.DataFrame:
 
     wanted = ["crop_id", "observation", *columns]
     tables = [pd.DataFrame(columns=[*wanted, "path", "cut"])]
-    for manifest in sorted(lake.all_crops.glob(f"*/{CROPS}")):
+    for folder in crop_folders(lake).values():
+        manifest = folder / CROPS
         crops = read_table(manifest, "crops", [*wanted, "file", "kept"]).query("kept")
         cut = _cut_of(manifest)
-        tables.append(crops[wanted].assign(path=[manifest.parent / file for file in crops["file"]], cut=cut))
+        tables.append(crops[wanted].assign(path=[folder / file for file in crops["file"]], cut=cut))
     every = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
     return checked(every, lake.all_crops, "crops", Crops, wanted)  # only once: a check takes milliseconds
 
@@ -533,11 +542,3 @@ def _finished(target: Path, key: str) -> pd.DataFrame | None:
             if {*manifest["file"].dropna(), *manifest["dn_file"].dropna()} <= set(os.listdir(target)):
                 return manifest
     return None
-
-
-def _replace_folder(work: Path, target: Path) -> None:
-    old = work.with_name(f"{target.name}-old")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(work, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -40,6 +40,7 @@ from mars_assets.sample.index import write_index
 from mars_assets.sample.products import FIRST_ORBIT, METRES, NOTE, MapPosition, swath, write_products
 from mars_assets.sample.terrain import SceneSpec, draw_spec, reaches_into, render_scene
 from mars_assets.storage.files import read_json, write_bytes, write_csv, write_json, write_table
+from mars_assets.storage.published import version_in_use
 
 VERSION = 2
 """Version of the sample, raised when the same seed yields different files."""
@@ -192,10 +193,11 @@ def _make_scene(archive: Path, scratch: Path, planned: PlannedScene) -> list[Cra
 
 
 def _labelled_crops(folder: Path, split: Split, craters: Sequence[Crater]) -> list[LabelledCrop]:
-    manifest = read_crops(folder)
+    version = version_in_use(folder)
+    manifest = read_crops(version)
     crops = []
     for row in manifest[manifest["kept"]].to_dict("records"):
-        pixels = read_rgb(folder / row["file"])
+        pixels = read_rgb(version / row["file"])
         height, width = pixels.shape[:2]
         moved = [replace(crater, x=crater.x - row["col"], y=crater.y - row["row"]) for crater in craters]
         near = tuple(crater for crater in moved if reaches_into(crater, height, width))

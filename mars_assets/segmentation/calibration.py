@@ -45,7 +45,7 @@ _SMALLEST = 6.0
 _LEAST = 20
 """Craters that were found, right and wrong ones each, from which a calibration is fitted."""
 _FEATURES = ("peak", "size", "roundness", "rim_coverage")
-_TRIAL = {"diameter_px": "float64", "success": "bool"}
+_TRIAL = {"diameter_px": "float64", "success": "bool", "group": "str"}
 _BINS = 5
 _FOLDS = 5
 
@@ -112,8 +112,8 @@ def label_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
 
     Returns:
         For recall a row for each marked crater, with its diameter and whether it is listed; for precision a row for
-        each listed one, with its diameter and whether it was marked. Both have ``diameter_px, success``. None if the
-        model is not calibrated, or was before these were stored.
+        each listed one, with its diameter and whether it was marked. Both have ``diameter_px, success`` and ``group``,
+        which names the observation. None if the model is not calibrated, or was by an earlier version.
 
     Raises:
         DamagedFileError: the file is no JSON.
@@ -121,7 +121,7 @@ def label_trials(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     if not (folder / CALIBRATION).exists():
         return None
     stored = read_json(folder / CALIBRATION).get("trials")
-    if stored is None:
+    if stored is None or "group" not in stored["recall"]:
         return None
     recall, precision = (pd.DataFrame(stored[name]).astype(_TRIAL) for name in ("recall", "precision"))
     return recall, precision
@@ -153,10 +153,10 @@ def calibrate(
         )
     groups, _ = independent_units(images["observation"], images["image_id"])
     compared = [
-        _compared([Instance(np.empty((0, 2)), spread=np.eye(2), **crater) for crater in craters], row, group)
-        for craters, row, group in zip(found, rows, groups.tolist(), strict=True)
+        _compared([Instance(np.empty((0, 2)), spread=np.eye(2), **crater) for crater in craters], row)
+        for craters, row in zip(found, rows, strict=True)
     ]
-    fitted = _fit(compared) if compared else None
+    fitted = _fit(compared, groups.tolist()) if compared else None
     calibration, trials = (None, None) if fitted is None else fitted
     write_json(
         folder / CALIBRATION,
@@ -172,13 +172,14 @@ class _Compared(NamedTuple):
     """The craters of an image.
 
     Args:
-        found: the features of those found, whether they were marked (``right``), as which (``number``, -1 if not), and
-            the image's ``group``.
+        found: the features of those found, whether they were marked (``right``), and as which (``number``, -1 if not).
         marked: the diameters of those marked, in pixels.
+        observation: of the image, or the image's id if that is not known.
     """
 
     found: pd.DataFrame
     marked: Float64
+    observation: str
 
 
 def _found(network: Network, chip: Path, statistics: BandStatistics) -> list[dict[str, Any]]:
@@ -191,7 +192,7 @@ def _found(network: Network, chip: Path, statistics: BandStatistics) -> list[dic
     return [{name: getattr(crater, name) for name in names} for crater in found.craters]
 
 
-def _compared(craters: Sequence[Instance], row: Mapping[Any, Any], group: Any) -> _Compared:
+def _compared(craters: Sequence[Instance], row: Mapping[Any, Any]) -> _Compared:
     """Compare the craters found in an image with those that were marked.
 
     Craters that the image cuts are left out, and those found that are smaller than any marked one, since nobody says
@@ -208,7 +209,8 @@ def _compared(craters: Sequence[Instance], row: Mapping[Any, Any], group: Any) -
     right = number >= 0
     counts = right | np.array([crater.diameter >= smallest for crater in whole], bool)
     table = pd.DataFrame(_features(whole), columns=list(_FEATURES))
-    return _Compared(table.assign(right=right, number=number, group=group)[counts], marked.diameter[is_whole])
+    observation = row["image_id"] if pd.isna(row["observation"]) else row["observation"]
+    return _Compared(table.assign(right=right, number=number)[counts], marked.diameter[is_whole], observation)
 
 
 def _circles(craters: Sequence[Instance]) -> Circles:
@@ -238,14 +240,19 @@ def _features(craters: Iterable[Instance]) -> Float64:
     return np.array(rows, np.float64).reshape(-1, len(_FEATURES))
 
 
-def _fit(compared: Sequence[_Compared]) -> tuple[Calibration, dict[str, Any]] | None:
-    """Fit a calibration, and list the trials of :func:`label_trials`."""
+def _fit(compared: Sequence[_Compared], groups: Sequence[Any]) -> tuple[Calibration, dict[str, Any]] | None:
+    """Fit a calibration, and list the trials of :func:`label_trials`.
+
+    Args:
+        compared: each image's craters.
+        groups: the group of each image; those of one are judged together.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    table = pd.concat([one.found for one in compared])
+    table = pd.concat([one.found.assign(group=group) for one, group in zip(compared, groups, strict=True)])
     marked = sum(len(one.marked) for one in compared)
     right = table["right"].to_numpy(bool)
     if min(right.sum(), (~right).sum()) < _LEAST or table["group"].nunique() < 2:
@@ -286,8 +293,10 @@ def _trials(compared: Sequence[_Compared], listed: Mask) -> dict[str, Any]:
     for one, start in zip(compared, starts, strict=False):
         found = one.found[listed[start : start + len(one.found)]]
         is_listed = np.isin(np.arange(len(one.marked)), found["number"])
-        recall.append(pd.DataFrame({"diameter_px": one.marked, "success": is_listed}))
-        precision.append(pd.DataFrame({"diameter_px": np.exp(found["size"]), "success": found["right"]}))
+        recall.append(pd.DataFrame({"diameter_px": one.marked, "success": is_listed, "group": one.observation}))
+        precision.append(
+            pd.DataFrame({"diameter_px": np.exp(found["size"]), "success": found["right"], "group": one.observation})
+        )
     tables = {"recall": pd.concat(recall), "precision": pd.concat(precision)}
     return {name: table.round({"diameter_px": 3}).to_dict("list") for name, table in tables.items()}
 

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+from mars_assets.storage.runs import refuse_given_up
 
 _TEMPORARY = ".tmp-"
 _LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\..*)?")
@@ -93,8 +94,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     has the longest that the file system allows.
 
     Raises:
-        MarsError: the disk is full, the folder is not writable, or the target's name is too long.
+        MarsError: the disk is full, the folder is not writable, the target's name is too long, or this process's run
+            was given up.
     """
+    refuse_given_up()
     with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(target.parent)
@@ -122,8 +125,10 @@ def atomic_files(targets: Mapping[str, Path]) -> Iterator[Path]:
         targets: by the names that the block writes in the temporary folder, all in one folder.
 
     Raises:
-        MarsError: the disk is full, the folder is not writable, or a target's name is too long.
+        MarsError: the disk is full, the folder is not writable, a target's name is too long, or this process's run was
+            given up.
     """
+    refuse_given_up()
     last = list(targets.values())[-1]
     with explained_errors(last):
         last.parent.mkdir(parents=True, exist_ok=True)

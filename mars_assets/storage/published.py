@@ -1,10 +1,11 @@
 """Folders published as versions, so that readers always see one complete version.
 
 Each version is a folder that is never modified once published; ``current.json`` next to it names the version in use.
-Readers resolve that file once, with :func:`version_in_use`, and then read from the folder it names. Publishers hold a
-lock. Each publication removes the versions that were replaced more than a day ago, and those that a killed process left
-unfinished: a reader that needs a version for longer than a day must copy it. A folder without ``current.json``, as
-written by earlier versions of this project, is itself the version in use until something is published in it.
+Readers resolve that file once, with :func:`version_in_use`, and then read from the folder it names. People find it by
+the link ``current``, where the file system has links. Publishers hold a lock. Each publication removes the versions
+that were replaced more than a day ago, and those that a killed process left unfinished: a reader that needs a version
+for longer than a day must copy it. A folder without ``current.json``, as written by earlier versions of this project,
+is itself the version in use until something is published in it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from filelock import FileLock
 
 from mars_assets.storage.files import explained_errors, read_json, write_json
 
-POINTER = "current.json"
+POINTER, LINK = "current.json", "current"
 RETAINED_SECONDS = 24 * 3600.0
 """How long a version is retained after it was replaced."""
 _LOCK = ".lock"
@@ -53,28 +54,64 @@ def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterato
     Raises:
         MarsError: the disk is full or the folder is not writable.
     """
+    with _publishing(folder, retained_seconds) as version:
+        version.mkdir()
+        yield version
+        _flush(version)
+
+
+def publish_folder(finished: Path, folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Path:
+    """Move a finished folder, and publish it.
+
+    Args:
+        finished: on the same file system.
+        folder: parent of the versions; holds nothing else.
+        retained_seconds: how long a version is retained after it was replaced.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        MarsError: the folder is not writable.
+    """
+    with _publishing(folder, retained_seconds) as version:
+        _flush(finished)
+        os.replace(finished, version)
+    return version
+
+
+@contextmanager
+def _publishing(folder: Path, retained_seconds: float) -> Iterator[Path]:
+    """Yield the path of a new version, which is put into use after the block."""
     with explained_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / _LOCK):
             before = version_in_use(folder)
             _remove_replaced(folder, before, retained_seconds)
             version = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-            version.mkdir()
             try:
                 yield version
-                _flush(version)
-                for path in _parts(folder) if before == folder else [before]:
+                for path in _parts(folder, version) if before == folder else [before]:
                     with suppress(FileNotFoundError):  # somebody deleted the version
                         os.utime(path)  # its age counts from its replacement
                 write_json(folder / POINTER, {"version": version.name})
             finally:
                 if version_in_use(folder) != version:
                     shutil.rmtree(version, ignore_errors=True)
+            _link(folder, version)
 
 
-def _parts(folder: Path) -> list[Path]:
-    """List a folder's content except the lock and the pointer."""
-    return [path for path in folder.iterdir() if path.name not in (POINTER, _LOCK)]
+def _link(folder: Path, version: Path) -> None:
+    """Let the link ``current`` lead to a version, where the file system has links."""
+    new = folder / f".{LINK}-{version.name}"
+    with suppress(OSError, NotImplementedError):
+        new.symlink_to(version.name, target_is_directory=True)
+        os.replace(new, folder / LINK)
+
+
+def _parts(folder: Path, version: Path | None = None) -> list[Path]:
+    """List a folder's content except the lock, the pointer, the link and a new version."""
+    return [path for path in folder.iterdir() if path.name not in (POINTER, LINK, _LOCK) and path != version]
 
 
 def _remove_replaced(folder: Path, in_use: Path, retained_seconds: float) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,11 +34,12 @@ from mars_assets.bands import (
 from mars_assets.code_versions import CALIBRATION, IMPUTATION, REFLECTANCE, SPECTRAL_IMPUTATION
 from mars_assets.errors import DamagedFileError, MarsError, ProvenanceError
 from mars_assets.images import read_rgb
-from mars_assets.lake import Lake
+from mars_assets.lake import CROPS, Lake
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, write_chip
 from mars_assets.threads import in_threads
@@ -301,12 +302,20 @@ class _CalibratedSource:
             raise DamagedFileError(f"{self.path} cannot be read ({error}): materialize 'crops' again") from error
 
 
+class _CropVersion(NamedTuple):
+    """A version of an observation's crops: its folder, the manifest's rows by id, and its provenance."""
+
+    folder: Path
+    crops: dict[str, Any]
+    provenance: dict[str, Any]
+
+
 class _Crops:
     """Georeference and calibrated DN of the lake's crops."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._manifests: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        self._versions: dict[str, _CropVersion] = {}
 
     def georeference(self, row: Any) -> tuple[Any, Any]:
         """Return a map-projected crop's CRS and transform, or (None, None)."""
@@ -328,31 +337,32 @@ class _Crops:
         """Return the DN of an image that is a crop of a COLOR product, otherwise None."""
         if row.origin != "crop":
             return None
-        crop, cut = self._of(row)
+        crop, version = self._of(row)
         if crop.product != "COLOR" or not isinstance(crop.dn_file, str):
             return None
-        path = self._lake.crops(row.observation) / crop.dn_file
+        cut = version.provenance
         usable = crop.invalid_fraction == 0 and crop.saturated_fraction == 0
         usable = usable and cut["label"]["incidence_angle"] <= HIGHEST_INCIDENCE
-        return _CalibratedSource(path, fingerprint(cut["fingerprint"], crop.crop_id), usable)
+        return _CalibratedSource(version.folder / crop.dn_file, fingerprint(cut["fingerprint"], crop.crop_id), usable)
 
-    def _of(self, row: Any) -> tuple[Any, dict[str, Any]]:
-        """Return a crop's row in the manifest, and the manifest's provenance."""
+    def _of(self, row: Any) -> tuple[Any, _CropVersion]:
+        """Return a crop's row in the manifest, and the version of its observation's crops."""
         from mars_assets.imagery.schema import Crops
 
-        if row.observation not in self._manifests:
-            path = self._lake.crops_manifest(row.observation)
+        if row.observation not in self._versions:
+            folder = version_in_use(self._lake.crops(row.observation))
+            path = folder / CROPS
             columns = ["crop_id", "product", "dn_file", "invalid_fraction", "saturated_fraction", "crs", "transform"]
             table = read_checked(path, "crops", Crops, columns)
-            rows: dict[str, Any] = dict(zip(table["crop_id"], table.itertuples(), strict=True))
-            self._manifests[row.observation] = rows, read_provenance(path)
-        crops, cut = self._manifests[row.observation]
-        if row.original not in crops:
+            crops = dict(zip(table["crop_id"], table.itertuples(), strict=True))
+            self._versions[row.observation] = _CropVersion(folder, crops, read_provenance(path))
+        version = self._versions[row.observation]
+        if row.original not in version.crops:
             raise MarsError(
                 f"{row.original} is no longer among the crops of {row.observation}, which were cut again: materialize "
                 "'labelled_crops' again"
             )
-        return crops[row.original], cut
+        return version.crops[row.original], version
 
 
 def chip_problems(lake: Lake, stage: str) -> tuple[list[str], int]:

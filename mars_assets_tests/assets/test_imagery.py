@@ -8,6 +8,7 @@ from PIL import Image
 
 from mars_assets.imagery.index import INDEX_FILES
 from mars_assets.partitions import register_observations
+from mars_assets.storage.published import version_in_use
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
 
 SMALL = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
@@ -109,7 +110,7 @@ def test_a_check_looks_at_the_crops_of_its_run(runs: Runs) -> None:
     for n, name in enumerate(IDS[:2]):
         runs.put(name, jpeg(n))
     assert runs.of_all("hirise_images", "crops", config=SMALL).success
-    cut = runs.lake.crops(IDS[0]) / f"{IDS[0]}_BROWSE_r00000_c00000.png"
+    cut = version_in_use(runs.lake.crops(IDS[0])) / f"{IDS[0]}_BROWSE_r00000_c00000.png"
     Image.new("L", (64, 64)).save(cut)
 
     def check(observation: str) -> Any:

@@ -56,6 +56,57 @@ def test_intervals_contain_the_rate_as_often_as_they_say() -> None:
     assert 0.64 < np.mean(inside) < 0.74
 
 
+def in_observations(rng: np.random.Generator, count: int, spread: float, observations: int = 8) -> pd.DataFrame:
+    """Trials whose rate is 0.7 in the mean, and differs between observations."""
+    shape = 1 / spread - 1 if spread else 1e9
+    rates = rng.beta(0.7 * shape, 0.3 * shape, observations)
+    group = np.repeat(np.arange(observations), count)
+    diameters = np.exp(rng.uniform(np.log(8), np.log(40), len(group)))
+    return pd.DataFrame({"diameter_px": diameters, "success": rng.random(len(group)) < rates[group], "group": group})
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.1, 0.3])
+def test_rates_differ_between_observations(spread: float) -> None:
+    rng = np.random.default_rng(7)
+    correlations, inside, draws = [], [], []
+    for _ in range(300):
+        rate = Rate.of_trials(in_observations(rng, 80, spread))
+        assert rate is not None
+        assert rate.observations == 8
+        correlations.append(rate.correlation)
+        other = rng.beta(0.7 * (1 / spread - 1), 0.3 * (1 / spread - 1)) if spread else 0.7
+        low, high = rate.interval()
+        inside += ((low <= other) & (other <= high)).tolist()
+        drawn = rate.draws(rng, 400).mean(axis=1)
+        draws.append(np.quantile(drawn, [(1 - ONE_SIGMA) / 2, (1 + ONE_SIGMA) / 2]))
+        draws[-1] = draws[-1][0] <= other <= draws[-1][1]
+    assert np.mean(correlations) == pytest.approx(spread, abs=0.02 + 0.15 * spread)
+    # The observation is another one. How much observations differ is itself known from eight of them alone, so that
+    # its rate is in the 68 % interval a little more often where they hardly differ, and less often where they do much.
+    assert 0.62 < np.mean(inside) < 0.83
+    assert 0.52 < np.mean(draws) < 0.83
+
+
+def test_draws_are_numbers_where_all_trials_of_a_bin_succeeded() -> None:
+    table = in_observations(np.random.default_rng(2), 40, 0.5, observations=3)
+    table["success"] |= table["diameter_px"] > 20
+    rate = Rate.of_trials(table)
+    assert rate is not None
+    assert rate.correlation > 0
+    draws = rate.draws(np.random.default_rng(0), 20_000)
+    assert ((draws > 0) & (draws <= 1)).all()
+
+
+def test_trials_of_one_observation_do_not_tell_how_others_differ() -> None:
+    table = in_observations(np.random.default_rng(1), 400, 0.1, observations=1)
+    rate, plain = Rate.of_trials(table), Rate.of_trials(table.drop(columns="group"))
+    assert rate is not None
+    assert plain is not None
+    assert rate.observations == 1
+    assert plain.observations == 0
+    np.testing.assert_allclose(rate.interval(), plain.interval())
+
+
 def test_between_bins_a_rate_is_interpolated() -> None:
     def truth(diameters: np.ndarray) -> np.ndarray:
         return 0.97 / (1 + (diameters / 11.0) ** -4)

@@ -21,6 +21,7 @@ from mars_assets.imagery.products import ProductType
 from mars_assets.imagery.scene import SceneInfo, open_scene
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_provenance
+from mars_assets.storage.published import version_in_use
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +106,7 @@ def test_the_real_browse_product(shared: Path, tmp_path: Path) -> None:
     assert (kept["position_kind"] == "pixel").all()
     whole = opened(image)
     for cell in kept.to_dict("records"):
-        crop = opened(target / cell["file"])
+        crop = opened(version_in_use(target) / cell["file"])
         assert crop.shape == (512, 512, 3)
         np.testing.assert_array_equal(crop, whole[cell["row"] : cell["row"] + 512, cell["col"] : cell["col"] + 512])
         # Nowhere is a band missing.
@@ -132,9 +133,9 @@ def test_corners_place_a_product_without_map_about(shared: Path, tmp_path: Path)
     expected = -57 + (manifest["row"] + 256) / 7589
     np.testing.assert_allclose(manifest["latitude"], expected, atol=1e-3)
     np.testing.assert_allclose(manifest["longitude"], 241.4, atol=1e-3)
-    before = (target / "crops.parquet").stat().st_mtime_ns
+    before = (version_in_use(target) / "crops.parquet").stat().st_mtime_ns
     cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse", corners=corners), target)
-    assert (target / "crops.parquet").stat().st_mtime_ns == before
+    assert (version_in_use(target) / "crops.parquet").stat().st_mtime_ns == before
     moved = cut_crops(Source(image, None, "ESP_011472_1225", "RGB.NOMAP.browse"), target)
     assert (moved["position_kind"] == "pixel").all()
     assert moved["latitude"].isna().all()
@@ -191,7 +192,7 @@ def test_jp2_crops_are_the_scene_after_the_recorded_stretch(tmp_path: Path) -> N
     for cell in manifest.to_dict("records"):
         window = pixels[cell["row"] :, cell["col"] :][:64, :64].astype(np.float64)
         expected = np.clip(np.round((window - low) / (high - low) * 255), 0, 255)
-        np.testing.assert_array_equal(opened(tmp_path / "out" / cell["file"]), expected)
+        np.testing.assert_array_equal(opened(version_in_use(tmp_path / "out") / cell["file"]), expected)
 
 
 def test_8_bit_products_are_not_stretched(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_8_bit_products_are_not_stretched(tmp_path: Path) -> None:
     write_jp2(tmp_path / "x.JP2", pixels, bits=8)
     manifest = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / "out", SMALL)
     assert manifest["stretch_high"].iloc[0].tolist() == [255, 255, 255]
-    np.testing.assert_array_equal(opened(tmp_path / "out" / manifest["file"].iloc[3]), pixels[64:, 64:])
+    np.testing.assert_array_equal(opened(version_in_use(tmp_path / "out") / manifest["file"].iloc[3]), pixels[64:, 64:])
 
 
 @pytest.mark.parametrize(("tile", "reader"), [(None, "glymur"), (64, "gdal")])
@@ -223,8 +224,9 @@ def test_without_openjpeg_gdal_reads_and_says_so(tmp_path: Path, monkeypatch: py
         Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), tmp_path / "b", SMALL, Progress(said.append)
     )
     assert any("GDAL reads it" in line for line in said)
+    a, b = version_in_use(tmp_path / "a"), version_in_use(tmp_path / "b")
     for name in manifest["file"]:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
 @pytest.mark.parametrize("factor", [1, 4])
@@ -263,7 +265,7 @@ def test_margins_and_thresholds(tmp_path: Path) -> None:
     assert dict(manifest.loc[~manifest["kept"], "reason"]) == {(140, 74): "no data", (204, 74): "saturated"}
     assert manifest.loc[(140, 74), "invalid_fraction"] == 100 / 64**2
     assert manifest.loc[(204, 74), "saturated_fraction"] == 400 / 64**2
-    assert read_provenance(tmp_path / "a" / "crops.parquet")["grid_origin"] == [76, 10]
+    assert read_provenance(version_in_use(tmp_path / "a") / "crops.parquet")["grid_origin"] == [76, 10]
     lax = CropSettings(size=64, stride=64, max_invalid=100 / 64**2, max_saturated=0.1)
     assert cut_crops(Source(image, None, OBSERVATION, "RGB.NOMAP"), tmp_path / "b", lax)["kept"].all()
 
@@ -283,6 +285,7 @@ def test_a_colour_product_with_its_label(shared: Path, tmp_path: Path) -> None:
     write_label(shared, label, image.name, pixels, filters)
     out = tmp_path / "out"
     manifest = cut_crops(Source(image, label, OBSERVATION, "COLOR"), out, SMALL).set_index(["row", "col"])
+    out = version_in_use(out)
     assert dict(manifest.loc[~manifest["kept"], "reason"]) == {
         (0, 0): "saturated",
         (0, 64): "band missing",
@@ -427,19 +430,21 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(manifest) == 20
     assert len(reads) <= 5  # strips that were finished are not decoded again
     for path, time in finished.items():
-        assert (target / path.name).stat().st_mtime_ns == time
-    assert sorted(path.name for path in target.iterdir()) == sorted([*manifest["file"], "crops.parquet"])
+        assert (version_in_use(target) / path.name).stat().st_mtime_ns == time
+    assert sorted(path.name for path in version_in_use(target).iterdir()) == sorted(
+        [*manifest["file"], "crops.parquet"]
+    )
 
     # Once finished, nothing is read; a lost crop is made again.
     reads.clear()
     assert cut().equals(manifest)
     assert reads == []
-    (target / manifest["file"][3]).unlink()
+    (version_in_use(target) / manifest["file"][3]).unlink()
     assert cut()["file"].tolist() == manifest["file"].tolist()
-    assert (target / manifest["file"][3]).exists()
+    assert (version_in_use(target) / manifest["file"][3]).exists()
 
 
-@pytest.mark.parametrize("where", ["write_checked", "_replace_folder", "read_crops"])
+@pytest.mark.parametrize("where", ["write_checked", "publish_folder", "read_crops"])
 def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(10, 128, 128, 1))
     image, target = tmp_path / "x.JP2", tmp_path / "crops" / OBSERVATION
@@ -449,11 +454,11 @@ def test_killed_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wher
         cut_crops(Source(image, None, OBSERVATION, "RED"), target, SMALL)
     revive()
     if where != "read_crops":
-        assert read_crops(target).equals(before)  # the last good state
+        assert read_crops(version_in_use(target)).equals(before)  # the last good state
     manifest = cut_crops(Source(image, None, OBSERVATION, "RED"), target, SMALL)
     assert len(manifest) == 4
-    assert {path.name for path in target.iterdir()} == {*manifest["file"], "crops.parquet"}
-    assert not [path for path in (target.parent / ".cutting").iterdir() if path.is_dir()]
+    assert {path.name for path in version_in_use(target).iterdir()} == {*manifest["file"], "crops.parquet"}
+    assert not [path for path in (target.parent / ".cutting" / OBSERVATION).iterdir() if path.is_dir()]
 
 
 def test_other_settings_or_another_source_cut_anew(tmp_path: Path) -> None:
@@ -466,7 +471,7 @@ def test_other_settings_or_another_source_cut_anew(tmp_path: Path) -> None:
     manifest = cut_crops(Source(image, None, OBSERVATION, "RED"), target, CropSettings(size=64, stride=32))
     low, high = manifest["stretch_low"].iloc[0][0], manifest["stretch_high"].iloc[0][0]
     expected = np.clip(np.round((pixels[:64, :64, 0] - low) / (high - low) * 255), 0, 255)
-    np.testing.assert_array_equal(opened(target / manifest["file"].iloc[0])[..., 2], expected)
+    np.testing.assert_array_equal(opened(version_in_use(target) / manifest["file"].iloc[0])[..., 2], expected)
 
 
 # what cannot be cut
@@ -476,7 +481,7 @@ def test_a_damaged_manifest_is_made_again(tmp_path: Path) -> None:
     write_jp2(tmp_path / "x.JP2", terrain(11, 128, 128, 1))
     target = tmp_path / OBSERVATION
     before = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), target, SMALL)
-    (target / "crops.parquet").write_bytes(b"PAR1 cut off")
+    (version_in_use(target) / "crops.parquet").write_bytes(b"PAR1 cut off")
     assert cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RED"), target, SMALL).equals(before)
 
 
@@ -518,7 +523,8 @@ def test_figures(tmp_path: Path) -> None:
     pixels[130:140, 70:80] = 0
     write_jp2(tmp_path / "x.JP2", pixels)
     manifest = cut_crops(Source(tmp_path / "x.JP2", None, OBSERVATION, "RGB.NOMAP"), tmp_path / "out", SMALL)
-    sheet = contact_sheet(manifest, tmp_path / "out", columns=4, thumbnail=32, most=6)
+    out = version_in_use(tmp_path / "out")
+    sheet = contact_sheet(manifest, out, columns=4, thumbnail=32, most=6)
     assert sheet.size == (4 * 34 + 2, 2 * 34 + 2)
 
     picture = np.asarray(overview_with_grid(tmp_path / "x.JP2", manifest))
@@ -528,5 +534,5 @@ def test_figures(tmp_path: Path) -> None:
         assert corner == ([64, 220, 120] if cell["kept"] else [255, 80, 80])
     first = manifest[manifest["kept"]].iloc[0]
     thumbnail = np.asarray(sheet)[2:34, 2:34]
-    np.testing.assert_allclose(thumbnail.mean(), opened(tmp_path / "out" / first["file"]).mean(), atol=1)
-    assert contact_sheet(manifest[~manifest["kept"]], tmp_path / "out").size == (256, 64)
+    np.testing.assert_allclose(thumbnail.mean(), opened(out / first["file"]).mean(), atol=1)
+    assert contact_sheet(manifest[~manifest["kept"]], out).size == (256, 64)

@@ -25,6 +25,7 @@ from mars_assets.imagery.scene import SceneInfo
 from mars_assets.progress import Progress
 from mars_assets.sample.products import write_products
 from mars_assets.sample.terrain import SceneSpec, render_scene
+from mars_assets.storage.published import version_in_use
 
 pytestmark = pytest.mark.slow
 
@@ -352,7 +353,7 @@ def test_a_product_is_read_as_its_crops_are_cut(
     assert len(kept) > 10
     for cell in kept.to_dict("records"):
         window = np.s_[cell["row"] : cell["row"] + 64, cell["col"] : cell["col"] + 64]
-        with Image.open(tmp_path / "crops" / cell["file"]) as crop:
+        with Image.open(version_in_use(tmp_path / "crops") / cell["file"]) as crop:
             np.testing.assert_array_equal(rgb[window], np.asarray(crop))
         bad = cell["invalid_fraction"] + cell["saturated_fraction"]
         assert 1 - good[window].mean() == pytest.approx(bad, abs=1e-9)
@@ -396,7 +397,7 @@ def test_other_products_are_read_as_their_crops_are_cut(
         assert raster.stretch["high"] == crops["stretch_high"].iloc[0].tolist()
     np.testing.assert_array_equal(good, (pixels > 0).any(axis=2) & (pixels < 2**bits - 1).all(axis=2))
     for cell in crops[crops["kept"]].to_dict("records"):
-        with Image.open(tmp_path / "crops" / cell["file"]) as crop:
+        with Image.open(version_in_use(tmp_path / "crops") / cell["file"]) as crop:
             np.testing.assert_array_equal(rgb[cell["row"] :, cell["col"] :][:64, :64], np.asarray(crop))
 
 

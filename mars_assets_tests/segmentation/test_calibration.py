@@ -134,7 +134,9 @@ def test_recall_and_precision_by_size(model: Path, tmp_path: Path) -> None:
     assert calibration is not None
     assert trials is not None
     recall, precision = trials
-    assert list(recall) == list(precision) == ["diameter_px", "success"]
+    assert list(recall) == list(precision) == ["diameter_px", "success", "group"]
+    assert set(precision["group"]) <= set(recall["group"])
+    assert recall["group"].nunique() == table["observation"].nunique()
     assert len(recall) == calibration.marked
     assert recall["success"].sum() == precision["success"].sum()
     f1 = 2 * precision["success"].sum() / (len(precision) + len(recall))
@@ -153,10 +155,15 @@ def test_an_older_calibration_has_no_trials(model: Path, tmp_path: Path) -> None
     calibration = fitted(model, images(tmp_path))
     stored = json.loads((model / CALIBRATION).read_text())
     assert label_trials(model) is not None
-    del stored["trials"]
-    (model / CALIBRATION).write_text(json.dumps(stored))
-    assert read_calibration(model) == calibration
-    assert label_trials(model) is None
+    for parts in (["trials", "recall", "group"], ["trials"]):
+        *outer, last = parts
+        place = stored
+        for part in outer:
+            place = place[part]
+        del place[last]
+        (model / CALIBRATION).write_text(json.dumps(stored))
+        assert read_calibration(model) == calibration
+        assert label_trials(model) is None
 
 
 def test_a_crater_found_a_little_smaller_than_it_was_marked_counts(model: Path, tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ def test_labels_correct_counts(lake: Lake, model: ModelVersion) -> None:
     update_catalogue(lake)
     sizes = np.geomspace(5, 2000, 400).tolist()
     trials = {
-        "recall": {"diameter_px": sizes, "success": [True, False] * 200},
-        "precision": {"diameter_px": sizes, "success": [True] * 400},
+        "recall": {"diameter_px": sizes, "success": [True, False] * 200, "group": ["A", "A", "B", "B"] * 100},
+        "precision": {"diameter_px": sizes, "success": [True] * 400, "group": ["A", "B"] * 200},
     }
     write_json(model.folder / CALIBRATION, {"computation": "", "calibration": None, "trials": trials})
     found = measured(lake, model, FrequencyRequest(None))

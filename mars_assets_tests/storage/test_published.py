@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.storage.published import POINTER, RETAINED_SECONDS, publish, version_in_use
+from mars_assets.storage.published import LINK, POINTER, RETAINED_SECONDS, publish, publish_folder, version_in_use
 
 pytestmark = pytest.mark.slow
 
@@ -44,13 +44,33 @@ def test_the_last_version_is_in_use_and_the_one_before_stays_as_it_was(tmp_path:
     assert _read(first) == {"one": "a", "two": "a"}
 
 
+def test_a_link_leads_people_to_the_version_in_use(tmp_path: Path, monkeypatch) -> None:
+    for content in ("a", "b"):
+        version = _publish(tmp_path / "weights", content)
+        assert (tmp_path / "weights" / LINK).resolve() == version
+        assert not (tmp_path / "weights" / LINK).readlink().is_absolute(), "the lake may be moved"
+    monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+    _publish(tmp_path / "other", "a")
+    assert _read(tmp_path / "other") == {"one": "a", "two": "a"}
+
+
+def test_a_finished_folder_becomes_a_version(tmp_path: Path) -> None:
+    _publish(tmp_path / "weights", "a")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "one").write_text("b")
+    version = publish_folder(tmp_path / "work", tmp_path / "weights")
+    assert _read(tmp_path / "weights") == {"one": "b"}
+    assert version == version_in_use(tmp_path / "weights")
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_failed_publication_leaves_the_version_in_use_and_nothing_else(tmp_path: Path) -> None:
     version = _publish(tmp_path / "weights", "a")
     with pytest.raises(KeyError), publish(tmp_path / "weights") as failed:  # noqa: PT012
         (failed / "one").write_text("b")
         raise KeyError
     assert version_in_use(tmp_path / "weights") == version
-    assert {path.name for path in (tmp_path / "weights").iterdir()} == {version.name, POINTER, ".lock"}
+    assert {path.name for path in (tmp_path / "weights").iterdir()} == {version.name, POINTER, LINK, ".lock"}
 
 
 def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
@@ -146,7 +166,7 @@ def test_a_killed_publisher_leaves_a_whole_version(tmp_path: Path, before: str, 
     for path in folder.iterdir():
         _age(path)
     last = _publish(folder, "last")
-    assert len([path for path in folder.iterdir() if path.is_dir()]) == 2, (
+    assert len([path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]) == 2, (
         "the killed one is gone, with what was before"
     )
     assert version_in_use(folder) == last
