@@ -21,9 +21,8 @@ from dagster._core.execution.plan.instance_concurrency_context import InstanceCo
 from dagster._core.executor.in_process import InProcessExecutor
 from dagster._core.storage.runs import SqliteRunStorage
 
-from mars_assets.storage.runs import Run, State, working_for
-
 from mars_assets.outages import outlast_outages
+from mars_assets.storage.runs import Run, State, working_for
 
 PROCESS_TAG = "mars_assets/process"
 
@@ -105,7 +104,10 @@ def _start(number: int) -> str:
         status = Path(f"/proc/{number}/stat").read_text()
     except OSError as error:
         raise psutil.NoSuchProcess(number) from error
-    return f"{where}:{status.rpartition(')')[2].split()[19]}"
+    state, *fields = status.rpartition(")")[2].split()
+    if state == "Z":  # it has ended, and its parent does not ask how
+        raise psutil.NoSuchProcess(number)
+    return f"{where}:{fields[18]}"
 
 
 def _boot_and_namespace() -> str:
