@@ -120,7 +120,10 @@ def own_overlay(home: Path) -> dict[str, Any]:
 
 
 def merged(settings: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge mappings as JSON Merge Patch (RFC 7396) does: null removes, lists are replaced."""
+    """Merge mappings as JSON Merge Patch (RFC 7396) does.
+
+    A null removes a setting, and a list replaces another.
+    """
     result = {name: value for name, value in settings.items() if name not in overlay}
     for name, value in overlay.items():
         if isinstance(value, Mapping):
