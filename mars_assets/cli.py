@@ -62,6 +62,8 @@ def _init(lake: Lake, options: argparse.Namespace) -> None:
 def _deploy(lake: Lake, options: argparse.Namespace) -> None:
     from mars_assets.deployment.set_up import deploy
 
+    if os.environ.get("MARS_LAKE") and lake != Lake.at(os.environ["MARS_LAKE"]):
+        raise MarsError("--lake names another folder than MARS_LAKE, where services and runs look: leave --lake out")
     deploy(options.level, options.gpus)
 
 

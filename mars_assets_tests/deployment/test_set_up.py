@@ -124,7 +124,9 @@ def test_nothing_is_written_where_something_is_missing(
     assert cli.main(["deploy", "workstation"]) == 1
     monkeypatch.setenv("DAGSTER_PG_PASSWORD", "")
     assert cli.main(["deploy", "workstation"]) == 1
+    assert cli.main(["--lake", "elsewhere", "deploy", "workstation"]) == 1
     shown = capsys.readouterr().err
+    assert "--lake names another folder than MARS_LAKE" in shown
     assert "correct DAGSTER_PG_USER and DAGSTER_PG_PASSWORD" in shown
     assert "DAGSTER_PG_PASSWORD is not set" in shown
     assert "wrong-secret" not in shown
