@@ -234,7 +234,7 @@ def test_two_people_at_once(deployed: Deployed) -> None:
 def test_postgres_is_away_from_the_middle_of_a_step_to_its_end(deployed: Deployed, postgres: Postgres) -> None:
     code, _ = deployed.run("dagster", *materialize(LABELS))
     assert code == 0
-    config: dict[str, Any] = {"cls_model": {**TRAINING, "steps": 100, "evaluate_every": 50}}
+    config: dict[str, Any] = {"cls_model": {**TRAINING, "steps": 40, "evaluate_every": 20}}
     process = deployed.start("dagster", *materialize("cls_model", **config))
     model = deployed.lake.model("cls_model")
     before = set(model.glob("*/training/[!.]*.pt"))
