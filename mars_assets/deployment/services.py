@@ -1,4 +1,4 @@
-"""Units of systemd for Dagster's webserver and daemon, and the file of their environment."""
+"""Units of systemd for Dagster's webserver and daemon, and their environment."""
 
 from __future__ import annotations
 
