@@ -15,96 +15,28 @@ import functools
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import requests
 
 PROJECT = Path(__file__).parent.parent
 sys.path.insert(0, str(PROJECT))  # the tests' Postgres and lake
 
 if TYPE_CHECKING:
-    from mars_assets_tests.deployed import Deployed
+    from mars_assets_tests.deployed import Services
     from mars_assets_tests.postgres import Database, Postgres
 
-LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
-  ... on RunConfigValidationInvalid { errors { message } } } }"""
 PATIENCE = 400.0
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 NUMBER = count(1)
 """Of a training: each has settings that no other had, so that it is one."""
-
-
-@dataclass
-class Services:
-    """Webserver and daemon, by the commands of their units."""
-
-    deployed: Deployed
-    port: int
-    processes: dict[str, subprocess.Popen[bytes]]
-
-    def start(self, name: str) -> None:
-        from mars_assets.deployment.services import COMMANDS
-
-        program, *words = COMMANDS[name]
-        words = [str(self.port) if word == "3000" else word for word in words]
-        with open(self.deployed.folder / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(  # noqa: S603 - our own command, no shell
-                [str(Path(sys.executable).with_name(program)), *words],
-                cwd=PROJECT,
-                env=self.deployed.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        body = {"query": query, "variables": variables}
-        answer = requests.post(f"http://127.0.0.1:{self.port}/graphql", json=body, timeout=60).json()
-        if answer.get("errors"):
-            raise ConnectionError(str(answer["errors"])[:300])
-        return dict(answer["data"])
-
-    def launch(self, asset: str, config: dict[str, Any]) -> str:
-        selector = {
-            "repositoryLocationName": "mars_assets.definitions",
-            "repositoryName": "__repository__",
-            "jobName": "__ASSET_JOB",
-            "assetSelection": [{"path": [asset]}],
-        }
-        settings = {"selector": selector, "runConfigData": {"ops": {asset: {"config": config}}}, "mode": "default"}
-        answer = self.ask(LAUNCH, p=settings)["launchRun"]
-        if answer["__typename"] != "LaunchRunSuccess":
-            raise ConnectionError(str(answer)[:300])
-        return str(answer["run"]["runId"])
-
-
-@contextmanager
-def services(deployed: Deployed, port: int) -> Iterator[Services]:
-    running = Services(deployed, port, {})
-    try:
-        for name in ("webserver", "daemon"):
-            running.start(name)
-        wait(lambda: bool(running.ask("{ version }")))
-        yield running
-    finally:
-        family = [psutil.Process(process.pid) for process in running.processes.values() if process.poll() is None]
-        family += [child for process in family for child in process.children(recursive=True)]
-        for process in family:
-            process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=20)
-        for process in alive:
-            process.kill()
 
 
 def wait(reached: Callable[[], bool], patience: float = PATIENCE) -> float:
@@ -225,11 +157,12 @@ def process_killed(running: Services, database: Database, name: str) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("parts", nargs="*", default=["postgres", "processes"], choices=["postgres", "processes"])
+    parts = ["postgres", "processes"]
+    options.add_argument("--parts", nargs="+", default=parts, choices=parts, help="what is killed")
     options.add_argument("--seconds", type=float, nargs="+", default=[8, 60], help="that Postgres is away")
     chosen = options.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and stop what was started
-    from mars_assets_tests.deployed import deployed_sample
+    from mars_assets_tests.deployed import deployed_sample, services
     from mars_assets_tests.postgres import free_port, installed, serve_postgres
 
     programs = installed()
@@ -239,9 +172,9 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         postgres = stack.enter_context(serve_postgres(programs))
         database = postgres.database()
-        deployed = stack.enter_context(deployed_sample(folder, database))
+        deployed = deployed_sample(folder, database)
         deployed.materialize("labelled_crops,reflectance,imputed_post_norm")
-        running = stack.enter_context(services(deployed, free_port()))
+        running = stack.enter_context(services(deployed, free_port(), "webserver", "daemon"))
         cases: list[Callable[[], None]] = []
         if "postgres" in chosen.parts:
             for seconds in chosen.seconds:

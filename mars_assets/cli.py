@@ -63,6 +63,8 @@ def _init(lake: Lake, options: argparse.Namespace) -> None:
 def _deploy(lake: Lake, options: argparse.Namespace) -> None:
     from mars_assets.deployment.set_up import deploy
 
+    if os.environ.get("MARS_LAKE") and lake != Lake.at(os.environ["MARS_LAKE"]):
+        raise MarsError("--lake names another folder than MARS_LAKE, where services and runs look: leave --lake out")
     deploy(options.level, options.gpus)
 
 
@@ -248,7 +250,7 @@ def parser() -> argparse.ArgumentParser:
         "init",
         help="create a lake and its Dagster instance",
         description="Create the lake's inbox, and write Dagster's settings into the folder that the variable "
-        "DAGSTER_HOME names. Settings that exist there are never replaced.",
+        "DAGSTER_HOME names. Settings of yours are never replaced.",
     )
     init.set_defaults(run=_init)
     deploy = commands.add_parser(
@@ -258,8 +260,9 @@ def parser() -> argparse.ArgumentParser:
         "workstation, on several with Ray, or on a Slurm cluster. Needs DAGSTER_HOME, MARS_LAKE, DAGSTER_PG_HOST, "
         "DAGSTER_PG_USER, DAGSTER_PG_PASSWORD, DAGSTER_PG_DB and, where it is not 5432, DAGSTER_PG_PORT; ray also "
         "needs MARS_RAY_DASHBOARD. Writes Dagster's settings, in which secrets are names of variables, creates "
-        "Dagster's tables, sets the limits of pools, and writes units for systemd. Settings that exist are never "
-        "replaced. Run it again after an update, or when the number of GPUs has changed.",
+        "Dagster's tables, sets the limits of pools, and writes units for systemd. Settings that you have edited are "
+        "never replaced; own.yaml in DAGSTER_HOME is put over the project's. Run it again after an update, or with "
+        "another number of GPUs.",
     )
     deploy.add_argument("level", choices=LEVELS, help="what runs are computed on")
     deploy.add_argument(

@@ -104,7 +104,10 @@ def _start(number: int) -> str:
         status = Path(f"/proc/{number}/stat").read_text()
     except OSError as error:
         raise psutil.NoSuchProcess(number) from error
-    return f"{where}:{status.rpartition(')')[2].split()[19]}"
+    state, *fields = status.rpartition(")")[2].split()
+    if state == "Z":  # it has ended, and its parent does not ask how
+        raise psutil.NoSuchProcess(number)
+    return f"{where}:{fields[18]}"
 
 
 def _boot_and_namespace() -> str:

@@ -6,6 +6,7 @@ Those of one person are the project's own (:func:`write_instance_settings`). Tho
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ PROJECT_SETTINGS = Path(__file__).parent.parent / SETTINGS_FILE
 """The project's own settings, which differ only in the folder of the history."""
 OVERLAYS = PROJECT_SETTINGS.parent / "deploy"
 """Folder of what deployments put over them."""
+OWN_OVERLAY = "own.yaml"
+"""What a lab puts over both, in the folder of the instance."""
 
 
 def write_instance_settings(home: Path) -> bool:
@@ -42,7 +45,9 @@ def write_instance_settings(home: Path) -> bool:
 
 
 def write_settings(home: Path, settings: Mapping[str, Any]) -> bool:
-    """Write settings of an instance, unless others exist.
+    """Write settings of an instance, unless somebody else's exist.
+
+    Settings that were written here, that nobody has edited, and that keep the history where it is are replaced.
 
     Args:
         home: folder of the instance.
@@ -64,15 +69,28 @@ def write_settings(home: Path, settings: Mapping[str, Any]) -> bool:
     path = home / SETTINGS_FILE
     old = path.read_bytes() if path.exists() else b""
     if old.strip():
-        if _parsed(old) == settings:
+        parsed = _parsed(old)
+        if parsed == settings:
             return False
-        raise MarsError(
-            f"{path} has other settings, which remain in use. If they are not yours, move the file away and run the "
-            "command again"
-        )
+        if not _is_unedited(old) or parsed.get("storage") != settings.get("storage"):
+            raise MarsError(
+                f"{path} has other settings, which remain in use. If they are not yours, move the file away and run "
+                "the command again"
+            )
     # Plain ASCII, since Dagster reads the file in the system's encoding.
-    write_bytes(path, yaml.safe_dump(settings, sort_keys=False).encode("ascii"))
+    text = yaml.safe_dump(dict(settings), sort_keys=False).encode("ascii")
+    write_bytes(path, _first_line(text) + text)
     return True
+
+
+def _first_line(text: bytes) -> bytes:
+    digest = hashlib.sha256(text).hexdigest()
+    return f"# Written by mars-assets, which replaces it as long as nobody edits it: {digest}\n".encode()
+
+
+def _is_unedited(text: bytes) -> bool:
+    first, end, rest = text.partition(b"\n")
+    return first + end == _first_line(rest)
 
 
 def overlaid_settings(names: Sequence[str], folder: Path = OVERLAYS) -> dict[str, Any]:
@@ -91,8 +109,21 @@ def overlaid_settings(names: Sequence[str], folder: Path = OVERLAYS) -> dict[str
     return settings
 
 
+def own_overlay(home: Path) -> dict[str, Any]:
+    """Read what a lab puts over all of them; empty if there is no such file.
+
+    Raises:
+        MarsError: the file has no settings.
+    """
+    path = home / OWN_OVERLAY
+    return _parsed_file(path) if path.exists() else {}
+
+
 def merged(settings: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge mappings as JSON Merge Patch (RFC 7396) does: null removes, lists are replaced."""
+    """Merge mappings as JSON Merge Patch (RFC 7396) does.
+
+    A null removes a setting, and a list replaces another.
+    """
     result = {name: value for name, value in settings.items() if name not in overlay}
     for name, value in overlay.items():
         if isinstance(value, Mapping):
@@ -120,9 +151,11 @@ def instance_home() -> Path:
 
 def _parsed_file(path: Path) -> dict[str, Any]:
     try:
-        settings: dict[str, Any] = yaml.safe_load(path.read_bytes())
+        settings = _parsed(path.read_bytes())
     except FileNotFoundError as error:
         raise MarsError(f"{path} is missing: install the package from a clone, as make .venv does") from error
+    if not isinstance(settings, dict):
+        raise MarsError(f"{path} has no settings of Dagster: write them in YAML, as in {PROJECT_SETTINGS}")
     return settings
 
 

@@ -34,6 +34,8 @@ def ended_process() -> str:
     text = process.stdout.readline().strip()
     assert not is_gone(text)
     process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_gone(text), "it is still listed, as nobody has asked how it ended"
     process.communicate()
     return text
 

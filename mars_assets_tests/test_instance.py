@@ -1,6 +1,8 @@
 """Settings of a Dagster instance, in folders of any name."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,7 +10,15 @@ from dagster import DagsterInstance
 
 from mars_assets.cli import main
 from mars_assets.errors import MarsError
-from mars_assets.instance import PROJECT_SETTINGS, write_instance_settings
+from mars_assets.instance import (
+    OVERLAYS,
+    PROJECT_SETTINGS,
+    merged,
+    overlaid_settings,
+    own_overlay,
+    write_instance_settings,
+    write_settings,
+)
 
 NAMES = [
     "plain",
@@ -67,6 +77,28 @@ def test_settings_are_not_replaced(
     assert path.read_text().strip()
 
 
+def test_settings_that_nobody_edited_follow_the_project(tmp_path: Path) -> None:
+    path = tmp_path / "dagster.yaml"
+    storage = {"sqlite": {"base_dir": "here"}}
+    assert write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": True}})
+    assert write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": False}})
+    assert not write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": False}})
+    assert yaml.safe_load(path.read_bytes()) == {"storage": storage, "telemetry": {"enabled": False}}
+    with pytest.raises(MarsError, match="has other settings"):  # the history would seem lost
+        write_settings(tmp_path, {"storage": {"sqlite": {"base_dir": "there"}}})
+    path.write_text(path.read_text() + "nux: {enabled: true}\n")
+    with pytest.raises(MarsError, match="has other settings"):
+        write_settings(tmp_path, {"storage": storage, "telemetry": {"enabled": True}})
+
+
+@pytest.mark.parametrize("text", ["", "a: b: c", "- a", "text"])
+def test_an_overlay_of_ones_own_without_settings(tmp_path: Path, text: str) -> None:
+    assert own_overlay(tmp_path) == {}
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(MarsError, match=r"own\.yaml has no settings of Dagster: write them in YAML"):
+        own_overlay(tmp_path)
+
+
 @pytest.mark.parametrize("home", ["", "relative/folder", "~nobody_at_all/x"])
 def test_no_folder_for_the_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: str
@@ -84,3 +116,44 @@ def test_folders_that_dagster_cannot_use(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MarsError, match="is a file"):
         write_instance_settings(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "expected"),
+    [
+        ({}, {"a": {"b": 1, "c": [1, 2]}, "d": "text"}),
+        ({"a": {"b": 2}}, {"a": {"b": 2, "c": [1, 2]}, "d": "text"}),
+        ({"a": {"b": None, "e": {"f": 3, "g": None}}}, {"a": {"c": [1, 2], "e": {"f": 3}}, "d": "text"}),
+        ({"a": {"c": [3]}, "d": None}, {"a": {"b": 1, "c": [3]}}),
+        ({"a": 5, "d": {"h": 6}}, {"a": 5, "d": {"h": 6}}),
+        ({"absent": None}, {"a": {"b": 1, "c": [1, 2]}, "d": "text"}),
+    ],
+)
+def test_overlays_are_merged_as_json_merge_patch_does(overlay: dict[str, Any], expected: dict[str, Any]) -> None:
+    settings = {"a": {"b": 1, "c": [1, 2]}, "d": "text"}
+    assert merged(settings, overlay) == expected
+    assert settings == {"a": {"b": 1, "c": [1, 2]}, "d": "text"}
+
+
+def test_overlays_name_secrets_and_do_not_hold_them() -> None:
+    files = sorted(OVERLAYS.glob("dagster.*.yaml"))
+    assert files
+    for path in files:
+        for name, value in _leaves(yaml.safe_load(path.read_bytes())):
+            assert "password" not in name or name.endswith("env"), f"{path}: {name}: {value}"
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if not isinstance(settings, dict):
+        yield name, settings
+        return
+    for key, value in settings.items():
+        yield from _leaves(value, f"{name}.{key}")
+
+
+def test_later_overlays_win(tmp_path: Path) -> None:
+    (tmp_path / "dagster.one.yaml").write_text("telemetry: null\nnux: {enabled: true}\n")
+    (tmp_path / "dagster.two.yaml").write_text("nux: {enabled: maybe}\n")
+    project = yaml.safe_load(PROJECT_SETTINGS.read_bytes())
+    del project["telemetry"]
+    assert overlaid_settings(["one", "two"], tmp_path) == project | {"nux": {"enabled": "maybe"}}

@@ -1,4 +1,4 @@
-"""Units of systemd for Dagster's webserver and daemon, and the file of their environment."""
+"""Units of systemd for Dagster's webserver and daemon, and their environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FURTHER = ("DAGSTER_PG_PORT", "MARS_CONTACT", "MARS_HIRISE_ARCHIVE")
 
 _MODULE = ("--module-name", "mars_assets.definitions")
 COMMANDS = {
-    # A connection that Postgres has dropped since would fail the next request: the webserver connects again instead.
+    # Connections older than a second are replaced. By default the webserver uses those that Postgres has dropped: after
+    # each outage two attempts to start a run failed, and one of them left a run that never starts.
     "webserver": ("dagster-webserver", *_MODULE, "--host", "127.0.0.1", "--port", "3000", "--db-pool-recycle", "1"),
     "daemon": ("dagster-daemon", "run", *_MODULE),
 }

@@ -7,15 +7,16 @@ import platform
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from mars_assets.definitions import defs
 from mars_assets.deployment.database import check_database, port
-from mars_assets.deployment.levels import LEVELS, absolute, require, variables
+from mars_assets.deployment.levels import LEVELS, Level, absolute, require, variables
 from mars_assets.deployment.pools import pool_limits
 from mars_assets.deployment.services import write_services
-from mars_assets.instance import SETTINGS_FILE, overlaid_settings, write_settings
+from mars_assets.instance import SETTINGS_FILE, merged, overlaid_settings, own_overlay, write_settings
 from mars_assets.lake import Lake
 from mars_assets.storage.files import explained_errors
 
@@ -34,15 +35,15 @@ def deploy(name: str, gpus: int | None, say: Callable[[str], object] = print) ->
     level, environ = LEVELS[name], os.environ
     require(name, environ)
     home, lake = absolute("DAGSTER_HOME", environ), Lake.at(environ["MARS_LAKE"])
-    settings = overlaid_settings(level.overlays)
-    settings["storage"]["postgres"]["postgres_db"]["port"] = port(environ)
+    gpus = _gpus_here() if gpus is None else gpus
+    settings = _settings(level, home, port(environ), gpus)
     check_database(environ)
     written = write_settings(home, settings)
     say(f"{home / SETTINGS_FILE}: Dagster's settings" + ("" if written else ", which existed"))
     with explained_errors(lake.inbox):
         lake.inbox.mkdir(parents=True, exist_ok=True)
     say(f"{lake.inbox}: the folder for label exports")
-    limits = pool_limits(defs, _gpus_here() if gpus is None else gpus)
+    limits = pool_limits(defs, gpus)
     # The first to open the instance creates its tables; services and runs that start at once would compete for it.
     with dg.DagsterInstance.from_config(str(home)) as instance:
         # A pool without a limit of its own gets default_limit from the first run that uses it. On Postgres that fails
@@ -53,6 +54,14 @@ def deploy(name: str, gpus: int | None, say: Callable[[str], object] = print) ->
     environment, *units = write_services(home, variables(level), environ)
     for line in _next_steps(environment, units):
         say(line)
+
+
+def _settings(level: Level, home: Path, database_port: int, gpus: int) -> dict[str, Any]:
+    settings = overlaid_settings(level.overlays)
+    settings["storage"]["postgres"]["postgres_db"]["port"] = database_port
+    if "run_coordinator" in settings:  # gives runs what they need of a host
+        settings["run_coordinator"]["config"]["gpus"] = gpus
+    return merged(settings, own_overlay(home))
 
 
 def _gpus_here() -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from mars_assets.deployment.levels import LEVELS, require, variables
 from mars_assets.errors import MarsError
-from mars_assets.instance import overlaid_settings
+from mars_assets.instance import OVERLAYS, overlaid_settings
 
 
 @pytest.fixture
@@ -62,3 +62,8 @@ def test_a_missing_overlay(tmp_path: Path) -> None:
 def test_the_command_line_starts_without_dagster() -> None:
     program = "import sys, mars_assets.cli; sys.exit('dagster' in sys.modules or 'psycopg2' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_every_overlay_belongs_to_a_level() -> None:
+    overlays = {path.name.split(".")[1] for path in OVERLAYS.glob("dagster.*.yaml")}
+    assert overlays <= {overlay for level in LEVELS.values() for overlay in level.overlays}

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import yaml
 from dagster import DagsterInstance
 
 from mars_assets import cli
+from mars_assets.deployment import set_up
 from mars_assets.deployment.levels import LEVELS
-from mars_assets.instance import PROJECT_SETTINGS, overlaid_settings
-from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize
-from mars_assets_tests.postgres import Database, Postgres
+from mars_assets.instance import PROJECT_SETTINGS, merged, overlaid_settings
+from mars_assets_tests.deployed import LABELS, Deployed, deployed_sample, materialize, services
+from mars_assets_tests.postgres import Database, Postgres, free_port
 
 pytestmark = pytest.mark.process
 
@@ -89,6 +89,24 @@ def test_again_with_other_gpus(empty: Deployed) -> None:
     assert "PASSWORD=entered" in environment.read_text()
 
 
+def test_a_labs_own_settings_win(empty: Deployed) -> None:
+    assert cli.main(["deploy", "workstation"]) == 0
+    (empty.home / "own.yaml").write_text("concurrency: {runs: {max_concurrent_runs: 3}}\nrun_retries: null\n")
+    assert cli.main(["deploy", "workstation"]) == 0
+    settings = yaml.safe_load((empty.home / "dagster.yaml").read_bytes())
+    assert settings["concurrency"]["runs"]["max_concurrent_runs"] == 3
+    assert "tag_concurrency_limits" in settings["concurrency"]["runs"]
+    assert "run_retries" not in settings
+
+
+def test_the_number_of_gpus_reaches_the_run_coordinator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    coordinator = {"run_coordinator": {"module": "cluster", "class": "Coordinator", "config": {"gpus": 0, "most": 8}}}
+    plain = overlaid_settings(["postgres"])
+    monkeypatch.setattr(set_up, "overlaid_settings", lambda _: merged(plain, coordinator))
+    settings = set_up._settings(LEVELS["workstation"], tmp_path, 5432, gpus=3)
+    assert settings["run_coordinator"]["config"] == {"gpus": 3, "most": 8}
+
+
 def test_other_settings_stay(empty: Deployed, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["init"]) == 0  # an instance of one person
     settings = (empty.home / "dagster.yaml").read_bytes()
@@ -106,7 +124,9 @@ def test_nothing_is_written_where_something_is_missing(
     assert cli.main(["deploy", "workstation"]) == 1
     monkeypatch.setenv("DAGSTER_PG_PASSWORD", "")
     assert cli.main(["deploy", "workstation"]) == 1
+    assert cli.main(["--lake", "elsewhere", "deploy", "workstation"]) == 1
     shown = capsys.readouterr().err
+    assert "--lake names another folder than MARS_LAKE" in shown
     assert "correct DAGSTER_PG_USER and DAGSTER_PG_PASSWORD" in shown
     assert "DAGSTER_PG_PASSWORD is not set" in shown
     assert "wrong-secret" not in shown
@@ -120,6 +140,18 @@ def test_a_wrong_password_is_not_shown(empty: Deployed) -> None:
     assert "password authentication failed" in output
     assert "wrong-secret" not in output
     assert empty.database.password not in output
+
+
+def test_the_webserver_starts_runs_right_after_postgres_was_away(empty: Deployed, postgres: Postgres) -> None:
+    """With the webserver's own settings the first two fail, and one of them leaves a run that never starts."""
+    assert cli.main(["deploy", "workstation"]) == 0
+    with services(empty, free_port(), "webserver") as running:
+        running.launch("prithvi_weights", {"source": "sample"})
+        postgres.kill()
+        time.sleep(2)
+        postgres.start()
+        running.launch("prithvi_weights", {"source": "sample"})
+    assert empty.database.query("SELECT status, count(*) FROM runs GROUP BY 1") == [("QUEUED", 2)]
 
 
 def test_the_manuals_back_up_has_the_history(
@@ -161,10 +193,9 @@ def test_a_change_of_the_base_settings_reaches_the_overlays() -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """With images and weights; what comes of labels is not made yet."""
-    with deployed_sample(tmp_path_factory.mktemp("deployed"), postgres.database()) as sample:
-        yield sample
+def deployed(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    """With labels and weights; what comes of labels is not made yet."""
+    return deployed_sample(tmp_path_factory.mktemp("deployed"), postgres.database())
 
 
 def intervals(database: Database) -> dict[str, list[tuple[str, float, float]]]:
@@ -203,7 +234,7 @@ def test_two_people_at_once(deployed: Deployed) -> None:
 def test_postgres_is_away_from_the_middle_of_a_step_to_its_end(deployed: Deployed, postgres: Postgres) -> None:
     code, _ = deployed.run("dagster", *materialize(LABELS))
     assert code == 0
-    config: dict[str, Any] = {"cls_model": {**TRAINING, "steps": 100, "evaluate_every": 50}}
+    config: dict[str, Any] = {"cls_model": {**TRAINING, "steps": 40, "evaluate_every": 20}}
     process = deployed.start("dagster", *materialize("cls_model", **config))
     model = deployed.lake.model("cls_model")
     before = set(model.glob("*/training/[!.]*.pt"))
