@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 import yaml
 
@@ -120,9 +121,28 @@ def started(instance: Instance, *command: str) -> Iterator[subprocess.Popen[byte
             process.wait()
 
 
+@dataclass(frozen=True)
+class Server:
+    """A webserver that answers.
+
+    Args:
+        url: its address.
+        pid: of its process.
+    """
+
+    url: str
+    pid: int
+
+    def core_seconds(self) -> float:
+        """Seconds of a core that it has taken so far, with the code server that it started."""
+        process = psutil.Process(self.pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return sum(one.user + one.system for one in times)
+
+
 @contextmanager
-def webserver(instance: Instance) -> Iterator[str]:
-    """Serve the project's UI; give its address once it answers."""
+def webserver(instance: Instance) -> Iterator[Server]:
+    """Serve the project's UI; give the server once it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -136,7 +156,7 @@ def webserver(instance: Instance) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > until:
                 sys.exit(f"the webserver does not answer: {instance.folder / 'dagster-webserver.log'}")
             time.sleep(0.2)
-        yield url
+        yield Server(url, process.pid)
 
 
 @contextmanager

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import requests
 from instances import MODULE, STORAGES, Instance, instance_on, started, webserver
-from measure import verdict
+from measure import record, verdict
 from pages import data_seconds, recorded
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def start_seconds(history: dg.DagsterInstance, url: str) -> tuple[float, float]:
         sys.exit(f"run {run_id} failed")
     queued, taken = (
         history.all_logs(run_id, of_type={kind})[0].timestamp
-        for kind in (DagsterEventType.RUN_ENQUEUED, DagsterEventType.RUN_DEQUEUED)
+        for kind in (DagsterEventType.RUN_ENQUEUED, DagsterEventType.RUN_STARTING)
     )
     return taken - queued, record.start_time - queued
 
@@ -179,16 +181,18 @@ def measured(storage: str, counts: list[int], repeats: int) -> list[bool]:
         _prepare(instance)
         with (
             dg.DagsterInstance.from_config(str(instance.folder / "dagster")) as history,
-            webserver(instance) as url,
+            webserver(instance) as server,
             started(instance, "dagster-daemon", "run", "-m", MODULE) as daemon,
         ):
-            start_seconds(history, url)  # the first loads the definitions
+            start_seconds(history, server.url)  # the first loads the definitions
             for _ in range(repeats):
                 for count, found in rounds.items():
                     with queued(history, count):
-                        found.append(observed(history, url, daemon.pid))
+                        found.append(observed(history, server.url, daemon.pid))
                     print(f"  {storage}, {count} queued: {found[-1]}", flush=True)
     none, *others = map(_median, rounds.values())
+    for count, one in zip(rounds, (none, *others), strict=True):
+        record(Path(__file__), {f"{storage} {count}": dataclasses.asdict(one)})
     holds = []
     for count, one in zip(counts, others, strict=True):
         label = f"{storage}, {count} queued,"

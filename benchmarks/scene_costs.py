@@ -24,15 +24,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import compute, surroundings
+from measure import compute, record, surroundings
 
-FILE = Path(__file__).with_suffix(".json")
 WARM_UP = (1024, 1024)
 SIZES = ((5120, 4096), (12_288, 4096))
 """Lines and samples of scenes. In the smaller one lie all patches in which a map looks for drawn craters."""
 OBSERVATION = "ESP_990001_1800"
 WINDOWS = 32
-"""Windows of the network alone, in batches as the map's."""
+NETWORK_ROUNDS = 9
+"""Windows of the network alone, in batches as the map's, and how often."""
 
 
 def core_seconds(work: Callable[[], object]) -> float:
@@ -86,6 +86,20 @@ def scene_costs(lake_root: Path, work: Path, lines: int, samples: int) -> dict[s
     }
 
 
+def measured_scenes(lake: Path, repeats: int) -> list[dict[str, float]]:
+    """Measure scenes of both sizes; the medians."""
+    rounds: dict[tuple[int, int], list[dict[str, float]]] = {}
+    for size in (WARM_UP, *SIZES * repeats):
+        work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
+        try:
+            costs = scene_costs(lake, work, *size)
+        finally:
+            shutil.rmtree(work)
+        print(f"  {json.dumps(costs)}", flush=True)
+        rounds.setdefault(size, []).append(costs)
+    return [{name: statistics.median(one[name] for one in rounds[size]) for name in rounds[size][0]} for size in SIZES]
+
+
 def measured_network(lake_root: Path) -> dict[str, float]:
     """Measure the model's network alone: core-seconds and operations of a window, and the window's side."""
     import torch
@@ -103,7 +117,7 @@ def measured_network(lake_root: Path) -> dict[str, float]:
                 network.segmenter.encode_decode(batch, [{"img_shape": batch.shape[2:]}])
 
     passes()
-    seconds = core_seconds(passes) / WINDOWS
+    seconds = statistics.median(core_seconds(passes) / WINDOWS for _ in range(NETWORK_ROUNDS))
     return {
         "seconds": seconds,
         "side": network.side,
@@ -118,6 +132,7 @@ def _operations(network: Any, side: int) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     window = torch.randn(1, 6, side, side)
+    network.requires_grad_(False)
     with torch.inference_mode(), compute(1).autocast(), FlopCounterMode(display=False) as counter:
         network.encode_decode(window, [{"img_shape": window.shape[2:]}])
     return float(counter.get_total_flops())
@@ -159,35 +174,28 @@ def main() -> int:
     options.add_argument("--lake", type=Path, default=Path("data_lake"), help="lake with a seg_model in use")
     options.add_argument("--repeats", type=int, default=1)
     options.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    options.add_argument("--networks-only", action="store_true", help="take the scenes as they were measured last")
     chosen = options.parse_args()
     surroundings(chosen, 1)
     lake = chosen.lake.resolve()
-    rounds: dict[tuple[int, int], list[dict[str, float]]] = {size: [] for size in SIZES}
-    for size in (WARM_UP, *SIZES * chosen.repeats):
-        work = Path(tempfile.mkdtemp(prefix="mars-bench-"))
-        try:
-            costs = scene_costs(lake, work, *size)
-        finally:
-            shutil.rmtree(work)
-        print(f"  {json.dumps(costs)}", flush=True)
-        rounds.setdefault(size, []).append(costs)
-    small, large = (
-        {name: statistics.median(one[name] for one in rounds[size]) for name in rounds[size][0]} for size in SIZES
-    )
-    network = measured_network(lake)
-    recipes = networks_of_recipes()
+    if not chosen.networks_only:
+        record(Path(__file__), {"precision": compute(1).precision, "scenes": measured_scenes(lake, chosen.repeats)})
+    small, large = json.loads(Path(__file__).with_suffix(".json").read_text())["scenes"]
+    from mars_assets.sample.products import swath
+
+    networks = {"measured": measured_network(lake), **networks_of_recipes()}
     result: dict[str, Any] = {
-        "precision": compute(1).precision,
         "core_seconds": {name: line(small, large, name) for name in ("download", "cut", "map")},
         "bytes": {name: line(small, large, f"{name}_bytes") for name in ("product", "crops", "map")},
         "rows": {name: line(small, large, name) for name in ("crops", "craters")},
+        "good": float(swath(*SIZES[1]).mean()),
         "networks": {
             name: {**one, "windows_per_megapixel": windows_per_megapixel(int(one["side"]))}
-            for name, one in {"measured": network, **recipes}.items()
+            for name, one in networks.items()
         },
     }
-    FILE.write_text(json.dumps(result, indent=2) + "\n")
-    print(FILE.read_text())
+    record(Path(__file__), result)
+    print(json.dumps(result, indent=1))
     return 0
 
 
