@@ -166,7 +166,9 @@ def postgres() -> Iterator[dict[str, str]]:
     Yields:
         The variables with which an instance finds it.
     """
-    programs = _postgres_programs()
+    programs = postgres_programs()
+    if programs is None:
+        raise SystemExit("there is no initdb: install Postgres, or choose --storages sqlite")
     data = Path(tempfile.mkdtemp(prefix="mars-bench-postgres-"))
     account: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -222,11 +224,8 @@ def _wait_until_ready(programs: Path, port: int, server: subprocess.Popen[bytes]
         time.sleep(0.1)
 
 
-def _postgres_programs() -> Path:
-    """Find the folder of ``initdb`` and ``postgres``, which Debian leaves off the PATH."""
+def postgres_programs() -> Path | None:
+    """Find the folder of ``initdb`` and ``postgres``, which Debian leaves off the PATH; None if there is none."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not folders:
-        raise SystemExit("there is no initdb: install Postgres, or choose --storage sqlite")
-    return folders[-1]
+    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
