@@ -22,7 +22,7 @@ Printed are medians over seeds with their range: the time until everything is ma
 of the scarcest resource at full use without runs, queues and deaths; the tail, from 99 % of the maps to all; what
 deaths cost; and how busy each resource was.
 
-    python benchmarks/cluster_simulation.py --scenes 100000 --seeds 5 --record --figure docs/images/scale_progress.png
+    python benchmarks/cluster_simulation.py --scenes 100000 --seeds 5 --record
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ import numpy.typing as npt
 from measure import record
 
 COSTS = Path(__file__).with_name("scene_costs.json")
+FIGURE = Path(__file__).parent.parent / "docs" / "images" / "scale_progress.png"
 Seconds = npt.NDArray[np.float64]
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -597,7 +598,7 @@ SCENARIOS = (
 def table(rows: Sequence[Row]) -> str:
     """Write the rows as Markdown."""
     lines = [
-        "| cluster and queue | days | over ideal | set by | tail (h) | runs | deaths | again, next day | lost (%) "
+        "| cluster and queue | days | over ideal | set by | tail (h) | runs | deaths | retried, left over | lost (%) "
         "| GPUs, cores, downloads busy (%) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -625,7 +626,7 @@ def variations(scenes: int, seeds: int) -> str:
     """Write what lengths of runs and deaths change, on 8 GPUs, as Markdown."""
     scenario = SCENARIOS[-2]
     lines = [
-        "| runs of | a host dies every | over ideal | tail (h) | runs | deaths | again, next day | lost (%) |",
+        "| runs of | a host dies every | over ideal | tail (h) | runs | deaths | retried, left over | lost (%) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for minutes, days in itertools.product((1, 5, 30), (30.0, 3.0, 0.3)):
@@ -639,21 +640,23 @@ def variations(scenes: int, seeds: int) -> str:
     return "\n".join(lines)
 
 
-def draw_progress(outcomes: Sequence[tuple[str, Outcome]], path: Path) -> None:
-    """Draw the share of scenes mapped over time."""
+def draw_progress(outcomes: Sequence[tuple[Scenario, Outcome]], path: Path) -> None:
+    """Draw the share of scenes mapped over time: a colour for each number of GPUs, a line for each way of queuing."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3.6), dpi=100, layout="constrained")
-    for name, outcome in outcomes:
+    figure, axes = plt.subplots(figsize=(8, 3.8), dpi=90, layout="constrained")
+    for scenario, outcome in outcomes:
         days = np.sort(outcome.finished[-1]) / DAY
         shown = np.unique(np.linspace(0, len(days) - 1, 400).astype(int))
-        axes.plot(days[shown], (shown + 1) / len(days), label=name, linewidth=1.2)
-    axes.set(xscale="log", xlabel="days", ylabel="share of scenes mapped", ylim=(0, 1.02))
+        style = ":" if not scenario.here else "-" if scenario.maps_first else "--"
+        colour = {1: "tab:blue", 8: "tab:orange", 64: "tab:green"}[scenario.gpus]
+        axes.plot(days[shown], (shown + 1) / len(days), style, color=colour, label=scenario.name, linewidth=1.5)
+    axes.set(xscale="log", xlabel="days", ylabel="share of scenes mapped", xlim=(0.1, None), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
     plt.close(figure)
 
@@ -665,8 +668,7 @@ def main() -> int:
     parser.add_argument("--download-mb-s", type=float, default=Assumptions.download_mb_s, help="of each download")
     parser.add_argument("--gpu-operations", type=float, default=Assumptions.gpu_operations, help="sustained a second")
     parser.add_argument("--mean-days", type=float, default=Assumptions.mean_days, help="between deaths of a host")
-    parser.add_argument("--record", action="store_true", help="keep the tables for the page on scale")
-    parser.add_argument("--figure", type=Path, help="where to draw the progress")
+    parser.add_argument("--record", action="store_true", help="keep tables and picture for the page on scale")
     options = parser.parse_args()
     assumed = Assumptions(options.download_mb_s, options.gpu_operations, mean_days=options.mean_days)
     rows, outcomes = [], []
@@ -674,14 +676,13 @@ def main() -> int:
         start = time.monotonic()
         found, outcome = row(scenario, options.scenes, options.seeds, assumed)
         rows.append(found)
-        outcomes.append((scenario.name, outcome))
+        outcomes.append((scenario, outcome))
         print(f"  {scenario.name}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     found_tables = {"table": table(rows), "variations": variations(options.scenes, options.seeds)}
     print(*found_tables.values(), sep="\n\n")
     if options.record:
         record(Path(__file__), found_tables)
-    if options.figure:
-        draw_progress(outcomes, options.figure)
+        draw_progress(outcomes, FIGURE)
     return 0
 
 

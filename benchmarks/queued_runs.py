@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import dagster as dg
 
 PAGES = {"runs": "/runs", "queued runs": "/runs?q[0]=status:QUEUED"}
-LAUNCHES = 4
-SECONDS = 40.0
-"""For which the daemon's load is observed, eight looks at the queue."""
+LAUNCHES = 3
+SECONDS, PERIODS = 20.0, 3
+"""For which the daemon's load is observed, four looks at the queue, and how often."""
 PATIENCE = 120.0
 LAUNCH = """
 mutation ($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
@@ -153,7 +153,7 @@ def load(process: int, seconds: float) -> float:
 
 def observed(history: dg.DagsterInstance, url: str, daemon: int) -> Found:
     """Measure with what is queued at present."""
-    share = load(daemon, SECONDS)
+    share = statistics.median(load(daemon, SECONDS) for _ in range(PERIODS))
     starts = [start_seconds(history, url) for _ in range(LAUNCHES)]
     data = {}
     for page, asked in recorded(url, PAGES).items():
