@@ -35,7 +35,7 @@ PARTITIONED = ("hirise_images", "crops", "crater_maps")
 RUN_SIZE = 30
 """Observations of a run, whose table each of their events has."""
 PAGES = {"overview": f"/assets/{ASSET}?view=overview", "partitions": f"/assets/{ASSET}?view=partitions"}
-TICKS = 4
+TICKS = 5
 MOST_SECONDS = 1.0
 """For the data of a page, and for a tick."""
 PATIENCE = 600.0
