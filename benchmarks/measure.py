@@ -127,3 +127,10 @@ def verdict(what: str, value: float, bound: float, at_least: bool = True) -> boo
     holds = value >= bound if at_least else value <= bound
     print(f"{what}: {value:.2f} ({'at least' if at_least else 'at most'} {bound:g}) {'holds' if holds else 'MISSED'}")
     return holds
+
+
+def record(script: Path, found: Mapping[str, object]) -> None:
+    """Keep what a benchmark measured in the JSON file beside it, of which ``scale.py`` makes tables."""
+    path = script.with_suffix(".json")
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **found}, indent=1, sort_keys=True) + "\n")

@@ -158,8 +158,8 @@ def observations(
         here = lake.open()
         query = config.chosen(here)
         rows = choose_observations(here, query, progress_of(context))
+        gone = register_observations(context.instance, rows["observation"])
         write_observations(here, rows, query)
-    gone = register_observations(context.instance, rows["observation"])
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(rows),

@@ -1,16 +1,20 @@
 """Observations, downloads and crops as runs of several observations."""
 
+import os
+from importlib.util import find_spec
 from typing import Any
 
 import dagster as dg
 import pytest
 from PIL import Image
 
+from mars_assets.errors import MarsError
 from mars_assets.imagery.index import INDEX_FILES
-from mars_assets.partitions import register_observations
+from mars_assets.partitions import MOST_OBSERVATIONS, register_observations
 from mars_assets.storage.files import read_json
 from mars_assets.storage.published import version_in_use
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
+from mars_assets_tests.scripts import benchmark
 
 SMALL = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
 
@@ -179,21 +183,57 @@ def test_a_range_that_leaves_out_or_adds_observations_is_refused(runs: Runs) -> 
     assert runs.partitions() == sorted(IDS)
 
 
-def test_thousands_of_partitions_are_ordered_with_few_changes(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    late = [f"ESP_{orbit:06d}_1755" for orbit in range(20_000, 22_000)]
+def test_thousands_of_partitions_are_put_in_order_at_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one_by_one in ("add_dynamic_partitions", "delete_dynamic_partition"):
+        monkeypatch.setattr(runs.instance, one_by_one, None)
+    late = [f"ESP_{orbit:06d}_1755" for orbit in range(20_000, 40_000)]
     assert register_observations(runs.instance, late) == []
-    deleted: list[str] = []
-    delete = runs.instance.delete_dynamic_partition
+    early = [f"ESP_{orbit:06d}_1755" for orbit in range(4_000, 20_000)]
+    assert register_observations(runs.instance, [*late, *early]) == []
+    assert runs.partitions() == [*early, *late]
+    assert register_observations(runs.instance, [*late[:-1], *early[1:]]) == [early[0], late[-1]]
+    assert runs.partitions() == [*early[1:], *late[:-1]]
+    assert register_observations(runs.instance, []) == [*early[1:], *late[:-1]]
+    assert runs.partitions() == []
 
-    def noted(name: str, key: str) -> None:
-        deleted.append(key)
-        delete(name, key)
 
-    monkeypatch.setattr(runs.instance, "delete_dynamic_partition", noted)
-    later = [f"ESP_{orbit:06d}_1755" for orbit in range(22_000, 24_000)]
-    assert register_observations(runs.instance, [*later, *late]) == []
-    assert deleted == []
-    assert runs.partitions() == [*late, *later]
-    assert register_observations(runs.instance, [*late[1:], *later[:-1]]) == [late[0], later[-1]]
-    assert deleted == [late[0], later[-1]]
-    assert runs.partitions() == [*late[1:], *later[:-1]]
+def test_partitions_that_cannot_be_written_leave_those_before(runs: Runs) -> None:
+    register_observations(runs.instance, IDS)
+    with pytest.raises(MarsError, match="at the same time"):  # as a second process with the same ids meets them
+        register_observations(runs.instance, [*IDS, "ESP_000001_1755", "ESP_000001_1755"])
+    assert runs.partitions() == IDS
+
+
+@pytest.mark.process
+def test_partitions_are_replaced_as_a_whole_on_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
+    instances: Any = benchmark("instances")
+    if instances.postgres_programs() is None or find_spec("dagster_postgres") is None:
+        message = "no Postgres, or no dagster-postgres"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    with instances.instance_on("postgres") as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.from_config(str(made.folder / "dagster")) as instance:
+            register_observations(instance, IDS)
+            register_observations(instance, ["ESP_000001_1755", *IDS])
+            assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
+            with pytest.raises(MarsError, match="at the same time"):
+                register_observations(instance, [*IDS, "ESP_000002_1755", "ESP_000002_1755"])
+            assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
+
+
+@pytest.mark.slow
+def test_more_observations_than_partitions_bear_are_refused(runs: Runs) -> None:
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(IDS))
+    assert runs.choose().success
+    before = runs.lake.observations.read_bytes()
+    many = [f"ESP_{orbit:06d}_1755" for orbit in range(MOST_OBSERVATIONS + 1)]
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(many))
+    refused = runs.choose()
+    assert "36001 observations are more than the 36000" in message(refused, "observations")
+    assert "a narrower query" in message(refused, "observations")
+    assert runs.partitions() == IDS
+    assert runs.lake.observations.read_bytes() == before, "the list is that of the partitions"
+    runs.lake.observations_csv.write_text("id\n" + "\n".join(many[:-1]))
+    assert runs.choose().success
+    assert runs.partitions() == many[:-1]

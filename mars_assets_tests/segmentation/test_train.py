@@ -23,6 +23,7 @@ from mars_assets.segmentation.prediction_file import read_mask, read_probability
 from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.segmentation.train import _chosen, _loader, train_segmentation
 from mars_assets.storage.cache import Cache
+from mars_assets.storage.claims import has_work
 from mars_assets.tensors.geotiff import write_chip
 from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
@@ -81,7 +82,9 @@ def _stop(at: str, line: str) -> None:
 @pytest.mark.slow
 def test_the_folder_holds_the_result_and_no_scratch(trained: Trained, recipe: SegRecipe):
     folder, report = trained
-    assert {path.name for path in folder.iterdir()} == {"model.pth", "config.py", "config.json", "history.parquet"}
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert files == {"model.pth", "config.py", "config.json", "history.parquet"}
+    assert not has_work(folder / "training")
     config = json.loads((folder / "config.json").read_text())
     assert config["recipe"] == recipe.model_dump()
     assert config["provenance"] == {"label_version": "v7"}
