@@ -76,8 +76,8 @@ class Deployed:
             process.kill()
         return process.returncode, output
 
-    def deploy(self, *options: str) -> str:
-        code, output = self.run("mars-assets", "deploy", "workstation", *options)
+    def deploy(self, level: str = "workstation", *options: str) -> str:
+        code, output = self.run("mars-assets", "deploy", level, *options)
         assert code == 0, output
         return output
 

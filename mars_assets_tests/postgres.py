@@ -56,10 +56,13 @@ class Postgres:
         folder: of its data and its log; its user owns it.
         programs: folder of ``initdb`` and ``postgres``.
         user: whom its processes belong to; None: whoever runs the test.
+        network: further address that it listens at, and the network that it serves there, such as
+            ``("10.77.1.1", "10.77.1.0/24")``.
     """
 
-    def __init__(self, folder: Path, programs: Path, user: str | None) -> None:
+    def __init__(self, folder: Path, programs: Path, user: str | None, network: tuple[str, str] | None = None) -> None:
         self.folder, self.programs, self.user = folder, programs, user
+        self._addresses = HOST if network is None else f"{HOST},{network[0]}"
         self.port = free_port()
         self.log = folder / "log"
         self._password = secrets.token_hex(12)
@@ -74,6 +77,9 @@ class Postgres:
             [*command, "--encoding", "UTF8", "--no-sync"], user=user, check=True, capture_output=True, cwd=folder
         )
         password_file.unlink()
+        if network is not None:
+            with open(folder / "data" / "pg_hba.conf", "a") as rules:
+                rules.write(f"host all all {network[1]} scram-sha-256\n")
 
     def start(self) -> None:
         """Start the server, also after a kill, and wait until it answers."""
@@ -86,7 +92,7 @@ class Postgres:
     def _starts(self) -> bool:
         options = {
             "port": self.port,
-            "listen_addresses": HOST,
+            "listen_addresses": self._addresses,
             "unix_socket_directories": "",
             "fsync": "off",
             "max_connections": 200,
@@ -153,7 +159,7 @@ def installed() -> Path | None:
 
 
 @contextmanager
-def serve_postgres(programs: Path) -> Iterator[Postgres]:
+def serve_postgres(programs: Path, network: tuple[str, str] | None = None) -> Iterator[Postgres]:
     """A running server, of which nothing is left afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="mars-postgres-", dir="/var/tmp"))
     server = None
@@ -161,7 +167,7 @@ def serve_postgres(programs: Path) -> Iterator[Postgres]:
         user = _unprivileged() if os.geteuid() == 0 else None
         if user:
             shutil.chown(folder, user)
-        server = Postgres(folder, programs, user)
+        server = Postgres(folder, programs, user, network)
         server.start()
         yield server
     finally:

@@ -153,10 +153,7 @@ def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool)
             os.replace(theirs, folder)
         else:
             shutil.copytree(theirs, folder)
-    for lock in place.glob("*.lock"):
-        if lock.name not in (_LOCK, f"{token}.lock") and _is_free(lock):
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
+    _discard_killed(place, token)
     kept = {_CLAIM, *(name for lock in place.glob("*.lock") for name in (lock.name, lock.stem))}
     for path in [path for path in place.iterdir() if path.name not in kept]:
         if former is None:  # of an earlier version of this project
@@ -165,6 +162,14 @@ def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool)
         else:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
+
+
+def _discard_killed(place: Path, token: str) -> None:
+    """Remove the work of holders that were killed, but not that of a token."""
+    for lock in place.glob("*.lock"):
+        if lock.name not in (_LOCK, f"{token}.lock") and _is_free(lock):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _leave(mine: Claim) -> None:
@@ -179,6 +184,8 @@ def _leave(mine: Claim) -> None:
         if not is_unfinished:
             shutil.rmtree(mine.folder, ignore_errors=True)
             (mine.place / f"{mine.holder.token}.lock").unlink(missing_ok=True)
+        if is_mine:
+            _discard_killed(mine.place, mine.holder.token)
 
 
 def _read(place: Path) -> _Holder | None:

@@ -124,6 +124,20 @@ def test_the_work_of_a_run_that_was_given_up_stays_its_own(tmp_path: Path) -> No
                 pass
 
 
+def test_what_a_killed_process_left_goes_when_its_successor_has_published(tmp_path: Path) -> None:
+    """It was alive when its work was copied."""
+    with worker(tmp_path, "cut-off-run") as first:
+        assert line(first) == "working after"
+        (tmp_path / "cut-off-run").write_text("over")
+        with worker(tmp_path, "its-retry", 3.0) as second:
+            assert line(second) == "working after cut-off-run"
+            first.kill()
+            first.wait()
+            assert line(second) == "published"
+            second.wait()
+    assert left(tmp_path) == {".lock", "claim.json"}
+
+
 def test_a_run_that_is_over_publishes_nothing_though_nobody_took_over(tmp_path: Path) -> None:
     states = {"mine": "in force"}
     with working_for(Run("mine", states.__getitem__)), claim(tmp_path / "r", tmp_path / "w") as mine:

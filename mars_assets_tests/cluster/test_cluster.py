@@ -1,0 +1,77 @@
+"""The project's own assets on several hosts, of which one dies or is cut off: ``make cluster-test``."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mars_assets.lake import CONFIG
+from mars_assets.models.versions import current_model
+from mars_assets.storage.claims import has_work
+from mars_assets.storage.files import read_json
+from mars_assets_tests.cluster.lab import FINISHED, WORKERS, Lab, lab
+from mars_assets_tests.postgres import Postgres, installed
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def small_lab(postgres: Postgres) -> Iterator[Lab]:
+    programs = installed()
+    assert programs is not None
+    # A path of Ray's sockets must be short.
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="lab") as folder, lab(Path(folder), programs) as made:
+        yield made
+
+
+def training(number: int, steps: int = 120) -> dict[str, Any]:
+    """A training that no other one equals."""
+    lr = 1e-4 * (1 + number / 1000)
+    return {"steps": steps, "batch_size": 2, "warmup_steps": 2, "evaluate_every": 5, "image_size": 224, "lr": lr}
+
+
+def test_a_training_whose_process_is_killed_goes_on_elsewhere(small_lab: Lab) -> None:
+    lab = small_lab
+    run = lab.launch("cls_model", **training(1))
+    lab.wait(lambda: lab.logged(run, "step 30/"))
+    assert lab.host_of(run) in WORKERS
+    lab.process_of(run).kill()
+    seconds = lab.wait(lambda: lab.status(run) in FINISHED, 90)
+    assert lab.status(run) == "FAILURE", seconds
+    lab.wait(lambda: lab.retry_of(run))
+    retry = lab.retry_of(run)
+    assert retry is not None
+    lab.wait(lambda: lab.status(retry) in FINISHED)
+    assert lab.status(retry) == "SUCCESS", lab.logs()
+    assert lab.logged(retry, r"continuing the training after step \d+")
+    lab.wait(lambda: lab.places_taken() == 0, 60)
+
+
+def test_a_host_that_is_cut_off_computes_on_but_publishes_nothing(small_lab: Lab) -> None:
+    lab, before = small_lab, small_lab.materializations("cls_model")
+    run = lab.launch("cls_model", **training(2, steps=400))
+    lab.wait(lambda: lab.logged(run, "step 30/"))
+    host, process = lab.host_of(run), lab.process_of(run)
+    lab.net.cut(host)
+    try:
+        lab.wait(lambda: lab.status(run) == "FAILURE", 180)
+        assert process.is_running(), "the host was cut off, not switched off"
+        lab.wait(lambda: lab.retry_of(run))
+        retry = lab.retry_of(run)
+        assert retry is not None
+        lab.wait(lambda: lab.logged(retry, r"continuing the training after step \d+"))
+        assert lab.host_of(retry) != host
+    finally:
+        lab.net.mend(host)
+    lab.wait(lambda: lab.status(retry) in FINISHED)
+    assert lab.status(retry) == "SUCCESS", lab.logs()
+    lab.wait(lambda: not process.is_running(), 300)
+    assert lab.status(run) == "FAILURE"
+    assert lab.logged(run, "was given up while its process went on|took it over"), lab.logs()
+    model = current_model(lab.deployed.lake, "cls_model")
+    assert read_json(model.folder / CONFIG)["report"]["steps"] == 400
+    assert not has_work(model.folder / "training")
+    assert lab.materializations("cls_model") == before + 1
+    assert lab.places_taken() == 0
