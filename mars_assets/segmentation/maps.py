@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,7 +41,7 @@ from mars_assets.progress import SILENT, Progress
 from mars_assets.provenance import software
 from mars_assets.segmentation.calibration import Calibration, read_calibration
 from mars_assets.segmentation.scenes import SceneNetwork
-from mars_assets.storage.claims import claim
+from mars_assets.storage.claims import claim, remove_if_empty
 from mars_assets.storage.files import read_json, short_name, shown, write_csv, write_json
 from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.published import publish_folder, version_in_use
@@ -236,7 +237,7 @@ def map_with(finder: Finder, request: MapRequest, out: Path, progress: Progress 
         if (existing := _existing(out, key, progress)) is not None:
             return existing
         network = finder.open()
-        with claim(out, out / MAPPING, progress) as mine:
+        with _nothing_left_of_damaged(out), claim(out, out / MAPPING, progress) as mine:
             # Another process may have made it while this one waited.
             if (existing := _existing(out, key, progress)) is not None:
                 return existing
@@ -287,10 +288,23 @@ def _stated(value: float) -> float | str:
     return value if math.isfinite(value) else str(value)
 
 
+@contextmanager
+def _nothing_left_of_damaged(out: Path) -> Iterator[None]:
+    """Remove the folders that were made for a raster that turns out to be damaged."""
+    try:
+        yield
+    except DamagedFileError:
+        remove_if_empty(out / MAPPING)
+        with suppress(OSError):  # not empty
+            out.rmdir()
+            out.parent.rmdir()
+        raise
+
+
 def _scanned(raster: MapRaster, network: Network, work: Path, progress: Progress) -> list[LevelMap]:
     """Scan a raster.
 
-    Of one that turns out to be damaged nothing is left, since it has to be replaced.
+    Of one that turns out to be damaged no work is left, since it has to be replaced.
     """
     try:
         return scan(raster, network, work, progress=progress)

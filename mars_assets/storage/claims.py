@@ -117,6 +117,14 @@ def claim(result: Path, place: Path, progress: Progress = SILENT) -> Iterator[Cl
                 _leave(mine)
 
 
+def remove_if_empty(place: Path) -> None:
+    """Remove a folder of claims without work and publications."""
+    with lock_of(place / _LOCK):
+        holder = _read(place)
+        if not has_work(place) and (holder is None or not holder.published):
+            shutil.rmtree(place)
+
+
 def has_work(place: Path) -> bool:
     """Test whether a folder of claims has work that is in progress or unfinished."""
     return place.is_dir() and any(path.name not in (_CLAIM, _LOCK) for path in place.iterdir())
@@ -126,6 +134,7 @@ def _take(result: Path, place: Path, token: str, progress: Progress) -> _Holder:
     """Write the claim, as soon as the former one is given up."""
     run, waiting_for = current_run(), None
     while True:
+        place.mkdir(parents=True, exist_ok=True)  # somebody may have removed it, see remove_if_empty
         with lock_of(place / _LOCK):
             holder = _read(place)
             is_killed = holder is None or _is_free(place / f"{holder.token}.lock")

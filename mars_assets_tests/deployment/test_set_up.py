@@ -237,10 +237,10 @@ def test_postgres_is_away_from_the_middle_of_a_step_to_its_end(deployed: Deploye
     config: dict[str, Any] = {"cls_model": {**TRAINING, "steps": 40, "evaluate_every": 20}}
     process = deployed.start("dagster", *materialize("cls_model", **config))
     model = deployed.lake.model("cls_model")
-    before = set(model.glob("*/training/[!.]*.pt"))
+    before = set(model.glob("*/training/*/[!.]*.pt"))
     try:
         until = time.monotonic() + 200
-        while not set(model.glob("*/training/[!.]*.pt")) - before:
+        while not set(model.glob("*/training/*/[!.]*.pt")) - before:
             assert process.poll() is None, process.communicate()[0][-3000:]
             assert time.monotonic() < until
             time.sleep(0.05)

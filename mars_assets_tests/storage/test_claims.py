@@ -13,7 +13,7 @@ import pytest
 from mars_assets.errors import MarsError, SupersededError
 from mars_assets.progress import Progress
 from mars_assets.storage import claims
-from mars_assets.storage.claims import claim
+from mars_assets.storage.claims import claim, remove_if_empty
 from mars_assets.storage.files import read_json, write_json
 from mars_assets.storage.runs import Run, current_run, working_for
 
@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 from mars_assets.errors import MarsError
 from mars_assets.progress import Progress
-from mars_assets.storage.claims import claim
+from mars_assets.storage.claims import claim, remove_if_empty
 from mars_assets.storage.files import write_json
 from mars_assets.storage.runs import Run, working_for
 folder, run, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
@@ -248,3 +248,18 @@ def test_whatever_dies_each_result_is_of_one_run_and_no_work_is_lost(tmp_path: P
                 process.wait()
     assert published == rounds // 3
     assert left(tmp_path) == {".lock", "claim.json"}
+
+
+def test_a_place_without_work_can_be_removed(tmp_path: Path) -> None:
+    with claim(tmp_path / "r", tmp_path / "w"):
+        pass
+    remove_if_empty(tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    with claim(tmp_path / "r", tmp_path / "w") as mine:
+        (mine.folder / "part").write_text("x")
+    remove_if_empty(tmp_path / "w")
+    assert (tmp_path / "w").exists(), "somebody may go on with it"
+    with claim(tmp_path / "r", tmp_path / "w") as mine, mine.publishing():
+        pass
+    remove_if_empty(tmp_path / "w")
+    assert (tmp_path / "w").exists(), "it says who published"
