@@ -2,6 +2,7 @@
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make quick  the fast tests, which start no process
 # make test   linters, types, the import contract and all tests
+# make cluster-test  the tests on a real Postgres, Ray and Slurm, and on hosts that die (as root, on Linux)
 # make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
 # make docs   the manual, in build/docs
 # make screenshots  the manual's pictures, of the lake that make demo left
@@ -13,7 +14,7 @@ PORT ?= 3000
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui quick test docs bench screenshots weights
+.PHONY: .venv demo ui quick test cluster-test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -43,6 +44,9 @@ test: .venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
+
+cluster-test: .venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest mars_assets_tests/cluster mars_assets_tests/deployment mars_assets_tests/doctor
 
 bench: .venv
 	$(BIN)/python benchmarks/cutting.py

@@ -99,8 +99,8 @@ def _claim_slot(self: Any, concurrency_key: str, run_id: str, step_key: str) -> 
     return ConcurrencySlotStatus.CLAIMED if claimed.rowcount else ConcurrencySlotStatus.BLOCKED
 
 
-# Dagster 1.13 locks the row of a slot and then takes it, but on Postgres each statement is a transaction of its own: two
-# steps that claim at the same moment both get the slot. A test fails once Dagster gives it to one; then remove this.
+# Dagster 1.13 locks the row of a slot and then takes it, but on Postgres each statement is a transaction of its own:
+# two steps that claim at the same moment both get it. A test fails once Dagster gives it to one; then remove this.
 DAGSTERS_CLAIM = SqlEventLogStorage._claim_concurrency_slot
 SqlEventLogStorage._claim_concurrency_slot = _claim_slot  # type: ignore[method-assign]
 
