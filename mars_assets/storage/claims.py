@@ -29,11 +29,12 @@ from filelock import Timeout
 
 from mars_assets.errors import DamagedFileError, SupersededError
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import explained_errors, read_json, write_json
+from mars_assets.storage.files import TEMPORARY, explained_errors, read_json, write_json
 from mars_assets.storage.locks import lock_of
 from mars_assets.storage.runs import current_run, worker
 
 _CLAIM, _LOCK = "claim.json", ".lock"
+_ATTEMPTS = 5
 _LOOK_EVERY = 1.0
 """Seconds between two looks at a claim that somebody else holds."""
 
@@ -161,7 +162,7 @@ def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool)
         if may_move:
             os.replace(theirs, folder)
         else:
-            shutil.copytree(theirs, folder)
+            _copy_work(theirs, folder)
     _discard_killed(place, token)
     kept = {_CLAIM, *(name for lock in place.glob("*.lock") for name in (lock.name, lock.stem))}
     for path in [path for path in place.iterdir() if path.name not in kept]:
@@ -171,6 +172,36 @@ def _inherit(place: Path, former: _Holder | None, token: str, *, may_move: bool)
         else:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     folder.mkdir(exist_ok=True)
+
+
+def _copy_work(theirs: Path, folder: Path) -> None:
+    """Copy work that may go on meanwhile.
+
+    JSON files come first, as they say how far the others are: those may be ahead of what they say, but not behind. If
+    files disappear again and again, nothing is copied.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            shutil.copytree(theirs, folder, ignore=_all_but_json)
+            shutil.copytree(theirs, folder, ignore=_temporary, dirs_exist_ok=True, copy_function=_copy_new)
+            return
+        except (shutil.Error, FileNotFoundError):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all_but_json(folder: str, names: list[str]) -> set[str]:
+    files = {name for name in names if not name.endswith(".json") and not Path(folder, name).is_dir()}
+    return files | _temporary(folder, names)
+
+
+def _temporary(_: str, names: list[str]) -> set[str]:
+    return {name for name in names if TEMPORARY in name}
+
+
+def _copy_new(source: str, target: str) -> None:
+    """Copy a file that was not copied yet."""
+    if not Path(target).exists():
+        shutil.copy2(source, target)
 
 
 def _discard_killed(place: Path, token: str) -> None:

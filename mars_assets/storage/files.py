@@ -30,8 +30,9 @@ import pyarrow.parquet as pq
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.storage.runs import refuse_given_up
 
-_TEMPORARY = ".tmp-"
-_LEFT = re.compile(rf"\..+{re.escape(_TEMPORARY)}[0-9a-f]{{8}}(\..*)?")
+TEMPORARY = ".tmp-"
+"""Part of the name of every file that is being written."""
+_LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}[0-9a-f]{{8}}(\..*)?")
 _LONGEST_NAME = 255
 """Of a file, in bytes, on all common file systems."""
 _LONGEST_STEM, _LONGEST_SUFFIX = 40, 16
@@ -101,7 +102,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     with explained_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(target.parent)
-        name = f".{target.stem[:_LONGEST_STEM]}{_TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix[:_LONGEST_SUFFIX]}"
+        name = f".{target.stem[:_LONGEST_STEM]}{TEMPORARY}{uuid.uuid4().hex[:8]}{target.suffix[:_LONGEST_SUFFIX]}"
         temporary = target.with_name(name)
         try:
             yield temporary
@@ -134,7 +135,7 @@ def atomic_files(targets: Mapping[str, Path]) -> Iterator[Path]:
         last.parent.mkdir(parents=True, exist_ok=True)
         _sweep_old(last.parent)
         # Without the target's name, which need not be text that writers take.
-        temporary = last.with_name(f".files{_TEMPORARY}{uuid.uuid4().hex[:8]}")
+        temporary = last.with_name(f".files{TEMPORARY}{uuid.uuid4().hex[:8]}")
         temporary.mkdir()
         try:
             yield temporary
@@ -226,7 +227,7 @@ def sweep(folder: Path) -> None:
 
     The folder must have one writer.
     """
-    for path in folder.glob(f".*{_TEMPORARY}*"):
+    for path in folder.glob(f".*{TEMPORARY}*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

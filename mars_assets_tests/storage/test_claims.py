@@ -1,9 +1,11 @@
 """Claims: one process works on a result at a time, and nothing of a process that was given up is published."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,3 +265,31 @@ def test_a_place_without_work_can_be_removed(tmp_path: Path) -> None:
         pass
     remove_if_empty(tmp_path / "w")
     assert (tmp_path / "w").exists(), "it says who published"
+
+
+def test_the_copy_of_work_that_goes_on_says_no_more_than_it_has(tmp_path: Path) -> None:
+    """As a scan does: rows are written, and then how many there are; files appear and disappear."""
+    theirs, ended = tmp_path / "theirs", threading.Event()
+    theirs.mkdir()
+
+    def work() -> None:
+        with open(theirs / "rows", "wb", buffering=0) as rows:
+            for number in itertools.count(1):
+                rows.write(b"x")
+                write_json(theirs / "state.json", number)
+                if ended.is_set():
+                    return
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for number in range(40):
+            copy = tmp_path / f"copy{number}"
+            claims._copy_work(theirs, copy)
+            if (copy / "state.json").exists():
+                assert (copy / "rows").stat().st_size >= read_json(copy / "state.json")
+            assert not list(copy.rglob("*.tmp-*"))
+    finally:
+        ended.set()
+        thread.join()
+    assert (copy / "state.json").exists()
