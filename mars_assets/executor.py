@@ -173,6 +173,16 @@ def is_gone(process: str, *, one_host: bool = False) -> bool:
         return True
 
 
+def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Read which process a run is in; empty if that is not known.
+
+    Dagster copies the tags of a run to the one that repeats it, which has no process of its own until it executes.
+    """
+    process = run.tags.get(PROCESS_TAG, "")
+    parent = instance.get_run_by_id(run.parent_run_id) if process and run.parent_run_id else None
+    return "" if parent is not None and parent.tags.get(PROCESS_TAG) == process else process
+
+
 def clear_up(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as failed and free their slots in pools.
 
@@ -189,7 +199,7 @@ def clear_up(instance: dg.DagsterInstance) -> list[str]:
     cleared = []
     for run_id in sorted(holding | started):
         run = instance.get_run_by_id(run_id)
-        process = run.tags.get(PROCESS_TAG) if run else None
+        process = process_of(instance, run) if run else ""
         if run is None or (process and is_gone(process, one_host=one_host)):
             if run_id in holding:
                 storage.free_concurrency_slots_for_run(run_id)

@@ -111,6 +111,24 @@ def test_a_run_that_held_nothing_and_died_counts_as_failed() -> None:
         assert statuses == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED]
 
 
+def test_a_repeated_run_is_not_judged_by_the_process_of_the_first() -> None:
+    """Dagster copies the tags."""
+    with dg.instance_for_test() as instance:
+        tags = {PROCESS_TAG: ended_process()}
+        first = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+        again = instance.create_run_for_job(
+            _job,
+            status=dg.DagsterRunStatus.STARTED,
+            tags=tags,
+            parent_run_id=first.run_id,
+            root_run_id=first.run_id,
+        )
+        assert clear_up(instance) == []
+        assert instance.get_run_by_id(again.run_id).status == dg.DagsterRunStatus.STARTED
+        instance.add_run_tags(again.run_id, {PROCESS_TAG: ended_process()})
+        assert clear_up(instance) == [again.run_id]
+
+
 def test_only_the_dead_lose_their_places() -> None:
     with dg.instance_for_test() as instance:
         storage = instance.event_log_storage

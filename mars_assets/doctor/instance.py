@@ -18,7 +18,7 @@ from mars_assets.doctor.findings import Check, Finding, Surroundings, first_line
 from mars_assets.doctor.hosts import read_records
 from mars_assets.doctor.settings import database, home_folder, home_of, is_deployed, monitoring, sqlite
 from mars_assets.doctor.wording import duration
-from mars_assets.executor import PROCESS_TAG, is_gone
+from mars_assets.executor import is_gone, process_of
 
 _MOST_LISTED = 10
 _QUIET = 24 * 3600.0
@@ -172,7 +172,7 @@ def _judged(
     created = record.create_timestamp.timestamp()
     changed = record.update_timestamp.timestamp()
     start_timeout = opened.run_monitoring_start_timeout_seconds
-    process = run.tags.get(PROCESS_TAG, "")
+    process = process_of(opened, run)
     about = f"run {run.run_id} ({run.job_name}{_where(process)})"
     match run.status:
         case _ if run.run_id in ended:
@@ -193,7 +193,7 @@ def _judged_started(
     record: RunRecord, about: str, opened: dg.DagsterInstance, surroundings: Surroundings
 ) -> Iterator[Finding]:
     run, now = record.dagster_run, surroundings.clock()
-    process = run.tags.get(PROCESS_TAG, "")
+    process = process_of(opened, run)
     started = record.start_time or record.create_timestamp.timestamp()
     longest = float(run.tags.get(MAX_RUNTIME_SECONDS_TAG) or opened.run_monitoring_max_runtime_seconds or 0)
     what = f"{about} is STARTED for {duration(now - started)}"
