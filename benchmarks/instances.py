@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -24,10 +23,12 @@ import yaml
 
 from mars_assets.instance import PROJECT_SETTINGS, SETTINGS_FILE
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the tests' Postgres
+
+from mars_assets_tests.postgres import installed, serve_postgres
+
 MODULE = "mars_assets.definitions"
 STORAGES = ("sqlite", "postgres")
-UNPRIVILEGED = "postgres"
-"""Whom Postgres runs as where root starts it, since it refuses root."""
 PATIENCE = 60.0
 """Seconds for a server to start or stop."""
 
@@ -81,7 +82,11 @@ def instance_on(storage: str, changes: Mapping[str, Any] | None = None) -> Itera
             made.write()
             yield made
             return
-        with postgres() as variables:
+        programs = installed()
+        if programs is None:
+            raise SystemExit("there is no initdb: install Postgres, or choose --storages sqlite")
+        with serve_postgres(programs) as server:
+            variables = server.database().variables
             # SQLAlchemy 2.1 takes psycopg 3 for "postgresql" alone, which dagster-postgres does not bring.
             database = {
                 "hostname": {"env": "DAGSTER_PG_HOST"},
@@ -157,75 +162,3 @@ def webserver(instance: Instance) -> Iterator[Server]:
                 sys.exit(f"the webserver does not answer: {instance.folder / 'dagster-webserver.log'}")
             time.sleep(0.2)
         yield Server(url, process.pid)
-
-
-@contextmanager
-def postgres() -> Iterator[dict[str, str]]:
-    """Start a Postgres with its own data on a free port of loopback, with a password; stop and remove it afterwards.
-
-    Yields:
-        The variables with which an instance finds it.
-    """
-    programs = postgres_programs()
-    if programs is None:
-        raise SystemExit("there is no initdb: install Postgres, or choose --storages sqlite")
-    data = Path(tempfile.mkdtemp(prefix="mars-bench-postgres-"))
-    account: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        shutil.chown(data, UNPRIVILEGED)
-        account = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
-    password = secrets.token_hex(16)
-    server = None
-    try:
-        secret = data / "password"
-        secret.touch(mode=0o600)
-        secret.write_text(password)
-        if account:
-            shutil.chown(secret, UNPRIVILEGED)
-        cluster = data / "cluster"
-        command = [str(programs / "initdb"), "-D", str(cluster), "-U", "dagster", f"--pwfile={secret}"]
-        options = ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]
-        subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL, cwd=data, **account)  # noqa: S603
-        secret.unlink()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = subprocess.Popen(  # noqa: S603 - our own command, no shell
-            [programs / "postgres", "-D", cluster, "-h", "127.0.0.1", "-p", str(port), "-k", data],
-            cwd=data,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **account,
-        )
-        variables = {
-            "DAGSTER_PG_HOST": "127.0.0.1",
-            "DAGSTER_PG_PORT": str(port),
-            "DAGSTER_PG_USER": "dagster",
-            "DAGSTER_PG_PASSWORD": password,
-            "DAGSTER_PG_DB": "postgres",
-        }
-        _wait_until_ready(programs, port, server)
-        yield variables
-    finally:
-        if server is not None:
-            for stop in (signal.SIGINT, signal.SIGQUIT):  # the fast shutdown, and the immediate one
-                server.send_signal(stop)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    server.wait(timeout=PATIENCE / 6)
-        shutil.rmtree(data, ignore_errors=True)
-
-
-def _wait_until_ready(programs: Path, port: int, server: subprocess.Popen[bytes]) -> None:
-    command = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    until = time.monotonic() + PATIENCE
-    while subprocess.run(command, check=False).returncode:  # noqa: S603 - our own command, no shell
-        if server.poll() is not None or time.monotonic() > until:
-            raise SystemExit("Postgres does not start")
-        time.sleep(0.1)
-
-
-def postgres_programs() -> Path | None:
-    """Find the folder of ``initdb`` and ``postgres``, which Debian leaves off the PATH; None if there is none."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
-    return max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)

@@ -62,7 +62,7 @@ def state_of_run(instance: dg.DagsterInstance, run_id: str) -> State:
     """
     try:
         run = instance.get_run_by_id(run_id)
-    except Exception:
+    except Exception:  # each database has errors of its own for that it is away
         return "unknown"
     return "over" if run is None or run.is_finished else "in force"
 

@@ -32,15 +32,21 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A real server. In CI a missing program is a failure, not a skip."""
+def postgres_programs() -> Path:
+    """The folder of Postgres' programs. In CI their absence is a failure, not a skip."""
     programs = installed()
     if programs is None:
         message = "there is no initdb: install Postgres (Debian: postgresql)"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    with serve_postgres(programs) as server:
+    return programs
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_programs: Path) -> Iterator[Postgres]:
+    """A real server."""
+    with serve_postgres(postgres_programs) as server:
         yield server
 
 

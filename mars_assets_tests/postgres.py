@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg2
+from sqlalchemy import URL
 
 HOST = "127.0.0.1"
 ADMIN = "admin"
@@ -40,6 +41,12 @@ class Database(NamedTuple):
             "DAGSTER_PG_PASSWORD": self.password,
             "DAGSTER_PG_DB": self.name,
         }
+
+    @property
+    def url(self) -> str:
+        """The address with the password, for SQLAlchemy."""
+        parts = ("postgresql+psycopg2", self.user, self.password, HOST, self.port, self.name)
+        return URL.create(*parts).render_as_string(hide_password=False)
 
     def query(self, text: str, *parameters: object) -> list[tuple[Any, ...]]:
         with closing(_connect(self.port, self.user, self.password, self.name)) as connection:

@@ -23,6 +23,7 @@ from mars_assets.executor import (
 )
 from mars_assets.storage.claims import claim
 from mars_assets.storage.files import read_json, write_json
+from mars_assets_tests.jobs import job
 
 pytestmark = pytest.mark.slow
 
@@ -70,10 +71,10 @@ def test_a_living_run_in_a_container_of_the_same_name_is_left_alone(tmp_path: Pa
     ours = f"""
 import dagster as dg
 from mars_assets.executor import PROCESS_TAG, this_process
-from mars_assets_tests.test_executor import _job
+from mars_assets_tests.jobs import job
 with dg.DagsterInstance.local_temp({str(tmp_path)!r}) as instance:
     tags = {{PROCESS_TAG: this_process()}}
-    run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
     print(run.run_id, flush=True)
     input()
 """
@@ -103,7 +104,7 @@ def test_setting_the_clock_kills_nobody(monkeypatch) -> None:
 def test_a_run_that_held_nothing_and_died_counts_as_failed() -> None:
     with dg.instance_for_test() as instance:
         runs = [
-            instance.create_run_for_job(_job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: process})
+            instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags={PROCESS_TAG: process})
             for process in (ended_process(), this_process())
         ]
         assert clear_up(instance) == [runs[0].run_id]
@@ -115,9 +116,9 @@ def test_a_repeated_run_is_not_judged_by_the_process_of_the_first() -> None:
     """Dagster copies the tags."""
     with dg.instance_for_test() as instance:
         tags = {PROCESS_TAG: ended_process()}
-        first = instance.create_run_for_job(_job, status=dg.DagsterRunStatus.FAILURE, tags=tags)
+        first = instance.create_run_for_job(job, status=dg.DagsterRunStatus.FAILURE, tags=tags)
         again = instance.create_run_for_job(
-            _job,
+            job,
             status=dg.DagsterRunStatus.STARTED,
             tags=tags,
             parent_run_id=first.run_id,
@@ -135,7 +136,7 @@ def test_only_the_dead_lose_their_places() -> None:
         storage.set_concurrency_slots("gpu", 3)
         runs = {}
         for name, process in (("dead", ended_process()), ("alive", this_process()), ("elsewhere", "host 1 1.0")):
-            run = instance.create_run_for_job(_job, tags={PROCESS_TAG: process})
+            run = instance.create_run_for_job(job, tags={PROCESS_TAG: process})
             assert storage.claim_concurrency_slot("gpu", run.run_id, "step").is_claimed
             runs[name] = run.run_id
         assert clear_up(instance) == [runs["dead"]]
@@ -176,7 +177,7 @@ def test_the_state_of_a_run() -> None:
     with dg.instance_for_test() as instance:
         states = {}
         for status in ("STARTED", "CANCELING", "SUCCESS", "FAILURE", "CANCELED"):
-            run = instance.create_run_for_job(_job, status=dg.DagsterRunStatus(status))
+            run = instance.create_run_for_job(job, status=dg.DagsterRunStatus(status))
             states[status] = state_of_run(instance, run.run_id)
         assert states == dict.fromkeys(("STARTED", "CANCELING"), "in force") | dict.fromkeys(
             ("SUCCESS", "FAILURE", "CANCELED"), "over"
@@ -188,7 +189,7 @@ def test_the_state_of_a_run() -> None:
 def test_a_run_that_waits_for_a_place_sleeps() -> None:
     with dg.instance_for_test() as instance:
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
-        runs = [instance.create_run_for_job(_job) for _ in range(2)]
+        runs = [instance.create_run_for_job(job) for _ in range(2)]
         with (
             InstanceConcurrencyContext(instance, runs[0]) as first,
             InstanceConcurrencyContext(instance, runs[1]) as next,
@@ -198,13 +199,3 @@ def test_a_run_that_waits_for_a_place_sleeps() -> None:
             assert not next.claim("gpu", "step")
             assert 0 < next.interval_to_next_pending_claim_check() <= 15
             assert DAGSTERS_INTERVAL(next) <= 0, "Dagster's own sleeps now: ours can go"
-
-
-@dg.op
-def _step() -> None:
-    pass
-
-
-@dg.job
-def _job() -> None:
-    _step()

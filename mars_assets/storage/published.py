@@ -59,13 +59,12 @@ def publish(folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Iterato
         _flush(version)
 
 
-def publish_folder(finished: Path, folder: Path, retained_seconds: float = RETAINED_SECONDS) -> Path:
+def publish_folder(finished: Path, folder: Path) -> Path:
     """Move a finished folder, and publish it.
 
     Args:
         finished: on the same file system.
         folder: parent of the versions. It should hold nothing else that is not hidden.
-        retained_seconds: how long a version is retained after it was replaced.
 
     Returns:
         The version's folder.
@@ -73,7 +72,7 @@ def publish_folder(finished: Path, folder: Path, retained_seconds: float = RETAI
     Raises:
         MarsError: the folder is not writable.
     """
-    with _publishing(folder, retained_seconds) as version:
+    with _publishing(folder, RETAINED_SECONDS) as version:
         _flush(finished)
         os.replace(finished, version)
     return version

@@ -12,7 +12,7 @@ first one is written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -249,15 +249,19 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     with claim(folder, lake.all_tensors / _WORK / stage.name, progress) as mine:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        result = _computed(lake, stage, images, progress)
+        manifest, computed = _computed(lake, stage, images, progress)
         provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
         with mine.publishing():
-            write_checked(lake.chips(stage.name), result.manifest, Chips, provenance)
-    return replace(result, provenance=provenance)
+            write_checked(lake.chips(stage.name), manifest, Chips, provenance)
+    return StageResult(manifest, provenance, computed)
 
 
-def _computed(lake: Lake, stage: _Stage, images: pd.DataFrame, progress: Progress) -> StageResult:
-    """Compute a stage's missing and outdated chips."""
+def _computed(lake: Lake, stage: _Stage, images: pd.DataFrame, progress: Progress) -> tuple[pd.DataFrame, int]:
+    """Compute a stage's missing and outdated chips.
+
+    Returns:
+        The manifest, and how many chips were computed.
+    """
     from mars_assets.tensors.schema import Chips
 
     folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
@@ -291,7 +295,7 @@ def _computed(lake: Lake, stage: _Stage, images: pd.DataFrame, progress: Progres
     progress.say(f"{stage.name}: {len(todo)} chips computed, {len(rows) - len(todo)} existed")
 
     manifest = images.assign(file=[lake.relative(path) for path in paths], chip_sha=chip_shas)
-    return StageResult(manifest[list(columns_of(Chips))].reset_index(drop=True), {}, len(todo))
+    return manifest[list(columns_of(Chips))].reset_index(drop=True), len(todo)
 
 
 @dataclass(frozen=True)

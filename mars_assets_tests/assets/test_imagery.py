@@ -1,7 +1,5 @@
 """Observations, downloads and crops as runs of several observations."""
 
-import os
-from importlib.util import find_spec
 from typing import Any
 
 import dagster as dg
@@ -14,7 +12,7 @@ from mars_assets.partitions import MOST_OBSERVATIONS, register_observations
 from mars_assets.storage.files import read_json
 from mars_assets.storage.published import version_in_use
 from mars_assets_tests.assets.runs import IDS, Runs, jpeg, message
-from mars_assets_tests.scripts import benchmark
+from mars_assets_tests.postgres import Database
 
 SMALL = {"ops": {"crops": {"config": {"size": 64, "stride": 64}}}}
 
@@ -205,21 +203,15 @@ def test_partitions_that_cannot_be_written_leave_those_before(runs: Runs) -> Non
 
 
 @pytest.mark.process
-def test_partitions_are_replaced_as_a_whole_on_postgres(monkeypatch: pytest.MonkeyPatch) -> None:
-    instances: Any = benchmark("instances")
-    if instances.postgres_programs() is None or find_spec("dagster_postgres") is None:
-        message = "no Postgres, or no dagster-postgres"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    with instances.instance_on("postgres") as made:
-        for name, value in made.environment.items():
-            monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.from_config(str(made.folder / "dagster")) as instance:
-            register_observations(instance, IDS)
-            register_observations(instance, ["ESP_000001_1755", *IDS])
-            assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
-            with pytest.raises(MarsError, match="at the same time"):
-                register_observations(instance, [*IDS, "ESP_000002_1755", "ESP_000002_1755"])
-            assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
+def test_partitions_are_replaced_as_a_whole_on_postgres(database: Database) -> None:
+    storage = {"storage": {"postgres": {"postgres_url": database.url}}}
+    with dg.instance_for_test(storage) as instance:
+        register_observations(instance, IDS)
+        register_observations(instance, ["ESP_000001_1755", *IDS])
+        assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
+        with pytest.raises(MarsError, match="at the same time"):
+            register_observations(instance, [*IDS, "ESP_000002_1755", "ESP_000002_1755"])
+        assert instance.get_dynamic_partitions("observation") == ["ESP_000001_1755", *IDS]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -136,6 +137,17 @@ class Runs:
         """Looks at all runs once, as the daemon does every few seconds."""
         errors = [e for e in execute_run_monitoring_iteration(self.workspace, logging.getLogger("monitor")) if e]
         assert errors == []
+
+    def kill(self, run_id: str) -> None:
+        """Kills the process of a run, and waits until Dagster's monitoring finds that it has failed."""
+        self.monitor()
+        assert self.status(run_id) == "STARTED"
+        os.kill(self.process(run_id), signal.SIGKILL)
+        end = time.monotonic() + 60
+        while self.status(run_id) == "STARTED" and time.monotonic() < end:
+            time.sleep(0.5)
+            self.monitor()
+        assert self.status(run_id) == "FAILURE"
 
     def process(self, run_id: str) -> int:
         return int(self.run(run_id).tags["mars_assets/process"].split()[1])

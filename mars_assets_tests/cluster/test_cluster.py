@@ -12,17 +12,17 @@ from mars_assets.models.versions import current_model
 from mars_assets.storage.claims import has_work
 from mars_assets.storage.files import read_json
 from mars_assets_tests.cluster.lab import FINISHED, WORKERS, Lab, lab
-from mars_assets_tests.postgres import Postgres, installed
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def small_lab(postgres: Postgres) -> Iterator[Lab]:
-    programs = installed()
-    assert programs is not None
+def small_lab(postgres_programs: Path) -> Iterator[Lab]:
     # A path of Ray's sockets must be short.
-    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="lab") as folder, lab(Path(folder), programs) as made:
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="lab") as folder,
+        lab(Path(folder), postgres_programs) as made,
+    ):
         yield made
 
 

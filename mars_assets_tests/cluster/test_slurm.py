@@ -16,16 +16,7 @@ from mars_assets.cluster.slurm import SlurmRunLauncher
 from mars_assets.cluster.starts import fail_dead_starts
 from mars_assets.cluster.tags import JOB_TAG, SLURM_TAG
 from mars_assets.errors import MarsError
-
-
-@dg.op
-def _step() -> None:
-    pass
-
-
-@dg.job
-def _job() -> None:
-    _step()
+from mars_assets_tests.jobs import job
 
 
 class Programs:
@@ -88,8 +79,8 @@ def launcher(instance: dg.DagsterInstance) -> SlurmRunLauncher:
 
 def run_with(instance: dg.DagsterInstance, status: str = "STARTED", **tags: str) -> dg.DagsterRun:
     pointer = ModuleCodePointer("mars_assets.definitions", "defs")
-    origin = JobPythonOrigin("_job", RepositoryPythonOrigin("/venv of us/bin/python", pointer))
-    return instance.create_run_for_job(_job, status=dg.DagsterRunStatus(status), tags=tags, job_code_origin=origin)
+    origin = JobPythonOrigin("job", RepositoryPythonOrigin("/venv of us/bin/python", pointer))
+    return instance.create_run_for_job(job, status=dg.DagsterRunStatus(status), tags=tags, job_code_origin=origin)
 
 
 def test_a_run_is_submitted_with_its_options_and_its_script(

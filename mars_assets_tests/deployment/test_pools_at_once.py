@@ -9,10 +9,9 @@ import pytest
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._utils.concurrency import ConcurrencySlotStatus
 from dagster_postgres.event_log import PostgresEventLogStorage
-from sqlalchemy import URL
 
 from mars_assets.executor import DAGSTERS_CLAIM
-from mars_assets_tests.postgres import HOST, Database
+from mars_assets_tests.postgres import Database
 
 pytestmark = pytest.mark.process
 
@@ -21,9 +20,7 @@ STEPS, ROUNDS = 6, 60
 
 def most_at_once(database: Database, claim: Callable[..., ConcurrencySlotStatus]) -> int:
     """The most steps that got the one place of a pool."""
-    parts = ("postgresql+psycopg2", database.user, database.password, HOST, database.port, database.name)
-    url = URL.create(*parts).render_as_string(hide_password=False)
-    storages = [PostgresEventLogStorage(url, should_autocreate_tables=number == 0) for number in range(STEPS)]
+    storages = [PostgresEventLogStorage(database.url, should_autocreate_tables=number == 0) for number in range(STEPS)]
     storages[0].set_concurrency_slots("gpu", 1)
     barrier, most = threading.Barrier(STEPS), 0
 

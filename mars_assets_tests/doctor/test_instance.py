@@ -41,6 +41,7 @@ from mars_assets.executor import PROCESS_TAG, this_process
 from mars_assets.instance import overlaid_settings, write_instance_settings, write_settings
 from mars_assets.storage.files import write_bytes
 from mars_assets_tests.doctor.bad_states import only, surroundings, with_mounts
+from mars_assets_tests.jobs import job
 from mars_assets_tests.postgres import Database
 from mars_assets_tests.shell import PROJECT, clean_environment
 
@@ -50,16 +51,6 @@ Status = dg.DagsterRunStatus
 REPOSITORY = RemoteRepositoryOrigin(
     InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="mars_assets.definitions")), "repository"
 )
-
-
-@dg.op
-def _step() -> None:
-    pass
-
-
-@dg.job
-def _job() -> None:
-    _step()
 
 
 @pytest.fixture
@@ -84,8 +75,8 @@ def at(home: Path, after: float = 0.0, **other: Any) -> Surroundings:
 
 def run(instance: dg.DagsterInstance, status: Status, process: str = "", **tags: str) -> str:
     tags = tags | ({PROCESS_TAG: process} if process else {})
-    origin = RemoteJobOrigin(REPOSITORY, _job.name)
-    return instance.create_run_for_job(_job, status=status, tags=tags, remote_job_origin=origin).run_id
+    origin = RemoteJobOrigin(REPOSITORY, job.name)
+    return instance.create_run_for_job(job, status=status, tags=tags, remote_job_origin=origin).run_id
 
 
 def ended_process() -> str:
@@ -204,7 +195,7 @@ def test_runs_that_hang(home: Path, instance: dg.DagsterInstance) -> None:
     assert "is CANCELING for 60 min" in said[canceling]
     said = hanging(3 * 3600)
     assert said.keys() == {dead, starting, canceling, created, elsewhere}
-    assert "(_job on other) is STARTED for 3 h, and may run for 2 h" in said[elsewhere]
+    assert "(job on other) is STARTED for 3 h, and may run for 2 h" in said[elsewhere]
     quiet = [finding.what for finding in checks.hanging_runs(at(home, 3 * A_DAY)) if finding.level == "note"]
     assert [alive in what and "without an event for 3 days" in what for what in quiet] == [True]
 
