@@ -15,6 +15,7 @@ import requests
 from dagster._core.launcher import LaunchRunContext
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_from_run_id
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from mars_assets.cluster.run_command import run_command
 from mars_assets.errors import MarsError
@@ -22,6 +23,16 @@ from mars_assets.errors import MarsError
 TIMEOUT = 10.0
 """Seconds to connect to the head. Ray's client has no limit: it waits two minutes for a host that is gone."""
 _UNREACHABLE = (OSError, requests.RequestException)  # requests' errors are OSErrors, unless a library wraps them
+
+
+def _has_no_agent(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "No available agent" in str(error)
+
+
+_agents_awaited = retry(
+    retry=retry_if_exception(_has_no_agent), wait=wait_fixed(2), stop=stop_after_delay(60), reraise=True
+)
+"""Calls again while Ray answers that none of its hosts takes jobs yet, as in the first seconds of a host."""
 
 
 class RayLauncher(RayRunLauncher):
@@ -38,9 +49,10 @@ class RayLauncher(RayRunLauncher):
         """
         run = context.dagster_run
         command = shlex.join(run_command(self._instance, run))
+        submission = get_job_submission_id_from_run_id(run.run_id)
         try:
             self._connect()
-            self._launch_ray_job(get_job_submission_id_from_run_id(run.run_id), command, run)
+            _agents_awaited(self._launch_ray_job)(submission, command, run)
         except _UNREACHABLE as error:
             raise MarsError(
                 f"Ray's head at {self.address} did not accept the run ({error}). Start it with deploy/ray_head.sh, and "

@@ -114,3 +114,23 @@ def test_a_start_that_ray_gave_up_fails(head: Head, instance: dg.DagsterInstance
     assert fail_dead_starts(instance, submitted=0) == []
     head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "no such file"}')
     assert fail_dead_starts(instance, submitted=0) == [run.run_id]
+
+
+@pytest.mark.slow
+def test_a_host_that_takes_no_jobs_yet_is_awaited(
+    launcher: RayLauncher, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["500: No available agent to submit job, please try again later.", None, "500: something else"])
+    submitted = []
+
+    def submit(submission: str, *_: object) -> None:
+        if answer := next(answers):
+            raise RuntimeError(f"Request failed with status code {answer}")
+        submitted.append(submission)
+
+    monkeypatch.setattr(launcher, "_launch_ray_job", submit)
+    run = run_with(instance, "STARTING")
+    launcher.launch_run(LaunchRunContext(run, None))
+    assert submitted == [f"dagster-run-{run.run_id}"]
+    with pytest.raises(RuntimeError, match="something else"):
+        launcher.launch_run(LaunchRunContext(run, None))
