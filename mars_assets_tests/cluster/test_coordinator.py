@@ -12,7 +12,7 @@ import pytest
 from dagster._core.events import DagsterEvent, DagsterEventType, StepSuccessData
 from dagster._core.execution.plan.handle import StepHandle
 from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
@@ -72,6 +72,15 @@ def test_a_run_that_repeats_another_asks_for_its_own_needs_and_keeps_what_the_us
     assert again[MAX_RUNTIME_SECONDS_TAG] == "3600"
     changed = tags_of({**first, MAX_RUNTIME_SECONDS_TAG: "7"}, Needs(1, 4, 1), TWO_GPUS)
     assert changed[MAX_RUNTIME_SECONDS_TAG] == "7"
+
+
+def test_single_runs_leave_the_queue_before_backfills_and_maps_before_crops() -> None:
+    backfill, crops = {BACKFILL_ID_TAG: "x"}, OF_STEPS["crops"]
+    runs = [(backfill, crops), (backfill, OF_STEPS["crater_maps"]), ({}, crops), ({}, TRAINING)]
+    assert [tags_of(given, needs, NO_GPU)[PRIORITY_TAG] for given, needs in runs] == ["0", "1", "2", "3"]
+    given = tags_of({**backfill, PRIORITY_TAG: "9"}, crops, NO_GPU)
+    assert given[PRIORITY_TAG] == "9"
+    assert tags_of({**given, **backfill}, TRAINING, NO_GPU)[PRIORITY_TAG] == "9"
 
 
 @pytest.mark.parametrize(
