@@ -2,6 +2,7 @@
 # make ui     Dagster's UI on the same lake, http://127.0.0.1:3000
 # make quick  the fast tests, which start no process
 # make test   linters, types, the import contract and all tests
+# make coverage  all tests, and which lines they reach
 # make cluster-test  the tests on a real Postgres, Ray and Slurm, and on hosts that die (as root, on Linux)
 # make bench  speed against peers, an hour and a half; TERRATORCH=PYTHON names the environment of one of them
 # make docs   the manual, in build/docs
@@ -11,10 +12,12 @@
 # One of 3.11, 3.12 and 3.13.
 PYTHON ?= python3
 PORT ?= 3000
+# Whole files are handed out, in the order of conftest.py.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-.PHONY: .venv demo ui quick test cluster-test docs bench screenshots weights
+.PHONY: .venv demo ui quick test coverage cluster-test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
 .venv: .venv/.complete
@@ -36,14 +39,17 @@ ui: .venv
 	env -u DAGSTER_MODULE_NAME $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 quick: .venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not process and not ui and not slow"
+	$(PYTEST) -m "not process and not ui and not slow"
 
 test: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report term
+	$(PYTEST)
+
+coverage: .venv
+	$(PYTEST) --cov --cov-report term
 
 cluster-test: .venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest mars_assets_tests/cluster mars_assets_tests/deployment mars_assets_tests/doctor

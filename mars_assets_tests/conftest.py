@@ -19,6 +19,12 @@ from mars_assets_tests.postgres import Database, Postgres, installed, serve_post
 settings.register_profile("long", max_examples=30_000)  # --hypothesis-profile=long
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that start processes first: they take minutes, and would end long after all others."""
+    early = {item.path for item in items if any(item.iter_markers("process")) or any(item.iter_markers("ui"))}
+    items.sort(key=lambda item: item.path not in early)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real Mars data and numerical references, found by MARS_SHARED. In CI its absence is a failure, not a skip."""
