@@ -79,10 +79,10 @@ def test_a_real_slurm(tmp_path: Path) -> None:
     until scontrol ping | grep UP; do sleep 0.2; done
     """
     there = report(in_namespace(start, *look, SLURM_CONF=str(configuration)))
-    assert [finding["what"] for finding in of_check(there, "slurm")] == [
-        f"Slurmctld(primary) at {socket.gethostname()} is UP",
-        "no node takes jobs (h1 down)",
-    ]
+    answers, nodes = (finding["what"] for finding in of_check(there, "slurm"))
+    assert answers == f"Slurmctld(primary) at {socket.gethostname()} is UP"
+    # With an asterisk once slurmctld has asked the node, which is later.
+    assert nodes in ("no node takes jobs (h1 down)", "no node takes jobs (h1 down*)")
     assert only(of_check(there, "munge"))["level"] == "ok"
 
 
