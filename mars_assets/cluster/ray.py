@@ -18,6 +18,7 @@ from dagster_ray.core.run_launcher import RayRunLauncher, get_job_submission_id_
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from mars_assets.cluster.run_command import run_command
+from mars_assets.cluster.tags import RAY_JOB_TAG
 from mars_assets.errors import MarsError
 
 TIMEOUT = 10.0
@@ -35,6 +36,11 @@ _agents_awaited = retry(
 """Calls again while Ray answers that none of its hosts takes jobs yet, as in the first seconds of a host."""
 
 
+def _is_job(run: dg.DagsterRun) -> bool:
+    """Test whether a run was submitted to Ray. One that repeats another may have that one's tag."""
+    return bool(run.tags.get(RAY_JOB_TAG) == get_job_submission_id_from_run_id(run.run_id))
+
+
 class RayLauncher(RayRunLauncher):
     """dagster-ray's run launcher, with limits of time and a head that may be away."""
 
@@ -50,6 +56,7 @@ class RayLauncher(RayRunLauncher):
         run = context.dagster_run
         command = shlex.join(run_command(self._instance, run))
         submission = get_job_submission_id_from_run_id(run.run_id)
+        self._instance.add_run_tags(run.run_id, {RAY_JOB_TAG: submission})
         try:
             self._connect()
             _agents_awaited(self._launch_ray_job)(submission, command, run)
@@ -65,6 +72,8 @@ class RayLauncher(RayRunLauncher):
         While the head does not answer, the run counts as running, since its process needs no head. dagster-ray raises
         an error then, which also keeps Dagster's monitoring from ending the run at its time limit.
         """
+        if not _is_job(run):
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "not a Ray job: it was started at the command line")
         try:
             self._connect()
             health: CheckRunHealthResult = super().check_run_worker_health(run)
@@ -81,9 +90,15 @@ class RayLauncher(RayRunLauncher):
     def terminate(self, run_id: str) -> bool:
         """Stop a run's job.
 
+        Returns:
+            Whether Ray was told to end it.
+
         Raises:
             MarsError: the head does not answer. The run goes on.
         """
+        run = self._instance.get_run_by_id(run_id)
+        if run is None or not _is_job(run):
+            return False
         try:
             self._connect()
         except _UNREACHABLE as error:

@@ -6,6 +6,8 @@ SLURM_TAG = "slurm/options"
 """Options of ``sbatch`` for a run."""
 JOB_TAG = "slurm/job_id"
 """The number of a run's job in Slurm; empty until it is submitted."""
+RAY_JOB_TAG = "ray/job"
+"""The id under which a run was submitted to Ray. A run that was started at the command line has none."""
 NEEDS_TAG = "mars_assets/needs"
 """What the run coordinator wrote into the tags above and what they were before, as JSON.
 

@@ -13,6 +13,7 @@ from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from mars_assets.cluster import ray
 from mars_assets.cluster.ray import RayLauncher
 from mars_assets.cluster.starts import fail_dead_starts
+from mars_assets.cluster.tags import RAY_JOB_TAG
 from mars_assets.errors import MarsError
 from mars_assets_tests.cluster.test_slurm import run_with
 
@@ -68,11 +69,18 @@ def launcher(instance: dg.DagsterInstance) -> RayLauncher:
     return launcher
 
 
+def job_with(instance: dg.DagsterInstance, status: str) -> dg.DagsterRun:
+    """A run that was submitted to Ray."""
+    run = run_with(instance, status)
+    instance.add_run_tags(run.run_id, {RAY_JOB_TAG: f"dagster-run-{run.run_id}"})
+    return instance.get_run_by_id(run.run_id) or run
+
+
 @pytest.mark.slow
 def test_only_what_the_head_says_of_the_job_ends_a_run(
     head: Head, launcher: RayLauncher, instance: dg.DagsterInstance
 ) -> None:
-    run = run_with(instance, "STARTED")
+    run = job_with(instance, "STARTED")
     assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
     head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "exit code 1"}')
     assert launcher.check_run_worker_health(run).status == WorkerStatus.FAILED
@@ -103,14 +111,14 @@ def test_a_head_whose_host_is_gone_is_given_up_soon(
         waiting = [socket.create_connection(full.getsockname(), 1)]  # the queue is full: further ones get no answer
         launcher.address = f"http://127.0.0.1:{full.getsockname()[1]}"
         begun = time.monotonic()
-        assert launcher.check_run_worker_health(run_with(instance, "STARTED")).transient
+        assert launcher.check_run_worker_health(job_with(instance, "STARTED")).transient
         assert time.monotonic() - begun < 5
         waiting[0].close()
 
 
 @pytest.mark.slow
 def test_a_start_that_ray_gave_up_fails(head: Head, instance: dg.DagsterInstance) -> None:
-    run = run_with(instance, "STARTING")
+    run = job_with(instance, "STARTING")
     assert fail_dead_starts(instance, submitted=0) == []
     head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "no such file"}')
     assert fail_dead_starts(instance, submitted=0) == [run.run_id]
@@ -132,5 +140,18 @@ def test_a_host_that_takes_no_jobs_yet_is_awaited(
     run = run_with(instance, "STARTING")
     launcher.launch_run(LaunchRunContext(run, None))
     assert submitted == [f"dagster-run-{run.run_id}"]
+    assert instance.get_run_by_id(run.run_id).tags[RAY_JOB_TAG] == submitted[0]  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match="something else"):
         launcher.launch_run(LaunchRunContext(run, None))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_command_line_is_left_alone(
+    head: Head, launcher: RayLauncher, instance: dg.DagsterInstance
+) -> None:
+    head.answer = (404, "Job dagster-run does not exist")
+    run = run_with(instance, "STARTED")
+    assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    assert not launcher.terminate(run.run_id)
+    repeats = run_with(instance, "STARTED", **{RAY_JOB_TAG: f"dagster-run-{run.run_id}"})
+    assert launcher.check_run_worker_health(repeats).status == WorkerStatus.RUNNING
