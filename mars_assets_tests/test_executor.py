@@ -14,6 +14,7 @@ from dagster._core.execution.plan.instance_concurrency_context import InstanceCo
 from mars_assets.errors import SupersededError
 from mars_assets.executor import (
     DAGSTERS_INTERVAL,
+    DAGSTERS_RECORD,
     PROCESS_TAG,
     clear_up,
     is_gone,
@@ -23,6 +24,7 @@ from mars_assets.executor import (
 )
 from mars_assets.storage.claims import claim
 from mars_assets.storage.files import read_json, write_json
+from mars_assets.storage.runs import Run
 from mars_assets_tests.jobs import job
 
 pytestmark = pytest.mark.slow
@@ -171,6 +173,40 @@ def test_a_run_that_was_given_up_writes_nothing_more(tmp_path: Path) -> None:
     assert len(refused) == 1
     assert "was given up while its process went on" in refused[0]
     assert read_json(result) == 2
+
+
+RESULTS = {"ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION", "STEP_SUCCESS", "PIPELINE_SUCCESS"}
+
+
+@dg.asset
+def given_up(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """As on a host that is cut off once the result is there, and that is back before it is recorded."""
+    context.instance.report_run_failed(context.run)
+    return dg.MaterializeResult()
+
+
+@dg.asset_check(asset=given_up)
+def looked_at(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    context.instance.report_run_failed(context.run)
+    return dg.AssetCheckResult(passed=True)
+
+
+def statuses_and_results(instance: dg.DagsterInstance) -> tuple[str, set[str]]:
+    """The status of a run that is given up in its step, and the results that are recorded."""
+    definitions = dg.Definitions([given_up], asset_checks=[looked_at], executor=one_process_executor)
+    job = definitions.get_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job)
+    execute_run(InMemoryJob(job), run, instance)
+    events = {entry.dagster_event.event_type_value for entry in instance.all_logs(run.run_id) if entry.dagster_event}
+    return instance.get_run_by_id(run.run_id).status.value, events & RESULTS  # type: ignore[union-attr]
+
+
+def test_a_run_that_was_given_up_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.instance_for_test() as instance:
+        assert statuses_and_results(instance) == ("FAILURE", set())
+        monkeypatch.setattr(dg.DagsterInstance, "handle_new_event", DAGSTERS_RECORD)
+        monkeypatch.setattr(Run, "refuse_if_over", lambda _: None)
+        assert statuses_and_results(instance) == ("SUCCESS", RESULTS), "Dagster itself refuses it"
 
 
 def test_the_state_of_a_run() -> None:

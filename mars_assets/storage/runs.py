@@ -56,15 +56,21 @@ class Run:
         while (state := self.state_of(self.id)) == "unknown" and time.monotonic() < end:
             time.sleep(min(1.0, patience))
         if state == "over":
-            raise SupersededError(
-                f"{worker()} was given up while its process went on, as if its host was cut off: nothing more of it is "
-                "written. Another run does its work"
-            )
+            raise _superseded()
         if state == "unknown":
             raise MarsError(
                 f"the database of the runs did not answer for {patience:.0f} seconds, so that {worker()} may have been "
                 "given up: nothing was published. Run again; finished work is retained"
             )
+
+    def refuse_if_over(self) -> None:
+        """Check that nobody says that the run is over.
+
+        Raises:
+            SupersededError: it is over.
+        """
+        if self.state_of(self.id) == "over":
+            raise _superseded()
 
 
 _lock = threading.Lock()
@@ -93,6 +99,13 @@ def worker() -> str:
     return f"{name} on {platform.node()}"
 
 
+def _superseded() -> SupersededError:
+    return SupersededError(
+        f"{worker()} was given up while its process went on, as if its host was cut off: nothing more of it is "
+        "written. Another run does its work"
+    )
+
+
 def refuse_given_up() -> None:
     """Refuse to go on if this process's run is over.
 
@@ -109,5 +122,4 @@ def refuse_given_up() -> None:
         if time.monotonic() - run.asked[0] < _ASK_EVERY:
             return
         run.asked[0] = time.monotonic()
-    if run.state_of(run.id) == "over":
-        run.require_in_force(patience=0)
+    run.refuse_if_over()
