@@ -83,12 +83,12 @@ def places(folder: Path) -> Iterator[dict[str, Callable[[], Cost]]]:
     """Starts Ray and Slurm."""
     from mars_assets_tests.cluster.ray_cluster import ray_cluster
     from mars_assets_tests.cluster.runs import runs_by, small_lake
-    from mars_assets_tests.cluster.slurm_cluster import slurm_cluster
+    from mars_assets_tests.cluster.slurm_cluster import slurm_on_this_host
 
     for name in ("alone", "ray", "ray_runs", "slurm", "slurm_runs"):
         (folder / name).mkdir(mode=0o755)
     os.environ["MARS_LAKE"] = str(small_lake(folder))
-    with ray_cluster(folder / "ray") as ray, slurm_cluster(folder / "slurm"):
+    with ray_cluster(folder / "ray") as ray, slurm_on_this_host(folder / "slurm"):
         config: dict[str, Any] = {"ray": {"address": ray.address, "num_cpus": 1}}
         to_ray = {"module": "mars_assets.cluster.ray", "class": "RayLauncher", "config": config}
         to_slurm = {"module": "mars_assets.cluster.slurm", "class": "SlurmRunLauncher"}

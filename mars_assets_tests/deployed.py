@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,14 +144,19 @@ class Services:
             raise ConnectionError(str(answer["errors"])[:300])
         return dict(answer["data"])
 
-    def launch(self, asset: str, config: dict[str, Any]) -> str:
+    def launch(self, asset: str, config: dict[str, Any], tags: Mapping[str, str] | None = None) -> str:
         selector = {
             "repositoryLocationName": "mars_assets.definitions",
             "repositoryName": "__repository__",
             "jobName": "__ASSET_JOB",
             "assetSelection": [{"path": [asset]}],
         }
-        settings = {"selector": selector, "runConfigData": {"ops": {asset: {"config": config}}}, "mode": "default"}
+        settings = {
+            "selector": selector,
+            "runConfigData": {"ops": {asset: {"config": config}}} if config else {},
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]},
+        }
         answer = self.ask(LAUNCH, p=settings)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":
             raise ConnectionError(str(answer)[:300])

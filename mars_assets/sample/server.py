@@ -25,12 +25,13 @@ HOST = "127.0.0.1"
 
 
 @contextmanager
-def serve(folder: Path, port: int = 0) -> Iterator[str]:
+def serve(folder: Path, port: int = 0, host: str = HOST) -> Iterator[str]:
     """Serve a folder for the duration of the ``with`` block.
 
     Args:
         folder: root of the tree, which contains ``RDR`` and ``EXTRAS``.
         port: TCP port; 0 selects a free one.
+        host: the address to listen at.
 
     Yields:
         The base address, e.g. ``http://127.0.0.1:43210``.
@@ -43,7 +44,7 @@ def serve(folder: Path, port: int = 0) -> Iterator[str]:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, port))
+            listener.bind((host, port))
         except OSError as error:
             raise MarsError(
                 f"port {port} cannot be used ({error.strerror}): choose another, or 0 for a free one"
@@ -55,7 +56,7 @@ def serve(folder: Path, port: int = 0) -> Iterator[str]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="sample-archive", daemon=True)
         thread.start()
         try:
-            yield f"http://{HOST}:{listener.getsockname()[1]}"
+            yield f"http://{host}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

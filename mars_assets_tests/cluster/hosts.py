@@ -93,6 +93,7 @@ class Network:
         process = self._processes.pop(name)
         process.kill()  # and with it, by --kill-child, the namespace's first process and all others
         process.wait()
+        _ip("link", "del", self._link(name))  # which would stay for a while where only its namespace is removed
         _ip("netns", "del", self._space(name))
 
     def close(self) -> None:

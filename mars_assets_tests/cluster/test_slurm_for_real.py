@@ -12,7 +12,7 @@ from mars_assets.cluster.starts import fail_dead_starts
 from mars_assets.cluster.tags import JOB_TAG, SLURM_TAG
 from mars_assets.errors import MarsError
 from mars_assets_tests.cluster.runs import Runs, runs_by, slow_archive, small_lake
-from mars_assets_tests.cluster.slurm_cluster import SlurmCluster, command, slurm_cluster
+from mars_assets_tests.cluster.slurm_cluster import SlurmCluster, command, slurm_on_this_host
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -22,7 +22,7 @@ LAUNCHER = {"module": "mars_assets.cluster.slurm", "class": "SlurmRunLauncher"}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
     # A path of munge's socket must be short, and no folder above it may be writable by others without the sticky bit.
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name, slurm_cluster(Path(name)) as cluster:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name, slurm_on_this_host(Path(name)) as cluster:
         yield cluster
 
 
