@@ -106,10 +106,13 @@ class Archive:
         return f"mars-assets/{importlib.metadata.version('mars-assets')} ({self.contact})"
 
     @contextlib.contextmanager
-    def connection(self) -> Iterator[None]:
+    def connection(self, progress: Progress = SILENT) -> Iterator[None]:
         """Wait for one of the ``connections`` places.
 
         The locks are the operating system's: a killed process frees its own.
+
+        Args:
+            progress: told once that all places are taken.
         """
         user = os.getuid() if hasattr(os, "getuid") else "user"
         folder = self.lock_folder or Path(tempfile.gettempdir()) / f"mars-assets-{user}"
@@ -127,6 +130,8 @@ class Archive:
                 finally:
                     lock.release()
                 return
+            progress.say(f"waiting for one of the {self.connections} downloads from this archive to end")
+            progress = SILENT
             time.sleep(random.uniform(0.02, 0.2))
 
 
@@ -169,8 +174,16 @@ def fetch_product(
     """
     folder.mkdir(parents=True, exist_ok=True)
     # One writer a folder, so that two runs do not append to the same part.
-    with lock_of(folder / ".lock"):
+    lock = lock_of(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"{folder}: waiting for another run, which downloads into it")
+        lock.acquire()
+    try:
         return [_Transfer(archive, relative, folder, progress).file() for relative in files.addresses]
+    finally:
+        lock.release()
 
 
 def recorded_sha256(path: Path) -> str:
@@ -298,7 +311,7 @@ class _Transfer:
 
     def _fetch(self) -> str:
         """Make one attempt. Returns the part's sha256."""
-        with self._archive.connection():
+        with self._archive.connection(self._progress):
             sha256 = concealing_errors(self._transfer, lambda error: AttemptError(_cause(error, self._archive)))
         try:
             verify_file(self._part, self._name)

@@ -263,6 +263,35 @@ def test_two_connections_at_a_time(server: Server, archive: Archive, tmp_path: P
     assert most == 2
 
 
+def test_who_waits_for_another_download_is_told(server: Server, archive: Archive, tmp_path: Path) -> None:
+    going_on, may_end = threading.Semaphore(0), threading.Event()
+
+    def slow(handler: Handler, content: bytes, start: int) -> None:
+        going_on.release()
+        may_end.wait(10)
+        honest(handler, content, start)
+
+    server.files["EXTRAS/a.jpg"] = jpeg(0, 16)
+    server.next_fault = once(slow, slow)
+    patient = replace(archive, timeouts=(2, 20))
+    said: dict[str, list[str]] = {"place": [], "folder": []}
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(2):
+            pool.submit(fetch_product, patient, FILES, tmp_path / f"obs{number}")
+            assert going_on.acquire(timeout=10)
+        pool.submit(fetch_product, patient, FILES, tmp_path / "obs2", Progress(said["place"].append))
+        last = pool.submit(fetch_product, patient, FILES, tmp_path / "obs0", Progress(said["folder"].append))
+        end = time.monotonic() + 10
+        while not all(said.values()) and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.3)  # to be told once
+        assert {name: len(lines) for name, lines in said.items()} == {"place": 1, "folder": 1}
+        may_end.set()
+    assert said["place"][0] == "waiting for one of the 2 downloads from this archive to end"
+    assert said["folder"][0] == f"{tmp_path / 'obs0'}: waiting for another run, which downloads into it"
+    assert last.result()[0].path == tmp_path / "obs0/a.jpg"
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_each_fault_is_survived_once(server: Server, archive: Archive, tmp_path: Path, fault: Fault) -> None:
     server.files["EXTRAS/a.jpg"] = jpeg(0)
