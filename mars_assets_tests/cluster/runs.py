@@ -152,6 +152,12 @@ class Runs:
     def process(self, run_id: str) -> int:
         return int(self.run(run_id).tags["mars_assets/process"].split()[1])
 
+    def wait_until(self, done: Callable[[], bool], seconds: float = 120) -> None:
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end
+            time.sleep(0.5)
+
     def wait(self, run_id: str, done: Callable[[], bool], seconds: float = 120) -> None:
         """Waits until something is true of a run that goes on."""
         end = time.monotonic() + seconds
