@@ -164,10 +164,11 @@ def tags_of(given: Mapping[str, str], needs: Needs, cluster: Cluster) -> dict[st
 
 
 def _priority(needs: Needs, *, of_backfill: bool) -> int:
-    """Rank a run in Dagster's queue, which takes the highest first, 0 being Dagster's default.
+    """Rank a run in Dagster's queue.
 
-    Whoever starts a single run does not wait for the hundreds of a backfill, and in a backfill of scenes maps come
-    before crops: GPUs are the scarcest, and would wait until the last scene is cut.
+    The highest leave it first, and 0 is Dagster's default. Whoever starts a single run does not wait for the hundreds
+    of a backfill, and in a backfill of scenes maps come before crops: GPUs are the scarcest, and would wait until the
+    last scene is cut.
     """
     return 2 * (not of_backfill) + needs.gpu
 

@@ -37,7 +37,10 @@ _agents_awaited = retry(
 
 
 def _is_job(run: dg.DagsterRun) -> bool:
-    """Test whether a run was submitted to Ray. One that repeats another may have that one's tag."""
+    """Test whether a run was submitted to Ray.
+
+    One that repeats another has that one's tag.
+    """
     return bool(run.tags.get(RAY_JOB_TAG) == get_job_submission_id_from_run_id(run.run_id))
 
 
