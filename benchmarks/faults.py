@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ NUMBER = count(1)
 
 
 @dataclass
-class Work:
+class Work(ABC):
     """What a run makes.
 
     Args:
@@ -64,16 +65,23 @@ class Work:
     def launch(self, **tags: str) -> None:
         self.run = self.start(tags)
 
+    @abstractmethod
     def start(self, tags: dict[str, str]) -> str:
-        raise NotImplementedError
+        """Launch a run; return its id."""
 
+    @abstractmethod
     def place(self) -> Path:
         """The folder of the claims on the result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def done_in(self, folder: Path) -> int:
         """How far unfinished work in a folder is."""
-        raise NotImplementedError
+
+    def taken_over(self, again: str) -> int:
+        """How far the work was that a run took over."""
+        history = self.lab.history
+        wait_until(lambda: self.holder().get("run") == again or history.finished(again), PATIENCE)
+        return self.done()
 
     def done(self) -> int:
         """How far the unfinished work is that the claim names."""
@@ -105,6 +113,12 @@ class Training(Work):
 
     def retry(self) -> str | None:
         return self.lab.history.retry_of(self.run)
+
+    def taken_over(self, again: str) -> int:
+        going_on, history = r"continuing the training after step \d+", self.lab.history
+        wait_until(lambda: history.logged(again, going_on) or history.finished(again), PATIENCE)
+        said = history.logged(again, going_on)
+        return int(said[0].rsplit(maxsplit=1)[1]) if said else 0
 
     def done_in(self, folder: Path) -> int:
         said = self.lab.history.logged(self.run, r"step \d+/")
@@ -179,9 +193,7 @@ class Trial:
         if history.status(run) == "FAILURE" and wait_until(lambda: history.retry_of(run), 90) is not None:
             again = history.retry_of(run)
             assert again is not None
-            wait_until(lambda: self.work.holder().get("run") == again or history.finished(again), PATIENCE)
-            going_on = history.logged(again, r"continuing the training after step \d+")
-            self.found["goes on after"] = going_on[0][33:] if going_on else f"{self.work.done()} {self.work.UNIT}"
+            self.found["goes on after"] = f"{self.work.taken_over(again)} {self.work.UNIT}"
             self.found["retry"] = self.status(again)
         wait_until(lambda: history.places_taken() == 0, 120)
         self.found["places free"] = f"{self.since():.0f} s"
@@ -234,6 +246,14 @@ def off(trial: Trial) -> None:
     trial.lab.start_worker(host)
 
 
+def new_head(lab: RayLab) -> None:
+    """Start a head that knows of nothing, and the workers anew, which an earlier one had."""
+    lab.start()
+    for name in lab.workers:
+        lab.net.stop(name)
+        lab.start_worker(name)
+
+
 def head(trial: Trial) -> None:
     """Kill (-9) of all processes of Ray's head; a new one is started after 20 s."""
     assert isinstance(trial.lab, RayLab)
@@ -241,11 +261,8 @@ def head(trial: Trial) -> None:
     trial.died()
     trial.lab.net.stop("head")
     time.sleep(20)
-    trial.lab.start()
+    new_head(trial.lab)
     trial.found["head back"] = f"{trial.since():.0f} s"
-    for name in trial.lab.workers:
-        trial.lab.net.stop(name)
-        trial.lab.start_worker(name)
     trial.follow()
 
 
@@ -256,10 +273,7 @@ def head_gone(trial: Trial) -> None:
     trial.died()
     trial.lab.net.stop("head")
     trial.follow()
-    trial.lab.start()
-    for name in trial.lab.workers:
-        trial.lab.net.stop(name)
-        trial.lab.start_worker(name)
+    new_head(trial.lab)
 
 
 def postgres_away(seconds: float, *, at_end: bool) -> Callable[[Trial], None]:
