@@ -19,6 +19,7 @@ import yaml
 from playwright.sync_api import Locator, Page, expect
 
 from mars_assets.executor import PROCESS_TAG
+from mars_assets.labels.table import current_label_version
 from mars_assets.lake import Lake
 from mars_assets.sample.server import serve
 from mars_assets.storage.files import read_json, read_table
@@ -80,8 +81,14 @@ class Workplace:
         return next(run for run in self.runs() if run["runId"] == run_id)
 
     def ended(self, run_id: str) -> str:
-        """How a run ends, once it has."""
-        return wait(lambda: status if (status := self.run(run_id)["status"]) in ("SUCCESS", "FAILURE") else None)
+        """How a run ends, once it has: its status, and the errors of what failed."""
+        wait(lambda: self.run(run_id)["status"] in ("SUCCESS", "FAILURE"))
+        failures = (
+            "query Failures($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events { ... on ErrorEvent"
+            " { error { message causes { message } } } ... on MessageEvent { message eventType } } } } }"
+        )
+        events = self.ask(failures, run=run_id)["logsForRun"]["events"]
+        return "\n".join([self.run(run_id)["status"], *(str(event) for event in events if event.get("error"))])
 
     def rest(self) -> None:
         """Waits until no run is going on; none may have failed but those that were killed."""
@@ -147,11 +154,14 @@ def evaluated(trained: Workplace) -> Workplace:
 
 @pytest.fixture
 def new_export(workplace: Workplace, shared: Path, tmp_path: Path) -> Iterator[Path]:
-    """A newer version of the project of tiles, outside the inbox; the inbox is as before afterwards."""
+    """A newer version of the project of tiles, outside the inbox; afterwards inbox and labels are as before."""
+    before = current_label_version(workplace.lake)
     export = tmp_path / "tiles.v2.zip"
     folder_subset(shared / "data/exports/crater-tiles.v1.folder.zip", export, {"train": 6, "valid": 8})
     yield export
-    (workplace.lake.inbox / export.name).unlink(missing_ok=True)
+    (workplace.lake.inbox / export.name).unlink()
+    wait(lambda: current_label_version(workplace.lake) == before)  # it is read by itself
+    workplace.rest()  # until its chips are computed, a model is refused
 
 
 @pytest.fixture(scope="module")
@@ -269,4 +279,4 @@ def test_a_run_that_dies_frees_the_device(trained: Workplace) -> None:
     psutil.Process(int(process.split()[1])).send_signal(signal.SIGKILL)
     wait(lambda: not workplace.ask(holders)["instance"]["concurrencyLimit"]["claimedSlots"], 90)
     assert workplace.ended(workplace.launch("cls_evaluation")) == "SUCCESS"
-    assert workplace.ended(long) == "FAILURE"
+    assert workplace.ended(long).startswith("FAILURE")
