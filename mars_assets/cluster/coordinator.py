@@ -64,7 +64,7 @@ class NeedsRunCoordinator(QueuedRunCoordinator):
 
     def __init__(self, cluster: Cluster, **options: Any) -> None:
         super().__init__(**options)
-        self._cluster = cluster
+        self.cluster = cluster
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -97,8 +97,8 @@ class NeedsRunCoordinator(QueuedRunCoordinator):
         """
         run = context.dagster_run
         if run.status == dg.DagsterRunStatus.NOT_STARTED:
-            needs = needs_of_run(steps_of(self._instance, run), self._cluster.most)
-            tags = tags_of(run.tags, needs, self._cluster)
+            needs = needs_of_run(steps_of(self._instance, run), self.cluster.most)
+            tags = tags_of(run.tags, needs, self.cluster)
             # A run that repeats another one has its tags, but is not yet a job or a process of its own.
             tags |= {tag: "" for tag in (JOB_TAG, PROCESS_TAG) if tag in run.tags}
             self._instance.add_run_tags(run.run_id, tags)

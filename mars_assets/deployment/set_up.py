@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from mars_assets.cluster.coordinator import NeedsRunCoordinator
 from mars_assets.definitions import defs
 from mars_assets.deployment.database import check_database, port
 from mars_assets.deployment.levels import LEVELS, Level, absolute, require, variables
@@ -43,9 +44,9 @@ def deploy(name: str, gpus: int | None, say: Callable[[str], object] = print) ->
     with explained_errors(lake.inbox):
         lake.inbox.mkdir(parents=True, exist_ok=True)
     say(f"{lake.inbox}: the folder for label exports")
-    limits = pool_limits(defs, gpus)
     # The first to open the instance creates its tables; services and runs that start at once would compete for it.
     with dg.DagsterInstance.from_config(str(home)) as instance:
+        limits = _limits(instance, gpus)
         # A pool without a limit of its own gets default_limit from the first run that uses it. On Postgres that fails
         # for the second of two at once (InFailedSqlTransaction). A test fails once it no longer does.
         for pool, limit in limits.items():
@@ -62,6 +63,13 @@ def _settings(level: Level, home: Path, database_port: int, gpus: int) -> dict[s
     if "run_coordinator" in settings:  # gives runs what they need of a host
         settings["run_coordinator"]["config"]["gpus"] = gpus
     return merged(settings, own_overlay(home))
+
+
+def _limits(instance: dg.DagsterInstance, gpus: int) -> dict[str, int]:
+    coordinator = instance.run_coordinator
+    if isinstance(coordinator, NeedsRunCoordinator):  # a lab's own settings may state another number of GPUs
+        return pool_limits(defs, coordinator.cluster.gpus, several_hosts=True)
+    return pool_limits(defs, gpus)
 
 
 def _gpus_here() -> int:

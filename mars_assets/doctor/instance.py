@@ -89,7 +89,10 @@ def pools(surroundings: Surroundings) -> Iterator[Finding]:
     says = f"no limit of their own: {', '.join(without)}"
     if is_deployed(surroundings):
         advice = "; ".join(f"dagster instance concurrency set {name} {wanted[name]}" for name in without)
-        yield problem(f"pools with {says}: their first use by two runs fails", f"{advice} (for gpu the number of GPUs)")
+        yield problem(
+            f"pools with {says}: their first use by two runs fails",
+            f"{advice} (for gpu the number of GPUs; 100 where hosts have none)",
+        )
     else:
         yield note(f"pools with {says}: the default holds, which is enough on one machine")
 

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from mars_assets.definitions import defs
-from mars_assets.deployment.pools import pool_limits
+from mars_assets.deployment.pools import ON_CPUS, pool_limits
 
 
 def test_every_pool_has_a_limit() -> None:
@@ -16,8 +16,11 @@ def test_every_pool_has_a_limit() -> None:
     assert set(pool_limits(defs, gpus=0)) == of_assets | of_ops
 
 
-@pytest.mark.parametrize(("gpus", "places"), [(0, 1), (1, 1), (4, 4), (-1, 1)])
-def test_limits(gpus: int, places: int) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "several_hosts", "places"),
+    [(0, False, 1), (1, False, 1), (4, False, 4), (-1, False, 1), (0, True, ON_CPUS), (1, True, 1), (4, True, 4)],
+)
+def test_limits(gpus: int, several_hosts: bool, places: int) -> None:
     @dg.asset(pool="archive")
     def downloaded() -> None: ...
 
@@ -32,4 +35,4 @@ def test_limits(gpus: int, places: int) -> None:
         fetched()
 
     of = dg.Definitions(assets=[downloaded, trained], jobs=[fetching])
-    assert pool_limits(of, gpus) == {"another": 1, "archive": 2, "gpu": places}
+    assert pool_limits(of, gpus, several_hosts=several_hosts) == {"another": 1, "archive": 2, "gpu": places}

@@ -89,6 +89,16 @@ def test_again_with_other_gpus(empty: Deployed) -> None:
     assert "PASSWORD=entered" in environment.read_text()
 
 
+def test_hosts_without_gpus_compute_at_once(empty: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARS_RAY_DASHBOARD", "http://127.0.0.1:8265")
+    assert cli.main(["deploy", "ray", "--gpus", "0"]) == 0
+    settings = yaml.safe_load((empty.home / "dagster.yaml").read_bytes())
+    assert ("gpu", settings["concurrency"]["runs"]["max_concurrent_runs"], False) in empty.database.query(LIMITS)
+    (empty.home / "own.yaml").write_text("run_coordinator: {config: {gpus: 3}}\n")
+    assert cli.main(["deploy", "ray", "--gpus", "0"]) == 0
+    assert ("gpu", 3, False) in empty.database.query(LIMITS)
+
+
 def test_a_labs_own_settings_win(empty: Deployed) -> None:
     assert cli.main(["deploy", "workstation"]) == 0
     (empty.home / "own.yaml").write_text("concurrency: {runs: {max_concurrent_runs: 3}}\nrun_retries: null\n")
