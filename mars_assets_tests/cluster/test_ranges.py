@@ -56,6 +56,15 @@ def test_a_run_takes_its_time_as_measured(lake: Lake) -> None:
     assert observations_per_run("crops", "hirise_images") == RUN_SECONDS / 100
 
 
+def test_what_a_run_loads_at_first_does_not_make_runs_short(lake: Lake) -> None:
+    remember_seconds(lake, "crater_maps", [75.0, 25.0])
+    remember_seconds(lake, "crater_maps", [80.0, 25.0])
+    assert observations_per_run("crater_maps") == RUN_SECONDS / 25
+    remember_seconds(lake, "crater_maps", [])
+    remember_seconds(lake, "crops", [30.0])
+    assert observations_per_run("crops") == RUN_SECONDS / 30, "of one observation nothing else is known"
+
+
 def test_bounds(lake: Lake) -> None:
     remember_seconds(lake, "crops", [0.001])
     assert observations_per_run("crops") == MOST
