@@ -95,12 +95,13 @@ class Hosts(Lab):
         folder: which all hosts share.
         postgres: which they reach.
         net: the hosts.
+        workers: how many of them runs are sent to.
     """
 
-    def __init__(self, folder: Path, postgres: Postgres, net: Network) -> None:
+    def __init__(self, folder: Path, postgres: Postgres, net: Network, workers: int = 2) -> None:
         super().__init__(folder, postgres, net.address)
         self.net = net
-        self.workers = {"w1": 11, "w2": 12}
+        self.workers = {f"w{number}": HEAD + number for number in range(1, workers + 1)}
 
     @abstractmethod
     def start(self) -> None:
@@ -132,8 +133,8 @@ class RayLab(Hosts):
         "RAY_raylet_start_wait_time_s": "180",
     }
 
-    def __init__(self, folder: Path, postgres: Postgres, net: Network) -> None:
-        super().__init__(folder, postgres, net)
+    def __init__(self, folder: Path, postgres: Postgres, net: Network, workers: int = 2) -> None:
+        super().__init__(folder, postgres, net, workers)
         self.dashboard = f"http://{net.address_of(HEAD)}:8265"
         self.deployed.environment["MARS_RAY_DASHBOARD"] = self.dashboard
 
@@ -188,10 +189,10 @@ def workstation(folder: Path, programs: Path) -> Iterator[Workstation]:
 
 
 @contextlib.contextmanager
-def ray_lab(folder: Path, programs: Path) -> Iterator[RayLab]:
+def ray_lab(folder: Path, programs: Path, workers: int = 2) -> Iterator[RayLab]:
     """A lab with Ray that is ready for trainings, of which nothing is left afterwards."""
     with network() as net, serve_postgres(programs, (net.address, net.served)) as postgres:
-        made = RayLab(folder, postgres, net)
+        made = RayLab(folder, postgres, net, workers)
         with _at_work(made):
             yield made
 
