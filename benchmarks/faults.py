@@ -16,7 +16,6 @@ import argparse
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,7 +36,7 @@ from mars_assets.lake import SCAN_STATE, SCRATCH  # noqa: E402
 from mars_assets.storage.claims import has_work  # noqa: E402
 from mars_assets.storage.files import read_json  # noqa: E402
 from mars_assets_tests.cluster.lab import Hosts, Lab, RayLab, SlurmLab, ray_lab, slurm_lab, workstation  # noqa: E402
-from mars_assets_tests.cluster.slurm_cluster import command, program  # noqa: E402
+from mars_assets_tests.cluster.slurm_cluster import command  # noqa: E402
 from mars_assets_tests.history import wait_until  # noqa: E402
 from mars_assets_tests.postgres import installed  # noqa: E402
 
@@ -345,9 +344,7 @@ def requeued(trial: Trial) -> None:
     trial.begin()
     job = trial.lab.history.tag(trial.work.run, "slurm/job_id")
     trial.died()
-    words = [program("scontrol"), "requeue", str(job)]
-    said = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603 - no words of others
-    trial.found["Slurm says"] = said.stderr.strip() or "nothing"
+    trial.found["Slurm says"] = command("scontrol", "requeue", str(job), errors=True) or "nothing"
     trial.follow()
 
 

@@ -13,7 +13,7 @@ from dagster._core.storage.dagster_run import RunRecord
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from mars_assets.definitions import defs
-from mars_assets.deployment.pools import pool_limits
+from mars_assets.deployment.pools import ON_CPUS, pool_limits
 from mars_assets.doctor.findings import Check, Finding, Surroundings, first_line, note, ok, problem
 from mars_assets.doctor.hosts import read_records
 from mars_assets.doctor.settings import database, home_folder, home_of, is_deployed, monitoring, sqlite
@@ -91,7 +91,7 @@ def pools(surroundings: Surroundings) -> Iterator[Finding]:
         advice = "; ".join(f"dagster instance concurrency set {name} {wanted[name]}" for name in without)
         yield problem(
             f"pools with {says}: their first use by two runs fails",
-            f"{advice} (for gpu the number of GPUs; 100 where hosts have none)",
+            f"{advice} (for gpu the number of GPUs; {ON_CPUS} where hosts have none)",
         )
     else:
         yield note(f"pools with {says}: the default holds, which is enough on one machine")

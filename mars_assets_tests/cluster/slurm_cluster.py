@@ -111,9 +111,11 @@ def program(name: str) -> str:
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or missing_program(name)
 
 
-def command(*arguments: str) -> str:
-    """Runs one of Slurm's commands."""
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
+def command(*arguments: str, errors: bool = False) -> str:
+    """Runs one of Slurm's commands. Returns what it prints, with its errors if asked for."""
+    stderr = subprocess.STDOUT if errors else subprocess.DEVNULL
+    done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=30, check=False)
+    return done.stdout.strip()
 
 
 def node_states() -> list[str]:
