@@ -8,6 +8,7 @@ from mars_assets.segmentation.recipe import SegRecipe
 from mars_assets.training.compute import Compute
 
 with mmseg_ready():
+    from mmengine.logging import MMLogger
     from mmengine.optim import build_optim_wrapper
     from mmengine.structures import PixelData
     from mmseg.registry import MODELS
@@ -214,6 +215,8 @@ def test_inference_at_scales_is_the_mean_of_each(micro_recipe: SegRecipe, micro:
 def test_the_heads_start_from_the_prior(micro_recipe: SegRecipe, micro: PrithviConfig, cpu: Compute):
     recipe = micro_recipe.model_copy(update={"crater_prior": 0.02, "auxiliary_head": True})
     model = MODELS.build(mmseg_config(recipe, micro, cpu).model)
+    # mmengine writes into the newest log, which may be the closed one of another test's training.
+    MMLogger.get_instance("the heads' prior")
     model.init_weights()
     for head in (model.decode_head, model.auxiliary_head):
         assert head.conv_seg.bias.softmax(0)[1].item() == pytest.approx(0.02, rel=1e-5)
