@@ -17,6 +17,10 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadf
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
+# Packages are installed without bytecode, so the first import must leave it: a run that compiles what it imports starts
+# in three times the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: .venv demo ui quick test coverage cluster-test docs bench screenshots weights
 .DEFAULT_GOAL := demo
 
