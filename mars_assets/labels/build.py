@@ -40,8 +40,6 @@ from mars_assets.labels.masks import (
     annotation_mask,
     instance_masks,
     label_image,
-    retire_masks,
-    sweep_masks,
 )
 from mars_assets.labels.merge import merge_projects
 from mars_assets.labels.splits import divided_groups, whole_groups
@@ -52,6 +50,7 @@ from mars_assets.storage.cache import Cache
 from mars_assets.storage.claims import Claim, claim
 from mars_assets.storage.files import as_rows, read_provenance, shown, write_bytes
 from mars_assets.storage.hashing import fingerprint, sha256_file
+from mars_assets.storage.named_files import replacing_table
 from mars_assets.storage.schema import columns_of, write_checked
 
 _WORK = ".building"
@@ -252,10 +251,8 @@ def _build(lake: Lake, mine: Claim, progress: Progress) -> tuple[pd.DataFrame, L
         "built_from": key,
         "report": asdict(report),
     }
-    with mine.publishing():
-        retire_masks(lake.masks, previous.masks - named)
+    with mine.publishing(), replacing_table(lake.masks.glob("*/*"), previous.masks, named):
         write_checked(lake.labelled_crops, table, LabelledCrops, about)
-        sweep_masks(lake.masks, named)
     return table, report
 
 

@@ -1,11 +1,8 @@
-"""Rasterisation of crater outlines, and removal of old masks."""
+"""Rasterisation of crater outlines."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Sequence, Set
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,9 +20,6 @@ MASK_KINDS = (*ANNOTATIONS, "instances")
 """What each outlined image has a mask of: the annotations, and crater numbers."""
 
 Mask = npt.NDArray[np.uint8]
-
-KEPT_SECONDS = 7 * 24 * 3600
-"""How long a mask that the table no longer names is retained, for trainings that started with the old table."""
 
 _LONGEST_OUTLINE = 100
 """Longest plausible outline, as a multiple of the image's height plus width."""
@@ -157,23 +151,3 @@ def label_image(instances: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
         labels[instances[index] > 0] = number
     seen = np.union1d(0, labels)
     return np.searchsorted(seen, labels).astype(np.uint16)
-
-
-def retire_masks(folder: Path, names: Set[str]) -> None:
-    """Set the masks' modification times to now, from when :func:`sweep_masks` counts.
-
-    Args:
-        folder: contains a folder for each annotation.
-        names: the masks' names in each of these folders.
-    """
-    for path in folder.glob("*/*"):
-        if path.name in names:
-            os.utime(path)
-
-
-def sweep_masks(folder: Path, named: Set[str]) -> None:
-    """Remove masks that are unused and older than ``KEPT_SECONDS``."""
-    oldest = time.time() - KEPT_SECONDS
-    for path in folder.glob("*/*"):
-        if path.name not in named and path.stat().st_mtime < oldest:
-            path.unlink()

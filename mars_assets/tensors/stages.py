@@ -3,10 +3,9 @@
 8-bit images are scaled to blue, green and red as in the paper. Crops of COLOR products have a second source, calibrated
 DN, which physics converts to green, red and near infrared; ``spectral`` derives six bands from these.
 
-Each chip stores a fingerprint of its inputs: pixels, position on Mars, settings. A stage computes only the chips whose
-fingerprint is missing or differs: a killed run continues, a changed setting recomputes, and a new label for the same
-pixels costs nothing. A manifest never lists an outdated chip: chips to be recomputed are removed from it before the
-first one is written.
+Each chip has in its name a fingerprint of its inputs: pixels, position on Mars, settings. A stage computes only the
+chips that do not exist: a killed run continues, a changed setting recomputes, and a new label for the same pixels costs
+nothing. No chip is ever replaced, so a manifest that was read stays true, see :mod:`mars_assets.storage.named_files`.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ from mars_assets.storage.claims import claim
 from mars_assets.storage.files import read_provenance, sweep
 from mars_assets.storage.geotiff import georeference
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.named_files import replacing_table
 from mars_assets.storage.published import version_in_use
 from mars_assets.storage.schema import columns_of, read_checked, write_checked
 from mars_assets.tensors.geotiff import read_chip, read_fingerprint, write_chip
@@ -52,8 +52,6 @@ HIGHEST_INCIDENCE = 80.0
 _HIGHEST_REFLECTANCE = 30_000.0  # a slope facing a low sun exceeds the maximum for level ground
 _LOOKED_AT = 64  # chips of a stage that are read to find problems
 _WORK = ".computing"
-_LACKING = "lacking"
-"""Key in a manifest's provenance: how many of its chips are being recomputed."""
 
 
 @dataclass(frozen=True)
@@ -219,18 +217,11 @@ def read_manifest(lake: Lake, stage: str) -> tuple[pd.DataFrame, dict[str, Any]]
 
     Raises:
         MissingInputError: the stage has not been materialized.
-        MarsError: a run that recomputes chips was stopped or is still in progress.
     """
     from mars_assets.tensors.schema import Chips
 
     path = lake.chips(stage)
-    manifest, provenance = read_checked(path, stage, Chips), read_provenance(path)
-    if lacking := provenance.get(_LACKING):
-        raise MarsError(
-            f"{path} lacks {lacking} chips: the run that recomputes them was stopped or is still in progress. Wait for "
-            f"it, or materialize '{stage if stage != CALIBRATED else 'reflectance'}' again"
-        )
-    return manifest, provenance
+    return read_checked(path, stage, Chips), read_provenance(path)
 
 
 def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: str, progress: Progress) -> StageResult:
@@ -249,39 +240,42 @@ def _run_stage(lake: Lake, stage: _Stage, images: pd.DataFrame, label_version: s
     with claim(folder, lake.all_tensors / _WORK / stage.name, progress) as mine:
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        manifest, computed = _computed(lake, stage, images, progress)
+        old = read_checked(lake.chips(stage.name), stage.name, Chips) if lake.chips(stage.name).exists() else None
+        manifest, computed = _computed(lake, stage, images, old, progress)
         provenance = {**stage.settings, "bands": list(stage.bands), "label_version": label_version}
-        with mine.publishing():
+        with mine.publishing(), replacing_table(folder.glob("*.tif"), _names(old), _names(manifest)):
             write_checked(lake.chips(stage.name), manifest, Chips, provenance)
     return StageResult(manifest, provenance, computed)
 
 
-def _computed(lake: Lake, stage: _Stage, images: pd.DataFrame, progress: Progress) -> tuple[pd.DataFrame, int]:
-    """Compute a stage's missing and outdated chips.
+def _names(manifest: pd.DataFrame | None) -> set[str]:
+    return set() if manifest is None else {Path(file).name for file in manifest["file"]}
+
+
+def _computed(
+    lake: Lake, stage: _Stage, images: pd.DataFrame, old: pd.DataFrame | None, progress: Progress
+) -> tuple[pd.DataFrame, int]:
+    """Compute a stage's missing chips.
 
     Returns:
         The manifest, and how many chips were computed.
     """
     from mars_assets.tensors.schema import Chips
 
-    folder, manifest_path = lake.tensors(stage.name), lake.chips(stage.name)
-    old = read_checked(manifest_path, stage.name, Chips) if manifest_path.exists() else None
-    known = {} if old is None else dict(zip(old["image_id"], old["chip_sha"], strict=True))
-    present = {path.stem for path in folder.glob("*.tif")}
-
+    folder = lake.tensors(stage.name)
+    # Earlier versions named chips by the image alone.
+    known: dict[tuple[str, str], Path] = {}
+    if old is not None:
+        names = zip(old["image_id"], old["chip_sha"], strict=True)
+        known = dict(zip(names, map(lake.inside, old["file"]), strict=True))
     rows: list[Any] = list(images.itertuples())
-    paths = [folder / f"{row.image_id}.tif" for row in rows]
     chip_shas = [fingerprint(stage.settings, row.source_sha) for row in rows]
-    todo = [
-        (row, path, chip_sha)
-        for row, path, chip_sha in zip(rows, paths, chip_shas, strict=True)
-        if row.image_id not in present or (known.get(row.image_id) or read_fingerprint(path)) != chip_sha
+    paths = [
+        known.get((row.image_id, chip_sha), folder / f"{row.image_id}-{chip_sha[:8]}.tif")
+        for row, chip_sha in zip(rows, chip_shas, strict=True)
     ]
-    replaced = {row.image_id for row, _, chip_sha in todo if known.get(row.image_id, chip_sha) != chip_sha}
-    if old is not None and replaced:
-        left = old[~old["image_id"].isin(replaced)]
-        before = read_provenance(manifest_path)
-        write_checked(manifest_path, left, Chips, {**before, _LACKING: before.get(_LACKING, 0) + len(replaced)})
+    present = set(folder.glob("*.tif"))
+    todo = [job for job in zip(rows, paths, chip_shas, strict=True) if job[1] not in present]
 
     def write(job: tuple[Any, Path, str]) -> None:
         row, path, chip_sha = job

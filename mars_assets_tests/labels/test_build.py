@@ -31,11 +31,11 @@ from mars_assets.labels.checks import (
     unused_observation_ids,
 )
 from mars_assets.labels.inbox import reject
-from mars_assets.labels.masks import KEPT_SECONDS
 from mars_assets.labels.splits import whole_groups
 from mars_assets.labels.table import current_label_version, files_of, mask_path, read_labelled_crops
 from mars_assets.lake import CROPS, Lake
 from mars_assets.storage.files import read_provenance, write_table
+from mars_assets.storage.named_files import KEPT_SECONDS
 from mars_assets.tensors.stages import make_imputed, make_reflectance
 from mars_assets_tests.labels.conftest import SQUARE, coco, image_bytes
 
