@@ -1,7 +1,7 @@
 """Files that a table names and that are never modified, such as masks and chips.
 
-A file's name has a hash of what it was made from. Only the table is replaced, as a whole. So whoever has read it finds the files that it names, whatever others compute
-meanwhile, for a week after another table took its place.
+A file's name has a hash of what it was made from. Only the table is replaced, as a whole. So whoever has read it finds
+the files that it names, whatever others compute meanwhile, for a week after another table took its place.
 """
 
 from __future__ import annotations
