@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
+from dagster._core.storage.tags import MAX_RETRIES_TAG, PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 
-from mars_assets.cluster import ray
+from mars_assets.cluster import ray, starts
 from mars_assets.cluster.ray import RayLauncher
 from mars_assets.cluster.starts import fail_dead_starts
 from mars_assets.cluster.tags import RAY_JOB_TAG
@@ -58,7 +59,8 @@ def head() -> Iterator[Head]:
 def instance(head: Head) -> Iterator[dg.DagsterInstance]:
     config = {"ray": {"address": head.address, "num_cpus": 1}}
     launcher = {"module": "mars_assets.cluster.ray", "class": "RayLauncher", "config": config}
-    with dg.instance_for_test({"run_launcher": launcher}) as instance:
+    retries = {"enabled": True, "max_retries": 1, "retry_on_asset_or_op_failure": False}
+    with dg.instance_for_test({"run_launcher": launcher, "run_retries": retries}) as instance:
         yield instance
 
 
@@ -69,9 +71,9 @@ def launcher(instance: dg.DagsterInstance) -> RayLauncher:
     return launcher
 
 
-def job_with(instance: dg.DagsterInstance, status: str) -> dg.DagsterRun:
+def job_with(instance: dg.DagsterInstance, status: str, **tags: str) -> dg.DagsterRun:
     """A run that was submitted to Ray."""
-    run = run_with(instance, status)
+    run = run_with(instance, status, **tags)
     instance.add_run_tags(run.run_id, {RAY_JOB_TAG: f"dagster-run-{run.run_id}"})
     return instance.get_run_by_id(run.run_id) or run
 
@@ -122,6 +124,36 @@ def test_a_start_that_ray_gave_up_fails(head: Head, instance: dg.DagsterInstance
     assert fail_dead_starts(instance, submitted=0) == []
     head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "no such file"}')
     assert fail_dead_starts(instance, submitted=0) == [run.run_id]
+
+
+@pytest.mark.slow
+def test_starts_that_fail_leave_the_retries_of_a_run(head: Head, instance: dg.DagsterInstance) -> None:
+    """Starts that a dead host ends, one after the other, and a job that can never start."""
+    head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "its node has died"}')
+    tags, group = {}, {}
+    for _ in range(starts.MOST_RETRIES + 1):
+        run = job_with(instance, "STARTING", **tags, **group)
+        assert fail_dead_starts(instance, submitted=0) == [run.run_id]
+        failed = instance.get_run_by_id(run.run_id)
+        assert failed is not None
+        group = group or {PARENT_RUN_ID_TAG: run.run_id, ROOT_RUN_ID_TAG: run.run_id}
+        tags = {MAX_RETRIES_TAG: failed.tags[MAX_RETRIES_TAG]}
+        retried = failed.tags[WILL_RETRY_TAG]
+        if retried == "false":
+            break
+    assert retried == "false"
+    assert len(instance.get_runs()) == starts.MOST_RETRIES + 1
+    assert tags == {MAX_RETRIES_TAG: str(starts.MOST_RETRIES)}
+
+
+@pytest.mark.slow
+def test_a_run_that_shall_not_be_retried_is_not(head: Head, instance: dg.DagsterInstance) -> None:
+    head.answer = (200, '{"type": "SUBMISSION", "status": "FAILED", "entrypoint": "x", "message": "its node has died"}')
+    run = job_with(instance, "STARTING", **{MAX_RETRIES_TAG: "0"})
+    assert fail_dead_starts(instance, submitted=0) == [run.run_id]
+    failed = instance.get_run_by_id(run.run_id)
+    assert failed is not None
+    assert (failed.tags[MAX_RETRIES_TAG], failed.tags[WILL_RETRY_TAG]) == ("0", "false")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG
 
 from mars_assets.cluster import slurm
 from mars_assets.cluster.slurm import SlurmRunLauncher
@@ -80,7 +81,14 @@ def launcher(instance: dg.DagsterInstance) -> SlurmRunLauncher:
 def run_with(instance: dg.DagsterInstance, status: str = "STARTED", **tags: str) -> dg.DagsterRun:
     pointer = ModuleCodePointer("mars_assets.definitions", "defs")
     origin = JobPythonOrigin("job", RepositoryPythonOrigin("/venv of us/bin/python", pointer))
-    return instance.create_run_for_job(job, status=dg.DagsterRunStatus(status), tags=tags, job_code_origin=origin)
+    return instance.create_run_for_job(
+        job,
+        status=dg.DagsterRunStatus(status),
+        tags=tags,
+        job_code_origin=origin,
+        parent_run_id=tags.get(PARENT_RUN_ID_TAG),
+        root_run_id=tags.get(ROOT_RUN_ID_TAG),
+    )
 
 
 def test_a_run_is_submitted_with_its_options_and_its_script(
