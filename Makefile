@@ -17,8 +17,8 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadf
 BIN := .venv/bin
 OPENCV := $(shell sed -n 's/^opencv-python-headless==//p' constraints.txt)
 
-# Packages are installed without bytecode, so the first import must leave it: a run that compiles what it imports starts
-# in three times the time.
+# Packages are installed without bytecode, which Python writes when it first imports them, unless this is set. Then every
+# process compiles them anew, and takes three times as long to import the definitions.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: .venv demo ui quick test coverage cluster-test docs bench screenshots weights

@@ -169,7 +169,7 @@ def follow(lab: RayLab, name: str, deaths: list[float]) -> float:
         if passed - said > 60:
             said = passed
             print(f"  {passed:.0f} s: {made(lab)}, runs {runs(lab)}", flush=True)
-        time.sleep(3)
+        time.sleep(3)  # each look connects to the database, which takes of the cores
     return time.monotonic() - start
 
 

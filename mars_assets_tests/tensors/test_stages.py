@@ -165,7 +165,7 @@ def test_new_images_leave_the_chips_in_force_while_they_are_made(lake: Lake, mon
 
 def test_an_unchanged_stage_opens_no_chip(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     make_reflectance(lake, images(lake), "v")
-    monkeypatch.setattr(tensors, "read_fingerprint", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(rasterio, "open", lambda path, *_, **__: pytest.fail(f"{path} is opened"))
     assert make_reflectance(lake, images(lake), "v").computed == 0
 
 
