@@ -13,10 +13,12 @@ must have its crops and its map, published once.
 from __future__ import annotations
 
 import argparse
+import collections
 import itertools
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -39,6 +41,8 @@ SIDE = 640
 """Lines and samples of a scene: one crop of 512 pixels and the slanted margins."""
 LEARNT_FROM = 12
 """Observations of the small backfill."""
+RELOADED = 90.0
+"""Seconds after which the daemon has loaded the definitions anew, and has learnt: it does so each minute."""
 KINDS = 10
 """Different scenes; each stands in the archive under many ids."""
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
@@ -129,7 +133,7 @@ def runs(lab: RayLab) -> dict[str, int]:
     return {str(status): int(number) for status, number in lab.deployed.database.query(query, "dagster/backfill")}
 
 
-def services_time() -> dict[psutil.Process, float]:
+def services_time() -> dict[tuple[str, psutil.Process], float]:
     """The core-seconds that each process of Postgres, Dagster's services and Ray has taken, without the runs.
 
     A connection to Postgres is a process that ends soon, and the daemon's code server another, so their ended children
@@ -143,10 +147,12 @@ def services_time() -> dict[psutil.Process, float]:
             continue
         if process.pid == os.getpid() or any(name in command for name in ("execute_run", "ray::Job", "ray::IDLE")):
             continue
-        if "postgres -D" in command or "dagster-" in command:
-            taken[process] = sum(times[:4])
+        if "postgres -D" in command:
+            taken["Postgres", process] = sum(times[:4])
+        elif service := re.search(r"dagster-\w+", command):
+            taken[service[0], process] = sum(times[:4])
         elif "/ray/" in command or "ray::" in command:
-            taken[process] = sum(times[:2])
+            taken["Ray", process] = sum(times[:2])
     return taken
 
 
@@ -197,13 +203,17 @@ def main() -> None:
         best = seconds * chosen.observations
         print(f"ideal: {seconds:.2f} s for each observation on {cores} cores, {best:.0f} s for all", flush=True)
         follow(lab, backfill(lab, names[chosen.observations :]), deaths=[])
+        time.sleep(RELOADED)
         deaths = [best * (number + 1) / (chosen.deaths + 1) for number in range(chosen.deaths)]
         before = services_time()
-        took = follow(lab, name := backfill(lab, names[: chosen.observations]), deaths)
-        services = sum(seconds - before.get(process, 0.0) for process, seconds in services_time().items())
-        print(f"backfill {status_of(lab, name)} after {took:.0f} s: {took / best:.2f} of the ideal")
-        share = services / cores / took
-        print(f"the services took {share:.0%} of the cores: {took * (1 - share) / best:.2f} of the ideal of the rest")
+        took = follow(lab, backfilled := backfill(lab, names[: chosen.observations]), deaths)
+        services: collections.Counter[str] = collections.Counter()
+        for (name, process), seconds in services_time().items():
+            services[name] += (seconds - before.get((name, process), 0.0)) / cores / took
+        print(f"backfill {status_of(lab, backfilled)} after {took:.0f} s: {took / best:.2f} of the ideal")
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in services.most_common())
+        print(f"of the cores, services took {services.total():.0%}: {shares}")
+        print(f"{took * (1 - services.total()) / best:.2f} of the ideal of what they left")
         print(f"made: {made(lab)}, runs {runs(lab)}, places taken {lab.history.places_taken()}")
 
 

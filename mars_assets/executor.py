@@ -8,6 +8,7 @@ starts by freeing the slots of runs whose process is gone. A run that waits for 
 time from the run that holds it.
 """
 
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -27,9 +28,15 @@ from dagster._core.storage.runs import SqliteRunStorage
 from dagster._utils.concurrency import ConcurrencySlotStatus
 
 from mars_assets.outages import outlast_outages
-from mars_assets.storage.runs import Run, State, current_run, working_for
+from mars_assets.storage.runs import Run, State, current_run, refuse_given_up, working_for
 
 PROCESS_TAG = "mars_assets/process"
+
+# Dagster writes the events of a range of partitions one by one, in no order, unless this variable has how many it may
+# write at once. A backfill that looks meanwhile finds some of a range materialized, and divides what follows into as
+# many runs as these have gaps: 42 for 120 observations, of which a run may take 21. The daemon and the webserver import
+# this, too, at the levels with ranges.
+os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "1000"
 
 
 class ClearingExecutor(InProcessExecutor):
@@ -120,7 +127,11 @@ def _record(self: dg.DagsterInstance, event: dg.EventLogEntry, **options: Any) -
     """Record an event, but no result of a run that was given up."""
     run = current_run()
     if run is not None and event.run_id == run.id and event.is_dagster_event and event.dagster_event_type in _RESULTS:
-        run.refuse_if_over()
+        batch = options.get("batch_metadata")
+        if batch is None or batch.is_end:
+            run.refuse_if_over()
+        else:
+            refuse_given_up()  # of the partitions of a range, which are written at once, not each asks the database
     DAGSTERS_RECORD(self, event, **options)
 
 

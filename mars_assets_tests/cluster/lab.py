@@ -222,7 +222,11 @@ def _archive(lab: Lab, address: str) -> Iterator[None]:
 def _at_work(lab: Hosts) -> Iterator[None]:
     """Start a lab's hosts."""
     lab.deployed.home.mkdir()
-    own = {"run_coordinator": {"config": {"most_cpus": 1, "most_memory_gb": 1}}}
+    own = {
+        "run_coordinator": {"config": {"most_cpus": 1, "most_memory_gb": 1}},
+        # The daemon asks the database about each run that waits for a host, and here takes the hosts' cores for it.
+        "concurrency": {"runs": {"max_concurrent_runs": 2 * len(lab.workers)}},
+    }
     (lab.deployed.home / "own.yaml").write_text(yaml.safe_dump(own))
     with _archive(lab, lab.net.address):
         lab.start()
