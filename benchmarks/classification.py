@@ -136,7 +136,7 @@ def predict_from_files(work: Path) -> None:
 
     folder = work / "model"
     save_weights(folder / WEIGHTS, classifier(work).state_dict())
-    write_json(folder / CONFIG, {"recipe": paper().model_dump(), "prithvi": VARIANTS["v1_100"].config.to_dict()})
+    write_json(folder / CONFIG, {"recipe": paper().model_dump(), "encoder": VARIANTS["v1_100"].config.to_dict()})
     images = pd.read_parquet(work / "images.parquet")
     with tempfile.TemporaryDirectory(dir=work) as cache:
         report(lambda: predict(folder, images, Path(cache) / "cache.json", compute(THREADS)))

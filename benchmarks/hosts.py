@@ -207,13 +207,13 @@ def main() -> None:
         deaths = [best * (number + 1) / (chosen.deaths + 1) for number in range(chosen.deaths)]
         before = services_time()
         took = follow(lab, backfilled := backfill(lab, names[: chosen.observations]), deaths)
-        services: collections.Counter[str] = collections.Counter()
+        services: collections.defaultdict[str, float] = collections.defaultdict(float)
         for (name, process), seconds in services_time().items():
             services[name] += (seconds - before.get((name, process), 0.0)) / cores / took
         print(f"backfill {status_of(lab, backfilled)} after {took:.0f} s: {took / best:.2f} of the ideal")
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in services.most_common())
-        print(f"of the cores, services took {services.total():.0%}: {shares}")
-        print(f"{took * (1 - services.total()) / best:.2f} of the ideal of what they left")
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in services.items())
+        print(f"of the cores, services took {sum(services.values()):.0%}: {shares}")
+        print(f"{took * (1 - sum(services.values())) / best:.2f} of the ideal of what they left")
         print(f"made: {made(lab)}, runs {runs(lab)}, places taken {lab.history.places_taken()}")
 
 

@@ -252,7 +252,8 @@ def same_numbers(work: Path) -> list[bool]:
     import torch
 
     from mars_assets.bands import IMPUTATION_METHODS
-    from mars_assets.prithvi.weights import load_encoder_state, open_weights, read_checkpoint
+    from mars_assets.checkpoints import read_checkpoint
+    from mars_assets.prithvi.weights import load_encoder_state, open_weights
 
     theirs = pd.DataFrame(json.loads((work / PEERS_LOSSES).read_text()))
     theirs["method"] = [IMPUTATION_METHODS[row % len(IMPUTATION_METHODS)] for row in range(len(theirs))]

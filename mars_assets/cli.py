@@ -19,6 +19,8 @@ from mars_assets.craters.agreement_files import in_words, write_comparison
 from mars_assets.craters.catalogues.reading import read_craters
 from mars_assets.deployment.levels import LEVELS
 from mars_assets.doctor.findings import Surroundings
+from mars_assets.encoders.registry import ENCODERS
+from mars_assets.encoders.weights import is_installed
 from mars_assets.errors import MarsError
 from mars_assets.images import pictures_below
 from mars_assets.instance import SETTINGS_FILE, instance_home, write_instance_settings
@@ -45,7 +47,7 @@ from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice,
 if TYPE_CHECKING:
     import pandas as pd
 
-ENCODERS = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
+EXPORTED = (*(task.model for task in TASKS), "mars_weights", "prithvi_weights")
 TABLES = (".csv", ".parquet", ".json")
 """Suffixes of the tables that the commands write."""
 
@@ -96,6 +98,22 @@ def _export(lake: Lake, options: argparse.Namespace) -> None:
     write_json(about, {"prithvi": encoder.config.to_dict(), "input": normalized})
     print(f"{target}: the encoder of {name}, in the published layout")
     print(f"{about}: its architecture, bands and normalisation")
+
+
+def _encoders(lake: Lake, options: argparse.Namespace) -> None:
+    rows = [("name", "size", "bands", "patch", "trained on", "licence", "publication", "installed")]
+    for name, published in ENCODERS.items():
+        config = published.config
+        seen = getattr(config, "seen", config.bands)
+        size = f"{config.embed_dim} wide, {config.depth} deep"
+        here = "yes" if is_installed(lake, name) else ""
+        patch = "{} x {}".format(*config.patch_size[1:])
+        rows.append(
+            (name, size, str(len(seen)), patch, published.trained_on, published.licence, published.publication, here)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
@@ -276,9 +294,16 @@ def parser() -> argparse.ArgumentParser:
         description="Write the encoder of the model in use as a state dict in Prithvi's published layout, which "
         "TerraTorch accepts as ckpt_path.",
     )
-    export.add_argument("model", choices=ENCODERS, help="model whose encoder to export")
+    export.add_argument("model", choices=EXPORTED, help="model whose encoder to export")
     export.add_argument("target", type=user_path, help="file to write, .pt or .safetensors")
     export.set_defaults(run=_export)
+    encoders = commands.add_parser(
+        "encoders",
+        help="list the published encoders",
+        description="List the published encoders that recipes may name by encoder, and which of them the asset "
+        "encoder_weights has installed in the lake.",
+    )
+    encoders.set_defaults(run=_encoders)
     predict = commands.add_parser(
         "predict",
         help="predict the probability of a crater for each image in a folder",

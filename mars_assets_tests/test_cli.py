@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from mars_assets.checkpoints import read_checkpoint
 from mars_assets.cli import main
 from mars_assets.craters.geometry import craters_of_mask
 from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model, make_current, set_current_weights
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.weights import Origin, install, load_encoder, load_encoder_state, open_weights, read_checkpoint
+from mars_assets.prithvi.weights import Origin, install, load_encoder, load_encoder_state, open_weights
 from mars_assets.segmentation.prediction_file import read_mask
 from mars_assets.segmentation.task import smallest_evaluated
 from mars_assets.storage.files import read_json, write_json
@@ -86,7 +87,7 @@ def test_the_encoder_of_a_segmenter_goes_out_with_how_its_input_is_normalised(la
 def test_a_unet_has_no_encoder_to_go_out(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _segmenter(lake, architecture="unet")
     assert main(["--lake", str(lake.root), "export", "seg_model", str(tmp_path / "encoder.pt")]) == 1
-    assert "is a U-Net: only models with Prithvi's encoder" in capsys.readouterr().err
+    assert "has no encoder of Prithvi's, and only these can be exported" in capsys.readouterr().err
 
 
 def test_craters_of_a_folder_are_a_table(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ import torch
 
 from mars_assets import cli
 from mars_assets.bands import HLS_BANDS
+from mars_assets.checkpoints import read_checkpoint
 from mars_assets.classification.checkpoint import open_classifier
 from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.weights import load_encoder_state, read_checkpoint
+from mars_assets.prithvi.weights import load_encoder_state
 from mars_assets.sample.server import serve
 from mars_assets.storage.files import read_json, read_table
 from mars_assets.tensors.geotiff import read_chip
@@ -48,7 +49,7 @@ def test_dg_needs_no_variable(shell: Shell) -> None:
     assert code == 0, output
     code, output = shell.run("list", "defs", "--json", module=False, program=DG)
     assert code == 0, output
-    assert len(json.loads(output[output.index("{") :])["assets"]) == 26
+    assert len(json.loads(output[output.index("{") :])["assets"]) == 27
     code, output = shell.run("launch", "--assets", "cls_model", module=False, program=DG)
     assert code == 1
     assert "dagster asset materialize --select labelled_crops,reflectance,imputed_post_norm,prithvi_weights" in output
@@ -120,7 +121,7 @@ def test_kill_in_a_tensor_stage_then_in_a_training(labelled: Shell) -> None:
     exported = labelled.folder / "encoder.pt"
     assert cli.main(["--lake", str(lake.root), "export", "cls_model", str(exported)]) == 0
     classifier, config = open_classifier(lake.model("cls_model") / version)
-    encoder, _ = load_encoder_state(PrithviConfig.from_dict(config["prithvi"]), read_checkpoint(exported))
+    encoder, _ = load_encoder_state(PrithviConfig.from_dict(config["encoder"]), read_checkpoint(exported))
     table = labelled.folder / "probabilities.parquet"
     assert cli.main(["--lake", str(lake.root), "predict", str(lake.labels / "images"), "--out", str(table)]) == 0
     predicted = pd.read_parquet(table)
@@ -143,6 +144,6 @@ def test_dagster_dev_serves_the_graph(server: str) -> None:
             break
         time.sleep(1)
     nodes = {node["assetKey"]["path"][0]: node for node in answer["data"]["assetNodes"]}
-    assert len(nodes) == 26
+    assert len(nodes) == 27
     assert nodes["cls_model"]["groupName"] == "models"
     assert "experiment" in nodes["cls_model"]["jobNames"]

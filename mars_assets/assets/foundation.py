@@ -12,6 +12,8 @@ from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import AS_BEFORE, recipe_from
 from mars_assets.code_versions import PRETRAINING, WEIGHTS
+from mars_assets.encoders.registry import ENCODERS
+from mars_assets.encoders.weights import install_encoder, is_installed
 from mars_assets.errors import MarsError
 from mars_assets.lake import CONFIG, HISTORY, LOAD_REPORT, MARS_WEIGHTS, Lake
 from mars_assets.models.versions import current_weights, make_current, set_current_weights, weights_in_use
@@ -23,6 +25,7 @@ from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
 from mars_assets.storage.files import read_json, read_table, user_path
 from mars_assets.storage.hashing import fingerprint
+from mars_assets.storage.published import version_in_use
 from mars_assets.training.run_folder import TrainingJob
 
 GROUP = "foundation"
@@ -97,6 +100,55 @@ def _installed(lake: Lake, config: PrithviWeightsConfig, progress: Progress) -> 
         )
     in_use = weights_in_use(lake)
     return install_as_before(lake, in_use, progress) if in_use else install(lake, Origin("sample", "sample"), progress)
+
+
+class EncoderWeightsConfig(dg.Config):
+    """Choice of further encoders."""
+
+    encoders: list[str] = Field(
+        default=[],
+        description="Names of the encoders to install, such as [galileo_nano]: `mars-assets encoders` lists all. Those "
+        "that are installed stay.",
+    )
+    path: str = Field(
+        "", description="A local copy of the published file, for one encoder. Empty: Hugging Face's hub, or its cache."
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"pytorch", "huggingface"}, code_version=WEIGHTS)
+def encoder_weights(
+    context: dg.AssetExecutionContext, config: EncoderWeightsConfig, lake: LakeResource
+) -> dg.MaterializeResult:
+    """Published weights of further encoders, verified.
+
+    Recipes name them by `encoder`: Prithvi's variants beside the one in use, and encoders of other families, such as
+    Galileo. `cls_model`, `seg_model` and their sweeps start from any of them, from its shuffled weights, or from random
+    ones of its architecture. Every tensor of a file is accounted for, as for `prithvi_weights`.
+    """
+    with mendable():
+        here, progress = lake.open(), progress_of(context)
+        if config.path and len(config.encoders) != 1:
+            raise MarsError("encoder_weights: path is the file of one encoder: name it under encoders")
+        for name in config.encoders:
+            install_encoder(here, name, user_path(config.path) if config.path else None, progress)
+        reports = {
+            name: read_json(version_in_use(here.foundation(name)) / LOAD_REPORT)
+            for name in ENCODERS
+            if is_installed(here, name)
+        }
+    columns = ["encoder", "parameters", "trained on", "licence", "publication", "sha256"]
+    rows = pd.DataFrame(
+        [
+            (name, report["parameters"], about.trained_on, about.licence, about.publication, report["sha256"])
+            for name, report in reports.items()
+            for about in [ENCODERS[name]]
+        ],
+        columns=columns,
+    )
+    return dg.MaterializeResult(
+        metadata={"dagster/row_count": len(rows), "encoders": table(rows)},
+        data_version=dg.DataVersion(fingerprint(rows[["encoder", "sha256"]].to_numpy().tolist())[:16]),
+    )
 
 
 class MarsWeightsConfig(dg.Config, PretrainRecipe):

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 from pydantic import Field, create_model
 
-from mars_assets.assets.foundation import mars_weights, prithvi_weights
+from mars_assets.assets.foundation import encoder_weights, mars_weights, prithvi_weights
 from mars_assets.assets.labels import labelled_crops
 from mars_assets.assets.metadata import cached_metadata, mendable, picture, progress_of, table, where
 from mars_assets.assets.run_config import recipe_from
@@ -21,7 +21,10 @@ from mars_assets.tasks import TASKS
 
 GROUP = "models"
 
-INPUTS: list[dg.AssetKey] = [dg.AssetKey(STAGE), labelled_crops.key, prithvi_weights.key, mars_weights.key]
+INPUTS: list[dg.AssetKey] = [
+    *(dg.AssetKey(STAGE), labelled_crops.key),
+    *(prithvi_weights.key, mars_weights.key, encoder_weights.key),
+]
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import ValidationError
@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from mars_assets.classification.model import Classifier, CraterClassifier, OutlineClassifier, TimmClassifier
 from mars_assets.classification.recipe import OUTLINES, ClsRecipe, recipe_of
+from mars_assets.encoders.config import EncoderConfig, shown, trained_encoder
+from mars_assets.encoders.weights import new_encoder, open_encoder
 from mars_assets.errors import DamagedFileError, MarsError
 from mars_assets.lake import CONFIG, NETWORK, SEGMENTER, WEIGHTS
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.model import PrithviEncoder
-from mars_assets.prithvi.weights import open_weights
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import SegRecipe
@@ -32,18 +31,21 @@ from mars_assets.storage.files import atomic_path, read_json, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.training.run_folder import require_finished
 
+if TYPE_CHECKING:
+    from mars_assets.encoders.weights import Encoder
 
-def build_classifier(recipe: ClsRecipe, encoder: PrithviEncoder) -> CraterClassifier:
+
+def build_classifier(recipe: ClsRecipe, encoder: Encoder) -> CraterClassifier:
     """Build a recipe's classifier around an encoder, with a random linear unit."""
     return CraterClassifier(encoder, recipe.pooling, recipe.dropout, recipe.mask_ratio)
 
 
-def build_baseline(recipe: ClsRecipe, config: PrithviConfig, imagenet: bool = False) -> TimmClassifier:
+def build_baseline(recipe: ClsRecipe, config: EncoderConfig, imagenet: bool = False) -> TimmClassifier:
     """Build a recipe's timm model, for the bands and statistics of ``config``."""
     return TimmClassifier(recipe.architecture, config, recipe.dropout, recipe.image_size, imagenet)
 
 
-def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
+def start_of(recipe: ClsRecipe, folder: Path) -> tuple[EncoderConfig, str]:
     """Read configuration and sha256 of the weights a training starts from.
 
     Args:
@@ -55,12 +57,12 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
         MarsError: the segmentation model does not accept the recipe's image size or normalization.
     """
     if recipe.architecture != OUTLINES:
-        published = open_weights(folder)
-        return published.config, published.sha256
+        published = open_encoder(folder)
+        return shown(published.config, recipe.normalize), published.sha256
 
     require_finished(folder, "seg_model")
     trained = read_json(folder / CONFIG)
-    config = PrithviConfig.from_dict(trained["prithvi"])
+    config = trained_encoder(trained)
     try:
         outlining = SegRecipe.model_validate(trained["recipe"])
     except ValidationError as error:
@@ -75,7 +77,7 @@ def start_of(recipe: ClsRecipe, folder: Path) -> tuple[PrithviConfig, str]:
     return config, sha256_file(folder / SEGMENTER)
 
 
-def begin_with_outlines(segmenter: Path, config: PrithviConfig, folder: Path) -> OutlineClassifier:
+def begin_with_outlines(segmenter: Path, config: EncoderConfig, folder: Path) -> OutlineClassifier:
     """Build a classifier from a segmentation model; write ``network.json``."""
     network, _ = open_segmenter(segmenter)
     network.auxiliary_head = None  # used only to train the segmentation model
@@ -107,7 +109,7 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     """Open a finished classifier, in evaluation mode on the CPU.
 
     Returns:
-        The classifier and its ``config.json``: recipe, seed, classes, bands, statistics, prithvi, provenance, compute,
+        The classifier and its ``config.json``: recipe, seed, classes, bands, statistics, encoder, provenance, compute,
         report.
 
     Raises:
@@ -117,15 +119,15 @@ def open_classifier(folder: Path) -> tuple[Classifier, dict[str, Any]]:
     require_finished(folder, "cls_model")
     config = read_json(folder / CONFIG)
     recipe = recipe_of(config)
-    prithvi = PrithviConfig.from_dict(config["prithvi"])
+    encoder = trained_encoder(config)
     ours = recipe.architecture == PRITHVI
     if ours:
         with torch.device("meta"):  # initialising random weights would take as long as reading the file
-            classifier: Classifier = build_classifier(recipe, PrithviEncoder(prithvi))
+            classifier: Classifier = build_classifier(recipe, new_encoder(encoder, meta=True))
     elif recipe.architecture == OUTLINES:
-        classifier = OutlineClassifier(_network_of(folder), prithvi)
+        classifier = OutlineClassifier(_network_of(folder), encoder)
     else:
-        classifier = build_baseline(recipe, prithvi)
+        classifier = build_baseline(recipe, encoder)
     config["recipe"] = recipe.model_dump()
     weights = load_weights(folder / WEIGHTS)
     try:

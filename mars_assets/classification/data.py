@@ -20,8 +20,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor
 
 from mars_assets.bands import HLS_BANDS, normalize
+from mars_assets.encoders.config import EncoderConfig
 from mars_assets.errors import DamagedFileError, MarsError
-from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.tensors.geotiff import read_bands, size_of
 from mars_assets.training.augmentation import BRIGHTNESS, CONTRAST, NOISE, ORIENTATIONS, by_itself, oriented, relit
 from mars_assets.training.memory import InMemory
@@ -33,7 +33,7 @@ SHIFT = 0.1
 """Random shifts are drawn from [-SHIFT, SHIFT] of the side, along each side."""
 
 
-def load_chip(path: Path, config: PrithviConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
+def load_chip(path: Path, config: EncoderConfig, image_size: int, by: Normalization = "statistics") -> Tensor:
     """Read a chip, normalise it and resample it to a square.
 
     Args:

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mars_assets.classification.data import load_chip
+from mars_assets.classification.model import mean_of_patches
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.code_versions import FEATURES
+from mars_assets.encoders.registry import RANDOM, SHUFFLED
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
@@ -22,7 +24,7 @@ from mars_assets.storage.hashing import fingerprint
 from mars_assets.training.augmentation import oriented
 
 if TYPE_CHECKING:
-    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.encoders.weights import Encoder
     from mars_assets.training.compute import Compute
 
 
@@ -92,12 +94,13 @@ class FeatureCache:
         self._orientations = orientations_of(recipe)
         self._recipe = recipe
         self._compute = compute
-        random = [compute.seed, torch.__version__] if recipe.encoder == "random" else None
+        drawn = recipe.encoder == "random" or recipe.encoder.startswith((RANDOM, SHUFFLED))
+        random = [compute.seed, torch.__version__] if drawn else None
         read = [recipe.image_size, recipe.normalize, self._orientations]
         name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"
 
-    def of(self, load: Callable[[], PrithviEncoder], images: pd.DataFrame, progress: Progress = SILENT) -> Tensor:
+    def of(self, load: Callable[[], Encoder], images: pd.DataFrame, progress: Progress = SILENT) -> Tensor:
         """Return features of images, computing those that are not cached.
 
         Args:
@@ -129,11 +132,13 @@ class FeatureCache:
             found = cache.get_all(images[["image_id", "chip_sha"]].to_numpy().tolist(), compute)
         return torch.from_numpy(np.stack(found))
 
-    def _computed(self, encoder: PrithviEncoder, chips: Tensor) -> Tensor:
+    def _computed(self, encoder: Encoder, chips: Tensor) -> Tensor:
         chips = chips.to(self._compute.device)
         views = []
         with torch.inference_mode(), self._compute.autocast():
             for orientation in range(self._orientations):
                 tokens = encoder(oriented(chips, orientation)).tokens.float()
-                views.append(torch.stack([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
+                mean = mean_of_patches(tokens, encoder.config)
+                # Recipes that would read the class token of an encoder without one are refused.
+                views.append(torch.stack([tokens[:, 0] if encoder.config.HAS_CLASS_TOKEN else mean, mean], dim=1))
         return torch.stack(views, dim=1).cpu()

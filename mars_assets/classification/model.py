@@ -1,10 +1,10 @@
-"""Classifiers from Prithvi's encoder, a segmentation network or timm."""
+"""Classifiers from an encoder, a segmentation network or timm."""
 
 from __future__ import annotations
 
 import abc
 import difflib
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import timm
 import torch
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mars_assets.classification.recipe import STRONGEST
+from mars_assets.encoders.config import EncoderConfig
 from mars_assets.errors import MarsError
-from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.segmentation.fusion import channels_together
 from mars_assets.training.augmentation import oriented
+
+if TYPE_CHECKING:
+    from mars_assets.encoders.weights import Encoder
 
 
 def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
@@ -26,6 +28,11 @@ def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         return head(dropout(features.float())).squeeze(-1)
+
+
+def mean_of_patches(tokens: Tensor, config: EncoderConfig) -> Tensor:
+    """Average an encoder's tokens (B, N, D), but for its class token, to (B, D)."""
+    return tokens[:, int(config.HAS_CLASS_TOKEN) :].mean(dim=1)
 
 
 class Classifier(nn.Module, abc.ABC):
@@ -38,7 +45,7 @@ class Classifier(nn.Module, abc.ABC):
     without_decay: tuple[str, ...]
     """Names in ``layers`` of parameters without weight decay; biases and norms have none either."""
 
-    def __init__(self, config: PrithviConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
 
@@ -57,7 +64,7 @@ class Classifier(nn.Module, abc.ABC):
 
 
 class CraterClassifier(Classifier):
-    """Prithvi's encoder, one pooled token, dropout, one linear unit.
+    """An encoder, one pooled token, dropout, one linear unit.
 
     Args:
         encoder: computes tokens from chips.
@@ -66,17 +73,16 @@ class CraterClassifier(Classifier):
         mask_ratio: share of patches removed from the encoder's input in training; none are removed in evaluation.
     """
 
-    without_decay = ("encoder.cls_token",)
-
     def __init__(
         self,
-        encoder: PrithviEncoder,
+        encoder: Encoder,
         pooling: Literal["class_token", "mean"],
         dropout: float,
         mask_ratio: float = 0.0,
     ) -> None:
         super().__init__(encoder.config)
         self.encoder = encoder
+        self.without_decay = tuple(f"encoder.{name}" for name in encoder.WITHOUT_DECAY)
         self.pooling = pooling
         self.mask_ratio = mask_ratio
         self.dropout = nn.Dropout(dropout)
@@ -87,7 +93,7 @@ class CraterClassifier(Classifier):
 
     def forward(self, chips: Tensor) -> Tensor:
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
-        pooled = tokens[:, 0] if self.pooling == "class_token" else tokens[:, 1:].mean(dim=1)
+        pooled = tokens[:, 0] if self.pooling == "class_token" else mean_of_patches(tokens, self.config)
         return logits_of(self.head, self.dropout, pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -96,7 +102,7 @@ class CraterClassifier(Classifier):
         The final norm belongs to the last block.
         """
         return {
-            "stem": r"^encoder\.(?:cls_token|patch_embed)",
+            "stem": r"^encoder\.(?!blocks\.|norm\.)",
             "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
         }
 
@@ -122,9 +128,7 @@ class OutlineClassifier(Classifier):
         MarsError: the network has other classes.
     """
 
-    without_decay = ("network.backbone.encoder.cls_token",)
-
-    def __init__(self, network: nn.Module, config: PrithviConfig) -> None:
+    def __init__(self, network: nn.Module, config: EncoderConfig) -> None:
         super().__init__(config)
         head = cast(Any, network).decode_head
         if head.conv_seg.out_channels != 2:
@@ -135,6 +139,8 @@ class OutlineClassifier(Classifier):
         self._frozen = False
         head.conv_seg = _Float32Convolution.of(head.conv_seg)
         self.network = network.requires_grad_(True)
+        names = getattr(self.encoder, "WITHOUT_DECAY", ())  # a U-Net's has none
+        self.without_decay = tuple(f"network.backbone.encoder.{name}" for name in names)
         self.head = nn.Linear(1, 1)
         nn.init.constant_(self.head.weight, 0.5 / _PACE)
         nn.init.constant_(self.head.bias, -1.0 / _PACE)
@@ -165,11 +171,11 @@ class OutlineClassifier(Classifier):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Define layers in timm's format, for layer-wise learning rates.
 
-        Everything except Prithvi's encoder learns at the head's rate.
+        Everything except the encoder learns at the head's rate.
         """
         encoder = r"^network\.backbone\.encoder\."
         return {
-            "stem": encoder + r"(?:cls_token|patch_embed)",
+            "stem": encoder + r"(?!blocks\.|norm\.)",
             "blocks": [(encoder + r"blocks\.(\d+)", None), (encoder + r"norm", (99999,))],
         }
 
@@ -203,7 +209,7 @@ class TimmClassifier(Classifier):
         MarsError: timm has no such model, it does not end in one linear unit, or its weights cannot be downloaded.
     """
 
-    def __init__(self, name: str, config: PrithviConfig, dropout: float, image_size: int, imagenet: bool) -> None:
+    def __init__(self, name: str, config: EncoderConfig, dropout: float, image_size: int, imagenet: bool) -> None:
         super().__init__(config)
         self._frozen = False
         if not timm.is_model(name):

@@ -18,6 +18,7 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.features import FeatureCache, FeatureHead
 from mars_assets.classification.recipe import recipe_of
 from mars_assets.code_versions import CLASSIFIER_PREDICTION
+from mars_assets.encoders.config import trained_encoder
 from mars_assets.errors import MarsError
 from mars_assets.lake import CONFIG, WEIGHTS
 from mars_assets.progress import SILENT, Progress
@@ -28,7 +29,7 @@ from mars_assets.threads import in_threads
 from mars_assets.training.run_folder import require_finished
 
 if TYPE_CHECKING:
-    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.encoders.weights import Encoder
     from mars_assets.training.compute import Compute
 
 
@@ -76,7 +77,7 @@ def predict(
 
 
 def predict_from_features(
-    model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], PrithviEncoder], compute: Compute
+    model_folder: Path, images: pd.DataFrame, features: Path, load: Callable[[], Encoder], compute: Compute
 ) -> pd.DataFrame:
     """Predict from the cached features of a frozen encoder.
 
@@ -94,7 +95,7 @@ def predict_from_features(
     config = read_json(model_folder / CONFIG)
     recipe, settings = recipe_of(config), config["settings"]
     cache = FeatureCache(features, settings["weights"], recipe, replace(compute, seed=settings["seed"]))
-    head = FeatureHead(config["prithvi"]["embed_dim"], recipe).eval()
+    head = FeatureHead(trained_encoder(config).embed_dim, recipe).eval()
     weights = load_weights(model_folder / WEIGHTS)
     head.load_state_dict({name: value for name, value in weights.items() if name.startswith("head.")})
     with torch.inference_mode():

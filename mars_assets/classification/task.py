@@ -37,6 +37,7 @@ from mars_assets.training.compute import Compute
 from mars_assets.training.run_folder import TrainingJob
 
 if TYPE_CHECKING:
+    from mars_assets.encoders.weights import Encoder
     from mars_assets.prithvi.model import PrithviEncoder
 
 HEADS: dict[str, Any] = {
@@ -118,8 +119,8 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
     encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
     if not isinstance(encoder, PrithviEncoder):
         raise MarsError(
-            f"{model.name} {model.version} has the architecture {model.config['recipe']['architecture']}, but only "
-            "Prithvi encoders can be exported: choose a model that has one"
+            f"{model.name} {model.version} has no encoder of Prithvi's (its architecture is "
+            f"{model.config['recipe']['architecture']}), and only these can be exported: choose a model that has one"
         )
     return encoder
 
@@ -136,7 +137,7 @@ def _predict(
     recipe = recipe_of(model.config)
 
     @cache
-    def load() -> PrithviEncoder:
+    def load() -> Encoder:
         start = start_from_weights(lake, recipe.encoder)
         if start.sha256 != model.config["settings"]["weights"]:
             raise ProvenanceError(

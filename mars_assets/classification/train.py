@@ -32,12 +32,12 @@ from mars_assets.classification.evaluate import scores
 from mars_assets.classification.features import FeatureCache, FeatureHead, are_enough
 from mars_assets.classification.model import Classifier
 from mars_assets.classification.recipe import CLASSES, OUTLINES, ClsRecipe
+from mars_assets.encoders.config import EncoderConfig
+from mars_assets.encoders.weights import new_encoder
 from mars_assets.errors import MarsError
 from mars_assets.lake import HISTORY, WEIGHTS
 from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.model import PrithviEncoder
 from mars_assets.storage.files import write_table
 from mars_assets.training.loop import History, Row, Training, best_of, train
 from mars_assets.training.memory import InMemory
@@ -182,7 +182,8 @@ def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any
     images, compute = _checked(job.images), job.compute
     recipe = _sized(job.recipe, images)
     start, sha256 = start_of(recipe, job.weights)
-    _check_masking(recipe, start)
+    if recipe.architecture == PRITHVI:
+        _check_encoder(recipe, start)
 
     def fit(scratch: Path) -> Trained:
         if job.cache is not None and "chip_sha" in images and are_enough(recipe):
@@ -212,7 +213,7 @@ def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any
     return run_training(job, sha256, identity_of(images), fit)
 
 
-def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe, start: PrithviConfig) -> Classifier:
+def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe, start: EncoderConfig) -> Classifier:
     if recipe.architecture == OUTLINES:
         return begin_with_outlines(job.weights, start, job.folder)
     if recipe.architecture == PRITHVI:
@@ -252,14 +253,24 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     return images
 
 
-def _check_masking(recipe: ClsRecipe, config: PrithviConfig) -> None:
-    """Check that the masking leaves something of an image.
+def _check_encoder(recipe: ClsRecipe, config: EncoderConfig) -> None:
+    """Check that the encoder can do what a recipe asks for.
 
     Raises:
-        MarsError: it does not.
+        MarsError: its patches do not divide the images, the masking leaves nothing of them, or it has no class token.
     """
-    patches = (recipe.image_size // config.patch_size[1]) * (recipe.image_size // config.patch_size[2])
-    if recipe.architecture == PRITHVI and int(patches * (1 - recipe.mask_ratio)) < 1:
+    _, rows, columns = config.patch_size
+    size = recipe.image_size
+    if size % rows or size % columns:
+        steps = math.lcm(rows, columns)
+        raise MarsError(
+            f"image_size={size}: {config.variant} cuts images into patches of {rows} x {columns} pixels, so take a "
+            f"multiple of {steps}, such as {max(round(size / steps), 1) * steps}"
+        )
+    if recipe.pooling == "class_token" and not config.HAS_CLASS_TOKEN:
+        raise MarsError(f"{config.variant} has no class token: set pooling to mean")
+    patches = (size // rows) * (size // columns)
+    if int(patches * (1 - recipe.mask_ratio)) < 1:
         raise MarsError(
             f"mask_ratio {recipe.mask_ratio:g} removes all {patches} patches of images of {recipe.image_size} pixels: "
             "take a lower one, or a larger image_size"
@@ -267,7 +278,7 @@ def _check_masking(recipe: ClsRecipe, config: PrithviConfig) -> None:
 
 
 def _report(
-    trained: Classifier | FeatureHead, config: PrithviConfig, recipe: ClsRecipe, history: History, images: pd.DataFrame
+    trained: Classifier | FeatureHead, config: EncoderConfig, recipe: ClsRecipe, history: History, images: pd.DataFrame
 ) -> dict[str, Any]:
     splits = {split: images.loc[images["split"] == split, "label"] for split in ("train", "valid")}
     parameters = sum(p.numel() for p in trained.parameters())
@@ -290,9 +301,8 @@ def _report(
 
 
 @functools.cache
-def _encoder_parameters(config: PrithviConfig) -> int:
-    with torch.device("meta"):
-        return sum(p.numel() for p in PrithviEncoder(config).parameters())
+def _encoder_parameters(config: EncoderConfig) -> int:
+    return sum(p.numel() for p in new_encoder(config, meta=True).parameters())
 
 
 def _json_able(row: dict[str, float]) -> dict[str, float | None]:

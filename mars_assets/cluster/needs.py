@@ -90,6 +90,7 @@ OF_STEPS = {
     "roboflow_exports": Needs(cpus=1, memory_gb=4, hours=0.5),
     # The largest checkpoint has 2.5 GB and is converted in memory (a guess); the download is the time.
     "prithvi_weights": Needs(cpus=1, memory_gb=12, hours=4),
+    "encoder_weights": Needs(cpus=1, memory_gb=12, hours=4),
     # Decodes strips with all CPUs: 0.4 GB from a single-tile scene of 24,000 x 4,000 pixels, as large as its file and
     # more where packets cannot be separated (imagery/jpeg2000.py).
     "crops": Needs(cpus=4, memory_gb=6, hours=1),

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mars_assets.bands import BandStatistics
+from mars_assets.encoders.config import shown
+from mars_assets.encoders.registry import ENCODERS, RANDOM, SHUFFLED, base_name
+from mars_assets.encoders.weights import architecture_of, installed, new_encoder, open_encoder, shuffle
 from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import seen_through
 from mars_assets.models.versions import ModelVersion, current_model, current_weights
-from mars_assets.prithvi.weights import load_encoder, open_weights
 from mars_assets.training.compute import Compute
 from mars_assets.training.recipe import FineTuningRecipe
 
 if TYPE_CHECKING:
-    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.encoders.weights import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
     Args:
         lake: has the weights.
         encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of
-            ``prithvi_weights``.
+            ``prithvi_weights``; or a published one by its name, which ``random:`` or ``shuffled:`` may precede, see
+            :mod:`mars_assets.encoders.registry`.
 
     Raises:
         MissingInputError: they have not been materialized.
@@ -53,15 +56,25 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
     if encoder == "mars_weights":
         model = current_model(lake, encoder)
         folder = model.folder / MARS_WEIGHTS
-        weights = open_weights(folder)
+        weights = open_encoder(folder)
         return start_from_model(lake, model, folder, weights.sha256, weights.config.statistics)
+    if (name := base_name(encoder)) in ENCODERS:
+        folder = architecture_of(lake, name) if encoder.startswith(RANDOM) else installed(lake, name)
+        opened = open_encoder(folder)
+        return Start(
+            folder=folder,
+            sha256=opened.sha256,
+            name=encoder,
+            statistics=opened.config.statistics,
+            provenance={"weights": encoder, "weights_sha256": opened.sha256},
+        )
     folder, sha256, variant = current_weights(lake)
     name = variant if encoder != "random" else f"random, of {variant}'s architecture"
     return Start(
         folder=folder,
         sha256=sha256,
         name=name,
-        statistics=open_weights(folder).config.statistics,
+        statistics=open_encoder(folder).config.statistics,
         provenance={"weights": name, "weights_sha256": sha256},
     )
 
@@ -90,14 +103,18 @@ def start_from_model(lake: Lake, model: ModelVersion, folder: Path, sha256: str,
     )
 
 
-def initial_encoder(recipe: FineTuningRecipe, weights: Path, compute: Compute) -> PrithviEncoder:
+def initial_encoder(recipe: FineTuningRecipe, weights: Path, compute: Compute) -> Encoder:
     """Build the encoder that a training starts from.
 
-    Random weights are those of the seed.
+    Random weights are those of the seed, and so is the order of shuffled ones.
     """
-    from mars_assets.prithvi.model import PrithviEncoder
-
-    if recipe.encoder != "random":
-        return load_encoder(weights)
-    compute.seed_everything()
-    return PrithviEncoder(open_weights(weights).config)
+    opened = open_encoder(weights)
+    if recipe.encoder == "random" or recipe.encoder.startswith(RANDOM):
+        compute.seed_everything()
+        encoder = new_encoder(opened.config)
+    else:
+        encoder = opened.load()
+        if recipe.encoder.startswith(SHUFFLED):
+            encoder = shuffle(encoder, compute.seed)
+    encoder.config = shown(opened.config, recipe.normalize)
+    return encoder

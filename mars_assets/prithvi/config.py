@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mars_assets.bands import HLS_BANDS, PRITHVI_V1, PRITHVI_V2, BandStatistics
 from mars_assets.errors import MarsError
@@ -55,6 +55,9 @@ class PrithviConfig:
     norm_pix_loss: bool = False
     bands: tuple[str, ...] = HLS_BANDS
     statistics: BandStatistics = PRITHVI_V1
+
+    FAMILY: ClassVar[str] = "prithvi"
+    HAS_CLASS_TOKEN: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         problems = []

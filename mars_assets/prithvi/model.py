@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
@@ -177,6 +177,8 @@ def _initialise(module: nn.Module) -> None:
 
 class PrithviEncoder(nn.Module):
     """The Vision Transformer, which downstream tasks use."""
+
+    WITHOUT_DECAY: ClassVar = ("cls_token",)
 
     def __init__(self, config: PrithviConfig) -> None:
         super().__init__()

@@ -7,31 +7,18 @@ A folder of weights contains ``model.safetensors`` (the published layout, keys p
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import zipfile
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    GatedRepoError,
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from mars_assets.checkpoints import few, read_checkpoint, refuse_mismatch, save_tensors, storable
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
+from mars_assets.hub import hub_file
 from mars_assets.lake import CONFIG, LOAD_REPORT, WEIGHTS, Lake
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.progress import SILENT, Progress
-from mars_assets.storage.files import atomic_path, downloaded_instead, first_bytes, read_json, user_path, write_json
+from mars_assets.storage.files import atomic_path, read_json, user_path, write_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
@@ -43,17 +30,12 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound="nn.Module")
 
 WeightsSource = Literal["huggingface", "file", "sample"]
-Layout = Literal["prefixed", "flat"]
+Layout = Literal["prefixed", "flat", "published"]
 
 SAMPLE = Path(__file__).parent.parent / "sample" / "weights"
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "module")
-"""Keys of the model's state in a checkpoint, in the order in which they are looked for."""
 _COMPILED = "_orig_mod."
 """What torch.compile adds to keys, in front or after the name of a compiled part."""
-_LISTED = 4
-"""Number of keys of a kind that an error names."""
-_SAVE = "save only the model's state dict"
 _PREFIXES = ("encoder.", "decoder.")
 _TABLES = {"encoder.pos_embed", "decoder.decoder_pos_embed"}
 _FLAT_DECODER = ("decoder_", "mask_token", "temporal_embed_dec.", "location_embed_dec.")
@@ -64,7 +46,7 @@ class LoadReport:
     """The use of every key of a file and of a model. Keys are in the prefixed layout.
 
     Args:
-        layout: layout of the file's keys.
+        layout: layout of the file's keys; ``published`` for architectures that have one.
         loaded: keys loaded from the file.
         recomputed: keys of fixed position tables, which are computed instead of loaded.
         unused: keys in the file that are not needed: coordinate scales of TL variants, the decoder if only the encoder
@@ -79,112 +61,6 @@ class LoadReport:
     unused: tuple[str, ...]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint file, memory-mapped if the format allows it.
-
-    Code in the file is never run.
-
-    Args:
-        path: safetensors, or a file by ``torch.save``, whatever its suffix: a state dict, bare or under a key such as
-            ``model`` or ``state_dict``.
-
-    Raises:
-        MarsError: the file does not exist, or contains something other than tensors.
-        DamagedFileError: it has neither format, or is truncated.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MarsError(f"the checkpoint {path} does not exist: correct its path")
-    content: Any
-    try:
-        if _is_safetensors(path):
-            content = load_file(path)
-        elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
-            _refuse_program(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        else:
-            with path.open("rb") as file:
-                content = torch.load(file, map_location="cpu", weights_only=True)
-    except MarsError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise MarsError(
-            f"{path} contains more than tensors, and unpickling it could run code: save only its state dict, "
-            "preferably as safetensors"
-        ) from error
-    except Exception as error:  # torch raises whatever the damaged bytes lead to
-        raise DamagedFileError(f"{path} cannot be read as a checkpoint ({error}): fetch it again") from error
-    return _unwrap(content, path)
-
-
-def _refuse_program(path: Path) -> None:
-    """Refuse TorchScript, which is a program with weights.
-
-    Raises:
-        MarsError: it is that.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise MarsError(f"{path} is TorchScript, a program: save the state dict of its model instead")
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Tell safetensors from a file by torch.save by its first bytes.
-
-    Raises:
-        DamagedFileError: it is neither.
-    """
-    start = first_bytes(path)
-    if what := downloaded_instead(start):
-        raise DamagedFileError(f"{path} is {what} instead of a checkpoint. Download it again")
-    # A header in JSON follows its own length.
-    is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size
-    if not is_safetensors and not start.startswith((b"PK", b"\x80")):
-        raise DamagedFileError(
-            f"{path} is not a checkpoint: it is neither a zip nor a pickle, as written by torch.save, nor safetensors. "
-            "Download it again"
-        )
-    return is_safetensors
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the state dict of the model in a checkpoint's content."""
-    import torch
-
-    if not isinstance(content, Mapping):
-        raise MarsError(f"{path} contains a {type(content).__name__}, not a state dict: {_SAVE}")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return _unwrap(content[wrapper], path)
-    others = [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, torch.Tensor))]
-    if not others:
-        return dict(content)
-    states = [key for key in others if _holds_tensors(content[key])]
-    if len(states) == 1:
-        return _unwrap(content[states[0]], path)
-    if states:
-        raise MarsError(f"{path} contains several states, {_few(states)}: save only that of the model")
-    raise MarsError(f"{path} is not a plain state dict, since {_few(others)} are no tensors: {_SAVE}")
-
-
-def _holds_tensors(value: Any) -> bool:
-    import torch
-
-    if not isinstance(value, Mapping) or not value:
-        return False
-    return all(isinstance(each, torch.Tensor) for each in value.values()) or any(
-        isinstance(value.get(wrapper), Mapping) for wrapper in _WRAPPERS
-    )
-
-
-def _few(names: Sequence[Any]) -> str:
-    """Join the first names, and say how many more there are."""
-    more = len(names) - _LISTED
-    return ", ".join(map(str, names[:_LISTED])) + (f" and {more} more" if more > 0 else "")
 
 
 def load_mae(config: PrithviConfig, state: Mapping[str, Tensor]) -> tuple[PrithviMAE, LoadReport]:
@@ -234,27 +110,9 @@ def _load(
     loaded = [key for key in own if key in given and key not in tables]
     unused = [key for key in given if key not in own and (_is_scale(key) or (prefix and key.startswith("decoder.")))]
 
-    missing = [f"{key} is missing" for key in own if key not in given and key not in tables]
-    unknown = [f"{key} is not a key of this architecture" for key in given if key not in own and key not in unused]
-    wrong = []
-    for key in loaded:
-        value, shape = given[key], tuple(own[key].shape)
-        if tuple(value.shape) != shape:
-            wrong.append(f"{key} has shape {tuple(value.shape)}, but the architecture needs {shape}")
-        elif not value.is_floating_point():
-            wrong.append(f"{key} is {value.dtype}, not floating point")
-        elif not all(bound.isfinite() for bound in torch.aminmax(value)):  # aminmax passes NaN on
-            wrong.append(f"{key} has values that are not finite")
-    if count := len(missing) + len(unknown) + len(wrong):
-        lines = [f"the weights do not match {config.variant!r}: {count} problems"]
-        for problems, what in ((missing, "are missing"), (unknown, "are unknown"), (wrong, "are wrong")):
-            lines += problems[:_LISTED]
-            lines += [f"and {len(problems) - _LISTED} more {what}"] if len(problems) > _LISTED else []
-        if not loaded:
-            begin = Counter(key.partition(".")[0] for key in state).most_common(_LISTED)
-            names = ", ".join(f"{name!r} ({times})" for name, times in begin)
-            lines.append(f"none of its {len(state)} keys is one of the architecture's; most begin with {names}")
-        raise MarsError("\n  ".join(lines))
+    needed = {key: value.shape for key, value in own.items() if key not in tables}
+    unknown = [key for key in given if key not in own and key not in unused]
+    refuse_mismatch(config.variant, needed, given, unknown, state.keys())
     # Copied, since tensors in a mapped file may be unaligned, which slows down matrix products by a tenth.
     weights = {key: given[key].to(torch.float32, copy=True) for key in loaded} | tables
     model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()}, strict=True, assign=True)
@@ -300,7 +158,7 @@ def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> _Own:
     prefixes = _complete_prefixes(state, own) or _common_prefix(state, own)
     if len(prefixes) > 1:
         raise MarsError(
-            f"the file contains the model {len(prefixes)} times, under {_few([repr(name) for name in prefixes])}: save "
+            f"the file contains the model {len(prefixes)} times, under {few([repr(name) for name in prefixes])}: save "
             "only that of one"
         )
     if prefixes in ([], [""]):
@@ -308,7 +166,7 @@ def _without_prefix(state: Mapping[str, Tensor], own: Collection[str]) -> _Own:
     ignored = tuple(key for key in state if not key.startswith(prefixes[0]))
     notes.append(f"the prefix {prefixes[0]!r} was removed from {'the' if ignored else 'all'} keys")
     if ignored:
-        notes.append(f"{len(ignored)} keys without this prefix were ignored: {_few(ignored)}")
+        notes.append(f"{len(ignored)} keys without this prefix were ignored: {few(ignored)}")
     found = {key.removeprefix(prefixes[0]): value for key, value in state.items() if key.startswith(prefixes[0])}
     return _Own(found, ignored, notes)
 
@@ -423,8 +281,11 @@ def fetch(origin: Origin, progress: Progress = SILENT) -> Fetched:
     """
     variant, path = origin.variant, None if origin.path is None else user_path(origin.path)
     if origin.source == "huggingface":
-        file = _download(variant, origin.revision, progress)
-        return Fetched(file, VARIANTS[variant].config, file.parent.name)  # the cache has snapshots/COMMIT/NAME
+        published = VARIANTS[variant]
+        assert published.repository is not None
+        assert published.file is not None
+        file = hub_file(published.repository, published.file, origin.revision, progress)
+        return Fetched(file, published.config, file.parent.name)  # the cache has snapshots/COMMIT/NAME
     if origin.source == "sample":
         path = SAMPLE
         if not (SAMPLE / WEIGHTS).exists():
@@ -453,33 +314,6 @@ def _present(path: Path) -> Path:
     if not path.is_file():
         raise MarsError(f"{path} does not exist: correct the path of the weights")
     return path
-
-
-def _download(name: str, revision: str | None, progress: Progress) -> Path:
-    variant = VARIANTS[name]
-    assert variant.repository is not None
-    assert variant.file is not None
-    progress.say(f"fetching {variant.file} of {variant.repository} from Hugging Face or from its cache")
-    what = f"{variant.file} of https://huggingface.co/{variant.repository} at revision {revision or 'main'}"
-    # False, not None: None would fall back to a token saved on this machine.
-    token = os.environ.get("HF_TOKEN") or False
-    try:
-        return Path(hf_hub_download(variant.repository, variant.file, revision=revision, token=token))
-    except GatedRepoError as error:
-        raise MarsError(f"{what} requires permission: request it on that page and set HF_TOKEN") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError) as error:
-        raise MarsError(f"{what} does not exist or requires HF_TOKEN: check the revision") from error
-    except HfHubHTTPError as error:
-        raise MarsError(f"{what} was refused ({_first_line(error)}): try again later") from error
-    except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
-        raise MarsError(
-            f"{what} cannot be reached and is not in the cache ({_first_line(error)}). Connect this machine to the "
-            "network, or download the file elsewhere and set source 'file' and its path"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def install(lake: Lake, origin: Origin, progress: Progress = SILENT) -> Path:
@@ -576,7 +410,7 @@ def save_weights(folder: Path, mae: PrithviMAE, report: Mapping[str, Any]) -> No
             of the written ``model.safetensors`` is added.
     """
     with atomic_path(folder / WEIGHTS) as file:
-        _save_tensors(_storable(mae, ""), file)
+        save_tensors(storable(mae, ""), file)
     write_json(folder / CONFIG, mae.config.to_dict())
     sha256 = report.get("sha256") or sha256_file(folder / WEIGHTS)
     parameters = sum(parameter.numel() for parameter in mae.parameters())
@@ -598,29 +432,14 @@ def export_encoder(encoder: PrithviEncoder, path: Path) -> None:
     """
     import torch
 
-    state = _storable(encoder, "encoder.")
+    state = storable(encoder, "encoder.")
     if path.suffix not in (".pt", ".safetensors"):
         raise MarsError(f"{path}: an encoder can only be written as .pt or .safetensors")
     with atomic_path(path) as temporary:
         if path.suffix == ".pt":
             torch.save(state, temporary)
         else:
-            _save_tensors(state, temporary)
-
-
-def _save_tensors(state: dict[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(state, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors creates files that only their owner may read
-
-
-def _storable(model: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Copy a state dict to the CPU.
-
-    Each tensor is contiguous in its own memory, as safetensors requires.
-    """
-    return {prefix + key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+            save_tensors(state, temporary)
 
 
 class OpenedWeights(NamedTuple):

@@ -10,9 +10,9 @@ from typing import Any
 
 from mmengine import Config, ConfigDict
 
+from mars_assets.encoders.config import EncoderConfig
 from mars_assets.errors import MarsError
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.segmentation.recipe import CLASSES, IGNORE, UNET, SegRecipe
 from mars_assets.training.compute import Compute
 
@@ -20,7 +20,7 @@ _PYRAMID = (4, 2, 1, 0.5)
 """Sizes of the pyramid's four maps, as factors of the encoder's."""
 
 
-def mmseg_config(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> Config:
+def mmseg_config(recipe: SegRecipe, prithvi: EncoderConfig, compute: Compute) -> Config:
     """Build the config of a training: model, pipelines, optimizer and schedule.
 
     It names no file of this machine.
@@ -102,13 +102,13 @@ def _layers(recipe: SegRecipe) -> int:
     return {"deconvolution": 1, "detail": recipe.layers, "pyramid": len(_PYRAMID)}[recipe.neck]
 
 
-def _load(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
+def _load(recipe: SegRecipe, prithvi: EncoderConfig) -> dict[str, Any]:
     statistics = [list(prithvi.statistics.means), list(prithvi.statistics.stds)]
     own = {"statistics": statistics} if recipe.normalize == "image" else {}
     return {"type": "LoadChip", "bands": list(prithvi.bands), **own}
 
 
-def _model(recipe: SegRecipe, prithvi: PrithviConfig) -> dict[str, Any]:
+def _model(recipe: SegRecipe, prithvi: EncoderConfig) -> dict[str, Any]:
     head = {
         "type": "FCNHead",
         "in_index": -1,
@@ -164,7 +164,7 @@ _Parts = tuple[dict[str, Any], dict[str, Any] | None, int]
 """Backbone, neck, and the width of their output."""
 
 
-def _unet(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
+def _unet(recipe: SegRecipe, prithvi: EncoderConfig) -> _Parts:
     stages = recipe.unet_stages
     backbone = {
         "type": "UNet",
@@ -182,7 +182,7 @@ def _unet(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
     return backbone, None, recipe.unet_channels
 
 
-def _prithvi(recipe: SegRecipe, prithvi: PrithviConfig) -> _Parts:
+def _prithvi(recipe: SegRecipe, prithvi: EncoderConfig) -> _Parts:
     detail, count = recipe.neck == "detail", _layers(recipe)
     backbone = {
         "type": "PrithviBackbone",
@@ -232,7 +232,7 @@ def _losses(recipe: SegRecipe) -> list[dict[str, Any]]:
     return losses
 
 
-def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str, Any]]:
+def _train_pipeline(recipe: SegRecipe, prithvi: EncoderConfig) -> list[dict[str, Any]]:
     return [
         _load(recipe, prithvi),
         {"type": "LoadMask", **({"smallest_crater": recipe.smallest_crater} if recipe.smallest_crater else {})},
@@ -249,7 +249,7 @@ def _train_pipeline(recipe: SegRecipe, prithvi: PrithviConfig) -> list[dict[str,
     ]
 
 
-def _optim_wrapper(recipe: SegRecipe, prithvi: PrithviConfig, compute: Compute) -> dict[str, Any]:
+def _optim_wrapper(recipe: SegRecipe, prithvi: EncoderConfig, compute: Compute) -> dict[str, Any]:
     bf16 = compute.precision == "bf16"
     # A U-Net also has an "encoder", but no pretrained blocks that need lower rates.
     unet = recipe.architecture == UNET

@@ -20,18 +20,18 @@ from mmseg.registry import MODELS
 from timm.layers import LayerNorm2d  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from mars_assets.prithvi.config import PrithviConfig
-from mars_assets.prithvi.model import PrithviEncoder
+from mars_assets.encoders.config import encoder_config
+from mars_assets.encoders.weights import new_encoder
 from mars_assets.segmentation.fusion import channels_together, deconvolve_and_convolve
 from mars_assets.training.augmentation import FLAT, oriented, oriented_back
 
 
 @MODELS.register_module()
 class PrithviBackbone(BaseModule):
-    """Prithvi's encoder as an mmseg backbone.
+    """An encoder as an mmseg backbone, in files of Prithvi's and of any other family.
 
     Args:
-        encoder: a ``PrithviConfig`` as a dict: the architecture only, since the training loads the weights.
+        encoder: its configuration as a dict: the architecture only, since the training loads the weights.
         layers: blocks after which to return a map, counted from 0.
         frozen: keep the encoder's weights, without gradients.
         with_image: return the normalised input in front of the maps, for necks with a branch on it.
@@ -47,7 +47,7 @@ class PrithviBackbone(BaseModule):
         magnify: float = 1,
     ) -> None:
         super().__init__()
-        self.encoder = PrithviEncoder(PrithviConfig.from_dict(encoder))
+        self.encoder = new_encoder(encoder_config(encoder))
         self.layers = list(layers)
         self.with_image = with_image
         self.magnify = magnify

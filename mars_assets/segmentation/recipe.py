@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from mars_assets.encoders.config import EncoderConfig
 from mars_assets.errors import MarsError
-from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.training.recipe import (
     AllOrientations,
     AverageWeights,
@@ -230,7 +230,7 @@ class SegRecipe(FineTuningRecipe):
             raise ValueError("; ".join(problems))
         return self
 
-    def refuse_sizes(self, prithvi: PrithviConfig, sides: Mapping[str, int]) -> None:
+    def refuse_sizes(self, prithvi: EncoderConfig, sides: Mapping[str, int]) -> None:
         """Refuse sizes of images that the network cannot process.
 
         Args:

@@ -104,7 +104,7 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
 
     encoder = getattr(open_segmenter(model.folder)[0].backbone, "encoder", None)
     if not isinstance(encoder, PrithviEncoder):
-        raise MarsError(f"{model.name} {model.version} is a U-Net: only models with Prithvi's encoder can be exported")
+        raise MarsError(f"{model.name} {model.version} has no encoder of Prithvi's, and only these can be exported")
     return encoder
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mars_assets.encoders.weights import open_encoder
 from mars_assets.errors import MarsError
 from mars_assets.images import read_label_image
 from mars_assets.lake import HISTORY, MMSEG_CONFIG, SEGMENTER
 from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
-from mars_assets.prithvi.weights import open_weights
 from mars_assets.segmentation.checkpoint import load_checkpoint
 from mars_assets.segmentation.mmseg_setup import mmseg_ready
 from mars_assets.segmentation.recipe import CLASSES, SegRecipe
@@ -31,7 +31,7 @@ from mars_assets.training.run_folder import Trained, TrainingJob, identity_of, r
 if TYPE_CHECKING:
     from mmengine import Config
 
-    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.encoders.weights import Encoder
     from mars_assets.segmentation.dataset import SeededBatches
     from mars_assets.training.compute import Compute
 
@@ -75,7 +75,7 @@ def train_segmentation(job: TrainingJob[SegRecipe, pd.DataFrame]) -> dict[str, A
         report, write = _fit(job, encoder, images, scratch)
         return Trained(report, CLASSES, encoder.config, write)
 
-    return run_training(job, open_weights(job.weights).sha256, identity_of(images), fit)
+    return run_training(job, open_encoder(job.weights).sha256, identity_of(images), fit)
 
 
 def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def _chosen(images: pd.DataFrame, recipe: SegRecipe) -> pd.DataFrame:
 
 
 def _fit(
-    job: TrainingJob[SegRecipe, pd.DataFrame], encoder: PrithviEncoder, images: pd.DataFrame, scratch: Path
+    job: TrainingJob[SegRecipe, pd.DataFrame], encoder: Encoder, images: pd.DataFrame, scratch: Path
 ) -> tuple[dict[str, Any], Callable[[Path], None]]:
     """Train to the end, and return the report and what writes the model."""
     import torch

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mars_assets.encoders.registry import require_known
+from mars_assets.errors import MarsError
 from mars_assets.prithvi import PRITHVI
 
 BatchSize = Annotated[int, Field(ge=1, description="Images, or crops of them, per step.")]
@@ -107,10 +109,12 @@ class FineTuningRecipe(TrainingRecipe):
     """Settings that trainings with labels have in addition."""
 
     architecture: str = PRITHVI
-    encoder: Literal["prithvi_weights", "mars_weights", "random"] = Field(
+    encoder: str = Field(
         "prithvi_weights",
         description="Start from the asset prithvi_weights, from mars_weights, which continued its pretraining on Mars, "
-        "or from random weights of its architecture.",
+        "or from random: random weights of its architecture. Or the name of an encoder that encoder_weights has "
+        "installed, such as galileo_nano; with random: or shuffled: in front, its architecture with random weights, or "
+        "its weights in a random order.",
     )
     frozen: bool = Field(
         False,
@@ -127,6 +131,14 @@ class FineTuningRecipe(TrainingRecipe):
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="Adam, or AdamW with decoupled weight decay.")
     average_weights: AverageWeights
     all_orientations: AllOrientations
+
+    @field_validator("encoder")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            return require_known(value)
+        except MarsError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def orientations(self) -> int:

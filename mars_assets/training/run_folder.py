@@ -26,7 +26,7 @@ from mars_assets.training.compute import Compute
 from mars_assets.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mars_assets.prithvi.config import PrithviConfig
+    from mars_assets.encoders.config import EncoderConfig
 
 
 R = TypeVar("R", bound=Recipe)
@@ -100,7 +100,7 @@ class Trained:
 
     report: dict[str, Any]
     classes: tuple[str, ...]
-    encoder: PrithviConfig
+    encoder: EncoderConfig
     write: Callable[[Path], None]
 
 
@@ -185,7 +185,7 @@ def _write_config(job: TrainingJob[Any, Any], settings: dict[str, Any], trained:
             "classes": trained.classes,
             "bands": trained.encoder.bands,
             "statistics": trained.encoder.to_dict()["statistics"],
-            "prithvi": trained.encoder.to_dict(),
+            "encoder": trained.encoder.to_dict(),
             "provenance": job.provenance,
             "compute": job.compute.describe(),
             "settings": settings,

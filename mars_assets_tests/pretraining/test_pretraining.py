@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mars_assets.checkpoints import read_checkpoint
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError, ProvenanceError
 from mars_assets.lake import MARS_WEIGHTS, Lake
 from mars_assets.models.seen import held_out, seen_by
@@ -30,7 +31,7 @@ from mars_assets.pretraining.recipe import PretrainRecipe
 from mars_assets.pretraining.train import MaskedPretraining, pretrain, say_what_is_missing
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import load_encoder, open_weights, read_checkpoint, save_weights
+from mars_assets.prithvi.weights import load_encoder, open_weights, save_weights
 from mars_assets.progress import Progress
 from mars_assets.storage.claims import has_work
 from mars_assets.storage.files import read_json, read_table, write_table

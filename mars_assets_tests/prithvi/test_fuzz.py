@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
 
+from mars_assets.checkpoints import read_checkpoint
 from mars_assets.prithvi.config import PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
-from mars_assets.prithvi.weights import load_mae, read_checkpoint
+from mars_assets.prithvi.weights import load_mae
 from mars_assets_tests.changes import DAMAGED_ZIP, VALUES, changed_bytes, changed_json, fuzz, outcome
 
 pytestmark = pytest.mark.slow

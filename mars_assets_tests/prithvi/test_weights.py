@@ -1,12 +1,10 @@
 """Weights: both published layouts, every key accounted for, nothing loaded that is not what it says."""
 
 import dataclasses
-import http.server
 import json
 import pickle
-import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -16,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mars_assets.checkpoints import read_checkpoint
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.lake import Lake
-from mars_assets.prithvi import weights
 from mars_assets.prithvi.config import VARIANTS, PrithviConfig
 from mars_assets.prithvi.model import PrithviMAE
 from mars_assets.prithvi.weights import (
@@ -31,13 +29,13 @@ from mars_assets.prithvi.weights import (
     load_encoder_state,
     load_mae,
     open_weights,
-    read_checkpoint,
     save_weights,
 )
 from mars_assets.progress import Progress
 from mars_assets.storage.files import read_json
 from mars_assets.storage.hashing import sha256_file
 from mars_assets.storage.published import version_in_use
+from mars_assets_tests.hub_server import Hub, serving
 
 pytestmark = pytest.mark.slow
 
@@ -462,7 +460,7 @@ class TestInstalling:
             fetch(Origin("v1_100", "file", tmp_path / "mine"))
 
     def test_sample(self, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(weights, "SAMPLE", tmp_path / "sample")
+        monkeypatch.setattr("mars_assets.prithvi.weights.SAMPLE", tmp_path / "sample")
         with pytest.raises(MarsError, match="are missing"):
             install(lake, Origin("sample", "sample"))
         config = dataclasses.replace(VARIANTS["sample"].config, depth=1, decoder_depth=1)
@@ -507,61 +505,10 @@ class TestInstalling:
             open_weights(lake.foundation("v1_100"))
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hugging Face hub as a download takes: one file, with range requests."""
-
-    content = b""
-    status = 200
-    commit = "a" * 40
-    break_after: int | None = None
-    authorisation: list[str | None] = []  # noqa: RUF012 - shared on purpose: one record of all requests
-    starts: list[int] = []  # noqa: RUF012 - likewise
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, body: bool) -> None:
-        self.authorisation.append(self.headers.get("Authorization"))
-        if self.status != 200 or "/resolve/" not in self.path:
-            status = self.status if self.status != 200 else 404
-            self.send_response(status)
-            if status == 404:
-                self.send_header("X-Error-Code", "RevisionNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(self.content) - start))
-        self.send_header("ETag", '"0123456789"')
-        self.send_header("X-Repo-Commit", self.commit)
-        self.end_headers()
-        if body:
-            self.starts.append(start)
-            end = self.break_after if start == 0 else None
-            self.wfile.write(self.content[start:end])
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared: Path) -> Iterator[type[Hub]]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    download: Callable = huggingface_hub.hf_hub_download
-    here = {"endpoint": f"http://127.0.0.1:{server.server_port}", "cache_dir": tmp_path / "hub"}
-    monkeypatch.setattr(weights, "hf_hub_download", lambda *args, **kwargs: download(*args, **kwargs, **here))
-    Hub.content = (shared / "parity" / "mae_flat_3frames.pt").read_bytes()
-    Hub.status = 200
-    Hub.authorisation.clear()
-    yield Hub
-    server.shutdown()
-    server.server_close()
+    with serving(shared / "parity" / "mae_flat_3frames.pt", tmp_path / "hub", monkeypatch):
+        yield Hub
 
 
 class TestHuggingFace:
