@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import zipfile
 from collections import Counter
@@ -41,14 +42,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise MarsError(f"the checkpoint {path} does not exist: correct its path")
     content: Any
+    # Beside their weights, training scripts save the options that they were started with.
+    harmless = torch.serialization.safe_globals([argparse.Namespace])
     try:
         if _is_safetensors(path):
             content = load_file(path)
         elif zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch trusts that suffix
             _refuse_program(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with harmless:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         else:
-            with path.open("rb") as file:
+            with path.open("rb") as file, harmless:
                 content = torch.load(file, map_location="cpu", weights_only=True)
     except MarsError:
         raise

@@ -140,5 +140,5 @@ class FeatureCache:
                 tokens = encoder(oriented(chips, orientation)).tokens.float()
                 mean = mean_of_patches(tokens, encoder.config)
                 # Recipes that would read the class token of an encoder without one are refused.
-                views.append(torch.stack([tokens[:, 0] if encoder.config.HAS_CLASS_TOKEN else mean, mean], dim=1))
+                views.append(torch.stack([tokens[:, 0] if encoder.config.has_class_token else mean, mean], dim=1))
         return torch.stack(views, dim=1).cpu()

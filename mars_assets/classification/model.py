@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mars_assets.classification.recipe import STRONGEST
 from mars_assets.encoders.config import EncoderConfig
+from mars_assets.encoders.matchers import below
 from mars_assets.errors import MarsError
 from mars_assets.segmentation.fusion import channels_together
 from mars_assets.training.augmentation import oriented
@@ -32,7 +33,7 @@ def logits_of(head: nn.Module, dropout: nn.Module, features: Tensor) -> Tensor:
 
 def mean_of_patches(tokens: Tensor, config: EncoderConfig) -> Tensor:
     """Average an encoder's tokens (B, N, D), but for its class token, to (B, D)."""
-    return tokens[:, int(config.HAS_CLASS_TOKEN) :].mean(dim=1)
+    return tokens[:, int(config.has_class_token) :].mean(dim=1)
 
 
 class Classifier(nn.Module, abc.ABC):
@@ -87,9 +88,21 @@ class CraterClassifier(Classifier):
         self.mask_ratio = mask_ratio
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.config.embed_dim, 1)
+        self._frozen = False
 
     def freeze(self) -> None:
+        self._frozen = True
         self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> CraterClassifier:
+        """Set the mode; a frozen encoder stays in evaluation mode.
+
+        That fixes the statistics of its batch norms.
+        """
+        super().train(mode)
+        if self._frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, chips: Tensor) -> Tensor:
         tokens = self.encoder(chips, self.mask_ratio if self.training else 0.0).tokens
@@ -97,14 +110,8 @@ class CraterClassifier(Classifier):
         return logits_of(self.head, self.dropout, pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Define layers in timm's format, for layer-wise learning rates.
-
-        The final norm belongs to the last block.
-        """
-        return {
-            "stem": r"^encoder\.(?!blocks\.|norm\.)",
-            "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^encoder\.norm", (99999,))],
-        }
+        """Define layers in timm's format, for layer-wise learning rates."""
+        return below("encoder.", self.encoder.group_matcher())
 
 
 _PACE = 50.0
@@ -173,11 +180,9 @@ class OutlineClassifier(Classifier):
 
         Everything except the encoder learns at the head's rate.
         """
-        encoder = r"^network\.backbone\.encoder\."
-        return {
-            "stem": encoder + r"(?!blocks\.|norm\.)",
-            "blocks": [(encoder + r"blocks\.(\d+)", None), (encoder + r"norm", (99999,))],
-        }
+        matcher = getattr(self.encoder, "group_matcher", None)
+        # A U-Net's encoder has no layers of its own: nothing is called so.
+        return below("network.backbone.encoder.", matcher()) if matcher is not None else {"stem": "^$"}
 
 
 class _Float32Convolution(nn.Conv2d):

@@ -257,8 +257,11 @@ def _check_encoder(recipe: ClsRecipe, config: EncoderConfig) -> None:
     """Check that the encoder can do what a recipe asks for.
 
     Raises:
-        MarsError: its patches do not divide the images, the masking leaves nothing of them, or it has no class token.
+        MarsError: its patches do not divide the images, the masking leaves nothing of them, or the encoder has no
+            patches to mask, or no class token.
     """
+    if recipe.mask_ratio and not config.is_transformer:
+        raise MarsError(f"{config.variant} has no patches that could be left out: set mask_ratio to 0")
     _, rows, columns = config.patch_size
     size = recipe.image_size
     if size % rows or size % columns:
@@ -267,7 +270,7 @@ def _check_encoder(recipe: ClsRecipe, config: EncoderConfig) -> None:
             f"image_size={size}: {config.variant} cuts images into patches of {rows} x {columns} pixels, so take a "
             f"multiple of {steps}, such as {max(round(size / steps), 1) * steps}"
         )
-    if recipe.pooling == "class_token" and not config.HAS_CLASS_TOKEN:
+    if recipe.pooling == "class_token" and not config.has_class_token:
         raise MarsError(f"{config.variant} has no class token: set pooling to mean")
     patches = (size // rows) * (size // columns)
     if int(patches * (1 - recipe.mask_ratio)) < 1:

@@ -9,7 +9,7 @@ This module does not import torch, so that definitions and recipes may import it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -84,7 +84,8 @@ class GalileoConfig:
     statistics: BandStatistics = PRITHVI_V1
 
     FAMILY: ClassVar[str] = "galileo"
-    HAS_CLASS_TOKEN: ClassVar[bool] = False
+    has_class_token: ClassVar[bool] = False
+    is_transformer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         problems = []
@@ -97,12 +98,7 @@ class GalileoConfig:
         if not self.seen or self.seen != grouped:
             groups = "; ".join(", ".join(bands) for bands in GALILEO_GROUPS.values())
             problems.append(f"it cannot see the bands {self.seen} alone, but whole groups in this order: {groups}")
-        if self.bands != HLS_BANDS:
-            problems.append(f"its chips need the bands {', '.join(HLS_BANDS)}")
-        if self.normalize not in ("statistics", "image"):
-            problems.append(f"normalize={self.normalize!r} is neither statistics nor image")
-        if problems:
-            raise MarsError(f"configuration of {self.variant!r}: " + "; ".join(problems))
+        _refuse(self, problems)
 
     @property
     def in_chans(self) -> int:
@@ -135,7 +131,103 @@ class GalileoConfig:
         return {"family": self.FAMILY, **dataclasses.asdict(self)}
 
 
-EncoderConfig = PrithviConfig | GalileoConfig
+@dataclass(frozen=True)
+class TimmConfig:
+    """A model of timm that was trained on pictures in red, green and blue.
+
+    Args:
+        variant: name of the weights.
+        model: timm's name of the architecture.
+        patch_size: frames, rows and columns of a patch; ones for a convolutional network.
+        embed_dim: width of the last map.
+        depth: number of blocks, or of a convolutional network's stages.
+        has_class_token: whether the first token is the image's.
+        means: of a picture, from 0 to 1, in red, green and blue, with which it was normalised.
+        stds: the deviations.
+        stretched: whether a picture was made grey, and stretched from its darkest to its lightest pixel.
+        normalize: how chips are normalised, see :mod:`mars_assets.training.recipe`.
+        bands: names of the input channels.
+        statistics: with which chips are normalised.
+
+    Raises:
+        MarsError: fields contradict each other. All problems are listed.
+    """
+
+    variant: str
+    model: str
+    patch_size: tuple[int, int, int]
+    embed_dim: int
+    depth: int
+    has_class_token: bool
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+    stretched: bool = False
+    normalize: str = "statistics"
+    bands: tuple[str, ...] = HLS_BANDS
+    statistics: BandStatistics = PRITHVI_V1
+
+    FAMILY: ClassVar[str] = "timm"
+    seen: ClassVar[tuple[str, ...]] = ("RED", "GREEN", "BLUE")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if len(self.means) != 3 or len(self.stds) != 3 or min(self.stds, default=0.0) <= 0:
+            problems.append("it needs a mean and a positive deviation each for red, green and blue")
+        _refuse(self, problems)
+
+    @property
+    def in_chans(self) -> int:
+        """Number of channels of a chip."""
+        return len(self.bands)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether it has tokens, all of one resolution, of which some can be left out."""
+        return self.patch_size[1] > 1
+
+    def scale_and_offset(self) -> tuple[Float32, Float32]:
+        """Compute what turns red, green and blue of a chip into its input.
+
+        A chip holds the reflectance to which 8 bits were scaled, and is taken back to 0 to 1. One that is normalised by
+        itself already has the mean and deviation that a normalised picture has on average. Where pictures were
+        stretched, the result is still to be stretched and normalised.
+
+        Returns:
+            A factor and a summand for each channel, float32 of shape (3, 1, 1).
+        """
+        if self.normalize == "image":
+            return np.ones((3, 1, 1), np.float32), np.zeros((3, 1, 1), np.float32)
+        places = [HLS_BANDS.index(band) for band in self.seen]
+        mean, std = (np.asarray(values)[places] for values in (self.statistics.means, self.statistics.stds))
+        scale, offset = std / (mean + 2 * std), mean / (mean + 2 * std)
+        if not self.stretched:
+            scale, offset = scale / np.asarray(self.stds), (offset - np.asarray(self.means)) / np.asarray(self.stds)
+        return scale.astype(np.float32)[:, None, None], offset.astype(np.float32)[:, None, None]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"family": self.FAMILY, **dataclasses.asdict(self)}
+
+
+EncoderConfig = PrithviConfig | GalileoConfig | TimmConfig
+
+_FAMILIES: dict[str, type[GalileoConfig] | type[TimmConfig]] = {
+    family.FAMILY: family for family in (GalileoConfig, TimmConfig)
+}
+
+
+def _refuse(config: GalileoConfig | TimmConfig, problems: Sequence[str]) -> None:
+    """Refuse a configuration that has problems, or other chips than there are.
+
+    Raises:
+        MarsError: it does.
+    """
+    problems = list(problems)
+    if config.bands != HLS_BANDS:
+        problems.append(f"its chips need the bands {', '.join(HLS_BANDS)}")
+    if config.normalize not in ("statistics", "image"):
+        problems.append(f"normalize={config.normalize!r} is neither statistics nor image")
+    if problems:
+        raise MarsError(f"configuration of {config.variant!r}: " + "; ".join(problems))
 
 
 def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
@@ -147,16 +239,19 @@ def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
         MarsError: the family or a field is unknown, a field is missing, or the values contradict each other.
     """
     values = dict(values)
-    family = values.pop("family", PrithviConfig.FAMILY)
-    if family == PrithviConfig.FAMILY:
+    name = values.pop("family", PrithviConfig.FAMILY)
+    if name == PrithviConfig.FAMILY:
         return PrithviConfig.from_dict(values)
-    if family != GalileoConfig.FAMILY:
-        raise MarsError(f"unknown family of encoders {family!r}: a later version of this project may have written it")
-    if values.keys() != (known := {field.name for field in dataclasses.fields(GalileoConfig)}):
+    if name not in _FAMILIES:
+        raise MarsError(f"unknown family of encoders {name!r}: a later version of this project may have written it")
+    family = _FAMILIES[name]
+    if values.keys() != (known := {field.name for field in dataclasses.fields(family)}):
         odd = ", ".join(sorted(values.keys() ^ known))
-        raise MarsError(f"fields missing from a configuration of {family}, or unknown: {odd}")
-    sequences = {name: tuple(values[name]) for name in ("patch_size", "seen", "bands")}
-    return GalileoConfig(**values | sequences | {"statistics": BandStatistics.from_dict(values["statistics"])})
+        raise MarsError(f"fields missing from a configuration of {name}, or unknown: {odd}")
+    read: dict[str, Any] = {
+        field: tuple(value) if isinstance(value, list) else value for field, value in values.items()
+    }
+    return family(**read | {"statistics": BandStatistics.from_dict(values["statistics"])})
 
 
 def trained_encoder(config: Mapping[str, Any]) -> EncoderConfig:
@@ -166,4 +261,4 @@ def trained_encoder(config: Mapping[str, Any]) -> EncoderConfig:
 
 def shown(config: EncoderConfig, normalize: str) -> EncoderConfig:
     """Tell an encoder how the chips that it is given are normalised."""
-    return dataclasses.replace(config, normalize=normalize) if isinstance(config, GalileoConfig) else config
+    return config if isinstance(config, PrithviConfig) else dataclasses.replace(config, normalize=normalize)

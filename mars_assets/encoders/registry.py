@@ -10,7 +10,7 @@ import difflib
 from dataclasses import dataclass
 
 from mars_assets.bands import HLS_BANDS
-from mars_assets.encoders.config import EncoderConfig, GalileoConfig
+from mars_assets.encoders.config import EncoderConfig, GalileoConfig, TimmConfig
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.config import VARIANTS
 
@@ -82,8 +82,63 @@ def _galileos() -> dict[str, PublishedEncoder]:
     }
 
 
-ENCODERS: dict[str, PublishedEncoder] = _prithvis() | _galileos()
-"""Prithvi's variants; Galileo's sizes, which see the three bands of a picture, or with ``_hls`` all six of a chip."""
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_IN1K, _IN21K = "photographs (ImageNet-1k)", "photographs (ImageNet-21k)"
+_CNN = (1, 1, 1)
+
+
+def _of_timm() -> dict[str, PublishedEncoder]:
+    """Describe models of timm, by its names."""
+    vit, cls = (1, 16, 16), True
+    described = {
+        "vit_tiny_patch16_224.augreg_in21k": (vit, 192, 12, cls, _HALF, _IN21K, "arXiv:2106.10270"),
+        "vit_small_patch16_224.augreg_in21k": (vit, 384, 12, cls, _HALF, _IN21K, "arXiv:2106.10270"),
+        "vit_base_patch16_224.augreg_in21k": (vit, 768, 12, cls, _HALF, _IN21K, "arXiv:2106.10270"),
+        "vit_small_patch16_224.dino": (vit, 384, 12, cls, _IMAGENET, f"{_IN1K}, no labels", "arXiv:2104.14294"),
+        "vit_small_patch14_dinov2.lvd142m": (
+            *((1, 14, 14), 384, 12, cls, _IMAGENET, "photographs (LVD-142M), no labels", "arXiv:2304.07193"),
+        ),
+        "resnet18.a1_in1k": (_CNN, 512, 4, False, _IMAGENET, _IN1K, "arXiv:2110.00476"),
+        "resnet50.a1_in1k": (_CNN, 2048, 4, False, _IMAGENET, _IN1K, "arXiv:2110.00476"),
+        "convnext_tiny.fb_in22k": (_CNN, 768, 4, False, _IMAGENET, _IN21K, "arXiv:2201.03545"),
+    }
+    return {
+        name: PublishedEncoder(
+            TimmConfig(name, name.partition(".")[0], patch, width, depth, class_token, *normalised),
+            *(seen, "Apache-2.0", publication, f"timm/{name}", "model.safetensors"),
+        )
+        for name, (patch, width, depth, class_token, normalised, seen, publication) in described.items()
+    }
+
+
+def _momos() -> dict[str, PublishedEncoder]:
+    sizes = {"small": (384, 12), "base": (768, 12), "large": (1024, 24)}
+    seen = {
+        "hirise": "HiRISE images of Mars",
+        "ctx": "CTX images of Mars",
+        "themis": "THEMIS images of Mars",
+        "hirise_ctx_themis": "images of Mars by three sensors",
+        "momo": "images of Mars, three encoders merged",
+    }
+    return {
+        f"momo_{size}_{file}": PublishedEncoder(
+            TimmConfig(
+                *(f"momo_{size}_{file}", f"vit_{size}_patch16_224", (1, 16, 16), width, depth, True, *_IMAGENET),
+                stretched=True,
+            ),
+            *(what, "CC BY 4.0", "MOMO, Mirali33/MOMO", "Mirali33/MOMO", f"vit-{size[0]}-16/{file}.pth"),
+        )
+        for size, (width, depth) in sizes.items()
+        for file, what in seen.items()
+    }
+
+
+ENCODERS: dict[str, PublishedEncoder] = _prithvis() | _galileos() | _of_timm() | _momos()
+"""Prithvi's variants. Galileo's sizes, which see the three bands of a picture, or with ``_hls`` all six of a chip.
+
+Models of timm, by its names. MOMO's, by their size and what they were trained on.
+"""
 
 
 def base_name(encoder: str) -> str:

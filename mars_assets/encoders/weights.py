@@ -7,13 +7,13 @@ A folder has ``model.safetensors``, ``config.json`` and ``load_report.json``, as
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mars_assets.checkpoints import read_checkpoint, refuse_mismatch, save_tensors
-from mars_assets.encoders.config import EncoderConfig, GalileoConfig, encoder_config
+from mars_assets.encoders.config import EncoderConfig, GalileoConfig, TimmConfig, encoder_config
 from mars_assets.encoders.registry import ENCODERS, RANDOM
 from mars_assets.errors import DamagedFileError, MarsError, MissingInputError
 from mars_assets.hub import hub_file
@@ -26,10 +26,14 @@ from mars_assets.storage.hashing import fingerprint, sha256_file
 from mars_assets.storage.published import publish, version_in_use
 
 if TYPE_CHECKING:
-    from mars_assets.encoders.galileo import GalileoEncoder
-    from mars_assets.prithvi.model import PrithviEncoder
+    from torch import Tensor
 
-    Encoder = PrithviEncoder | GalileoEncoder
+    from mars_assets.encoders.galileo import GalileoEncoder
+    from mars_assets.encoders.timm_encoder import TimmEncoder
+    from mars_assets.prithvi.model import PrithviEncoder
+    from mars_assets.prithvi.weights import LoadReport
+
+    Encoder = PrithviEncoder | GalileoEncoder | TimmEncoder
 
 ASSET = "encoder_weights"
 
@@ -70,14 +74,19 @@ def open_encoder(folder: Path) -> OpenedEncoder:
     config = encoder_config(read_json(folder / CONFIG))
 
     def load() -> Encoder:
+        import torch
+
         if not (folder / WEIGHTS).exists():
             raise MissingInputError(ASSET, folder / WEIGHTS)
         state = read_checkpoint(folder / WEIGHTS)
         encoder = new_encoder(config, meta=True)
-        needed = {key: value.shape for key, value in encoder.state_dict().items()}
+        own = encoder.state_dict()
+        needed = {key: value.shape for key, value in own.items() if value.is_floating_point()}
         refuse_mismatch(config.variant, needed, state, state.keys() - needed.keys(), state.keys())
         # Copied, since tensors in a mapped file may be unaligned, see prithvi.weights.
-        encoder.load_state_dict({key: value.float().clone() for key, value in state.items()}, strict=True, assign=True)
+        given = {key: value.float().clone() for key, value in state.items()}
+        counts = {key: torch.zeros_like(value, device="cpu") for key, value in own.items() if key not in needed}
+        encoder.load_state_dict(given | counts, strict=True, assign=True)
         return encoder.eval()
 
     return OpenedEncoder(config, str(read_json(folder / LOAD_REPORT)["sha256"]), load)
@@ -93,10 +102,13 @@ def new_encoder(config: EncoderConfig, meta: bool = False) -> Encoder:
     import torch
 
     from mars_assets.encoders.galileo import GalileoEncoder
+    from mars_assets.encoders.timm_encoder import TimmEncoder
     from mars_assets.prithvi.model import PrithviEncoder
 
     with torch.device("meta" if meta else torch.get_default_device()):
-        return GalileoEncoder(config) if isinstance(config, GalileoConfig) else PrithviEncoder(config)
+        if isinstance(config, GalileoConfig):
+            return GalileoEncoder(config)
+        return TimmEncoder(config) if isinstance(config, TimmConfig) else PrithviEncoder(config)
 
 
 def shuffle(encoder: Encoder, seed: int) -> Encoder:
@@ -186,11 +198,8 @@ def install_encoder(lake: Lake, name: str, path: Path | None = None, progress: P
     if there and read_json(folder / LOAD_REPORT)["sha256"] == sha256:
         progress.say(f"weights {name} are already in {folder}")
         return folder
-    from mars_assets.encoders.galileo import from_published
-
-    assert isinstance(config, GalileoConfig)
     try:
-        own, report = from_published(config, state)
+        own, report = _taken(config, state)
     except MarsError as error:
         raise MarsError(f"{file}: {error}") from error
     found: dict[str, Any] = {
@@ -212,6 +221,16 @@ def install_encoder(lake: Lake, name: str, path: Path | None = None, progress: P
         write_json(version / CONFIG, _stated(config))
         write_json(version / LOAD_REPORT, found)
     return version
+
+
+def _taken(config: EncoderConfig, published: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], LoadReport]:
+    """Take an encoder's weights from the published ones, by the layout of its family."""
+    from mars_assets.encoders import galileo, timm_encoder
+
+    if isinstance(config, GalileoConfig):
+        return galileo.from_published(config, published)
+    assert isinstance(config, TimmConfig)
+    return timm_encoder.from_published(config, published)
 
 
 def _stated(config: EncoderConfig) -> dict[str, Any]:

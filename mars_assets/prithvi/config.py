@@ -57,7 +57,8 @@ class PrithviConfig:
     statistics: BandStatistics = PRITHVI_V1
 
     FAMILY: ClassVar[str] = "prithvi"
-    HAS_CLASS_TOKEN: ClassVar[bool] = True
+    has_class_token: ClassVar[bool] = True
+    is_transformer: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         problems = []

@@ -31,8 +31,14 @@ def mmseg_config(recipe: SegRecipe, prithvi: EncoderConfig, compute: Compute) ->
         compute: device and precision.
 
     Raises:
-        MarsError: crops or windows do not fit the encoder's patches, or ``mmseg_options`` names an unknown part.
+        MarsError: the encoder has maps of several resolutions, crops or windows do not fit its patches, or
+            ``mmseg_options`` names an unknown part.
     """
+    if recipe.architecture == PRITHVI and not prithvi.is_transformer:
+        raise MarsError(
+            f"{prithvi.variant} has maps of several resolutions, which no neck takes: choose another encoder, or "
+            "architecture unet"
+        )
     recipe.refuse_sizes(prithvi, {"crop_size": recipe.crop_size, "window": recipe.window})
     if recipe.architecture == PRITHVI and recipe.neck != "deconvolution" and _layers(recipe) > prithvi.depth:
         raise MarsError(f"layers={_layers(recipe)}: {prithvi.variant} has only {prithvi.depth} blocks: take fewer")

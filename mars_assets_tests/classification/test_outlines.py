@@ -165,6 +165,12 @@ def test_layers_have_their_rates(segmenters, fine_tuning, tmp_path):
     assert decays[id(named[encoder + "cls_token"])] == 0
 
 
+def test_all_layers_of_a_unet_have_the_heads_rate(segmenters, fine_tuning, tmp_path):
+    classifier = _begun(segmenters("unet"), tmp_path)
+    rates = {group["initial_lr"] for group in fine_tuning(RECIPE).optimizer(classifier).param_groups}
+    assert rates == {RECIPE.lr}
+
+
 def test_images_that_the_network_cannot_see_are_refused(segmenters):
     with pytest.raises(MarsError, match=r"image_size=48 must be a multiple of 32 pixels.*magnified 0\.5 times"):
         start_of(RECIPE.model_copy(update={"image_size": 48}), segmenters("half scale"))

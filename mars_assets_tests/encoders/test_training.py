@@ -1,6 +1,7 @@
 """Models of both tasks from an encoder of another family than Prithvi's."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +13,10 @@ from mars_assets.classification.predict import predict
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.classification.train import train_classifier
 from mars_assets.encoders.config import GalileoConfig, trained_encoder
-from mars_assets.encoders.weights import install_encoder
+from mars_assets.encoders.weights import architecture_of, install_encoder
 from mars_assets.errors import MarsError
 from mars_assets.lake import Lake
+from mars_assets.models.starting_point import initial_encoder
 from mars_assets.segmentation.checkpoint import open_segmenter
 from mars_assets.segmentation.predict import predict_masks
 from mars_assets.segmentation.recipe import SegRecipe
@@ -127,6 +129,41 @@ def test_models_of_earlier_versions_are_opened(classified: pd.DataFrame, micro_w
     config = json.loads(path.read_text())
     path.write_text(json.dumps({("prithvi" if name == "encoder" else name): value for name, value in config.items()}))
     assert open_classifier(tmp_path)[0].config.variant == "micro"
+
+
+def test_a_convolutional_network_is_trained_frozen_and_whole(classified: pd.DataFrame, tmp_path: Path) -> None:
+    """A frozen one keeps the statistics of its batch norms."""
+    lake = Lake.at(tmp_path / "lake")
+    folder = architecture_of(lake, "resnet18.a1_in1k")
+    recipe = RECIPE.model_copy(update={"encoder": "random:resnet18.a1_in1k", "mask_ratio": 0.0})
+    for frozen in (False, True):
+        own = recipe.model_copy(update={"frozen": frozen})
+        train(own, classified, folder, tmp_path / str(frozen))
+        classifier, _ = open_classifier(tmp_path / str(frozen))
+        start = initial_encoder(own, folder, COMPUTE).state_dict()
+        kept = [name for name, value in classifier.encoder.state_dict().items() if torch.equal(value, start[name])]
+        assert (len(kept) == len(start)) == frozen
+        assert ("model.bn1.running_mean" in kept) == frozen
+    with pytest.raises(MarsError, match=r"resnet18\.a1_in1k has no patches that could be left out"):
+        train(recipe.model_copy(update={"mask_ratio": 0.3}), classified, folder, tmp_path / "masked")
+    with pytest.raises(MarsError, match="has maps of several resolutions, which no neck takes"):
+        train_segmentation(
+            TrainingJob(SegRecipe(encoder="random:resnet18.a1_in1k"), classified, folder, tmp_path / "seg", COMPUTE, {})
+        )
+
+
+def test_a_vision_transformer_of_timm_is_trained(classified: pd.DataFrame, tmp_path: Path) -> None:
+    name = "random:vit_tiny_patch16_224.augreg_in21k"
+    folder = architecture_of(Lake.at(tmp_path / "lake"), name.partition(":")[2])
+    recipe = RECIPE.model_copy(update={"encoder": name, "mask_ratio": 0.25, "pooling": "class_token"})
+    train(recipe, classified, folder, tmp_path / "model")
+    classifier, config = open_classifier(tmp_path / "model")
+    assert config["encoder"]["family"] == "timm"
+    groups = classifier.group_matcher()
+    assert re.match(groups["stem"], "encoder.model.patch_embed.proj.weight")
+    assert re.match(groups["stem"], "encoder.model.pos_embed")
+    assert re.match(groups["blocks"][0][0], "encoder.model.blocks.11.attn.qkv.weight")[1] == "11"  # type: ignore[index]
+    assert not re.match(groups["stem"], "head.weight")
 
 
 @pytest.mark.parametrize("neck", ["detail", "pyramid", "deconvolution"])

@@ -51,8 +51,8 @@ def test_every_encoder_is_described() -> None:
         assert published.config.variant == name
         assert all((published.trained_on, published.licence, published.publication))
         assert (published.repository is None) == (name == "sample")
-        encoder = new_encoder(published.config, meta=True)
-        assert len(encoder.blocks) == published.config.depth
+        if name in VARIANTS or isinstance(published.config, GalileoConfig):
+            assert len(new_encoder(published.config, meta=True).blocks) == published.config.depth
 
 
 @pytest.mark.parametrize("name", ["prithvi_weights", "random", NANO, f"random:{NANO}", f"shuffled:{NANO}", "v2_300"])
