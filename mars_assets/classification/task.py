@@ -119,8 +119,8 @@ def _encoder(model: ModelVersion) -> PrithviEncoder:
     encoder = getattr(open_classifier(model.folder)[0], "encoder", None)
     if not isinstance(encoder, PrithviEncoder):
         raise MarsError(
-            f"{model.name} {model.version} has no encoder of Prithvi's (its architecture is "
-            f"{model.config['recipe']['architecture']}), and only these can be exported: choose a model that has one"
+            f"{model.name} {model.version} has no encoder of Prithvi's, and only these can be exported: choose a model "
+            "that has one"
         )
     return encoder
 
