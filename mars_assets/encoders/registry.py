@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mars_assets.bands import HLS_BANDS
 from mars_assets.encoders.config import EncoderConfig, GalileoConfig, TimmConfig
 from mars_assets.errors import MarsError
+from mars_assets.lake import WEIGHTS
 from mars_assets.prithvi.config import VARIANTS
 
 OF_ASSETS = ("prithvi_weights", "mars_weights", "random")
@@ -106,7 +107,7 @@ def _of_timm() -> dict[str, PublishedEncoder]:
     return {
         name: PublishedEncoder(
             TimmConfig(name, name.partition(".")[0], patch, width, depth, class_token, *normalised),
-            *(seen, "Apache-2.0", publication, f"timm/{name}", "model.safetensors"),
+            *(seen, "Apache-2.0", publication, f"timm/{name}", WEIGHTS),  # by its usual name there, too
         )
         for name, (patch, width, depth, class_token, normalised, seen, publication) in described.items()
     }
