@@ -42,7 +42,7 @@ SIDE = 640
 LEARNT_FROM = 12
 """Observations of the small backfill."""
 RELOADED = 90.0
-"""Seconds after which the daemon has loaded the definitions anew, and has learnt: it does so each minute."""
+"""Seconds in which the daemon loads the definitions anew, as it does each minute, and learns how long runs take."""
 KINDS = 10
 """Different scenes; each stands in the archive under many ids."""
 BACKFILL = """mutation($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) {
@@ -134,7 +134,7 @@ def runs(lab: RayLab) -> dict[str, int]:
 
 
 def services_time() -> dict[tuple[str, psutil.Process], float]:
-    """The core-seconds that each process of Postgres, Dagster's services and Ray has taken, without the runs.
+    """The core-seconds of Postgres, Dagster's services and Ray, by service and process, without the runs.
 
     A connection to Postgres is a process that ends soon, and the daemon's code server another, so their ended children
     count. Those of Ray's do not: the runs are among them. Nor does this process, which serves the archive.
@@ -175,7 +175,7 @@ def follow(lab: RayLab, name: str, deaths: list[float]) -> float:
         if passed - said > 60:
             said = passed
             print(f"  {passed:.0f} s: {made(lab)}, runs {runs(lab)}", flush=True)
-        time.sleep(3)  # each look connects to the database, which takes of the cores
+        time.sleep(3)  # each look connects to the database, on the same cores
     return time.monotonic() - start
 
 

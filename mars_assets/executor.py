@@ -35,7 +35,7 @@ PROCESS_TAG = "mars_assets/process"
 # Dagster writes the events of a range of partitions one by one, in no order, unless this variable has how many it may
 # write at once. A backfill that looks meanwhile finds some of a range materialized, and divides what follows into as
 # many runs as these have gaps: 41 for 100 observations, of which a run may take 21. The daemon and the webserver import
-# this, too, at the levels with ranges.
+# this, too, at the levels with ranges. A test fails once Dagster writes a range at once by itself; then remove this.
 os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "1000"
 
 

@@ -52,7 +52,7 @@ def hub_file(repository: str, file: str, revision: str | None = None, progress: 
     except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
         raise MarsError(
             f"{what} cannot be reached and is not in the cache ({_first_line(error)}). Connect this machine to the "
-            "network, or download the file elsewhere and set source 'file' and its path"
+            "network, or download the file elsewhere and give its path (to prithvi_weights with source 'file')"
         ) from error
 
 

@@ -22,7 +22,7 @@ from mars_assets.checkpoints import refuse_mismatch
 from mars_assets.encoders.config import GALILEO_GROUPS, GalileoConfig
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.masking import random_masking
-from mars_assets.prithvi.model import Encoded, TransformerBlock
+from mars_assets.prithvi.model import Encoded, TransformerBlock, wanted_blocks
 from mars_assets.prithvi.weights import LoadReport
 
 PUBLISHED_GROUPS = ("S1", "S2_RGB", "S2_Red_Edge", "S2_NIR_10m", "S2_NIR_20m", "S2_SWIR", "NDVI")
@@ -215,9 +215,7 @@ class GalileoEncoder(nn.Module):
             MarsError: as in :meth:`grid`, or a layer that does not exist.
         """
         depth = len(self.blocks)
-        wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
-        if outside := [layer for layer in wanted if not 0 <= layer < depth]:
-            raise MarsError(f"layers {outside} do not exist: the encoder has {depth} blocks")
+        wanted = wanted_blocks(layers, depth)
         grid = self.grid(x)
         tokens = self.embed(x).flatten(1, 2)
         maps = {}

@@ -19,7 +19,7 @@ from mars_assets.encoders.config import TimmConfig
 from mars_assets.encoders.matchers import below
 from mars_assets.errors import MarsError
 from mars_assets.prithvi.masking import random_masking
-from mars_assets.prithvi.model import Encoded
+from mars_assets.prithvi.model import Encoded, wanted_blocks
 from mars_assets.prithvi.weights import LoadReport
 
 _OF_AUTOENCODERS = ("decoder_", "mask_token", "lpips_fn.")
@@ -35,7 +35,7 @@ class TimmEncoder(nn.Module):
         config: the architecture, and how it sees pictures.
     """
 
-    WITHOUT_DECAY: ClassVar = ("model.cls_token", "model.pos_embed", "model.reg_token")
+    WITHOUT_DECAY: ClassVar = ("model.cls_token", "model.pos_embed")
 
     def __init__(self, config: TimmConfig) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class TimmEncoder(nn.Module):
             tokens = torch.cat([tokens[:, :first], kept], dim=1)
         for block in self.model.blocks:
             tokens = block(tokens)
-        return Encoded(self._without_registers(self.model.norm(tokens)), mask, ids_restore)
+        return Encoded(self.model.norm(tokens), mask, ids_restore)
 
     def features(self, x: Tensor, layers: Sequence[int] | None = None) -> list[Tensor]:
         """Compute feature maps for dense prediction: the patches' tokens as images.
@@ -118,9 +118,7 @@ class TimmEncoder(nn.Module):
         if not self.config.is_transformer:
             raise MarsError(f"{self.config.variant} has maps of several resolutions, which no neck takes")
         depth = len(self.model.blocks)
-        wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
-        if outside := [layer for layer in wanted if not 0 <= layer < depth]:
-            raise MarsError(f"layers {outside} do not exist: the encoder has {depth} blocks")
+        wanted = wanted_blocks(layers, depth)
         grid = [length // self.config.patch_size[1] for length in x.shape[2:]]
         tokens = self._embed(x)
         maps = {}
@@ -145,18 +143,12 @@ class TimmEncoder(nn.Module):
         embedded: Tensor = model.norm_pre(model._pos_embed(model.patch_embed(self.own_input(x))))
         return embedded
 
-    def _without_registers(self, tokens: Tensor) -> Tensor:
-        """Leave out the tokens between the class token and the patches."""
-        first = self.model.num_prefix_tokens
-        class_token = tokens[:, :1] if self.config.has_class_token else tokens[:, :0]
-        return torch.cat([class_token, tokens[:, first:]], dim=1)
-
 
 def _in_order(b: int, length: int, device: torch.device) -> Tensor:
     return torch.arange(length, device=device).expand(b, -1)
 
 
-def is_count(key: str) -> bool:
+def _is_count(key: str) -> bool:
     """Tell a batch norm's count of batches, which nothing needs once it is trained."""
     return key.endswith("num_batches_tracked")
 
@@ -179,8 +171,8 @@ def from_published(config: TimmConfig, published: Mapping[str, Tensor]) -> tuple
     default = timm.get_pretrained_cfg(config.model)
     classifier = () if default is None or not default.classifier else (f"{default.classifier}.",)
     unused = [key for key in published if key not in own and key.startswith((*_OF_AUTOENCODERS, *classifier))]
-    needed = {key: value.shape for key, value in own.items() if not is_count(key)}
-    counted = [key for key in published if is_count(key) and key in own]
+    needed = {key: value.shape for key, value in own.items() if not _is_count(key)}
+    counted = [key for key in published if _is_count(key) and key in own]
     unknown = [key for key in published if key not in own and key not in unused]
     refuse_mismatch(config.variant, needed, published, unknown, published.keys())
     state = {f"model.{key}": published[key].float() for key in needed}

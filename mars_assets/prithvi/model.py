@@ -280,9 +280,7 @@ class PrithviEncoder(nn.Module):
             MarsError: as in :meth:`forward`, or a layer that does not exist.
         """
         depth = len(self.blocks)
-        wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
-        if outside := [layer for layer in wanted if not 0 <= layer < depth]:
-            raise MarsError(f"layers {outside} do not exist: the encoder has {depth} blocks")
+        wanted = wanted_blocks(layers, depth)
         x = with_frames(x)
         tokens = self.embed(x)
         maps = {}
@@ -395,6 +393,22 @@ class PrithviMAE(nn.Module):
         tokens, mask, ids_restore = self.encoder(x, self.config.mask_ratio if mask_ratio is None else mask_ratio, noise)
         pred = self.decoder(tokens, ids_restore, self.encoder.grid(x))
         return Reconstruction(self.loss(x, pred, mask), pred, mask)
+
+
+def wanted_blocks(layers: Sequence[int] | None, depth: int) -> list[int]:
+    """Count the blocks whose output is wanted from 0.
+
+    Args:
+        layers: counted from 0, or negative from the end; the last one if None.
+        depth: number of blocks.
+
+    Raises:
+        MarsError: one of them does not exist.
+    """
+    wanted = [depth - 1] if layers is None else [layer + depth if layer < 0 else layer for layer in layers]
+    if outside := [layer for layer in wanted if not 0 <= layer < depth]:
+        raise MarsError(f"layers {outside} do not exist: the encoder has {depth} blocks")
+    return wanted
 
 
 def with_frames(x: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class EncoderDecayConstructor(DefaultOptimWrapperConstructor):
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                embedded = name.endswith(("cls_token", "pos_embed", "reg_token", "s_t_channel_embed"))
+                embedded = name.endswith(("cls_token", "pos_embed", "s_t_channel_embed"))
                 decay = 0.0 if parameter.ndim <= 1 or embedded else self.base_wd
                 groups.setdefault((self.base_lr * self._factor(name), decay), []).append(parameter)
         params += [{"params": some, "lr": lr, "weight_decay": decay} for (lr, decay), some in groups.items()]

@@ -164,7 +164,7 @@ def shape_of(described: Any) -> list[int]:
     return list(described[0]) if described and isinstance(described[0], list) else list(described)
 
 
-def test_momos_files_are_read_without_running_code(tmp_path: Path, shared: Path) -> None:
+def test_momos_files_are_read_without_running_code(tmp_path: Path) -> None:
     """They have the options of the training beside the weights."""
     torch.save({"model": {"x": torch.ones(2)}, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "momo.pth")
     assert read_checkpoint(tmp_path / "momo.pth").keys() == {"x"}

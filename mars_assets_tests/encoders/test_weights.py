@@ -8,6 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.encoders.config import GalileoConfig
 from mars_assets.encoders.registry import ENCODERS, base_name, require_known
 from mars_assets.encoders.weights import (
@@ -148,10 +149,8 @@ def test_damaged_weights_are_refused(lake: Lake, file: Path) -> None:
         start_from_weights(lake, NANO)
 
 
-def recipe(encoder: str, normalize: str = "image"):  # type: ignore[no-untyped-def]
-    from mars_assets.classification.recipe import ClsRecipe
-
-    return ClsRecipe(encoder=encoder, normalize=normalize)
+def recipe(encoder: str) -> ClsRecipe:
+    return ClsRecipe(encoder=encoder, normalize="image")
 
 
 def values(lake: Lake, encoder: str, seed: int) -> torch.Tensor:
