@@ -16,7 +16,7 @@ from mars_assets.classification.data import load_chip
 from mars_assets.classification.model import mean_of_patches
 from mars_assets.classification.recipe import ClsRecipe
 from mars_assets.code_versions import FEATURES
-from mars_assets.encoders.registry import RANDOM, SHUFFLED
+from mars_assets.encoders.registry import SHUFFLED, is_drawn
 from mars_assets.prithvi import PRITHVI
 from mars_assets.progress import SILENT, Progress
 from mars_assets.storage.cache import Cache
@@ -94,8 +94,8 @@ class FeatureCache:
         self._orientations = orientations_of(recipe)
         self._recipe = recipe
         self._compute = compute
-        drawn = recipe.encoder == "random" or recipe.encoder.startswith((RANDOM, SHUFFLED))
-        random = [compute.seed, torch.__version__] if drawn else None
+        kind = [SHUFFLED] if recipe.encoder.startswith(SHUFFLED) else []
+        random = [*kind, compute.seed, torch.__version__] if is_drawn(recipe.encoder) else None
         read = [recipe.image_size, recipe.normalize, self._orientations]
         name = fingerprint(FEATURES, weights_sha256, random, read, compute.precision)
         self.path = folder / f"{name[:16]}.safetensors"

@@ -147,6 +147,14 @@ def base_name(encoder: str) -> str:
     return encoder.removeprefix(RANDOM).removeprefix(SHUFFLED)
 
 
+def is_drawn(encoder: str) -> bool:
+    """Test whether an encoder's weights depend on a seed.
+
+    Random and shuffled ones do.
+    """
+    return encoder == "random" or encoder.startswith((RANDOM, SHUFFLED))
+
+
 def require_known(encoder: str) -> str:
     """Check the name of an encoder in a recipe, and return it.
 
@@ -154,6 +162,8 @@ def require_known(encoder: str) -> str:
         MarsError: no encoder has it.
     """
     if encoder in OF_ASSETS or base_name(encoder) in ENCODERS:
+        return encoder
+    if encoder.startswith(SHUFFLED) and encoder.removeprefix(SHUFFLED) in OF_ASSETS[:2]:
         return encoder
     similar = difflib.get_close_matches(base_name(encoder), [*OF_ASSETS, *ENCODERS], 3) or [*OF_ASSETS, "galileo_nano"]
     raise MarsError(

@@ -114,15 +114,17 @@ def new_encoder(config: EncoderConfig, meta: bool = False) -> Encoder:
 def shuffle(encoder: Encoder, seed: int) -> Encoder:
     """Put the values of each tensor of an encoder into a random order.
 
-    Only their distribution is left.
+    Only their distribution is left. So are the means and variances that batch norms have recorded.
     """
     import torch
 
+    norms = (module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    recorded = (values for norm in norms for values in (norm.running_mean, norm.running_var) if values is not None)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in encoder.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        for values in (*encoder.parameters(), *recorded):
+            order = torch.randperm(values.numel(), generator=generator)
+            values.copy_(values.flatten()[order].view_as(values))
     return encoder
 
 

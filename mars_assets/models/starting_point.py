@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,17 +47,19 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
     Args:
         lake: has the weights.
         encoder: ``prithvi_weights``, ``mars_weights``, or ``random``, whose architecture is that of
-            ``prithvi_weights``; or a published one by its name, which ``random:`` or ``shuffled:`` may precede, see
-            :mod:`mars_assets.encoders.registry`.
+            ``prithvi_weights``; or a published one by its name. ``shuffled:`` may precede any with weights, ``random:``
+            a published one, see :mod:`mars_assets.encoders.registry`.
 
     Raises:
         MissingInputError: they have not been materialized.
     """
-    if encoder == "mars_weights":
-        model = current_model(lake, encoder)
+    shuffled = SHUFFLED if encoder.startswith(SHUFFLED) else ""
+    if encoder.removeprefix(SHUFFLED) == "mars_weights":
+        model = current_model(lake, "mars_weights")
         folder = model.folder / MARS_WEIGHTS
         weights = open_encoder(folder)
-        return start_from_model(lake, model, folder, weights.sha256, weights.config.statistics)
+        start = start_from_model(lake, model, folder, weights.sha256, weights.config.statistics)
+        return replace(start, name=shuffled + start.name)
     if (name := base_name(encoder)) in ENCODERS:
         folder = architecture_of(lake, name) if encoder.startswith(RANDOM) else installed(lake, name)
         opened = open_encoder(folder)
@@ -69,7 +71,7 @@ def start_from_weights(lake: Lake, encoder: str) -> Start:
             provenance={"weights": encoder, "weights_sha256": opened.sha256},
         )
     folder, sha256, variant = current_weights(lake)
-    name = variant if encoder != "random" else f"random, of {variant}'s architecture"
+    name = shuffled + variant if encoder != "random" else f"random, of {variant}'s architecture"
     return Start(
         folder=folder,
         sha256=sha256,

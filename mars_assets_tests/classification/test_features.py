@@ -186,6 +186,7 @@ def test_what_differs_shares_no_cache(tmp_path, compute):
         return FeatureCache(tmp_path, "w", recipe, compute).path
 
     assert path(recipe, compute) != path(recipe, other)
+    assert path(recipe, compute) != path(HEAD.model_copy(update={"encoder": "shuffled:prithvi_weights"}), compute)
     assert path(HEAD, compute) == path(HEAD, other)
     assert path(HEAD, compute) != path(HEAD, dataclasses.replace(compute, precision="bf16"))
     assert path(HEAD, compute) != path(HEAD.model_copy(update={"image_size": 48}), compute)

@@ -32,7 +32,7 @@ from mars_assets_tests.hub_server import Hub, serving
 
 pytestmark = pytest.mark.slow
 
-NANO = "galileo_nano"
+NANO, PERMUTED = "galileo_nano", "shuffled:mars_weights"
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,10 @@ def test_every_encoder_is_described() -> None:
             assert len(new_encoder(published.config, meta=True).blocks) == published.config.depth
 
 
-@pytest.mark.parametrize("name", ["prithvi_weights", "random", NANO, f"random:{NANO}", f"shuffled:{NANO}", "v2_300"])
+@pytest.mark.parametrize(
+    "name",
+    ["prithvi_weights", "random", NANO, f"random:{NANO}", f"shuffled:{NANO}", "v2_300", PERMUTED],
+)
 def test_names_that_recipes_may_use(name: str) -> None:
     assert require_known(name) == name
     assert ":" not in base_name(name)
@@ -182,6 +185,16 @@ def test_shuffling_stays_within_a_tensor(lake: Lake, file: Path) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     for name, value in shuffle(encoder, 3).state_dict().items():
         assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values), name
+
+
+def test_what_batch_norms_recorded_is_shuffled_too() -> None:
+    encoder = new_encoder(ENCODERS["resnet18.a1_in1k"].config)
+    norm = next(module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert norm.running_mean is not None
+    norm.running_mean.copy_(torch.arange(64.0))
+    shuffle(encoder, 1)
+    assert norm.running_mean.sort().values.tolist() == list(range(64))
+    assert norm.running_mean.tolist() != list(range(64))
 
 
 def test_the_architecture_of_prithvi_needs_no_weights(lake: Lake) -> None:
