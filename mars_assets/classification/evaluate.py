@@ -15,7 +15,7 @@ from mars_assets.classification.recipe import CLASSES
 from mars_assets.craters.geometry import craters_of_labels
 from mars_assets.craters.sizes import SIZE_CLASSES, size_class
 from mars_assets.errors import MarsError
-from mars_assets.evaluation.statistics import Floats, estimates, once, ratio, undefined
+from mars_assets.evaluation.statistics import Floats, Statistic, estimates, once, ratio, undefined
 from mars_assets.images import read_label_image
 
 BINS = 15
@@ -139,6 +139,34 @@ def scores_of_samples(labels: Labels, probabilities: Floats, counts: Floats) -> 
         "ece": np.abs(gaps).sum(1) / n,
         "loss": counts @ -np.log(right.clip(min=np.finfo(np.float64).eps)) / n,
     }
+
+
+def scores_of_groups(labels: Labels, probabilities: Floats, groups: npt.NDArray[np.intp]) -> Statistic:
+    """Return balanced accuracy and AUROC as a function of counts of groups.
+
+    They are those of :func:`scores_of_samples`, in a fraction of the time for many samples: AUROC is the share of pairs
+    of an image of each class that are in order (Mann and Whitney 1947), which are counted once for each two groups.
+
+    Args:
+        labels: 0 or 1, shape (n,).
+        probabilities: of label 1, shape (n,).
+        groups: of each image, from 0, shape (n,).
+    """
+    member = np.eye(int(groups.max()) + 1)[groups]
+    positive, said = labels == 1, probabilities >= 0.5
+    positives, negatives, hits, rejections = (
+        chosen.astype(np.float64) @ member for chosen in (positive, ~positive, positive & said, ~(positive | said))
+    )
+    above = np.sign(probabilities[positive][:, None] - probabilities[~positive]) / 2 + 0.5
+    in_order = member[positive].T @ above @ member[~positive]
+
+    def scores(counts: Floats) -> dict[str, Floats]:
+        of_positives, of_negatives = counts @ positives, counts @ negatives
+        recall, specificity = ratio(counts @ hits, of_positives), ratio(counts @ rejections, of_negatives)
+        pairs = ((counts @ in_order) * counts).sum(1)
+        return {"balanced_accuracy": (recall + specificity) / 2, "auroc": ratio(pairs, of_positives * of_negatives)}
+
+    return scores
 
 
 def evaluate(images: pd.DataFrame, split: str, resamples: int = 1000) -> Evaluation:

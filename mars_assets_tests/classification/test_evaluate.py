@@ -13,6 +13,7 @@ from mars_assets.classification.evaluate import (
     by_observation,
     evaluate,
     scores,
+    scores_of_groups,
     scores_of_samples,
     suspected_label_errors,
 )
@@ -203,3 +204,15 @@ def test_recognised_craters_are_counted_by_the_largest_of_an_image(tmp_path):
     assert table["images"].to_dict() == {"32-64": 3}  # a square of 30 has the area of a disc of 33.9
     assert table["found"].to_dict() == {"32-64": 1 / 3}
     assert by_crater_size(pd.DataFrame({"label": [1], "probability": [0.5], "instances": [None]})).empty
+
+
+def test_scores_of_groups_are_those_of_their_images():
+    rng = np.random.default_rng(0)
+    labels, probabilities, groups = rng.integers(0, 2, 60), rng.integers(0, 21, 60) / 20, rng.integers(0, 9, 60)
+    counts = rng.poisson(0.5, (200, 9)).astype(np.float64)
+    counts = counts[counts.sum(1) > 0]
+    every = scores_of_samples(labels, probabilities, counts[:, groups])
+    found = scores_of_groups(labels, probabilities, groups)(counts)
+    assert found.keys() == {"balanced_accuracy", "auroc"}
+    for name, values in found.items():
+        np.testing.assert_allclose(values, every[name], equal_nan=True)
