@@ -68,6 +68,7 @@ bench: .venv
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/publishing.py
 	$(BIN)/python benchmarks/catalogue.py
+	$(BIN)/python benchmarks/transfer.py
 	$(if $(TERRATORCH),$(BIN)/python benchmarks/tiled_inference.py --peer $(TERRATORCH))
 
 docs: .venv

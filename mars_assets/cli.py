@@ -43,6 +43,7 @@ from mars_assets.storage.files import (
 )
 from mars_assets.tasks import TASKS
 from mars_assets.training.compute import Compute, DeviceChoice, PrecisionChoice, choose_compute
+from mars_assets.transfer.protocol import TransferStudy, study_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +115,16 @@ def _encoders(lake: Lake, options: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _study(lake: Lake, options: argparse.Namespace) -> None:
+    """Say what a transfer study would compute, and how long that would take."""
+    from mars_assets.transfer.plan import in_words, plan_of
+    from mars_assets.transfer.run import StudyJob
+
+    study = TransferStudy() if options.config is None else study_of(options.config)
+    compute = choose_compute(options.device, options.precision)
+    print(in_words(plan_of(StudyJob(lake, study, compute=compute, progress=_to_terminal()))))
 
 
 def _predict(lake: Lake, options: argparse.Namespace) -> None:
@@ -208,8 +219,11 @@ def _started(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelV
 
 
 def _opened(lake: Lake, name: str, options: argparse.Namespace) -> tuple[ModelVersion, Compute, Progress]:
-    progress = Progress(lambda line: print(printable(line), file=sys.stderr))
-    return current_model(lake, name), choose_compute(options.device, options.precision), progress
+    return current_model(lake, name), choose_compute(options.device, options.precision), _to_terminal()
+
+
+def _to_terminal() -> Progress:
+    return Progress(lambda line: print(printable(line), file=sys.stderr))
 
 
 def _refuse_name(file: Path) -> None:
@@ -304,6 +318,18 @@ def parser() -> argparse.ArgumentParser:
         "encoder_weights has installed in the lake.",
     )
     encoders.set_defaults(run=_encoders)
+    study = commands.add_parser(
+        "study",
+        help="say what a transfer study would take",
+        description="Say which runs the asset transfer_study would make, which of them are done, and about how long "
+        "the others would take on this machine. Encoders and heads are timed for some seconds; none is trained.",
+    )
+    study.add_argument("--plan", action="store_true", required=True, help="print the plan")
+    study.add_argument(
+        "-c", "--config", type=user_path, metavar="FILE", help="run configuration with settings of transfer_study"
+    )
+    _computing(study)
+    study.set_defaults(run=_study)
     predict = commands.add_parser(
         "predict",
         help="predict the probability of a crater for each image in a folder",

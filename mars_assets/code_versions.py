@@ -52,6 +52,8 @@ COMPARISON = "comparison 1"
 """Matches of craters with somebody else's, and their scores."""
 EVALUATION = "evaluation 3"
 """Scores of a model from its predictions."""
+TRANSFER = "transfer 1"
+"""Labels drawn, heads and their tuning, and baselines of a transfer study."""
 DISPLAY = "display 2"
 """Pictures and tables that assets show."""
 

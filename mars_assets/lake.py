@@ -219,7 +219,7 @@ class Lake:
 
     all_metrics = LakePath("metrics", "The folder of all tables of scores and their figures.")
 
-    def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md"] = ".parquet") -> Path:
+    def metrics(self, table: str, suffix: Literal[".parquet", ".json", ".csv", ".md", ".html"] = ".parquet") -> Path:
         """Locate a metrics table as Parquet, or its copy in another format."""
         return self.all_metrics / f"{table}{suffix}"
 
@@ -233,6 +233,15 @@ class Lake:
         It has small tables, facts and the names of its figures.
         """
         return self.all_metrics / f"{table}_report.json"
+
+    transfer_runs = LakePath(
+        "metrics/transfer_study",
+        "The folder of transfer studies' predictions, a table for each encoder and seed.",
+    )
+
+    def study_predictions(self, key: str) -> Path:
+        """Locate the predictions of a part of a transfer study."""
+        return self.transfer_runs / f"{key}.parquet"
 
     catalogue_comparisons = LakePath(
         "metrics/catalogue_comparisons", "The folder of the comparisons with the user's crater catalogues."

@@ -49,7 +49,7 @@ def test_dg_needs_no_variable(shell: Shell) -> None:
     assert code == 0, output
     code, output = shell.run("list", "defs", "--json", module=False, program=DG)
     assert code == 0, output
-    assert len(json.loads(output[output.index("{") :])["assets"]) == 27
+    assert len(json.loads(output[output.index("{") :])["assets"]) == 28
     code, output = shell.run("launch", "--assets", "cls_model", module=False, program=DG)
     assert code == 1
     assert "dagster asset materialize --select labelled_crops,reflectance,imputed_post_norm,prithvi_weights" in output
@@ -144,6 +144,6 @@ def test_dagster_dev_serves_the_graph(server: str) -> None:
             break
         time.sleep(1)
     nodes = {node["assetKey"]["path"][0]: node for node in answer["data"]["assetNodes"]}
-    assert len(nodes) == 27
+    assert len(nodes) == 28
     assert nodes["cls_model"]["groupName"] == "models"
     assert "experiment" in nodes["cls_model"]["jobNames"]

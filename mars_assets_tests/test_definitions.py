@@ -45,6 +45,7 @@ DESIGN = {
     "seg_model": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights", "encoder_weights"},
     "cls_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights", "encoder_weights"},
     "seg_experiments": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights", "encoder_weights"},
+    "transfer_study": {"imputed_post_norm", "labelled_crops", "prithvi_weights", "mars_weights", "encoder_weights"},
     "cls_predictions": {"cls_model", "crops", "labelled_crops"},
     "seg_predictions": {"seg_model", "crops", "labelled_crops", "seg_evaluation"},
     "crater_maps": {"hirise_images", "seg_model", "seg_evaluation"},
@@ -109,6 +110,7 @@ def test_all_that_computes_with_torch_waits_for_the_device(graph: Any) -> None:
         "crater_maps",
         "size_frequency",
         "seg_experiments",
+        "transfer_study",
         "cls_predictions",
     }
     pooled = {key.to_user_string() for key in graph.get_all_asset_keys() if GPU_POOL in (graph.get(key).pools or ())}

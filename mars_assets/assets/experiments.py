@@ -1,4 +1,4 @@
-"""Assets of group experiments: sweeps of recipes."""
+"""Assets of group experiments: sweeps of recipes, and the transfer study."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import create_model
 from mars_assets.assets.metadata import mendable, picture, progress_of, table, where
 from mars_assets.assets.models import INPUTS
 from mars_assets.assets.run_config import recipe_from
-from mars_assets.code_versions import EVALUATION, code_version
+from mars_assets.code_versions import EVALUATION, FEATURES, TRANSFER, code_version
 from mars_assets.experiments.figures import draw_curves, draw_effects, effects, readable, readable_together
 from mars_assets.experiments.run import SweepJob, run_sweep
 from mars_assets.experiments.sweep import Sweep, plan, varied
@@ -20,9 +20,10 @@ from mars_assets.models.task import Task
 from mars_assets.plotting import as_image, to_png
 from mars_assets.resources import ComputeResource, LakeResource
 from mars_assets.resources.compute import GPU_POOL
-from mars_assets.storage.files import write_bytes
+from mars_assets.storage.files import write_bytes, write_table
 from mars_assets.storage.hashing import fingerprint
 from mars_assets.tasks import TASKS
+from mars_assets.transfer.protocol import TransferStudy
 
 GROUP = "experiments"
 
@@ -111,3 +112,57 @@ def _best(task: Task, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 experiments_assets = [experiments_asset(task) for task in TASKS]
+
+
+class TransferStudyConfig(dg.Config, TransferStudy):
+    __doc__ = TransferStudy.__doc__
+
+
+@dg.asset(
+    group_name=GROUP,
+    kinds={"pytorch", "scikitlearn", "parquet"},
+    code_version=code_version(TRANSFER, FEATURES),
+    deps=INPUTS,
+    pool=GPU_POOL,
+)
+def transfer_study(
+    context: dg.AssetExecutionContext, config: TransferStudyConfig, lake: LakeResource, compute: ComputeResource
+) -> dg.MaterializeResult:
+    """What encoders are worth on the labelled images, with controls.
+
+    Frozen features of each encoder are given to a linear probe and to nearest neighbours, with 1 % to all of the labels
+    and several seeds, cross-validated by observation. Each encoder is compared with random weights of its architecture,
+    with its own weights in a random order, with an untrained convolutional network, with pixels and with histograms of
+    gradients. The report says in words what the intervals show.
+
+    An encoder passes once over the images for all heads. Finished parts are not repeated, and a killed study continues.
+    """
+    from mars_assets.transfer.report import sections_of, write_report
+    from mars_assets.transfer.results import results_of
+    from mars_assets.transfer.run import ASSET, StudyJob, run_study
+
+    with mendable():
+        here, study, progress = lake.open(), recipe_from(config, TransferStudy), progress_of(context)
+        repetitions, ran = run_study(StudyJob(here, study, compute=compute.choose(), progress=progress))
+        results = results_of(repetitions, progress)
+        write_table(here.metrics(ASSET), results.runs)
+        sections = sections_of(here, study, results)
+        write_report(here, sections)
+    shown: dict[str, Any] = {}
+    for section in sections:
+        shown |= {section.title: dg.MetadataValue.md(section.text)} if section.text else {}
+        if section.table is not None:
+            shown[f"{section.title}: table"] = table(section.table)
+        if section.figure:
+            title, drawn = section.figure
+            shown[title] = picture(drawn, f"{ASSET}: {title}")
+    return dg.MaterializeResult(
+        metadata={
+            **shown,
+            "report": where(here.metrics(ASSET, ".html")),
+            "file": where(here.metrics(ASSET)),
+            "computed in this run": ran,
+            "dagster/row_count": len(results.runs),
+        },
+        data_version=dg.DataVersion(fingerprint([one.path.name for one in repetitions])[:16]),
+    )

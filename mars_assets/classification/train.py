@@ -180,10 +180,10 @@ def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any
         ProvenanceError: the folder holds a training of other settings.
     """
     images, compute = _checked(job.images), job.compute
-    recipe = _sized(job.recipe, images)
+    recipe = sized(job.recipe, images)
     start, sha256 = start_of(recipe, job.weights)
     if recipe.architecture == PRITHVI:
-        _check_encoder(recipe, start)
+        check_encoder(recipe, start)
 
     def fit(scratch: Path) -> Trained:
         if job.cache is not None and "chip_sha" in images and are_enough(recipe):
@@ -221,7 +221,7 @@ def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe
     return build_baseline(recipe, start, recipe.imagenet)
 
 
-def _sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
+def sized(recipe: ClsRecipe, images: pd.DataFrame) -> ClsRecipe:
     """Complete a recipe by the size that it leaves to the images."""
     if recipe.image_size:
         return recipe
@@ -253,7 +253,7 @@ def _checked(images: pd.DataFrame) -> pd.DataFrame:
     return images
 
 
-def _check_encoder(recipe: ClsRecipe, config: EncoderConfig) -> None:
+def check_encoder(recipe: ClsRecipe, config: EncoderConfig) -> None:
     """Check that the encoder can do what a recipe asks for.
 
     Raises:

@@ -103,6 +103,8 @@ OF_STEPS = {
     # Hundreds of trainings; a killed sweep continues with the next one.
     "cls_experiments": Needs(cpus=8, memory_gb=16, hours=24 * 7, gpu=True),
     "seg_experiments": Needs(cpus=8, memory_gb=16, hours=24 * 7, gpu=True),
+    # Tens of encoders over all images; a killed study continues with the next one.
+    "transfer_study": Needs(cpus=8, memory_gb=16, hours=24, gpu=True),
 }
 """Needs of steps without a pool, and of those that differ from their pool's."""
 

@@ -1,0 +1,1 @@
+"""The transfer study: what an encoder is worth on the labelled images."""
