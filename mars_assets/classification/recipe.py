@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -31,7 +31,7 @@ CLASSES = ("NoCrater", "Crater")
 
 def without_effect(architecture: str) -> frozenset[str]:
     """Return the settings of a recipe that have no effect with an architecture."""
-    of_prithvi = frozenset({"encoder", "pooling", "mask_ratio"})
+    of_prithvi = frozenset({"encoder", "pooling", "mask_ratio", "lora_rank"})
     if architecture == PRITHVI:
         return frozenset({"imagenet"})
     return of_prithvi | {"dropout", "imagenet"} if architecture == OUTLINES else of_prithvi
@@ -42,6 +42,8 @@ class ClsRecipe(FineTuningRecipe):
 
     The defaults are this project's; the paper's values are in ``recipes/cls_paper.yaml``.
     """
+
+    ADDED: ClassVar[Mapping[str, Any]] = {"lora_rank": 0}
 
     architecture: str = Field(
         PRITHVI,
@@ -58,6 +60,12 @@ class ClsRecipe(FineTuningRecipe):
         ge=0,
         lt=1,
         description="Share of the patches removed at random in training; they are not encoded. Validation removes none",
+    )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="Train additions of this rank to the matrices of the encoder's attention (LoRA), and the linear "
+        "unit, instead of the encoder's weights; 8 is usual. 0: train all weights, or none where frozen.",
     )
     image_size: int = Field(
         0,
@@ -94,7 +102,7 @@ class ClsRecipe(FineTuningRecipe):
         0, ge=0, description="Stop after this many validations without a lower validation loss; 0: never."
     )
 
-    @field_validator("encoder", "pooling", "dropout", "mask_ratio")
+    @field_validator("encoder", "pooling", "dropout", "mask_ratio", "lora_rank")
     @classmethod
     def _suits_the_architecture(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse settings that have no effect with an architecture.
@@ -105,6 +113,13 @@ class ClsRecipe(FineTuningRecipe):
         no_effect = (cls.model_fields[str(info.field_name)].default, 0.0)
         if info.field_name in without_effect(architecture) and value not in no_effect and not _of_finished(info):
             raise ValueError(f"{value!r} is for {PRITHVI} and does nothing with {architecture}: leave it out")
+        return value
+
+    @field_validator("lora_rank")
+    @classmethod
+    def _trains_something(cls, value: int, info: ValidationInfo) -> int:
+        if value and info.data.get("frozen"):
+            raise ValueError("lora_rank trains additions to an encoder that frozen keeps as it is: set one of the two")
         return value
 
     @field_validator("imagenet")

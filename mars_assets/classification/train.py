@@ -40,6 +40,7 @@ from mars_assets.models.starting_point import initial_encoder
 from mars_assets.prithvi import PRITHVI
 from mars_assets.storage.files import write_table
 from mars_assets.training.loop import History, Row, Training, best_of, train
+from mars_assets.training.low_rank import adapt, merged
 from mars_assets.training.memory import InMemory
 from mars_assets.training.run_folder import Trained, TrainingJob, identity_of, run_training, used_images
 from mars_assets.training.sampler import batches_of_steps
@@ -199,7 +200,7 @@ def train_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame]) -> dict[str, Any
             read = functools.partial(load_chip, config=start, image_size=recipe.image_size, by=recipe.normalize)
             inputs = InMemory(read, [Path(chip) for chip in images["chip"]])
         loop = train(FineTuning(recipe, compute, inputs, images), trained, scratch, job.progress)
-        best = loop.best
+        best = merged(loop.best) if recipe.lora_rank else loop.best
         if job.whole and isinstance(trained, FeatureHead):
             encoder = initial_encoder(recipe, job.weights, compute)
             best |= {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
@@ -217,7 +218,10 @@ def _new_classifier(job: TrainingJob[ClsRecipe, pd.DataFrame], recipe: ClsRecipe
     if recipe.architecture == OUTLINES:
         return begin_with_outlines(job.weights, start, job.folder)
     if recipe.architecture == PRITHVI:
-        return build_classifier(recipe, initial_encoder(recipe, job.weights, job.compute))
+        classifier = build_classifier(recipe, initial_encoder(recipe, job.weights, job.compute))
+        if recipe.lora_rank:
+            adapt(classifier.encoder, recipe.lora_rank)
+        return classifier
     return build_baseline(recipe, start, recipe.imagenet)
 
 

@@ -64,14 +64,18 @@ class Recipe(BaseModel):
     RETIRED: ClassVar[Mapping[str, Any]] = {}
     """Settings that no longer exist, each with the one value that describes today's training."""
 
+    ADDED: ClassVar[Mapping[str, Any]] = {}
+    """Settings that came later, each with the value that describes a training before."""
+
     def identity(self) -> dict[str, Any]:
         """Return the values that name a version of a model.
 
         They have the names, and include the retired settings, of the time when versions were first named: neither
-        renaming nor removing a setting gives an existing model another version.
+        renaming, removing nor adding a setting gives an existing model another version.
         """
         former = {name: before for before, name in self.FORMER_NAMES.items()}
-        return {former.get(name, name): value for name, value in self.model_dump().items()} | dict(self.RETIRED)
+        values = {name: value for name, value in self.model_dump().items() if self.ADDED.get(name, ...) != value}
+        return {former.get(name, name): value for name, value in values.items()} | dict(self.RETIRED)
 
     @model_validator(mode="before")
     @classmethod
