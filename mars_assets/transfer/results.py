@@ -41,7 +41,8 @@ class Results:
         estimates: a row for an encoder, a way and a fraction: ``n_train``, the scores with ``_low`` and ``_high``, over
             seeds and observations, and ``iqm``, the interquartile mean of the first score over seeds, with its own.
         comparisons: a row a difference of the first score with the most labels: ``encoder, way, to, what,
-            difference, low, high, p_value`` (corrected for the number of rows), ``auroc, auroc_low, auroc_high``.
+            difference, difference_low, difference_high, p_value`` (corrected for the number of rows), and
+            ``auroc`` with its own interval.
         contenders: the encoders and baselines.
     """
 
@@ -61,7 +62,8 @@ def results_of(repetitions: Sequence[Repetition], progress: Progress = SILENT) -
         images = contender.images.set_index("image_id")
         observations = 0
         for _, seed, path in (one for one in repetitions if one.contender is contender):
-            for (way, fraction), run in read_table(path, ASSET).groupby(["way", "fraction"], sort=False):
+            for _, run in read_table(path, ASSET).groupby(["way", "fraction"], sort=False):
+                way, fraction = str(run["way"].iloc[0]), float(run["fraction"].iloc[0])
                 held_out = images.loc[run["image_id"]].reset_index()
                 names = independent_units(held_out["observation"], held_out["image_id"])[0]
                 groups = np.unique(names, return_inverse=True)[1]
@@ -70,7 +72,7 @@ def results_of(repetitions: Sequence[Repetition], progress: Progress = SILENT) -
                 about = {"task": TASK, "encoder": contender.name, "way": way, "fraction": fraction, "seed": seed}
                 runs.append(about | _costs(run) | _held_out(contender, held_out) | _scores(scores(labels, found)))
                 statistic = scores_of_groups(labels, found, groups)
-                trainings.setdefault((contender.name, str(way), float(str(fraction))), []).append(statistic)
+                trainings.setdefault((contender.name, way, fraction), []).append(statistic)
         resampled |= {
             cell: resample_crossed(each, observations, resamples=RESAMPLES) for cell, each in trainings.items()
         }
@@ -113,9 +115,9 @@ def _held_out(contender: Contender, images: pd.DataFrame) -> dict[str, int]:
 
 def _estimates(runs: pd.DataFrame, resampled: Mapping[Cell, Mapping[str, Resampled]]) -> pd.DataFrame:
     rows = []
-    for (encoder, way, fraction), some in runs.groupby(["encoder", "way", "fraction"], sort=False):
+    for (encoder, way, fraction), found in resampled.items():
+        some = runs[(runs[["encoder", "way", "fraction"]] == [encoder, way, fraction]).all(axis=1)]
         row: dict[str, Any] = {"encoder": encoder, "way": way, "fraction": fraction, "n_train": some["n_train"].mean()}
-        found = resampled[str(encoder), str(way), float(str(fraction))]
         for name in (MAIN, SECOND):
             row |= _with_interval(name, found[name].estimate())
         row |= _with_interval("iqm", interquartile_estimate(some[MAIN].to_numpy(np.float64)[None]))
