@@ -145,7 +145,7 @@ def scores_of_groups(labels: Labels, probabilities: Floats, groups: npt.NDArray[
     """Return balanced accuracy and AUROC as a function of counts of groups.
 
     They are those of :func:`scores_of_samples`, in a fraction of the time for many samples: AUROC is the share of pairs
-    of an image of each class that are in order (Mann and Whitney 1947), which are counted once for each two groups.
+    of an image of each class that are in order (Mann and Whitney 1947), which are counted once for each pair of groups.
 
     Args:
         labels: 0 or 1, shape (n,).

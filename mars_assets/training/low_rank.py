@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mars_assets.errors import MarsError
 
 ALPHA = 16.0
-"""The sum of low rank is multiplied by this over its rank."""
+"""The product ``up @ down`` is multiplied by this over the rank."""
 _ADAPTED = re.compile(r"(model\.)?blocks\.\d+\.attn\.(qkv|proj)")  # timm's are in a model
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mars_assets.encoders.registry import RANDOM, SHUFFLED, base_name
 from mars_assets.plotting import new_figure
-from mars_assets.transfer.protocol import BASELINES
+from mars_assets.transfer.protocol import BASELINES, WAYS
 from mars_assets.transfer.results import MAIN, Results
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which people who do not tell red from green tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREYS = ("0.35", "0.6")
-TITLES = {"linear": "linear probe", "knn": "nearest neighbours"}
 
 
 def _styles(results: Results) -> dict[str, dict[str, Any]]:
@@ -50,7 +49,7 @@ def draw_label_efficiency(results: Results) -> Figure:
                 axis.fill_between(
                     curve["n_train"], curve[f"{MAIN}_low"], curve[f"{MAIN}_high"], color=style["color"], alpha=0.12
                 )
-        _label(axis, "labelled images", TITLES[way])
+        _label(axis, "labelled images", WAYS[way])
         axis.xaxis.set_major_formatter("{x:g}")
     axes[0, -1].legend(fontsize=7, loc="upper left")
     return figure
@@ -73,7 +72,7 @@ def draw_costs(results: Results) -> Figure:
         axis.errorbar(
             [costs[name]], [shown[MAIN][name]], [low, high], fmt=marker, color=style["color"], label=name, capsize=2
         )
-    _label(axis, "10⁹ operations for an image", TITLES[str(way)])
+    _label(axis, "10⁹ operations for an image", WAYS[str(way)])
     axis.legend(fontsize=7)
     return figure
 

@@ -16,8 +16,8 @@ from mars_assets.errors import MarsError, MissingInputError, all_problems
 from mars_assets.lake import Lake
 from mars_assets.models.versions import current_model, current_weights
 
-WAYS = ("linear", "knn")
-"""Ways of using an encoder: a logistic regression, or the nearest neighbours, on its frozen features."""
+WAYS = {"linear": "linear probe", "knn": "nearest neighbours"}
+"""Ways of using an encoder, on its frozen features: the titles of their names."""
 
 PIXELS, HOG = "pixels", "hog"
 BASELINES = (PIXELS, HOG)

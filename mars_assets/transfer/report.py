@@ -181,7 +181,7 @@ def _protocol(study: TransferStudy, results: Results) -> str:
         "fractions of a seed are subsets of larger ones. With all labels, seeds of trained weights and of baselines do "
         "not differ, and the interquartile mean's interval has no width.",
         "Images of the split test take no part.",
-        "The size and the pooling are those of cls_model's default recipe. No setting was chosen by these scores.",
+        "The size and the pooling are those of cls_model's default recipe. Held-out images choose nothing.",
         *(
             f"{name} was pretrained on {count} of the {runs['n_observations'].max()} held-out observations, without "
             "labels."

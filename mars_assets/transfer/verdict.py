@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mars_assets.encoders.registry import is_drawn
-from mars_assets.transfer.protocol import BASELINES
+from mars_assets.transfer.protocol import BASELINES, WAYS
 from mars_assets.transfer.results import MAIN, RANDOM_WEIGHTS, SHUFFLED_WEIGHTS, Results, interval
 
 ALPHA = 0.05
 """Corrected p-values below it count as a difference."""
-WAYS = {"linear": "a linear probe", "knn": "its nearest neighbours"}
 
 
 def verdicts(results: Results, descriptions: Mapping[str, str]) -> Iterator[str]:
@@ -43,12 +42,12 @@ def _conclusion(found: Mapping[str, Mapping[Any, Any]]) -> str:
     over_random, over_shuffled = (_sign(found[what]) for what in (RANDOM_WEIGHTS, SHUFFLED_WEIGHTS))
     if over_random > 0 and over_shuffled > 0:
         return "What it has learnt helps here, beyond the scale of its weights."
+    if over_random < 0 or (not over_random and over_shuffled < 0):
+        return "Its training does harm here."
     if over_random > 0:
         return "Its weights help here, but the same values in a random order may help as much."
     if over_shuffled > 0:
         return "Its weights beat their own values in a random order, but are not shown to beat random ones."
-    if over_random < 0 or over_shuffled < 0:
-        return "Its training does harm here."
     return "No gain from its training is shown."
 
 

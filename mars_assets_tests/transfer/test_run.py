@@ -239,7 +239,7 @@ def test_the_asset_shows_the_report(here: Lake, tmp_path: Path):
         rows = read_table(here.metrics("transfer_study"), "transfer_study")
         assert found["dagster/row_count"] == len(rows) == 6 * 2 * 2 * 2
         assert found["computed in this run"] == 12
-        assert "**prithvi_weights** (synthetic terrain), its nearest neighbours" in found["Verdict"]
+        assert "**prithvi_weights** (synthetic terrain), nearest neighbours" in found["Verdict"]
         assert "| pixels | linear |" in found["Scores with the most labels: table"]
         assert "data:image/png" in found["label efficiency"]
         again = metadata(runs.run("transfer_study", config=config))

@@ -40,6 +40,8 @@ def results(random: tuple[float, float], shuffled: tuple[float, float]) -> Resul
         ((0.05, 0.3), (0.10, 0.01), "not shown to beat random"),
         ((0.05, 0.3), (0.02, 0.9), "No gain"),
         ((-0.10, 0.01), (0.02, 0.9), "harm"),
+        ((-0.10, 0.01), (0.10, 0.01), "harm"),
+        ((0.02, 0.9), (-0.10, 0.01), "harm"),
         ((float("nan"), float("nan")), (0.02, 0.9), "No gain"),
     ],
 )
